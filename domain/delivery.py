@@ -1,0 +1,221 @@
+"""One message on its way to one connection that is to acknowledge it.
+
+Rules of this file:
+
+1. Nothing here waits, sends or reads a clock: ``now`` is always handed in.
+2. Every change of state is a row of ``NEXT``. A missing row means that the event
+   cannot happen there, and causing it is our bug, not the client's.
+3. Where a row asks for another try and none is left, or no time, the message fails
+   instead (``RETRIES``); it fails for what went wrong last.
+4. It settles once, and what the receiver says is final: an ack counts also when it
+   is late, and a nack is never tried again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from eyewall.domain.duration import seconds
+from eyewall.domain.errors import Misuse
+from eyewall.domain.report import FailureReason, SendOptions
+
+
+class State(Enum):
+    """Where a message to one connection stands."""
+
+    READY = auto()
+    """To be sent now, as try number ``attempt``."""
+    AWAITING_ACK = auto()
+    BACKING_OFF = auto()
+    """Between two tries."""
+    DELIVERED = auto()
+    FAILED = auto()
+
+
+class Event(Enum):
+    """What happened to it."""
+
+    WRITTEN = auto()
+    """The connection took it."""
+    REFUSED = auto()
+    """The connection's queue did not take it."""
+    ACKED = auto()
+    NACKED = auto()
+    EXPIRED = auto()
+    """The ack did not come in time."""
+    DUE = auto()
+    """The back-off is over."""
+    LOST = auto()
+    """The connection has closed."""
+
+
+NEXT: Final = {
+    (State.READY, Event.WRITTEN): State.AWAITING_ACK,
+    (State.READY, Event.REFUSED): State.BACKING_OFF,
+    (State.READY, Event.LOST): State.FAILED,
+    (State.AWAITING_ACK, Event.ACKED): State.DELIVERED,
+    (State.AWAITING_ACK, Event.NACKED): State.FAILED,
+    (State.AWAITING_ACK, Event.EXPIRED): State.BACKING_OFF,
+    (State.AWAITING_ACK, Event.LOST): State.FAILED,
+    (State.BACKING_OFF, Event.DUE): State.READY,
+    (State.BACKING_OFF, Event.ACKED): State.DELIVERED,  # late, but it is an ack
+    (State.BACKING_OFF, Event.NACKED): State.FAILED,  # late, but it is an answer
+    (State.BACKING_OFF, Event.LOST): State.FAILED,
+}
+
+RETRIES: Final = frozenset(
+    {
+        (State.READY, Event.REFUSED),
+        (State.AWAITING_ACK, Event.EXPIRED),
+        (State.BACKING_OFF, Event.DUE),  # a pause cut short by the deadline
+    }
+)
+"""The rows on the way to another try: without one they lead to ``FAILED``."""
+
+WHY: Final = {
+    Event.REFUSED: FailureReason.QUEUE_FULL,
+    Event.NACKED: FailureReason.NACKED,
+    Event.EXPIRED: FailureReason.ACK_TIMEOUT,
+    Event.LOST: FailureReason.CONN_CLOSED,
+}
+"""What each event that can end in failure is called in the report."""
+
+FINAL: Final = frozenset({State.DELIVERED, State.FAILED})
+
+_DOUBLINGS = 62
+"""Beyond so many the pause outlives everything, and further ones would overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how often one message is tried. Times in seconds.
+
+    ``ack_timeout`` is for one try; ``retry_max`` counts the tries after the first,
+    ``retry_backoff`` is the pause before the first of them and doubles; at
+    ``deadline``, on the monotonic clock, the message is worthless (None: never).
+    """
+
+    ack_timeout: float
+    retry_max: int
+    retry_backoff: float
+    deadline: float | None
+
+    @classmethod
+    def of(cls, options: SendOptions, now: float) -> Plan:
+        """Plan what ``options`` ask for; their ``ttl`` counts from ``now``."""
+        ttl = options.ttl
+        return cls(
+            ack_timeout=seconds(options.ack_timeout, "ack_timeout"),
+            retry_max=options.retry_max,
+            retry_backoff=seconds(options.retry_backoff, "retry_backoff"),
+            deadline=None if ttl is None else now + seconds(ttl, "ttl"),
+        )
+
+    def patience(self, now: float) -> float:
+        """Return until when a message written at ``now`` waits for its ack."""
+        return self._bounded(now + self.ack_timeout)
+
+    def retry_at(self, now: float, attempt: int) -> float:
+        """Return when to try again after ``attempt`` failed at ``now``."""
+        pause = math.ldexp(self.retry_backoff, min(attempt - 1, _DOUBLINGS))
+        return self._bounded(now + pause)
+
+    def allows(self, now: float, attempt: int) -> bool:
+        """Return whether there is a try left after ``attempt``, and time for it."""
+        in_time = self.deadline is None or now < self.deadline
+        return in_time and attempt <= self.retry_max
+
+    def longest(self) -> float:
+        """Return the seconds after which it has settled at the latest, but for its
+        deadline: all tries, and the pauses between them."""
+        pauses = sum(
+            math.ldexp(self.retry_backoff, min(n, _DOUBLINGS)) for n in range(self.retry_max)
+        )
+        return self.ack_timeout * (self.retry_max + 1) + pauses
+
+    def _bounded(self, when: float) -> float:
+        return when if self.deadline is None else min(when, self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Wait for the receiver, at the latest until ``when`` (monotonic seconds).
+
+    Then report ``EXPIRED`` if it was an ack that was waited for, ``DUE`` if it was
+    the end of a pause.
+    """
+
+    when: float
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send it, under the same id, as try number ``attempt``; report what became of it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """It is over. ``reason`` says why it was not delivered."""
+
+    delivered: bool
+    reason: FailureReason | None = None
+
+
+Action = WaitUntil | Send | Settle
+
+
+class Delivery:
+    """Decides what to do next with one message to one connection.
+
+    It begins ``READY``: the caller sends the message as the first try and reports
+    ``WRITTEN`` or ``REFUSED``.
+    """
+
+    __slots__ = ("_went_wrong", "attempt", "plan", "state")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state = State.READY
+        self.attempt = 1
+        """The number of the try that is under way, or was the last."""
+        self._went_wrong: FailureReason | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is over: no event may follow."""
+        return self.state in FINAL
+
+    def on(self, event: Event, now: float) -> Action:
+        """Take in what happened at ``now``; return what to do next.
+
+        Raises ``Misuse``, and changes nothing, if that can't happen here.
+        """
+        row = self.state, event
+        try:
+            after = NEXT[row]
+        except KeyError:
+            raise Misuse(f"{event.name} while {self.state.name}") from None
+        self._went_wrong = WHY.get(event, self._went_wrong)
+        if row in RETRIES and not self.plan.allows(now, self.attempt):
+            after = State.FAILED
+        self.state = after
+        return self._act(now)
+
+    def _act(self, now: float) -> Action:
+        match self.state:
+            case State.AWAITING_ACK:
+                return WaitUntil(self.plan.patience(now))
+            case State.BACKING_OFF:
+                return WaitUntil(self.plan.retry_at(now, self.attempt))
+            case State.READY:
+                self.attempt += 1
+                return Send(self.attempt)
+            case State.DELIVERED:
+                return Settle(delivered=True)
+            case State.FAILED:
+                return Settle(delivered=False, reason=self._went_wrong)

@@ -1,0 +1,268 @@
+"""The one shape of a message, from decode to encode (protocol.md, "Envelope")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
+
+from eyewall.domain.errors import InvalidEnvelope
+from eyewall.domain.identity import MessageId, RoomId
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # ``Envelope`` without a type means any payload, for type checkers that are strict.
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+MAX_TOPIC = 256
+"""Longest topic, in characters."""
+
+SYSTEM = "system:"
+"""Topics that begin so belong to the server."""
+
+ROOM = "room:"
+"""What a room sends bears the topic ``room:<room>``."""
+
+ERROR_TOPIC = "system:error"
+"""The topic of an error about a message whose own topic could not be read."""
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Format(Protocol):
+    """How payload bytes are read. Each codec brings one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def loads(self, data: bytes) -> Any:
+        """Decode ``data``; raises ``InvalidEnvelope`` for what Python can't hold."""
+
+    def load(self, data: bytes, into: Any) -> Any:
+        """Decode and validate ``data`` as a type or schema; raises ``ValidationError``."""
+
+    def fields(self, data: bytes) -> Mapping[str, Raw]:
+        """Split an object into its fields, undecoded; raises ``ValidationError``."""
+
+
+class Raw:
+    """A payload as it came: relayed byte for byte, decoded only when asked.
+
+    ``data`` are the bytes in the wire format that ``format`` reads.
+    """
+
+    __slots__ = ("data", "format")
+
+    def __init__(self, data: bytes, format: Format) -> None:
+        self.data = data
+        self.format = format
+
+    def decode(self) -> Any:
+        """Return the payload as Python objects; raises ``InvalidEnvelope``."""
+        return self.format.loads(self.data)
+
+    def load(self, into: Any) -> Any:
+        """Return the payload as ``into`` (a type or schema); raises ``ValidationError``."""
+        return self.format.load(self.data, into)
+
+    def fields(self) -> Mapping[str, Raw]:
+        """Return an object's fields, undecoded; raises ``ValidationError``."""
+        return self.format.fields(self.data)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Raw):
+            return NotImplemented
+        return self.data == other.data and self.format.name == other.format.name
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+    def __repr__(self) -> str:
+        return f"Raw({self.data[:60]!r}{'...' if len(self.data) > 60 else ''})"
+
+
+class _Later:
+    """Stands for a payload that nobody has decoded yet."""
+
+
+_LATER: Final = _Later()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """Where a message stands in a room that keeps history."""
+
+    room: RoomId
+    epoch: str
+    offset: int
+
+
+class Envelope(Generic[T]):
+    """A message as it travels. Nobody changes one; ``data`` is decoded on first use.
+
+    Its attributes are plain: guarding them would cost more than decoding the message.
+    Give ``data`` or ``raw``, not both. ``Envelope[T]`` as a handler's annotation has
+    ``data`` decoded and validated as ``T`` before the handler runs.
+    """
+
+    __slots__ = (
+        "_data",
+        "ack",
+        "event",
+        "headers",
+        "id",
+        "namespace",
+        "raw",
+        "ref",
+        "stream",
+        "topic",
+        "version",
+    )
+
+    topic: str
+    event: str
+    id: MessageId | None
+    ref: str | None
+    namespace: str | None
+    version: str | None
+    headers: Mapping[str, str]
+    ack: bool
+    stream: StreamPosition | None
+    _data: Any
+    raw: Raw | None
+    """The payload as it came off the wire; None if it was made from Python objects."""
+
+    def __init__(
+        self,
+        topic: str,
+        event: str = "message",
+        data: Any = None,
+        id: str | None = None,
+        ref: str | None = None,
+        namespace: str | None = None,
+        version: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ack: bool = False,
+        stream: StreamPosition | None = None,
+        raw: Raw | None = None,
+    ) -> None:
+        self.topic = topic
+        self.event = event
+        self._data = data if raw is None else _LATER
+        self.id = id  # type: ignore[assignment]
+        self.ref = ref
+        self.namespace = namespace
+        self.version = version
+        self.headers = NO_HEADERS if headers is None else headers
+        self.ack = ack
+        self.stream = stream
+        self.raw = raw
+
+    @property
+    def data(self) -> T:
+        """The payload; raises ``InvalidEnvelope`` if Python can't hold it."""
+        if self._data is _LATER:
+            assert self.raw is not None
+            self._data = self.raw.decode()
+        data: T = self._data
+        return data
+
+    def load(self, into: Any) -> Any:
+        """Validate the payload as a type or schema; raises ``ValidationError``."""
+        if self.raw is None:
+            raise InvalidEnvelope("only a received message can be loaded into a type")
+        return self.raw.load(into)
+
+    def with_data(self, data: Any) -> Envelope[Any]:
+        """Return the same message with its payload decoded as ``data``."""
+        copy: Envelope[Any] = Envelope(
+            self.topic,
+            self.event,
+            None,
+            self.id,
+            self.ref,
+            self.namespace,
+            self.version,
+            self.headers,
+            self.ack,
+            self.stream,
+            self.raw,
+        )
+        copy._data = data
+        return copy
+
+    def _key(self) -> tuple[Any, ...]:
+        return (
+            self.topic,
+            self.event,
+            self.id,
+            self.ref,
+            self.namespace,
+            self.version,
+            dict(self.headers),
+            self.ack,
+            self.stream,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Envelope):
+            return NotImplemented
+        return self._key() == other._key() and bool(self.data == other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = [f"{self.topic!r}", f"event={self.event!r}"]
+        shown += [f"{n}={v!r}" for n in ("id", "ref", "version") if (v := getattr(self, n))]
+        shown.append(f"raw={self.raw!r}" if self._data is _LATER else f"data={self._data!r:.80}")
+        return f"Envelope({', '.join(shown)})"
+
+
+class Priority(IntEnum):
+    """A higher one overtakes in a stalled connection's queue."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What an application sends. ``data`` is any JSON value, or a ``Raw`` payload.
+
+    Raises ``ValueError`` for a topic that is not 1 to 256 characters, or fields of
+    the wrong type. Without an ``id`` the server gives it one.
+    """
+
+    topic: str
+    event: str = "message"
+    data: Any = None
+    id: MessageId | str | None = None
+    namespace: str | None = None
+    version: str | None = None
+    headers: Mapping[str, str] | None = None
+    priority: Priority = Priority.NORMAL
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.topic, str) or not 0 < len(self.topic) <= MAX_TOPIC:
+            raise ValueError(f"topic must be 1 to {MAX_TOPIC} characters, not {self.topic!r:.80}")
+        if not isinstance(self.event, str) or not self.event:
+            raise ValueError(f"event must be a string, not {self.event!r:.80}")
+        for what in ("id", "namespace", "version"):
+            value = getattr(self, what)
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{what} must be a string, not {value!r:.80}")
+        headers: object = self.headers
+        if headers is not None and not isinstance(headers, Mapping):
+            raise ValueError("headers must map strings to strings")
+        for key, value in (self.headers or NO_HEADERS).items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise ValueError("headers must map strings to strings")
+        object.__setattr__(self, "priority", Priority(self.priority))

@@ -1,0 +1,254 @@
+"""What can go wrong, in three families that say whose fault it is.
+
+* ``Refused``: the caller or the client asked for what the rules forbid; it is
+  told a stable ``code`` (protocol.md, "Replies") and whether a retry makes sense.
+* ``Unavailable``: something outside (a broker, a store) could not be reached.
+* ``Misuse``: our own contract was broken; logged as a bug, never sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class EyewallError(Exception):
+    """The root of everything that eyewall raises on purpose.
+
+    ``code`` is the class name in snake case, as the wire protocol has it.
+    """
+
+    code: ClassVar[str] = "eyewall_error"
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in cls.__dict__:
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __str__(self) -> str:
+        return self.text or self.code.replace("_", " ")
+
+    def details(self) -> dict[str, Any]:
+        """Return the fields that the wire puts beside ``code`` and ``error``."""
+        return {}
+
+
+class Refused(EyewallError):
+    """The caller or client asked for what the rules forbid."""
+
+    retryable: ClassVar[bool] = False
+
+
+class Unavailable(EyewallError):
+    """Something outside could not be reached; try again."""
+
+    retryable: ClassVar[bool] = True
+
+
+class Misuse(EyewallError):
+    """Our own contract was broken. Logged as a bug, never sent to a client."""
+
+    retryable: ClassVar[bool] = False
+
+
+class HandlerNotFound(Refused):
+    """No route matches the topic (and version) of the message."""
+
+
+class Unauthorized(Refused):
+    """A user is needed and the connection has none, or its credentials failed."""
+
+
+class Forbidden(Refused):
+    """The access controller, or the caller's role, says no."""
+
+
+class InvalidEnvelope(Refused):
+    """The message can be read but breaks the rules of an envelope.
+
+    ``ref`` and ``topic`` are the message's id and topic, where these could be read.
+    """
+
+    def __init__(self, text: str = "", *, ref: str | None = None, topic: str | None = None) -> None:
+        super().__init__(text)
+        self.ref = ref
+        self.topic = topic
+
+
+class InvalidJson(Refused):
+    """The frame is not JSON."""
+
+
+class UnsupportedData(Refused):
+    """The frame is of a kind (text, binary) that the codec does not take."""
+
+
+class ValidationError(Refused):
+    """The payload failed its schema.
+
+    ``fields`` maps a field's name to what is wrong with it, as texts.
+    """
+
+    code = "validation"
+
+    def __init__(self, fields: Mapping[str, Any], text: str = "") -> None:
+        super().__init__(text or "the payload does not fit its schema")
+        self.fields = dict(fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fields, self.text)
+
+    def details(self) -> dict[str, Any]:
+        return {"fields": self.fields}
+
+
+class RateLimited(Refused):
+    """The limiter said no; try again after ``retry_after`` seconds."""
+
+    retryable = True
+
+    def __init__(self, retry_after: float, text: str = "") -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+    def details(self) -> dict[str, Any]:
+        return {"retry_after": self.retry_after}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.retry_after, self.text)
+
+
+class Overloaded(Refused):
+    """The pool's queue is full; try again after ``retry_after`` seconds."""
+
+    retryable = True
+
+    def __init__(self, text: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+    def details(self) -> dict[str, Any]:
+        return {"retry_after": self.retry_after}
+
+
+class ShuttingDown(Overloaded):
+    """The node is draining: come back after the reconnect."""
+
+    code = "overloaded"
+
+
+class RoomNotFound(Refused):
+    """Nobody made a room of this name."""
+
+
+class RoomExists(Refused):
+    """A room of this name was created with other options."""
+
+
+class RoomFull(Refused):
+    """The room's capacity is reached. Somebody may leave."""
+
+    retryable = True
+
+
+class JoinForbidden(Refused):
+    """The room's policy, or a ban, keeps this user out."""
+
+
+class NotAMember(Refused):
+    """The command needs membership of the room."""
+
+
+class ConnectionClosed(Refused):
+    """The connection is gone, or was never here."""
+
+
+class QueueFull(Refused):
+    """The connection's outbound queue is full and the policy dropped the message."""
+
+    retryable = True
+
+
+class SlowConsumer(Refused):
+    """The connection was closed because it does not read."""
+
+
+class UserOffline(Refused):
+    """The user has no connection in the cluster."""
+
+    retryable = True
+
+
+class AckTimeout(Refused):
+    """The receiver did not acknowledge in time."""
+
+    retryable = True
+
+
+class Nacked(Refused):
+    """The receiver refused the message; the text is its own."""
+
+
+INTERNAL = "internal"
+"""The code of an unexpected exception: its text never leaves the server."""
+
+
+def code_of(error: BaseException) -> str:
+    """Return the wire protocol's code for any exception."""
+    if isinstance(error, (Refused, Unavailable)):
+        return "unavailable" if isinstance(error, Unavailable) else error.code
+    return INTERNAL
+
+
+def from_code(code: str, text: str, details: Mapping[str, Any]) -> EyewallError:
+    """Build the error that ``code`` names: the way back from the wire.
+
+    Never raises: what the other side says may be malformed. An unknown code becomes a
+    plain ``Refused`` with the text.
+    """
+    match code:
+        case "unavailable":
+            return Unavailable(text)
+        case "validation":
+            fields = details.get("fields")
+            return ValidationError(fields if isinstance(fields, Mapping) else {}, text)
+        case "rate_limited":
+            return RateLimited(_wait(details, 0.0), text)
+        case "overloaded":
+            return Overloaded(text, _wait(details, 1.0))
+    return _BY_CODE.get(code, Refused)(text)
+
+
+def _wait(details: Mapping[str, Any], default: float) -> float:
+    value = details.get("retry_after")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < 1e9 else default  # type: ignore[arg-type, operator]
+
+
+_BY_CODE: dict[str, type[Refused]] = {
+    error.code: error
+    for error in (
+        HandlerNotFound,
+        Unauthorized,
+        Forbidden,
+        InvalidEnvelope,
+        InvalidJson,
+        UnsupportedData,
+        RoomNotFound,
+        RoomExists,
+        RoomFull,
+        JoinForbidden,
+        NotAMember,
+        ConnectionClosed,
+        QueueFull,
+        SlowConsumer,
+        UserOffline,
+        AckTimeout,
+        Nacked,
+    )
+}
+"""The errors that a text alone makes."""

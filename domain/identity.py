@@ -1,0 +1,118 @@
+"""Who is who: ids, and what is known about a connection's owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NewType
+
+ConnId = NewType("ConnId", str)
+UserId = NewType("UserId", str)
+RoomId = NewType("RoomId", str)
+NodeId = NewType("NodeId", str)
+MessageId = NewType("MessageId", str)
+
+MAX_NAME = 200
+"""Longest user, room or node id, in characters: it has to fit a topic (256) and a key."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NONE: frozenset[str] = frozenset()
+
+
+def name(value: str, what: str) -> str:
+    """Return ``value`` if it can name a user, room or node.
+
+    Raises ``ValueError`` unless it is a string of 1 to 200 printable characters.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
+        raise ValueError(f"{what} must be 1 to {MAX_NAME} printable characters, not {value!r:.80}")
+    return value
+
+
+def _names(values: Iterable[str], what: str) -> frozenset[str]:
+    if isinstance(values, str):
+        raise ValueError(f"{what} must be several strings, not one: {values!r}")
+    try:
+        found = frozenset(values)
+    except TypeError:
+        raise ValueError(f"{what} must be strings, not {values!r:.80}") from None
+    if not all(isinstance(value, str) for value in found):
+        raise ValueError(f"{what} must be strings")
+    return found or _NONE
+
+
+def _mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a copy that nobody can change; the empty one is shared."""
+    if values is _NOTHING:
+        return values
+    try:
+        return MappingProxyType(dict(values)) if values else _NOTHING
+    except (TypeError, ValueError):
+        raise ValueError(f"attributes must be a mapping, not {values!r:.80}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnMeta:
+    """What an authenticator says of a connection; the rest of the program trusts it.
+
+    ``expires_at`` (aware) is when the credentials run out: the connection is then
+    closed with 4401, unless it was refreshed before.
+    """
+
+    user_id: UserId | None = None
+    device_id: str | None = None
+    roles: frozenset[str] = _NONE
+    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    tags: frozenset[str] = _NONE
+    ip: str | None = None
+    user_agent: str | None = None
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.user_id is not None:
+            name(self.user_id, "user_id")
+        object.__setattr__(self, "roles", _names(self.roles, "roles"))
+        object.__setattr__(self, "tags", _names(self.tags, "tags"))
+        object.__setattr__(self, "attributes", _mapping(self.attributes))
+        for what in ("device_id", "ip", "user_agent"):
+            value = getattr(self, what)
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{what} must be a string, not {value!r:.80}")
+        expires_at: object = self.expires_at
+        if expires_at is not None and not (
+            isinstance(expires_at, datetime) and expires_at.tzinfo is not None
+        ):
+            raise ValueError("expires_at must be an aware datetime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Selects connections by what is known of them, on every node.
+
+    A connection fits when it has all ``tags``, one of ``roles``, one of
+    ``user_ids``, and every one of ``attributes`` with an equal value. What is left
+    empty selects nothing out.
+    """
+
+    tags: frozenset[str] = _NONE
+    roles: frozenset[str] = _NONE
+    user_ids: frozenset[str] = _NONE
+    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    def __post_init__(self) -> None:
+        for what in ("tags", "roles", "user_ids"):
+            object.__setattr__(self, what, _names(getattr(self, what), what))
+        object.__setattr__(self, "attributes", _mapping(self.attributes))
+
+    def __call__(self, meta: ConnMeta) -> bool:
+        return (
+            self.tags <= meta.tags
+            and (not self.roles or not self.roles.isdisjoint(meta.roles))
+            and (not self.user_ids or meta.user_id in self.user_ids)
+            and all(
+                key in meta.attributes and meta.attributes[key] == value
+                for key, value in self.attributes.items()
+            )
+        )

@@ -1,0 +1,46 @@
+"""What is known of rooms and their members: the values that the API hands out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from eyewall.domain.identity import ConnId, RoomId, UserId
+from eyewall.domain.room import RoomOptions, RoomRole
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A connection's place in a room; ``members`` counts the room's connections.
+
+    ``epoch`` and ``offset`` are None where the room keeps no history.
+    """
+
+    room_id: RoomId
+    conn_id: ConnId
+    role: RoomRole
+    members: int
+    epoch: str | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A user in a room, with all of its connections there."""
+
+    user_id: UserId | None
+    role: RoomRole
+    connections: int
+    joined_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RoomInfo:
+    """A room as it stands; ``members`` counts its connections in the cluster."""
+
+    id: RoomId
+    options: RoomOptions
+    members: int
+    created_at: datetime
+    epoch: str | None = None
+    offset: int | None = None

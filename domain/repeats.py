@@ -1,0 +1,67 @@
+"""The answers that a session remembers, so that a request may be sent again.
+
+A client that did not see the ack resends the request under its id; it is answered
+again and not handled again (protocol.md, "Replies").
+
+Rules of this file:
+
+1. Only answers of handlers and commands are remembered. A refusal that asks the client
+   to try again is forgotten, so that the repeat is handled.
+2. Bounded in ids and in bytes; the oldest answers go first.
+3. A request in work is never forgotten: its repeats wait for its answer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+LIMIT: Final = 256
+"""Answers remembered: what protocol.md promises."""
+
+MAX_BYTES: Final = 256 * 1024
+"""Bytes of answers remembered: 1 KiB for each, where most take 100 bytes."""
+
+
+class Seen(Enum):
+    NEW = auto()
+    IN_WORK = auto()
+
+
+class Repeats:
+    """Ids of requests by what became of them, in the order in which they were answered."""
+
+    __slots__ = ("_answers", "_bytes", "_in_work")
+
+    def __init__(self) -> None:
+        self._answers: dict[str, bytes] = {}
+        self._in_work: dict[str, int] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._answers) + len(self._in_work)
+
+    def look(self, request_id: str) -> Seen | bytes:
+        """Take in a request: new (now in work), in work (counted), or its answer."""
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            return answer
+        if request_id in self._in_work:
+            self._in_work[request_id] += 1
+            return Seen.IN_WORK
+        self._in_work[request_id] = 0
+        return Seen.NEW
+
+    def answered(self, request_id: str, answer: bytes) -> int:
+        """Remember the answer; returns how many repeats waited for it."""
+        waited = self._in_work.pop(request_id, 0)
+        self._answers[request_id] = answer
+        self._bytes += len(answer)
+        while len(self._answers) > LIMIT or (self._bytes > MAX_BYTES and len(self._answers) > 1):
+            oldest = next(iter(self._answers))
+            self._bytes -= len(self._answers.pop(oldest))
+        return waited
+
+    def forgotten(self, request_id: str) -> int:
+        """The request was not handled after all; returns how many repeats waited."""
+        return self._in_work.pop(request_id, 0)

@@ -1,0 +1,220 @@
+"""What became of a message: statuses, reports, results, and why it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from eyewall.domain.duration import Seconds, count, seconds
+from eyewall.domain.envelope import Message
+from eyewall.domain.errors import EyewallError
+from eyewall.domain.identity import ConnId, RoomId, UserId
+
+
+class DeliveryStatus(StrEnum):
+    """What became of a message to one connection."""
+
+    OK = "ok"
+    DROPPED = "dropped"
+    FAILED = "failed"
+    STORED = "stored"
+    FORWARDED = "forwarded"
+    """Handed to the node that has the connection; nobody asked it for an ack."""
+    UNKNOWN = "unknown"
+    """The node that has the connection did not answer in time."""
+
+
+class FailureReason(StrEnum):
+    """Why a message did not arrive."""
+
+    QUEUE_FULL = "queue_full"
+    BROADCAST_FULL = "broadcast_full"
+    """A member's queue was full in a fan-out."""
+    PENDING_FULL = "pending_full"
+    USER_OFFLINE = "user_offline"
+    TIMEOUT = "timeout"
+    SEND_TIMEOUT = "send_timeout"
+    ACK_TIMEOUT = "ack_timeout"
+    NACKED = "nacked"
+    CONN_CLOSED = "conn_closed"
+    CONN_ERROR = "conn_error"
+    CHANNEL_CLOSED = "channel_closed"
+    VALIDATION = "validation"
+    PERMISSION = "permission"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """How a message to users is delivered. Times in seconds.
+
+    ``ack_timeout`` is for one try; ``retry_max`` counts the tries after the first,
+    ``retry_backoff`` is the pause before the first of them and doubles. The
+    ``ordering_key`` is free for applications that group deliveries. ``ttl`` is
+    how long the message may live, counted from the call.
+    """
+
+    require_ack: bool = False
+    ack_timeout: Seconds = 5.0
+    retry_max: int = 0
+    retry_backoff: Seconds = 0.05
+    ordering_key: str | None = None
+    ttl: Seconds | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "ack_timeout", seconds(self.ack_timeout, "ack_timeout", positive=True))
+        put(self, "retry_backoff", seconds(self.retry_backoff, "retry_backoff"))
+        count(self.retry_max, "retry_max", least=0)
+        key: object = self.ordering_key
+        if not isinstance(self.require_ack, bool):
+            raise ValueError(f"require_ack must be True or False, not {self.require_ack!r:.80}")
+        if key is not None and not isinstance(key, str):
+            raise ValueError(f"ordering_key must be a string, not {key!r:.80}")
+        if self.ttl is not None:
+            put(self, "ttl", seconds(self.ttl, "ttl", positive=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckOptions:
+    """How long to wait for acks, and whether one that is missing is an error."""
+
+    timeout: Seconds = 5.0
+    require_all: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "timeout", seconds(self.timeout, "timeout", positive=True))
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """What became of a message to one target (a connection, or a user who is away)."""
+
+    target: str
+    status: DeliveryStatus
+    error: EyewallError | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDeliveryReport:
+    """The reports of all targets, and how many there are of each status."""
+
+    total: int
+    success: int
+    dropped: int
+    failed: int
+    stored: int
+    forwarded: int
+    unknown: int
+    reports: tuple[DeliveryReport, ...]
+
+    @classmethod
+    def of(cls, reports: Iterable[DeliveryReport]) -> BatchDeliveryReport:
+        """Count ``reports`` by status."""
+        found = tuple(reports)
+        tally = dict.fromkeys(DeliveryStatus, 0)
+        for report in found:
+            tally[report.status] += 1
+        return cls(
+            total=len(found),
+            success=tally[DeliveryStatus.OK],
+            dropped=tally[DeliveryStatus.DROPPED],
+            failed=tally[DeliveryStatus.FAILED],
+            stored=tally[DeliveryStatus.STORED],
+            forwarded=tally[DeliveryStatus.FORWARDED],
+            unknown=tally[DeliveryStatus.UNKNOWN],
+            reports=found,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AckResult:
+    """Who acknowledged: ``expected`` connections, of which ``received`` said ok and
+    ``nacked`` refused; ``timed_out`` if at least one said nothing in time."""
+
+    expected: int
+    received: int
+    nacked: int
+    timed_out: bool
+    errors: list[str] = field(default_factory=list)
+
+
+class TargetKind(StrEnum):
+    CONN = "conn"
+    USER = "user"
+    ROOM = "room"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom ``emit_with_ack`` addresses: one connection, a user's, or a room's."""
+
+    kind: TargetKind
+    id: str
+
+    @classmethod
+    def conn(cls, conn_id: ConnId | str) -> Target:
+        return cls(TargetKind.CONN, conn_id)
+
+    @classmethod
+    def user(cls, user_id: UserId | str) -> Target:
+        return cls(TargetKind.USER, user_id)
+
+    @classmethod
+    def room(cls, room_id: RoomId | str) -> Target:
+        return cls(TargetKind.ROOM, room_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a failure handler is told. ``recipient`` is what the caller named.
+
+    ``queue`` is the number of messages that waited in the connection's queue,
+    ``duration`` the seconds that were spent; each where it is known.
+    """
+
+    message: Message
+    recipient: str
+    reason: FailureReason
+    error: EyewallError | None
+    queue: int | None = None
+    duration: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAck:
+    """A message that waits for its ack from one connection."""
+
+    message: Message
+    conn_id: ConnId
+    attempt: int
+    since: datetime
+    deadline: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HubStats:
+    """Counters of this node since its start, or since ``reset_stats()``.
+
+    ``uptime`` is in seconds. ``in_messages`` counts every envelope received,
+    ``out_messages`` every envelope sent, ``errors`` every error or nack sent,
+    ``drops`` every message that a full queue did not take.
+    """
+
+    connections: int
+    users: int
+    rooms: int
+    in_messages: int
+    out_messages: int
+    errors: int
+    drops: int
+    started_at: datetime
+    uptime: float
+
+
+Result = Any
+"""What a handler returned, or a client put beside ``status`` in its ack."""

@@ -1,0 +1,296 @@
+"""A room: who may enter, in what role, and what stays when all have gone.
+
+Rules of this file:
+
+1. A method checks everything before it changes anything: a refusal leaves no trace,
+   so a store may run a decision, drop its outcome and run it again.
+2. A decision needs the room and the ``Standing`` of one user, never the list of all
+   members: a store can make it atomic over two small records.
+3. A room that was created, or that got a ban, role or invite, keeps its options,
+   bans and roles until it is deleted: a private room never comes back public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from enum import Enum, IntEnum, StrEnum, auto
+from types import MappingProxyType
+from typing import Any
+
+from eyewall.domain.duration import Seconds, count, seconds
+from eyewall.domain.errors import JoinForbidden, RoomExists, RoomFull
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+
+
+class RoomPolicy(StrEnum):
+    """Who may join by themselves."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    """Only who has one of the room's ``allowed_roles``."""
+    INVITE_ONLY = "invite_only"
+
+
+class RoomRole(IntEnum):
+    """What a member may do; each role may do all that the ones below it may."""
+
+    GUEST = 0
+    MEMBER = 1
+    MODERATOR = 2
+    ADMIN = 3
+    OWNER = 4
+
+    @property
+    def wire(self) -> str:
+        """The role's name on the wire: ``member``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomOptions:
+    """How a room behaves. ``capacity`` counts connections; None is without limit.
+
+    ``history_size`` is in messages, ``history_ttl`` in seconds. With ``announce``
+    members see who joins and leaves.
+    """
+
+    policy: RoomPolicy = RoomPolicy.PUBLIC
+    capacity: int | None = None
+    allowed_roles: Collection[str] = frozenset()
+    auto_cleanup: bool = True
+    history_size: int = 0
+    history_ttl: Seconds | None = None
+    announce: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "policy", RoomPolicy(self.policy))
+        if self.capacity is not None:
+            count(self.capacity, "capacity")
+        roles: object = self.allowed_roles
+        if isinstance(roles, str):
+            raise ValueError("allowed_roles must be several strings, not one")
+        put(self, "allowed_roles", frozenset(self.allowed_roles))
+        count(self.history_size, "history_size", least=0)
+        if self.history_ttl is not None:
+            put(self, "history_ttl", seconds(self.history_ttl, "history_ttl", positive=True))
+        put(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def changed(self, changes: Mapping[str, Any]) -> RoomOptions:
+        """Return the options with ``changes``; raises ``ValueError`` for an unknown one."""
+        unknown = set(changes) - {f.name for f in fields(self)}
+        if unknown:
+            raise ValueError(f"unknown room options: {', '.join(sorted(unknown))}")
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinOptions:
+    """How a connection is let in. ``force`` skips the policy, never the capacity or a ban.
+
+    ``role`` below or above MEMBER is this seat's; MEMBER gives way to a granted role.
+    """
+
+    role: RoomRole = RoomRole.MEMBER
+    invited_by: UserId | str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", RoomRole(self.role))
+
+
+class LeaveReason(StrEnum):
+    """Why a connection is no longer in a room."""
+
+    LEFT = "left"
+    KICKED = "kicked"
+    BANNED = "banned"
+    DISCONNECTED = "disconnected"
+    DELETED = "deleted"
+
+
+class Ban(Enum):
+    """A ban without an end."""
+
+    FOREVER = auto()
+
+
+@dataclass(slots=True)
+class Seat:
+    """One connection in a room, and the node (with its incarnation) that has it."""
+
+    node: NodeId
+    role: RoomRole
+    joined_at: datetime
+
+
+@dataclass(slots=True)
+class Standing:
+    """What one user is to one room. An anonymous connection stands for itself."""
+
+    role: RoomRole | None = None
+    banned: datetime | Ban | None = None
+    invited: bool = False
+    invite_until: datetime | None = None
+    """Set while an invite that was used outlives a cut; None is without end."""
+    seats: dict[ConnId, Seat] = field(default_factory=dict)
+
+    @property
+    def blank(self) -> bool:
+        """Nothing worth keeping."""
+        return not (self.seats or self.invited or self.banned) and self.role is None
+
+    def is_banned(self, now: datetime) -> bool:
+        return self.banned is Ban.FOREVER or (
+            isinstance(self.banned, datetime) and now < self.banned
+        )
+
+    def is_invited(self, now: datetime) -> bool:
+        return self.invited and (self.invite_until is None or now < self.invite_until)
+
+    def highest_role(self) -> RoomRole:
+        """The role of the user: the highest of its seats, else what it was granted."""
+        granted = RoomRole.MEMBER if self.role is None else self.role
+        return max((seat.role for seat in self.seats.values()), default=granted)
+
+
+@dataclass(slots=True)
+class Room:
+    """What is true of a room for everybody."""
+
+    id: RoomId
+    options: RoomOptions
+    created_at: datetime
+    created: bool = False
+    """By ``create_room``, not by somebody's joining."""
+    kept: bool = False
+    """Got a ban, role or invite, so it outlives its members."""
+    visited: bool = False
+    """Somebody has joined it."""
+    seats: int = 0
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the record stays when the last member has gone."""
+        return self.created or self.kept
+
+    @property
+    def listed(self) -> bool:
+        """Whether ``rooms()`` names it."""
+        if self.seats:
+            return True
+        return self.created and not (self.visited and self.options.auto_cleanup)
+
+    def create(self, options: RoomOptions) -> None:
+        """Take the room over with ``options``; raises ``RoomExists`` if it has others."""
+        if self.created and self.options != options:
+            raise RoomExists(f"{self.id} exists with other options")
+        self.options = options
+        self.created = True
+
+    def admit(
+        self,
+        standing: Standing,
+        conn_id: ConnId,
+        node: NodeId,
+        *,
+        roles: frozenset[str] = frozenset(),
+        options: JoinOptions | None = None,
+        now: datetime,
+    ) -> Seat:
+        """Seat a connection; the seat it has already is returned as it is.
+
+        Raises ``JoinForbidden`` (ban, policy) or ``RoomFull``.
+        """
+        seat = standing.seats.get(conn_id)
+        if seat is not None:
+            return seat
+        asked = options or JoinOptions()
+        if standing.is_banned(now):
+            raise JoinForbidden(f"banned from {self.id}")
+        # Capacity first: a full room must not use up an invitation.
+        if self.options.capacity is not None and self.seats >= self.options.capacity:
+            raise RoomFull(f"{self.id} holds {self.options.capacity}")
+        if not asked.force:
+            self._check_policy(standing, roles, now)
+        role = asked.role
+        if role is RoomRole.MEMBER and standing.role is not None:
+            role = standing.role
+        seat = standing.seats[conn_id] = Seat(node, role, now)
+        if asked.invited_by is not None:
+            standing.invited = True
+        if standing.banned is not None:
+            standing.banned = None  # it has run out
+        standing.invite_until = None
+        self.seats += 1
+        self.visited = True
+        return seat
+
+    def _check_policy(self, standing: Standing, roles: frozenset[str], now: datetime) -> None:
+        match self.options.policy:
+            case RoomPolicy.PUBLIC:
+                return
+            case RoomPolicy.PRIVATE:
+                if roles.isdisjoint(self.options.allowed_roles):
+                    raise JoinForbidden(f"{self.id} is private")
+            case RoomPolicy.INVITE_ONLY:
+                if not standing.is_invited(now):
+                    raise JoinForbidden(f"{self.id} is by invitation")
+
+    def release(
+        self,
+        standing: Standing,
+        conn_ids: Iterable[ConnId],
+        reason: LeaveReason,
+        *,
+        now: datetime,
+        grace: timedelta = timedelta(0),
+    ) -> list[tuple[ConnId, Seat]]:
+        """Take seats away; returns those that were there.
+
+        An invite ends when its user has left with the last connection; after a cut it
+        stays good for ``grace``.
+        """
+        gone = [(c, standing.seats.pop(c)) for c in conn_ids if c in standing.seats]
+        self.seats -= len(gone)
+        if gone and not standing.seats and standing.invited:
+            if reason is LeaveReason.DISCONNECTED and grace:
+                standing.invite_until = now + grace
+            else:
+                standing.invited = False
+                standing.invite_until = None
+        return gone
+
+    def ban(
+        self, standing: Standing, *, now: datetime, duration: timedelta | None
+    ) -> list[tuple[ConnId, Seat]]:
+        """Remove the user and keep it out, for ``duration`` or for ever."""
+        gone = self.release(standing, list(standing.seats), LeaveReason.BANNED, now=now)
+        standing.banned = Ban.FOREVER if duration is None else now + duration
+        standing.invited = False
+        self.kept = True
+        return gone
+
+    def unban(self, standing: Standing) -> None:
+        standing.banned = None
+
+    def invite(self, standing: Standing) -> None:
+        standing.invited = True
+        standing.invite_until = None
+        self.kept = True
+
+    def revoke_invite(self, standing: Standing) -> None:
+        """Take an invite back. Who is inside already stays inside."""
+        standing.invited = False
+        standing.invite_until = None
+
+    def grant(self, standing: Standing, role: RoomRole) -> list[ConnId]:
+        """Give the user a role, now and whenever it joins; returns its seats."""
+        standing.role = role
+        for seat in standing.seats.values():
+            seat.role = role
+        self.kept = True
+        return list(standing.seats)
