@@ -1,0 +1,172 @@
+"""Signed tokens (JSON Web Tokens, RFC 7519), checked by PyJWT.
+
+Rules of this file:
+
+1. The algorithms are pinned where the authenticator is built; what a token says of
+   itself decides nothing. Shared-secret and public-key algorithms never mix: a public
+   key, which everybody knows, would pass for the shared secret.
+2. A token without an end (``exp``) is refused.
+3. What is told of a bad token has nothing of the token in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from eyewall.adapters.auth.bearer import bearer_token
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.errors import Unauthorized
+from eyewall.domain.handshake import Handshake
+from eyewall.domain.identity import ConnMeta, UserId
+
+try:
+    import jwt
+except ImportError as error:
+    raise ImportError(
+        "JwtAuthenticator needs PyJWT: install the extra eyewall[jwt]", name="jwt"
+    ) from error
+
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (jwt.ExpiredSignatureError, "the token has expired"),
+    (jwt.ImmatureSignatureError, "the token is not valid yet"),
+    (jwt.InvalidAudienceError, "the token is for another audience"),
+    (jwt.InvalidIssuerError, "the token is from another issuer"),
+    (jwt.MissingRequiredClaimError, "the token lacks a claim that is required"),
+)
+_NOT_VALID = "the token is not valid"
+
+
+class JwtAuthenticator:
+    """Implements ``Authenticator`` with tokens that somebody else has signed.
+
+    ``key`` is the shared secret (HS256, HS384, HS512) or the public key in PEM (the
+    others). ``audience`` and ``issuer`` are required of a token if given; a token that
+    names an audience is refused where none is given here, because it is meant for
+    somebody else. ``leeway`` is how many seconds clocks may differ. The claims say who
+    it is: ``user_claim`` is required and a string or whole number, ``roles_claim`` and
+    ``tags_claim`` are lists of strings, or one string with spaces between them, or
+    missing.
+
+    The connection lasts as long as the token: ``ConnMeta.expires_at`` is ``exp`` (and
+    the leeway).
+
+    >>> JwtAuthenticator("a secret of thirty-two characters", algorithms=["HS256"])
+    JwtAuthenticator(algorithms=['HS256'])
+
+    Raises ``ValueError`` for algorithms that are none, unknown or mixed, and for a key
+    that does not fit them; ``ImportError`` if they need what is not installed.
+    """
+
+    def __init__(
+        self,
+        key: str | bytes,
+        *,
+        algorithms: Iterable[str],
+        audience: str | None = None,
+        issuer: str | None = None,
+        leeway: Seconds = 0.0,
+        user_claim: str = "sub",
+        roles_claim: str = "roles",
+        tags_claim: str = "tags",
+    ) -> None:
+        self._algorithms = _pinned(algorithms)
+        _check_key(key, self._algorithms)
+        self._key = key
+        self._audience = audience
+        self._issuer = issuer
+        self._leeway = seconds(leeway, "leeway")
+        self._user_claim = user_claim
+        self._roles_claim = roles_claim
+        self._tags_claim = tags_claim
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(algorithms={self._algorithms})"
+
+    def authenticate(self, handshake: Handshake) -> ConnMeta:
+        """Return whom the handshake's token speaks for, or raise ``Unauthorized``."""
+        claims = self._verified(bearer_token(handshake))
+        try:
+            return ConnMeta(
+                user_id=_user(claims.get(self._user_claim)),
+                roles=_names(claims.get(self._roles_claim)),
+                tags=_names(claims.get(self._tags_claim)),
+                expires_at=datetime.fromtimestamp(int(claims["exp"]) + self._leeway, UTC),
+            )
+        except (ValueError, TypeError, OverflowError, OSError):
+            raise Unauthorized("a claim of the token has a wrong form") from None
+
+    def _verified(self, token: str) -> Mapping[str, Any]:
+        try:
+            claims: Mapping[str, Any] = jwt.decode(
+                token,
+                self._key,
+                algorithms=self._algorithms,
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=self._leeway,
+                # Whose token it is, is checked with the other claims: some issuers
+                # have numbers for users.
+                options={"require": ["exp"], "verify_sub": False},
+            )
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+            # ``from None``: PyJWT's own texts quote the token's header.
+            raise Unauthorized(_reason(error)) from None
+        return claims
+
+
+def _reason(error: Exception) -> str:
+    return next((text for kind, text in _REASONS if isinstance(error, kind)), _NOT_VALID)
+
+
+def _pinned(algorithms: Iterable[str]) -> list[str]:
+    if isinstance(algorithms, str):
+        raise ValueError(f"algorithms must be a list, such as [{algorithms!r}]")
+    pinned = list(algorithms)
+    if not pinned:
+        raise ValueError("algorithms must name at least one, such as ['RS256']")
+    for algorithm in pinned:
+        if not isinstance(algorithm, str) or algorithm.lower() == "none":
+            raise ValueError(f"{algorithm!r} is no algorithm that proves anything")
+    if len({_is_hmac(algorithm) for algorithm in pinned}) > 1:
+        raise ValueError("HS* and public-key algorithms must not be mixed")
+    return pinned
+
+
+def _is_hmac(algorithm: str) -> bool:
+    return algorithm.startswith("HS")
+
+
+def _check_key(key: str | bytes, algorithms: list[str]) -> None:
+    """Fail at start, not at the first handshake."""
+    if not isinstance(key, (str, bytes)) or not key:
+        raise ValueError("key must be a text or bytes that are not empty")
+    for algorithm in algorithms:
+        if algorithm in jwt.algorithms.requires_cryptography and not jwt.algorithms.has_crypto:
+            raise ImportError(f"{algorithm} needs cryptography: install the extra eyewall[jwt]")
+        try:
+            jwt.get_algorithm_by_name(algorithm).prepare_key(key)
+        except NotImplementedError:
+            raise ValueError(f"{algorithm!r} is not an algorithm that PyJWT has") from None
+        except (jwt.PyJWTError, ValueError, TypeError):
+            # ``from None``: the key must not be seen in a traceback's messages.
+            raise ValueError(f"the key is of no use for {algorithm}") from None
+
+
+def _user(claim: Any) -> UserId:
+    if isinstance(claim, int) and not isinstance(claim, bool):
+        return UserId(str(claim))
+    if not isinstance(claim, str):
+        raise TypeError
+    return UserId(claim)
+
+
+def _names(claim: Any) -> frozenset[str]:
+    if claim is None:
+        return frozenset()
+    if isinstance(claim, str):  # as "scope" is written (RFC 8693, 4.2)
+        return frozenset(claim.split())
+    if not isinstance(claim, list) or not all(isinstance(name, str) for name in claim):
+        raise TypeError
+    return frozenset(claim)

@@ -1,0 +1,98 @@
+"""A bus for servers in one process: tests, examples, several hubs behind one program."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from eyewall.domain.errors import Unavailable
+
+Handler = Callable[[bytes], None]
+
+
+class _Subscription:
+    """One handler on one channel, called on the loop that subscribed."""
+
+    __slots__ = ("_bus", "channel", "handler", "is_open", "loop")
+
+    def __init__(
+        self,
+        bus: MemoryPubSub,
+        channel: str,
+        handler: Handler,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._bus = bus
+        self.channel = channel
+        self.handler = handler
+        self.loop = loop
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+        self._bus.discard(self)
+
+    def deliver(self, payload: bytes) -> None:
+        # Closed since it was published: who has closed hears nothing more.
+        if self.is_open:
+            self.handler(payload)
+
+
+class MemoryPubSub:
+    """Implements ``PubSub``. Servers share it by sharing the object.
+
+    They may run on different event loops (threads): a handler is always called on the
+    loop of its subscriber.
+    """
+
+    def __init__(self) -> None:
+        self._channels: dict[str, tuple[_Subscription, ...]] = {}
+        self._lock = threading.Lock()
+        self._opened = 0
+
+    async def open(self) -> None:
+        """Opened by each server that uses it."""
+        self._opened += 1
+
+    async def close(self) -> None:
+        """Closed by each; the last one ends what is still subscribed."""
+        self._opened -= 1
+        if self._opened <= 0:
+            self._opened = 0
+            with self._lock:
+                left = [s for subs in self._channels.values() for s in subs]
+                self._channels.clear()
+            for subscription in left:
+                subscription.is_open = False
+
+    async def publish(self, channel: str, payload: bytes) -> None:
+        here = asyncio.get_running_loop()
+        for subscription in self._channels.get(channel, ()):
+            # Never called within ``publish``: the publisher is in the middle of something.
+            if subscription.loop is here:
+                here.call_soon(subscription.deliver, payload)
+            elif not subscription.loop.is_closed():
+                subscription.loop.call_soon_threadsafe(subscription.deliver, payload)
+
+    async def subscribe(self, channel: str, handler: Handler) -> _Subscription:
+        if not self._opened:
+            raise Unavailable("the bus is closed")
+        subscription = _Subscription(self, channel, handler, asyncio.get_running_loop())
+        with self._lock:
+            self._channels[channel] = (*self._channels.get(channel, ()), subscription)
+        return subscription
+
+    def listeners(self, channel: str) -> int:
+        """How many subscriptions stand on ``channel``."""
+        return len(self._channels.get(channel, ()))
+
+    def discard(self, subscription: _Subscription) -> None:
+        with self._lock:
+            left = tuple(
+                s for s in self._channels.get(subscription.channel, ()) if s is not subscription
+            )
+            if left:
+                self._channels[subscription.channel] = left
+            else:
+                self._channels.pop(subscription.channel, None)

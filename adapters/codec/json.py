@@ -1,0 +1,194 @@
+"""The JSON codec on msgspec: the canonical form of every message.
+
+The payload stays raw bytes from decode to encode: it is relayed without being
+decoded, so numbers keep every digit and keys their order (protocol.md, "Envelope").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from eyewall.adapters.codec.payload import load_as
+from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw
+from eyewall.domain.errors import InvalidEnvelope, InvalidJson, Misuse, ValidationError
+
+MAX_DEPTH = 64
+"""How deep arrays and objects may nest, the envelope itself counted: deeper than any
+payload a person writes, and far from where parsers begin to recurse dangerously."""
+
+_NULL = b"null"
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_PAIR = re.compile(rb"\[\]|\{\}")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class _Wire(msgspec.Struct):
+    """What is read of a message; unknown fields are skipped."""
+
+    topic: str | None = None
+    event: str = "message"
+    id: str | None = None
+    ref: str | None = None
+    namespace: str | None = None
+    version: str | None = None
+    data: msgspec.Raw = msgspec.Raw(_NULL)
+    headers: dict[str, str] | None = None
+    ack: bool = False
+
+
+class _Loose(msgspec.Struct):
+    """The two fields by which the client can tell which message was wrong."""
+
+    topic: msgspec.Raw = msgspec.Raw(_NULL)
+    id: msgspec.Raw = msgspec.Raw(_NULL)
+
+
+class JsonFormat:
+    """Reads payload bytes that are JSON."""
+
+    name = "json"
+
+    def __init__(self) -> None:
+        self._decode = msgspec.json.Decoder().decode
+        self._decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+    def loads(self, data: bytes) -> Any:
+        try:
+            return self._decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise InvalidEnvelope(f"data: {error}") from None
+
+    def load(self, data: bytes, into: Any) -> Any:
+        return load_as(into, data, self.loads)
+
+    def fields(self, data: bytes) -> dict[str, Raw]:
+        try:
+            found = self._decode_fields(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            raise ValidationError({"_schema": ["must be an object"]}) from None
+        return {name: Raw(bytes(value), self) for name, value in found.items()}
+
+
+class JsonCodec:
+    """Envelopes as JSON text."""
+
+    name = "json"
+    subprotocol = "eyewall.v1.json"
+    binary = False
+
+    def __init__(self) -> None:
+        self.format = JsonFormat()
+        self._decode = msgspec.json.Decoder(_Wire).decode
+        self._decode_loose = msgspec.json.Decoder(_Loose).decode
+        self._string = msgspec.json.Decoder(str).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    def decode(self, payload: bytes | str) -> Envelope:
+        """Read one message; raises ``InvalidJson`` or ``InvalidEnvelope``."""
+        if isinstance(payload, str):
+            payload = payload.encode()
+        try:
+            wire = self._decode(payload)
+        except msgspec.ValidationError as error:
+            raise self._invalid(payload, str(error)) from None
+        except RecursionError:
+            raise InvalidEnvelope(f"nested deeper than {MAX_DEPTH}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidJson(str(error)) from None
+        # Few brackets can't nest deeply: the count spares nearly every message the scan.
+        if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _deep(payload):
+            raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
+        topic = wire.topic
+        if topic is None and wire.event == "ack":
+            topic = ""  # an ack is known by its ref
+        elif topic is None or not 0 < len(topic) <= MAX_TOPIC:
+            raise self._invalid(payload, f"topic must be a string of 1 to {MAX_TOPIC} characters")
+        if wire.ack and not wire.id:
+            raise self._invalid(payload, "ack needs an id")
+        data = bytes(wire.data)
+        return Envelope(
+            topic,
+            wire.event,
+            None,
+            wire.id,
+            wire.ref,
+            wire.namespace,
+            wire.version,
+            wire.headers,
+            wire.ack,
+            None,
+            None if data == _NULL else Raw(data, self.format),
+        )
+
+    def encode(self, envelope: Envelope) -> bytes:
+        """Return the message as JSON; raises ``Misuse`` for data that JSON can't hold."""
+        fields: dict[str, Any] = {}
+        for name in ("id", "ref"):
+            if (value := getattr(envelope, name)) is not None:
+                fields[name] = value
+        fields["topic"] = envelope.topic
+        if envelope.event != "message":
+            fields["event"] = envelope.event
+        for name in ("namespace", "version"):
+            if (value := getattr(envelope, name)) is not None:
+                fields[name] = value
+        raw = envelope.raw
+        data = msgspec.Raw(raw.data) if raw is not None else _plain(envelope.data)
+        if data is not None:
+            fields["data"] = data
+        if envelope.headers:
+            fields["headers"] = dict(envelope.headers)
+        if envelope.ack:
+            fields["ack"] = True
+        if envelope.stream is not None:
+            at = envelope.stream
+            fields["stream"] = {"room": at.room, "epoch": at.epoch, "offset": at.offset}
+        try:
+            return self._encode(fields)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise Misuse(f"the data of {envelope.topic} can't be sent: {error}") from error
+
+    def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope:
+        """Name the message that was wrong by what could be read of it."""
+        try:
+            loose = self._decode_loose(payload)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return InvalidEnvelope(text)
+        topic = self._text(loose.topic)
+        if topic is not None and not 0 < len(topic) <= MAX_TOPIC:
+            topic = None
+        return InvalidEnvelope(text, ref=self._text(loose.id), topic=topic)
+
+    def _text(self, raw: msgspec.Raw) -> str | None:
+        try:
+            return self._string(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+
+def _plain(data: Any) -> Any:
+    """Let a ``Raw`` payload, or a read-only mapping, go into the encoder."""
+    if isinstance(data, Raw):
+        return msgspec.Raw(data.data) if data.data != _NULL else None
+    if isinstance(data, Mapping) and not isinstance(data, dict):
+        return dict(data)
+    return data
+
+
+def _deep(payload: bytes) -> bool:
+    """Whether brackets nest deeper than ``MAX_DEPTH``, without building anything.
+
+    Every pass takes the innermost pairs away, so what is left after ``MAX_DEPTH``
+    passes is deeper (or unbalanced: the parser tells). Each pass runs in C.
+    """
+    brackets = _STRING.sub(b"", payload).translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        fewer = _PAIR.sub(b"", brackets)
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    return bool(brackets)

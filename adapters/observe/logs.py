@@ -1,0 +1,117 @@
+"""structlog, set up for one server, without touching its global configuration.
+
+Rules of this file:
+
+1. No secret reaches a line: a field whose name sounds like one is masked, at any depth,
+   and so is what looks like a token inside of a text, a traceback's too.
+2. One event is one line in ``json``, and in ``text`` all but its traceback: what a client
+   sent can't forge a line of its own.
+3. A traceback shows no local variables: they hold what rule 1 keeps away.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO, cast
+
+import structlog
+
+from eyewall.application.ports import Logger
+
+MASK = "***"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
+LEVELS |= {"warning": logging.WARNING, "error": logging.ERROR}
+
+_SECRET_NAME = re.compile(
+    r"token|authorization|passw|passphrase|cookie|secret|credential|api_?key|private_?key",
+    re.IGNORECASE,
+)
+_SECRETS_IN_TEXT = (
+    re.compile(r"(\b(?:bearer|basic)\s+)[^\s\"',;]+", re.IGNORECASE),
+    re.compile(r"([?&](?:access_)?token=)[^\s&\"']+", re.IGNORECASE),
+    re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),  # the password of an address
+)
+_DEEPEST = 6  # beyond it nothing is shown: a structure may hold itself
+
+
+def make_logger(kind: str = "text", level: str = "info", stream: TextIO | None = None) -> Logger:
+    """Return a logger that writes to ``stream`` (standard error if None).
+
+    ``kind`` is ``text`` for people or ``json`` for collectors, ``level`` the least of
+    ``debug``, ``info``, ``warning``, ``error`` that is written. Raises ``ValueError`` for
+    another kind or level.
+
+    >>> make_logger("json", stream=sys.stdout).info("joined", room="lab", token="abc")
+    {"room": "lab", "token": "***", "event": "joined", "level": "info", "timestamp": ...}
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
+    stream = sys.stderr if stream is None else stream
+    logger = structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            *_renderers(kind, stream),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+    )
+    # Bound once: the proxy that structlog gives would do it anew for every line.
+    return cast("Logger", logger.bind())
+
+
+def redact(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask what is secret; a structlog processor."""
+    for key, value in event.items():
+        event[key] = MASK if _SECRET_NAME.search(key) else _masked(value, _DEEPEST)
+    return event
+
+
+def _masked(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        for pattern in _SECRETS_IN_TEXT:
+            value = pattern.sub(rf"\g<1>{MASK}", value)
+        return value
+    if isinstance(value, bytes):
+        return _masked(value.decode("utf-8", "replace"), depth)
+    if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        # An object's own text, an exception's for one, may quote what it was given.
+        return value if isinstance(value, (int, float, type(None))) else _masked(str(value), depth)
+    if depth == 0:
+        return "..."
+    if isinstance(value, Mapping):
+        return {
+            str(key): MASK if _SECRET_NAME.search(str(key)) else _masked(found, depth - 1)
+            for key, found in value.items()
+        }
+    return [_masked(found, depth - 1) for found in value]
+
+
+def _one_line(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    text = str(event.get("event", ""))
+    if not text.isprintable():
+        event["event"] = repr(text)
+    return event
+
+
+def _renderers(kind: str, stream: TextIO) -> list[Any]:
+    if kind == "json":
+        return [structlog.processors.JSONRenderer()]
+    if kind != "text":
+        raise ValueError(f"kind must be text or json, not {kind!r}")
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(),
+        repr_native_str=True,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+    return [_one_line, renderer]

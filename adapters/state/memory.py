@@ -1,0 +1,236 @@
+"""Cluster state for servers in one process.
+
+One lock makes every method one atomic step, also for servers on several event loops.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from eyewall.application.ports import MemberKey, Rule
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.presence import PresenceState, Typing
+from eyewall.domain.room import Room, Standing
+
+T = TypeVar("T")
+
+LAST_SEEN = 100_000
+"""Users who are away whose last sign of life is remembered; the oldest go first."""
+
+
+class MemoryState:
+    """Implements ``StateStore``. Servers share it by sharing the object; a closed one
+    keeps what it holds."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._rooms: dict[RoomId, Room] = {}
+        self._standings: dict[RoomId, dict[MemberKey, Standing]] = {}
+        self._seats: dict[NodeId, dict[tuple[RoomId, ConnId], MemberKey]] = {}
+        self._users: dict[UserId, dict[ConnId, NodeId]] = {}
+        self._nodes: dict[NodeId, dict[ConnId, UserId]] = {}
+        self._leases: dict[NodeId, float] = {}
+        self._last_seen: dict[UserId, datetime] = {}
+        self._typing = Typing()
+
+    async def open(self) -> None:
+        """Nothing to open: the state lives as long as the object."""
+
+    async def close(self) -> None:
+        """Nothing to close: another server may go on with it."""
+
+    # --- rooms
+
+    async def decide(self, room_id: RoomId, member: MemberKey | None, rule: Rule[T]) -> T:
+        with self._lock:
+            self._reap()
+            of_room = self._standings.get(room_id, {})
+            standing = of_room.get(member) if member is not None else None
+            fresh = standing is None
+            if standing is None:
+                standing = Standing()
+            before = {c: s.node for c, s in standing.seats.items()}
+            room, result = rule(self._rooms.get(room_id), standing)
+            if member is not None:
+                if not standing.blank:
+                    if fresh:
+                        self._standings.setdefault(room_id, of_room)[member] = standing
+                elif not fresh:
+                    self._drop_standing(room_id, member)
+                self._index_seats(room_id, member, before, standing)
+            self._keep(room_id, room)
+            return result
+
+    def _index_seats(
+        self,
+        room_id: RoomId,
+        member: MemberKey,
+        before: dict[ConnId, NodeId],
+        standing: Standing,
+    ) -> None:
+        """Keep the index of who owns which seats in step with a standing."""
+        for conn_id, node in before.items():
+            if conn_id not in standing.seats:
+                self._unindex(node, room_id, conn_id)
+        for conn_id, seat in standing.seats.items():
+            if conn_id not in before:
+                self._seats.setdefault(seat.node, {})[room_id, conn_id] = member
+
+    def _unindex(self, node: NodeId, room_id: RoomId, conn_id: ConnId) -> None:
+        seats = self._seats.get(node, {})
+        seats.pop((room_id, conn_id), None)
+        if not seats:
+            self._seats.pop(node, None)
+
+    def _keep(self, room_id: RoomId, room: Room | None) -> None:
+        if room is None or not (room.seats or room.lasting):
+            self._rooms.pop(room_id, None)
+            self._standings.pop(room_id, None)
+        else:
+            self._rooms[room_id] = room
+
+    def _drop_standing(self, room_id: RoomId, member: MemberKey) -> None:
+        of_room = self._standings.get(room_id, {})
+        of_room.pop(member, None)
+        if not of_room:
+            self._standings.pop(room_id, None)
+
+    async def room(self, room_id: RoomId) -> Room | None:
+        with self._lock:
+            self._reap()
+            return copy.copy(self._rooms.get(room_id))
+
+    async def standings(self, room_id: RoomId) -> dict[MemberKey, Standing]:
+        with self._lock:
+            self._reap()
+            return self._seated(room_id)
+
+    def _seated(self, room_id: RoomId) -> dict[MemberKey, Standing]:
+        return {
+            key: copy.deepcopy(standing)
+            for key, standing in self._standings.get(room_id, {}).items()
+            if standing.seats
+        }
+
+    async def remove_room(self, room_id: RoomId) -> dict[MemberKey, Standing] | None:
+        with self._lock:
+            self._reap()
+            if self._rooms.pop(room_id, None) is None:
+                return None
+            seated = self._seated(room_id)
+            self._standings.pop(room_id, None)
+            for standing in seated.values():
+                for conn_id, seat in standing.seats.items():
+                    self._unindex(seat.node, room_id, conn_id)
+            return seated
+
+    async def rooms(self) -> list[RoomId]:
+        with self._lock:
+            self._reap()
+            return [room.id for room in self._rooms.values() if room.listed]
+
+    # --- presence
+
+    async def appear(self, node: NodeId, conn_id: ConnId, user_id: UserId, now: datetime) -> None:
+        with self._lock:
+            self._users.setdefault(user_id, {})[conn_id] = node
+            self._nodes.setdefault(node, {})[conn_id] = user_id
+            self._saw(user_id, now)
+
+    async def vanish(self, conn_id: ConnId, user_id: UserId, now: datetime) -> int:
+        with self._lock:
+            return self._vanish(conn_id, user_id, now)
+
+    def _vanish(self, conn_id: ConnId, user_id: UserId, now: datetime | None) -> int:
+        connections = self._users.get(user_id, {})
+        node = connections.pop(conn_id, None)
+        if node is not None:
+            of_node = self._nodes.get(node, {})
+            of_node.pop(conn_id, None)
+            if not of_node:
+                self._nodes.pop(node, None)
+            if now is not None:
+                self._saw(user_id, now)
+        if not connections:
+            self._users.pop(user_id, None)
+            self._typing.clear_user(user_id)
+        return len(connections)
+
+    def _saw(self, user_id: UserId, now: datetime) -> None:
+        self._last_seen.pop(user_id, None)
+        self._last_seen[user_id] = now
+        if len(self._last_seen) > LAST_SEEN:
+            del self._last_seen[next(iter(self._last_seen))]
+
+    async def connections_of(
+        self, user_ids: Sequence[UserId]
+    ) -> dict[UserId, dict[ConnId, NodeId]]:
+        with self._lock:
+            self._reap()
+            return {user: dict(self._users[user]) for user in user_ids if user in self._users}
+
+    async def presence(
+        self, user_ids: Sequence[UserId], now: datetime
+    ) -> dict[UserId, PresenceState]:
+        with self._lock:
+            self._reap()
+            return {user: self._presence(user, now) for user in user_ids}
+
+    def _presence(self, user_id: UserId, now: datetime) -> PresenceState:
+        connections = len(self._users.get(user_id, ()))
+        return PresenceState(
+            online=connections > 0,
+            connections=connections,
+            last_seen=now if connections else self._last_seen.get(user_id),
+            typing=self._typing.of(user_id, now),
+        )
+
+    async def set_typing(
+        self, user_id: UserId, room_id: RoomId, until: datetime | None, now: datetime
+    ) -> None:
+        with self._lock:
+            self._typing.due(now)
+            if until is None:
+                self._typing.clear(user_id, room_id)
+            else:
+                self._typing.set(user_id, room_id, until)
+
+    # --- leases
+
+    async def renew(self, node: NodeId, ttl: float) -> list[NodeId]:
+        with self._lock:
+            self._leases[node] = self._clock() + ttl
+            self._reap()
+            return list(self._leases)
+
+    async def release(self, node: NodeId, now: datetime) -> None:
+        with self._lock:
+            self._leases.pop(node, None)
+            self._forget(node, now)
+
+    def _reap(self) -> None:
+        """Take back what the nodes owned whose lease has lapsed."""
+        now = self._clock()
+        for node in [n for n, until in self._leases.items() if until <= now]:
+            del self._leases[node]
+            self._forget(node, None)
+
+    def _forget(self, node: NodeId, now: datetime | None) -> None:
+        for (room_id, conn_id), member in list(self._seats.get(node, {}).items()):
+            room = self._rooms[room_id]
+            standing = self._standings[room_id][member]
+            # The engine's own clean-up: an invite stays good for who was cut off.
+            seat = standing.seats.pop(conn_id)
+            room.seats -= 1
+            self._unindex(seat.node, room_id, conn_id)
+            if standing.blank:
+                self._drop_standing(room_id, member)
+            self._keep(room_id, room)
+        for conn_id, user_id in list(self._nodes.get(node, {}).items()):
+            self._vanish(conn_id, user_id, now)

@@ -1,0 +1,115 @@
+"""Who is still there: pings, silence, and deadlines, by one timer for all links.
+
+A link's next ping is due in one of many ticks; a tick looks only at the links that
+are due in it, and at the few that have a deadline of their own (a peer that does not
+read, a close that is under way). So the cost of a tick grows with neither.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from eyewall.application.ports import Clock, Timer
+from eyewall.domain.connection import HeartbeatConfig
+
+LONGEST_TICK = 1.0
+"""Seconds. Deadlines are kept to within a tick."""
+
+TICKS = 8
+"""Ticks in the shortest of the configured times."""
+
+SPREAD = (math.sqrt(5) - 1) / 2
+"""Multiples of it, modulo 1, fill the unit interval evenly however many there are."""
+
+
+class Pulse(Protocol):
+    """A link, as the heartbeat sees it."""
+
+    last_seen: float
+    due: int
+    """The tick in which the heartbeat looks at it next; its own note."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether the peer is being read, so that its silence means something."""
+
+    def ping(self) -> bool:
+        """Ask for a sign of life; False if that ended the link."""
+
+    def fall_silent(self) -> None:
+        """Nothing came for ``pong_timeout``."""
+
+    def check(self, now: float) -> bool:
+        """Act on a deadline that has passed; False when there is none to watch."""
+
+
+class Heartbeat:
+    """Pings every link, and ends those that have gone silent or are overdue."""
+
+    def __init__(self, clock: Clock, config: HeartbeatConfig) -> None:
+        self._clock = clock
+        self.write_wait = float(config.write_wait)  # type: ignore[arg-type]
+        self._timeout = float(config.pong_timeout)  # type: ignore[arg-type]
+        # At least two pings in the time after which silence counts.
+        self._interval = min(float(config.interval), self._timeout / 2)  # type: ignore[arg-type]
+        self._tick = min(LONGEST_TICK, min(self._interval, self.write_wait) / TICKS)
+        self._wheel: dict[int, set[Pulse]] = {}
+        self._last = 0
+        self._deadlines: set[Pulse] = set()
+        self._placed = 0
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        self._last = int(self._clock.now() / self._tick)
+        self._timer = self._clock.call_later(self._tick, self._turn)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wheel.clear()
+        self._deadlines.clear()
+
+    def add(self, link: Pulse) -> None:
+        """Ping ``link`` from now on, the first time at some moment of the first interval."""
+        self._placed += 1
+        share = self._placed * SPREAD % 1.0
+        self._place(link, self._clock.now() + self._interval * share)
+
+    def remove(self, link: Pulse) -> None:
+        self._deadlines.discard(link)
+        due = self._wheel.get(link.due)
+        if due is not None:
+            due.discard(link)
+
+    def attend(self, link: Pulse) -> None:
+        """Have ``link`` check its deadline every tick, until it has none."""
+        self._deadlines.add(link)
+
+    def _place(self, link: Pulse, when: float) -> None:
+        link.due = max(math.ceil(when / self._tick), self._last + 1)
+        self._wheel.setdefault(link.due, set()).add(link)
+
+    def _turn(self) -> None:
+        now = self._clock.now()
+        self._timer = self._clock.call_later(self._tick, self._turn)
+        for link in list(self._deadlines):
+            if not link.check(now):
+                self._deadlines.discard(link)
+        reached = int(now / self._tick)
+        while self._last < reached:
+            self._last += 1
+            for link in self._wheel.pop(self._last, ()):
+                self._look_at(link, now)
+
+    def _look_at(self, link: Pulse, now: float) -> None:
+        silent = now - link.last_seen
+        if link.listening:
+            if silent >= self._timeout:
+                link.fall_silent()
+                return
+            if link.ping():
+                self._place(link, min(now + self._interval, link.last_seen + self._timeout))
+        else:
+            self._place(link, now + self._interval)

@@ -1,0 +1,56 @@
+"""Whose address counts, when there are proxies in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+
+
+class TrustedProxies:
+    """The proxies whose ``X-Forwarded-For`` is believed: addresses or networks.
+
+    Raises ``ValueError`` for what is neither.
+    """
+
+    def __init__(self, trusted: Sequence[str] = ()) -> None:
+        if isinstance(trusted, str):
+            raise ValueError("trusted_proxies must be a list of addresses, not one string")
+        self._networks = [ip_network(text, strict=False) for text in trusted]
+
+    def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
+        """Return the client's address: the nearest that no trusted proxy stands for.
+
+        ``peer`` is who connected to us, ``forwarded`` the values of the header, each a
+        list with the farthest first. Every proxy appends whom it heard from, so only
+        what trusted ones wrote, at the end, is to be believed.
+        """
+        nearest = _parse(peer or "")
+        if nearest is None:
+            return None
+        hops = [_parse(hop) for value in forwarded for hop in value.split(",")]
+        while hops and self._trusts(nearest):
+            hop = hops.pop()
+            if hop is None:
+                break
+            nearest = hop
+        return str(nearest)
+
+    def _trusts(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def _parse(text: str) -> Address | None:
+    """Return an address, without the port that some proxies add; None for anything else."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

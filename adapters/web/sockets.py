@@ -1,0 +1,93 @@
+"""The WebSocket side of one node, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from eyewall.adapters.web.flush import Flush
+from eyewall.adapters.web.handshake import Door, SocketHandler
+from eyewall.adapters.web.node import Node
+from eyewall.adapters.web.origin import OriginRule, Origins
+from eyewall.adapters.web.poller import Source
+from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.application.ports import Clock, Codec, Intake, Logger
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.outbox import QueueConfig
+
+
+class Sockets:
+    """Lets connections in, reads them, writes to them, sees them out.
+
+    ``intake`` is set before ``start``. May be started again after ``stop``.
+    The first of ``codecs`` serves clients that name no subprotocol.
+    """
+
+    def __init__(
+        self,
+        *,
+        codecs: Sequence[Codec],
+        clock: Clock,
+        logger: Logger,
+        queue: QueueConfig,
+        heartbeat: HeartbeatConfig,
+        max_message_size: int,
+        handshake_timeout: float,
+        check_origin: OriginRule = None,
+        trusted_proxies: Sequence[str] = (),
+        batch_budget: int = 512,
+        source: Source | None = None,
+    ) -> None:
+        self._node = Node(
+            clock=clock,
+            logger=logger,
+            queue=queue,
+            heartbeat=heartbeat,
+            max_message_size=max_message_size,
+            batch_budget=batch_budget,
+            source=source,
+        )
+        self._door = Door.of(
+            self._node,
+            codecs,
+            Origins(check_origin),
+            TrustedProxies(trusted_proxies),
+            handshake_timeout,
+        )
+
+    @property
+    def intake(self) -> Intake:
+        """What the connections are told to."""
+        return self._node.intake
+
+    @intake.setter
+    def intake(self, intake: Intake) -> None:
+        self._node.intake = intake
+
+    @property
+    def outbound(self) -> Flush:
+        return self._node.flush
+
+    def __len__(self) -> int:
+        return len(self._node.links)
+
+    def routes(self, path: str = "/ws") -> list[Any]:
+        """Return rules for a Tornado application."""
+        return [(path, SocketHandler, {"door": self._door})]
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+        self._node.start()
+
+    async def stop(self, within: float) -> None:
+        """See out the connections, which the application has closed, and end.
+
+        What is not gone ``within`` seconds is cut off.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self._node.empty()
+        except TimeoutError:
+            pass
+        self._node.stop()

@@ -1,0 +1,333 @@
+"""The other nodes: what is cast to them, what they are asked, who of them is alive.
+
+Rules of this file:
+
+1. A node hears its own channel, the one for all, and those of rooms that it has.
+2. What comes from the bus is never published again.
+3. A question has a deadline; a node that does not answer in time is ``Silent``, which
+   says nothing about what it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from itertools import count
+from typing import Any
+
+from eyewall.application.packets import BadPacket, Packet, unpack
+from eyewall.application.ports import (
+    Clock,
+    CountsListeners,
+    Logger,
+    PubSub,
+    StateStore,
+    Subscription,
+    Timer,
+)
+from eyewall.application.stats import Stats
+from eyewall.application.tasks import Tasks
+from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
+from eyewall.domain.identity import NodeId, RoomId
+
+Caster = Callable[[dict[str, Any], bytes], None]
+"""Takes in what another node cast: header and payload. Never waits."""
+Answerer = Callable[[dict[str, Any], bytes], Awaitable[Any]]
+"""Answers another node's question; the result travels as JSON."""
+
+MOST_QUESTIONS = 10_000
+"""Questions of other nodes that may be in work at a time; more are refused."""
+CALL_TIMEOUT = 5.0
+"""Seconds for a question that waits for no client."""
+_CALL, _REPLY = "call", "reply"
+
+
+class Silent(Unavailable):
+    """A node did not answer in time."""
+
+
+class _Channel:
+    """One subscription, shared by all that need it."""
+
+    __slots__ = ("ready", "users")
+
+    def __init__(self, ready: asyncio.Task[Subscription]) -> None:
+        self.ready = ready
+        self.users = 0
+
+
+class Cluster:
+    """This node's line to the others."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        prefix: str,
+        bus: PubSub,
+        state: StateStore,
+        clock: Clock,
+        logger: Logger,
+        stats: Stats,
+        lease: float,
+        max_payload: int,
+    ) -> None:
+        self.node = node
+        self._prefix = prefix
+        self._bus = bus
+        self._counts = bus if isinstance(bus, CountsListeners) else None
+        self._state = state
+        self._clock = clock
+        self._logger = logger
+        self._stats = stats
+        self._lease = lease
+        self._max_payload = max_payload
+        self._casters: dict[str, Caster] = {}
+        self._answerers: dict[str, Answerer] = {}
+        self._channels: dict[str, _Channel] = {}
+        self._questions: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = count(1)
+        self._tasks = Tasks(logger)
+        self._timer: Timer | None = None
+        self._running = False
+        self.bad_packets = 0
+        """What came from the bus and was no packet of ours."""
+
+    # --- what is heard
+
+    def on_cast(self, kind: str, take: Caster) -> None:
+        self._casters[kind] = take
+
+    def on_call(self, kind: str, answer: Answerer) -> None:
+        self._answerers[kind] = answer
+
+    # --- life
+
+    async def start(self) -> None:
+        """Take the lease, and hear the node's channels."""
+        self._running = True
+        await self._state.renew(self.node, self._lease)
+        await self._acquire(self._of_node(self.node))
+        await self._acquire(self._all)
+        self._arm()
+
+    async def stop(self) -> None:
+        """Give back what the node owns, and hear nothing more."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self._tasks.close()
+        for name in list(self._channels):
+            await self._close(self._channels.pop(name))
+        for future in self._questions.values():
+            if not future.done():
+                future.set_exception(Silent("the node is shutting down"))
+        self._questions.clear()
+        try:
+            await self._state.release(self.node, self._clock.wall())
+        except Unavailable as error:
+            self._logger.warning("release_failed", error=str(error))
+
+    def _arm(self) -> None:
+        """Renew the lease three times in its life: two renewals may fail."""
+        self._timer = self._clock.call_later(self._lease / 3, self._renew_soon)
+
+    def _renew_soon(self) -> None:
+        self._spawn(self._renew())
+        self._arm()
+
+    async def _renew(self) -> None:
+        try:
+            await self._state.renew(self.node, self._lease)
+        except Unavailable as error:
+            self._logger.warning("lease_not_renewed", error=str(error))
+
+    # --- channels
+
+    @property
+    def _all(self) -> str:
+        return f"{self._prefix}:all"
+
+    def _of_node(self, node: str) -> str:
+        return f"{self._prefix}:node:{node}"
+
+    def _of_room(self, room_id: str) -> str:
+        return f"{self._prefix}:room:{room_id}"
+
+    async def hear_room(self, room_id: RoomId) -> None:
+        """Subscribe to the room; returns when what is published now arrives here."""
+        await self._acquire(self._of_room(room_id))
+
+    def leave_room(self, room_id: RoomId) -> None:
+        """Give one ``hear_room`` back; the last one ends the subscription."""
+        name = self._of_room(room_id)
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        channel.users -= 1
+        if not channel.users:
+            del self._channels[name]
+            self._spawn(self._close(channel))
+
+    async def _acquire(self, name: str) -> None:
+        channel = self._channels.get(name)
+        if channel is None:
+            subscribing = asyncio.ensure_future(self._subscribe(name))
+            channel = self._channels[name] = _Channel(subscribing)
+        channel.users += 1
+        if channel.ready.done() and channel.ready.exception() is None:
+            return
+        try:
+            await asyncio.shield(channel.ready)
+        except BaseException:
+            channel.users -= 1
+            if not channel.users and self._channels.get(name) is channel:
+                del self._channels[name]
+                self._spawn(self._close(channel))
+            raise
+
+    async def _subscribe(self, name: str) -> Subscription:
+        subscription = self._bus.subscribe(name, self._heard)
+        return await subscription if inspect.isawaitable(subscription) else subscription
+
+    async def _close(self, channel: _Channel) -> None:
+        try:
+            subscription = await channel.ready
+            result = subscription.close()
+            if inspect.isawaitable(result):
+                await result
+        except EyewallError as error:
+            self._logger.warning("unsubscribe_failed", error=str(error))
+
+    # --- telling
+
+    async def cast_all(self, kind: str, header: Mapping[str, Any], payload: bytes = b"") -> None:
+        await self._cast(self._all, kind, header, payload)
+
+    async def cast_room(
+        self, room_id: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
+    ) -> None:
+        await self._cast(self._of_room(room_id), kind, header, payload)
+
+    async def cast_node(
+        self, node: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
+    ) -> None:
+        await self._cast(self._of_node(node), kind, header, payload)
+
+    async def _cast(
+        self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
+    ) -> None:
+        if self._counts is not None:
+            # A bus in memory knows that nobody else listens: nothing to pack then.
+            own = 1 if channel in self._channels else 0
+            if self._counts.listeners(channel) <= own:
+                return
+        packet = Packet(self.node, kind, dict(header), payload)
+        published = self._bus.publish(channel, packet.pack())
+        if inspect.isawaitable(published):
+            await published
+        self._stats.metrics.published(1)
+
+    # --- asking
+
+    async def call(
+        self,
+        node: str,
+        kind: str,
+        header: Mapping[str, Any],
+        payload: bytes = b"",
+        *,
+        timeout: float = CALL_TIMEOUT,
+    ) -> Any:
+        """Ask another node; returns its answer, raises what it refused with.
+
+        Raises ``Silent`` when it does not answer within ``timeout`` seconds.
+        """
+        number = next(self._numbers)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions[number] = future
+        timer = self._clock.call_later(timeout, lambda: _silence(future, node))
+        try:
+            asked = {"id": number, "op": kind, "args": dict(header)}
+            await self._cast(self._of_node(node), _CALL, asked, payload)
+            return await future
+        finally:
+            timer.cancel()
+            self._questions.pop(number, None)
+
+    async def is_alive(self, node: str) -> bool:
+        """Whether the node holds its lease."""
+        return node in await self._state.renew(self.node, self._lease)
+
+    async def others(self) -> list[NodeId]:
+        """The nodes that hold their lease, without this one."""
+        alive = await self._state.renew(self.node, self._lease)
+        return [node for node in alive if node != self.node]
+
+    # --- hearing
+
+    def _heard(self, data: bytes) -> None:
+        """Take in a packet. Never raises: the bus is a trust boundary."""
+        try:
+            packet = unpack(data, max_payload=self._max_payload)
+            if packet.node == self.node or not self._running:
+                return
+            self._stats.metrics.consumed(1)
+            if packet.kind == _CALL:
+                self._questioned(packet)
+            elif packet.kind == _REPLY:
+                self._replied(packet)
+            elif (take := self._casters.get(packet.kind)) is not None:
+                take(packet.header, packet.payload)
+            else:
+                raise BadPacket(f"unknown kind {packet.kind!r:.40}")
+        except BadPacket as error:
+            self.bad_packets += 1
+            self._logger.warning("bad_packet", error=str(error))
+        except Exception as error:
+            self.bad_packets += 1
+            self._logger.error("packet_failed", error=repr(error), exc_info=error)
+
+    def _questioned(self, packet: Packet) -> None:
+        header = packet.header
+        answer = self._answerers.get(header["op"])
+        if answer is None or len(self._tasks) >= MOST_QUESTIONS:
+            raise BadPacket(f"can't answer {header['op']!r:.40}")
+        self._spawn(self._answer(packet, answer))
+
+    async def _answer(self, packet: Packet, answer: Answerer) -> None:
+        reply: dict[str, Any] = {"id": packet.header["id"]}
+        try:
+            reply["result"] = await answer(packet.header["args"], packet.payload)
+        except (Refused, Unavailable) as error:
+            reply["error"] = {"code": code_of(error), "text": str(error), **error.details()}
+        except Exception as error:
+            self._logger.error("answer_failed", error=repr(error), exc_info=error)
+            reply["error"] = {"code": "unavailable", "text": "the other node failed"}
+        await self._cast(self._of_node(packet.node), _REPLY, reply, b"")
+
+    def _replied(self, packet: Packet) -> None:
+        future = self._questions.get(packet.header["id"])
+        if future is None or future.done():
+            return  # too late: nobody waits any more
+        error = packet.header.get("error")
+        if error is None:
+            future.set_result(packet.header.get("result"))
+        else:
+            future.set_exception(from_code(error["code"], error["text"], error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.spawn(self._quietly(work))
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except EyewallError as error:
+            self._logger.warning("cluster_task_failed", error=str(error))
+
+
+def _silence(future: asyncio.Future[Any], node: str) -> None:
+    if not future.done():
+        future.set_exception(Silent(f"node {node} did not answer in time"))

@@ -1,0 +1,298 @@
+"""The connections of this node: how one begins, what is known of it, how it ends.
+
+Rules of this file:
+
+1. A connection ends when its close is decided, not when the socket is gone: in one
+   step it is out of the registry, the rooms' audiences and the pending acks.
+2. Whatever ends it goes through ``end``, once. Hooks come in pairs: who was told of
+   the connect is told of the disconnect, after it.
+3. A place in the limits is taken before anything waits, and given back once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from eyewall.application.hooks import Event, Hooks
+from eyewall.application.ports import Audience, Clock, Link, Logger, Outbound, Reservation
+from eyewall.application.stats import Stats
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.errors import Overloaded, ShuttingDown
+from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
+from eyewall.domain.repeats import Repeats
+from eyewall.domain.room import RoomRole
+from eyewall.domain.roster import Roster
+
+if TYPE_CHECKING:
+    from eyewall.application.send import Sender
+
+_NO_ROOMS: dict[RoomId, RoomRole] = {}
+
+
+class Connection:
+    """One client's connection, as handlers and hooks see it."""
+
+    __slots__ = (
+        "_connected_at",
+        "_repeats",
+        "_user_data",
+        "connections",
+        "id",
+        "is_open",
+        "link",
+        "meta",
+        "moving_from",
+        "opened",
+        "reservation",
+        "roles",
+        "session",
+    )
+
+    def __init__(
+        self,
+        conn_id: ConnId,
+        link: Link,
+        meta: ConnMeta,
+        connections: Connections,
+        reservation: Reservation,
+        session: str | None,
+    ) -> None:
+        self.id = conn_id
+        self.link = link
+        self.meta = meta
+        self.connections = connections
+        self.reservation: Reservation | None = reservation
+        self.session = session
+        """The session's unguessable name; None for a client without a subprotocol."""
+        self.is_open = True
+        self.opened: asyncio.Future[None] | None = None
+        """Pending while the ``on_connect`` hooks run."""
+        self.moving_from: str | None = None
+        """Whose seats it still has, while it is becoming another user's."""
+        self.roles = _NO_ROOMS
+        """The role in each room that it is in."""
+        self._connected_at = connections.clock.wall().timestamp()
+        self._user_data: dict[str, Any] | None = None
+        self._repeats: Repeats | None = None
+
+    @property
+    def user_id(self) -> UserId | None:
+        return self.meta.user_id
+
+    @property
+    def connected_at(self) -> datetime:
+        return datetime.fromtimestamp(self._connected_at, self.connections.clock.wall().tzinfo)
+
+    @property
+    def last_activity(self) -> datetime:
+        """When anything last came from the client, a pong included."""
+        clock = self.connections.clock
+        return clock.wall() - timedelta(seconds=max(0.0, clock.now() - self.link.last_seen))
+
+    @property
+    def user_data(self) -> dict[str, Any]:
+        """The application's own notes on the connection. Gone with it."""
+        if self._user_data is None:
+            self._user_data = {}
+        return self._user_data
+
+    @property
+    def rooms(self) -> frozenset[RoomId]:
+        """The rooms that it is in; for hooks of the disconnect, was in."""
+        return frozenset(self.roles)
+
+    @property
+    def repeats(self) -> Repeats | None:
+        """The answers to remember; None where no session was negotiated."""
+        if self.session is not None and self._repeats is None:
+            self._repeats = Repeats()
+        return self._repeats
+
+    async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
+        """Send a message to this connection.
+
+        Raises ``ConnectionClosed`` when it is gone and ``QueueFull`` when its queue
+        did not take the message.
+        """
+        await self.connections.sender.send(self, topic, event, data)
+
+    async def send_raw(self, data: str | bytes) -> None:
+        """Send one text (``str``) or binary (``bytes``) frame as it is."""
+        await self.connections.sender.send_raw(self, data)
+
+    async def close(self, reason: DisconnectReason | str = DisconnectReason.NORMAL) -> None:
+        """End the connection; what is queued is written before the close frame."""
+        self.connections.end(self, DisconnectReason(reason))
+
+    def enter(self, room_id: RoomId, role: RoomRole) -> None:
+        if self.roles is _NO_ROOMS:
+            self.roles = {}
+        self.roles[room_id] = role
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} user={self.user_id!r} open={self.is_open}>"
+
+
+class _Place:
+    """Implements ``Reservation``: one connection's place in the node's limits."""
+
+    __slots__ = ("_ip", "_owner")
+
+    def __init__(self, owner: Connections, ip: str | None) -> None:
+        self._owner: Connections | None = owner
+        self._ip = ip
+
+    def release(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.give_back(self._ip)
+
+
+class Connections:
+    """The registry of this node's connections, with its indexes and limits."""
+
+    def __init__(
+        self,
+        *,
+        outbound: Outbound,
+        clock: Clock,
+        hooks: Hooks,
+        stats: Stats,
+        logger: Logger,
+        max_connections: int | None = None,
+        max_per_address: int | None = None,
+    ) -> None:
+        self.clock = clock
+        self.sender: Sender
+        """Set when the node is put together; the sender needs the registry too."""
+        self.hooks = hooks
+        self.everyone: Audience = outbound.audience()
+        self.roster = Roster()
+        self.draining = False
+        self._stats = stats
+        self._logger = logger
+        self._max = max_connections
+        self._max_per_address = max_per_address
+        self._reserved = 0
+        self._by_address: dict[str, int] = {}
+        self._by_id: dict[ConnId, Connection] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._on_end: list[Callable[[Connection, DisconnectReason], None]] = []
+        self._after_end: Callable[[Connection], Any] | None = None
+
+    # --- limits
+
+    def reserve(self, ip: str | None) -> Reservation:
+        """Take a place for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
+        if self.draining:
+            raise ShuttingDown("the node is draining")
+        if self._max is not None and self._reserved >= self._max:
+            raise Overloaded("the node has all the connections it may have")
+        here = self._by_address.get(ip, 0) if ip else 0
+        if self._max_per_address is not None and here >= self._max_per_address:
+            raise Overloaded("the address has all the connections it may have")
+        self._reserved += 1
+        if ip:
+            self._by_address[ip] = here + 1
+        return _Place(self, ip)
+
+    def give_back(self, ip: str | None) -> None:
+        self._reserved -= 1
+        if ip:
+            left = self._by_address[ip] - 1
+            if left:
+                self._by_address[ip] = left
+            else:
+                del self._by_address[ip]
+
+    # --- the registry
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._by_id.values()))
+
+    def get(self, conn_id: str) -> Connection | None:
+        return self._by_id.get(ConnId(conn_id))
+
+    def ids(self) -> list[ConnId]:
+        return list(self._by_id)
+
+    def of_user(self, user_id: str) -> list[Connection]:
+        return [self._by_id[c] for c in self.roster.of_user(UserId(user_id))]
+
+    def add(self, conn: Connection) -> None:
+        conn.link.owner = conn
+        self._by_id[conn.id] = conn
+        self.roster.add(conn.id, conn.meta)
+        self.everyone.add(conn.link)
+        self._stats.metrics.connected()
+
+    def set_meta(self, conn: Connection, changes: dict[str, Any]) -> ConnMeta:
+        """Merge ``changes`` into what is known; moves every index."""
+        conn.meta = replace(conn.meta, **changes)
+        self.roster.change(conn.id, conn.meta)
+        return conn.meta
+
+    # --- the end
+
+    def on_end(self, step: Callable[[Connection, DisconnectReason], None]) -> None:
+        """Have ``step`` run, without waiting, when a connection's end is decided."""
+        self._on_end.append(step)
+
+    def after_end(self, step: Callable[[Connection], Any]) -> None:
+        """Have ``step`` awaited before the disconnect hooks: it leaves the cluster."""
+        self._after_end = step
+
+    def end(
+        self,
+        conn: Connection,
+        reason: DisconnectReason,
+        *,
+        close_link: bool = True,
+        announced: bool = True,
+    ) -> bool:
+        """Decide the end of a connection; False if that was decided before.
+
+        ``close_link`` False: the link has ended, or is ending, by itself.
+        ``announced`` False: no hook has heard of the connection, so none will.
+        """
+        if not conn.is_open:
+            return False
+        conn.is_open = False
+        self._by_id.pop(conn.id, None)
+        self.roster.remove(conn.id)
+        self.everyone.discard(conn.link)
+        for step in self._on_end:
+            step(conn, reason)
+        if close_link:
+            conn.link.close(reason)
+        if conn.reservation is not None:
+            conn.reservation.release()
+            conn.reservation = None
+        self._stats.metrics.disconnected(reason)
+        task = asyncio.get_running_loop().create_task(self._finish(conn, reason, announced))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return True
+
+    async def _finish(self, conn: Connection, reason: DisconnectReason, announced: bool) -> None:
+        try:
+            if conn.opened is not None:
+                await asyncio.wait([conn.opened])
+            if self._after_end is not None:
+                await self._after_end(conn)
+        except Exception as error:  # noqa: BLE001  (the hooks must run whatever failed)
+            self._logger.error("leaving_failed", conn_id=conn.id, error=repr(error))
+        if announced:
+            await self.hooks.tell(Event.DISCONNECT, conn, reason)
+
+    async def settled(self) -> None:
+        """Return when the ends decided so far are done, hooks included."""
+        while self._ending:
+            await asyncio.wait(list(self._ending))

@@ -1,0 +1,85 @@
+"""What a handler gets beside the message: who sent it, and how to answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eyewall.application.connections import Connection
+from eyewall.domain.envelope import Envelope, Message
+from eyewall.domain.identity import ConnMeta, UserId
+from eyewall.domain.report import DeliveryReport, SendOptions
+
+if TYPE_CHECKING:
+    from eyewall.application.hub import Hub
+
+T = TypeVar("T")
+
+
+class Context:
+    """One message being handled. Who sent it comes from the connection."""
+
+    __slots__ = ("_loop", "_state", "conn", "hub", "message", "route")
+
+    def __init__(
+        self,
+        hub: Hub,
+        conn: Connection,
+        message: Envelope,
+        route: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.hub = hub
+        self.conn = conn
+        self.message = message
+        self.route = route
+        """The pattern that matched: bounded in number, so fit for labels."""
+        self._loop = loop
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def user_id(self) -> UserId | None:
+        return self.conn.meta.user_id
+
+    @property
+    def meta(self) -> ConnMeta:
+        return self.conn.meta
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What middleware passes on to the handler."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
+        """Send a message to the connection that sent this one.
+
+        Raises ``ConnectionClosed`` or ``QueueFull``.
+        """
+        await self.conn.send(topic, event, data)
+
+    async def send_message(
+        self, message: Message, options: SendOptions | None = None
+    ) -> DeliveryReport:
+        """Send a message to this connection with delivery options; see the report."""
+        return await self.hub.deliver(self.conn.id, message, options)
+
+    async def reply(self, data: Any = None) -> None:
+        """Send an answer: topic and ``ref`` are the request's.
+
+        Raises ``ConnectionClosed`` or ``QueueFull``.
+        """
+        await self.hub.reply(self.conn, self.message, data)
+
+    def from_thread(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """From a plain handler's thread, run ``await fn(*args)`` on the loop.
+
+        Blocks the thread; returns the result or raises.
+        """
+
+        async def run() -> T:
+            return await fn(*args)
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()

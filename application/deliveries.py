@@ -1,0 +1,295 @@
+"""Messages that wait for an ack: one state table each, one timer structure for all.
+
+The domain's ``Delivery`` decides; here its actions are carried out and what happened
+is told to it. Each delivery belongs to one message and one connection: an ack counts
+only from the connection that the message went to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from eyewall.application.connections import Connection
+from eyewall.application.deadlines import Deadline, Deadlines
+from eyewall.application.frames import Frame
+from eyewall.application.ports import Clock
+from eyewall.application.send import TAKEN, Sender
+from eyewall.application.stats import Stats
+from eyewall.domain.delivery import Action, Delivery, Event, Plan, Send, Settle, State, WaitUntil
+from eyewall.domain.envelope import Envelope
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    Misuse,
+    Nacked,
+    QueueFull,
+)
+from eyewall.domain.identity import ConnId
+from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason, PendingAck
+
+MAX_PENDING = 1024
+"""Messages that may wait for an ack from one connection: a client that never acks
+costs at most so many entries."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of an acknowledged message to one connection."""
+
+    conn_id: ConnId
+    delivered: bool
+    attempts: int
+    reason: FailureReason | None = None
+    error: EyewallError | None = None
+    result: Any = None
+    """What the client put beside ``status``."""
+    seconds: float = 0.0
+
+    def report(self) -> DeliveryReport:
+        if self.delivered:
+            return DeliveryReport(self.conn_id, DeliveryStatus.OK, None, self.attempts)
+        dropped = self.reason in (FailureReason.QUEUE_FULL, FailureReason.PENDING_FULL)
+        status = DeliveryStatus.DROPPED if dropped else DeliveryStatus.FAILED
+        return DeliveryReport(self.conn_id, status, self.error, self.attempts)
+
+
+class _Waiting:
+    """One message that is on its way to one connection."""
+
+    __slots__ = (
+        "conn",
+        "deadline",
+        "delivery",
+        "done",
+        "frame",
+        "nack",
+        "result",
+        "since",
+        "until",
+    )
+
+    def __init__(
+        self,
+        conn: Connection,
+        frame: Frame,
+        delivery: Delivery,
+        since: float,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        self.conn = conn
+        self.frame = frame
+        self.delivery = delivery
+        self.since = since
+        self.until = since
+        self.deadline: Deadline | None = None
+        self.done = done
+        self.nack = ""
+        self.result: Any = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Collects the outcomes of many deliveries into one future."""
+
+    left: int
+    future: asyncio.Future[list[Outcome]]
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.left -= 1
+        if not self.left and not self.future.done():
+            self.future.set_result(self.outcomes)
+
+
+class Deliveries:
+    """All messages of this node that wait for an ack."""
+
+    def __init__(self, *, sender: Sender, clock: Clock, stats: Stats) -> None:
+        self._sender = sender
+        self._clock = clock
+        self._stats = stats
+        self._deadlines = Deadlines(clock)
+        self._waiting: dict[ConnId, dict[str, _Waiting]] = {}
+        self._quiet = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(len(of_conn) for of_conn in self._waiting.values())
+
+    # --- out
+
+    async def deliver(self, conns: Iterable[Connection], frame: Frame, plan: Plan) -> list[Outcome]:
+        """Send ``frame`` to all of ``conns`` and wait for all of them at the same time.
+
+        The envelope of ``frame`` asks for an ack and has an id. Failures are in the
+        outcomes; nobody has been told of them yet.
+        """
+        targets = list(conns)
+        if not targets:
+            return []
+        await self._sender.ready()
+        batch = _Batch(len(targets), asyncio.get_running_loop().create_future())
+        for conn in targets:
+            self._start(conn, frame, plan, batch.add)
+        try:
+            return await batch.future
+        except asyncio.CancelledError:
+            # Nobody waits any longer: a deadline may have ended the caller.
+            for conn in targets:
+                self._forget(conn.id, _id(frame))
+            raise
+
+    def _start(
+        self, conn: Connection, frame: Frame, plan: Plan, done: Callable[[Outcome], None]
+    ) -> None:
+        message_id = _id(frame)
+        of_conn = self._waiting.get(conn.id, {})
+        if not conn.is_open:
+            done(
+                _refused(conn, FailureReason.CONN_CLOSED, ConnectionClosed(f"{conn.id} is closed"))
+            )
+        elif message_id in of_conn:
+            error: EyewallError = Misuse(
+                f"a message with the id {message_id} is on its way already"
+            )
+            done(_refused(conn, FailureReason.UNKNOWN, error))
+        elif len(of_conn) >= MAX_PENDING:
+            error = QueueFull(f"{MAX_PENDING} messages wait for an ack of {conn.id}")
+            self._stats.dropped(FailureReason.PENDING_FULL.value)
+            done(_refused(conn, FailureReason.PENDING_FULL, error))
+        else:
+            waiting = _Waiting(conn, frame, Delivery(plan), self._clock.now(), done)
+            self._waiting.setdefault(conn.id, of_conn)[message_id] = waiting
+            self._send(waiting)
+
+    def _send(self, waiting: _Waiting) -> None:
+        offer = self._sender.to_link(waiting.conn.link, waiting.frame)
+        if waiting.delivery.is_settled:
+            return  # the overflow has ended the connection, and that settled it
+        self._tell(waiting, Event.WRITTEN if offer in TAKEN else Event.REFUSED)
+
+    # --- what happened
+
+    def answered(self, conn: Connection, ack: Envelope) -> None:
+        """Take in an ack or nack from a client (protocol.md, "Replies")."""
+        try:
+            data = ack.data if isinstance(ack.data, dict) else {}
+        except EyewallError:
+            data = {}
+        message_id = data.get("message_id", ack.ref)
+        waiting = (
+            self._waiting.get(conn.id, {}).get(message_id) if isinstance(message_id, str) else None
+        )
+        if waiting is None:
+            self._stats.stray_acks += 1
+            return
+        if data.get("status", "ok") == "ok":
+            waiting.result = data.get("result")
+            self._tell(waiting, Event.ACKED)
+        else:
+            waiting.nack = str(data.get("error", ""))[:1000]
+            self._tell(waiting, Event.NACKED)
+
+    def lost(self, conn: Connection) -> None:
+        """The connection has ended: what waits for it is settled at once."""
+        for waiting in list(self._waiting.get(conn.id, {}).values()):
+            self._tell(waiting, Event.LOST)
+
+    def pending(self, conn_id: ConnId) -> list[PendingAck]:
+        """What waits for an ack of the connection, oldest first."""
+        wall, now = self._clock.wall(), self._clock.now()
+        return [
+            PendingAck(
+                message=waiting.frame.message,  # type: ignore[arg-type]
+                conn_id=conn_id,
+                attempt=waiting.delivery.attempt,
+                since=wall - timedelta(seconds=now - waiting.since),
+                deadline=wall + timedelta(seconds=waiting.until - now),
+            )
+            for waiting in self._waiting.get(conn_id, {}).values()
+        ]
+
+    async def settled(self) -> None:
+        """Return when nothing waits for an ack any more."""
+        while self._waiting:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    def close(self) -> None:
+        """Settle everything as lost, and end the timer."""
+        for of_conn in list(self._waiting.values()):
+            for waiting in list(of_conn.values()):
+                self._tell(waiting, Event.LOST)
+        self._deadlines.close()
+
+    # --- the table's actions
+
+    def _tell(self, waiting: _Waiting, event: Event) -> None:
+        action: Action = waiting.delivery.on(event, self._clock.now())
+        if waiting.deadline is not None:
+            waiting.deadline.cancel()
+            waiting.deadline = None
+        match action:
+            case WaitUntil(when):
+                waiting.until = when
+                waiting.deadline = self._deadlines.at(when, lambda: self._due(waiting))
+            case Send():
+                self._send(waiting)
+            case Settle(delivered, reason):
+                self._settle(waiting, delivered, reason)
+
+    def _due(self, waiting: _Waiting) -> None:
+        waiting.deadline = None
+        backing_off = waiting.delivery.state is State.BACKING_OFF
+        self._tell(waiting, Event.DUE if backing_off else Event.EXPIRED)
+
+    def _settle(self, waiting: _Waiting, delivered: bool, reason: FailureReason | None) -> None:
+        conn = waiting.conn
+        self._forget(conn.id, _id(waiting.frame))
+        took = self._clock.now() - waiting.since
+        self._stats.metrics.acked("ok" if delivered else str(reason), took)
+        error = None if reason is None else _error(reason, conn, waiting.nack)
+        waiting.done(
+            Outcome(
+                conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
+            )
+        )
+
+    def _forget(self, conn_id: ConnId, message_id: str) -> None:
+        of_conn = self._waiting.get(conn_id)
+        if of_conn is None:
+            return
+        waiting = of_conn.pop(message_id, None)
+        if waiting is not None and waiting.deadline is not None:
+            waiting.deadline.cancel()
+        if not of_conn:
+            del self._waiting[conn_id]
+        if not self._waiting:
+            self._quiet.set()
+
+
+def _id(frame: Frame) -> str:
+    assert frame.envelope is not None
+    assert frame.envelope.id is not None
+    return frame.envelope.id
+
+
+def _refused(conn: Connection, reason: FailureReason, error: EyewallError) -> Outcome:
+    return Outcome(conn.id, delivered=False, attempts=1, reason=reason, error=error)
+
+
+def _error(reason: FailureReason, conn: Connection, nack: str) -> EyewallError:
+    match reason:
+        case FailureReason.NACKED:
+            return Nacked(nack)
+        case FailureReason.CONN_CLOSED:
+            return ConnectionClosed(f"{conn.id} closed before it answered")
+        case FailureReason.QUEUE_FULL:
+            return QueueFull(f"the queue of {conn.id} is full")
+        case _:
+            return AckTimeout(f"{conn.id} did not acknowledge in time")

@@ -1,0 +1,82 @@
+"""Shutting down: a written order under one deadline (guarantees.md, "Shutdown").
+
+Order is the whole point: stop accepting, tell the clients, finish what was accepted,
+say goodbye, and only then let go of the bus and the state. What did not finish in time
+is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from eyewall.application.connections import Connections
+from eyewall.application.ports import Clock, Logger
+from eyewall.application.send import Sender
+from eyewall.domain.connection import DisconnectReason
+
+Step = tuple[str, Callable[[], Awaitable[Any]]]
+
+WINDOW = 5.0
+"""Seconds over which the clients' reconnects are spread when there are few of them."""
+PER_SECOND = 200.0
+"""Reconnects a second that the other nodes should see at most: a thousand clients take
+five seconds, ten thousand fifty."""
+
+
+async def run_steps(steps: Sequence[Step], *, clock: Clock, until: float) -> list[str]:
+    """Run the steps in order until ``until`` on the clock's ``now``.
+
+    Returns the names of those that did not finish. A step after the deadline still
+    has its turn of the loop, so that what can be done at once is done.
+    """
+    unfinished = []
+    for name, run in steps:
+        task = asyncio.ensure_future(_awaited(run))
+        left = max(0.0, until - clock.now())
+        timer = clock.call_later(left, partial(_cancel, task)) if left else None
+        if timer is None:
+            await asyncio.wait([task], timeout=0)
+            if not task.done():
+                task.cancel()
+        await asyncio.wait([task])
+        if timer is not None:
+            timer.cancel()
+        if task.cancelled():
+            unfinished.append(name)
+        elif task.exception() is not None:
+            unfinished.append(f"{name}: {task.exception()!r}")
+    return unfinished
+
+
+def _cancel(task: asyncio.Future[None]) -> None:
+    task.cancel()
+
+
+async def _awaited(run: Callable[[], Awaitable[Any]]) -> None:
+    await run()
+
+
+class Farewell:
+    """Tells the clients that the node goes, and closes their connections."""
+
+    def __init__(self, connections: Connections, sender: Sender, logger: Logger) -> None:
+        self._connections = connections
+        self._sender = sender
+        self._logger = logger
+
+    async def announce(self) -> None:
+        """Send everybody ``system:draining`` with a time of its own to come back."""
+        window = max(WINDOW, len(self._connections) / PER_SECOND)
+        for conn in self._connections:
+            data = {"reconnect_in": round(random.uniform(0.0, window), 3)}  # noqa: S311
+            notice = self._sender.notice("system:draining", "draining", data)
+            self._sender.to_link(conn.link, notice)
+
+    async def close(self) -> None:
+        """Close every connection with 1012."""
+        for conn in self._connections:
+            self._connections.end(conn, DisconnectReason.SERVER_SHUTDOWN)

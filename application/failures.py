@@ -1,0 +1,104 @@
+"""Who is told when a message does not arrive.
+
+The handler for the kind of failure runs first, then ``on_send_failure``. A handler
+may be plain or ``async``; one that raises is logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final, TypeVar
+
+from eyewall.application.ports import Logger
+from eyewall.domain.report import Failure, FailureReason
+
+F = TypeVar("F", bound=Callable[[Failure], Any])
+
+BACKLOG = 10_000
+"""Failures of fan-outs that may wait to be reported; beyond, they are only counted."""
+
+
+class Kind(Enum):
+    SEND_FAILURE = auto()
+    QUEUE_FULL = auto()
+    USER_OFFLINE = auto()
+    CONNECTION_ERROR = auto()
+    TIMEOUT = auto()
+
+
+KIND_OF: Final = {
+    FailureReason.QUEUE_FULL: Kind.QUEUE_FULL,
+    FailureReason.BROADCAST_FULL: Kind.QUEUE_FULL,
+    FailureReason.PENDING_FULL: Kind.QUEUE_FULL,
+    FailureReason.USER_OFFLINE: Kind.USER_OFFLINE,
+    FailureReason.CONN_ERROR: Kind.CONNECTION_ERROR,
+    FailureReason.CONN_CLOSED: Kind.CONNECTION_ERROR,
+    FailureReason.CHANNEL_CLOSED: Kind.CONNECTION_ERROR,
+    FailureReason.TIMEOUT: Kind.TIMEOUT,
+    FailureReason.SEND_TIMEOUT: Kind.TIMEOUT,
+    FailureReason.ACK_TIMEOUT: Kind.TIMEOUT,
+}
+"""Which specific handlers hear of a reason; the other reasons only reach the general."""
+
+
+class Failures:
+    """Failure handlers of one node, and the failures that wait to be told."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+        self._handlers: dict[Kind, tuple[Callable[[Failure], Any], ...]] = dict.fromkeys(Kind, ())
+        self._later: deque[Failure] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self.untold = 0
+        """Failures of fan-outs that were too many to report."""
+
+    def add(self, kind: Kind, handler: F) -> F:
+        """Register a handler; returns it, so that this works as a decorator."""
+        self._handlers[kind] = (*self._handlers[kind], handler)
+        return handler
+
+    def remove(self, handler: Callable[[Failure], Any]) -> bool:
+        found = False
+        for kind, handlers in self._handlers.items():
+            if handler in handlers:
+                self._handlers[kind] = tuple(h for h in handlers if h != handler)
+                found = True
+        return found
+
+    async def tell(self, failure: Failure) -> None:
+        """Run the handlers for ``failure`` now."""
+        kind = KIND_OF.get(failure.reason)
+        specific = self._handlers[kind] if kind is not None else ()
+        for handler in (*specific, *self._handlers[Kind.SEND_FAILURE]):
+            try:
+                result = handler(failure)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:  # noqa: BLE001  (a watcher can't break delivery)
+                self._logger.error(
+                    "failure_handler_failed", reason=failure.reason.value, error=repr(error)
+                )
+
+    def tell_soon(self, failure: Failure) -> None:
+        """Run the handlers for ``failure`` after the fan-out that it is part of."""
+        if not any(self._handlers.values()):
+            return
+        if len(self._later) >= BACKLOG:
+            self.untold += 1
+            return
+        self._later.append(failure)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._tell_all())
+
+    async def settle(self) -> None:
+        """Return when what waits has been told."""
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _tell_all(self) -> None:
+        while self._later:
+            await self.tell(self._later.popleft())

@@ -1,0 +1,204 @@
+"""To many at once: a room, everybody, or whoever fits, on this node and the others.
+
+The local members come first; then the others hear of it, as the bytes already encoded.
+A message from the bus is fanned out here and never published again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from eyewall.application.cluster import Cluster
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.frames import Frame
+from eyewall.application.outcomes import read_frame
+from eyewall.application.packets import BadPacket
+from eyewall.application.ports import Audience, Codec, Link, Outbound
+from eyewall.application.send import Sender
+from eyewall.domain.envelope import Message
+from eyewall.domain.errors import Misuse
+from eyewall.domain.identity import ConnMeta, RoomId, Where
+
+Filter = Callable[[ConnMeta], bool]
+
+_ROOM, _ALL, _TEXT, _WHERE = "room", "all", "text", "where"
+
+
+class Audiences:
+    """The rooms that have members on this node, each with their links."""
+
+    def __init__(self, outbound: Outbound) -> None:
+        self._outbound = outbound
+        self._of: dict[RoomId, Audience] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def get(self, room_id: str) -> Audience | None:
+        return self._of.get(RoomId(room_id))
+
+    def add(self, room_id: RoomId, link: Link) -> None:
+        audience = self._of.get(room_id)
+        if audience is None:
+            audience = self._of[room_id] = self._outbound.audience()
+        audience.add(link)
+
+    def discard(self, room_id: RoomId, link: Link) -> None:
+        audience = self._of.get(room_id)
+        if audience is None:
+            return
+        audience.discard(link)
+        if not len(audience):
+            del self._of[room_id]
+
+    def members(self, room_id: str) -> Iterator[Connection]:
+        """The connections of this node that are in the room."""
+        for link in list(self._of.get(RoomId(room_id), ())):
+            yield link.owner
+
+
+class FanOut:
+    """Sends one message to many connections of the cluster."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        audiences: Audiences,
+        connections: Connections,
+        sender: Sender,
+        codec: Codec,
+    ) -> None:
+        self._cluster = cluster
+        self._audiences = audiences
+        self._connections = connections
+        self._sender = sender
+        self._codec = codec
+        cluster.on_cast(_ROOM, self._take_room)
+        cluster.on_cast(_ALL, self._take_all)
+        cluster.on_cast(_TEXT, self._take_text)
+        cluster.on_cast(_WHERE, self._take_where)
+
+    # --- what is sent here
+
+    async def to_room(
+        self,
+        room_id: RoomId,
+        message: Message,
+        *,
+        skip: Collection[str] = (),
+        skip_user: str | None = None,
+    ) -> int:
+        """Send to a room, except to the connections ``skip`` and to one user's.
+
+        Returns how many connections of this node were meant.
+        """
+        frame = self._sender.frame(message, recipient=room_id, fan_out=True)
+        reached = await self._local_room(room_id, frame, skip, skip_user)
+        header: dict[str, Any] = {"room": room_id, "p": int(frame.priority)}
+        if skip:
+            header["x"] = list(skip)
+        if skip_user is not None:
+            header["u"] = skip_user
+        await self._cluster.cast_room(room_id, _ROOM, header, frame.payload)
+        return reached
+
+    async def to_all(self, message: Message) -> int:
+        frame = self._sender.frame(message, recipient="*", fan_out=True)
+        reached = await self._sender.to_audience(self._connections.everyone, frame)
+        await self._cluster.cast_all(_ALL, {"p": int(frame.priority)}, frame.payload)
+        return reached
+
+    async def text_to_all(self, text: str) -> int:
+        frame = self._sender.text(text, fan_out=True)
+        reached = await self._sender.to_audience(self._connections.everyone, frame)
+        await self._cluster.cast_all(_TEXT, {}, frame.payload)
+        return reached
+
+    async def to_fitting(self, message: Message, fits: Filter | Where) -> int:
+        """Send to whom ``fits`` says; a ``Where`` means the cluster, a callable this node."""
+        if not callable(fits):
+            raise ValueError(f"a filter is a callable on ConnMeta or a Where, not {fits!r}")
+        frame = self._sender.frame(message, recipient="*", fan_out=True)
+        reached = await self._local_fitting(frame, fits)
+        if isinstance(fits, Where):
+            header = {"p": int(frame.priority), "where": where_out(fits)}
+            await self._cluster.cast_all(_WHERE, header, frame.payload)
+        return reached
+
+    def tell(self, conns: Collection[Connection], frame: Frame) -> int:
+        """Send one frame to some connections of this node."""
+        return self._sender.to_many(conns, frame)
+
+    # --- this node
+
+    async def _local_room(
+        self, room_id: str, frame: Frame, skip: Collection[str], skip_user: str | None
+    ) -> int:
+        await self._sender.ready()
+        audience = self._audiences.get(room_id)
+        if audience is None:
+            return 0
+        return await self._sender.to_audience(audience, frame, self._links(skip, skip_user))
+
+    def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
+        if not skip and skip_user is None:
+            return ()
+        conns = [c for conn_id in skip if (c := self._connections.get(conn_id)) is not None]
+        if skip_user is not None:
+            conns += self._connections.of_user(skip_user)
+        return {conn.link for conn in conns}
+
+    async def _local_fitting(self, frame: Frame, fits: Filter) -> int:
+        await self._sender.ready()
+        conns = [conn for conn in self._connections if fits(conn.meta)]
+        return self._sender.to_many(conns, frame)
+
+    # --- what other nodes sent
+
+    def _frame(self, header: dict[str, Any], payload: bytes, recipient: str) -> Frame:
+        return read_frame(self._codec, header, payload, recipient=recipient, fan_out=True)
+
+    def _take_room(self, header: dict[str, Any], payload: bytes) -> None:
+        room_id, skip, user = header.get("room"), header.get("x", []), header.get("u")
+        if not isinstance(room_id, str) or not isinstance(skip, list):
+            raise BadPacket("a room's message without a room")
+        frame = self._frame(header, payload, room_id)
+        audience = self._audiences.get(room_id)
+        if audience is not None:
+            self._sender.publish(audience, frame, self._links(skip, user))
+
+    def _take_all(self, header: dict[str, Any], payload: bytes) -> None:
+        self._sender.publish(self._connections.everyone, self._frame(header, payload, "*"))
+
+    def _take_text(self, header: dict[str, Any], payload: bytes) -> None:
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError as error:
+            raise BadPacket(str(error)) from None
+        self._sender.publish(self._connections.everyone, self._sender.text(text, fan_out=True))
+
+    def _take_where(self, header: dict[str, Any], payload: bytes) -> None:
+        fits = where_in(header.get("where"))
+        frame = self._frame(header, payload, "*")
+        self._sender.to_many([conn for conn in self._connections if fits(conn.meta)], frame)
+
+
+def where_out(where: Where) -> dict[str, Any]:
+    for key, value in where.attributes.items():
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise Misuse(f"the attribute {key} can't be compared across nodes")
+    return {
+        "tags": sorted(where.tags),
+        "roles": sorted(where.roles),
+        "user_ids": sorted(where.user_ids),
+        "attributes": dict(where.attributes),
+    }
+
+
+def where_in(fields: Any) -> Where:
+    try:
+        return Where(**fields)
+    except (TypeError, ValueError) as error:
+        raise BadPacket(f"not a filter: {error}") from None

@@ -1,0 +1,73 @@
+"""What users want to hear of: connections, raw messages, errors, rooms.
+
+Hooks may be plain or ``async``. Lifecycle hooks come in pairs: who saw the connect
+sees the disconnect, once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, TypeVar
+
+from eyewall.application.ports import Logger
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Event(Enum):
+    CONNECT = auto()
+    DISCONNECT = auto()
+    MESSAGE = auto()
+    ERROR = auto()
+    JOIN = auto()
+    LEAVE = auto()
+
+
+class Hooks:
+    """Lists of hooks by event, run in the order in which they were added."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+        self._of: dict[Event, tuple[Callable[..., Any], ...]] = dict.fromkeys(Event, ())
+
+    def add(self, event: Event, hook: F) -> F:
+        """Register a hook; returns it, so that this works as a decorator."""
+        self._of[event] = (*self._of[event], hook)
+        return hook
+
+    def remove(self, hook: Callable[..., Any]) -> bool:
+        """Take a hook back from wherever it is registered."""
+        found = False
+        for event, hooks in self._of.items():
+            if hook in hooks:
+                self._of[event] = tuple(h for h in hooks if h != hook)
+                found = True
+        return found
+
+    def of(self, event: Event) -> tuple[Callable[..., Any], ...]:
+        return self._of[event]
+
+    async def ask(self, event: Event, *args: Any) -> None:
+        """Run the hooks of ``event``; what one raises goes to the caller."""
+        for hook in self._of[event]:
+            result = hook(*args)
+            if inspect.isawaitable(result):
+                await result
+
+    async def tell(self, event: Event, *args: Any) -> None:
+        """Run the hooks of ``event``; one that raises is logged and changes nothing."""
+        for hook in self._of[event]:
+            try:
+                result = hook(*args)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:  # noqa: BLE001  (a watcher can't break what it watches)
+                self._logger.error(
+                    "hook_failed", hook=_name(hook), on=event.name.lower(), error=repr(error)
+                )
+
+
+def _name(hook: Callable[..., Any]) -> str:
+    return getattr(hook, "__qualname__", None) or type(hook).__qualname__

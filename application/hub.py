@@ -1,0 +1,312 @@
+"""The hub: what handlers and applications call. It delegates and decides nothing.
+
+Every awaited method that names a user, a room or a connection means the whole cluster,
+whichever node is asked. The plain ones see this node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from eyewall.application.connections import Connection
+from eyewall.application.fanout import Filter
+from eyewall.application.node import Node
+from eyewall.application.ports import Logger
+from eyewall.application.register import Registrations
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.envelope import Envelope, Message
+from eyewall.domain.errors import Misuse
+from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId, Where
+from eyewall.domain.membership import Member, Membership, RoomInfo
+from eyewall.domain.presence import PresenceState
+from eyewall.domain.report import (
+    AckOptions,
+    AckResult,
+    BatchDeliveryReport,
+    DeliveryReport,
+    HubStats,
+    PendingAck,
+    SendOptions,
+    Target,
+)
+from eyewall.domain.room import JoinOptions, RoomOptions, RoomRole
+
+
+class Hub(Registrations):
+    """Rooms, presence and messages of one node and its cluster."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._stop: Callable[[float], Awaitable[None]] | None = None
+        node.receiver.hub = self
+
+    @property
+    def logger(self) -> Logger:
+        return self._node.logger
+
+    @property
+    def node_id(self) -> str:
+        return self._node.config.node_id
+
+    # --- this node's connections
+
+    def connection(self, conn_id: ConnId | str) -> Connection | None:
+        return self._node.connections.get(conn_id)
+
+    def connections(self) -> Iterator[Connection]:
+        return iter(self._node.connections)
+
+    def connection_ids(self) -> list[ConnId]:
+        return self._node.connections.ids()
+
+    def users(self) -> list[UserId]:
+        return self._node.connections.roster.users()
+
+    def set_meta(self, conn_id: ConnId | str, **changes: Any) -> ConnMeta:
+        """Merge ``changes`` into what is known of a connection; a field that is not
+        named stays. Raises ``ConnectionClosed`` if it is not here."""
+        return self._node.change_meta(conn_id, changes)
+
+    def get_meta(self, conn_id: ConnId | str) -> ConnMeta | None:
+        conn = self._node.connections.get(conn_id)
+        return None if conn is None else conn.meta
+
+    def find_by_tag(self, tag: str) -> list[ConnId]:
+        return self._node.connections.roster.of_tag(tag)
+
+    def user_connections(self, user_id: UserId | str) -> list[ConnId]:
+        return self._node.connections.roster.of_user(UserId(user_id))
+
+    def pending_acks(self, conn_id: ConnId | str) -> list[PendingAck]:
+        """What waits for an ack of the connection, oldest first."""
+        return self._node.deliveries.pending(ConnId(conn_id))
+
+    # --- presence
+
+    async def presence(self, user_id: UserId | str) -> PresenceState:
+        return (await self._node.presences.of([UserId(user_id)]))[UserId(user_id)]
+
+    async def presence_many(self, user_ids: Iterable[UserId | str]) -> dict[UserId, PresenceState]:
+        return await self._node.presences.of([UserId(user_id) for user_id in user_ids])
+
+    async def set_typing(
+        self, user_id: UserId | str, room_id: RoomId | str, typing: bool = True, ttl: Seconds = 5.0
+    ) -> None:
+        """Say that the user types in the room for ``ttl`` seconds, or that it has stopped."""
+        await self._node.presences.set_typing(UserId(user_id), RoomId(room_id), typing, ttl)
+
+    # --- rooms
+
+    async def create_room(
+        self, room_id: RoomId | str, options: RoomOptions | None = None
+    ) -> RoomInfo:
+        """Make a room. Raises ``RoomExists`` if it was created with other options."""
+        return await self._node.moderator.create(RoomId(room_id), options)
+
+    async def update_room(self, room_id: RoomId | str, **changes: Any) -> RoomInfo:
+        """Change some of a room's options. Raises ``RoomNotFound``."""
+        return await self._node.moderator.update(RoomId(room_id), changes)
+
+    async def delete_room(self, room_id: RoomId | str) -> None:
+        """Forget a room with all that it keeps. Raises ``RoomNotFound``."""
+        await self._node.moderator.delete(RoomId(room_id))
+
+    async def join(
+        self,
+        room_id: RoomId | str,
+        conn_id: ConnId | str,
+        options: JoinOptions | None = None,
+    ) -> Membership:
+        """Let a connection into a room; being in already changes nothing.
+
+        Raises ``ConnectionClosed``, ``JoinForbidden``, ``RoomFull``, ``Forbidden`` or
+        ``RoomNotFound``.
+        """
+        return await self._node.operations.join(RoomId(room_id), conn_id, options)
+
+    async def leave(self, room_id: RoomId | str, conn_id: ConnId | str) -> bool:
+        """Take a connection out of a room; False if it was not in."""
+        return await self._node.operations.leave(RoomId(room_id), conn_id)
+
+    async def leave_all(self, conn_id: ConnId | str) -> int:
+        """Take a connection out of all rooms; returns of how many."""
+        return await self._node.operations.leave_all(conn_id)
+
+    async def invite(
+        self, room_id: RoomId | str, user_id: UserId | str, by: UserId | str | None = None
+    ) -> None:
+        """Let a user into an invite-only room. ``by`` is noted in the log."""
+        await self._node.moderator.invite(RoomId(room_id), UserId(user_id))
+        self.logger.info("invited", room=room_id, user_id=user_id, by=by)
+
+    async def revoke_invite(self, room_id: RoomId | str, user_id: UserId | str) -> None:
+        await self._node.moderator.revoke_invite(RoomId(room_id), UserId(user_id))
+
+    async def set_role(self, room_id: RoomId | str, user_id: UserId | str, role: RoomRole) -> None:
+        """Give a user a role in a room, now and whenever it joins."""
+        await self._node.moderator.set_role(RoomId(room_id), UserId(user_id), role)
+
+    async def kick_user_from_room(
+        self, user_id: UserId | str, room_id: RoomId | str, reason: str = ""
+    ) -> int:
+        """Take all of a user's connections out of a room; returns how many."""
+        return await self._node.moderator.kick(RoomId(room_id), UserId(user_id), reason)
+
+    async def ban(
+        self, room_id: RoomId | str, user_id: UserId | str, duration: Seconds | None = None
+    ) -> None:
+        """Remove a user from a room and keep it out, for ``duration`` or for ever."""
+        await self._node.moderator.ban(RoomId(room_id), UserId(user_id), duration)
+
+    async def unban(self, room_id: RoomId | str, user_id: UserId | str) -> None:
+        await self._node.moderator.unban(RoomId(room_id), UserId(user_id))
+
+    async def members(self, room_id: RoomId | str) -> list[Member]:
+        return await self._node.moderator.members(RoomId(room_id))
+
+    async def room(self, room_id: RoomId | str) -> RoomInfo | None:
+        return await self._node.moderator.room(RoomId(room_id))
+
+    async def rooms(self) -> list[RoomId]:
+        """Rooms with members, created ones that nobody has joined yet, and created ones
+        that are not cleaned up."""
+        return await self._node.moderator.rooms()
+
+    # --- messages to many
+
+    async def broadcast(self, topic: str, event: str = "message", data: Any = None) -> int:
+        """Send to every connection; returns how many of this node were meant."""
+        return await self._node.fanout.to_all(Message(topic, event, data))
+
+    async def broadcast_room(
+        self, room_id: RoomId | str, topic: str, event: str = "message", data: Any = None
+    ) -> int:
+        """Send to a room; returns how many connections of this node were meant."""
+        return await self._node.fanout.to_room(RoomId(room_id), Message(topic, event, data))
+
+    async def broadcast_text(self, text: str) -> int:
+        """Send a raw text frame, without an envelope, to every connection."""
+        return await self._node.fanout.text_to_all(text)
+
+    async def broadcast_with_filter(
+        self, message: Message, filter: Filter | Where, options: SendOptions | None = None
+    ) -> int:
+        """Send to whom ``filter`` fits: a callable on ``ConnMeta`` means this node, a
+        ``Where`` the cluster. Returns how many of this node were meant.
+
+        With ``require_ack`` it waits for the acks of all of them.
+        """
+        if options is not None and options.require_ack:
+            return await self._node.messages.to_fitting_acked(filter, message, options)
+        return await self._node.fanout.to_fitting(message, filter)
+
+    async def emit_to_room(
+        self, room_id: RoomId | str, message: Message, options: SendOptions | None = None
+    ) -> int:
+        """Send to a room. With ``require_ack`` it waits for the acks of all members."""
+        if options is not None and options.require_ack:
+            return await self._node.messages.to_room_acked(RoomId(room_id), message, options)
+        return await self._node.fanout.to_room(RoomId(room_id), message)
+
+    async def emit_to_room_except(
+        self,
+        room_id: RoomId | str,
+        conn_ids: Collection[ConnId | str] | ConnId | str,
+        message: Message,
+        options: SendOptions | None = None,
+    ) -> int:
+        """Send to a room, except to some connections."""
+        skip = [conn_ids] if isinstance(conn_ids, str) else list(conn_ids)
+        if options is not None and options.require_ack:
+            return await self._node.messages.to_room_acked(RoomId(room_id), message, options, skip)
+        return await self._node.fanout.to_room(RoomId(room_id), message, skip=skip)
+
+    # --- messages to some
+
+    async def send_to_conn(
+        self, conn_id: ConnId | str, topic: str, event: str = "message", data: Any = None
+    ) -> DeliveryReport:
+        return await self._node.messages.to_conn(conn_id, Message(topic, event, data))
+
+    async def send_text_to_conn(self, conn_id: ConnId | str, text: str) -> DeliveryReport:
+        """Send a raw text frame, without an envelope, to one connection."""
+        return await self._node.messages.text_to_conn(conn_id, text)
+
+    async def deliver(
+        self, conn_id: ConnId | str, message: Message, options: SendOptions | None = None
+    ) -> DeliveryReport:
+        """Send a message to one connection with delivery options."""
+        return await self._node.messages.to_conn(conn_id, message, options)
+
+    async def send_to_user(
+        self, user_id: UserId | str, message: Message, options: SendOptions | None = None
+    ) -> BatchDeliveryReport:
+        """Send to all connections of a user. A user who is away is reported, not raised."""
+        return await self._node.messages.to_users([user_id], message, options)
+
+    async def send_to_users(
+        self,
+        user_ids: Iterable[UserId | str],
+        message: Message,
+        options: SendOptions | None = None,
+    ) -> BatchDeliveryReport:
+        """Send to all connections of all users, at the same time."""
+        return await self._node.messages.to_users(user_ids, message, options)
+
+    async def emit_with_ack(
+        self, target: Target, message: Message, options: AckOptions | None = None
+    ) -> AckResult:
+        """Send, and wait for the acks of all whom ``target`` means, or the time-out.
+
+        Raises ``AckTimeout`` under ``require_all`` if one was missing.
+        """
+        return await self._node.messages.with_ack(target, message, options)
+
+    async def request(self, conn_id: ConnId | str, message: Message, timeout: Seconds = 5.0) -> Any:
+        """Ask a client; returns the ``result`` of its ack.
+
+        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
+        """
+        patience = seconds(timeout, "timeout", positive=True)
+        return await self._node.messages.request(conn_id, message, patience)
+
+    async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
+        """Answer a message: topic and ``ref`` are the request's."""
+        await self._node.messages.reply(conn, request, data)
+
+    # --- operations
+
+    async def disconnect_user(
+        self, user_id: UserId | str, reason: DisconnectReason = DisconnectReason.DISCONNECTED
+    ) -> int:
+        """End all of a user's connections; returns how many."""
+        return await self._node.operations.disconnect_user(user_id, DisconnectReason(reason))
+
+    async def disconnect_conn(
+        self, conn_id: ConnId | str, reason: DisconnectReason = DisconnectReason.DISCONNECTED
+    ) -> bool:
+        """End a connection; False if there is none of that id."""
+        return await self._node.operations.disconnect_conn(conn_id, DisconnectReason(reason))
+
+    async def shutdown(self, timeout: Seconds = 10.0) -> None:
+        """Drain and stop the node, within ``timeout`` seconds."""
+        if self._stop is None:
+            raise Misuse("the hub belongs to no server")
+        await self._stop(seconds(timeout, "timeout"))
+
+    def stops_by(self, stop: Callable[[float], Awaitable[None]]) -> None:
+        """Let ``shutdown`` call the server that the hub belongs to."""
+        self._stop = stop
+
+    def stats(self) -> HubStats:
+        node = self._node
+        return node.stats.snapshot(
+            connections=len(node.connections),
+            users=node.connections.roster.user_count,
+            rooms=len(node.audiences),
+        )
+
+    def reset_stats(self) -> None:
+        self._node.stats.reset()

@@ -1,0 +1,176 @@
+"""What the web adapter tells the application: how a connection begins, what it says.
+
+The order of a beginning is fixed (api.md, "Hooks"): registered, welcomed, the
+``on_connect`` hooks, then reading. A hook that raises refuses the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from dataclasses import dataclass, replace
+
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.expiry import Expiry
+from eyewall.application.frames import Frame
+from eyewall.application.hooks import Event, Hooks
+from eyewall.application.middleware import method
+from eyewall.application.operate import Operations
+from eyewall.application.ports import Authenticator, Link, Logger, Reservation
+from eyewall.application.presences import Presences
+from eyewall.application.receive import Receiver
+from eyewall.application.send import Sender
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.errors import EyewallError, Unauthorized, Unavailable
+from eyewall.domain.handshake import Handshake
+from eyewall.domain.identity import ConnId, ConnMeta, NodeId
+from eyewall.domain.outbox import Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What ``system:welcome`` says of the server. Seconds and bytes."""
+
+    heartbeat: float
+    max_message_size: int
+    server: str
+
+
+class Inbound:
+    """Implements ``Intake``."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        connections: Connections,
+        receiver: Receiver,
+        presences: Presences,
+        operations: Operations,
+        expiry: Expiry,
+        hooks: Hooks,
+        sender: Sender,
+        logger: Logger,
+        authenticator: Authenticator | None,
+        welcome: Welcome,
+        max_per_user: int | None,
+    ) -> None:
+        self._node = node
+        self._connections = connections
+        self._receiver = receiver
+        self._presences = presences
+        self._operations = operations
+        self._expiry = expiry
+        self._hooks = hooks
+        self._sender = sender
+        self._logger = logger
+        self._authenticate = (
+            None if authenticator is None else method(authenticator, "authenticate")
+        )
+        self._welcome = welcome
+        self._max_per_user = max_per_user
+        self.received = receiver.received
+
+    # --- before there is a connection
+
+    def reserve(self, ip: str | None) -> Reservation:
+        return self._connections.reserve(ip)
+
+    async def authenticate(self, handshake: Handshake) -> ConnMeta:
+        """Say who knocks; raises ``Unauthorized``. Without an authenticator: nobody."""
+        meta: ConnMeta | None = ConnMeta()
+        if self._authenticate is not None:
+            meta = self._authenticate(handshake)
+            if inspect.isawaitable(meta):
+                meta = await meta
+        if meta is None:
+            raise Unauthorized("not let in")
+        agent = handshake.headers.get("User-Agent")
+        return replace(
+            meta,
+            ip=meta.ip or handshake.ip,
+            user_agent=meta.user_agent or (agent[:256] if agent else None),
+        )
+
+    # --- the beginning
+
+    async def open(
+        self, link: Link, meta: ConnMeta, reservation: Reservation, *, session: bool
+    ) -> bool:
+        conn = Connection(
+            ConnId(f"{secrets.token_urlsafe(9)}@{self._node}"),
+            link,
+            meta,
+            self._connections,
+            reservation,
+            secrets.token_urlsafe(24) if session else None,
+        )
+        self._connections.add(conn)
+        if meta.expires_at is not None:
+            self._expiry.watch(conn)
+        if session:
+            self._sender.to_link(link, self._welcome_frame(conn))
+        await self._appear(conn)
+        return conn.is_open and await self._ask_hooks(conn)
+
+    def _welcome_frame(self, conn: Connection) -> Frame:
+        data = {
+            "conn_id": conn.id,
+            "user_id": conn.user_id,
+            "node_id": self._node,
+            "session": conn.session,
+            "heartbeat": self._welcome.heartbeat,
+            "max_message_size": self._welcome.max_message_size,
+            "server": self._welcome.server,
+        }
+        return self._sender.notice("system:welcome", "welcome", data)
+
+    async def _appear(self, conn: Connection) -> None:
+        try:
+            await self._presences.appear(conn)
+            if self._max_per_user is not None and conn.user_id is not None:
+                await self._operations.keep_newest(conn.user_id, self._max_per_user)
+        except Unavailable as error:
+            self._logger.warning("presence_not_set", conn_id=conn.id, error=str(error))
+
+    async def _ask_hooks(self, conn: Connection) -> bool:
+        """Run the ``on_connect`` hooks; False if one refused."""
+        if not self._hooks.of(Event.CONNECT):
+            return True
+        conn.opened = asyncio.get_running_loop().create_future()
+        try:
+            await self._hooks.ask(Event.CONNECT, conn)
+        except Exception as error:
+            if not isinstance(error, EyewallError):
+                self._logger.error(
+                    "on_connect_failed", conn_id=conn.id, error=repr(error), exc_info=error
+                )
+            conn.opened.set_result(None)
+            self._connections.end(conn, DisconnectReason.POLICY_VIOLATION)
+        finally:
+            # A hook that is cancelled must not keep the disconnect hooks waiting.
+            if not conn.opened.done():
+                conn.opened.set_result(None)
+        return conn.is_open
+
+    # --- what happens to it
+
+    def dropped(self, link: Link, frame: Frame, offer: Offer) -> None:
+        conn: Connection | None = link.owner
+        if conn is not None:
+            self._sender.dropped(conn, frame)
+
+    def lost(
+        self, link: Link, reason: DisconnectReason, error: BaseException | None = None
+    ) -> None:
+        conn: Connection | None = link.owner
+        if conn is None:
+            return
+        ended = self._connections.end(conn, reason, close_link=False)
+        if ended and error is not None:
+            self._operations.tell_error(conn, error)
+
+    @property
+    def waiting(self) -> int:
+        return self._receiver.lanes.waiting

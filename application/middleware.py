@@ -1,0 +1,172 @@
+"""Guards and observers around a handler, and the six ready-made ones.
+
+A middleware is ``async def m(ctx, msg, next)``: it calls ``await next(ctx, msg)`` and
+returns the handler's result, or something else. Not calling ``next`` stops the message,
+and what it returned instead is the answer. The first one added is the outermost;
+``recover`` stands outside of all others wherever it was added.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from eyewall.application.context import Context
+from eyewall.application.ports import Limiter, Logger, Tracer, Validator
+from eyewall.domain.envelope import Envelope
+from eyewall.domain.errors import EyewallError, Forbidden, RateLimited, Refused, Unauthorized
+
+Handler = Callable[[Context, Envelope[Any]], Awaitable[Any]]
+Middleware = Callable[[Context, Envelope[Any], Handler], Awaitable[Any]]
+
+
+class Internal(EyewallError):
+    """A handler raised something unexpected, and that has been logged.
+
+    The client is told ``internal`` and no more; ``__cause__`` is what was raised.
+    """
+
+
+def chain(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
+    """Wrap ``handler``; the first middleware is the outermost, but for ``recover``."""
+    ordered = sorted(middleware, key=lambda m: not getattr(m, "outermost", False))
+    for wrap in reversed(ordered):
+        handler = _bind(wrap, handler)
+    return handler
+
+
+def _bind(wrap: Middleware, inner: Handler) -> Handler:
+    async def run(ctx: Context, msg: Envelope[Any]) -> Any:
+        return await wrap(ctx, msg, inner)
+
+    return run
+
+
+def recover(logger: Logger | None = None) -> Middleware:
+    """Log what a handler raises unexpectedly, with its traceback, and answer ``internal``.
+
+    Without a logger the server's own is used.
+    """
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        try:
+            return await next(ctx, msg)
+        except EyewallError:
+            raise
+        except Exception as error:
+            (logger or ctx.hub.logger).error(
+                "handler_failed",
+                route=ctx.route,
+                conn_id=ctx.conn.id,
+                message_id=msg.id,
+                error=repr(error),
+                exc_info=error,
+            )
+            raise Internal("internal error") from error
+
+    middleware.outermost = True  # type: ignore[attr-defined]
+    return middleware
+
+
+def log(logger: Logger | None = None) -> Middleware:
+    """Log every message: route, event, user, outcome and seconds, never the payload."""
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        out = logger or ctx.hub.logger
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            return await next(ctx, msg)
+        except Refused as error:
+            outcome = error.code
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            out.info(
+                "message",
+                route=ctx.route,
+                topic=msg.topic,
+                message_event=msg.event,
+                message_id=msg.id,
+                user_id=ctx.user_id,
+                conn_id=ctx.conn.id,
+                outcome=outcome,
+                seconds=round(time.perf_counter() - started, 6),
+            )
+
+    return middleware
+
+
+def auth_required(*roles: str) -> Middleware:
+    """Let only users through; with ``roles``, only who has any of them."""
+    wanted = frozenset(roles)
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        if ctx.user_id is None:
+            raise Unauthorized("this needs a user")
+        if wanted and wanted.isdisjoint(ctx.meta.roles):
+            raise Forbidden("this needs another role")
+        return await next(ctx, msg)
+
+    return middleware
+
+
+def validate(validator: Validator) -> Middleware:
+    """Refuse payloads that ``validator`` does not accept."""
+    check = method(validator, "validate")
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        result = check(msg.topic, msg.event, msg.data)
+        if inspect.isawaitable(result):
+            await result
+        return await next(ctx, msg)
+
+    return middleware
+
+
+def trace(tracer: Tracer) -> Middleware:
+    """Run every message in a span named for its route, child of what its headers say."""
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        attributes = {"route": ctx.route, "event": msg.event, "conn_id": ctx.conn.id}
+        with tracer.span(ctx.route, msg.headers, attributes):
+            return await next(ctx, msg)
+
+    return middleware
+
+
+def rate_limit(limiter: Limiter, key: Callable[[Context], str] | None = None) -> Middleware:
+    """Refuse with ``rate_limited`` what comes too fast.
+
+    ``key`` says who is counted together; by default the user, else the address, else
+    the connection.
+    """
+    allow = method(limiter, "allow")
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        wait = allow((key or _who)(ctx))
+        if inspect.isawaitable(wait):
+            wait = await wait
+        if wait > 0:
+            raise RateLimited(round(wait, 3), "too many messages")
+        return await next(ctx, msg)
+
+    return middleware
+
+
+def _who(ctx: Context) -> str:
+    if ctx.user_id is not None:
+        return f"user:{ctx.user_id}"
+    return f"ip:{ctx.meta.ip}" if ctx.meta.ip else f"conn:{ctx.conn.id}"
+
+
+def method(port: Any, name: str) -> Callable[..., Any]:
+    """Return a port's one method, or the port itself where it is a plain callable."""
+    found = getattr(port, name, port)
+    if not callable(found):
+        raise ValueError(f"{port!r} has no {name}() and can't be called")
+    return found  # type: ignore[no-any-return]

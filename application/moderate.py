@@ -1,0 +1,241 @@
+"""Who may be in which room, and in what role: everything but joining and leaving.
+
+Each use case is one decision of the domain in the state store, then its effect: on
+this node's connections at once, on the others' by a cast to their nodes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from eyewall.application.cluster import Cluster
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.fanout import FanOut
+from eyewall.application.packets import BadPacket
+from eyewall.application.ports import Clock, MemberKey, StateStore
+from eyewall.application.rooms import Rooms, user_key
+from eyewall.application.send import Sender
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.envelope import ROOM, Message
+from eyewall.domain.errors import RoomNotFound
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.identity import name as check_name
+from eyewall.domain.membership import Member, RoomInfo
+from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
+
+_REMOVED, _ROLE = "removed", "role"
+KICKED = "system:kicked"
+
+Seats = Iterable[tuple[ConnId, Seat]]
+
+
+class Moderator:
+    """Use cases on rooms as such, and on users in them. All mean the whole cluster."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        cluster: Cluster,
+        connections: Connections,
+        rooms: Rooms,
+        fanout: FanOut,
+        sender: Sender,
+        clock: Clock,
+    ) -> None:
+        self._node = node
+        self._state = state
+        self._cluster = cluster
+        self._connections = connections
+        self._rooms = rooms
+        self._fanout = fanout
+        self._sender = sender
+        self._clock = clock
+        cluster.on_call(_REMOVED, self._take_removed)
+        cluster.on_cast(_ROLE, self._take_role)
+
+    # --- rooms
+
+    async def create(self, room_id: RoomId, options: RoomOptions | None) -> RoomInfo:
+        check_name(room_id, "room_id")
+        wanted = options or RoomOptions()
+        now = self._clock.wall()
+
+        def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
+            room = room or Room(room_id, wanted, now)
+            room.create(wanted)
+            return room, info(room)
+
+        return await self._state.decide(room_id, None, rule)
+
+    async def update(self, room_id: RoomId, changes: Mapping[str, Any]) -> RoomInfo:
+        def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
+            if room is None:
+                raise RoomNotFound(f"there is no room {room_id}")
+            room.options = room.options.changed(changes)
+            return room, info(room)
+
+        return await self._state.decide(room_id, None, rule)
+
+    async def delete(self, room_id: RoomId) -> None:
+        seated = await self._state.remove_room(room_id)
+        if seated is None:
+            raise RoomNotFound(f"there is no room {room_id}")
+        seats = [seat for standing in seated.values() for seat in standing.seats.items()]
+        await self._remove(room_id, seats, LeaveReason.DELETED, "deleted")
+
+    async def room(self, room_id: RoomId) -> RoomInfo | None:
+        room = await self._state.room(room_id)
+        return None if room is None else info(room)
+
+    async def rooms(self) -> list[RoomId]:
+        return await self._state.rooms()
+
+    async def members(self, room_id: RoomId) -> list[Member]:
+        """The users of a room, in the order in which they came.
+
+        Anonymous connections count together, as one member without a user.
+        """
+        found: dict[MemberKey | None, list[Standing]] = defaultdict(list)
+        for key, standing in (await self._state.standings(room_id)).items():
+            found[key if key.startswith("u:") else None].append(standing)
+        members = [_member(key, standings) for key, standings in found.items()]
+        return sorted(members, key=lambda member: member.joined_at)
+
+    # --- users in rooms
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
+            room = room or self._rooms.implied(room_id)
+            room.invite(standing)
+            return room, None
+
+        await self._state.decide(room_id, _key(room_id, user_id), rule)
+
+    async def revoke_invite(self, room_id: RoomId, user_id: UserId) -> None:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.revoke_invite(standing)
+            return room, None
+
+        await self._state.decide(room_id, user_key(user_id), rule)
+
+    async def set_role(self, room_id: RoomId, user_id: UserId, role: RoomRole) -> None:
+        role = RoomRole(role)
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seats]:
+            room = room or self._rooms.implied(room_id)
+            room.grant(standing, role)
+            return room, list(standing.seats.items())
+
+        seats = await self._state.decide(room_id, _key(room_id, user_id), rule)
+        for node, conn_ids in _by_node(seats).items():
+            header = {"room": room_id, "conns": conn_ids, "role": int(role)}
+            if node == self._node:
+                self._take_role(header, b"")
+            else:
+                await self._cluster.cast_node(node, _ROLE, header)
+
+    async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
+        now = self._clock.wall()
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Seats]:
+            if room is None:
+                return None, []
+            return room, room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
+
+        seats = list(await self._state.decide(room_id, user_key(user_id), rule))
+        await self._remove(room_id, seats, LeaveReason.KICKED, reason)
+        await self._announce_leave(room_id, user_id, seats)
+        return len(seats)
+
+    async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> None:
+        now = self._clock.wall()
+        span = None
+        if duration is not None:
+            span = timedelta(seconds=seconds(duration, "duration", positive=True))
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seats]:
+            room = room or self._rooms.implied(room_id)
+            return room, room.ban(standing, now=now, duration=span)
+
+        seats = list(await self._state.decide(room_id, _key(room_id, user_id), rule))
+        await self._remove(room_id, seats, LeaveReason.BANNED, "banned")
+        await self._announce_leave(room_id, user_id, seats)
+
+    async def unban(self, room_id: RoomId, user_id: UserId) -> None:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.unban(standing)
+            return room, None
+
+        await self._state.decide(room_id, user_key(user_id), rule)
+
+    # --- effects
+
+    async def _remove(self, room_id: RoomId, seats: Seats, why: LeaveReason, reason: str) -> None:
+        """Have every node take out those of its connections that lost their seat."""
+        for node, conn_ids in _by_node(seats).items():
+            header = {"room": room_id, "conns": conn_ids, "why": why.value, "reason": reason}
+            if node == self._node:
+                await self._take_removed(header, b"")
+            elif await self._cluster.is_alive(node):
+                await self._cluster.call(node, _REMOVED, header)
+
+    async def _take_removed(self, header: dict[str, Any], _: bytes) -> None:
+        room_id, why = RoomId(header["room"]), LeaveReason(header["why"])
+        conns = self._here(header["conns"])
+        notice = self._sender.notice(
+            KICKED, "kicked", {"room": room_id, "reason": header["reason"]}
+        )
+        await self._rooms.removed(room_id, conns, why, notice)
+
+    def _take_role(self, header: dict[str, Any], _: bytes) -> None:
+        room_id, role = RoomId(header["room"]), RoomRole(header["role"])
+        for conn in self._here(header["conns"]):
+            if room_id in conn.roles:
+                conn.enter(room_id, role)
+
+    def _here(self, conn_ids: Any) -> list[Connection]:
+        if not isinstance(conn_ids, list):
+            raise BadPacket("connections must be a list")
+        return [conn for c in conn_ids if (conn := self._connections.get(c)) is not None]
+
+    async def _announce_leave(
+        self, room_id: RoomId, user_id: UserId, seats: list[tuple[ConnId, Seat]]
+    ) -> None:
+        room = await self._state.room(room_id)
+        if seats and room is not None and room.options.announce:
+            data = {"user_id": user_id, "connections": 0}
+            await self._fanout.to_room(room_id, Message(f"{ROOM}{room_id}", "leave", data))
+
+
+def info(room: Room) -> RoomInfo:
+    """A room's record as the API shows it."""
+    return RoomInfo(room.id, room.options, room.seats, room.created_at)
+
+
+def _key(room_id: RoomId, user_id: UserId) -> MemberKey:
+    check_name(room_id, "room_id")
+    return user_key(check_name(user_id, "user_id"))
+
+
+def _member(key: MemberKey | None, standings: list[Standing]) -> Member:
+    seats = [seat for standing in standings for seat in standing.seats.values()]
+    return Member(
+        user_id=None if key is None else UserId(key.removeprefix("u:")),
+        role=max(standing.highest_role() for standing in standings),
+        connections=len(seats),
+        joined_at=min(seat.joined_at for seat in seats),
+    )
+
+
+def _by_node(seats: Seats) -> dict[NodeId, list[ConnId]]:
+    found: dict[NodeId, list[ConnId]] = defaultdict(list)
+    for conn_id, seat in seats:
+        found[seat.node].append(conn_id)
+    return found

@@ -1,0 +1,350 @@
+"""What the application needs from outside, as promises.
+
+Every port's docstring is its contract, and ``tests/contracts`` holds adapters to it.
+Methods may be plain or ``async`` where a call may have to wait, if so marked with
+``Maybe``; where a port has one method, a plain callable will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from eyewall.application.frames import Frame
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.envelope import Envelope, Format
+from eyewall.domain.handshake import Handshake
+from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId
+from eyewall.domain.outbox import Offer
+from eyewall.domain.presence import PresenceState
+from eyewall.domain.room import Room, Standing
+
+T = TypeVar("T")
+Maybe: TypeAlias = "T | Awaitable[T]"
+
+
+# --- time
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can move it by hand."""
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+
+    def wall(self) -> datetime:
+        """The date and time, aware, in UTC."""
+
+    def call_later(self, delay: float, fn: Callable[[], None]) -> Timer:
+        """Call ``fn`` after ``delay`` seconds."""
+
+
+# --- the sockets
+
+
+class Link(Protocol):
+    """The socket side of one connection.
+
+    * frames leave in the order of ``send``, room messages included; one is written
+      whole or not at all;
+    * ``close`` is the last thing that is sent; later sends are ignored;
+    * whatever ends the link by itself is told to ``Intake.lost``, once; an end that
+      ``close`` asked for is not.
+    """
+
+    owner: Any
+    """The application's connection; set by the application, None before."""
+    codec: Codec
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait because the peer does not read."""
+
+    @property
+    def last_seen(self) -> float:
+        """When anything last came, on the clock's ``now``."""
+
+    def send(self, frame: Frame) -> Offer:
+        """Queue one message; the outcome says whether it will be written."""
+
+    def close(self, reason: DisconnectReason) -> None:
+        """Write what is queued, then the close frame, then go (protocol.md)."""
+
+
+class Audience(Protocol):
+    """Links that get the same messages: a room, or everybody on the node."""
+
+    def add(self, link: Link) -> None: ...
+
+    def discard(self, link: Link) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Link]: ...
+
+    def publish(self, frame: Frame, skip: Collection[Link] = ()) -> int:
+        """Send to all who are in it now, except ``skip``; returns how many these are."""
+
+
+class Outbound(Protocol):
+    """Writes for all links of the node, collected per turn of the loop."""
+
+    def audience(self) -> Audience:
+        """Return a new, empty audience."""
+
+    async def ready(self) -> None:
+        """Return when the frames that wait to be written are few enough for more."""
+
+
+class Reservation(Protocol):
+    """A connection's place in the limits, from the handshake on."""
+
+    def release(self) -> None:
+        """Give it back. May be called again."""
+
+
+class Intake(Protocol):
+    """What the web adapter tells the application."""
+
+    def reserve(self, ip: str | None) -> Reservation:
+        """Count a handshake against the limits; raises ``ShuttingDown`` or ``Overloaded``."""
+
+    async def authenticate(self, handshake: Handshake) -> ConnMeta:
+        """Say who knocks; raises ``Unauthorized``."""
+
+    async def open(
+        self, link: Link, meta: ConnMeta, reservation: Reservation, *, session: bool
+    ) -> bool:
+        """Register the link, welcome it (``session``), run the hooks.
+
+        Returns True when reading may begin; False if it was refused and closed. From
+        this call on the reservation belongs to the connection.
+        """
+
+    def received(self, link: Link, payload: bytes, *, binary: bool) -> None:
+        """Take one whole message in. Never waits, never raises."""
+
+    def dropped(self, link: Link, frame: Frame, offer: Offer) -> None:
+        """A message that ``send`` had taken did not fit after all."""
+
+    def lost(
+        self, link: Link, reason: DisconnectReason, error: BaseException | None = None
+    ) -> None:
+        """The link has ended, or is ending by the adapter's decision."""
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for a worker, by which reading is cut into slices."""
+
+
+# --- messages
+
+
+class Codec(Protocol):
+    """Turns envelopes into bytes and back."""
+
+    name: str
+    subprotocol: str
+    binary: bool
+    """Whether envelopes travel in binary frames."""
+
+    @property
+    def format(self) -> Format:
+        """How payloads are read."""
+
+    def decode(self, payload: bytes | str) -> Envelope:
+        """Raises ``InvalidJson`` or ``InvalidEnvelope``."""
+
+    def encode(self, envelope: Envelope) -> bytes:
+        """Raises ``Misuse`` for data that the format can't hold."""
+
+
+# --- rules that a user may bring
+
+
+class Authenticator(Protocol):
+    """Says who knocks. None, or ``Unauthorized``, refuses with 401."""
+
+    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta | None]: ...
+
+
+class AccessController(Protocol):
+    """Says who may send what, and who may listen where."""
+
+    def can_publish(self, meta: ConnMeta, topic: str, event: str) -> Maybe[bool]: ...
+
+    def can_subscribe(self, meta: ConnMeta, room_id: RoomId) -> Maybe[bool]: ...
+
+
+class Validator(Protocol):
+    """Checks payloads by topic; raises ``ValidationError``."""
+
+    def validate(self, topic: str, event: str, data: Any) -> Maybe[None]: ...
+
+
+class Limiter(Protocol):
+    """Says how long ``key`` has to wait: 0.0 means go on."""
+
+    def allow(self, key: str) -> Maybe[float]: ...
+
+
+# --- watching
+
+
+class Metrics(Protocol):
+    """One method per fact. Labels are route patterns and enums only.
+
+    Times are in seconds. An implementation never raises and never waits.
+    """
+
+    def connected(self) -> None: ...
+    def disconnected(self, reason: DisconnectReason) -> None: ...
+    def received(self, route: str) -> None:
+        """A message came; ``route`` is its pattern, or ``-`` where none matched."""
+
+    def sent(self, messages: int) -> None: ...
+    def dropped(self, reason: str, messages: int) -> None: ...
+    def failed(self, code: str) -> None:
+        """An error or nack was sent."""
+
+    def handled(self, route: str, seconds: float) -> None: ...
+    def acked(self, outcome: str, seconds: float) -> None:
+        """An ack was settled: ``ok``, ``nack``, ``timeout`` or ``closed``."""
+
+    def published(self, messages: int) -> None:
+        """Messages handed to the bus."""
+
+    def consumed(self, messages: int) -> None:
+        """Messages of other nodes taken from the bus."""
+
+
+class Tracer(Protocol):
+    def span(
+        self, name: str, headers: Mapping[str, str], attributes: Mapping[str, Any]
+    ) -> AbstractContextManager[Any]:
+        """Return a span that lasts as long as the context."""
+
+
+class Logger(Protocol):
+    """structlog's own loggers fit."""
+
+    def debug(self, event: str, **fields: Any) -> Any: ...
+    def info(self, event: str, **fields: Any) -> Any: ...
+    def warning(self, event: str, **fields: Any) -> Any: ...
+    def error(self, event: str, **fields: Any) -> Any: ...
+
+
+# --- the cluster
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """Something that is opened at start and closed at shutdown. Optional.
+
+    What several servers share is opened by each and stays open until the last has
+    closed it; it can be opened again.
+    """
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Subscription(Protocol):
+    def close(self) -> Maybe[None]: ...
+
+
+class PubSub(Protocol):
+    """Carries bytes between nodes.
+
+    * what is published on a channel reaches every subscription that stands, at most
+      once; the publisher's own too;
+    * payloads of one sender on one channel arrive in the order they were published;
+      across senders or channels nothing is promised;
+    * ``subscribe`` returns when the subscription stands;
+    * the handler is plain and is called on the event loop of its subscriber;
+    * publishing where nobody listens is not an error; an engine that is away is
+      ``Unavailable``.
+    """
+
+    def publish(self, channel: str, payload: bytes) -> Maybe[None]: ...
+
+    def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Maybe[Subscription]: ...
+
+
+@runtime_checkable
+class CountsListeners(Protocol):
+    """A bus that knows, without asking around, who listens. Optional."""
+
+    def listeners(self, channel: str) -> int: ...
+
+
+MemberKey = str
+"""Whose standing: ``u:<user_id>``, or ``c:<conn_id>`` of an anonymous connection."""
+
+Rule = Callable[[Room | None, Standing], tuple[Room | None, T]]
+"""A decision of the domain about a room and one member's standing in it.
+
+It changes the standing in place, and returns the room to keep (None: no room) and its
+result. It raises before it changes anything, and may be run more than once."""
+
+
+class StateStore(Protocol):
+    """What must be true for the whole cluster: rooms, seats, presence, leases.
+
+    * each method is one atomic step; a rule sees what all earlier ones have done;
+    * a room whose rule leaves it without seats and not ``lasting`` is gone, and so is
+      a ``blank`` standing;
+    * everything a node owns (seats, presence) is gone when its lease has lapsed or it
+      was released; a node's lease counts from its last ``renew``.
+
+    Any method raises ``Unavailable`` when the engine is away.
+    """
+
+    async def decide(self, room_id: RoomId, member: MemberKey | None, rule: Rule[T]) -> T:
+        """Run ``rule`` on the room and the member's standing (blank for None)."""
+
+    async def room(self, room_id: RoomId) -> Room | None:
+        """Return a copy of the room's record."""
+
+    async def standings(self, room_id: RoomId) -> dict[MemberKey, Standing]:
+        """Return copies of all standings that have seats."""
+
+    async def remove_room(self, room_id: RoomId) -> dict[MemberKey, Standing] | None:
+        """Forget the room; returns the standings with seats, None if it was unknown."""
+
+    async def rooms(self) -> list[RoomId]:
+        """Return the rooms that are ``listed``."""
+
+    async def appear(self, node: NodeId, conn_id: ConnId, user_id: UserId, now: datetime) -> None:
+        """A connection of the user is there."""
+
+    async def vanish(self, conn_id: ConnId, user_id: UserId, now: datetime) -> int:
+        """It is gone; returns how many connections the user still has."""
+
+    async def connections_of(
+        self, user_ids: Sequence[UserId]
+    ) -> dict[UserId, dict[ConnId, NodeId]]:
+        """Return where the users' connections are; users with none are left out."""
+
+    async def presence(
+        self, user_ids: Sequence[UserId], now: datetime
+    ) -> dict[UserId, PresenceState]:
+        """Return the state of every user asked for."""
+
+    async def set_typing(
+        self, user_id: UserId, room_id: RoomId, until: datetime | None, now: datetime
+    ) -> None:
+        """The user types in the room until then; None: no longer."""
+
+    async def renew(self, node: NodeId, ttl: float) -> list[NodeId]:
+        """Renew a node's lease for ``ttl`` seconds; returns the nodes that are alive."""
+
+    async def release(self, node: NodeId, now: datetime) -> None:
+        """The node ends in order: take back everything that it owns."""

@@ -1,0 +1,115 @@
+"""Who is there and who is typing, in the whole cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from eyewall.application.connections import Connection
+from eyewall.application.fanout import FanOut
+from eyewall.application.ports import Clock, Logger, StateStore, Timer
+from eyewall.application.tasks import Tasks
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.envelope import ROOM, Message
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.identity import name as check_name
+from eyewall.domain.presence import PresenceState, Typing
+
+MAX_TYPING = 60.0
+"""Seconds: the longest that one word of a client may keep a user typing."""
+
+
+class Presences:
+    """Presence in the cluster's state; typing, with its end, by the node that set it."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        fanout: FanOut,
+        clock: Clock,
+        logger: Logger,
+    ) -> None:
+        self._node = node
+        self._state = state
+        self._fanout = fanout
+        self._clock = clock
+        self._typing = Typing()
+        self._timer: Timer | None = None
+        self._tasks = Tasks(logger)
+
+    async def appear(self, conn: Connection) -> None:
+        """A connection of a user is there."""
+        if conn.user_id is not None:
+            await self._state.appear(self._node, conn.id, conn.user_id, self._clock.wall())
+
+    async def vanish(self, conn_id: ConnId, user_id: UserId) -> None:
+        """It is gone, or no longer that user's."""
+        await self._state.vanish(conn_id, user_id, self._clock.wall())
+
+    async def of(self, user_ids: Sequence[UserId]) -> dict[UserId, PresenceState]:
+        """The presence of every user asked for, the unknown too."""
+        return await self._state.presence(list(user_ids), self._clock.wall())
+
+    # --- typing
+
+    async def set_typing(
+        self, user_id: UserId, room_id: RoomId, typing: bool, ttl: Seconds
+    ) -> None:
+        """Say that the user types, for ``ttl`` seconds, or that it has stopped.
+
+        The room's members hear it, except the user's own connections; they hear of
+        the end too when the time has run out.
+        """
+        check_name(user_id, "user_id")
+        check_name(room_id, "room_id")
+        now = self._clock.wall()
+        if typing:
+            span = seconds(ttl, "ttl", positive=True)
+            until = now + timedelta(seconds=span)
+            self._typing.set(user_id, room_id, until)
+            self._arm()
+            await self._state.set_typing(user_id, room_id, until, now)
+        else:
+            self._typing.clear(user_id, room_id)
+            await self._state.set_typing(user_id, room_id, None, now)
+        await self._tell(user_id, room_id, typing)
+
+    def gone(self, conn: Connection, room_id: RoomId) -> None:
+        """A connection is out of a room: its user types there no longer."""
+        if conn.user_id is not None and self._typing.clear(conn.user_id, room_id):
+            self._tasks.spawn(self._stopped(conn.user_id, room_id))
+
+    def _look(self) -> None:
+        """Tell of those whose time has run out."""
+        self._timer = None
+        for user_id, room_id in self._typing.due(self._clock.wall()):
+            self._tasks.spawn(self._stopped(user_id, room_id))
+        self._arm()
+
+    def _arm(self) -> None:
+        """Have one timer for whoever's time runs out first."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._typing.next_due()
+        if due is not None:
+            wait = (due - self._clock.wall()).total_seconds()
+            self._timer = self._clock.call_later(max(0.0, wait), self._look)
+
+    async def _stopped(self, user_id: UserId, room_id: RoomId) -> None:
+        await self._state.set_typing(user_id, room_id, None, self._clock.wall())
+        await self._tell(user_id, room_id, typing=False)
+
+    async def _tell(self, user_id: UserId, room_id: RoomId, typing: bool) -> None:
+        data: dict[str, Any] = {"user_id": user_id, "typing": typing}
+        message = Message(f"{ROOM}{room_id}", "typing", data)
+        await self._fanout.to_room(room_id, message, skip_user=user_id)
+
+    async def close(self) -> None:
+        """End the timer and what is under way."""
+        self._typing.clear_all()
+        self._arm()
+        await self._tasks.close()

@@ -1,0 +1,142 @@
+"""Answers to requests: acks, nacks and errors (protocol.md, "Replies").
+
+Every request with ``ack: true`` gets exactly one ack; a refusal without one is an
+``error``; never both. In a session the last answers are remembered, and a request that
+is sent again gets the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eyewall.application.connections import Connection
+from eyewall.application.frames import Frame
+from eyewall.application.send import TAKEN, Sender
+from eyewall.application.stats import Stats
+from eyewall.domain.envelope import ERROR_TOPIC, Envelope
+from eyewall.domain.errors import (
+    INTERNAL,
+    EyewallError,
+    Overloaded,
+    RateLimited,
+    Refused,
+    Unavailable,
+    code_of,
+)
+from eyewall.domain.repeats import Seen
+
+_TRY_AGAIN = (RateLimited, Overloaded, Unavailable)
+"""Refusals that are not remembered: the repeat deserves to be handled."""
+
+
+class Replies:
+    """Says yes or no to a request, once."""
+
+    def __init__(self, sender: Sender, stats: Stats) -> None:
+        self._sender = sender
+        self._stats = stats
+
+    def is_repeat(self, conn: Connection, request: Envelope) -> bool:
+        """Answer a request that was sent before; False if it is new."""
+        repeats = conn.repeats
+        if repeats is None or not request.ack or request.id is None:
+            return False
+        seen = repeats.look(request.id)
+        if seen is Seen.NEW:
+            return False
+        if isinstance(seen, bytes):
+            self._send(conn, Frame(seen))
+        return True
+
+    def accept(self, conn: Connection, request: Envelope, result: Any) -> None:
+        """Ack a request with what its handler returned; raises ``Misuse`` for a
+        result that can't be encoded."""
+        if not request.ack:
+            return
+        data: dict[str, Any] = {}
+        if isinstance(result, Mapping):
+            data.update(result)
+        elif result is not None:
+            data["result"] = result
+        data["message_id"] = request.id
+        data["status"] = "ok"
+        self._answer(conn, request, data, remember=True)
+
+    def refuse(
+        self,
+        conn: Connection,
+        request: Envelope,
+        error: BaseException,
+        *,
+        remember: bool = False,
+    ) -> None:
+        """Nack a request, or send an ``error`` if it did not ask for an ack.
+
+        ``remember``: the refusal came from the handler or command itself.
+        """
+        code, text, details = describe(error)
+        self._stats.failed(code)
+        if not request.ack:
+            self._send_error(conn, request.id, request.topic, code, text, details)
+            return
+        data = {
+            "message_id": request.id,
+            "status": "nack",
+            "error": text,
+            "code": code,
+            **details,
+        }
+        remember = remember and not isinstance(error, _TRY_AGAIN)
+        self._answer(conn, request, data, remember=remember)
+
+    def refuse_unread(
+        self, conn: Connection, error: Refused, ref: str | None, topic: str | None
+    ) -> None:
+        """Send an ``error`` about a frame that is no message."""
+        code, text, details = describe(error)
+        self._stats.failed(code)
+        self._send_error(conn, ref, topic or ERROR_TOPIC, code, text, details)
+
+    def _answer(
+        self, conn: Connection, request: Envelope, data: dict[str, Any], *, remember: bool
+    ) -> None:
+        frame = self._sender.reply_frame(Envelope(request.topic, "ack", data, ref=request.id))
+        copies = 1
+        repeats = conn.repeats
+        if repeats is not None and request.id is not None:
+            copies += (
+                repeats.answered(request.id, frame.payload)
+                if remember
+                else repeats.forgotten(request.id)
+            )
+        for _ in range(copies):
+            self._send(conn, frame)
+
+    def _send_error(
+        self,
+        conn: Connection,
+        ref: str | None,
+        topic: str,
+        code: str,
+        text: str,
+        details: Mapping[str, Any],
+    ) -> None:
+        data = {"code": code, "error": text, **details}
+        self._send(conn, self._sender.reply_frame(Envelope(topic, "error", data, ref=ref)))
+
+    def _send(self, conn: Connection, frame: Frame) -> None:
+        """Send a reply; to who has gone meanwhile, nothing is sent and nothing counted."""
+        if conn.is_open and self._sender.to_link(conn.link, frame) not in TAKEN:
+            self._sender.tell_dropped(conn, frame)
+
+
+def describe(error: BaseException) -> tuple[str, str, dict[str, Any]]:
+    """Return code, text and further fields that a client is told of ``error``.
+
+    An unexpected exception's text never leaves the server.
+    """
+    code = code_of(error)
+    if code == INTERNAL or not isinstance(error, EyewallError):
+        return INTERNAL, "internal error", {}
+    return code, str(error), error.details()

@@ -1,0 +1,165 @@
+"""Which handler a message goes to, with its middleware around it.
+
+Middleware is bound when a message is routed, not when a handler is registered: what is
+added later applies from the next message on. The bound chain is kept until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from eyewall.application.context import Context
+from eyewall.application.handlers import Threads, adapt
+from eyewall.application.middleware import Handler, Middleware, chain
+from eyewall.domain.envelope import Envelope
+from eyewall.domain.routing import RouteTable
+
+F = TypeVar("F", bound=Callable[..., Any])
+OrderingKey = Callable[[Context, Envelope[Any]], Hashable]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a user said of one handler."""
+
+    pattern: str
+    handler: Callable[..., Any]
+    middleware: tuple[Middleware, ...]
+    version: str | None
+    ordering_key: OrderingKey | None
+
+
+class Routes:
+    """A group of routes with middleware of its own, to be included in a server.
+
+    >>> routes = Routes()
+    >>> @routes.on("chat:say")
+    ... async def say(ctx, msg): ...
+    """
+
+    def __init__(self) -> None:
+        self._registrations: list[Registration] = []
+        self._middleware: list[Middleware] = []
+        self._followers: list[Callable[[Registration], None]] = []
+
+    def on(
+        self,
+        pattern: str,
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> Callable[[F], F]:
+        """Decorate the handler for the topics of ``pattern``."""
+
+        def register(handler: F) -> F:
+            self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
+            return handler
+
+        return register
+
+    def handle(
+        self,
+        pattern: str,
+        handler: Callable[..., Any],
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> None:
+        """Register the handler for the topics of ``pattern``.
+
+        Raises ``ValueError`` for a bad pattern.
+        """
+        registration = Registration(pattern, handler, middleware, version, ordering_key)
+        for follow in self._followers:
+            follow(registration)
+        self._registrations.append(registration)
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around all handlers of the group, earlier ones included."""
+        self._middleware.extend(middleware)
+
+    def middleware(self) -> tuple[Middleware, ...]:
+        """The group's own middleware as it is now."""
+        return tuple(self._middleware)
+
+    def follow(self, step: Callable[[Registration], None]) -> None:
+        """Have ``step`` called for every registration, those to come too."""
+        for registration in self._registrations:
+            step(registration)
+        self._followers.append(step)
+
+
+class Route:
+    """A registered handler, ready to run."""
+
+    __slots__ = ("_bound", "_group", "_handler", "_made_of", "_own", "ordering_key", "pattern")
+
+    def __init__(
+        self,
+        pattern: str,
+        handler: Handler,
+        own: tuple[Middleware, ...],
+        group: Routes | None,
+        ordering_key: OrderingKey | None,
+    ) -> None:
+        self.pattern = pattern
+        self.ordering_key = ordering_key
+        self._handler = handler
+        self._own = own
+        self._group = group
+        self._bound: Handler = handler
+        self._made_of: tuple[object, ...] | None = None
+
+    def bound(self, everywhere: tuple[Middleware, ...]) -> Handler:
+        """Return the handler with all middleware around it."""
+        group = self._group.middleware() if self._group is not None else ()
+        made_of = (everywhere, group)
+        if self._made_of != made_of:
+            self._bound = chain(self._handler, (*everywhere, *group, *self._own))
+            self._made_of = made_of
+        return self._bound
+
+
+class Router:
+    """All routes of a node."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._table: RouteTable[Route] = RouteTable()
+        self._everywhere: tuple[Middleware, ...] = ()
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around all handlers, earlier ones included."""
+        self._everywhere = (*self._everywhere, *middleware)
+
+    def add(self, registration: Registration, group: Routes | None = None) -> None:
+        route = Route(
+            registration.pattern,
+            adapt(registration.handler, self._threads),
+            registration.middleware,
+            group,
+            registration.ordering_key,
+        )
+        self._table.add(registration.pattern, route, registration.version)
+
+    def add_command(self, topic: str, handler: Handler) -> None:
+        """Register one of the server's own commands."""
+        self._table.add(topic, Route(topic, handler, (), None, None), system=True)
+
+    def include(self, routes: Routes, prefix: str) -> None:
+        """Take in a group, with ``prefix`` before each of its patterns."""
+
+        def take(registration: Registration) -> None:
+            pattern = prefix + registration.pattern
+            self.add(replace(registration, pattern=pattern), routes)
+
+        routes.follow(take)
+
+    def find(self, topic: str, version: str | None) -> Route | None:
+        return self._table.find(topic, version)
+
+    def bound(self, route: Route) -> Handler:
+        """The route's handler with its middleware, as these are now."""
+        return route.bound(self._everywhere)

@@ -1,0 +1,245 @@
+"""Out: a message becomes a frame once, and goes to one link or to an audience.
+
+Here every message that is sent is counted, and here a queue's refusal is turned into
+a count, a failure report and an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from itertools import count
+from typing import Any
+
+from eyewall.application.connections import Connection
+from eyewall.application.failures import Failures
+from eyewall.application.frames import Frame
+from eyewall.application.ports import Audience, Codec, Link, Outbound
+from eyewall.application.stats import Stats
+from eyewall.domain.envelope import Envelope, Message, Priority, Raw
+from eyewall.domain.errors import ConnectionClosed, EyewallError, QueueFull, SlowConsumer
+from eyewall.domain.identity import MessageId
+from eyewall.domain.outbox import Offer
+from eyewall.domain.report import Failure, FailureReason
+
+TAKEN = frozenset({Offer.QUEUED, Offer.DROPPED_OLDEST})
+"""Outcomes with which the message itself will be written."""
+
+
+class Ids:
+    """Message ids: a random start, so that no two nodes or restarts meet, and a count."""
+
+    __slots__ = ("_numbers", "_start")
+
+    def __init__(self, start: str) -> None:
+        self._start = start
+        self._numbers = count(1)
+
+    def new(self) -> MessageId:
+        return MessageId(f"{self._start}{next(self._numbers):x}")
+
+
+class Sender:
+    """Turns messages into frames and hands them to links and audiences."""
+
+    def __init__(
+        self, *, codec: Codec, outbound: Outbound, stats: Stats, failures: Failures, ids: Ids
+    ) -> None:
+        self._codec = codec
+        self._outbound = outbound
+        self._stats = stats
+        self._failures = failures
+        self._ids = ids
+
+    # --- frames
+
+    def frame(
+        self,
+        message: Message,
+        *,
+        ack: bool = False,
+        recipient: str | None = None,
+        fan_out: bool = False,
+    ) -> Frame:
+        """Encode ``message``, giving it an id if it has none.
+
+        Raises ``Misuse`` for data that can't be encoded.
+        """
+        data = message.data
+        raw = data if isinstance(data, Raw) else None
+        envelope: Envelope[Any] = Envelope(
+            message.topic,
+            message.event,
+            None if raw is not None else data,
+            message.id or self._ids.new(),
+            None,
+            message.namespace,
+            message.version,
+            message.headers,
+            ack,
+            None,
+            raw,
+        )
+        return Frame(
+            self._codec.encode(envelope),
+            envelope=envelope,
+            message=message,
+            priority=message.priority,
+            recipient=recipient,
+            fan_out=fan_out,
+        )
+
+    def reply_frame(self, envelope: Envelope) -> Frame:
+        """Encode what the server itself says: acks, errors, notices."""
+        return Frame(self._codec.encode(envelope), envelope=envelope)
+
+    def answer_frame(self, request: Envelope, data: Any) -> Frame:
+        """A message that answers ``request``: its topic, and its id as ``ref``."""
+        raw = data if isinstance(data, Raw) else None
+        plain = None if raw is not None else data
+        return self.reply_frame(
+            Envelope(request.topic, "message", plain, self._ids.new(), request.id, raw=raw)
+        )
+
+    def notice(self, topic: str, event: str, data: Any) -> Frame:
+        """A frame of the server's own, with an id."""
+        return self.reply_frame(Envelope(topic, event, data, id=self._ids.new()))
+
+    @staticmethod
+    def text(data: str | bytes, *, fan_out: bool = False) -> Frame:
+        """A frame without an envelope: text for ``str``, binary for ``bytes``."""
+        binary = isinstance(data, bytes)
+        payload = data if isinstance(data, bytes) else data.encode()
+        return Frame(payload, raw=True, binary=binary, fan_out=fan_out)
+
+    # --- one connection
+
+    def to_link(self, link: Link, frame: Frame) -> Offer:
+        """Hand a frame to a link, and count what became of it."""
+        offer = link.send(frame)
+        if offer not in TAKEN:
+            self._stats.dropped(FailureReason.QUEUE_FULL.value)
+        elif not frame.raw:
+            self._stats.sent(1)
+        return offer
+
+    async def to_conn(self, conn: Connection, frame: Frame) -> EyewallError | None:
+        """Send to one connection; returns why it was not taken, after the handlers ran."""
+        if not conn.is_open:
+            error: EyewallError = ConnectionClosed(f"{conn.id} is closed")
+            await self.failed(frame, conn.id, FailureReason.CONN_CLOSED, error)
+            return error
+        offer = self.to_link(conn.link, frame)
+        if offer in TAKEN:
+            return None
+        error = refusal(offer, conn)
+        await self.failed(frame, conn.id, FailureReason.QUEUE_FULL, error, conn.link.queued)
+        return error
+
+    async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None:
+        """Send a message; raises ``ConnectionClosed`` or ``QueueFull``."""
+        error = await self.to_conn(conn, self.frame(Message(topic, event, data)))
+        if error is not None:
+            raise error
+
+    async def send_raw(self, conn: Connection, data: str | bytes) -> None:
+        """Send one frame as it is; raises ``ConnectionClosed`` or ``QueueFull``."""
+        error = await self.to_conn(conn, self.text(data))
+        if error is not None:
+            raise error
+
+    # --- many
+
+    async def to_audience(
+        self, audience: Audience, frame: Frame, skip: Collection[Link] = ()
+    ) -> int:
+        """Send to everybody in ``audience``; returns to how many.
+
+        Waits while too much is queued already, so that who publishes faster than the
+        node can write is slowed down.
+        """
+        await self._outbound.ready()
+        return self.publish(audience, frame, skip)
+
+    def publish(self, audience: Audience, frame: Frame, skip: Collection[Link] = ()) -> int:
+        """Send to everybody in ``audience`` without waiting; returns to how many."""
+        reached = audience.publish(frame, skip)
+        if not frame.raw:
+            self._stats.sent(reached)
+        return reached
+
+    async def ready(self) -> None:
+        """Return when the node has room for more to write."""
+        await self._outbound.ready()
+
+    def to_many(self, conns: Collection[Connection], frame: Frame) -> int:
+        """Send one frame to each of ``conns``; what is dropped is reported soon."""
+        for conn in conns:
+            if self.to_link(conn.link, frame) not in TAKEN:
+                self.tell_dropped(conn, frame)
+        return len(conns)
+
+    # --- what did not arrive
+
+    def dropped(self, conn: Connection, frame: Frame) -> None:
+        """A frame that the link had taken did not fit after all."""
+        self._stats.dropped(FailureReason.QUEUE_FULL.value)
+        self.tell_dropped(conn, frame)
+
+    def tell_dropped(self, conn: Connection, frame: Frame) -> None:
+        reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
+        error = QueueFull(f"the queue of {conn.id} is full")
+        self._failures.tell_soon(self._failure(frame, conn.id, reason, error, conn.link.queued))
+
+    async def failed(
+        self,
+        frame: Frame,
+        conn_id: str,
+        reason: FailureReason,
+        error: EyewallError | None,
+        queue: int | None = None,
+        duration: float | None = None,
+    ) -> None:
+        """Have the failure handlers run for one frame."""
+        failure = self._failure(frame, conn_id, reason, error, queue, duration)
+        await self._failures.tell(failure)
+
+    def _failure(
+        self,
+        frame: Frame,
+        conn_id: str,
+        reason: FailureReason,
+        error: EyewallError | None,
+        queue: int | None,
+        duration: float | None = None,
+    ) -> Failure:
+        return Failure(
+            message=frame.message or _message_of(frame),
+            recipient=frame.recipient or conn_id,
+            reason=reason,
+            error=error,
+            queue=queue,
+            duration=duration,
+        )
+
+
+def refusal(offer: Offer, conn: Connection) -> EyewallError:
+    """The error that tells why a link did not take a frame."""
+    if offer is Offer.OVERFLOWED:
+        return SlowConsumer(f"{conn.id} does not read and was disconnected")
+    return QueueFull(f"the queue of {conn.id} is full")
+
+
+def _message_of(frame: Frame) -> Message:
+    """Show what the server itself sent, or a raw frame, as a message."""
+    envelope = frame.envelope
+    if envelope is not None and envelope.topic:
+        return Message(
+            envelope.topic, envelope.event, envelope.data, priority=Priority(frame.priority)
+        )
+    return Message("system:raw", "message", frame.payload)
+
+
+def rfc3339(when: datetime) -> str:
+    """A timestamp as it stands on the wire."""
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,166 @@
+"""eyewall: a real-time hub for Python.
+
+Rooms, presence and delivery guarantees over WebSockets, on Tornado.
+
+>>> from eyewall import Server
+>>> server = Server()
+>>> @server.on("echo:ping")
+... async def ping(ctx, msg):
+...     await ctx.send("echo:pong", "message", {"echo": msg.data["text"]})
+>>> server.run(port=8080)
+"""
+
+from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.limits.memory import TokenBucketLimiter
+from eyewall.adapters.state.memory import MemoryState
+from eyewall.adapters.validation.marshmallow import MarshmallowValidator
+from eyewall.application.connections import Connection
+from eyewall.application.context import Context
+from eyewall.application.hub import Hub
+from eyewall.application.ports import (
+    AccessController,
+    Authenticator,
+    Codec,
+    Limiter,
+    Logger,
+    Metrics,
+    PubSub,
+    StateStore,
+    Subscription,
+    Tracer,
+    Validator,
+)
+from eyewall.application.routes import Routes
+from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
+from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    Forbidden,
+    HandlerNotFound,
+    InvalidEnvelope,
+    JoinForbidden,
+    Misuse,
+    Nacked,
+    NotAMember,
+    Overloaded,
+    QueueFull,
+    RateLimited,
+    Refused,
+    RoomExists,
+    RoomFull,
+    RoomNotFound,
+    ShuttingDown,
+    SlowConsumer,
+    Unauthorized,
+    Unavailable,
+    UserOffline,
+    ValidationError,
+)
+from eyewall.domain.handshake import Handshake
+from eyewall.domain.identity import ConnId, ConnMeta, MessageId, NodeId, RoomId, UserId, Where
+from eyewall.domain.membership import Member, Membership, RoomInfo
+from eyewall.domain.outbox import DropPolicy, QueueConfig
+from eyewall.domain.presence import PresenceState
+from eyewall.domain.report import (
+    AckOptions,
+    AckResult,
+    BatchDeliveryReport,
+    DeliveryReport,
+    DeliveryStatus,
+    Failure,
+    FailureReason,
+    HubStats,
+    PendingAck,
+    SendOptions,
+    Target,
+)
+from eyewall.domain.room import JoinOptions, RoomOptions, RoomPolicy, RoomRole
+from eyewall.server import Server
+from eyewall.settings import Settings
+from eyewall.version import VERSION as __version__  # noqa: N811
+
+__all__ = [
+    "AccessController",
+    "AckOptions",
+    "AckResult",
+    "AckTimeout",
+    "Authenticator",
+    "BatchDeliveryReport",
+    "Codec",
+    "ConnId",
+    "ConnMeta",
+    "Connection",
+    "ConnectionClosed",
+    "Context",
+    "DeliveryReport",
+    "DeliveryStatus",
+    "DisconnectReason",
+    "DropPolicy",
+    "Envelope",
+    "EyewallError",
+    "Failure",
+    "FailureReason",
+    "Forbidden",
+    "HandlerNotFound",
+    "Handshake",
+    "HeartbeatConfig",
+    "Hub",
+    "HubStats",
+    "InvalidEnvelope",
+    "JoinForbidden",
+    "JoinOptions",
+    "Limiter",
+    "Logger",
+    "MarshmallowValidator",
+    "Member",
+    "Membership",
+    "MemoryPubSub",
+    "MemoryState",
+    "Message",
+    "MessageId",
+    "Metrics",
+    "Misuse",
+    "Nacked",
+    "NodeId",
+    "NotAMember",
+    "Overloaded",
+    "PendingAck",
+    "PresenceState",
+    "Priority",
+    "PubSub",
+    "QueueConfig",
+    "QueueFull",
+    "RateLimited",
+    "Raw",
+    "Refused",
+    "RoomExists",
+    "RoomFull",
+    "RoomId",
+    "RoomInfo",
+    "RoomNotFound",
+    "RoomOptions",
+    "RoomPolicy",
+    "RoomRole",
+    "Routes",
+    "SendOptions",
+    "Server",
+    "Settings",
+    "ShuttingDown",
+    "SlowConsumer",
+    "StateStore",
+    "StreamPosition",
+    "Subscription",
+    "Target",
+    "TokenBucketLimiter",
+    "Tracer",
+    "Unauthorized",
+    "Unavailable",
+    "UserId",
+    "UserOffline",
+    "ValidationError",
+    "Validator",
+    "Where",
+    "__version__",
+]

@@ -1,0 +1,128 @@
+"""A node and the sockets before it, put together from a server's keywords."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.clock.system import SystemClock
+from eyewall.adapters.codec.json import JsonCodec
+from eyewall.adapters.observe.logs import make_logger
+from eyewall.adapters.state.memory import MemoryState
+from eyewall.adapters.web.origin import OriginRule
+from eyewall.adapters.web.sockets import Sockets
+from eyewall.application.node import Node, NodeConfig, Ports
+from eyewall.application.ports import (
+    AccessController,
+    Authenticator,
+    Clock,
+    Logger,
+    Metrics,
+    PubSub,
+    StateStore,
+    Validator,
+)
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.duration import Seconds, count, seconds
+from eyewall.domain.identity import NodeId
+from eyewall.domain.identity import name as check_name
+from eyewall.domain.outbox import QueueConfig
+from eyewall.version import VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a server was told; the meaning of each field is ``Server``'s own."""
+
+    workers: int
+    worker_queue: int
+    lane_queue: int
+    check_origin: OriginRule
+    queue: QueueConfig | None
+    heartbeat: HeartbeatConfig | None
+    max_message_size: int
+    max_connections: int | None
+    max_connections_per_user: int | None
+    max_connections_per_address: int | None
+    handshake_timeout: Seconds
+    authenticator: Authenticator | Callable[..., Any] | None
+    access_controller: AccessController | None
+    validator: Validator | Callable[..., Any] | None
+    metrics: Metrics | None
+    logger: Logger | None
+    pubsub: PubSub | None
+    state: StateStore | None
+    node_id: str | None
+    cluster_channel: str
+    lease: Seconds
+    client_commands: bool
+    implicit_rooms: bool
+    trusted_proxies: Sequence[str]
+
+
+def default_node_id() -> str:
+    """Host name, process id and a random part: unique without being configured."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.") or "node"
+    return f"{host[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def assemble(options: Options) -> tuple[Node, Sockets]:
+    """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
+    for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
+        if (value := getattr(options, limit)) is not None:
+            count(value, limit)
+    heartbeat = options.heartbeat or HeartbeatConfig()
+    logger = options.logger or make_logger()
+    clock: Clock = SystemClock()
+    codec = JsonCodec()
+    sockets = Sockets(
+        codecs=[codec],
+        clock=clock,
+        logger=logger,
+        queue=options.queue or QueueConfig(),
+        heartbeat=heartbeat,
+        max_message_size=count(options.max_message_size, "max_message_size"),
+        handshake_timeout=seconds(options.handshake_timeout, "handshake_timeout", positive=True),
+        check_origin=options.check_origin,
+        trusted_proxies=options.trusted_proxies,
+        batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
+    )
+    ports = Ports(
+        outbound=sockets.outbound,
+        clock=clock,
+        codec=codec,
+        logger=logger,
+        pubsub=options.pubsub or MemoryPubSub(),
+        state=options.state or MemoryState(),
+        metrics=options.metrics,
+        authenticator=options.authenticator,  # type: ignore[arg-type]
+        access_controller=options.access_controller,
+        validator=options.validator,  # type: ignore[arg-type]
+    )
+    node = Node(_config(options, heartbeat), ports)
+    sockets.intake = node.intake
+    return node, sockets
+
+
+def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:
+    return NodeConfig(
+        node_id=NodeId(check_name(options.node_id or default_node_id(), "node_id")),
+        cluster_channel=check_name(options.cluster_channel, "cluster_channel"),
+        lease=seconds(options.lease, "lease", positive=True),
+        workers=count(options.workers, "workers"),
+        worker_queue=options.worker_queue,
+        lane_queue=count(options.lane_queue, "lane_queue"),
+        max_message_size=options.max_message_size,
+        max_connections=options.max_connections,
+        max_connections_per_user=options.max_connections_per_user,
+        max_connections_per_address=options.max_connections_per_address,
+        client_commands=options.client_commands,
+        implicit_rooms=options.implicit_rooms,
+        heartbeat=seconds(heartbeat.interval, "interval"),
+        version=VERSION,
+    )

@@ -1,0 +1,124 @@
+"""The composition root: which adapter serves which port, by setting.
+
+To bring an adapter of your own, override its provider:
+
+>>> container = Container(settings=Settings.load())
+>>> container.state.override(providers.Singleton(MyState))
+>>> server = container.server()
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dependency_injector import containers, providers
+
+from eyewall.adapters.auth.static import StaticAuthenticator
+from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.limits.memory import TokenBucketLimiter
+from eyewall.adapters.observe.logs import make_logger
+from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.ports import Authenticator, Limiter, Metrics
+from eyewall.middleware import rate_limit
+from eyewall.server import Server
+from eyewall.settings import AuthSettings, LimitSettings, Settings
+
+
+def _jwt(auth: AuthSettings) -> Authenticator:
+    from eyewall.adapters.auth.jwt import JwtAuthenticator  # noqa: PLC0415  (an extra)
+
+    return JwtAuthenticator(
+        auth.jwt_key(),
+        algorithms=auth.algorithms,
+        audience=auth.audience,
+        issuer=auth.issuer,
+        leeway=auth.leeway,
+        user_claim=auth.user_claim,
+        roles_claim=auth.roles_claim,
+        tags_claim=auth.tags_claim,
+    )
+
+
+def _prometheus() -> Metrics:
+    from eyewall.adapters.observe.prometheus import PrometheusMetrics  # noqa: PLC0415
+
+    return PrometheusMetrics()
+
+
+def _limiter(limits: LimitSettings) -> Limiter | None:
+    if limits.messages_per_second is None:
+        return None
+    return TokenBucketLimiter(limits.messages_per_second, limits.burst)
+
+
+def _server(settings: Settings, limiter: Limiter | None, **ports: Any) -> Server:
+    """Build a server; ``ports`` may hold any of ``Server``'s keywords, which count more
+    than the settings."""
+    given: dict[str, Any] = {
+        "workers": settings.workers,
+        "worker_queue": settings.worker_queue,
+        "lane_queue": settings.lane_queue,
+        "check_origin": settings.check_origin,
+        "queue": settings.queue,
+        "heartbeat": settings.heartbeat,
+        "max_message_size": settings.max_message_size,
+        "max_connections": settings.max_connections,
+        "max_connections_per_user": settings.max_connections_per_user,
+        "max_connections_per_address": settings.max_connections_per_address,
+        "handshake_timeout": settings.handshake_timeout,
+        "node_id": settings.node_id,
+        "cluster_channel": settings.cluster_channel,
+        "lease": settings.lease,
+        "client_commands": settings.client_commands,
+        "implicit_rooms": settings.implicit_rooms,
+        "trusted_proxies": settings.trusted_proxies,
+    }
+    server = Server(**(given | ports))
+    if limiter is not None:
+        server.use(rate_limit(limiter))
+    return server
+
+
+class Container(containers.DeclarativeContainer):
+    """Every adapter of a server, chosen by ``settings``."""
+
+    settings = providers.Singleton(Settings.load)
+
+    logger = providers.Singleton(
+        make_logger,
+        settings.provided.logging.kind,
+        settings.provided.logging.level,
+    )
+    metrics = providers.Selector(
+        settings.provided.metrics.kind,
+        none=providers.Object(None),
+        prometheus=providers.Singleton(_prometheus),
+    )
+    authenticator = providers.Selector(
+        settings.provided.auth.kind,
+        none=providers.Object(None),
+        static=providers.Singleton(StaticAuthenticator, settings.provided.auth.tokens),
+        jwt=providers.Singleton(_jwt, settings.provided.auth),
+    )
+    limiter = providers.Selector(
+        settings.provided.limits.kind,
+        memory=providers.Singleton(_limiter, settings.provided.limits),
+    )
+    pubsub = providers.Selector(
+        settings.provided.bus.kind,
+        memory=providers.Singleton(MemoryPubSub),
+    )
+    state = providers.Selector(
+        settings.provided.state.kind,
+        memory=providers.Singleton(MemoryState),
+    )
+    server = providers.Singleton(
+        _server,
+        settings=settings,
+        limiter=limiter,
+        logger=logger,
+        metrics=metrics,
+        authenticator=authenticator,
+        pubsub=pubsub,
+        state=state,
+    )

@@ -1,0 +1,15 @@
+"""Ready-made middleware.
+
+>>> server.use(recover(), log(), rate_limit(TokenBucketLimiter(rate=10, burst=20)))
+"""
+
+from eyewall.application.middleware import (
+    auth_required,
+    log,
+    rate_limit,
+    recover,
+    trace,
+    validate,
+)
+
+__all__ = ["auth_required", "log", "rate_limit", "recover", "trace", "validate"]

@@ -1,0 +1,356 @@
+"""The server: a hub, the sockets before it, and the order in which both begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import ssl as tls
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from eyewall.adapters.web.handshake import http_server
+from eyewall.adapters.web.ops import ops_routes
+from eyewall.adapters.web.origin import OriginRule
+from eyewall.application.drain import run_steps
+from eyewall.application.hub import Hub
+from eyewall.application.middleware import Middleware, trace
+from eyewall.application.ports import (
+    AccessController,
+    Authenticator,
+    Logger,
+    Metrics,
+    PubSub,
+    StateStore,
+    Tracer,
+    Validator,
+)
+from eyewall.application.routes import OrderingKey, Routes
+from eyewall.application.tasks import Tasks
+from eyewall.assemble import Options, assemble
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.outbox import QueueConfig
+from eyewall.runner import run_until_signal
+from eyewall.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+Hook = Callable[[], Any]
+
+_OPTIONS = frozenset(field.name for field in fields(Options))
+
+CLOSE_SHARE = 0.2
+"""The part of a shutdown's time that is kept for flushing and closing connections."""
+
+
+class Server:
+    """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
+
+    Limits of None are off; times are seconds. What is left out of ``pubsub`` and
+    ``state`` is in memory, for this server alone.
+
+    >>> server = Server()
+    >>> @server.on("echo:ping")
+    ... async def ping(ctx, msg):
+    ...     await ctx.send("echo:pong", "message", {"echo": msg.data["text"]})
+    >>> server.run(port=8080)
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 64,
+        worker_queue: int = 2048,
+        lane_queue: int = 64,
+        check_origin: OriginRule = None,
+        queue: QueueConfig | None = None,
+        heartbeat: HeartbeatConfig | None = None,
+        max_message_size: int = 1 << 20,
+        max_connections: int | None = None,
+        max_connections_per_user: int | None = None,
+        max_connections_per_address: int | None = None,
+        handshake_timeout: Seconds = 10.0,
+        authenticator: Authenticator | Callable[..., Any] | None = None,
+        access_controller: AccessController | None = None,
+        validator: Validator | Callable[..., Any] | None = None,
+        metrics: Metrics | None = None,
+        logger: Logger | None = None,
+        tracer: Tracer | None = None,
+        pubsub: PubSub | None = None,
+        state: StateStore | None = None,
+        node_id: str | None = None,
+        cluster_channel: str = "eyewall",
+        lease: Seconds = 10.0,
+        client_commands: bool = False,
+        implicit_rooms: bool = True,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
+        options = {name: value for name, value in locals().items() if name in _OPTIONS}
+        self._node, self._sockets = assemble(Options(**options))
+        self.logger = self._node.logger
+        self._clock = self._node.ports.clock
+        self._metrics = metrics
+        self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
+        self.hub = Hub(self._node)
+        self.hub.stops_by(self.shutdown)
+        if tracer is not None:
+            self.use(trace(tracer))
+        self._on_startup: list[Hook] = []
+        self._on_shutdown: list[Hook] = []
+        self._background: list[Any] = []
+        self._tasks = Tasks(self.logger)
+        self._http: HTTPServer | None = None
+        self._started = False
+        self._stopping: asyncio.Future[None] | None = None
+        self._address: tuple[str, int] | None = None
+        self._scheme = "ws"
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Server:
+        """Build a server from ``settings`` (None reads file and environment).
+
+        ``overrides`` are ``Server``'s own keywords. Raises ``SettingsError``.
+        """
+        from eyewall.container import Container  # noqa: PLC0415  (it builds servers)
+
+        container = Container(settings=settings or Settings.load())
+        server: Server = container.server(**overrides)
+        return server
+
+    # --- what the application registers
+
+    def on(
+        self,
+        pattern: str,
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> Callable[[F], F]:
+        """Decorate the handler for the topics of ``pattern`` (``chat:*`` at the widest)."""
+
+        def register(handler: F) -> F:
+            self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
+            return handler
+
+        return register
+
+    def handle(
+        self,
+        pattern: str,
+        handler: Callable[..., Any],
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> None:
+        """Register the handler for the topics of ``pattern``; raises ``ValueError``."""
+        self.hub.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around all handlers; the first one is the outermost."""
+        self.hub.use(*middleware)
+
+    def include(self, routes: Routes, prefix: str = "") -> None:
+        """Take in a group of routes, with ``prefix`` before its patterns."""
+        self._node.router.include(routes, prefix)
+
+    def on_startup(self, hook: F) -> F:
+        """Run ``hook()`` when the hub is up and before anybody is let in."""
+        self._on_startup.append(hook)
+        return hook
+
+    def on_shutdown(self, hook: F) -> F:
+        """Run ``hook()`` when all connections are closed, before the adapters are."""
+        self._on_shutdown.append(hook)
+        return hook
+
+    def background(self, work: Coroutine[Any, Any, Any] | Callable[[], Any]) -> None:
+        """Run a task that the server owns: its failure is logged, shutdown ends it.
+
+        Before the start it waits for the start.
+        """
+        if self._started:
+            self._spawn(work)
+        else:
+            self._background.append(work)
+
+    def _spawn(self, work: Any) -> None:
+        coroutine = work if inspect.iscoroutine(work) else work()
+        self._tasks.spawn(coroutine, getattr(work, "__qualname__", None))
+
+    def routes(self, path: str = "/ws") -> list[Any]:
+        """Return Tornado rules that let clients in at ``path``.
+
+        For an application that is there already; ``await server.start()`` then starts
+        what runs beside the sockets.
+        """
+        return self._sockets.routes(path)
+
+    # --- life
+
+    @property
+    def port(self) -> int | None:
+        """The port that it listens on; None while it does not."""
+        return None if self._address is None else self._address[1]
+
+    @property
+    def url(self) -> str:
+        """Where clients connect; raises ``RuntimeError`` while it does not listen."""
+        if self._address is None:
+            raise RuntimeError("the server does not listen: start it with a port")
+        host, port = self._address
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}/ws"
+
+    async def start(
+        self,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        ssl: tls.SSLContext | None = None,
+        *,
+        pages: Sequence[Any] = (),
+    ) -> None:
+        """Start the hub; with a ``port`` (0: a free one), listen there too.
+
+        ``pages`` are further Tornado rules to serve. Raises ``OSError`` if the port
+        can't be had, ``Unavailable`` if an adapter can't be opened.
+        """
+        if self._started:
+            raise RuntimeError("the server has been started")
+        listening = [] if port is None else bind_sockets(port, host, backlog=1024)
+        self._started = True
+        self._stopping = None
+        try:
+            await self._node.start()
+            self._sockets.start()
+            for hook in self._on_startup:
+                await _call(hook)
+            for work in self._background:
+                self._spawn(work)
+            self._background.clear()
+        except BaseException:
+            for sock in listening:
+                sock.close()
+            await self.shutdown(0)
+            raise
+        if listening:
+            self._listen(listening, host, ssl, pages)
+
+    def _listen(
+        self,
+        listening: list[socket.socket],
+        host: str,
+        ssl: tls.SSLContext | None,
+        pages: Sequence[Any],
+    ) -> None:
+        render = getattr(self._metrics, "render", None)
+        rules = [*self.routes(), *ops_routes(self._not_ready, render), *pages]
+        application = Application(rules, log_function=_no_access_log)
+        self._http = http_server(application, ssl=ssl, handshake_timeout=self._handshake_timeout)
+        self._http.add_sockets(listening)
+        self._scheme = "ws" if ssl is None else "wss"
+        self._address = (host, int(listening[0].getsockname()[1]))
+        self.logger.info("listening", url=self.url, node_id=self.hub.node_id)
+
+    def _not_ready(self) -> list[str]:
+        if not self._started:
+            return ["not started"]
+        return ["draining"] if self._node.connections.draining else []
+
+    async def shutdown(self, timeout: Seconds = 10.0) -> None:
+        """Drain and stop, within ``timeout`` seconds (guarantees.md, "Shutdown").
+
+        May be called twice: the second call waits for the first.
+        """
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+            return
+        if not self._started:
+            self._close_unstarted()
+            return
+        self._stopping = asyncio.ensure_future(self._shut_down(seconds(timeout, "timeout")))
+        await asyncio.shield(self._stopping)
+
+    async def _shut_down(self, timeout: float) -> None:
+        node, clock = self._node, self._clock
+        begun = clock.now()
+        node.connections.draining = True
+        work_until = begun + timeout * (1 - CLOSE_SHARE)
+        unfinished = await run_steps(
+            [("tell", node.farewell.announce), ("work", node.finish_work)],
+            clock=clock,
+            until=work_until,
+        )
+        await node.farewell.close()
+        left = max(0.1, begun + timeout - clock.now())
+        unfinished += await run_steps(
+            [("hooks", node.connections.settled), ("close", lambda: self._sockets.stop(left))],
+            clock=clock,
+            until=clock.now() + left + 0.1,
+        )
+        for hook in self._on_shutdown:
+            await self._quietly(hook)
+        await self._tasks.close()
+        await node.stop()
+        if self._http is not None:
+            self._http.stop()
+            await self._http.close_all_connections()
+            self._http = None
+        self._address = None
+        self._started = False
+        if unfinished:
+            self.logger.warning("unfinished_at_shutdown", steps=unfinished)
+        self.logger.info("stopped", node_id=self.hub.node_id)
+
+    def _close_unstarted(self) -> None:
+        for work in self._background:
+            if inspect.iscoroutine(work):
+                work.close()
+        self._background.clear()
+
+    async def _quietly(self, hook: Hook) -> None:
+        try:
+            await _call(hook)
+        except Exception as error:
+            self.logger.error("on_shutdown_failed", error=repr(error), exc_info=error)
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+    def run(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        ssl: tls.SSLContext | None = None,
+        *,
+        pages: Sequence[Any] = (),
+    ) -> None:
+        """Serve until SIGTERM or SIGINT, drain, and return. A second signal ends at once."""
+        asyncio.run(
+            run_until_signal(
+                start=lambda: self.start(host, port, ssl, pages=pages), stop=self.shutdown
+            )
+        )
+
+
+async def _call(hook: Hook) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result
+
+
+def _no_access_log(_: Any) -> None:
+    """Requests are not logged: a query may hold a token."""
