@@ -1,0 +1,99 @@
+# Python 3.11 or newer and make are enough: everything else goes into .venv.
+#
+#   make serve    the chat on http://localhost:8080
+#   make test     everything: lint, types, import contracts, all tests
+#   make check    the quick part of it, under 30 seconds
+
+VENV := .venv
+BIN := $(VENV)/bin
+LAYERS := domain application adapters entrypoints
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+# What the tests need besides wheels: the Debian package and the program in it.
+PARTS := chromium:chromium nodejs:node build-essential:cc
+
+# Setuptools warns of its own strict mode, at length.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check \
+	--quiet --constraint constraints.txt
+# Strict, because type checkers can't follow the lenient mode; without isolation, because
+# the build's own needs are pinned and installed already.
+EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
+
+.PHONY: serve test check bench dist clean lint types contracts parts FORCE
+.DELETE_ON_ERROR:
+
+serve: $(VENV)/.serve
+	$(BIN)/eyewall serve
+
+# pytest comes last, so that its closing line does.
+test: parts $(VENV)/.test lint types contracts
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test lint types contracts
+	$(BIN)/python -m pytest tests/domain tests/application tests/test_structure.py
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy --strict -p eyewall
+
+contracts: $(VENV)/.test
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test
+	$(BIN)/python -m tests.performance $(BENCH)
+
+# A folder that an earlier build left would go into the wheel with all its old files.
+dist: $(VENV)/.test
+	rm -rf build/lib
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(LAYERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the virtual environment
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "eyewall needs Python 3.11 or newer, and none was found;" \
+		"make PYTHON=/path/to/python names one" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) can't make a virtual" \
+		"environment: it lacks venv or ensurepip (on Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) --upgrade pip setuptools
+	@touch $@
+
+# The installed package is a tree of links, one for each file: made anew when a file came
+# or went, or when the tree is gone, but not when a file was changed.
+$(VENV)/.files: FORCE $(VENV)/.made
+	@ls -d build/__editable__.* >/dev/null 2>&1 || rm -f $@
+	@find $(LAYERS) -type f ! -path '*/__pycache__/*' | LC_ALL=C sort > $@.now
+	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
+
+$(VENV)/.serve: $(VENV)/.files pyproject.toml constraints.txt
+	$(INSTALL) $(EDITABLE) .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.files pyproject.toml constraints.txt
+	$(INSTALL) --group test $(EDITABLE) '.[all]'
+	@touch $@ $(VENV)/.serve
+
+# --- what does not come as a wheel
+
+parts:
+	@missing() { for part in $(PARTS); do \
+		command -v $${part#*:} >/dev/null 2>&1 || printf ' %s' $${part%%:*}; done; }; \
+	if [ -n "$$(missing)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends $$(missing); \
+	fi; \
+	if [ -n "$$(missing)" ]; then \
+		echo "not here, so the tests that need it can't run:$$(missing)" >&2; \
+		[ "$(CI)" != true ]; \
+	fi
