@@ -60,9 +60,9 @@ class TokenBucketLimiter:
         return wait
 
     def _forget(self, now: float) -> None:
+        # The key just asked for comes last and is not full: there is always one left.
         for _ in range(_SWEPT):
             key, bucket = next(iter(self._buckets.items()))
             if len(self._buckets) <= self._max_keys and not bucket.full(now):
                 return
-            if len(self._buckets) > 1:  # the last one is the one just asked for
-                del self._buckets[key]
+            del self._buckets[key]

@@ -1,0 +1,182 @@
+"""The command ``eyewall``: serve, check the configuration, say the version.
+
+What the caller got wrong (settings, ``MODULE:SERVER``) is told on standard error and ends
+with 2; what the machine refuses (a port in use) in one line, and ends with 1. Neither
+shows a traceback: that is for faults of the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import socket
+import ssl
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from eyewall import chat, reload
+from eyewall.server import Server
+from eyewall.settings import Settings, SettingsError
+from eyewall.version import VERSION
+
+OK, FAILED, WRONG_USE = 0, 1, 2
+
+_NOT_LISTENING = {
+    errno.EADDRINUSE: "is in use; take another with --port",
+    errno.EACCES: "is not allowed to this user; take one of 1024 or above with --port",
+    errno.EADDRNOTAVAIL: "is not an address of this machine",
+}
+
+
+class _Stop(Exception):
+    """The command can't go on; ``text`` says why in words for the caller."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with ``argv`` (the process's own if None); return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options, arguments))
+    except SettingsError as error:
+        print(f"eyewall: {error}", file=sys.stderr)
+        return WRONG_USE
+    except _Stop as stop:
+        print(f"eyewall: {stop}", file=sys.stderr)
+        return stop.status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eyewall", description="A real-time hub.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve", help="run a server, or without one the chat", allow_abbrev=False
+    )
+    serve.add_argument(
+        "server", nargs="?", metavar="MODULE:SERVER", help="where the server is, as in shop:server"
+    )
+    serve.add_argument("--host", help="the address to listen on (127.0.0.1)")
+    serve.add_argument("--port", help="the port to listen on (PORT, or 8080); 0 takes a free one")
+    serve.add_argument(
+        "--reload", action="store_true", help="start again when a .py file here changes"
+    )
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check-config", help="show the settings, or what is wrong in them")
+    check.set_defaults(run=_check_config)
+    for command in (serve, check):
+        command.add_argument("--config", metavar="FILE", help="a TOML or YAML file of settings")
+
+    version = commands.add_parser("version", help="show the version")
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _version(_options: argparse.Namespace, _arguments: Sequence[str]) -> int:
+    print(f"eyewall {VERSION}")
+    return OK
+
+
+def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int:
+    print(Settings.load(options.config).describe())
+    return OK
+
+
+def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if options.reload:
+        rest = [argument for argument in arguments if argument != "--reload"]
+        return reload.serve([sys.executable, "-m", "eyewall", *rest], Path.cwd())
+    settings = Settings.load(options.config, overrides=_overrides(options))
+    tls = _tls(settings)
+    if options.server is None:
+        server, private = _chat(settings)
+    else:
+        server, private = _find(options.server), {}
+    host, port = settings.server.host, settings.server.port
+    try:
+        server.run(host, port, ssl=tls, **private)
+    except socket.gaierror:
+        raise _Stop(f"{host} is not an address of this machine", FAILED) from None
+    except OSError as error:
+        # Only what listening fails with; anything else is a fault that wants its trace.
+        if error.errno not in _NOT_LISTENING:
+            raise
+        what = host if error.errno == errno.EADDRNOTAVAIL else f"port {port} on {host}"
+        raise _Stop(f"{what} {_NOT_LISTENING[error.errno]}", FAILED) from None
+    return OK
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    flags = {"host": options.host, "port": options.port}
+    overrides: dict[str, Any] = {"server": {k: v for k, v in flags.items() if v is not None}}
+    if options.server is None:
+        overrides["client_commands"] = True  # the chat's pages speak them
+    return overrides
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls.cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # A key with a passphrase must fail here, not ask for it on a terminal.
+        context.load_cert_chain(settings.tls.cert, settings.tls.key, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        why = getattr(error, "reason", None) or error.strerror
+        raise _Stop(f"tls.cert and tls.key are of no use: {why}", WRONG_USE) from None
+    return context
+
+
+def _chat(settings: Settings) -> tuple[Server, dict[str, Any]]:
+    return chat.make_server(settings), {"pages": chat.pages()}
+
+
+def _find(place: str) -> Server:
+    """Return the server that ``MODULE:SERVER`` names; the working folder is importable."""
+    module_name, _, attribute = place.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        _no_server(place, "expected MODULE:SERVER, such as shop:server")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
+    found: Any = _import(place, module_name)
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            _no_server(place, f"there is no {name!r} in it")
+    if not isinstance(found, Server):
+        _no_server(place, f"its type is {type(found).__name__}, not Server")
+    return found
+
+
+def _import(place: str, module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except SyntaxError as error:  # its text says where
+        _no_server(place, f"importing it failed with {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  (a user's module may raise anything)
+        if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
+            _no_server(place, f"there is no module {error.name!r}")
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        line = f"{Path(where.filename).name}, line {where.lineno}"
+        _no_server(place, f"importing it failed with {type(error).__name__}: {error} ({line})")
+
+
+def _is_part_of(missing: str | None, module_name: str) -> bool:
+    """Tell a module that is not there from one that imports what is not there."""
+    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
+
+
+def _no_server(place: str, why: str) -> NoReturn:
+    raise _Stop(f"can't serve {place!r}: {' '.join(why.split())}", WRONG_USE) from None

@@ -1,0 +1,255 @@
+"""The forms that a setting's value may have, as marshmallow fields.
+
+Rules of this file:
+
+1. A value may come typed (from a file, or from code) or as text (from the environment):
+   both are read by the same parser, and a parser takes its own result back unchanged.
+2. A mistake is told as "expected FORM, not VALUE"; a secret's value is never in it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import marshmallow
+from marshmallow import fields
+
+from eyewall.domain.identity import MAX_NAME, ConnMeta
+
+_OFF = frozenset({"off", "none", "null"})
+_TRUE = frozenset({"true", "yes", "on", "1"})
+_FALSE = frozenset({"false", "no", "off", "0"})
+_LONGEST_SHOWN = 60  # characters of a wrong value: enough to find it by
+
+
+class Value(fields.Field[Any]):
+    """A value that ``parse`` understands; ``form`` says in words what that is.
+
+    ``optional`` takes None, in text ``off`` or ``none``; ``secret`` keeps the value out
+    of every message.
+    """
+
+    def __init__(
+        self,
+        parse: Callable[[Any], Any],
+        form: str,
+        *,
+        optional: bool = False,
+        secret: bool = False,
+    ) -> None:
+        form = f"{form}, or off" if optional else form
+        super().__init__(allow_none=optional, error_messages={"null": f"expected {form}, not null"})
+        self._parse = parse
+        self._form = form
+        self._secret = secret
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if self.allow_none and isinstance(value, str) and value.lower() in _OFF:
+            return None
+        try:
+            return self._parse(value)
+        except (TypeError, ValueError):
+            shown = "the value is not shown" if self._secret else f"not {_shown(value)}"
+            raise marshmallow.ValidationError(f"expected {self._form}, {shown}") from None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def whole(least: int = 1, most: float = math.inf, *, optional: bool = False) -> Value:
+    """Return a field for a whole number between ``least`` and ``most``."""
+
+    def parse(value: Any) -> int:
+        # True is an int to Python, and 2.0 would be cut: neither is what was meant.
+        if isinstance(value, (bool, float)):
+            raise TypeError
+        number = int(value)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    bound = f"of at least {least}" if most == math.inf else f"from {least} to {most:g}"
+    return Value(parse, f"a whole number {bound}", optional=optional)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def number(*, optional: bool = False, unit: str = "") -> Value:
+    """Return a field for a number above 0."""
+
+    def parse(value: Any) -> float:
+        if (found := _number(value)) <= 0:
+            raise ValueError
+        return found
+
+    return Value(parse, f"a number{unit} above 0", optional=optional)
+
+
+def seconds(*, zero: bool = False) -> Value:
+    """Return a field for seconds above 0, with ``zero`` also for 0."""
+
+    def parse(value: Any) -> float:
+        found = _number(value)
+        if found < 0 or (found == 0 and not zero):
+            raise ValueError
+        return found
+
+    return Value(parse, f"seconds, {'at least' if zero else 'above'} 0, such as 2.5")
+
+
+def flag() -> Value:
+    """Return a field for true or false."""
+
+    def parse(value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = value.lower() if isinstance(value, str) else ""
+        if word not in _TRUE | _FALSE:
+            raise ValueError
+        return word in _TRUE
+
+    return Value(parse, "true or false")
+
+
+def choice(*words: str, what_is: str = "") -> Value:
+    """Return a field for one of ``words``; ``what_is`` explains why there are no more."""
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or value.lower() not in words:
+            raise ValueError
+        return value.lower()
+
+    listed = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    return Value(parse, listed + what_is)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError
+    return value
+
+
+def text(*, optional: bool = False) -> Value:
+    """Return a field for one line of printable characters."""
+    return Value(_text, "a line of text", optional=optional)
+
+
+def name(*, optional: bool = False) -> Value:
+    """Return a field for the name of a node or channel."""
+
+    def parse(value: Any) -> str:
+        if len(_text(value)) > MAX_NAME:
+            raise ValueError
+        return str(value)
+
+    return Value(parse, f"1 to {MAX_NAME} printable characters", optional=optional)
+
+
+def secret() -> Value:
+    """Return a field for a secret: any text (keys in PEM have several lines), or off."""
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise TypeError
+        return value
+
+    return Value(parse, "a text", optional=True, secret=True)
+
+
+def file() -> Value:
+    """Return a field for the path of a file that is there, or off."""
+
+    def parse(value: Any) -> str:
+        path = Path(_text(value)).expanduser()
+        if not path.is_file():
+            raise ValueError
+        return str(path)
+
+    return Value(parse, "the path of a file that is there", optional=True)
+
+
+def words(form: str, check: Callable[[str], object] = _text, *, optional: bool = False) -> Value:
+    """Return a field for several texts: a list, or one text with commas between them.
+
+    ``check`` raises ``ValueError`` for a word that does not fit ``form``.
+    """
+
+    def parse(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [word.strip() for word in value.split(",") if word.strip()]
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        for word in value:
+            check(_text(word))
+        return tuple(value)
+
+    return Value(parse, f"a list of {form}", optional=optional)
+
+
+def networks() -> Value:
+    """Return a field for addresses or networks, IPv4 or IPv6."""
+    return words(
+        "addresses or networks such as 10.0.0.0/8",
+        lambda word: ipaddress.ip_network(word, strict=False),
+    )
+
+
+class Tokens(fields.Field[Any]):
+    """A table of secret tokens, each with what is known of its owner.
+
+    The table's keys are the secrets: a mistake names an entry by its place.
+    """
+
+    FORM = "a table of token = {user_id, roles, tags, attributes}"
+    KEYS: Collection[str] = ("user_id", "device_id", "roles", "tags", "attributes")
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> dict[str, ConnMeta]:
+        table = self._table(value)
+        owners: dict[str, ConnMeta] = {}
+        mistakes: list[str] = []
+        for place, (token, about) in enumerate(table.items(), start=1):
+            try:
+                owners[str(token)] = self._owner(about)
+            except (TypeError, ValueError):
+                mistakes.append(f"expected {self.FORM}; entry {place} is not of that form")
+        if mistakes:
+            raise marshmallow.ValidationError(mistakes)
+        return owners
+
+    def _table(self, value: Any) -> Mapping[str, Any]:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        if not isinstance(value, Mapping):
+            raise marshmallow.ValidationError(
+                f"expected {self.FORM}, in a variable as a JSON object; the value is not shown"
+            )
+        return value
+
+    def _owner(self, about: Any) -> ConnMeta:
+        if isinstance(about, ConnMeta):
+            return about
+        if not isinstance(about, Mapping) or not set(about) <= set(self.KEYS):
+            raise ValueError
+        return ConnMeta(**about)

@@ -1,0 +1,231 @@
+"""What the settings may hold, by group, and how a mistake in them is told.
+
+The schemas know forms, not defaults: these stand with their reasons in ``settings``.
+A schema for a group checks what can only be seen across several of its keys, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+import marshmallow
+from marshmallow import Schema, fields, validates_schema
+
+from eyewall import settings_fields as form
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.outbox import DropPolicy
+
+HMAC = ("HS256", "HS384", "HS512")
+ASYMMETRIC = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "ES256K", "EdDSA"),
+)
+
+
+class Group(Schema):
+    """A table of settings in which every key is known."""
+
+    hides_tables: ClassVar[bool] = False
+    """An unknown key that holds a table may be a secret put in the wrong place."""
+
+    error_messages: dict[str, str] = {"type": "expected a table of settings"}  # noqa: RUF012
+
+    class Meta:
+        unknown = marshmallow.EXCLUDE  # told below, with a suggestion
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _every_key_is_known(self, data: Any, original: Any, **kwargs: Any) -> None:
+        if not isinstance(original, Mapping):
+            return
+        mistakes: dict[str, list[str]] = {}
+        for key in original:
+            if key in self.fields:
+                continue
+            if self.hides_tables and isinstance(original[key], Mapping):
+                mistakes["_schema"] = ["an unknown key (not shown) holds a table"]
+            else:
+                mistakes[str(key)] = [f"unknown key{self._suggestion(str(key))}"]
+        if mistakes:
+            raise marshmallow.ValidationError(mistakes)
+
+    def _suggestion(self, key: str) -> str:
+        close = get_close_matches(key, self.fields, n=1)
+        elsewhere = [path for path in known_keys() if path.rpartition(".")[2] == key]
+        found = close or elsewhere
+        return f"; did you mean {found[0]}?" if found else ""
+
+
+class ServerSchema(Group):
+    host = form.text()
+    port = form.whole(0, 65535)
+
+
+class QueueSchema(Group):
+    size = form.whole()
+    max_bytes = form.whole()
+    drop_policy = form.choice(*DropPolicy)
+
+
+class HeartbeatSchema(Group):
+    interval = form.seconds()
+    pong_timeout = form.seconds()
+    write_wait = form.seconds()
+
+    @validates_schema
+    def _fits_together(self, data: Mapping[str, Any], **kwargs: Any) -> None:
+        try:
+            HeartbeatConfig(**data)
+        except ValueError as mistake:
+            raise marshmallow.ValidationError(str(mistake)) from None
+
+
+class BusSchema(Group):
+    kind = form.choice("memory", what_is=", the only one that this version has")
+
+
+class StateSchema(Group):
+    kind = form.choice("memory", what_is=", the only one that this version has")
+
+
+class MetricsSchema(Group):
+    kind = form.choice("none", "prometheus")
+
+
+class LoggingSchema(Group):
+    kind = form.choice("text", "json")
+    level = form.choice("debug", "info", "warning", "error")
+
+
+class LimitsSchema(Group):
+    kind = form.choice("memory", what_is=", the only one that this version has")
+    messages_per_second = form.number(optional=True, unit=" of messages per second")
+    burst = form.whole()
+
+
+class TlsSchema(Group):
+    cert = form.file()
+    key = form.file()
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _both_or_none(self, data: Any, original: Any, **kwargs: Any) -> None:
+        given = [key for key in ("cert", "key") if _given(original, key)]
+        if len(given) == 1:
+            missing = "key" if given == ["cert"] else "cert"
+            raise marshmallow.ValidationError({missing: [f"tls.{given[0]} needs it too"]})
+
+
+def _algorithm(word: str) -> None:
+    if word not in HMAC + ASYMMETRIC:
+        raise ValueError
+
+
+class AuthSchema(Group):
+    hides_tables = True
+
+    kind = form.choice("none", "static", "jwt")
+    tokens = form.Tokens()
+    key = form.secret()
+    public_key = form.file()
+    algorithms = form.words(f"JWT algorithms ({', '.join(HMAC + ASYMMETRIC)})", _algorithm)
+    audience = form.text(optional=True)
+    issuer = form.text(optional=True)
+    leeway = form.seconds(zero=True)
+    user_claim = form.text()
+    roles_claim = form.text()
+    tags_claim = form.text()
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _kind_has_what_it_needs(
+        self, data: Mapping[str, Any], original: Any, **kwargs: Any
+    ) -> None:
+        # Asked of what was written, not of what was read: a key that is there and
+        # wrong has its own mistake, and is not missing.
+        mistakes: dict[str, list[str]] = {}
+        if data.get("kind") == "static" and not _given(original, "tokens"):
+            mistakes["tokens"] = [f"auth.kind = static needs {form.Tokens.FORM}"]
+        if data.get("kind") == "jwt":
+            if _given(original, "key") == _given(original, "public_key"):
+                mistakes["key"] = ["auth.kind = jwt needs key or public_key, one of them"]
+            if not _given(original, "algorithms"):
+                mistakes["algorithms"] = ["auth.kind = jwt needs the algorithms to accept"]
+        mistakes.update(_mixed(data.get("algorithms") or ()))
+        if mistakes:
+            raise marshmallow.ValidationError(mistakes)
+
+
+def _mixed(algorithms: tuple[str, ...]) -> dict[str, list[str]]:
+    # With both families a public key would be taken for a shared secret.
+    if len({word in HMAC for word in algorithms}) < 2:
+        return {}
+    return {"algorithms": ["HS* and public-key algorithms must not be mixed"]}
+
+
+def _given(table: Any, key: str) -> bool:
+    return isinstance(table, Mapping) and bool(table.get(key))
+
+
+def _group(schema: type[Group]) -> fields.Nested:
+    return fields.Nested(schema, error_messages={"null": "expected a table of settings"})
+
+
+class SettingsSchema(Group):
+    """The whole of the settings."""
+
+    node_id = form.name(optional=True)
+    cluster_channel = form.name()
+    lease = form.seconds()
+    client_commands = form.flag()
+    implicit_rooms = form.flag()
+    trusted_proxies = form.networks()
+    check_origin = form.words("origins such as https://*.example.com", optional=True)
+    max_message_size = form.whole()
+    max_connections = form.whole(optional=True)
+    max_connections_per_user = form.whole(optional=True)
+    max_connections_per_address = form.whole(optional=True)
+    handshake_timeout = form.seconds()
+    workers = form.whole()
+    worker_queue = form.whole()
+    lane_queue = form.whole()
+    server = _group(ServerSchema)
+    queue = _group(QueueSchema)
+    heartbeat = _group(HeartbeatSchema)
+    bus = _group(BusSchema)
+    state = _group(StateSchema)
+    auth = _group(AuthSchema)
+    metrics = _group(MetricsSchema)
+    logging = _group(LoggingSchema)
+    limits = _group(LimitsSchema)
+    tls = _group(TlsSchema)
+
+
+def known_keys() -> Iterator[str]:
+    """Return every key of the settings, with its group: ``queue.size``."""
+    for key, found in SettingsSchema().fields.items():
+        if isinstance(found, fields.Nested):
+            yield from (f"{key}.{inner}" for inner in found.schema.fields)
+        else:
+            yield key
+
+
+def plain_keys(schema: Schema) -> Iterator[str]:
+    """Return the keys of a schema that are not groups."""
+    return (key for key, found in schema.fields.items() if not isinstance(found, fields.Nested))
+
+
+def read(schema: Schema, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Return the values in their own types, and the mistakes by dotted key."""
+    try:
+        return schema.load(values), {}
+    except marshmallow.ValidationError as error:
+        return {}, dict(_by_key(error.messages))
+
+
+def _by_key(messages: Any, group: str = "") -> Iterator[tuple[str, list[str]]]:
+    for key, found in messages.items():
+        path = group if key == "_schema" else f"{group}.{key}".lstrip(".")
+        if isinstance(found, Mapping):
+            yield from _by_key(found, path)
+        else:
+            yield path, list(found)

@@ -1,0 +1,340 @@
+"""The command ``eyewall``, run as its users run it: as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from websockets.asyncio.client import connect
+
+from eyewall.version import VERSION
+
+PATIENCE = 20.0  # seconds until a process that should have done something has not
+
+SHOP = """
+from eyewall import Server
+
+server = Server()
+other = object()
+
+@server.on("price")
+async def price(ctx, msg):
+    return {"price": 1}
+"""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("EYEWALL_") and k != "PORT"}
+    return clean | variables
+
+
+def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "eyewall", *arguments],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those that the system gives to clients."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+def until(what: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"ended with {process.returncode}: {process.stderr.read()}")
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A function that starts ``eyewall serve`` and returns when it listens on ``port``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def serve(*arguments: str, port: int, variables: Mapping[str, str] | None = None):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "eyewall", "serve", *arguments],
+            cwd=tmp_path,
+            env=environment(**(variables or {})),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that what it starts ends with it
+        )
+        started.append(process)
+        until(lambda: listens(port), process)
+        return process
+
+    yield serve
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        process.stderr.close()
+
+
+async def ask(port: int, topic: str, data=None, tls: ssl.SSLContext | None = None, path="/ws"):
+    """The data of the ack to one request."""
+    scheme = "wss" if tls else "ws"
+    async with connect(f"{scheme}://127.0.0.1:{port}{path}", ssl=tls) as client:
+        await client.send(json.dumps({"id": "1", "topic": topic, "data": data, "ack": True}))
+        async with asyncio.timeout(PATIENCE):
+            async for text in client:
+                answer = json.loads(text)
+                if answer.get("ref") == "1":
+                    return answer["data"]
+    return None
+
+
+# --- version, check-config, and use
+
+
+def test_version_says_which(tmp_path):
+    done = run("version", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"eyewall {VERSION}\n", "")
+
+
+def test_check_config_shows_what_counts_and_no_secret(tmp_path):
+    (tmp_path / "eyewall.toml").write_text('workers = 3\n[auth]\nkey = "hunter2"\n')
+
+    done = run("check-config", cwd=tmp_path, EYEWALL_QUEUE__SIZE="7")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "workers = 3\n" in done.stdout
+    assert "queue.size = 7\n" in done.stdout
+    assert 'auth.key = "***"\n' in done.stdout
+    assert "hunter2" not in done.stdout
+
+
+def test_check_config_tells_all_mistakes_and_no_secret(tmp_path):
+    (tmp_path / "here.toml").write_text('workers = 0\n[auth]\nkey = ["hunter2"]\n')
+
+    done = run("check-config", "--config", "here.toml", cwd=tmp_path, EYEWALL_BUS__KIND="redis")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    for told in ("3 mistakes", "workers: ", "auth.key: ", "bus.kind: ", "here.toml"):
+        assert told in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_does_not_start_with_wrong_settings(tmp_path):
+    done = run("serve", "--port", "http", cwd=tmp_path, EYEWALL_WORKERS="0")
+
+    assert done.returncode == 2
+    assert "server.port: " in done.stderr
+    assert "workers: " in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("serve", "--workers", "2")])
+def test_wrong_use_shows_the_right_one(tmp_path, arguments):
+    done = run(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "usage: eyewall" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("shop", "expected MODULE:SERVER"),
+        (":server", "expected MODULE:SERVER"),
+        ("shop:", "expected MODULE:SERVER"),
+        ("shop:nothing", "there is no 'nothing' in it"),
+        ("shop:server.nothing", "there is no 'nothing' in it"),
+        ("shop:other", "its type is object, not Server"),
+        ("shp:server", "there is no module 'shp'"),
+        ("shop.inner:server", "there is no module 'shop.inner'"),
+        ("../shop:server", "expected MODULE:SERVER"),
+        ("needs:server", "importing it failed with ModuleNotFoundError: No module named 'nowhere'"),
+        ("broken:server", "importing it failed with ZeroDivisionError: division by zero ("),
+        ("nonsense:server", "importing it failed with SyntaxError"),
+    ],
+)  # fmt: skip
+def test_what_is_no_server_is_told_in_one_line(tmp_path, place, told):
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "needs.py").write_text("import nowhere")
+    (tmp_path / "broken.py").write_text("server = 1 / 0")
+    (tmp_path / "nonsense.py").write_text("server =")
+
+    done = run("serve", place, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# --- serve
+
+
+def test_a_port_in_use_is_told_in_one_line(tmp_path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", str(port), cwd=tmp_path)
+
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == f"eyewall: port {port} on 127.0.0.1 is in use; take another with --port"
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_of_another_machine_is_told_in_one_line(tmp_path):
+    done = run("serve", "--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "eyewall: 192.0.2.1 is not an address of this machine"
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_server_of_the_working_folder_is_served_and_ends_in_order(tmp_path, start):
+    (tmp_path / "shop.py").write_text(SHOP)
+    port = free_port()
+    process = start("shop:server", "--port", str(port), port=port)
+
+    answer = await ask(port, "price")
+    process.terminate()
+
+    assert answer["price"] == 1
+    assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+async def test_the_port_may_come_from_the_environment_and_a_flag_beats_it(tmp_path, start):
+    (tmp_path / "shop.py").write_text(SHOP)
+    port, other = free_port(), free_port()
+
+    start("shop:server", port=port, variables={"PORT": str(port)})
+    start("shop:server", "--port", str(other), port=other, variables={"PORT": str(port)})
+
+    assert (await ask(port, "price"))["price"] == 1
+    assert (await ask(other, "price"))["price"] == 1
+
+
+async def test_without_a_server_it_is_the_chat_with_client_commands(start):
+    port = free_port()
+    start("--port", str(port), port=port)
+
+    page = await asyncio.to_thread(
+        lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/").read().decode()
+    )
+    joined = await ask(port, "system:join", {"room": "general"}, path="/ws?name=ada")
+
+    assert "<html" in page
+    assert joined["status"] == "ok"
+    assert joined["room"] == "general"
+
+
+def test_the_chat_listens_on_this_machine_only(start):
+    port = free_port()
+    start("--port", str(port), port=port)
+
+    with closing(socket.socket()) as probe:
+        # Another address of this machine, on which a server for all would answer.
+        assert probe.connect_ex(("127.0.0.2", port)) != 0
+
+
+def certificate(folder: Path, name: str) -> tuple[str, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    (folder / f"{name}.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return str(folder / f"{name}.crt"), str(folder / f"{name}.key")
+
+
+async def test_tls_comes_from_the_settings(tmp_path, start):
+    (tmp_path / "shop.py").write_text(SHOP)
+    cert, key = certificate(tmp_path, "here")
+    port = free_port()
+    variables = {"EYEWALL_TLS__CERT": cert, "EYEWALL_TLS__KEY": key}
+    start("shop:server", "--port", str(port), port=port, variables=variables)
+    tls = ssl.create_default_context(cafile=cert)
+    tls.check_hostname = False
+
+    assert (await ask(port, "price", tls=tls))["price"] == 1
+
+
+def test_a_key_that_does_not_fit_its_certificate_is_told_in_one_line(tmp_path):
+    cert, _ = certificate(tmp_path, "one")
+    _, key = certificate(tmp_path, "other")
+
+    done = run("serve", cwd=tmp_path, EYEWALL_TLS__CERT=cert, EYEWALL_TLS__KEY=key)
+
+    assert done.returncode == 2
+    assert "tls.cert and tls.key are of no use" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_reload_serves_what_was_saved_even_after_a_mistake(tmp_path, start):
+    """A file saved half-way does not end it: the next save starts the server again."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    port = free_port()
+    process = start("shop:server", "--port", str(port), "--reload", port=port)
+
+    def price() -> int | None:
+        try:
+            return asyncio.run(ask(port, "price"))["price"]
+        except OSError:
+            return None
+
+    assert price() == 1
+    (tmp_path / "shop.py").write_text(SHOP.replace('"price": 1', '"price": '))
+    until(lambda: not listens(port), process)
+    (tmp_path / "shop.py").write_text(SHOP.replace('"price": 1', '"price": 22'))
+    until(lambda: price() == 22, process)
+
+    process.terminate()
+    assert process.wait(PATIENCE) == 0
+    assert not listens(port)

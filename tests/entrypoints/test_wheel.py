@@ -1,0 +1,110 @@
+"""The wheel holds all that is needed: it is built, installed elsewhere, and run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from eyewall.version import VERSION
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("domain", "application", "adapters", "entrypoints")
+BUILD_NEEDS = 77  # setuptools, as in pyproject.toml
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy: a build folder left by an earlier one would go into it."""
+    source = tmp_path_factory.mktemp("source")
+    for layer in LAYERS:
+        shutil.copytree(
+            ROOT / layer, source / layer, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    for path in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
+        shutil.copy(path, source)
+    # Without isolation nothing is fetched; it takes a setuptools that is new enough.
+    here = int(version("setuptools").partition(".")[0]) >= BUILD_NEEDS
+    isolation = ["--no-isolation"] if here else []
+    run(sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", "out", cwd=source)
+    return next((source / "out").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder with nothing but the wheel's content; what it needs comes from here."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
+    run(*pip, "install", "--no-deps", "--no-index", "--target", folder, wheel, cwd=folder)
+    return folder
+
+
+def test_its_name_has_the_version_and_every_platform(wheel):
+    assert wheel.name == f"eyewall-{VERSION}-py3-none-any.whl"
+
+
+def test_it_has_every_source_file_and_nothing_else(wheel):
+    """A folder that was forgotten in pyproject.toml would be missing."""
+    expected = {
+        f"eyewall/{path.relative_to(ROOT).as_posix()}".replace("eyewall/entrypoints", "eyewall")
+        for layer in LAYERS
+        for path in (ROOT / layer).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("eyewall-")}
+
+    assert found == expected
+
+
+def test_it_says_its_licence_and_that_it_is_typed(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert "eyewall/py.typed" in names
+    assert f"eyewall-{VERSION}.dist-info/licenses/LICENSE" in names
+
+
+def test_what_is_installed_can_be_imported(installed):
+    """It is really the wheel's, not the tree's that the tests run in."""
+    script = "import eyewall; print(eyewall.__file__); print(eyewall.Server.__module__)"
+
+    place, module = run(
+        sys.executable, "-c", script, cwd=installed, PYTHONPATH=str(installed)
+    ).split()
+
+    assert Path(place).parent == installed / "eyewall"
+    assert module == "eyewall.server"
+
+
+def test_the_chat_s_page_is_there(installed):
+    static = installed / "eyewall" / "chat" / "static"
+
+    assert (static / "index.html").is_file()
+    assert any(static.glob("*.js"))
+
+
+def test_the_command_is_there(installed):
+    command = installed / "bin" / "eyewall"
+
+    said = run(command, "version", cwd=installed, PYTHONPATH=str(installed))
+
+    assert said == f"eyewall {VERSION}\n"
