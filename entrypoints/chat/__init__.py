@@ -1,0 +1,131 @@
+"""The chat that ``eyewall serve`` shows: a whole application on the public API.
+
+Read it from top to bottom: what travels, what the server answers, and how it is put
+together. Beside it: who may come in (``visitors``), how everybody's list of rooms
+stays true (``room_list``), and the page (``pages``, ``static``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from eyewall import (
+    Context,
+    Envelope,
+    Message,
+    NotAMember,
+    RoomId,
+    Routes,
+    SendOptions,
+    Server,
+    Settings,
+    UserId,
+    UserOffline,
+)
+from eyewall.chat.pages import pages
+from eyewall.chat.room_list import LOBBY, RoomList, open_room
+from eyewall.chat.visitors import by_name
+from eyewall.middleware import auth_required
+
+__all__ = ["make_server", "pages"]
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"\S")]
+
+
+# What travels. A payload that does not fit is refused before its handler runs.
+
+
+@dataclass
+class Create:
+    room: Name
+
+
+@dataclass
+class Say:
+    room: Name
+    text: Text
+
+
+@dataclass
+class Private:
+    to: Name
+    text: Text
+
+
+def make_server(settings: Settings | None = None, **overrides: Any) -> Server:
+    """Build the chat's server; ``overrides`` are ``Server``'s own keywords."""
+    settings = settings or Settings.load()
+    if settings.auth.kind == "none":
+        overrides = {"authenticator": by_name} | overrides
+    server = Server.from_settings(settings, **({"client_commands": True} | overrides))
+    server.include(routes)
+    room_list = RoomList(server.hub)
+
+    @server.on_startup
+    async def open_lobby() -> None:
+        await open_room(server.hub, LOBBY)
+        server.background(room_list.tell())
+        server.background(room_list.sweep())
+
+    return server
+
+
+# What the server answers. What a handler returns goes back in the ack to the request.
+# Joining, leaving, typing and presence need no code: the hub has commands for them.
+
+routes = Routes()
+routes.use(auth_required())
+
+
+@routes.on("chat:rooms")
+async def rooms(ctx: Context, _msg: Envelope[Any]) -> dict[str, Any]:
+    """Return the list of rooms, and from now on tell this connection when it changes."""
+    return await RoomList.watch(ctx)
+
+
+@routes.on("chat:create")
+async def create(ctx: Context, msg: Envelope[Create]) -> dict[str, Any]:
+    """Make sure that there is a room of this name. The page then joins it."""
+    return {"room": await open_room(ctx.hub, msg.data.room)}
+
+
+@routes.on("chat:say")
+async def say(ctx: Context, msg: Envelope[Say]) -> None:
+    """Tell a room who said what. The name comes from the connection, not from the message.
+
+    Clients may publish to a room themselves, but only under the topic ``room:<room>``:
+    what comes as ``chat:said`` was signed here.
+    """
+    room = RoomId(msg.data.room)
+    if room not in ctx.conn.rooms:
+        raise NotAMember(f"join {room} first")
+    said = signed(ctx, msg.data.text) | {"room": room}
+    await ctx.hub.broadcast_room(room, "chat:said", "message", said)
+
+
+def one_recipient(ctx: Context, msg: Envelope[Any]) -> str:
+    """Keep the messages to one person in order; a slow one then holds up no other's."""
+    to = msg.data.get("to") if isinstance(msg.data, dict) else None
+    return f"{ctx.conn.id} to {to}"
+
+
+@routes.on("chat:private", ordering_key=one_recipient)
+async def private(ctx: Context, msg: Envelope[Private]) -> dict[str, Any]:
+    """Tell one person, and answer how many of their connections have confirmed it."""
+    to = UserId(msg.data.to)
+    note = Message("chat:private", data=signed(ctx, msg.data.text) | {"to": to})
+    report = await ctx.hub.send_to_user(to, note, SendOptions(require_ack=True))
+    if report.success and ctx.user_id not in (None, to):
+        await ctx.hub.send_to_user(ctx.user_id, note)  # for the sender's other windows
+    offline = any(isinstance(r.error, UserOffline) for r in report.reports)
+    return {"delivered": report.success, "online": not offline}
+
+
+def signed(ctx: Context, text: str) -> dict[str, Any]:
+    message = ctx.message
+    return {"id": message.id, "from": ctx.user_id, "text": text, "at": datetime.now(UTC)}

@@ -1,0 +1,412 @@
+/** The chat: what the connection brings, what people do, and what the page knows of both. */
+
+import { Connection } from "./connection.js";
+import { Conversation, clock, keyOf } from "./conversation.js";
+import { Letters } from "./letters.js";
+import { closePanels } from "./panels.js";
+import { plural, showAvatar } from "./rows.js";
+import * as view from "./view.js";
+
+const PEOPLE = 200; // people of a room that the page asks for
+const PRIVATES = 50; // conversations with people that the page keeps
+const TYPING_EVERY = 3000;
+const PRESENCE_EVERY = 15000;
+const NAME = /^[\p{L}\p{M}\p{N}\p{P}\p{S} ]{1,32}$/u; // as the server has it
+const BAD_NAME = "A name has up to 32 letters, digits, signs or spaces.";
+
+const $ = (id) => document.getElementById(id);
+const tidy = (name) => name.trim().replace(/\s+/gu, " ");
+
+export const chat = {
+  me: "",
+  lobby: "general",
+  /** @type {Connection | null} */
+  connection: null,
+  /** @type {Map<string, Conversation>} */
+  conversations: new Map(),
+  /** @type {Conversation | null} */
+  current: null,
+  /** Rooms with the number of connections in them, as the hub told last. */
+  listed: new Map(),
+  /** Of the people we talk with in private, those who are there. */
+  online: new Set(),
+  openRoom,
+  openPrivate,
+};
+
+let lostAt = null;
+let typingSince = 0;
+
+const letters = new Letters((talk, text) => {
+  if (text && talk === chat.current && !$("text").value) setText(text);
+  $("text").focus();
+});
+
+const all = (kind) => [...chat.conversations.values()].filter((talk) => talk.kind === kind);
+
+// --- what a reload brings back; each window has its own
+
+const memory = JSON.parse(sessionStorage.getItem("eyewall") ?? "{}");
+
+function remember() {
+  const drafted = [...chat.conversations.values()].filter(({ draft }) => draft);
+  const kept = {
+    name: chat.me,
+    rooms: all("room").map(({ id }) => id),
+    open: chat.current.kind === "room" ? chat.current.id : chat.lobby,
+    drafts: Object.fromEntries(drafted.map(({ key, draft }) => [key, draft])),
+  };
+  sessionStorage.setItem("eyewall", JSON.stringify(kept));
+}
+
+// --- the door
+
+$("enter").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = tidy($("name").value);
+  if (NAME.test(name)) {
+    $("door-note").textContent = "";
+    knock(name);
+    return;
+  }
+  $("door-note").textContent = name ? BAD_NAME : "Please give a name first.";
+  $("name").focus();
+});
+
+function knock(name) {
+  chat.connection?.stop();
+  // Where tokens are asked for, the page was opened with one: ?token=...
+  const url = new URL(`/ws${location.search}`, location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  url.searchParams.set("name", name);
+  chat.connection = new Connection(url, { state: onState, message: onMessage });
+  letters.connection = chat.connection;
+  chat.connection.start();
+}
+
+/** A browser does not tell why a WebSocket was refused: look whether the server is there. */
+async function explainDoor(asked, state) {
+  if (state.name === "stopped" && state.code !== 1000) {
+    $("door-note").textContent = `The door stays closed: ${view.reasonOf(state)}.`;
+  }
+  if (state.name !== "offline") return;
+  const alive = await fetch("/", { method: "HEAD", cache: "no-store" }).then(({ ok }) => ok, () => false);
+  if (asked !== chat.connection || chat.current) return;
+  $("door-note").textContent = alive
+    ? "The server is there, but does not let you in: it may not take this name, ask for a token, or be full. " +
+      "Trying again…"
+    : "The server does not answer. Trying again…";
+}
+
+function comeIn() {
+  chat.me = chat.connection.userId ?? "";
+  $("door").hidden = true;
+  $("house").hidden = false;
+  $("me").textContent = chat.me;
+  showAvatar($("me-avatar"), chat.me);
+  for (const id of new Set([chat.lobby, ...(memory.rooms ?? [])])) conversation("room", id);
+  show(conversation("room", memory.open ?? chat.lobby));
+}
+
+$("leave-house").addEventListener("click", () => {
+  chat.connection.stop();
+  sessionStorage.removeItem("eyewall");
+  location.reload();
+});
+
+// --- the connection
+
+function onState(state) {
+  document.body.dataset.state = state.name;
+  document.body.style.setProperty("--wait", `${state.wait ?? 1}s`);
+  if (state.name === "online" && !chat.current) comeIn();
+  if (!chat.current) {
+    explainDoor(chat.connection, state);
+    return;
+  }
+  if (state.name === "online") arrive();
+  if (state.name === "offline" || state.name === "stopped") depart();
+  view.showState(state);
+  view.showTalk(chat);
+}
+
+/** We are there, maybe once more: back into the rooms, then send what has waited. */
+async function arrive() {
+  const since = lostAt;
+  lostAt = null;
+  for (const talk of all("private")) letters.flush(talk);
+  for (const room of all("room")) enter(room, since);
+  const list = await quietly("chat:rooms", {});
+  if (list) setRooms(list.rooms);
+  watchPresence();
+}
+
+function depart() {
+  lostAt ??= Date.now();
+  for (const talk of chat.conversations.values()) {
+    talk.joined = false;
+    for (const name of talk.typists) talk.stopped(name);
+  }
+}
+
+/** Join a room, making it if it is gone; `since` is when the connection was lost. */
+async function enter(room, since = null) {
+  const first = !room.people.size;
+  const { connection } = chat;
+  try {
+    await connection.request("chat:create", { room: room.id });
+    await connection.request("system:join", { room: room.id });
+    const { members, cursor } = await connection.request("system:members", { room: room.id, limit: PEOPLE });
+    room.joined = true;
+    room.setPeople(members, { more: Boolean(cursor) });
+  } catch (error) {
+    if (error.code !== "lost" && error.code !== "offline") {
+      room.notice(`You can't join this room: ${error.message}.`, "gap");
+    }
+    return;
+  }
+  const now = Date.now();
+  if (since) room.notice(`You were away for ${duration(now - since)}. What was said meanwhile is not here.`, "gap");
+  else if (first) room.notice(`You came in at ${clock(now)}. What was said before is not here.`);
+  letters.flush(room);
+}
+
+function duration(milliseconds) {
+  const seconds = Math.max(1, Math.round(milliseconds / 1000));
+  if (seconds < 120) return plural(seconds, "second", "seconds");
+  return plural(Math.round(seconds / 60), "minute", "minutes");
+}
+
+$("reconnect").addEventListener("click", () => {
+  chat.connection.start();
+  $("text").focus();
+});
+
+/** Ask for something that nobody misses if it fails. */
+function quietly(topic, data) {
+  return chat.connection.request(topic, data).catch(() => null);
+}
+
+// --- what comes in
+
+function onMessage({ topic, event, data }) {
+  if (topic === "chat:said") onSaid(data);
+  else if (topic === "chat:rooms") setRooms(data.rooms);
+  else if (topic === "chat:private") onPrivate(data);
+  else if (topic === "system:kicked") onKicked(data);
+  else if (topic.startsWith("room:")) onRoom(topic.slice("room:".length), event, data);
+}
+
+function onSaid(data) {
+  const room = chat.conversations.get(keyOf("room", data.room));
+  if (room) receive(room, data);
+}
+
+/** Of what comes under a room's own topic only the hub's notices count: all else a client can publish. */
+function onRoom(id, event, data) {
+  const room = chat.conversations.get(keyOf("room", id));
+  if (!room) return;
+  if (event === "typing") room.typing(data.user_id, data.typing);
+  else if (event === "join" || event === "leave") room.present(data.user_id, data.connections);
+}
+
+function onPrivate(data) {
+  const mine = data.from === chat.me;
+  const talk = conversation("private", mine ? data.to : data.from);
+  if (!mine) chat.online.add(data.from);
+  // The answer to our own request will say more than our copy does: who has got it.
+  if (!mine || !talk.letters.some(({ id }) => id === data.id)) receive(talk, data);
+}
+
+function receive(talk, message) {
+  const mine = message.from === chat.me;
+  const letter = mine && talk.letters.find(({ id }) => id === message.id);
+  if (letter) {
+    talk.confirm(letter, message);
+    return;
+  }
+  if (!mine && (talk !== chat.current || document.hidden)) talk.unread += 1;
+  if (talk.kind === "private" && talk !== chat.current) view.tell(`Private message from ${message.from}.`);
+  talk.add(message);
+}
+
+function onKicked({ room: id, reason }) {
+  const room = chat.conversations.get(keyOf("room", id));
+  if (!room?.joined) return;
+  room.joined = false;
+  room.setPeople([]);
+  room.notice(`You were taken out of this room${reason ? `: ${reason}` : ""}.`, "gap");
+}
+
+function setRooms(list) {
+  chat.listed = new Map(list.map(({ id, members }) => [id, members]));
+  view.showLists(chat);
+}
+
+// --- what is written
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (!text) return;
+  if (!letters.write(chat.current, text)) {
+    view.tell("Too many messages are waiting. This one stays in the field.");
+    return;
+  }
+  setText("");
+  stopTyping();
+  view.scrollDown();
+});
+
+$("text").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("composer").requestSubmit();
+});
+
+$("text").addEventListener("input", () => {
+  const talk = chat.current;
+  talk.draft = $("text").value;
+  remember();
+  if (!talk.draft) stopTyping();
+  else if (talk.kind === "room" && letters.ready(talk) && Date.now() - typingSince > TYPING_EVERY) {
+    typingSince = Date.now();
+    quietly("system:typing", { room: talk.id, typing: true });
+  }
+});
+
+function stopTyping() {
+  const { kind, id } = chat.current;
+  if (typingSince && kind === "room" && letters.ready(chat.current)) {
+    quietly("system:typing", { room: id, typing: false });
+  }
+  typingSince = 0;
+}
+
+function setText(text) {
+  $("text").value = text;
+  chat.current.draft = text;
+  remember();
+}
+
+// --- rooms and people
+
+$("create").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const name = tidy($("room").value);
+  const fits = NAME.test(name);
+  $("create-note").textContent = fits ? "" : BAD_NAME;
+  if (!fits) return;
+  try {
+    const { room } = await chat.connection.request("chat:create", { room: name });
+    $("room").value = "";
+    openRoom(room);
+  } catch (error) {
+    $("create-note").textContent = error.message;
+  }
+});
+
+function openRoom(id) {
+  const room = conversation("room", id);
+  if (!room.joined && chat.connection.online) enter(room);
+  show(room);
+}
+
+function openPrivate(name) {
+  show(conversation("private", name));
+  watchPresence();
+}
+
+$("leave-room").addEventListener("click", () => {
+  const room = chat.current;
+  if (room.letters.length) {
+    room.notice("Not all of your messages here are confirmed. Send them or take them back first.", "gap");
+    return;
+  }
+  quietly("system:leave", { room: room.id });
+  chat.conversations.delete(room.key);
+  show(conversation("room", chat.lobby));
+});
+
+/** The conversation of this kind and name; a new one if there is none. */
+function conversation(kind, id) {
+  const key = keyOf(kind, id);
+  if (!chat.conversations.has(key)) {
+    const talk = new Conversation(kind, id, { me: chat.me, changed: onChanged });
+    talk.draft = memory.drafts?.[key] ?? "";
+    chat.conversations.set(key, talk);
+    if (all("private").length > PRIVATES) forgetOne();
+  }
+  return chat.conversations.get(key);
+}
+
+function forgetOne() {
+  const idle = all("private").find((talk) => talk !== chat.current && !talk.unread && !talk.letters.length);
+  if (idle) chat.conversations.delete(idle.key);
+}
+
+async function watchPresence() {
+  const users = all("private").map(({ id }) => id);
+  if (!users.length || !chat.connection?.online) return;
+  const answer = await quietly("system:presence", { users });
+  if (!answer) return;
+  chat.online = new Set(users.filter((user) => answer.users[user]?.online));
+  view.showLists(chat);
+  view.showTalk(chat);
+}
+
+/** Show a conversation, and put the cursor where one writes in it. */
+function show(talk) {
+  closePanels();
+  if (chat.current !== talk) {
+    if (chat.current) stopTyping();
+    chat.current = talk;
+    $("scroll").replaceChildren(talk.view);
+    $("text").value = talk.draft;
+    $("text-label").textContent = `Message to ${talk.id}`;
+    $("text").placeholder = talk.kind === "room" ? `Say something in ${talk.id}` : `Write to ${talk.id}`;
+  }
+  talk.unread = 0;
+  remember();
+  view.showLists(chat);
+  view.showTalk(chat);
+  view.scrollDown();
+  // A phone's keyboard would cover what one has just opened.
+  $(matchMedia("(pointer: fine)").matches ? "text" : "title").focus();
+}
+
+let drawing = false;
+
+/** Many changes, one drawing: a storm of joins must not stop the page. */
+function onChanged(talk, grown) {
+  if (grown && talk === chat.current) view.showNewest();
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    view.showLists(chat);
+    view.showTalk(chat);
+  });
+}
+
+// --- the window itself
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || !chat.current) return;
+  chat.current.unread = 0;
+  view.showLists(chat);
+});
+
+window.addEventListener("beforeunload", (event) => {
+  if ([...chat.conversations.values()].some((talk) => talk.letters.length)) event.preventDefault();
+});
+
+setInterval(() => view.showCountdown(chat.connection?.state), 250);
+setInterval(watchPresence, PRESENCE_EVERY);
+
+if (memory.name) {
+  $("name").value = memory.name;
+  knock(memory.name);
+} else {
+  $("name").focus();
+}

@@ -1,0 +1,227 @@
+/**
+ * One conversation, with a room or with a person: what was said, what is on its way,
+ * and who is there. Everything that people wrote is set as text, never as HTML.
+ */
+
+const KEPT = 500; // messages and notices that one conversation keeps
+const TOGETHER = 5 * 60 * 1000; // within this time a person's messages stand under one name
+const TYPING = 6000; // the hub takes a typing mark back after 5 s
+
+/** Create an element: properties that are no attribute are set as such. */
+export function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** A colour of their own for everybody, the same in every window. */
+export function tint(element, name) {
+  let hash = 7;
+  for (const char of name) hash = (hash * 31 + char.codePointAt(0)) % 3600;
+  element.style.setProperty("--hue", String(hash / 10));
+}
+
+/** "ada", "ada and ben", "ada, ben and 3 others": each name keeps its own direction. */
+export function names(all) {
+  const shown = all.slice(0, all.length > 3 ? 2 : 3).map((name) => `\u2068${name}\u2069`);
+  const more = all.length - shown.length;
+  if (more) shown.push(`${more} others`);
+  return shown.length > 1 ? `${shown.slice(0, -1).join(", ")} and ${shown.at(-1)}` : shown[0];
+}
+
+export function clock(time) {
+  return new Date(time).toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
+}
+
+/** A message of ours that the hub has not confirmed. */
+export class Letter {
+  /** @type {"waiting" | "sending" | "failed" | "unknown"} */
+  state = "waiting";
+  /** Whether it has been on the wire, so that it may have arrived. */
+  inDoubt = false;
+
+  constructor(id, text) {
+    this.id = id;
+    this.text = text;
+    this.mark = el("p", { className: "mark" });
+    this.element = el(
+      "li",
+      { className: "line mine waiting" },
+      el("p", { className: "text", dir: "auto", textContent: text }),
+      this.mark,
+    );
+  }
+
+  /** @param {[string, () => void][]} actions what the writer can do about it */
+  become(state, text, actions = []) {
+    this.state = state;
+    this.element.className = `line mine ${state}`;
+    const buttons = actions.map(([label, onclick]) =>
+      el("button", { type: "button", textContent: label, onclick }),
+    );
+    this.mark.replaceChildren(text, ...buttons);
+  }
+}
+
+export class Conversation {
+  /** People who are there: name -> number of their windows. Null is who has no name. */
+  people = new Map();
+  /** Whether there are others besides them. */
+  more = false;
+  /** Letters that were not confirmed, in the order in which they were written. */
+  letters = [];
+  unread = 0;
+  draft = "";
+  /** A room only: whether the hub has let us in over this connection. */
+  joined = false;
+
+  #typing = new Map(); // name -> timer
+  #comings = null; // the notice about who came and left, while it is the last line
+  #last = null; // {from, at} of the last line, if it is a message
+
+  /**
+   * @param {"room" | "private"} kind
+   * @param {{me: string, changed: (talk: Conversation, grown?: boolean) => void}} owner
+   */
+  constructor(kind, id, { me, changed }) {
+    this.kind = kind;
+    this.id = id;
+    this.me = me;
+    this.changed = changed;
+    this.key = keyOf(kind, id);
+    this.log = el("ol", { role: "log", "aria-live": "polite", "aria-label": "Messages" });
+    this.outbox = el("ol", { "aria-label": "Not confirmed yet" });
+    this.view = el("div", {}, this.log, this.outbox);
+  }
+
+  // --- what was said
+
+  /** @param {{id: string, from: string, text: string, at: string}} message */
+  add({ from, text, at }, mark = "") {
+    const when = new Date(at).getTime();
+    const follows = this.#last?.from === from && when - this.#last.at < TOGETHER;
+    const who = el("bdi", { className: "who", textContent: from });
+    tint(who, from);
+    const head = el(
+      "p",
+      { className: "line-head" },
+      who,
+      el("time", { dateTime: at, textContent: clock(when) }),
+    );
+    const line = el(
+      "li",
+      { className: "line" },
+      head,
+      el("p", { className: "text", dir: "auto", textContent: text }),
+    );
+    line.classList.toggle("follows", follows);
+    line.classList.toggle("mine", from === this.me);
+    if (mark) {
+      line.classList.add("delivered");
+      line.append(el("p", { className: "mark", textContent: mark }));
+    }
+    this.#append(line);
+    this.#last = { from, at: when };
+    this.stopped(from);
+  }
+
+  notice(text, className = "") {
+    const line = el("li", { className: `notice ${className}`, textContent: text });
+    this.#append(line);
+    return line;
+  }
+
+  #append(line) {
+    this.#comings = null;
+    this.#last = null;
+    this.log.append(line);
+    while (this.log.childElementCount > KEPT) this.log.firstElementChild.remove();
+    this.log.firstElementChild.classList.remove("follows");
+    this.changed(this, true);
+  }
+
+  // --- what is on its way
+
+  post(letter) {
+    this.letters.push(letter);
+    this.outbox.append(letter.element);
+    this.changed(this, true);
+  }
+
+  take(letter) {
+    this.letters = this.letters.filter((other) => other !== letter);
+    letter.element.remove();
+    this.changed(this);
+  }
+
+  /** The hub has confirmed a letter of ours: now it stands with the others. */
+  confirm(letter, { at = new Date().toISOString(), mark = "" } = {}) {
+    if (!this.letters.includes(letter)) return;
+    this.take(letter);
+    this.add({ from: this.me, text: letter.text, at }, mark);
+  }
+
+  // --- who is there
+
+  setPeople(members, { more = false } = {}) {
+    this.people = new Map(members.map((member) => [member.user_id, member.connections]));
+    this.more = more;
+    this.changed(this);
+  }
+
+  /** Somebody has `connections` windows here after coming or leaving. */
+  present(name, connections) {
+    const was = this.people.get(name) ?? 0;
+    if (connections) this.people.set(name, connections);
+    else this.people.delete(name);
+    if (!connections) this.stopped(name);
+    if (name !== this.me && name !== null && Boolean(was) !== Boolean(connections)) {
+      this.#tellComing(name, connections ? "came" : "left");
+    }
+    this.changed(this);
+  }
+
+  /** People who come and go in a row share one line. */
+  #tellComing(name, what) {
+    const comings = this.#comings ?? { line: this.notice(""), who: new Map() };
+    this.#comings = comings;
+    const back = what === "came" && comings.who.get(name) === "left";
+    comings.who.set(name, back ? "back" : what);
+    const those = (state) => [...comings.who].filter(([, s]) => s === state).map(([n]) => n);
+    const parts = [
+      [those("came"), "came in"],
+      [those("back"), "came back"],
+      [those("left"), "left"],
+    ];
+    comings.line.textContent = parts
+      .filter(([who]) => who.length)
+      .map(([who, verb]) => `${names(who)} ${verb}`)
+      .join("; ");
+  }
+
+  typing(name, isTyping) {
+    this.stopped(name);
+    if (!isTyping || name === null || name === this.me) return;
+    this.#typing.set(name, setTimeout(() => this.stopped(name), TYPING));
+    this.changed(this);
+  }
+
+  stopped(name) {
+    if (!this.#typing.has(name)) return;
+    clearTimeout(this.#typing.get(name));
+    this.#typing.delete(name);
+    this.changed(this);
+  }
+
+  get typists() {
+    return [...this.#typing.keys()];
+  }
+}
+
+export function keyOf(kind, id) {
+  return `${kind}:${id}`;
+}

@@ -1,0 +1,36 @@
+/** Where the window is too narrow for all three: rooms and people come in from the side. */
+
+const $ = (id) => document.getElementById(id);
+
+const PANELS = [
+  [$("open-rooms"), $("rooms-panel")],
+  [$("open-people"), $("people-panel")],
+];
+
+function open(button, panel) {
+  panel.classList.add("open");
+  button.setAttribute("aria-expanded", "true");
+  $("talk").inert = true;
+  panel.querySelector(".close").focus();
+}
+
+/** Close what is open, and put the focus back where it was opened from. */
+export function closePanels() {
+  $("talk").inert = false;
+  for (const [button, panel] of PANELS) {
+    if (!panel.classList.contains("open")) continue;
+    panel.classList.remove("open");
+    button.setAttribute("aria-expanded", "false");
+    button.focus();
+  }
+}
+
+for (const [button, panel] of PANELS) {
+  button.addEventListener("click", () => open(button, panel));
+  panel.querySelector(".close").addEventListener("click", closePanels);
+}
+$("veil").addEventListener("click", closePanels);
+document.addEventListener("keydown", (event) => event.key === "Escape" && closePanels());
+for (const width of ["(min-width: 48rem)", "(min-width: 64rem)"]) {
+  matchMedia(width).addEventListener("change", closePanels);
+}
