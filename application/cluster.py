@@ -6,16 +6,20 @@ Rules of this file:
 2. What comes from the bus is never published again.
 3. A question has a deadline; a node that does not answer in time is ``Silent``, which
    says nothing about what it did.
+4. What is cast to many is sent and forgotten: a bus that is away costs a count, never
+   the local delivery that came before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Any
 
+from eyewall.application.channels import Channels
 from eyewall.application.packets import BadPacket, Packet, unpack
 from eyewall.application.ports import (
     Clock,
@@ -23,7 +27,6 @@ from eyewall.application.ports import (
     Logger,
     PubSub,
     StateStore,
-    Subscription,
     Timer,
 )
 from eyewall.application.stats import Stats
@@ -45,16 +48,6 @@ _CALL, _REPLY = "call", "reply"
 
 class Silent(Unavailable):
     """A node did not answer in time."""
-
-
-class _Channel:
-    """One subscription, shared by all that need it."""
-
-    __slots__ = ("ready", "users")
-
-    def __init__(self, ready: asyncio.Task[Subscription]) -> None:
-        self.ready = ready
-        self.users = 0
 
 
 class Cluster:
@@ -85,14 +78,21 @@ class Cluster:
         self._max_payload = max_payload
         self._casters: dict[str, Caster] = {}
         self._answerers: dict[str, Answerer] = {}
-        self._channels: dict[str, _Channel] = {}
-        self._questions: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = count(1)
+        self._channels = Channels(bus, self._heard, logger)
+        self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        # Not from 1: an answer to the node that had this name before is not for us.
+        self._numbers = count(secrets.randbits(48))
         self._tasks = Tasks(logger)
         self._timer: Timer | None = None
+        self._renewing: asyncio.Task[Any] | None = None
+        self._renewed = 0.0
+        self._on_lapse: Callable[[], Awaitable[None]] | None = None
         self._running = False
+        self._away = False
         self.bad_packets = 0
         """What came from the bus and was no packet of ours."""
+        self.unsent = 0
+        """Casts to many that the bus did not take."""
 
     # --- what is heard
 
@@ -107,9 +107,10 @@ class Cluster:
     async def start(self) -> None:
         """Take the lease, and hear the node's channels."""
         self._running = True
-        await self._state.renew(self.node, self._lease)
-        await self._acquire(self._of_node(self.node))
-        await self._acquire(self._all)
+        self._renewed = self._clock.now()
+        await self._renew_lease()
+        await self._channels.acquire(self._of_node(self.node))
+        await self._channels.acquire(self._all)
         self._arm()
 
     async def stop(self) -> None:
@@ -119,9 +120,8 @@ class Cluster:
             self._timer.cancel()
             self._timer = None
         await self._tasks.close()
-        for name in list(self._channels):
-            await self._close(self._channels.pop(name))
-        for future in self._questions.values():
+        await self._channels.close()
+        for _, future in self._questions.values():
             if not future.done():
                 future.set_exception(Silent("the node is shutting down"))
         self._questions.clear()
@@ -130,19 +130,33 @@ class Cluster:
         except Unavailable as error:
             self._logger.warning("release_failed", error=str(error))
 
+    def on_lapse(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Have ``step`` awaited when the lease was renewed after it may have lapsed:
+        what the node owned may be gone from the state."""
+        self._on_lapse = step
+
     def _arm(self) -> None:
         """Renew the lease three times in its life: two renewals may fail."""
         self._timer = self._clock.call_later(self._lease / 3, self._renew_soon)
 
     def _renew_soon(self) -> None:
-        self._spawn(self._renew())
+        # A state that does not answer must not collect a task for each tick.
+        if self._renewing is None or self._renewing.done():
+            self._renewing = self._spawn(self._renew_lease())
         self._arm()
 
-    async def _renew(self) -> None:
-        try:
-            await self._state.renew(self.node, self._lease)
-        except Unavailable as error:
-            self._logger.warning("lease_not_renewed", error=str(error))
+    async def _renew_lease(self) -> list[NodeId]:
+        """Renew; returns the nodes that are alive, none for a node that has stopped."""
+        if not self._running:
+            return []
+        asked = self._clock.now()
+        alive = await self._state.renew(self.node, self._lease)
+        lapsed = asked - self._renewed >= self._lease
+        self._renewed = asked
+        if lapsed and self._on_lapse is not None:
+            self._logger.warning("lease_had_lapsed", seconds=self._lease)
+            self._spawn(self._on_lapse())
+        return alive
 
     # --- channels
 
@@ -158,70 +172,49 @@ class Cluster:
 
     async def hear_room(self, room_id: RoomId) -> None:
         """Subscribe to the room; returns when what is published now arrives here."""
-        await self._acquire(self._of_room(room_id))
+        await self._channels.acquire(self._of_room(room_id))
 
     def leave_room(self, room_id: RoomId) -> None:
         """Give one ``hear_room`` back; the last one ends the subscription."""
-        name = self._of_room(room_id)
-        channel = self._channels.get(name)
-        if channel is None:
-            return
-        channel.users -= 1
-        if not channel.users:
-            del self._channels[name]
-            self._spawn(self._close(channel))
-
-    async def _acquire(self, name: str) -> None:
-        channel = self._channels.get(name)
-        if channel is None:
-            subscribing = asyncio.ensure_future(self._subscribe(name))
-            channel = self._channels[name] = _Channel(subscribing)
-        channel.users += 1
-        if channel.ready.done() and channel.ready.exception() is None:
-            return
-        try:
-            await asyncio.shield(channel.ready)
-        except BaseException:
-            channel.users -= 1
-            if not channel.users and self._channels.get(name) is channel:
-                del self._channels[name]
-                self._spawn(self._close(channel))
-            raise
-
-    async def _subscribe(self, name: str) -> Subscription:
-        subscription = self._bus.subscribe(name, self._heard)
-        return await subscription if inspect.isawaitable(subscription) else subscription
-
-    async def _close(self, channel: _Channel) -> None:
-        try:
-            subscription = await channel.ready
-            result = subscription.close()
-            if inspect.isawaitable(result):
-                await result
-        except EyewallError as error:
-            self._logger.warning("unsubscribe_failed", error=str(error))
+        self._channels.release(self._of_room(room_id))
 
     # --- telling
 
     async def cast_all(self, kind: str, header: Mapping[str, Any], payload: bytes = b"") -> None:
-        await self._cast(self._all, kind, header, payload)
+        """Tell all nodes. A bus that is away is counted, not raised."""
+        await self._spread(self._all, kind, header, payload)
 
     async def cast_room(
         self, room_id: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
     ) -> None:
-        await self._cast(self._of_room(room_id), kind, header, payload)
+        """Tell the nodes that hear the room. A bus that is away is counted, not raised."""
+        await self._spread(self._of_room(room_id), kind, header, payload)
 
     async def cast_node(
         self, node: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
     ) -> None:
+        """Tell one node; raises ``Unavailable`` when the bus is away."""
         await self._cast(self._of_node(node), kind, header, payload)
+
+    async def _spread(
+        self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
+    ) -> None:
+        try:
+            await self._cast(channel, kind, header, payload)
+        except Unavailable as error:
+            self.unsent += 1
+            if not self._away:  # once per absence, not once per message
+                self._away = True
+                self._logger.warning("bus_away", error=str(error))
+        else:
+            self._away = False
 
     async def _cast(
         self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
     ) -> None:
         if self._counts is not None:
             # A bus in memory knows that nobody else listens: nothing to pack then.
-            own = 1 if channel in self._channels else 0
+            own = 1 if self._channels.hears(channel) else 0
             if self._counts.listeners(channel) <= own:
                 return
         packet = Packet(self.node, kind, dict(header), payload)
@@ -247,7 +240,7 @@ class Cluster:
         """
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._questions[number] = future
+        self._questions[number] = (node, future)
         timer = self._clock.call_later(timeout, lambda: _silence(future, node))
         try:
             asked = {"id": number, "op": kind, "args": dict(header)}
@@ -259,12 +252,11 @@ class Cluster:
 
     async def is_alive(self, node: str) -> bool:
         """Whether the node holds its lease."""
-        return node in await self._state.renew(self.node, self._lease)
+        return node in await self._renew_lease()
 
     async def others(self) -> list[NodeId]:
         """The nodes that hold their lease, without this one."""
-        alive = await self._state.renew(self.node, self._lease)
-        return [node for node in alive if node != self.node]
+        return [node for node in await self._renew_lease() if node != self.node]
 
     # --- hearing
 
@@ -284,33 +276,40 @@ class Cluster:
             else:
                 raise BadPacket(f"unknown kind {packet.kind!r:.40}")
         except BadPacket as error:
-            self.bad_packets += 1
-            self._logger.warning("bad_packet", error=str(error))
+            self._bad(error)
         except Exception as error:
             self.bad_packets += 1
             self._logger.error("packet_failed", error=repr(error), exc_info=error)
 
+    def _bad(self, error: BadPacket) -> None:
+        self.bad_packets += 1
+        self._logger.warning("bad_packet", error=str(error))
+
     def _questioned(self, packet: Packet) -> None:
         header = packet.header
-        answer = self._answerers.get(header["op"])
-        if answer is None or len(self._tasks) >= MOST_QUESTIONS:
-            raise BadPacket(f"can't answer {header['op']!r:.40}")
-        self._spawn(self._answer(packet, answer))
+        number, op, args = header["id"], header["op"], header["args"]
+        answer = self._answerers.get(op)
+        if answer is None or not isinstance(args, dict) or len(self._tasks) >= MOST_QUESTIONS:
+            raise BadPacket(f"can't answer {op!r:.40}")
+        self._spawn(self._answer(packet.node, number, answer(args, packet.payload)))
 
-    async def _answer(self, packet: Packet, answer: Answerer) -> None:
-        reply: dict[str, Any] = {"id": packet.header["id"]}
+    async def _answer(self, node: str, number: Any, answer: Awaitable[Any]) -> None:
+        reply: dict[str, Any] = {"id": number}
         try:
-            reply["result"] = await answer(packet.header["args"], packet.payload)
+            reply["result"] = await answer
+        except BadPacket as error:
+            self._bad(error)
+            reply["error"] = {"code": "unavailable", "text": "the question can't be read"}
         except (Refused, Unavailable) as error:
             reply["error"] = {"code": code_of(error), "text": str(error), **error.details()}
         except Exception as error:
             self._logger.error("answer_failed", error=repr(error), exc_info=error)
             reply["error"] = {"code": "unavailable", "text": "the other node failed"}
-        await self._cast(self._of_node(packet.node), _REPLY, reply, b"")
+        await self._cast(self._of_node(node), _REPLY, reply, b"")
 
     def _replied(self, packet: Packet) -> None:
-        future = self._questions.get(packet.header["id"])
-        if future is None or future.done():
+        asked, future = self._questions.get(packet.header["id"], ("", None))
+        if future is None or future.done() or asked != packet.node:
             return  # too late: nobody waits any more
         error = packet.header.get("error")
         if error is None:
@@ -318,10 +317,10 @@ class Cluster:
         else:
             future.set_exception(from_code(error["code"], error["text"], error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.spawn(self._quietly(work))
+    def _spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
+        return self._tasks.spawn(self._quietly(work))
 
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _quietly(self, work: Awaitable[Any]) -> None:
         try:
             await work
         except EyewallError as error:

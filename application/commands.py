@@ -22,7 +22,13 @@ from eyewall.application.rooms import Rooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
 from eyewall.domain.envelope import ROOM, Envelope, Message, Raw
-from eyewall.domain.errors import Forbidden, NotAMember, Unauthorized, ValidationError
+from eyewall.domain.errors import (
+    ConnectionClosed,
+    Forbidden,
+    NotAMember,
+    Unauthorized,
+    ValidationError,
+)
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import MAX_NAME, RoomId, UserId
 from eyewall.domain.membership import Member
@@ -115,8 +121,10 @@ class Commands:
             raise NotAMember(f"you are not in {room_id}")
         limit = min(_field(data, "limit", int, MAX_PAGE), MAX_PAGE)
         cursor = _field(data, "cursor", str, "0")
-        if limit < 1 or not cursor.isdecimal() or len(cursor) > 9:
-            raise ValidationError({"limit": ["must be at least 1"], "cursor": ["not one of ours"]})
+        if limit < 1:
+            raise ValidationError({"limit": ["must be at least 1"]})
+        if not cursor.isdecimal() or len(cursor) > 9:
+            raise ValidationError({"cursor": ["is not one of ours"]})
         start = int(cursor)
         found = await self._moderator.members(room_id)
         answer: dict[str, Any] = {"members": [_member(m) for m in found[start : start + limit]]}
@@ -172,6 +180,8 @@ class Commands:
             raise Unauthorized("the token is not valid")
         if meta.user_id != ctx.user_id:
             raise Forbidden("the token is another user's")
+        if not ctx.conn.is_open:
+            raise ConnectionClosed("it ended meanwhile")
         self._connections.set_meta(ctx.conn, {"expires_at": meta.expires_at, "roles": meta.roles})
         self._expiry.watch(ctx.conn)
         return {"expires_at": None if meta.expires_at is None else rfc3339(meta.expires_at)}

@@ -40,13 +40,13 @@ class Connection:
         "_connected_at",
         "_repeats",
         "_user_data",
+        "announced",
         "connections",
         "id",
         "is_open",
         "link",
         "meta",
-        "moving_from",
-        "opened",
+        "opening",
         "reservation",
         "roles",
         "session",
@@ -69,10 +69,11 @@ class Connection:
         self.session = session
         """The session's unguessable name; None for a client without a subprotocol."""
         self.is_open = True
-        self.opened: asyncio.Future[None] | None = None
-        """Pending while the ``on_connect`` hooks run."""
-        self.moving_from: str | None = None
-        """Whose seats it still has, while it is becoming another user's."""
+        self.opening: asyncio.Future[None] | None = None
+        """Pending while it is being opened: its end waits for that."""
+        self.announced = False
+        """Whether any ``on_connect`` hook has begun: who hears of the beginning hears of
+        the end."""
         self.roles = _NO_ROOMS
         """The role in each room that it is in."""
         self._connected_at = connections.clock.wall().timestamp()
@@ -115,8 +116,8 @@ class Connection:
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to this connection.
 
-        Raises ``ConnectionClosed`` when it is gone and ``QueueFull`` when its queue
-        did not take the message.
+        Raises ``ConnectionClosed`` when it is gone, ``QueueFull`` when its queue did
+        not take the message, and ``SlowConsumer`` when it was disconnected for that.
         """
         await self.connections.sender.send(self, topic, event, data)
 
@@ -255,12 +256,10 @@ class Connections:
         reason: DisconnectReason,
         *,
         close_link: bool = True,
-        announced: bool = True,
     ) -> bool:
         """Decide the end of a connection; False if that was decided before.
 
         ``close_link`` False: the link has ended, or is ending, by itself.
-        ``announced`` False: no hook has heard of the connection, so none will.
         """
         if not conn.is_open:
             return False
@@ -276,23 +275,29 @@ class Connections:
             conn.reservation.release()
             conn.reservation = None
         self._stats.metrics.disconnected(reason)
-        task = asyncio.get_running_loop().create_task(self._finish(conn, reason, announced))
+        task = asyncio.get_running_loop().create_task(self._finish(conn, reason))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         return True
 
-    async def _finish(self, conn: Connection, reason: DisconnectReason, announced: bool) -> None:
+    async def _finish(self, conn: Connection, reason: DisconnectReason) -> None:
         try:
-            if conn.opened is not None:
-                await asyncio.wait([conn.opened])
+            if conn.opening is not None:
+                await asyncio.wait([conn.opening])
             if self._after_end is not None:
                 await self._after_end(conn)
         except Exception as error:  # noqa: BLE001  (the hooks must run whatever failed)
             self._logger.error("leaving_failed", conn_id=conn.id, error=repr(error))
-        if announced:
+        if conn.announced:
             await self.hooks.tell(Event.DISCONNECT, conn, reason)
 
     async def settled(self) -> None:
         """Return when the ends decided so far are done, hooks included."""
         while self._ending:
             await asyncio.wait(list(self._ending))
+
+    async def close(self) -> None:
+        """End the hooks that are still at it."""
+        for task in self._ending:
+            task.cancel()
+        await self.settled()

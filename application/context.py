@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from eyewall.application.connections import Connection
 from eyewall.domain.envelope import Envelope, Message
+from eyewall.domain.errors import Misuse
 from eyewall.domain.identity import ConnMeta, UserId
 from eyewall.domain.report import DeliveryReport, SendOptions
 
@@ -56,7 +57,7 @@ class Context:
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to the connection that sent this one.
 
-        Raises ``ConnectionClosed`` or ``QueueFull``.
+        Raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``.
         """
         await self.conn.send(topic, event, data)
 
@@ -69,17 +70,27 @@ class Context:
     async def reply(self, data: Any = None) -> None:
         """Send an answer: topic and ``ref`` are the request's.
 
-        Raises ``ConnectionClosed`` or ``QueueFull``.
+        Raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``.
         """
         await self.hub.reply(self.conn, self.message, data)
 
-    def from_thread(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """From a plain handler's thread, run ``await fn(*args)`` on the loop.
+    def from_thread(self, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """From a plain handler's thread, run ``await fn(*args, **kwargs)`` on the loop.
 
-        Blocks the thread; returns the result or raises.
+        Blocks the thread; returns the result or raises. Raises ``Misuse`` on the loop
+        itself, which would wait for itself for ever.
         """
+        if _runs_here(self._loop):
+            raise Misuse("from_thread is for plain handlers: await it instead")
 
         async def run() -> T:
-            return await fn(*args)
+            return await fn(*args, **kwargs)
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -36,6 +36,10 @@ class Deadline:
             self._fn = None
             self._owner.forget_one()
 
+    def forget(self) -> None:
+        """Never run, and cost nothing when it is cancelled."""
+        self._fn = None
+
     def run(self) -> None:
         fn, self._fn = self._fn, None
         if fn is not None:
@@ -65,6 +69,8 @@ class Deadlines:
 
     def close(self) -> None:
         """Forget all deadlines, and the timer."""
+        for _, _, deadline in self._heap:
+            deadline.forget()
         self._heap.clear()
         self._cancelled = 0
         if self._timer is not None:
@@ -92,10 +98,13 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now = self._clock.now()
-        while self._heap and self._heap[0][0] <= now:
-            _, _, deadline = heapq.heappop(self._heap)
-            if deadline.cancelled:
-                self._cancelled -= 1
-            else:
-                deadline.run()
-        self._arm()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                _, _, deadline = heapq.heappop(self._heap)
+                if deadline.cancelled:
+                    self._cancelled -= 1
+                else:
+                    deadline.run()
+        finally:
+            # One that raised, which none should, must not stop all that come after it.
+            self._arm()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from eyewall.application.ports import Clock
 from eyewall.application.send import TAKEN, Sender
 from eyewall.application.stats import Stats
 from eyewall.domain.delivery import Action, Delivery, Event, Plan, Send, Settle, State, WaitUntil
-from eyewall.domain.envelope import Envelope
+from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
@@ -30,11 +30,19 @@ from eyewall.domain.errors import (
     QueueFull,
 )
 from eyewall.domain.identity import ConnId
+from eyewall.domain.outbox import Offer
 from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason, PendingAck
 
 MAX_PENDING = 1024
 """Messages that may wait for an ack from one connection: a client that never acks
 costs at most so many entries."""
+
+_OUTCOMES = {
+    FailureReason.NACKED: "nack",
+    FailureReason.ACK_TIMEOUT: "timeout",
+    FailureReason.CONN_CLOSED: "closed",
+}
+"""What metrics call a failure; the others go by their own name."""
 
 
 @dataclass(slots=True)
@@ -134,19 +142,24 @@ class Deliveries:
             return []
         await self._sender.ready()
         batch = _Batch(len(targets), asyncio.get_running_loop().create_future())
-        for conn in targets:
-            self._start(conn, frame, plan, batch.add)
+        started: list[_Waiting] = []
         try:
-            return await batch.future
-        except asyncio.CancelledError:
-            # Nobody waits any longer: a deadline may have ended the caller.
             for conn in targets:
-                self._forget(conn.id, _id(frame))
+                waiting = self._start(conn, frame, plan, batch.add)
+                if waiting is not None:
+                    started.append(waiting)
+                    self._send(waiting)
+            return await batch.future
+        except BaseException:
+            # Nobody waits any longer: a deadline may have ended the caller.
+            for waiting in started:
+                self._forget(waiting)
             raise
 
     def _start(
         self, conn: Connection, frame: Frame, plan: Plan, done: Callable[[Outcome], None]
-    ) -> None:
+    ) -> _Waiting | None:
+        """Note that the connection's answer is awaited; None if that is over already."""
         message_id = _id(frame)
         of_conn = self._waiting.get(conn.id, {})
         if not conn.is_open:
@@ -165,13 +178,17 @@ class Deliveries:
         else:
             waiting = _Waiting(conn, frame, Delivery(plan), self._clock.now(), done)
             self._waiting.setdefault(conn.id, of_conn)[message_id] = waiting
-            self._send(waiting)
+            return waiting
+        return None
 
     def _send(self, waiting: _Waiting) -> None:
         offer = self._sender.to_link(waiting.conn.link, waiting.frame)
         if waiting.delivery.is_settled:
             return  # the overflow has ended the connection, and that settled it
-        self._tell(waiting, Event.WRITTEN if offer in TAKEN else Event.REFUSED)
+        if offer is Offer.CLOSED:
+            self._tell(waiting, Event.LOST)
+        else:
+            self._tell(waiting, Event.WRITTEN if offer in TAKEN else Event.REFUSED)
 
     # --- what happened
 
@@ -181,7 +198,9 @@ class Deliveries:
             data = ack.data if isinstance(ack.data, dict) else {}
         except EyewallError:
             data = {}
-        message_id = data.get("message_id", ack.ref)
+        message_id = data.get("message_id")
+        if message_id is None:
+            message_id = ack.ref
         waiting = (
             self._waiting.get(conn.id, {}).get(message_id) if isinstance(message_id, str) else None
         )
@@ -205,7 +224,7 @@ class Deliveries:
         wall, now = self._clock.wall(), self._clock.now()
         return [
             PendingAck(
-                message=waiting.frame.message,  # type: ignore[arg-type]
+                message=_message(waiting.frame),
                 conn_id=conn_id,
                 attempt=waiting.delivery.attempt,
                 since=wall - timedelta(seconds=now - waiting.since),
@@ -250,9 +269,9 @@ class Deliveries:
 
     def _settle(self, waiting: _Waiting, delivered: bool, reason: FailureReason | None) -> None:
         conn = waiting.conn
-        self._forget(conn.id, _id(waiting.frame))
+        self._forget(waiting)
         took = self._clock.now() - waiting.since
-        self._stats.metrics.acked("ok" if delivered else str(reason), took)
+        self._stats.metrics.acked("ok" if reason is None else _OUTCOMES.get(reason, reason), took)
         error = None if reason is None else _error(reason, conn, waiting.nack)
         waiting.done(
             Outcome(
@@ -260,15 +279,18 @@ class Deliveries:
             )
         )
 
-    def _forget(self, conn_id: ConnId, message_id: str) -> None:
-        of_conn = self._waiting.get(conn_id)
-        if of_conn is None:
-            return
-        waiting = of_conn.pop(message_id, None)
-        if waiting is not None and waiting.deadline is not None:
+    def _forget(self, waiting: _Waiting) -> None:
+        if waiting.deadline is not None:
             waiting.deadline.cancel()
+            waiting.deadline = None
+        of_conn = self._waiting.get(waiting.conn.id, {})
+        message_id = _id(waiting.frame)
+        # By identity: another message may have the id since this one was settled.
+        if of_conn.get(message_id) is not waiting:
+            return
+        del of_conn[message_id]
         if not of_conn:
-            del self._waiting[conn_id]
+            del self._waiting[waiting.conn.id]
         if not self._waiting:
             self._quiet.set()
 
@@ -277,6 +299,12 @@ def _id(frame: Frame) -> str:
     assert frame.envelope is not None
     assert frame.envelope.id is not None
     return frame.envelope.id
+
+
+def _message(frame: Frame) -> Message:
+    """The message, under the id that it travels with: the ack will name it."""
+    assert frame.message is not None
+    return replace(frame.message, id=_id(frame))
 
 
 def _refused(conn: Connection, reason: FailureReason, error: EyewallError) -> Outcome:

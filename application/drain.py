@@ -36,20 +36,29 @@ async def run_steps(steps: Sequence[Step], *, clock: Clock, until: float) -> lis
     unfinished = []
     for name, run in steps:
         task = asyncio.ensure_future(_awaited(run))
-        left = max(0.0, until - clock.now())
-        timer = clock.call_later(left, partial(_cancel, task)) if left else None
-        if timer is None:
-            await asyncio.wait([task], timeout=0)
-            if not task.done():
-                task.cancel()
-        await asyncio.wait([task])
-        if timer is not None:
-            timer.cancel()
+        try:
+            await _until(task, clock, until)
+        finally:
+            task.cancel()  # who ends the drain ends the step
         if task.cancelled():
             unfinished.append(name)
         elif task.exception() is not None:
             unfinished.append(f"{name}: {task.exception()!r}")
     return unfinished
+
+
+async def _until(task: asyncio.Future[None], clock: Clock, until: float) -> None:
+    left = until - clock.now()
+    if left <= 0:
+        await asyncio.wait([task], timeout=0)
+        task.cancel()
+        await asyncio.wait([task])
+        return
+    timer = clock.call_later(left, partial(_cancel, task))
+    try:
+        await asyncio.wait([task])
+    finally:
+        timer.cancel()
 
 
 def _cancel(task: asyncio.Future[None]) -> None:
@@ -74,7 +83,7 @@ class Farewell:
         for conn in self._connections:
             data = {"reconnect_in": round(random.uniform(0.0, window), 3)}  # noqa: S311
             notice = self._sender.notice("system:draining", "draining", data)
-            self._sender.to_link(conn.link, notice)
+            self._sender.to_many([conn], notice)
 
     async def close(self) -> None:
         """Close every connection with 1012."""

@@ -14,12 +14,16 @@ from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
 from eyewall.application.ports import Logger
+from eyewall.application.tasks import is_cancelled
 from eyewall.domain.report import Failure, FailureReason
 
 F = TypeVar("F", bound=Callable[[Failure], Any])
 
 BACKLOG = 10_000
 """Failures of fan-outs that may wait to be reported; beyond, they are only counted."""
+
+SLICE = 50
+"""Failures that are told in one turn of the loop."""
 
 
 class Kind(Enum):
@@ -78,9 +82,16 @@ class Failures:
                 result = handler(failure)
                 if inspect.isawaitable(result):
                     await result
-            except Exception as error:  # noqa: BLE001  (a watcher can't break delivery)
+            except (Exception, asyncio.CancelledError) as error:
+                # A watcher can't break delivery: only the end of this very task is
+                # passed on.
+                if is_cancelled():
+                    raise
                 self._logger.error(
-                    "failure_handler_failed", reason=failure.reason.value, error=repr(error)
+                    "failure_handler_failed",
+                    reason=failure.reason.value,
+                    error=repr(error),
+                    exc_info=error,
                 )
 
     def tell_soon(self, failure: Failure) -> None:
@@ -94,11 +105,21 @@ class Failures:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._tell_all())
 
-    async def settle(self) -> None:
+    async def settled(self) -> None:
         """Return when what waits has been told."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """End the handlers that still run; what waits is forgotten."""
+        self._later.clear()
         if self._task is not None:
+            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _tell_all(self) -> None:
         while self._later:
-            await self.tell(self._later.popleft())
+            for _ in range(min(SLICE, len(self._later))):
+                await self.tell(self._later.popleft())
+            # Plain handlers never wait: the others have their turn in between.
+            await asyncio.sleep(0)

@@ -12,8 +12,8 @@ from typing import Any
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.frames import Frame
-from eyewall.application.outcomes import read_frame
-from eyewall.application.packets import BadPacket
+from eyewall.application.outcomes import read_frame, read_text
+from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.send import Sender
 from eyewall.domain.envelope import Message
@@ -120,16 +120,14 @@ class FanOut:
         """Send to whom ``fits`` says; a ``Where`` means the cluster, a callable this node."""
         if not callable(fits):
             raise ValueError(f"a filter is a callable on ConnMeta or a Where, not {fits!r}")
+        # Read before anybody gets it: what can't be asked of others is nobody's.
+        where = where_out(fits) if isinstance(fits, Where) else None
         frame = self._sender.frame(message, recipient="*", fan_out=True)
         reached = await self._local_fitting(frame, fits)
-        if isinstance(fits, Where):
-            header = {"p": int(frame.priority), "where": where_out(fits)}
+        if where is not None:
+            header = {"p": int(frame.priority), "where": where}
             await self._cluster.cast_all(_WHERE, header, frame.payload)
         return reached
-
-    def tell(self, conns: Collection[Connection], frame: Frame) -> int:
-        """Send one frame to some connections of this node."""
-        return self._sender.to_many(conns, frame)
 
     # --- this node
 
@@ -140,7 +138,8 @@ class FanOut:
         audience = self._audiences.get(room_id)
         if audience is None:
             return 0
-        return await self._sender.to_audience(audience, frame, self._links(skip, skip_user))
+        # Nothing waits from here on: the room's audience may be another one afterwards.
+        return self._sender.publish(audience, frame, self._links(skip, skip_user))
 
     def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
         if not skip and skip_user is None:
@@ -161,8 +160,8 @@ class FanOut:
         return read_frame(self._codec, header, payload, recipient=recipient, fan_out=True)
 
     def _take_room(self, header: dict[str, Any], payload: bytes) -> None:
-        room_id, skip, user = header.get("room"), header.get("x", []), header.get("u")
-        if not isinstance(room_id, str) or not isinstance(skip, list):
+        room_id, skip, user = header.get("room"), strings(header.get("x", [])), header.get("u")
+        if not isinstance(room_id, str) or not isinstance(user, str | None):
             raise BadPacket("a room's message without a room")
         frame = self._frame(header, payload, room_id)
         audience = self._audiences.get(room_id)
@@ -173,11 +172,8 @@ class FanOut:
         self._sender.publish(self._connections.everyone, self._frame(header, payload, "*"))
 
     def _take_text(self, header: dict[str, Any], payload: bytes) -> None:
-        try:
-            text = payload.decode()
-        except UnicodeDecodeError as error:
-            raise BadPacket(str(error)) from None
-        self._sender.publish(self._connections.everyone, self._sender.text(text, fan_out=True))
+        frame = self._sender.text(read_text(payload), fan_out=True)
+        self._sender.publish(self._connections.everyone, frame)
 
     def _take_where(self, header: dict[str, Any], payload: bytes) -> None:
         fits = where_in(header.get("where"))

@@ -6,45 +6,22 @@ payload decoded and validated as ``T``.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import Any
 
 from eyewall.application.context import Context
 from eyewall.application.middleware import Handler
+from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
-
-
-class Threads:
-    """The pool in which plain handlers run; made when the first one is called."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._pool: ThreadPoolExecutor | None = None
-
-    async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="eyewall")
-        call = functools.partial(copy_context().run, fn, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-
-    def close(self) -> None:
-        """Let the threads end; calls that have not begun are cancelled."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
 
 
 def adapt(handler: Callable[..., Any], threads: Threads) -> Handler:
     """Return ``handler`` as a coroutine function of ``(ctx, msg)``."""
-    if not callable(handler):
-        raise TypeError(f"a handler must be callable, not {handler!r}")
     run = handler if is_async(handler) else _in_thread(handler, threads)
     into = payload_type(handler)
     return run if into is None else _typed(run, into)
@@ -78,18 +55,36 @@ def payload_type(handler: Callable[..., Any]) -> Any | None:
         target = target.func
     if not inspect.isroutine(target):
         target = type(target).__call__
-    annotations = getattr(target, "__annotations__", {})
-    if not any("Envelope[" in str(a) for a in annotations.values()):
-        return None
-    for hint in _hints(target).values():
+    annotations = dict(getattr(target, "__annotations__", {}))
+    annotations.pop("return", None)
+    for annotation in annotations.values():
+        hint = _resolved(annotation, target)
         if typing.get_origin(hint) is Envelope:
             (into,) = typing.get_args(hint)
             return None if into is Any or isinstance(into, typing.TypeVar) else into
     return None
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    """Resolve a handler's annotations, also those that name a local class."""
+def _resolved(annotation: Any, target: Any) -> Any:
+    """Resolve one annotation of a handler, also one that names a local class.
+
+    The others are left alone: they may name what is there for type checkers only.
+    Raises ``ValueError`` for an ``Envelope[T]`` whose ``T`` can't be found.
+    """
+    if isinstance(annotation, str) and "[" not in annotation:
+        return None  # no T: nothing to find
+    stub = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        hints = typing.get_type_hints(stub, getattr(target, "__globals__", {}), _scope(target))
+    except Exception as error:
+        if "Envelope[" not in str(annotation):
+            return None
+        raise ValueError(f"{target.__qualname__}: {annotation!r} means nothing: {error}") from error
+    return hints["it"]
+
+
+def _scope(target: Any) -> dict[str, Any]:
+    """The names that the handler's annotations may use besides its module's."""
     local: dict[str, Any] = {}
     frame = sys._getframe(1)  # noqa: SLF001  (the only way to the scope that registers)
     while frame is not None:
@@ -100,4 +95,4 @@ def _hints(target: Any) -> dict[str, Any]:
         frame = frame.f_back  # type: ignore[assignment]
     # What the handler's own module says comes before the scopes it is registered in.
     local.update(getattr(target, "__globals__", {}))
-    return typing.get_type_hints(target, localns=local)
+    return local

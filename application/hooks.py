@@ -6,12 +6,14 @@ sees the disconnect, once.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, TypeVar
 
 from eyewall.application.ports import Logger
+from eyewall.application.tasks import is_cancelled
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,9 +65,17 @@ class Hooks:
                 result = hook(*args)
                 if inspect.isawaitable(result):
                     await result
-            except Exception as error:  # noqa: BLE001  (a watcher can't break what it watches)
+            except (Exception, asyncio.CancelledError) as error:
+                # A watcher can't break what it watches: only the end of this very task
+                # is passed on.
+                if is_cancelled():
+                    raise
                 self._logger.error(
-                    "hook_failed", hook=_name(hook), on=event.name.lower(), error=repr(error)
+                    "hook_failed",
+                    hook=_name(hook),
+                    on=event.name.lower(),
+                    error=repr(error),
+                    exc_info=error,
                 )
 
 

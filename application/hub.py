@@ -67,7 +67,7 @@ class Hub(Registrations):
     def set_meta(self, conn_id: ConnId | str, **changes: Any) -> ConnMeta:
         """Merge ``changes`` into what is known of a connection; a field that is not
         named stays. Raises ``ConnectionClosed`` if it is not here."""
-        return self._node.change_meta(conn_id, changes)
+        return self._node.belongings.change_meta(conn_id, changes)
 
     def get_meta(self, conn_id: ConnId | str) -> ConnMeta | None:
         conn = self._node.connections.get(conn_id)
@@ -86,9 +86,10 @@ class Hub(Registrations):
     # --- presence
 
     async def presence(self, user_id: UserId | str) -> PresenceState:
-        return (await self._node.presences.of([UserId(user_id)]))[UserId(user_id)]
+        return (await self.presence_many([user_id]))[UserId(user_id)]
 
     async def presence_many(self, user_ids: Iterable[UserId | str]) -> dict[UserId, PresenceState]:
+        await self._node.belongings.settled()
         return await self._node.presences.of([UserId(user_id) for user_id in user_ids])
 
     async def set_typing(
@@ -164,6 +165,7 @@ class Hub(Registrations):
         await self._node.moderator.unban(RoomId(room_id), UserId(user_id))
 
     async def members(self, room_id: RoomId | str) -> list[Member]:
+        await self._node.belongings.settled()
         return await self._node.moderator.members(RoomId(room_id))
 
     async def room(self, room_id: RoomId | str) -> RoomInfo | None:

@@ -21,6 +21,7 @@ from eyewall.application.ports import Authenticator, Link, Logger, Reservation
 from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
 from eyewall.application.send import Sender
+from eyewall.application.tasks import is_cancelled
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import EyewallError, Unauthorized, Unavailable
 from eyewall.domain.handshake import Handshake
@@ -98,6 +99,11 @@ class Inbound:
     async def open(
         self, link: Link, meta: ConnMeta, reservation: Reservation, *, session: bool
     ) -> bool:
+        if self._connections.draining:
+            # The handshake had begun before, and nobody would close it any more.
+            reservation.release()
+            link.close(DisconnectReason.SERVER_SHUTDOWN)
+            return False
         conn = Connection(
             ConnId(f"{secrets.token_urlsafe(9)}@{self._node}"),
             link,
@@ -106,13 +112,26 @@ class Inbound:
             reservation,
             secrets.token_urlsafe(24) if session else None,
         )
+        opening = conn.opening = asyncio.get_running_loop().create_future()
+        try:
+            await self._begin(conn)
+        except BaseException:
+            self._connections.end(conn, DisconnectReason.INTERNAL_ERROR)
+            raise
+        finally:
+            opening.set_result(None)
+            conn.opening = None
+        return conn.is_open
+
+    async def _begin(self, conn: Connection) -> None:
         self._connections.add(conn)
-        if meta.expires_at is not None:
+        if conn.meta.expires_at is not None:
             self._expiry.watch(conn)
-        if session:
-            self._sender.to_link(link, self._welcome_frame(conn))
+        if conn.session is not None:
+            self._sender.to_link(conn.link, self._welcome_frame(conn))
         await self._appear(conn)
-        return conn.is_open and await self._ask_hooks(conn)
+        if conn.is_open:
+            await self._ask_hooks(conn)
 
     def _welcome_frame(self, conn: Connection) -> Frame:
         data = {
@@ -134,25 +153,20 @@ class Inbound:
         except Unavailable as error:
             self._logger.warning("presence_not_set", conn_id=conn.id, error=str(error))
 
-    async def _ask_hooks(self, conn: Connection) -> bool:
-        """Run the ``on_connect`` hooks; False if one refused."""
-        if not self._hooks.of(Event.CONNECT):
-            return True
-        conn.opened = asyncio.get_running_loop().create_future()
+    async def _ask_hooks(self, conn: Connection) -> None:
+        """Run the ``on_connect`` hooks; one that raises refuses the connection."""
+        conn.announced = True
         try:
             await self._hooks.ask(Event.CONNECT, conn)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             if not isinstance(error, EyewallError):
                 self._logger.error(
                     "on_connect_failed", conn_id=conn.id, error=repr(error), exc_info=error
                 )
-            conn.opened.set_result(None)
+                self._operations.tell_error(conn, error)
             self._connections.end(conn, DisconnectReason.POLICY_VIOLATION)
-        finally:
-            # A hook that is cancelled must not keep the disconnect hooks waiting.
-            if not conn.opened.done():
-                conn.opened.set_result(None)
-        return conn.is_open
 
     # --- what happens to it
 
@@ -173,4 +187,4 @@ class Inbound:
 
     @property
     def waiting(self) -> int:
-        return self._receiver.lanes.waiting
+        return self._receiver.waiting

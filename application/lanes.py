@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
+from eyewall.application.tasks import LAST_WORD, is_cancelled
+
 J = TypeVar("J")
 
 TURN = 8
@@ -28,11 +30,12 @@ TURN = 8
 
 
 class _Lane(Generic[J]):
-    __slots__ = ("jobs", "key")
+    __slots__ = ("in_work", "jobs", "key")
 
     def __init__(self, key: Hashable, job: J) -> None:
         self.key = key
         self.jobs: deque[J] = deque((job,))
+        self.in_work: J | None = None
 
 
 class Lanes(Generic[J]):
@@ -61,9 +64,9 @@ class Lanes(Generic[J]):
         self._waking = False
         self._workers: set[asyncio.Task[None]] = set()
         self._clean: Context | None = None
+        """What every worker begins with; None while none should be hired."""
         self._running = 0
         self._quiet: asyncio.Event = asyncio.Event()
-        self._stopping = False
         self.waiting = 0
         """Jobs that no worker has taken yet."""
 
@@ -72,25 +75,36 @@ class Lanes(Generic[J]):
         """Jobs that are in work."""
         return self._running
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a job that is cancelled is so because the lanes end."""
+        return self._clean is None
+
     def start(self) -> None:
         """Start the workers on the running loop."""
-        self._stopping = False
         self._clean = copy_context()
         for _ in range(self._size):
             self._hire()
 
-    async def stop(self) -> None:
-        """End the workers; jobs in work are cancelled, jobs that wait forgotten."""
-        self._stopping = True
+    async def stop(self) -> list[J]:
+        """End the workers: jobs in work are cancelled. Returns those that nobody saw to:
+        what still waits, and what goes on although it was cancelled."""
+        self._clean = None
         workers = list(self._workers)
         for worker in workers:
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        if workers:
+            await asyncio.wait(workers, timeout=LAST_WORD)
+        lanes = self._lanes.values()
+        left = [lane.in_work for lane in lanes if lane.in_work is not None]
+        left += [job for lane in lanes for job in lane.jobs]
         self._lanes.clear()
         self._ready.clear()
         self._idle.clear()
         self._waking = False
         self.waiting = 0
+        self._quiet.set()
+        return left
 
     async def idle(self) -> None:
         """Return when nothing waits and nothing is in work."""
@@ -122,48 +136,63 @@ class Lanes(Generic[J]):
                 self._waking = True
                 wake.set_result(None)
                 return
+        if self._clean is not None and len(self._workers) < self._size:
+            self._waking = True
+            self._hire()
 
     def _hire(self) -> None:
         assert self._clean is not None
         task = asyncio.get_running_loop().create_task(self._work(), context=self._clean.copy())
         self._workers.add(task)
-        task.add_done_callback(self._workers.discard)
+        task.add_done_callback(self._left)
+
+    def _left(self, worker: asyncio.Task[None]) -> None:
+        """A worker has ended. Another is hired when there is work for it: the loop may
+        be about to end, and this worker with it."""
+        self._workers.discard(worker)
+        self._waking = False
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            self._on_fault(error)
+        if self._ready:
+            self._wake_one()
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._waking = False
         clean = copy_context()
-        while True:
-            if not self._ready:
-                wake = loop.create_future()
-                self._idle.append(wake)
-                await wake
-                self._waking = False
-                continue
-            await self._serve(self._ready.popleft())
-            # Context variables that a handler set must not be seen by the next
-            # message: a worker whose context was changed gives way to a fresh one.
-            if copy_context() != clean:
-                self._hire()
-                return
+        # Context variables that a handler set must not be seen by the next message: a
+        # worker whose context was changed gives way to a fresh one.
+        while copy_context() == clean:
+            if self._ready:
+                await self._serve(self._ready.popleft(), clean)
+            else:
+                await self._rest()
 
-    async def _serve(self, lane: _Lane[J]) -> None:
+    async def _rest(self) -> None:
+        """Wait to be woken."""
+        wake = asyncio.get_running_loop().create_future()
+        self._idle.append(wake)
+        await wake
+        self._waking = False
+
+    async def _serve(self, lane: _Lane[J], clean: Context) -> None:
         """Do a few jobs of one lane, one after the other."""
-        clean = copy_context()
         self._running += 1
         try:
             for _ in range(TURN):
-                job = lane.jobs.popleft()
+                job = lane.in_work = lane.jobs.popleft()
                 self.waiting -= 1
                 if self._ready and not self._waking:
                     self._wake_one()
                 await self._do(job)
-                if not lane.jobs:
-                    del self._lanes[lane.key]
-                    return
-                if copy_context() != clean:
+                if not lane.jobs or copy_context() != clean:
                     break
-            self._ready.append(lane)
         finally:
+            lane.in_work = None
+            # Whatever ended it, the lane's later jobs find a worker.
+            if lane.jobs:
+                self._ready.append(lane)
+            else:
+                self._lanes.pop(lane.key, None)
             self._running -= 1
             if not self._running and not self.waiting:
                 self._quiet.set()
@@ -171,13 +200,13 @@ class Lanes(Generic[J]):
     async def _do(self, job: J) -> None:
         try:
             await self._handle(job)
-        except asyncio.CancelledError as error:
-            if self._stopping:
-                raise
-            # The handler cancelled itself: that ends its job, not the worker.
-            task = asyncio.current_task()
-            while task is not None and task.cancelling():
-                task.uncancel()
-            self._on_fault(error)
         except Exception as error:  # noqa: BLE001  (a fault of one job ends only that job)
             self._on_fault(error)
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            self._on_fault(error)
+        if is_cancelled():
+            # The job asked for the end of its task. It gets it here: otherwise the
+            # next job would be hit.
+            raise asyncio.CancelledError

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eyewall.application.cluster import Cluster
-from eyewall.application.connections import Connections
-from eyewall.application.fanout import Audiences
-from eyewall.application.ports import StateStore
-from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.fanout import Audiences, Filter, where_in, where_out
+from eyewall.application.packets import BadPacket, strings
+from eyewall.application.ports import Logger, StateStore
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
 from eyewall.domain.report import Target, TargetKind
 
 By = dict[NodeId, list[ConnId]]
+_WHO = "who"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,15 @@ class Locator:
         cluster: Cluster,
         connections: Connections,
         audiences: Audiences,
+        logger: Logger,
     ) -> None:
         self._node = node
         self._state = state
         self._cluster = cluster
         self._connections = connections
         self._audiences = audiences
+        self._logger = logger
+        cluster.on_call(_WHO, self._take_who)
 
     async def remote(self, conn_id: str) -> NodeId | None:
         """The other node that has the connection, if that node is alive."""
@@ -65,13 +73,10 @@ class Locator:
         found = []
         for user in users:
             by_node: By = defaultdict(list)
-            local = [conn.id for conn in self._connections.of_user(user)]
-            if local:
-                by_node[self._node] = local
             for conn_id, node in known.get(user, {}).items():
                 if node != self._node:
                     by_node[node].append(conn_id)
-            found.append(Recipient(user, dict(by_node)))
+            found.append(self._with_local(user, self._connections.of_user(user), by_node))
         return found
 
     async def target(self, target: Target) -> Recipient:
@@ -83,13 +88,39 @@ class Locator:
             case TargetKind.ROOM:
                 return await self.room(RoomId(target.id))
 
-    async def room(self, room_id: RoomId) -> Recipient:
+    async def room(self, room_id: RoomId, skip: Collection[str] = ()) -> Recipient:
         by_node: By = defaultdict(list)
         for standing in (await self._state.standings(room_id)).values():
             for conn_id, seat in standing.seats.items():
-                if seat.node != self._node:
+                if seat.node != self._node and conn_id not in skip:
                     by_node[seat.node].append(conn_id)
-        local = [conn.id for conn in self._audiences.members(room_id)]
-        if local:
-            by_node[self._node] = local
-        return Recipient(room_id, dict(by_node))
+        here = [conn for conn in self._audiences.members(room_id) if conn.id not in skip]
+        return self._with_local(room_id, here, by_node)
+
+    async def fitting(self, fits: Filter | Where) -> Recipient:
+        """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
+        by_node: By = {}
+        if isinstance(fits, Where):
+            header = {"where": where_out(fits)}
+            nodes = await self._cluster.others()
+            answers = await asyncio.gather(*(self._ask_who(node, header) for node in nodes))
+            by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
+        here = [conn for conn in self._connections if fits(conn.meta)]
+        return self._with_local("*", here, by_node)
+
+    def _with_local(self, name: str, here: Iterable[Connection], by_node: By) -> Recipient:
+        """This node first, and as it is now: what was asked for took its time."""
+        local = [conn.id for conn in here]
+        return Recipient(name, ({self._node: local} if local else {}) | by_node)
+
+    async def _ask_who(self, node: NodeId, header: dict[str, Any]) -> list[ConnId]:
+        try:
+            return [ConnId(c) for c in strings(await self._cluster.call(node, _WHO, header))]
+        except (Unavailable, BadPacket) as error:
+            # Nobody knows whom it has; the other nodes' connections must not miss out.
+            self._logger.warning("node_silent", asked=_WHO, error=str(error))
+            return []
+
+    async def _take_who(self, header: Mapping[str, Any], _: bytes) -> list[ConnId]:
+        fits = where_in(header["where"])
+        return [conn.id for conn in self._connections if fits(conn.meta)]

@@ -82,7 +82,7 @@ def log(logger: Logger | None = None) -> Middleware:
         except Refused as error:
             outcome = error.code
             raise
-        except Exception:
+        except BaseException:
             outcome = "failed"
             raise
         finally:
@@ -139,16 +139,18 @@ def trace(tracer: Tracer) -> Middleware:
     return middleware
 
 
-def rate_limit(limiter: Limiter, key: Callable[[Context], str] | None = None) -> Middleware:
+def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middleware:
     """Refuse with ``rate_limited`` what comes too fast.
 
-    ``key`` says who is counted together; by default the user, else the address, else
-    the connection.
+    ``key`` says who is counted together, from ``(ctx, msg)`` as an ordering key does or
+    from ``ctx`` alone; by default the user, else the address, else the connection.
     """
     allow = method(limiter, "allow")
+    who: Callable[..., str] = _who if key is None else key
+    alone = not _takes(who, 2)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
-        wait = allow((key or _who)(ctx))
+        wait = allow(who(ctx) if alone else who(ctx, msg))
         if inspect.isawaitable(wait):
             wait = await wait
         if wait > 0:
@@ -162,6 +164,14 @@ def _who(ctx: Context) -> str:
     if ctx.user_id is not None:
         return f"user:{ctx.user_id}"
     return f"ip:{ctx.meta.ip}" if ctx.meta.ip else f"conn:{ctx.conn.id}"
+
+
+def _takes(fn: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(fn).bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True
 
 
 def method(port: Any, name: str) -> Callable[..., Any]:

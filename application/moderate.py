@@ -6,18 +6,20 @@ this node's connections at once, on the others' by a cast to their nodes.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from eyewall.application.cluster import Cluster
+from eyewall.application.cluster import Answerer, Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
-from eyewall.application.packets import BadPacket
-from eyewall.application.ports import Clock, MemberKey, StateStore
-from eyewall.application.rooms import Rooms, user_key
-from eyewall.application.send import Sender
+from eyewall.application.packets import strings
+from eyewall.application.ports import Clock, Logger, MemberKey, StateStore
+from eyewall.application.rooms import Rooms
+from eyewall.application.seats import Seats, user_key
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import RoomNotFound
@@ -27,9 +29,19 @@ from eyewall.domain.membership import Member, RoomInfo
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
 
 _REMOVED, _ROLE = "removed", "role"
-KICKED = "system:kicked"
 
-Seats = Iterable[tuple[ConnId, Seat]]
+LONGEST_BAN = 100 * 365 * 86400.0
+"""Seconds: a ban that is longer is for ever; a date can't be as late as any number."""
+
+Seated = list[tuple[ConnId, Seat]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """The seats that a user lost, and whether the room announces it."""
+
+    seats: Seated
+    announce: bool
 
 
 class Moderator:
@@ -43,20 +55,22 @@ class Moderator:
         cluster: Cluster,
         connections: Connections,
         rooms: Rooms,
+        seats: Seats,
         fanout: FanOut,
-        sender: Sender,
         clock: Clock,
+        logger: Logger,
     ) -> None:
         self._node = node
         self._state = state
         self._cluster = cluster
         self._connections = connections
         self._rooms = rooms
+        self._implied = seats.implied
         self._fanout = fanout
-        self._sender = sender
         self._clock = clock
+        self._logger = logger
         cluster.on_call(_REMOVED, self._take_removed)
-        cluster.on_cast(_ROLE, self._take_role)
+        cluster.on_call(_ROLE, self._take_role)
 
     # --- rooms
 
@@ -76,7 +90,7 @@ class Moderator:
         def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
             if room is None:
                 raise RoomNotFound(f"there is no room {room_id}")
-            room.options = room.options.changed(changes)
+            room.change(changes)
             return room, info(room)
 
         return await self._state.decide(room_id, None, rule)
@@ -110,7 +124,7 @@ class Moderator:
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
         def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
-            room = room or self._rooms.implied(room_id)
+            room = room or self._implied(room_id)
             room.invite(standing)
             return room, None
 
@@ -127,45 +141,42 @@ class Moderator:
     async def set_role(self, room_id: RoomId, user_id: UserId, role: RoomRole) -> None:
         role = RoomRole(role)
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seats]:
-            room = room or self._rooms.implied(room_id)
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seated]:
+            room = room or self._implied(room_id)
             room.grant(standing, role)
             return room, list(standing.seats.items())
 
         seats = await self._state.decide(room_id, _key(room_id, user_id), rule)
-        for node, conn_ids in _by_node(seats).items():
-            header = {"room": room_id, "conns": conn_ids, "role": int(role)}
-            if node == self._node:
-                self._take_role(header, b"")
-            else:
-                await self._cluster.cast_node(node, _ROLE, header)
+        header = {"room": room_id, "role": int(role)}
+        await self._on_nodes(seats, header, _ROLE, self._take_role)
 
     async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
         now = self._clock.wall()
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Seats]:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, _Gone]:
             if room is None:
-                return None, []
-            return room, room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
+                return None, _Gone([], announce=False)
+            gone = room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
+            return room, _Gone(gone, room.options.announce)
 
-        seats = list(await self._state.decide(room_id, user_key(user_id), rule))
-        await self._remove(room_id, seats, LeaveReason.KICKED, reason)
-        await self._announce_leave(room_id, user_id, seats)
-        return len(seats)
+        gone = await self._state.decide(room_id, user_key(user_id), rule)
+        await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
+        return len(gone.seats)
 
     async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> None:
         now = self._clock.wall()
         span = None
         if duration is not None:
-            span = timedelta(seconds=seconds(duration, "duration", positive=True))
+            length = seconds(duration, "duration", positive=True)
+            span = timedelta(seconds=length) if length < LONGEST_BAN else None
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seats]:
-            room = room or self._rooms.implied(room_id)
-            return room, room.ban(standing, now=now, duration=span)
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, _Gone]:
+            room = room or self._implied(room_id)
+            gone = room.ban(standing, now=now, duration=span)
+            return room, _Gone(gone, room.options.announce)
 
-        seats = list(await self._state.decide(room_id, _key(room_id, user_id), rule))
-        await self._remove(room_id, seats, LeaveReason.BANNED, "banned")
-        await self._announce_leave(room_id, user_id, seats)
+        gone = await self._state.decide(room_id, _key(room_id, user_id), rule)
+        await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
 
     async def unban(self, room_id: RoomId, user_id: UserId) -> None:
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
@@ -177,41 +188,57 @@ class Moderator:
 
     # --- effects
 
-    async def _remove(self, room_id: RoomId, seats: Seats, why: LeaveReason, reason: str) -> None:
+    async def _put_out(
+        self, room_id: RoomId, user_id: UserId, gone: _Gone, why: LeaveReason, reason: str
+    ) -> None:
+        await self._remove(room_id, gone.seats, why, reason)
+        if gone.seats and gone.announce:
+            data = {"user_id": user_id, "connections": 0}
+            await self._fanout.to_room(room_id, Message(f"{ROOM}{room_id}", "leave", data))
+
+    async def _remove(self, room_id: RoomId, seats: Seated, why: LeaveReason, reason: str) -> None:
         """Have every node take out those of its connections that lost their seat."""
-        for node, conn_ids in _by_node(seats).items():
-            header = {"room": room_id, "conns": conn_ids, "why": why.value, "reason": reason}
-            if node == self._node:
-                await self._take_removed(header, b"")
-            elif await self._cluster.is_alive(node):
-                await self._cluster.call(node, _REMOVED, header)
+        header = {"room": room_id, "why": why.value, "reason": reason}
+        await self._on_nodes(seats, header, _REMOVED, self._take_removed)
 
-    async def _take_removed(self, header: dict[str, Any], _: bytes) -> None:
+    async def _on_nodes(
+        self, seats: Seated, header: dict[str, Any], kind: str, here: Answerer
+    ) -> None:
+        """Have what was decided take effect on all nodes at the same time.
+
+        Raises ``Unavailable``, after all have been tried, when bus or state are away. A node
+        that does not answer is logged: the decision stands, and when it was cut off it
+        learns of it with its next lease.
+        """
+        parts = [
+            here({**header, "conns": conn_ids}, b"")
+            if node == self._node
+            else self._ask(node, kind, {**header, "conns": conn_ids})
+            for node, conn_ids in _by_node(seats).items()
+        ]
+        for result in await asyncio.gather(*parts, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _ask(self, node: NodeId, kind: str, header: dict[str, Any]) -> None:
+        try:
+            if await self._cluster.is_alive(node):
+                await self._cluster.call(node, kind, header)
+        except Silent as error:
+            self._logger.warning("node_silent", asked=kind, error=str(error))
+
+    async def _take_removed(self, header: Mapping[str, Any], _: bytes) -> None:
         room_id, why = RoomId(header["room"]), LeaveReason(header["why"])
-        conns = self._here(header["conns"])
-        notice = self._sender.notice(
-            KICKED, "kicked", {"room": room_id, "reason": header["reason"]}
-        )
-        await self._rooms.removed(room_id, conns, why, notice)
+        await self._rooms.removed(room_id, self._here(header["conns"]), why, header["reason"])
 
-    def _take_role(self, header: dict[str, Any], _: bytes) -> None:
+    async def _take_role(self, header: Mapping[str, Any], _: bytes) -> None:
         room_id, role = RoomId(header["room"]), RoomRole(header["role"])
         for conn in self._here(header["conns"]):
             if room_id in conn.roles:
                 conn.enter(room_id, role)
 
     def _here(self, conn_ids: Any) -> list[Connection]:
-        if not isinstance(conn_ids, list):
-            raise BadPacket("connections must be a list")
-        return [conn for c in conn_ids if (conn := self._connections.get(c)) is not None]
-
-    async def _announce_leave(
-        self, room_id: RoomId, user_id: UserId, seats: list[tuple[ConnId, Seat]]
-    ) -> None:
-        room = await self._state.room(room_id)
-        if seats and room is not None and room.options.announce:
-            data = {"user_id": user_id, "connections": 0}
-            await self._fanout.to_room(room_id, Message(f"{ROOM}{room_id}", "leave", data))
+        return [c for conn_id in strings(conn_ids) if (c := self._connections.get(conn_id))]
 
 
 def info(room: Room) -> RoomInfo:
@@ -234,7 +261,7 @@ def _member(key: MemberKey | None, standings: list[Standing]) -> Member:
     )
 
 
-def _by_node(seats: Seats) -> dict[NodeId, list[ConnId]]:
+def _by_node(seats: Seated) -> dict[NodeId, list[ConnId]]:
     found: dict[NodeId, list[ConnId]] = defaultdict(list)
     for conn_id, seat in seats:
         found[seat.node].append(conn_id)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eyewall.application.acks import Acks
+from eyewall.application.belongings import Belongings
 from eyewall.application.cluster import Cluster
 from eyewall.application.commands import Commands
 from eyewall.application.connections import Connection, Connections
@@ -15,7 +17,6 @@ from eyewall.application.drain import Farewell
 from eyewall.application.expiry import Expiry
 from eyewall.application.failures import Failures
 from eyewall.application.fanout import Audiences, FanOut
-from eyewall.application.handlers import Threads
 from eyewall.application.hooks import Hooks
 from eyewall.application.intake import Inbound, Welcome
 from eyewall.application.locate import Locator
@@ -40,13 +41,15 @@ from eyewall.application.receive import Receiver
 from eyewall.application.replies import Replies
 from eyewall.application.rooms import Rooms
 from eyewall.application.routes import Router
+from eyewall.application.seats import Seats
 from eyewall.application.send import Ids, Sender
 from eyewall.application.stats import Stats
-from eyewall.application.tasks import Tasks
+from eyewall.application.threads import Threads
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import ConnectionClosed
-from eyewall.domain.identity import ConnMeta, NodeId, UserId
+from eyewall.domain.identity import NodeId
 
+PATIENCE = 1.0
+"""Seconds that hooks get at the very end, when the time for draining is over."""
 PACKET_SLACK = 64 * 1024
 """Bytes that an envelope may add to a message of the largest size on the bus."""
 
@@ -98,7 +101,7 @@ class Node:
         self.logger = ports.logger
         clock, logger = ports.clock, ports.logger
         self.stats = Stats(clock, ports.metrics)
-        self._tasks = Tasks(logger)
+        self._open: list[Opens] = []
         self.hooks = Hooks(logger)
         self.failures = Failures(logger)
         self.threads = Threads(config.workers)
@@ -149,22 +152,27 @@ class Node:
         self.presences = Presences(
             node=config.node_id,
             state=ports.state,
+            connections=self.connections,
             fanout=self.fanout,
             clock=ports.clock,
             logger=self.logger,
         )
-        self.rooms = Rooms(
+        self.seats = Seats(
             node=config.node_id,
             state=ports.state,
+            clock=ports.clock,
+            implicit=config.implicit_rooms,
+            invite_grace=config.invite_grace,
+        )
+        self.rooms = Rooms(
+            seats=self.seats,
             cluster=self.cluster,
             audiences=self.audiences,
             fanout=self.fanout,
+            sender=self.sender,
             hooks=self.hooks,
-            clock=ports.clock,
             logger=self.logger,
             access=ports.access_controller,
-            implicit=config.implicit_rooms,
-            invite_grace=config.invite_grace,
         )
         self.rooms.on_gone(self.presences.gone)
         self.moderator = Moderator(
@@ -173,9 +181,10 @@ class Node:
             cluster=self.cluster,
             connections=self.connections,
             rooms=self.rooms,
+            seats=self.seats,
             fanout=self.fanout,
-            sender=self.sender,
             clock=ports.clock,
+            logger=self.logger,
         )
 
     def _build_messages(self) -> None:
@@ -186,13 +195,23 @@ class Node:
             cluster=self.cluster,
             connections=self.connections,
             audiences=self.audiences,
+            logger=self.logger,
+        )
+        acks = Acks(
+            node=config.node_id,
+            cluster=self.cluster,
+            connections=self.connections,
+            deliveries=self.deliveries,
+            sender=self.sender,
+            codec=ports.codec,
+            clock=ports.clock,
         )
         self.messages = Messages(
             node=config.node_id,
             cluster=self.cluster,
             connections=self.connections,
             locator=locator,
-            deliveries=self.deliveries,
+            acks=acks,
             sender=self.sender,
             codec=ports.codec,
             clock=ports.clock,
@@ -208,8 +227,17 @@ class Node:
             logger=self.logger,
         )
         self.expiry = Expiry(self.connections, ports.clock)
+        self.belongings = Belongings(
+            connections=self.connections,
+            presences=self.presences,
+            rooms=self.rooms,
+            seats=self.seats,
+            expiry=self.expiry,
+            logger=self.logger,
+        )
         self.connections.on_end(self._ended)
-        self.connections.after_end(self._after_end)
+        self.connections.after_end(self.belongings.leave)
+        self.cluster.on_lapse(self.belongings.restore)
         Commands(
             connections=self.connections,
             rooms=self.rooms,
@@ -222,7 +250,7 @@ class Node:
 
     def _build_intake(self) -> None:
         config, ports = self.config, self.ports
-        self.replies = Replies(self.sender, self.stats)
+        self.replies = Replies(self.sender, self.stats, self.logger)
         self.receiver = Receiver(
             connections=self.connections,
             router=self.router,
@@ -232,6 +260,7 @@ class Node:
             stats=self.stats,
             clock=ports.clock,
             logger=self.logger,
+            tell_error=self.operations.tell_error,
             access=ports.access_controller,
             validator=ports.validator,
             workers=config.workers,
@@ -254,43 +283,11 @@ class Node:
             max_per_user=config.max_connections_per_user,
         )
 
-    # --- a connection's end
-
-    def _ended(self, conn: Connection, reason: DisconnectReason) -> None:
-        """In the same step in which the end is decided."""
+    def _ended(self, conn: Connection, _: DisconnectReason) -> None:
+        """In the same step in which the end of a connection is decided."""
         self.rooms.ended(conn)
         self.deliveries.lost(conn)
         self.expiry.forget(conn)
-
-    async def _after_end(self, conn: Connection) -> None:
-        """Leave the cluster's rooms and presence, before the hooks hear of the end."""
-        await self.rooms.after_end(conn)
-        if conn.user_id is not None:
-            await self.presences.vanish(conn.id, conn.user_id)
-
-    def change_meta(self, conn_id: str, changes: dict[str, Any]) -> ConnMeta:
-        """Change what is known of a connection, here and for the cluster.
-
-        Raises ``ConnectionClosed`` if it is not here.
-        """
-        conn = self.connections.get(conn_id)
-        if conn is None:
-            raise ConnectionClosed(f"{conn_id} is not connected here")
-        before = conn.meta
-        meta = self.connections.set_meta(conn, changes)
-        if meta.expires_at != before.expires_at:
-            self.expiry.watch(conn)
-        if meta.user_id != before.user_id:
-            self._tasks.spawn(self._become(conn, before.user_id))
-        return meta
-
-    async def _become(self, conn: Connection, before: UserId | None) -> None:
-        """The connection is another user's: take presence and seats along."""
-        if before is not None:
-            await self.presences.vanish(conn.id, before)
-        if conn.is_open:
-            await self.presences.appear(conn)
-        await self.rooms.become(conn, before)
 
     # --- life
 
@@ -298,24 +295,34 @@ class Node:
         """Open the adapters and join the cluster."""
         for adapter in self._adapters():
             await adapter.open()
+            self._open.append(adapter)
         self.connections.draining = False
         await self.cluster.start()
         self.receiver.start()
 
     async def finish_work(self) -> None:
         """Let running handlers and pending acks end."""
-        await self.receiver.lanes.idle()
+        await self.receiver.idle()
         await self.deliveries.settled()
+
+    async def cut_work(self) -> None:
+        """End the handlers that still run; their requests are answered."""
+        await self.receiver.stop()
+
+    async def finish_hooks(self) -> None:
+        """Let the hooks hear of the ends, and of what did not arrive."""
+        await self.connections.settled()
+        await self.failures.settled()
 
     async def stop(self) -> None:
         """End what runs, leave the cluster, close the adapters."""
-        await self.receiver.lanes.stop()
+        await self.receiver.stop()
         self.deliveries.close()
         self.expiry.close()
-        await self.connections.settled()
-        await self.failures.settle()
+        await self.connections.close()
+        await self.failures.close()
         await self.operations.close()
-        await self._tasks.close()
+        await self.belongings.close()
         await self.presences.close()
         self.threads.close()
         await self.cluster.stop()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eyewall.application.cluster import Cluster
+from eyewall.application.cluster import Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.locate import Locator
@@ -44,6 +46,7 @@ class Operations:
         self._rooms = rooms
         self._locate = locator
         self._hooks = hooks
+        self._logger = logger
         self._tasks = Tasks(logger)
         cluster.on_call(_DISCONNECT, self._take_disconnect)
         cluster.on_call(_JOIN, self._take_join)
@@ -57,33 +60,41 @@ class Operations:
         if conn is not None:
             return self._connections.end(conn, reason)
         node = await self._locate.remote(conn_id)
-        return node is not None and bool(await self._disconnect_at(node, [conn_id], reason))
+        return node is not None and bool(await self._end({node: [conn_id]}, reason))
 
     async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
-        ended = 0
-        for conn in self._connections.of_user(user_id):
-            ended += self._connections.end(conn, reason)
-        known = await self._state.connections_of([UserId(user_id)])
-        by_node: dict[NodeId, list[str]] = {}
-        for conn_id, node in known.get(UserId(user_id), {}).items():
-            if node != self._node:
-                by_node.setdefault(node, []).append(conn_id)
-        for node, conn_ids in by_node.items():
-            ended += await self._disconnect_at(node, conn_ids, reason)
-        return ended
+        (user,) = await self._locate.users([UserId(user_id)])
+        return await self._end(user.by_node, reason)
 
     async def keep_newest(self, user_id: UserId, limit: int) -> None:
         """Disconnect a user's oldest connections until ``limit`` are left."""
         known = (await self._state.connections_of([user_id])).get(user_id, {})
-        surplus = list(known)[: max(0, len(known) - limit)]
-        for conn_id in surplus:
-            await self.disconnect_conn(conn_id, DisconnectReason.REPLACED)
+        surplus: dict[NodeId, list[str]] = defaultdict(list)
+        for conn_id in list(known)[: max(0, len(known) - limit)]:
+            surplus[known[conn_id]].append(conn_id)
+        await self._end(surplus, DisconnectReason.REPLACED)
 
-    async def _disconnect_at(
-        self, node: NodeId, conn_ids: list[str], reason: DisconnectReason
-    ) -> int:
-        header = {"conns": conn_ids, "reason": reason.value}
-        return int(await self._cluster.call(node, _DISCONNECT, header))
+    async def _end(self, by_node: Mapping[NodeId, Sequence[str]], reason: DisconnectReason) -> int:
+        """End connections on all nodes at the same time; returns how many were ended.
+
+        A node that does not answer has ended none as far as is known, and is logged.
+        """
+        parts = [self._end_at(node, conn_ids, reason) for node, conn_ids in by_node.items()]
+        ended = await asyncio.gather(*parts, return_exceptions=True)
+        for result in ended:
+            if isinstance(result, BaseException):
+                raise result
+        return sum(result for result in ended if isinstance(result, int))
+
+    async def _end_at(self, node: NodeId, conn_ids: Sequence[str], reason: DisconnectReason) -> int:
+        header = {"conns": list(conn_ids), "reason": reason.value}
+        if node == self._node:
+            return await self._take_disconnect(header, b"")
+        try:
+            return int(await self._cluster.call(node, _DISCONNECT, header))
+        except Silent as error:
+            self._logger.warning("node_silent", asked=_DISCONNECT, error=str(error))
+            return 0
 
     async def _take_disconnect(self, header: Mapping[str, Any], _: bytes) -> int:
         reason = DisconnectReason(header["reason"])
@@ -118,28 +129,25 @@ class Operations:
         if conn is not None:
             return await self._rooms.leave_all(conn)
         node = await self._locate.remote(conn_id)
-        return (
-            0
-            if node is None
-            else int(await self._cluster.call(node, _LEAVE_ALL, {"conn": conn_id}))
-        )
+        if node is None:
+            return 0
+        return int(await self._cluster.call(node, _LEAVE_ALL, {"conn": conn_id}))
 
     async def _take_join(self, header: Mapping[str, Any], _: bytes) -> list[Any]:
         options = _options_in(header["options"])
-        member = await self._rooms.join(RoomId(header["room"]), self._here(header), options)
-        return [int(member.role), member.members, member.epoch, member.offset]
-
-    async def _take_leave(self, header: Mapping[str, Any], _: bytes) -> bool:
-        return await self._rooms.leave(RoomId(header["room"]), self._here(header))
-
-    async def _take_leave_all(self, header: Mapping[str, Any], _: bytes) -> int:
-        return await self._rooms.leave_all(self._here(header))
-
-    def _here(self, header: Mapping[str, Any]) -> Connection:
         conn = self._connections.get(header["conn"])
         if conn is None:
             raise ConnectionClosed(f"{header['conn']} is not connected")
-        return conn
+        member = await self._rooms.join(RoomId(header["room"]), conn, options)
+        return [int(member.role), member.members, member.epoch, member.offset]
+
+    async def _take_leave(self, header: Mapping[str, Any], _: bytes) -> bool:
+        conn = self._connections.get(header["conn"])
+        return conn is not None and await self._rooms.leave(RoomId(header["room"]), conn)
+
+    async def _take_leave_all(self, header: Mapping[str, Any], _: bytes) -> int:
+        conn = self._connections.get(header["conn"])
+        return 0 if conn is None else await self._rooms.leave_all(conn)
 
     # --- errors
 

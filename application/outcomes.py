@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eyewall.application.deliveries import Outcome
@@ -10,15 +10,15 @@ from eyewall.application.frames import Frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Codec
 from eyewall.domain.envelope import Message, Priority
-from eyewall.domain.errors import Refused, code_of, from_code
+from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
 from eyewall.domain.identity import ConnId
-from eyewall.domain.report import FailureReason
+from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason
 
 
-def outcome_out(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as JSON can hold it."""
+def outcome_out(outcome: Outcome, *, result: bool = False) -> dict[str, Any]:
+    """An outcome as JSON can hold it; with what the client said only if asked for."""
     fields: dict[str, Any] = {"conn": outcome.conn_id, "tries": outcome.attempts}
-    if outcome.delivered:
+    if outcome.delivered and result:
         fields["result"] = outcome.result
     if outcome.reason is not None:
         fields["reason"] = outcome.reason.value
@@ -44,6 +44,33 @@ def outcome_in(fields: Any) -> Outcome:
         )
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as problem:
         raise BadPacket(f"not an outcome: {problem}") from None
+
+
+def outcomes_in(answers: Any, asked: Sequence[ConnId]) -> list[Outcome]:
+    """Read a node's answer about the connections ``asked``; raises ``BadPacket``.
+
+    One that it does not name is unknown, one that nobody asked for is left out.
+    """
+    if not isinstance(answers, list):
+        raise BadPacket("not a list of outcomes")
+    named = {outcome.conn_id: outcome for outcome in map(outcome_in, answers)}
+    missing = Unavailable("the other node did not say")
+    return [named.get(conn_id) or unknown(conn_id, missing) for conn_id in asked]
+
+
+def unknown(conn_id: ConnId, error: EyewallError) -> Outcome:
+    """The outcome of a connection whose node did not say what became of the message."""
+    return Outcome(conn_id, False, 1, FailureReason.UNKNOWN, error)
+
+
+def is_unknown(outcome: Outcome) -> bool:
+    return outcome.reason is FailureReason.UNKNOWN and isinstance(outcome.error, Unavailable)
+
+
+def report_of(outcome: Outcome) -> DeliveryReport:
+    if is_unknown(outcome):
+        return DeliveryReport(outcome.conn_id, DeliveryStatus.UNKNOWN, outcome.error)
+    return outcome.report()
 
 
 def read_frame(
@@ -72,3 +99,11 @@ def read_frame(
         recipient=recipient,
         fan_out=fan_out,
     )
+
+
+def read_text(payload: bytes) -> str:
+    """Take over a text that another node sent; raises ``BadPacket``."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise BadPacket(str(error)) from None

@@ -81,7 +81,6 @@ class Audience(Protocol):
     """Links that get the same messages: a room, or everybody on the node."""
 
     def add(self, link: Link) -> None: ...
-
     def discard(self, link: Link) -> None: ...
 
     def __len__(self) -> int: ...
@@ -225,10 +224,11 @@ class Metrics(Protocol):
 
 
 class Tracer(Protocol):
+    """Gives spans that last as long as their contexts."""
+
     def span(
         self, name: str, headers: Mapping[str, str], attributes: Mapping[str, Any]
-    ) -> AbstractContextManager[Any]:
-        """Return a span that lasts as long as the context."""
+    ) -> AbstractContextManager[Any]: ...
 
 
 class Logger(Protocol):
@@ -252,11 +252,12 @@ class Opens(Protocol):
     """
 
     async def open(self) -> None: ...
-
     async def close(self) -> None: ...
 
 
 class Subscription(Protocol):
+    """Stands until it is closed."""
+
     def close(self) -> Maybe[None]: ...
 
 
@@ -274,7 +275,6 @@ class PubSub(Protocol):
     """
 
     def publish(self, channel: str, payload: bytes) -> Maybe[None]: ...
-
     def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Maybe[Subscription]: ...
 
 
@@ -331,7 +331,7 @@ class StateStore(Protocol):
     async def connections_of(
         self, user_ids: Sequence[UserId]
     ) -> dict[UserId, dict[ConnId, NodeId]]:
-        """Return where the users' connections are; users with none are left out."""
+        """Return where the users' connections are, oldest first; who has none is left out."""
 
     async def presence(
         self, user_ids: Sequence[UserId], now: datetime

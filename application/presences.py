@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from eyewall.application.connections import Connection
+from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
 from eyewall.application.ports import Clock, Logger, StateStore, Timer
 from eyewall.application.tasks import Tasks
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message
+from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.presence import PresenceState, Typing
@@ -28,22 +29,30 @@ class Presences:
         *,
         node: NodeId,
         state: StateStore,
+        connections: Connections,
         fanout: FanOut,
         clock: Clock,
         logger: Logger,
     ) -> None:
         self._node = node
         self._state = state
+        self._connections = connections
         self._fanout = fanout
+        self._logger = logger
         self._clock = clock
         self._typing = Typing()
         self._timer: Timer | None = None
         self._tasks = Tasks(logger)
 
     async def appear(self, conn: Connection) -> None:
-        """A connection of a user is there."""
-        if conn.user_id is not None:
-            await self._state.appear(self._node, conn.id, conn.user_id, self._clock.wall())
+        """A connection of a user is there, unless it has ended or become another's."""
+        user_id = conn.user_id
+        if user_id is None or not conn.is_open:
+            return
+        await self._state.appear(self._node, conn.id, user_id, self._clock.wall())
+        if not conn.is_open or conn.user_id != user_id:
+            # Whoever ended it may have taken it back before it was there.
+            await self.vanish(conn.id, user_id)
 
     async def vanish(self, conn_id: ConnId, user_id: UserId) -> None:
         """It is gone, or no longer that user's."""
@@ -78,15 +87,22 @@ class Presences:
         await self._tell(user_id, room_id, typing)
 
     def gone(self, conn: Connection, room_id: RoomId) -> None:
-        """A connection is out of a room: its user types there no longer."""
-        if conn.user_id is not None and self._typing.clear(conn.user_id, room_id):
-            self._tasks.spawn(self._stopped(conn.user_id, room_id))
+        """A connection is out of a room: its user types there no longer, unless it
+        has another one in the room."""
+        user_id = conn.user_id
+        if user_id is None or self._is_in(user_id, room_id):
+            return
+        if self._typing.clear(user_id, room_id):
+            self._tasks.spawn(self._stopped(user_id, room_id))
+
+    def _is_in(self, user_id: UserId, room_id: RoomId) -> bool:
+        return any(room_id in conn.roles for conn in self._connections.of_user(user_id))
 
     def _look(self) -> None:
         """Tell of those whose time has run out."""
         self._timer = None
         for user_id, room_id in self._typing.due(self._clock.wall()):
-            self._tasks.spawn(self._stopped(user_id, room_id))
+            self._tasks.spawn(self._ran_out(user_id, room_id))
         self._arm()
 
     def _arm(self) -> None:
@@ -99,8 +115,21 @@ class Presences:
             wait = (due - self._clock.wall()).total_seconds()
             self._timer = self._clock.call_later(max(0.0, wait), self._look)
 
+    async def _ran_out(self, user_id: UserId, room_id: RoomId) -> None:
+        try:
+            states = await self._state.presence([user_id], self._clock.wall())
+        except Unavailable:
+            states = {}
+        # It may type on by another node, which tells of the end then.
+        if user_id not in states or room_id not in states[user_id].typing:
+            await self._tell(user_id, room_id, typing=False)
+
     async def _stopped(self, user_id: UserId, room_id: RoomId) -> None:
-        await self._state.set_typing(user_id, room_id, None, self._clock.wall())
+        try:
+            await self._state.set_typing(user_id, room_id, None, self._clock.wall())
+        except Unavailable as error:
+            # It runs out there by itself.
+            self._logger.warning("typing_not_cleared", error=str(error))
         await self._tell(user_id, room_id, typing=False)
 
     async def _tell(self, user_id: UserId, room_id: RoomId, typing: bool) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
-from eyewall.application.handlers import is_async
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.lanes import Lanes
 from eyewall.application.middleware import Internal, method
@@ -23,6 +22,7 @@ from eyewall.application.ports import AccessController, Clock, Link, Logger, Val
 from eyewall.application.replies import Replies
 from eyewall.application.routes import Route, Router
 from eyewall.application.stats import Stats
+from eyewall.application.tasks import is_cancelled
 from eyewall.domain.envelope import ROOM, Envelope
 from eyewall.domain.errors import (
     Forbidden,
@@ -38,25 +38,53 @@ from eyewall.domain.errors import (
 if TYPE_CHECKING:
     from eyewall.application.hub import Hub
 
+Hook = Callable[[Connection, "str | bytes"], Any]
+
 PUBLISH = "system:publish"
 NO_ROUTE = "-"
 """The route of a message that none matched, for labels."""
+DRAINING = ShuttingDown("the node is draining")
 
 
 class _Job:
-    """A message on its way to its handler, or raw bytes on their way to a hook."""
+    """A message on its way to its handler.
 
-    __slots__ = ("ctx", "hook", "route")
+    ``fault`` is what its ordering key raised: the answer, in the lane where it would
+    have been without one.
+    """
+
+    __slots__ = ("ctx", "fault", "route")
+
+    def __init__(self, ctx: Context, route: Route | None, fault: Exception | None = None) -> None:
+        self.ctx = ctx
+        self.route = route
+        self.fault = fault
+
+
+class _Asked:
+    """A message on its way through the ``on_message`` hooks, as far as it has come."""
+
+    __slots__ = ("binary", "conn", "hooks", "payload", "taken")
 
     def __init__(
         self,
-        ctx: Context | None,
-        route: Route | None,
-        hook: tuple[Connection, bytes, bool] | None = None,
+        conn: Connection,
+        payload: bytes,
+        binary: bool,
+        hooks: Iterator[Hook],
+        taken: Awaitable[Any] | None = None,
     ) -> None:
-        self.ctx = ctx
-        self.route = route
-        self.hook = hook
+        self.conn = conn
+        self.payload = payload
+        self.binary = binary
+        self.hooks = hooks
+        """Those that have not been asked yet."""
+        self.taken = taken
+        """What the last one that was asked is still about."""
+
+    @property
+    def raw(self) -> str | bytes:
+        return self.payload if self.binary else self.payload.decode()
 
 
 class Receiver:
@@ -73,6 +101,7 @@ class Receiver:
         stats: Stats,
         clock: Clock,
         logger: Logger,
+        tell_error: Callable[[Connection, BaseException], None],
         access: AccessController | None,
         validator: Validator | None,
         workers: int,
@@ -89,22 +118,41 @@ class Receiver:
         self._stats = stats
         self._clock = clock
         self._logger = logger
+        self._tell_error = tell_error
         self._can_publish = None if access is None else method(access, "can_publish")
         self._validate = None if validator is None else method(validator, "validate")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.lanes: Lanes[_Job] = Lanes(
-            self._work,
-            workers=workers,
-            worker_queue=worker_queue,
-            lane_queue=lane_queue,
-            on_fault=self._fault,
-        )
+        self._asking = 0
+        """Messages that wait for an ``async`` hook."""
+        bounds = {"workers": workers, "worker_queue": worker_queue, "lane_queue": lane_queue}
+        self._handling: Lanes[_Job] = Lanes(self._work, on_fault=self._fault, **bounds)
+        # Lanes of their own: an ack that a hook has to see first never waits for a
+        # handler, which may be waiting for this very ack.
+        self._watching: Lanes[_Asked] = Lanes(self._ask, on_fault=self._fault, **bounds)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.lanes.start()
+        self._handling.start()
+        self._watching.start()
 
-    # --- before the lane: nothing waits
+    async def idle(self) -> None:
+        """Return when what has come in is handled."""
+        await self._watching.idle()
+        await self._handling.idle()
+
+    async def stop(self) -> None:
+        """End the handlers; those that run and those that wait answer ``overloaded``."""
+        await self._watching.stop()
+        for job in await self._handling.stop():
+            self._replies.refuse(job.ctx.conn, job.ctx.message, DRAINING)
+        self._asking = 0
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for a worker."""
+        return self._handling.waiting + self._watching.waiting
+
+    # --- a message
 
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:
         """Take one whole message in. Never waits, never raises."""
@@ -112,31 +160,77 @@ class Receiver:
         if conn is None or not conn.is_open:
             return
         try:
-            if self._hooks.of(Event.MESSAGE):
-                self._ask_hooks(conn, payload, binary)
+            hooks = self._hooks.of(Event.MESSAGE)
+            # Who has to wait for an async hook is not overtaken, also if that has been
+            # taken back meanwhile.
+            if hooks or self._asking:
+                self._consult(_Asked(conn, payload, binary, iter(hooks)))
             else:
                 self._take(conn, payload, binary)
         except Exception as error:  # noqa: BLE001  (a fault here must not end the batch)
             self._fault(error)
 
-    def _ask_hooks(self, conn: Connection, payload: bytes, binary: bool) -> None:
-        """Let the ``on_message`` hooks see the message first.
+    # --- the hooks that see it first
 
-        Plain hooks are asked at once. If one of them may wait, the message goes
-        through a lane of its own kind, so that an ack never waits behind a handler.
-        """
-        if any(is_async(hook) for hook in self._hooks.of(Event.MESSAGE)):
-            job = _Job(None, None, (conn, payload, binary))
-            if not self.lanes.submit(("hook", conn.id), job):
-                self._replies.refuse_unread(conn, Overloaded("too much waits"), None, None)
-            return
-        raw = payload if binary else payload.decode()
-        for hook in self._hooks.of(Event.MESSAGE):
-            if hook(conn, raw) is True:
+    def _consult(self, asked: _Asked) -> None:
+        """Let the ``on_message`` hooks see the message: plain ones at once, and from the
+        first ``async`` one on in a lane, so that what it waits for holds up nobody."""
+        if not self._asking:
+            for hook in asked.hooks:
+                taken = self._call(hook, asked)
+                if inspect.isawaitable(taken):
+                    asked.taken = taken
+                    break
+                if taken is True:
+                    return
+            else:
+                self._take(asked.conn, asked.payload, asked.binary)
                 return
-        self._take(conn, payload, binary)
+        if self._watching.submit(asked.conn.id, asked):
+            self._asking += 1
+            return
+        if inspect.iscoroutine(asked.taken):
+            asked.taken.close()
+        self._take(asked.conn, asked.payload, asked.binary, overloaded=True)
 
-    def _take(self, conn: Connection, payload: bytes, binary: bool) -> None:
+    def _call(self, hook: Hook, asked: _Asked) -> Any:
+        try:
+            return hook(asked.conn, asked.raw)
+        except Exception as error:  # noqa: BLE001  (a watcher can't break what it watches)
+            self._hook_failed(asked.conn, error)
+            return None
+
+    async def _ask(self, asked: _Asked) -> None:
+        """Go on where ``_consult`` had to wait."""
+        try:
+            if await self._is_taken(asked, asked.taken):
+                return
+            for hook in asked.hooks:
+                if await self._is_taken(asked, self._call(hook, asked)):
+                    return
+            if asked.conn.is_open:
+                self._take(asked.conn, asked.payload, asked.binary)
+        finally:
+            self._asking -= 1
+
+    async def _is_taken(self, asked: _Asked, taken: Any) -> bool:
+        try:
+            return (await taken if inspect.isawaitable(taken) else taken) is True
+        except Exception as error:  # noqa: BLE001  (a watcher can't break what it watches)
+            self._hook_failed(asked.conn, error)
+            return False
+
+    def _hook_failed(self, conn: Connection, error: BaseException) -> None:
+        self._logger.error(
+            "hook_failed", on="message", conn_id=conn.id, error=repr(error), exc_info=error
+        )
+        self._tell_error(conn, error)
+
+    # --- before the lane: nothing waits
+
+    def _take(
+        self, conn: Connection, payload: bytes, binary: bool, *, overloaded: bool = False
+    ) -> None:
         codec = conn.link.codec
         try:
             if binary is not codec.binary:
@@ -154,7 +248,10 @@ class Receiver:
         if envelope.event == "ack":
             self._deliveries.answered(conn, envelope)
         elif not self._replies.is_repeat(conn, envelope):
-            self._dispatch(conn, envelope)
+            if overloaded:
+                self._replies.refuse(conn, envelope, Overloaded("too much waits"))
+            else:
+                self._dispatch(conn, envelope)
 
     def _dispatch(self, conn: Connection, envelope: Envelope) -> None:
         route = self._router.find(envelope.topic, envelope.version)
@@ -163,50 +260,46 @@ class Receiver:
         assert self._loop is not None
         ctx = Context(self.hub, conn, envelope, pattern, self._loop)
         if self._connections.draining:
-            self._replies.refuse(conn, envelope, ShuttingDown("the node is draining"))
+            self._replies.refuse(conn, envelope, DRAINING)
             return
-        try:
-            key = self._key(ctx, route)
-        except Exception as error:  # noqa: BLE001  (the user's function)
-            self._failed(ctx, error)
-            return
-        if not self.lanes.submit(key, _Job(ctx, route)):
+        key: Hashable = conn.id
+        job = _Job(ctx, route)
+        if route is not None and route.ordering_key is not None:
+            try:
+                # In a name space of their own: a key that looks like an id is another lane.
+                key = ("key", route.ordering_key(ctx, envelope))
+                hash(key)
+            except Exception as error:  # noqa: BLE001  (the user's function)
+                key, job.fault = conn.id, error
+        if not self._handling.submit(key, job):
             self._replies.refuse(conn, envelope, Overloaded("too much waits"))
-
-    @staticmethod
-    def _key(ctx: Context, route: Route | None) -> Hashable:
-        if route is None or route.ordering_key is None:
-            return ctx.conn.id
-        key = route.ordering_key(ctx, ctx.message)
-        hash(key)
-        # In a name space of their own: a key that looks like an id is another lane.
-        return ("key", key)
 
     # --- in the lane
 
     async def _work(self, job: _Job) -> None:
-        if job.hook is not None:
-            await self._ask_async_hooks(*job.hook)
-            return
         ctx = job.ctx
-        assert ctx is not None
         started = self._clock.now()
         reached = False
         try:
             await self._admit(ctx)
             if job.route is None:
                 raise HandlerNotFound(f"nothing handles {ctx.message.topic}")
+            if job.fault is not None:
+                raise job.fault
             reached = True
             result = await self._router.bound(job.route)(ctx, ctx.message)
             self._replies.accept(ctx.conn, ctx.message, result)
         except Refused as error:
             self._replies.refuse(ctx.conn, ctx.message, error, remember=reached)
         except Exception as error:  # noqa: BLE001  (the user's handler)
-            self._failed(ctx, error)
-            await self._hooks.tell(Event.ERROR, ctx.conn, _cause(error))
+            await self._failed(ctx, error, remember=reached)
         except asyncio.CancelledError as error:
-            self._replies.refuse(ctx.conn, ctx.message, error)
-            raise
+            if is_cancelled():
+                # By the end of the node, or by the handler itself.
+                ended = self._handling.stopping
+                self._replies.refuse(ctx.conn, ctx.message, DRAINING if ended else error)
+                raise
+            await self._failed(ctx, error, remember=reached)
         finally:
             self._stats.metrics.handled(ctx.route, self._clock.now() - started)
 
@@ -214,10 +307,10 @@ class Receiver:
         """Ask the access controller and the validator, as far as there are any."""
         message = ctx.message
         if self._can_publish is not None:
-            topic = message.topic
+            topic, event = message.topic, message.event
             if topic == PUBLISH:
-                topic = published_topic(message)
-            allowed = self._can_publish(ctx.meta, topic, message.event)
+                topic, event = published(message)
+            allowed = self._can_publish(ctx.meta, topic, event)
             if allowed is not True and inspect.isawaitable(allowed):
                 allowed = await allowed
             if not allowed:
@@ -227,20 +320,9 @@ class Receiver:
             if result is not None and inspect.isawaitable(result):
                 await result
 
-    async def _ask_async_hooks(self, conn: Connection, payload: bytes, binary: bool) -> None:
-        raw = payload if binary else payload.decode()
-        for hook in self._hooks.of(Event.MESSAGE):
-            taken = hook(conn, raw)
-            if inspect.isawaitable(taken):
-                taken = await taken
-            if taken is True:
-                return
-        if conn.is_open:
-            self._take(conn, payload, binary)
-
     # --- what went wrong
 
-    def _failed(self, ctx: Context, error: BaseException) -> None:
+    async def _failed(self, ctx: Context, error: BaseException, *, remember: bool) -> None:
         """Answer for an unexpected error; its text stays here."""
         if not isinstance(error, (Internal, Unavailable)):
             self._logger.error(
@@ -251,17 +333,19 @@ class Receiver:
                 error=repr(error),
                 exc_info=error,
             )
-        self._replies.refuse(ctx.conn, ctx.message, error, remember=True)
+        self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
+        await self._hooks.tell(Event.ERROR, ctx.conn, _cause(error))
 
     def _fault(self, error: BaseException) -> None:
         self._logger.error("receive_failed", error=repr(error), exc_info=error)
 
 
-def published_topic(message: Envelope) -> str:
-    """The topic that ``system:publish`` means to the access controller."""
+def published(message: Envelope) -> tuple[str, str]:
+    """The topic and event that ``system:publish`` means to the access controller."""
     data = message.data
-    room = data.get("room") if isinstance(data, dict) else None
-    return f"{ROOM}{room}" if isinstance(room, str) else PUBLISH
+    room, event = (data.get("room"), data.get("event")) if isinstance(data, dict) else (None, None)
+    topic = f"{ROOM}{room}" if isinstance(room, str) else PUBLISH
+    return topic, event if isinstance(event, str) and event else "message"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -12,12 +12,14 @@ from typing import Any
 
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
-from eyewall.application.send import TAKEN, Sender
+from eyewall.application.ports import Logger
+from eyewall.application.send import Sender
 from eyewall.application.stats import Stats
 from eyewall.domain.envelope import ERROR_TOPIC, Envelope
 from eyewall.domain.errors import (
     INTERNAL,
     EyewallError,
+    Misuse,
     Overloaded,
     RateLimited,
     Refused,
@@ -29,18 +31,20 @@ from eyewall.domain.repeats import Seen
 _TRY_AGAIN = (RateLimited, Overloaded, Unavailable)
 """Refusals that are not remembered: the repeat deserves to be handled."""
 
+_NO_DETAILS: Mapping[str, Any] = {}
+
 
 class Replies:
     """Says yes or no to a request, once."""
 
-    def __init__(self, sender: Sender, stats: Stats) -> None:
+    def __init__(self, sender: Sender, stats: Stats, logger: Logger) -> None:
         self._sender = sender
         self._stats = stats
+        self._logger = logger
 
     def is_repeat(self, conn: Connection, request: Envelope) -> bool:
         """Answer a request that was sent before; False if it is new."""
-        repeats = conn.repeats
-        if repeats is None or not request.ack or request.id is None:
+        if not request.ack or request.id is None or (repeats := conn.repeats) is None:
             return False
         seen = repeats.look(request.id)
         if seen is Seen.NEW:
@@ -76,7 +80,6 @@ class Replies:
         ``remember``: the refusal came from the handler or command itself.
         """
         code, text, details = describe(error)
-        self._stats.failed(code)
         if not request.ack:
             self._send_error(conn, request.id, request.topic, code, text, details)
             return
@@ -85,33 +88,37 @@ class Replies:
             "status": "nack",
             "error": text,
             "code": code,
-            **details,
         }
         remember = remember and not isinstance(error, _TRY_AGAIN)
-        self._answer(conn, request, data, remember=remember)
+        self._answer(conn, request, data, remember=remember, code=code, details=details)
 
     def refuse_unread(
         self, conn: Connection, error: Refused, ref: str | None, topic: str | None
     ) -> None:
         """Send an ``error`` about a frame that is no message."""
         code, text, details = describe(error)
-        self._stats.failed(code)
         self._send_error(conn, ref, topic or ERROR_TOPIC, code, text, details)
 
     def _answer(
-        self, conn: Connection, request: Envelope, data: dict[str, Any], *, remember: bool
+        self,
+        conn: Connection,
+        request: Envelope,
+        data: dict[str, Any],
+        *,
+        remember: bool,
+        code: str | None = None,
+        details: Mapping[str, Any] = _NO_DETAILS,
     ) -> None:
-        frame = self._sender.reply_frame(Envelope(request.topic, "ack", data, ref=request.id))
+        frame = self._frame(Envelope(request.topic, "ack", data, ref=request.id), details)
         copies = 1
-        repeats = conn.repeats
-        if repeats is not None and request.id is not None:
+        if request.id is not None and (repeats := conn.repeats) is not None:
             copies += (
                 repeats.answered(request.id, frame.payload)
                 if remember
                 else repeats.forgotten(request.id)
             )
         for _ in range(copies):
-            self._send(conn, frame)
+            self._send(conn, frame, code)
 
     def _send_error(
         self,
@@ -122,13 +129,27 @@ class Replies:
         text: str,
         details: Mapping[str, Any],
     ) -> None:
-        data = {"code": code, "error": text, **details}
-        self._send(conn, self._sender.reply_frame(Envelope(topic, "error", data, ref=ref)))
+        data = {"code": code, "error": text}
+        self._send(conn, self._frame(Envelope(topic, "error", data, ref=ref), details), code)
 
-    def _send(self, conn: Connection, frame: Frame) -> None:
-        """Send a reply; to who has gone meanwhile, nothing is sent and nothing counted."""
-        if conn.is_open and self._sender.to_link(conn.link, frame) not in TAKEN:
-            self._sender.tell_dropped(conn, frame)
+    def _frame(self, envelope: Envelope, details: Mapping[str, Any]) -> Frame:
+        """Encode an answer, with ``details`` beside its fields if they can be encoded:
+        they come from the application's exceptions, and there must be an answer."""
+        if details:
+            whole = {**envelope.data, **details, **envelope.data}
+            try:
+                return self._sender.reply_frame(envelope.with_data(whole))
+            except Misuse as error:
+                self._logger.error("details_not_sent", topic=envelope.topic, error=str(error))
+        return self._sender.reply_frame(envelope)
+
+    def _send(self, conn: Connection, frame: Frame, code: str | None = None) -> None:
+        """Send a reply; to who has gone meanwhile, nothing is sent and nothing counted.
+
+        ``code``: it is an error or a nack.
+        """
+        if conn.is_open and self._sender.post(conn, frame) and code is not None:
+            self._stats.failed(code)
 
 
 def describe(error: BaseException) -> tuple[str, str, dict[str, Any]]:

@@ -2,59 +2,42 @@
 
 Rules of this file:
 
-1. The domain decides, in one atomic step of the state store; what this node knows of
-   its own members follows, and is never asked for a decision about others.
-2. Steps that wait between a decision and its effect take turns per connection.
+1. What this node knows of its own members follows the decision, and is never asked
+   for a decision about others.
+2. Steps that wait between a decision and its effect take turns per connection; hooks
+   and announcements follow when the turn is over.
 3. ``on_join`` and ``on_leave`` come in pairs, per connection and room.
+4. An effect asks again whether the connection is open: it may have ended meanwhile.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from datetime import timedelta
 
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
 from eyewall.application.fanout import Audiences, FanOut
-from eyewall.application.frames import Frame
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.middleware import method
-from eyewall.application.ports import AccessController, Clock, Logger, MemberKey, StateStore
+from eyewall.application.notices import Notices
+from eyewall.application.ports import AccessController, Logger
+from eyewall.application.seats import Left, Seats, Taken
+from eyewall.application.send import Sender
+from eyewall.application.tasks import Tasks
 from eyewall.application.turns import Turns
 from eyewall.domain.envelope import ROOM, Message
-from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, RoomNotFound, Unavailable
-from eyewall.domain.identity import NodeId, RoomId, UserId
+from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, Unavailable
+from eyewall.domain.identity import RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Membership
-from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, Seat, Standing
+from eyewall.domain.room import JoinOptions, LeaveReason, RoomRole
 
 MAX_ROOMS = 1000
 """Rooms that one connection may be in."""
-
-
-def user_key(user_id: str) -> MemberKey:
-    return f"u:{user_id}"
-
-
-def member_key(conn: Connection) -> MemberKey:
-    """Whose standing it is: the user's, or an anonymous connection's own."""
-    if conn.moving_from is not None:
-        return conn.moving_from
-    return _key_of(conn, conn.user_id)
-
-
-def _key_of(conn: Connection, user_id: UserId | None) -> MemberKey:
-    return f"c:{conn.id}" if user_id is None else user_key(user_id)
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What the others are told of who left."""
-
-    announce: bool = False
-    connections: int = 0
+KICKED = "system:kicked"
+_ANNOUNCED = Left()
+"""The others hear of it from whoever decided it, if at all."""
 
 
 class Rooms:
@@ -63,44 +46,31 @@ class Rooms:
     def __init__(
         self,
         *,
-        node: NodeId,
-        state: StateStore,
+        seats: Seats,
         cluster: Cluster,
         audiences: Audiences,
         fanout: FanOut,
+        sender: Sender,
         hooks: Hooks,
-        clock: Clock,
         logger: Logger,
         access: AccessController | None,
-        implicit: bool,
-        invite_grace: float,
     ) -> None:
-        self._node = node
-        self._state = state
+        self._seats = seats
         self._cluster = cluster
         self._audiences = audiences
         self._fanout = fanout
+        self._sender = sender
         self._hooks = hooks
-        self._clock = clock
         self._logger = logger
         self._can_subscribe = None if access is None else method(access, "can_subscribe")
-        self._implicit = implicit
-        self._invite_grace = timedelta(seconds=invite_grace)
         self._turns = Turns()
+        self._notices = Notices(logger)
+        self._tasks = Tasks(logger)
         self._on_gone: list[Callable[[Connection, RoomId], None]] = []
 
     def on_gone(self, step: Callable[[Connection, RoomId], None]) -> None:
         """Have ``step`` run, without waiting, when a connection is out of a room."""
         self._on_gone.append(step)
-
-    def implied(self, room_id: RoomId) -> Room:
-        """The room that arises because somebody names it.
-
-        Raises ``RoomNotFound`` where rooms have to be created.
-        """
-        if not self._implicit:
-            raise RoomNotFound(f"there is no room {room_id}")
-        return Room(room_id, RoomOptions(), self._clock.wall())
 
     # --- joining
 
@@ -113,78 +83,62 @@ class Rooms:
         ``RoomNotFound`` or ``ConnectionClosed``.
         """
         check_name(room_id, "room_id")
-        if self._can_subscribe is not None:
-            allowed = self._can_subscribe(conn.meta, room_id)
-            if not (await allowed if inspect.isawaitable(allowed) else allowed):
-                raise Forbidden(f"you may not join {room_id}")
+        await self._check_access(room_id, conn)
         async with self._turns.take(conn.id):
-            return await self._join(room_id, conn, options)
+            taken = await self._join(room_id, conn, options)
+        await self._notices.tell(conn)
+        return Membership(room_id, conn.id, taken.role, taken.members)
 
-    async def _join(
-        self, room_id: RoomId, conn: Connection, options: JoinOptions | None
-    ) -> Membership:
+    async def _check_access(self, room_id: RoomId, conn: Connection) -> None:
+        if self._can_subscribe is None:
+            return
+        allowed = self._can_subscribe(conn.meta, room_id)
+        if not (await allowed if inspect.isawaitable(allowed) else allowed):
+            raise Forbidden(f"you may not join {room_id}")
+
+    async def _join(self, room_id: RoomId, conn: Connection, options: JoinOptions | None) -> Taken:
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
-        here = room_id in conn.roles
-        if not here:
-            if len(conn.roles) >= MAX_ROOMS:
-                raise Forbidden(f"a connection may be in {MAX_ROOMS} rooms")
-            # Heard before it is decided: what is published after the ack must arrive.
-            await self._cluster.hear_room(room_id)
+        if room_id in self._seats.misnamed(conn):
+            await self._move(room_id, conn)
+        if room_id in conn.roles:
+            taken = await self._seats.take(room_id, conn, options)
+            conn.enter(room_id, taken.role)
+            return taken
+        if len(conn.roles) >= MAX_ROOMS:
+            raise Forbidden(f"a connection may be in {MAX_ROOMS} rooms")
+        # Heard before it is decided: what is published after the ack must arrive.
+        await self._cluster.hear_room(room_id)
         try:
-            room, seat, connections = await self._admit(room_id, conn, options)
-        except BaseException:
-            if not here:
-                self._cluster.leave_room(room_id)
-            raise
-        if not here:
-            await self._enter(room_id, conn, seat)
-            await self._hooks.tell(Event.JOIN, room_id, conn)
-            if room.options.announce:
-                await self._announce(room_id, "join", conn, connections)
-        return Membership(room_id, conn.id, seat.role, room.seats)
-
-    async def _admit(
-        self, room_id: RoomId, conn: Connection, options: JoinOptions | None
-    ) -> tuple[Room, Seat, int]:
-        now = self._clock.wall()
-
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, tuple[Room, Seat, int]]:
-            room = room or self.implied(room_id)
-            seat = room.admit(
-                standing, conn.id, self._node, roles=conn.meta.roles, options=options, now=now
-            )
-            return room, (room, seat, len(standing.seats))
-
-        return await self._state.decide(room_id, member_key(conn), rule)
-
-    async def _enter(self, room_id: RoomId, conn: Connection, seat: Seat) -> None:
-        """Let what was decided take effect here."""
-        if not conn.is_open:
-            # It ended while the store decided, and nobody knew of this seat then.
+            taken = await self._seats.take(room_id, conn, options)
+            if not conn.is_open:
+                raise ConnectionClosed(f"{conn.id} is closed")
+        except BaseException as error:
             self._cluster.leave_room(room_id)
-            await self._release(room_id, conn, LeaveReason.DISCONNECTED)
-            raise ConnectionClosed(f"{conn.id} is closed")
+            if isinstance(error, ConnectionClosed) or not isinstance(error, Refused):
+                # It may have got a seat that nobody knows of.
+                self._tasks.spawn(self._take_back(room_id, conn))
+            raise
+        self._enter(room_id, conn, taken)
+        return taken
+
+    def _enter(self, room_id: RoomId, conn: Connection, taken: Taken) -> None:
+        """Let what was decided take effect here."""
         self._audiences.add(room_id, conn.link)
-        conn.enter(room_id, seat.role)
+        conn.enter(room_id, taken.role)
+        user_id = conn.user_id
 
-    async def become(self, conn: Connection, before: UserId | None) -> None:
-        """Move the seats of a connection that has become another user's.
+        async def notice() -> None:
+            await self._hooks.tell(Event.JOIN, room_id, conn)
+            if taken.announce:
+                await self._announce(room_id, "join", conn, user_id, taken.connections)
 
-        Where the new user is banned, or the room's policy says no, it is out.
-        """
-        was, now = _key_of(conn, before), self._clock.wall()
+        self._notices.note(conn, notice)
+
+    async def _take_back(self, room_id: RoomId, conn: Connection) -> None:
         async with self._turns.take(conn.id):
-            for room_id, role in list(conn.roles.items()):
-                conn.moving_from = was
-                await self._release(room_id, conn, LeaveReason.LEFT)
-                conn.moving_from = None
-                try:
-                    await self._admit(room_id, conn, JoinOptions(role=role, force=True))
-                except Refused as error:
-                    self._logger.info("seat_lost", room=room_id, why=error.code, at=str(now))
-                    self._unseat(room_id, conn)
-                    await self._gone(room_id, conn, LeaveReason.KICKED, _Left())
+            if room_id not in conn.roles:
+                await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
 
     # --- leaving
 
@@ -195,37 +149,49 @@ class Rooms:
         async with self._turns.take(conn.id):
             if room_id not in conn.roles or not conn.is_open:
                 return False
-            self._unseat(room_id, conn)
-            left = await self._release(room_id, conn, reason)
-            await self._gone(room_id, conn, reason, left)
-            return True
+            left = await self._seats.give_back(room_id, conn, reason)
+            self._exit(room_id, conn, reason, left)
+        await self._notices.tell(conn)
+        return True
 
     async def leave_all(self, conn: Connection) -> int:
         """Take a connection out of all rooms; returns of how many."""
         return sum([await self.leave(room_id, conn) for room_id in list(conn.roles)])
 
     async def removed(
-        self, room_id: RoomId, conns: Collection[Connection], why: LeaveReason, notice: Frame
+        self, room_id: RoomId, conns: Collection[Connection], why: LeaveReason, reason: str
     ) -> None:
         """Let the cluster's decision to remove ``conns`` take effect here.
 
-        Each that was in is sent ``notice``.
+        Each that was in is told ``reason``.
         """
         for conn in conns:
             async with self._turns.take(conn.id):
-                if room_id not in conn.roles or not conn.is_open:
-                    continue
-                if why is not LeaveReason.DELETED and await self._is_seated(room_id, conn):
-                    continue  # it came back in after that decision
-                self._unseat(room_id, conn)
-                self._fanout.tell([conn], notice)
-                await self._gone(room_id, conn, why, _Left())
+                if room_id in conn.roles and not await self._came_back(room_id, conn):
+                    self._put_out(room_id, conn, why, reason)
+        for conn in conns:
+            await self._notices.tell(conn)
 
-    async def _is_seated(self, room_id: RoomId, conn: Connection) -> bool:
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, bool]:
-            return room, conn.id in standing.seats
+    async def _came_back(self, room_id: RoomId, conn: Connection) -> bool:
+        """Whether it has a seat after the decision that took its seat away."""
+        try:
+            return await self._seats.holds(room_id, conn)
+        except Unavailable:
+            return False  # that decision is the last thing known
 
-        return await self._state.decide(room_id, member_key(conn), rule)
+    def _put_out(
+        self,
+        room_id: RoomId,
+        conn: Connection,
+        why: LeaveReason,
+        reason: str,
+        left: Left = _ANNOUNCED,
+    ) -> None:
+        """Its seat is gone, and not by its own doing; who has ended leaves by itself."""
+        if conn.is_open:
+            self._exit(room_id, conn, why, left)
+            notice = self._sender.notice(KICKED, "kicked", {"room": room_id, "reason": reason})
+            self._sender.to_many([conn], notice)
 
     def ended(self, conn: Connection) -> None:
         """The end of a connection is decided: no room sends to it any more."""
@@ -233,52 +199,125 @@ class Rooms:
             self._audiences.discard(room_id, conn.link)
 
     async def after_end(self, conn: Connection) -> None:
-        """Give back the seats of a connection that has ended."""
+        """Give back the seats of a connection that has ended; the hooks have run then."""
         why = LeaveReason.DISCONNECTED
         async with self._turns.take(conn.id):
             for room_id in list(conn.roles):
-                self._audiences.discard(room_id, conn.link)
-                self._cluster.leave_room(room_id)
-                left = _Left()
-                try:
-                    left = await self._release(room_id, conn, why)
-                except Unavailable as error:
-                    # The store takes the seat back by itself when the lease lapses.
-                    self._logger.warning("seat_not_released", room=room_id, error=str(error))
-                await self._gone(room_id, conn, why, left)
+                left = await self._give_back(room_id, conn, why)
+                self._left(room_id, conn, why, left)
+            self._seats.forget(conn)
+        await self._notices.settled(conn)
 
-    def _unseat(self, room_id: RoomId, conn: Connection) -> None:
-        self._audiences.discard(room_id, conn.link)
+    async def _give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left:
+        try:
+            return await self._seats.give_back(room_id, conn, why)
+        except Unavailable as error:
+            # The store takes the seat back by itself when the lease lapses.
+            self._logger.warning("seat_not_released", room=room_id, error=str(error))
+            return Left()
+
+    def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
+        # Who has ended keeps the list of its rooms, for the hooks of the disconnect.
         conn.roles.pop(room_id, None)
+        self._left(room_id, conn, why, left)
+
+    def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
+        """Let it take effect here that a connection is out of a room."""
+        self._audiences.discard(room_id, conn.link)
         self._cluster.leave_room(room_id)
-
-    async def _release(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> _Left:
-        now = self._clock.wall()
-
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, _Left]:
-            if room is None:
-                return None, _Left()
-            gone = room.release(standing, [conn.id], why, now=now, grace=self._invite_grace)
-            announce = bool(gone) and room.options.announce
-            return room, _Left(announce, len(standing.seats))
-
-        return await self._state.decide(room_id, member_key(conn), rule)
-
-    async def _gone(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: _Left) -> None:
         for step in self._on_gone:
             step(conn, room_id)
-        await self._hooks.tell(Event.LEAVE, room_id, conn, why)
-        if left.announce:
-            await self._announce(room_id, "leave", conn, left.connections)
+
+        async def notice() -> None:
+            await self._hooks.tell(Event.LEAVE, room_id, conn, why)
+            if left.announce:
+                await self._announce(room_id, "leave", conn, left.user_id, left.connections)
+
+        self._notices.note(conn, notice)
+
+    # --- another user, another lease
+
+    async def become(self, conn: Connection) -> None:
+        """Move the seats of a connection that has become another user's.
+
+        Where the new user would not be let in, it is out.
+        """
+        async with self._turns.take(conn.id):
+            await self._move_all(conn)
+        await self._notices.tell(conn)
+
+    async def _move_all(self, conn: Connection) -> None:
+        for room_id in self._seats.misnamed(conn):
+            if conn.is_open and room_id in conn.roles:
+                await self._move(room_id, conn)
+
+    async def _move(self, room_id: RoomId, conn: Connection) -> None:
+        refused = await self._refusal(room_id, conn)
+        left = await self._seats.give_back(room_id, conn, LeaveReason.LEFT)
+        role = conn.roles[room_id]
+        if left.user_id is None:
+            # Nobody else's rights: it was let in as itself, and stays.
+            options = JoinOptions(role=role, force=True)
+        else:
+            options = JoinOptions(role=min(role, RoomRole.MEMBER))
+        try:
+            if refused is not None:
+                raise refused
+            taken = await self._seats.take(room_id, conn, options)
+        except Refused as error:
+            self._put_out(room_id, conn, LeaveReason.KICKED, error.code, left)
+            return
+        if not conn.is_open:
+            return  # its end gives the seat back
+        conn.enter(room_id, taken.role)
+        user_id = conn.user_id
+
+        async def notice() -> None:
+            if left.announce:
+                await self._announce(room_id, "leave", conn, left.user_id, left.connections)
+                await self._announce(room_id, "join", conn, user_id, taken.connections)
+
+        self._notices.note(conn, notice)
+
+    async def _refusal(self, room_id: RoomId, conn: Connection) -> Forbidden | None:
+        try:
+            await self._check_access(room_id, conn)
+        except Forbidden as error:
+            return error
+        return None
+
+    async def restore(self, conn: Connection) -> None:
+        """Put back the seats that the state may have lost with this node's lease.
+
+        A seat that somebody else has taken meanwhile stays theirs.
+        """
+        async with self._turns.take(conn.id):
+            await self._move_all(conn)
+            for room_id, role in list(conn.roles.items()):
+                if not conn.is_open:
+                    break
+                try:
+                    await self._seats.take(room_id, conn, JoinOptions(role=role, force=True))
+                except Refused as error:
+                    self._put_out(room_id, conn, LeaveReason.KICKED, error.code)
+        await self._notices.tell(conn)
+
+    # --- telling
 
     async def _announce(
-        self, room_id: RoomId, event: str, conn: Connection, connections: int
+        self,
+        room_id: RoomId,
+        event: str,
+        conn: Connection,
+        user_id: UserId | None,
+        connections: int,
     ) -> None:
         """Tell the other members; who joins knows it from the ack."""
-        data = {"user_id": conn.user_id, "connections": connections}
-        try:
-            await self._fanout.to_room(
-                room_id, Message(f"{ROOM}{room_id}", event, data), skip=[conn.id]
-            )
-        except Unavailable as error:
-            self._logger.warning("not_announced", room=room_id, error=str(error))
+        data = {"user_id": user_id, "connections": connections}
+        message = Message(f"{ROOM}{room_id}", event, data)
+        await self._fanout.to_room(room_id, message, skip=[conn.id])
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._notices.close()
+        await self._tasks.close()

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from eyewall.application.context import Context
-from eyewall.application.handlers import Threads, adapt
+from eyewall.application.handlers import adapt, is_async
 from eyewall.application.middleware import Handler, Middleware, chain
+from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.routing import RouteTable
+from eyewall.domain.topic import Pattern
 
 F = TypeVar("F", bound=Callable[..., Any])
 OrderingKey = Callable[[Context, Envelope[Any]], Hashable]
@@ -29,6 +31,15 @@ class Registration:
     middleware: tuple[Middleware, ...]
     version: str | None
     ordering_key: OrderingKey | None
+
+    def __post_init__(self) -> None:
+        # The whole pattern is checked where its prefix is known; here it is early
+        # enough to name the line that is wrong.
+        Pattern(self.pattern, allow_system=True)
+        if not callable(self.handler):
+            raise TypeError(f"a handler must be callable, not {self.handler!r}")
+        if self.ordering_key is not None and is_async(self.ordering_key):
+            raise ValueError("an ordering_key is asked before anything waits: it can't be async")
 
 
 class Routes:
@@ -69,7 +80,7 @@ class Routes:
     ) -> None:
         """Register the handler for the topics of ``pattern``.
 
-        Raises ``ValueError`` for a bad pattern.
+        Raises ``ValueError`` for a bad pattern or an ``async`` ordering key.
         """
         registration = Registration(pattern, handler, middleware, version, ordering_key)
         for follow in self._followers:

@@ -117,10 +117,11 @@ class Sender:
     def to_link(self, link: Link, frame: Frame) -> Offer:
         """Hand a frame to a link, and count what became of it."""
         offer = link.send(frame)
-        if offer not in TAKEN:
+        if offer in TAKEN:
+            if not frame.raw:
+                self._stats.sent(1)
+        elif offer is not Offer.CLOSED:
             self._stats.dropped(FailureReason.QUEUE_FULL.value)
-        elif not frame.raw:
-            self._stats.sent(1)
         return offer
 
     async def to_conn(self, conn: Connection, frame: Frame) -> EyewallError | None:
@@ -133,17 +134,19 @@ class Sender:
         if offer in TAKEN:
             return None
         error = refusal(offer, conn)
-        await self.failed(frame, conn.id, FailureReason.QUEUE_FULL, error, conn.link.queued)
+        closed = offer is Offer.CLOSED
+        reason = FailureReason.CONN_CLOSED if closed else FailureReason.QUEUE_FULL
+        await self.failed(frame, conn.id, reason, error, conn.link.queued)
         return error
 
     async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None:
-        """Send a message; raises ``ConnectionClosed`` or ``QueueFull``."""
+        """Send a message; raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``."""
         error = await self.to_conn(conn, self.frame(Message(topic, event, data)))
         if error is not None:
             raise error
 
     async def send_raw(self, conn: Connection, data: str | bytes) -> None:
-        """Send one frame as it is; raises ``ConnectionClosed`` or ``QueueFull``."""
+        """Send one frame as it is; raises as ``send`` does."""
         error = await self.to_conn(conn, self.text(data))
         if error is not None:
             raise error
@@ -175,9 +178,18 @@ class Sender:
     def to_many(self, conns: Collection[Connection], frame: Frame) -> int:
         """Send one frame to each of ``conns``; what is dropped is reported soon."""
         for conn in conns:
-            if self.to_link(conn.link, frame) not in TAKEN:
-                self.tell_dropped(conn, frame)
+            self.post(conn, frame)
         return len(conns)
+
+    def post(self, conn: Connection, frame: Frame) -> bool:
+        """Send one frame without waiting; False if it will not be written.
+
+        A queue that does not take it is reported soon.
+        """
+        offer = self.to_link(conn.link, frame)
+        if offer not in TAKEN and offer is not Offer.CLOSED:
+            self.tell_dropped(conn, frame)
+        return offer in TAKEN
 
     # --- what did not arrive
 
@@ -227,6 +239,8 @@ def refusal(offer: Offer, conn: Connection) -> EyewallError:
     """The error that tells why a link did not take a frame."""
     if offer is Offer.OVERFLOWED:
         return SlowConsumer(f"{conn.id} does not read and was disconnected")
+    if offer is Offer.CLOSED:
+        return ConnectionClosed(f"{conn.id} is closing")
     return QueueFull(f"the queue of {conn.id} is full")
 
 
@@ -234,8 +248,10 @@ def _message_of(frame: Frame) -> Message:
     """Show what the server itself sent, or a raw frame, as a message."""
     envelope = frame.envelope
     if envelope is not None and envelope.topic:
+        # A payload that came off the wire is shown as it is: it may not be decodable.
+        data = envelope.raw if envelope.raw is not None else envelope.data
         return Message(
-            envelope.topic, envelope.event, envelope.data, priority=Priority(frame.priority)
+            envelope.topic, envelope.event, data, envelope.id, priority=Priority(frame.priority)
         )
     return Message("system:raw", "message", frame.payload)
 

@@ -8,6 +8,19 @@ from typing import Any
 
 from eyewall.application.ports import Logger
 
+LAST_WORD = 1.0
+"""Seconds that a task has to end after it was cancelled."""
+
+
+def is_cancelled() -> bool:
+    """Whether the running task is to end.
+
+    A ``CancelledError`` without that came from something it waited for, and is a
+    failure of that like any other.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
 
 class Tasks:
     """A set of running tasks."""
@@ -27,16 +40,22 @@ class Tasks:
         return task
 
     async def settled(self) -> None:
-        """Return when none is running."""
-        while self._running:
-            await asyncio.wait(list(self._running))
+        """Return when none is running, but for the caller itself."""
+        while running := self._running - {asyncio.current_task()}:
+            await asyncio.wait(running)
 
     async def close(self) -> None:
-        """Cancel what runs, and wait for its end."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        """Cancel what runs, and wait for its end; the caller itself may be one of them.
+
+        A task that ignores its cancellation is named, and left behind.
+        """
+        while running := self._running - {asyncio.current_task()}:
+            for task in running:
+                task.cancel()
+            _, deaf = await asyncio.wait(running, timeout=LAST_WORD)
+            for task in deaf:
+                self._logger.warning("task_does_not_end", task=task.get_name())
+            self._running -= deaf
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -70,6 +70,8 @@ class Offer(Enum):
     """The frame was taken; earlier ones were dropped for it."""
     OVERFLOWED = auto()
     """The frame was not taken, and the caller hangs up."""
+    CLOSED = auto()
+    """The connection has ended or is ending: no queue was asked."""
 
 
 class Queued(Protocol):

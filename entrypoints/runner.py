@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+LAST_WORD = 1.0
+"""Seconds that a task has to end after it was cancelled."""
 
 
 async def run_until_signal(
@@ -17,18 +21,35 @@ async def run_until_signal(
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
-    def on_signal(number: int) -> None:
-        if asked.is_set():
+    caught: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
             # Whoever asks twice does not want to wait. 128 + n is the shell's custom.
             os._exit(128 + number)
-        asked.set()
+        loop.call_soon_threadsafe(asked.set)
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+    # Not the loop's own signal handlers: they are not called while something blocks it,
+    # and that is when a second signal is needed.
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
         await start()
         await asked.wait()
         await stop()
+        await _end_what_is_left()
     finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _end_what_is_left() -> None:
+    """End the tasks that nobody owns. ``asyncio.run`` would do so too, but wait for ever
+    for one that ignores its cancellation."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left and (await asyncio.wait(left, timeout=LAST_WORD))[1]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

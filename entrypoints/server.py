@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 import ssl as tls
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application
-
-from eyewall.adapters.web.handshake import http_server
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.application.drain import run_steps
@@ -37,6 +32,7 @@ from eyewall.assemble import Options, assemble
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.outbox import QueueConfig
+from eyewall.listener import Listener
 from eyewall.runner import run_until_signal
 from eyewall.settings import Settings
 
@@ -105,11 +101,9 @@ class Server:
         self._on_shutdown: list[Hook] = []
         self._background: list[Any] = []
         self._tasks = Tasks(self.logger)
-        self._http: HTTPServer | None = None
+        self._listener: Listener | None = None
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
-        self._address: tuple[str, int] | None = None
-        self._scheme = "ws"
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Server:
@@ -196,15 +190,14 @@ class Server:
     @property
     def port(self) -> int | None:
         """The port that it listens on; None while it does not."""
-        return None if self._address is None else self._address[1]
+        return None if self._listener is None else self._listener.port
 
     @property
     def url(self) -> str:
         """Where clients connect; raises ``RuntimeError`` while it does not listen."""
-        if self._address is None:
+        if self._listener is None:
             raise RuntimeError("the server does not listen: start it with a port")
-        host, port = self._address
-        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}/ws"
+        return self._listener.url
 
     async def start(
         self,
@@ -221,7 +214,7 @@ class Server:
         """
         if self._started:
             raise RuntimeError("the server has been started")
-        listening = [] if port is None else bind_sockets(port, host, backlog=1024)
+        self._listener = None if port is None else Listener(host, port, ssl)
         self._started = True
         self._stopping = None
         try:
@@ -233,28 +226,13 @@ class Server:
                 self._spawn(work)
             self._background.clear()
         except BaseException:
-            for sock in listening:
-                sock.close()
             await self.shutdown(0)
             raise
-        if listening:
-            self._listen(listening, host, ssl, pages)
-
-    def _listen(
-        self,
-        listening: list[socket.socket],
-        host: str,
-        ssl: tls.SSLContext | None,
-        pages: Sequence[Any],
-    ) -> None:
-        render = getattr(self._metrics, "render", None)
-        rules = [*self.routes(), *ops_routes(self._not_ready, render), *pages]
-        application = Application(rules, log_function=_no_access_log)
-        self._http = http_server(application, ssl=ssl, handshake_timeout=self._handshake_timeout)
-        self._http.add_sockets(listening)
-        self._scheme = "ws" if ssl is None else "wss"
-        self._address = (host, int(listening[0].getsockname()[1]))
-        self.logger.info("listening", url=self.url, node_id=self.hub.node_id)
+        if self._listener is not None:
+            render = getattr(self._metrics, "render", None)
+            rules = [*self.routes(), *ops_routes(self._not_ready, render), *pages]
+            self._listener.serve(rules, self._handshake_timeout)
+            self.logger.info("listening", url=self.url, node_id=self.hub.node_id)
 
     def _not_ready(self) -> list[str]:
         if not self._started:
@@ -281,26 +259,33 @@ class Server:
         node.connections.draining = True
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
-            [("tell", node.farewell.announce), ("work", node.finish_work)],
+            [
+                ("tell", node.farewell.announce),
+                ("read", self._sockets.read_up),
+                ("work", node.finish_work),
+            ],
             clock=clock,
             until=work_until,
         )
+        await node.cut_work()
         await node.farewell.close()
         left = max(0.1, begun + timeout - clock.now())
         unfinished += await run_steps(
-            [("hooks", node.connections.settled), ("close", lambda: self._sockets.stop(left))],
+            [("hooks", node.finish_hooks), ("close", lambda: self._sockets.stop(left))],
             clock=clock,
             until=clock.now() + left + 0.1,
         )
-        for hook in self._on_shutdown:
-            await self._quietly(hook)
+        # The application's own clean-up may take as long as a client's goodbye.
+        unfinished += await run_steps(
+            [("on_shutdown", partial(self._quietly, hook)) for hook in self._on_shutdown],
+            clock=clock,
+            until=clock.now() + max(0.1, begun + timeout - clock.now()),
+        )
         await self._tasks.close()
         await node.stop()
-        if self._http is not None:
-            self._http.stop()
-            await self._http.close_all_connections()
-            self._http = None
-        self._address = None
+        if self._listener is not None:
+            await self._listener.close()
+            self._listener = None
         self._started = False
         if unfinished:
             self.logger.warning("unfinished_at_shutdown", steps=unfinished)
@@ -350,7 +335,3 @@ async def _call(hook: Hook) -> None:
     result = hook()
     if inspect.isawaitable(result):
         await result
-
-
-def _no_access_log(_: Any) -> None:
-    """Requests are not logged: a query may hold a token."""

@@ -13,8 +13,9 @@ from typing import Final
 
 from tornado.iostream import IOStream
 
-from eyewall.adapters.web.link import CHUNK, GONE, OPEN, SocketLink
+from eyewall.adapters.web.link import CHUNK, SocketLink
 from eyewall.adapters.web.node import Node
+from eyewall.adapters.web.outgoing import GONE, OPEN
 from eyewall.adapters.web.poller import READ, WRITE
 from eyewall.application.frames import Wire
 from eyewall.application.ports import Codec

@@ -20,7 +20,7 @@ TICKS = 8
 """Ticks in the shortest of the configured times."""
 
 SPREAD = (math.sqrt(5) - 1) / 2
-"""Multiples of it, modulo 1, fill the unit interval evenly however many there are."""
+"""Its multiples, modulo a half, fill that half evenly however many there are."""
 
 
 class Pulse(Protocol):
@@ -72,9 +72,13 @@ class Heartbeat:
         self._deadlines.clear()
 
     def add(self, link: Pulse) -> None:
-        """Ping ``link`` from now on, the first time at some moment of the first interval."""
+        """Ping ``link`` from now on.
+
+        The first ping comes in the second half of the first interval, at another moment
+        for each link, so that those that came all at once are not pinged all at once.
+        """
         self._placed += 1
-        share = self._placed * SPREAD % 1.0
+        share = 0.5 + self._placed * SPREAD % 0.5
         self._place(link, self._clock.now() + self._interval * share)
 
     def remove(self, link: Pulse) -> None:

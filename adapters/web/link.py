@@ -1,6 +1,6 @@
-"""One connection, whatever carries its bytes: what goes in, what waits, how it ends.
+"""One connection, whatever carries its bytes: what comes in, and how it ends.
 
-Rules of this file:
+What goes out is in ``outgoing``. Rules of both files:
 
 1. The states only go forward: open, ending (its close is decided, what was sent
    before is still to be written), parting (the close frame is next), shut (nothing
@@ -16,133 +16,62 @@ Rules of this file:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
 from typing import Any, Final
 
 from eyewall.adapters.web import wire as rfc6455
 from eyewall.adapters.web.node import Node
-from eyewall.adapters.web.plan import LAST, Item
+from eyewall.adapters.web.outgoing import ENDING, GONE, NOTHING, OPEN, PARTING, SHUT, Outgoing
+from eyewall.adapters.web.plan import LAST
 from eyewall.adapters.web.wire import BINARY, PING, PONG, Parser, Violation
-from eyewall.application.frames import Frame, Wire
+from eyewall.application.frames import Wire
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason, close_frame
-from eyewall.domain.outbox import Offer, Outbox
 
 CHUNK: Final = 64 * 1024
 """Bytes read at a time. From 128 KiB on every read costs a mapping and page faults."""
-
-DRAIN: Final = 16 * 1024
-"""Bytes that leave the queue at a time: what has left it can't be dropped any more."""
-
-DRAINS: Final = 16
-"""How often in one turn."""
-
-EARLY_FRAMES: Final = 64
-EARLY_BYTES: Final = 64 * 1024
-"""Collected messages of one link, or bytes, that are written without waiting for the
-end of the turn: else nobody would notice in time that it has stalled."""
 
 CONTROLS_PER_SECOND: Final = 100
 CONTROLS_AT_ONCE: Final = 200
 """Pings and pongs that a peer may send."""
 
-URGENT_BYTES: Final = 4096
-"""Pongs that wait for a half-written frame. RFC 6455 (5.5.3) lets a server leave out
-all but the newest."""
-
 LINGER: Final = 2.0
 """Seconds that a peer has to close its side after our close frame."""
 
-OPEN: Final = 0
-ENDING: Final = 1
-PARTING: Final = 2
-SHUT: Final = 3
-GONE: Final = 4
-
 PING_FRAME: Final = rfc6455.build(b"", PING)
 
-NOTHING: Final[Callable[[bytes], int]] = len
-"""Stands in for ``write`` when nothing may go out: takes everything, does nothing."""
 
-
-class Backlog:
-    """What waits because the peer does not read."""
-
-    __slots__ = ("outbox", "paused", "rest", "since", "urgent")
-
-    def __init__(self, outbox: Outbox[Frame], since: float) -> None:
-        self.outbox = outbox
-        self.rest = memoryview(b"")
-        """Bytes that must go out before anything else: a frame is half-written."""
-        self.urgent = b""
-        """Control frames, to go right after."""
-        self.since = since
-        """When bytes were last taken."""
-        self.paused = False
-        """Whether the peer is not read either."""
-
-
-class SocketLink(ABC):
+class SocketLink(Outgoing):
     """Implements ``Link``; the subclasses carry the bytes."""
 
     __slots__ = (
-        "_backlog",
         "_controls",
         "_deadline",
-        "_goodbye",
-        "_own_bytes",
         "_parser",
         "_reading",
         "codec",
         "due",
         "last_seen",
-        "node",
-        "own",
         "owner",
-        "state",
-        "wire",
-        "write",
     )
 
-    committed = 0
-    """Bytes of a refused write that have to be offered again unchanged."""
-
-    write: Callable[[bytes], int]
-    """Takes whole frames: the socket itself, the queue of a stalled link, or nothing."""
-
     def __init__(self, node: Node, codec: Codec, wire: Wire) -> None:
-        self.node = node
+        super().__init__(node, wire)
         self.codec = codec
-        self.wire = wire
         self.owner: Any = None
-        self.state = OPEN
         self.last_seen = node.clock.now()
         self.due = 0
-        self.own: list[Item] | None = None
-        self._own_bytes = 0
-        self._backlog: Backlog | None = None
         self._parser: Parser | None = None
         self._reading = False
         self._controls = 0.0  # when the control frames so far would have been due
         self._deadline = 0.0
-        self._goodbye = b""
         node.enter(self)
 
     # --- what carries the bytes
 
-    @property
-    @abstractmethod
-    def _writer(self) -> Callable[[bytes | memoryview], int]:
-        """Writes without waiting; returns how much was taken, or raises ``OSError``."""
-
     @abstractmethod
     def on_readable(self) -> None:
         """There is something to read, or the end."""
-
-    @abstractmethod
-    def _adjust(self) -> None:
-        """Watch for what ``wants_read`` and ``wants_write`` say."""
 
     @abstractmethod
     def _shut_writing(self) -> None:
@@ -154,168 +83,13 @@ class SocketLink(ABC):
 
     @property
     def wants_read(self) -> bool:
-        return self._reading and not (self._backlog and self._backlog.paused)
-
-    @property
-    def wants_write(self) -> bool:
-        return self._backlog is not None
+        return self._reading and not (self._backlog is not None and self._backlog.paused)
 
     # --- for the application
-
-    @property
-    def queued(self) -> int:
-        backlog = self._backlog
-        return len(backlog.outbox) + bool(backlog.rest) if backlog else 0
-
-    def send(self, frame: Frame) -> Offer:
-        if self.state != OPEN:
-            return Offer.DROPPED_NEWEST
-        size = len(frame.form(self.wire))
-        flush = self.node.flush
-        own = self.own
-        if own is None:
-            self._own_bytes = 0
-        elif self._own_bytes > EARLY_BYTES or len(own) >= min(EARLY_FRAMES, self.node.queue.size):
-            flush.now()
-            self._own_bytes = 0
-        if self._backlog is not None and not flush.concerns(self):
-            return self._queue(frame, told=True)
-        self._own_bytes += size
-        flush.send(self, frame, size)
-        return Offer.QUEUED
 
     def close(self, reason: DisconnectReason) -> None:
         code, text = close_frame(reason)
         self._end(rfc6455.build_close(code, text))
-
-    # --- writing
-
-    def stall(self, frames: Sequence[Frame], data: bytes, sent: int) -> None:
-        """The socket took only ``sent`` bytes of ``data``, which are ``frames``.
-
-        What the peer has the beginning of must follow; the rest can wait in the queue,
-        where the policy decides about it.
-        """
-        started = sent + self.committed
-        end = 0
-        whole = 0
-        while end < started and whole < len(frames):
-            end += len(frames[whole].form(self.wire))
-            whole += 1
-        self._begin_backlog(memoryview(data)[sent:end])
-        for frame in frames[whole:]:
-            self._queue(frame)
-
-    def write_failed(self, error: Exception) -> None:
-        self._lose(DisconnectReason.WRITE_ERROR, error)
-
-    def part(self) -> None:
-        if self.state == ENDING:
-            self.state = PARTING
-            self.write = NOTHING
-            if self._backlog is None:
-                self._backlog = Backlog(Outbox(self.node.queue), self.node.clock.now())
-                self._drain()
-
-    def on_writable(self) -> None:
-        if self._backlog is not None:
-            self._drain()
-
-    def _begin_backlog(self, rest: memoryview) -> None:
-        self._backlog = Backlog(Outbox(self.node.queue), self.node.clock.now())
-        self._backlog.rest = rest
-        self.write = self._hold
-        self.node.heartbeat.attend(self)
-        self._adjust()
-
-    def _hold(self, data: bytes) -> int:
-        """Stands in for ``write`` while stalled."""
-        for frame in self.node.flush.current:
-            self._queue(frame)
-        return len(data)
-
-    def _queue(self, frame: Frame, *, told: bool = False) -> Offer:
-        """Put ``frame`` into the queue; ``told``: its sender hears the outcome from here."""
-        backlog = self._backlog
-        if backlog is None or self.state > ENDING:
-            return Offer.DROPPED_NEWEST
-        outbox = backlog.outbox
-        offer, dropped = outbox.offer(frame)
-        for lost in dropped:
-            if not told or lost is not frame:
-                self.node.loop.call_soon(self.node.intake.dropped, self, lost, offer)
-        if offer is Offer.OVERFLOWED:
-            self._decide(DisconnectReason.SLOW_CONSUMER)
-        elif not backlog.paused and self.state == OPEN:
-            queue = self.node.queue
-            if len(outbox) * 2 > queue.size or outbox.bytes * 2 > queue.max_bytes:
-                backlog.paused = True
-                self._adjust()
-        return offer
-
-    def _write_urgently(self, frame: bytes) -> None:
-        """Write a control frame before all that waits, but not into another frame."""
-        backlog = self._backlog
-        if backlog is not None:
-            if len(backlog.urgent) < URGENT_BYTES:
-                backlog.urgent += frame
-            return
-        try:
-            sent = self.write(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._lose(DisconnectReason.WRITE_ERROR, error)
-            return
-        if sent < len(frame):
-            self._begin_backlog(memoryview(frame)[sent:])
-
-    def _drain(self) -> None:
-        """Write as much of the backlog as the socket takes, in one turn's measure."""
-        backlog = self._backlog
-        assert backlog is not None
-        try:
-            for _ in range(DRAINS):
-                if not backlog.rest and not self._refill(backlog):
-                    self._drained(backlog)
-                    return
-                sent = self._writer(backlog.rest)
-                backlog.since = self.node.clock.now()
-                backlog.rest = backlog.rest[sent:]
-                if backlog.rest:
-                    break
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self._lose(DisconnectReason.WRITE_ERROR, error)
-            return
-        self._adjust()
-
-    def _refill(self, backlog: Backlog) -> bool:
-        """Choose what goes out next; False if nothing is left."""
-        if backlog.urgent:
-            data, backlog.urgent = backlog.urgent, b""
-        elif len(backlog.outbox):
-            frames = backlog.outbox.take(DRAIN)
-            data = b"".join([frame.form(self.wire) for frame in frames])
-        elif self.state == PARTING and self._goodbye:
-            data, self._goodbye = self._goodbye, b""
-        else:
-            return False
-        backlog.rest = memoryview(data)
-        return True
-
-    def _drained(self, backlog: Backlog) -> None:
-        self._backlog = None
-        if self.state == PARTING:
-            self._shut()
-            return
-        self.write = self._writer
-        self._adjust()
-        if backlog.paused:
-            self.last_seen = self.node.clock.now()  # its silence was ours
-            if self._parser is not None and self._parser.more:
-                self.node.poller.again(self)
 
     # --- reading
 
@@ -388,6 +162,11 @@ class SocketLink(ABC):
         vanished = error is None or isinstance(error, ConnectionError | TimeoutError)
         reason = DisconnectReason.CONNECTION_LOST if vanished else DisconnectReason.READ_ERROR
         self._lose(reason, error)
+
+    def _resume(self) -> None:
+        self.last_seen = self.node.clock.now()  # the silence was ours
+        if self._parser is not None and self._parser.more:
+            self.node.poller.again(self)
 
     # --- for the heartbeat
 

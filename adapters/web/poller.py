@@ -24,6 +24,9 @@ hang-up, which reading will find out about."""
 BATCH: Final = 512
 """Events in one batch at most: the others of the loop get their turn between."""
 
+QUIET: Final = 0.05
+"""Seconds without anything to read after which nothing more is expected."""
+
 Event = tuple[int, int]
 """A descriptor and what it is ready for."""
 
@@ -101,7 +104,8 @@ class EpollSource:
 class LoopSource:
     """The event loop's own readers and writers, where there is no epoll.
 
-    It tells no hang-up of a descriptor that is watched for nothing.
+    It tells no hang-up of a descriptor that is watched for nothing, and may tell an
+    event once more than it is true.
     """
 
     def __init__(self) -> None:
@@ -109,10 +113,12 @@ class LoopSource:
         self._on_ready: Callable[[], None] | None = None
         self._interests: dict[int, int] = {}
         self._ready: dict[int, int] = {}
+        self._scheduled = False
 
     def open(self, on_ready: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_ready = on_ready
+        self._scheduled = False
 
     def close(self) -> None:
         for fd in list(self._interests):
@@ -145,9 +151,15 @@ class LoopSource:
         return taken
 
     def _tell(self, fd: int, what: int) -> None:
-        if not self._ready and self._loop is not None and self._on_ready is not None:
-            self._loop.call_soon(self._on_ready)
         self._ready[fd] = self._ready.get(fd, 0) | what
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._told)
+
+    def _told(self) -> None:
+        self._scheduled = False
+        if self._on_ready is not None:
+            self._on_ready()
 
 
 def best_source() -> Source:
@@ -184,12 +196,20 @@ class Poller:
         self._again: dict[Peer, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
+        self._batches = 0
 
     def start(self) -> None:
         """Begin on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._source.open(self._batch)
+
+    async def quiet(self) -> None:
+        """Return when all that has come was read, and for a moment nothing more came."""
+        before = -1
+        while self._batches != before or self._again or self._left:
+            before = self._batches
+            await asyncio.sleep(QUIET)
 
     def stop(self) -> None:
         self._source.close()
@@ -233,6 +253,7 @@ class Poller:
             if self._again or self._left:
                 self._schedule()
             return
+        self._batches += 1
         self._before()
         try:
             limit = self._waiting() + self._budget

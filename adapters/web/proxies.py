@@ -17,7 +17,10 @@ class TrustedProxies:
     def __init__(self, trusted: Sequence[str] = ()) -> None:
         if isinstance(trusted, str):
             raise ValueError("trusted_proxies must be a list of addresses, not one string")
-        self._networks = [ip_network(text, strict=False) for text in trusted]
+        try:
+            self._networks = [ip_network(text, strict=False) for text in trusted]
+        except ValueError as error:
+            raise ValueError(f"trusted_proxies: {error}") from None
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
         """Return the client's address: the nearest that no trusted proxy stands for.

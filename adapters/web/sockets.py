@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from eyewall.adapters.web.flush import Flush
 from eyewall.adapters.web.handshake import Door, SocketHandler
@@ -15,6 +16,9 @@ from eyewall.adapters.web.proxies import TrustedProxies
 from eyewall.application.ports import Clock, Codec, Intake, Logger
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
+
+READ_UP: Final = 1.0
+"""Seconds that a drain reads on for clients that do not stop sending."""
 
 
 class Sockets:
@@ -79,6 +83,16 @@ class Sockets:
     def start(self) -> None:
         """Begin on the running loop."""
         self._node.start()
+
+    async def read_up(self) -> None:
+        """Return when what the clients sent so far was read and handed on.
+
+        Who goes on sending is not waited for longer than ``READ_UP``.
+        """
+        if len(self):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READ_UP):
+                    await self._node.poller.quiet()
 
     async def stop(self, within: float) -> None:
         """See out the connections, which the application has closed, and end.

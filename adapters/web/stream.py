@@ -17,12 +17,12 @@ from typing import Final
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from eyewall.adapters.web.link import CHUNK, GONE, OPEN, Backlog, SocketLink
+from eyewall.adapters.web.link import CHUNK, SocketLink
 from eyewall.adapters.web.node import Node
-from eyewall.application.frames import Frame, Wire
+from eyewall.adapters.web.outgoing import GONE, OPEN
+from eyewall.application.frames import Wire
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.outbox import Outbox
 
 RECORD: Final = 16 * 1024
 """A TLS record. OpenSSL wants a refused write to be repeated with the same bytes."""
@@ -47,7 +47,7 @@ class StreamLink(SocketLink):
         stream.set_nodelay(True)
         stream.set_close_callback(self._on_closed)
         if stream.writing():
-            self._backlog = Backlog(Outbox[Frame](node.queue), node.clock.now())
+            self._backlog = self._new_backlog()
             self.write = self._hold
             self._give(b"")
 
@@ -83,8 +83,7 @@ class StreamLink(SocketLink):
         if failed:
             self._lose(DisconnectReason.WRITE_ERROR, self._stream.error)
         elif self._backlog is not None and piece is not None:
-            self._backlog.rest = self._backlog.rest[piece:]
-            self._backlog.since = self.node.clock.now()
+            self._backlog.wrote(piece, self.node.clock.now())
             self._drain()
 
     # --- reading
@@ -122,7 +121,7 @@ class StreamLink(SocketLink):
                 self._on_closed()
         backlog = self._backlog
         if backlog is not None and self._piece is None:
-            if backlog.rest or self._refill(backlog):
+            if backlog.choose():
                 self._give(bytes(backlog.rest[:RECORD]))
             else:
                 self._drained(backlog)

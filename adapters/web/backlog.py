@@ -1,0 +1,97 @@
+"""What waits for a peer that does not read: frames to choose from, and bytes to finish.
+
+A frame that the peer has the beginning of must follow whole, before anything else.
+Control frames come right after it. All others stay frames, so that the policy can drop
+one, until they are next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from eyewall.application.frames import Frame, Wire
+from eyewall.domain.outbox import Offer, Outbox, QueueConfig
+
+DRAIN: Final = 16 * 1024
+"""Bytes that leave the queue at a time: what has left it can't be dropped any more."""
+
+DRAINS: Final = 16
+"""How often in one turn."""
+
+URGENT_BYTES: Final = 4096
+"""Pongs that wait for a half-written frame. RFC 6455 (5.5.3) lets a server leave out
+all but the newest."""
+
+
+class Backlog:
+    """Exists only while a connection is stalled, or while it writes its close frame."""
+
+    __slots__ = ("_config", "_outbox", "_urgent", "_wire", "goodbye", "paused", "rest", "since")
+
+    def __init__(self, config: QueueConfig, wire: Wire, now: float) -> None:
+        self._config = config
+        self._wire = wire
+        self._outbox: Outbox[Frame] = Outbox(config)
+        self._urgent = b""
+        self.rest = memoryview(b"")
+        """Bytes that must go out before anything else."""
+        self.goodbye = b""
+        """The close frame, to go out when all else has."""
+        self.paused = False
+        """Whether the peer is not read either."""
+        self.since = now
+        """When bytes were last taken."""
+
+    def __len__(self) -> int:
+        """Messages that wait, the half-written one too."""
+        return len(self._outbox) + bool(self.rest)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more than half of the queue is used."""
+        outbox, config = self._outbox, self._config
+        return len(outbox) * 2 > config.size or outbox.bytes * 2 > config.max_bytes
+
+    def offer(self, frame: Frame) -> tuple[Offer, Sequence[Frame]]:
+        """Queue a frame; the policy decides what is dropped, and that is returned."""
+        return self._outbox.offer(frame)
+
+    def add_urgent(self, frame: bytes) -> None:
+        """Queue a control frame, unless too many wait."""
+        if len(self._urgent) < URGENT_BYTES:
+            self._urgent += frame
+
+    def wrote(self, count: int, now: float) -> None:
+        """The socket took ``count`` bytes of ``rest``."""
+        self.rest = self.rest[count:]
+        self.since = now
+
+    def choose(self) -> bool:
+        """Make ``rest`` what goes out next; False if there is nothing left."""
+        if self.rest:
+            return True
+        if self._urgent:
+            data, self._urgent = self._urgent, b""
+        elif frames := self._outbox.take(DRAIN):
+            data = b"".join([frame.form(self._wire) for frame in frames])
+        else:
+            data, self.goodbye = self.goodbye, b""
+        self.rest = memoryview(data)
+        return bool(data)
+
+    def drain(self, write: Callable[[memoryview], int], now: float) -> bool:
+        """Write one turn's measure; True when nothing is left.
+
+        Raises ``OSError`` when the socket can't be written to any more.
+        """
+        for _ in range(DRAINS):
+            if not self.choose():
+                return True
+            try:
+                self.wrote(write(self.rest), now)
+            except BlockingIOError:
+                return False
+            if self.rest:
+                return False
+        return False

@@ -1,0 +1,97 @@
+"""What a connection has in the cluster's state, presence and seats, kept in step with it.
+
+Rules of this file:
+
+1. The end of a connection, its becoming another user's and the putting back after a
+   lapse take turns: each of them has several steps that wait.
+2. What is in the state under a name is taken back under that name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.expiry import Expiry
+from eyewall.application.ports import Logger
+from eyewall.application.presences import Presences
+from eyewall.application.rooms import Rooms
+from eyewall.application.seats import Seats
+from eyewall.application.tasks import Tasks
+from eyewall.application.turns import Turns
+from eyewall.domain.errors import ConnectionClosed, Unavailable
+from eyewall.domain.identity import ConnMeta, UserId
+
+
+class Belongings:
+    """Presence and seats of this node's connections."""
+
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        presences: Presences,
+        rooms: Rooms,
+        seats: Seats,
+        expiry: Expiry,
+        logger: Logger,
+    ) -> None:
+        self._connections = connections
+        self._presences = presences
+        self._rooms = rooms
+        self._seats = seats
+        self._expiry = expiry
+        self._logger = logger
+        self._turns = Turns()
+        self._tasks = Tasks(logger)
+
+    async def leave(self, conn: Connection) -> None:
+        """A connection has ended: take back what it had, before the hooks hear of it."""
+        async with self._turns.take(conn.id):
+            await self._rooms.after_end(conn)
+            if conn.user_id is not None:
+                await self._presences.vanish(conn.id, conn.user_id)
+
+    def change_meta(self, conn_id: str, changes: dict[str, Any]) -> ConnMeta:
+        """Change what is known of a connection, here and for the cluster.
+
+        Raises ``ConnectionClosed`` if it is not here.
+        """
+        conn = self._connections.get(conn_id)
+        if conn is None:
+            raise ConnectionClosed(f"{conn_id} is not connected here")
+        before = conn.meta
+        meta = self._connections.set_meta(conn, changes)
+        if meta.expires_at != before.expires_at:
+            self._expiry.watch(conn)
+        if meta.user_id != before.user_id:
+            self._seats.renamed(conn, before.user_id)
+            self._tasks.spawn(self._become(conn, before.user_id))
+        return meta
+
+    async def _become(self, conn: Connection, before: UserId | None) -> None:
+        """The connection is another user's: take presence and seats along."""
+        async with self._turns.take(conn.id):
+            try:
+                if before is not None:
+                    await self._presences.vanish(conn.id, before)
+                await self._presences.appear(conn)
+                await self._rooms.become(conn)
+            except Unavailable as error:
+                self._logger.warning("user_not_changed", conn_id=conn.id, error=str(error))
+
+    async def restore(self) -> None:
+        """Put back what the state may have lost with this node's lease."""
+        for conn in self._connections:
+            async with self._turns.take(conn.id):
+                await self._presences.appear(conn)
+                await self._rooms.restore(conn)
+
+    async def settled(self) -> None:
+        """Return when the state knows who the connections are: ``set_meta`` can't wait
+        for it, and whoever asks the state next would read what was before."""
+        await self._tasks.settled()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._tasks.close()

@@ -1,0 +1,146 @@
+"""Connections' seats in the cluster's state: taken, given back, put back.
+
+Rules of this file:
+
+1. The domain decides, in one atomic step of the state store. What a rule returns are
+   values: the store's own room and seats are not kept.
+2. A seat stands under the name that its connection had when it took it. Where the
+   connection has another name by now, that is noted until the seat has moved.
+3. Who calls holds the connection's turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from eyewall.application.connections import Connection
+from eyewall.application.ports import Clock, MemberKey, StateStore
+from eyewall.domain.errors import RoomNotFound
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, RoomRole, Standing
+
+
+def user_key(user_id: str) -> MemberKey:
+    return f"u:{user_id}"
+
+
+def _key(conn_id: ConnId, user_id: UserId | None) -> MemberKey:
+    """Whose standing it is: the user's, or an anonymous connection's own."""
+    return f"c:{conn_id}" if user_id is None else user_key(user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A seat as the store decided. ``members`` counts the room's connections,
+    ``connections`` the user's."""
+
+    role: RoomRole
+    members: int
+    connections: int
+    announce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A seat that was given back: whose, and how many of the user's are still there."""
+
+    user_id: UserId | None = None
+    connections: int = 0
+    announce: bool = False
+
+
+class Seats:
+    """The seats of this node's connections."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        clock: Clock,
+        implicit: bool,
+        invite_grace: float,
+    ) -> None:
+        self._node = node
+        self._state = state
+        self._clock = clock
+        self._implicit = implicit
+        self._grace = timedelta(seconds=invite_grace)
+        self._names: dict[ConnId, dict[RoomId, UserId | None]] = {}
+
+    def implied(self, room_id: RoomId) -> Room:
+        """The room that arises because somebody names it.
+
+        Raises ``RoomNotFound`` where rooms have to be created.
+        """
+        if not self._implicit:
+            raise RoomNotFound(f"there is no room {room_id}")
+        return Room(room_id, RoomOptions(), self._clock.wall())
+
+    # --- decisions
+
+    async def take(self, room_id: RoomId, conn: Connection, options: JoinOptions | None) -> Taken:
+        """Seat the connection; the seat that it has already is left as it is."""
+        now, name, roles = self._clock.wall(), conn.user_id, conn.meta.roles
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, Taken]:
+            room = room or self.implied(room_id)
+            seat = room.admit(standing, conn.id, self._node, roles=roles, options=options, now=now)
+            connections = len(standing.seats)
+            return room, Taken(seat.role, room.seats, connections, room.options.announce)
+
+        taken = await self._state.decide(room_id, _key(conn.id, name), rule)
+        if conn.user_id != name:
+            self._names.setdefault(conn.id, {})[room_id] = name
+        return taken
+
+    async def give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left:
+        """Take the connection's seat away; one that is not there changes nothing."""
+        now, name = self._clock.wall(), self.name_in(room_id, conn)
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
+            if room is None:
+                return None, Left()
+            gone = room.release(standing, [conn.id], why, now=now, grace=self._grace)
+            announce = bool(gone) and room.options.announce
+            return room, Left(name, len(standing.seats), announce)
+
+        left = await self._state.decide(room_id, _key(conn.id, name), rule)
+        names = self._names.get(conn.id, {})
+        names.pop(room_id, None)
+        if not names:
+            self.forget(conn)
+        return left
+
+    async def holds(self, room_id: RoomId, conn: Connection) -> bool:
+        """Whether the store has a seat for the connection."""
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, bool]:
+            return room, conn.id in standing.seats
+
+        name = self.name_in(room_id, conn)
+        return await self._state.decide(room_id, _key(conn.id, name), rule)
+
+    # --- names
+
+    def renamed(self, conn: Connection, before: UserId | None) -> None:
+        """The connection is another user's now; its seats still are ``before``'s."""
+        names = self._names.setdefault(conn.id, {})
+        for room_id in conn.roles:
+            if names.setdefault(room_id, before) == conn.user_id:
+                del names[room_id]  # it is who it was
+        if not names:
+            self.forget(conn)
+
+    def misnamed(self, conn: Connection) -> list[RoomId]:
+        """The rooms in which the connection sits under a name that it had before."""
+        return list(self._names.get(conn.id, ()))
+
+    def name_in(self, room_id: RoomId, conn: Connection) -> UserId | None:
+        """The user that the connection's seat in the room stands under."""
+        return self._names.get(conn.id, {}).get(room_id, conn.user_id)
+
+    def forget(self, conn: Connection) -> None:
+        """No seat of the connection has to be moved any more."""
+        self._names.pop(conn.id, None)

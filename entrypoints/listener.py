@@ -1,0 +1,55 @@
+"""Where a server listens: the port, and what is served there over HTTP."""
+
+from __future__ import annotations
+
+import socket
+import ssl as tls
+from collections.abc import Sequence
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from eyewall.adapters.web.handshake import http_server
+
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted: all clients come back at
+once after a restart."""
+
+
+class Listener:
+    """One listening port. Raises ``OSError`` where it is made, if it can't be had."""
+
+    def __init__(self, host: str, port: int, ssl: tls.SSLContext | None) -> None:
+        self._sockets: list[socket.socket] = bind_sockets(port, host, backlog=BACKLOG)
+        self._ssl = ssl
+        self._http: HTTPServer | None = None
+        self.host = host
+        self.port = int(self._sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'ws' if self._ssl is None else 'wss'}://{host}:{self.port}/ws"
+
+    def serve(self, rules: Sequence[Any], handshake_timeout: float) -> None:
+        """Let requests in; ``rules`` are Tornado's."""
+        application = Application(list(rules), log_function=_no_access_log)
+        self._http = http_server(application, ssl=self._ssl, handshake_timeout=handshake_timeout)
+        self._http.add_sockets(self._sockets)
+
+    async def close(self) -> None:
+        """Listen no longer, and end the requests that are under way."""
+        if self._http is None:
+            for sock in self._sockets:
+                sock.close()
+            return
+        self._http.stop()
+        await self._http.close_all_connections()
+        self._http = None
+
+
+def _no_access_log(_: Any) -> None:
+    """Requests are not logged: a query may hold a token."""

@@ -1,0 +1,313 @@
+"""From the request to the open connection, and every way not to get there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eyewall.adapters.web.handshake import MAX_HEADER_SIZE
+from eyewall.domain.connection import DisconnectReason as Reason
+from eyewall.domain.errors import (
+    Overloaded,
+    RateLimited,
+    ShuttingDown,
+    Unauthorized,
+    Unavailable,
+)
+from tests.adapters.web_support import (
+    Client,
+    PlainCodec,
+    masked,
+    raw,
+    request,
+    served,
+    turns,
+    until,
+)
+
+CODECS = [PlainCodec("json"), PlainCodec("msgpack", binary=True)]
+
+
+async def answer(here, data: bytes) -> Client:
+    client = await Client.dial(here)
+    client.write(data)
+    await client.answered()
+    return client
+
+
+# --- the answer
+
+
+async def test_the_answer_follows_rfc_6455():
+    async with served() as here:
+        client = await answer(here, request())
+
+        assert client.status == 101
+        assert client.fields["upgrade"] == "websocket"
+        assert client.fields["connection"] == "Upgrade"
+        assert client.fields["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        assert "sec-websocket-protocol" not in client.fields
+        assert "content-type" not in client.fields
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen", "codec"),
+    [
+        (None, None, "json"),
+        ("eyewall.v1.json", "eyewall.v1.json", "json"),
+        ("eyewall.v1.msgpack", "eyewall.v1.msgpack", "msgpack"),
+        ("other, eyewall.v1.msgpack, eyewall.v1.json", "eyewall.v1.msgpack", "msgpack"),
+        ("eyewall.v1.json,eyewall.v1.msgpack", "eyewall.v1.json", "json"),
+        ("other, another", None, "json"),
+    ],
+)
+async def test_the_first_subprotocol_that_is_known_in_the_clients_order(offered, chosen, codec):
+    async with served(codecs=CODECS) as here:
+        client = await here.connect(Sec_WebSocket_Protocol=offered)
+
+        assert client.fields.get("sec-websocket-protocol") == chosen
+        assert here.intake.links[0].codec.name == codec
+        assert here.intake.sessions == [chosen is not None]
+
+
+async def test_the_handshake_says_what_the_client_said():
+    async with served(trusted_proxies=["127.0.0.1"]) as here:
+        client = await answer(
+            here,
+            request(
+                "/ws?token=a&token=b&q=%C3%A9",
+                X_Forwarded_For="198.51.100.1",
+                Cookie="session=abc; theme=dark",
+                Authorization="Bearer x",
+                Sec_WebSocket_Protocol="a, b",
+            ),
+        )
+        assert client.status == 101
+        (said,) = here.intake.handshakes
+
+        assert said.path == "/ws"
+        assert (said.query["token"], said.query.all("token")) == ("a", ["a", "b"])
+        assert said.query["q"] == "é"
+        assert said.headers["authorization"] == "Bearer x"
+        assert dict(said.cookies) == {"session": "abc", "theme": "dark"}
+        assert said.ip == "198.51.100.1"
+        assert said.subprotocols == ("a", "b")
+
+
+async def test_forwarded_addresses_are_not_believed_from_just_anybody():
+    async with served() as here:
+        await here.connect(X_Forwarded_For="198.51.100.1")
+        assert here.intake.handshakes[0].ip == "127.0.0.1"
+
+
+# --- refused
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Upgrade": None},
+        {"Upgrade": "h2c"},
+        {"Connection": "keep-alive"},
+        {"Sec_WebSocket_Version": None},
+        {"Sec_WebSocket_Version": "8"},
+    ],
+)
+async def test_what_is_no_upgrade_is_told_what_is_spoken_here(fields):
+    async with served() as here:
+        client = await answer(here, request(**fields))
+
+        assert client.status == 426
+        assert client.fields["sec-websocket-version"] == "13"
+        assert client.fields["upgrade"] == "websocket"
+        assert here.intake.places == []
+
+
+@pytest.mark.parametrize("key", [None, "", "short", "!" * 24, "dGhlIHNhbXBsZSBub25jZQ"])
+async def test_an_upgrade_without_a_valid_key(key):
+    async with served() as here:
+        client = await answer(here, request(Sec_WebSocket_Key=key))
+
+        assert client.status == 400
+        assert here.intake.places == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "origin", "status"),
+    [
+        (None, "http://localhost", 101),
+        (None, "https://evil.com", 403),
+        (None, "null", 403),
+        (["https://*.example.com"], "https://a.example.com", 101),
+        (["https://*.example.com"], "http://localhost", 403),
+        (lambda origin, handshake: "good" in origin, "https://good.com", 101),
+        (lambda origin, handshake: "good" in origin, "https://bad.com", 403),
+        (lambda origin, handshake: 1 / 0, "https://bad.com", 500),
+    ],
+)
+async def test_the_origin_is_checked(rule, origin, status):
+    async with served(check_origin=rule) as here:
+        client = await answer(here, request(Origin=origin))
+
+        assert client.status == status
+        assert (here.intake.handshakes == []) is (status != 101)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unauthorized("the token is s3cret"), 401),
+        (Overloaded(retry_after=2.5), 503),
+        (RateLimited(7), 503),
+        (Unavailable("redis at 10.0.0.1"), 503),
+        (ValueError("the token is s3cret"), 500),
+        (TimeoutError("its own"), 500),
+    ],
+)
+async def test_an_authenticator_that_refuses_or_fails(error, status):
+    async def fail(_handshake):
+        raise error
+
+    async with served() as here:
+        here.intake.on_authenticate = fail
+        client = await answer(here, request())
+        body = await client.reader.readexactly(int(client.fields["content-length"]))
+
+        assert client.status == status
+        assert ("retry-after" in client.fields) is (status == 503)
+        assert b"s3cret" not in body
+        assert b"10.0.0.1" not in body
+        assert [place.released for place in here.intake.places] == [1]
+        assert bool(here.log.entries) is (status == 500)
+        assert here.intake.links == []
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after"), [(ShuttingDown(), "1"), (Overloaded(retry_after=2.5), "3")]
+)
+async def test_a_node_that_takes_nobody_says_when_to_come_back(error, retry_after):
+    def refuse(_ip):
+        raise error
+
+    async with served() as here:
+        here.intake.on_reserve = refuse
+        client = await answer(here, request())
+
+        assert client.status == 503
+        assert client.fields["retry-after"] == retry_after
+        assert here.intake.handshakes == []
+
+
+# --- too slow, gone
+
+
+async def test_a_request_that_is_not_finished_in_time_is_cut_off():
+    async with served(handshake_timeout=0.2) as here:
+        for data in (b"", request()[:-2]):
+            client = await Client.dial(here)
+            client.write(data)
+            assert await client.end() == b""
+
+
+async def test_a_handshake_over_tls_that_is_not_finished_in_time_is_cut_off():
+    async with served(tls=True, handshake_timeout=0.2) as here:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_authenticator_that_takes_too_long_is_cut_off():
+    stopped = []
+
+    async def hang(_handshake):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.append(True)
+            raise
+
+    async with served(handshake_timeout=0.2) as here:
+        here.intake.on_authenticate = hang
+        client = await Client.dial(here)
+        client.write(request())
+
+        assert await client.end() == b""
+        assert stopped == [True]
+        assert [place.released for place in here.intake.places] == [1]
+        assert here.intake.links == []
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_leaves_while_it_is_authenticated_gives_its_place_back(tls):
+    gate = asyncio.Event()
+
+    async def slow(_handshake):
+        await gate.wait()
+
+    async with served(tls=tls) as here:
+        here.intake.on_authenticate = slow
+        client = await Client.dial(here)
+        client.write(request())
+        await until(lambda: here.intake.handshakes)
+        client.abort()
+        await turns(20)
+        gate.set()
+        await until(lambda: here.intake.places[0].released or here.intake.ends)
+
+        assert here.intake.places[0].released + len(here.intake.ends) == 1
+        assert len(here.sockets) == 0
+
+
+async def test_headers_have_a_bound():
+    async with served() as here:
+        client = await Client.dial(here)
+        client.write(request(X_Long="x" * MAX_HEADER_SIZE))
+
+        assert b"101" not in (await client.end())[:20]
+        assert here.intake.places == []
+
+
+async def test_an_application_that_fails_to_open_ends_the_connection():
+    async def fail(_link):
+        raise RuntimeError("secret")
+
+    async with served() as here:
+        here.intake.on_open = fail
+        client = await answer(here, request())
+
+        assert await client.closed() == (1011, "internal_error")
+        assert here.log.entries[-1][1] == "open_failed"
+
+
+async def test_reading_begins_when_the_application_has_opened():
+    order = []
+
+    async def opening(link):
+        await turns(20)
+        order.append("opened")
+        link.send(raw("welcome"))
+        return True
+
+    async with served() as here:
+        here.intake.on_open = opening
+        here.intake.on_message = lambda *_: order.append("message")
+        client = await answer(here, request() + masked("early"))
+        assert await client.text() == "welcome"
+        await until(lambda: len(order) == 2)
+
+        assert order == ["opened", "message"]
+        assert here.intake.reasons() == []
+        here.intake.links[0].close(Reason.NORMAL)
+
+
+async def test_a_plain_request_after_a_refusal_is_served_on_the_same_connection():
+    async with served() as here:
+        client = await answer(here, request(Sec_WebSocket_Key="bad"))
+        assert client.status == 400
+        await client.reader.readuntil(b"\n")
+        client.write(request())
+        await client.answered()
+        assert client.status == 101
+        await until(lambda: here.intake.links)

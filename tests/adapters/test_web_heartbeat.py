@@ -1,0 +1,156 @@
+"""Pings and deadlines, with time moved by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from eyewall.adapters.web.heartbeat import Heartbeat
+from eyewall.domain.connection import HeartbeatConfig
+from tests.adapters.web_support import Clock
+
+TIMES = HeartbeatConfig(interval=30.0, pong_timeout=60.0, write_wait=10.0)
+
+
+class Pulse:
+    """A link that answers pings, if at all, at once."""
+
+    def __init__(self, clock, *, answers=True, listening=True):
+        self.clock = clock
+        self.answers = answers
+        self.listening = listening
+        self.last_seen = clock.now()
+        self.due = 0
+        self.pings: list[float] = []
+        self.silent: list[float] = []
+        self.checks: list[float] = []
+        self.deadline: float | None = None
+        self.alive = True
+
+    def ping(self):
+        self.pings.append(self.clock.now())
+        if self.answers:
+            self.last_seen = self.clock.now()
+        return self.alive
+
+    def fall_silent(self):
+        self.silent.append(self.clock.now())
+
+    def check(self, now):
+        self.checks.append(now)
+        return self.deadline is not None and now < self.deadline
+
+
+def started(config=TIMES):
+    clock = Clock(by_hand=True)
+    heartbeat = Heartbeat(clock, config)
+    heartbeat.start()
+    return clock, heartbeat
+
+
+def test_every_link_is_pinged_once_an_interval():
+    clock, heartbeat = started()
+    link = Pulse(clock)
+    heartbeat.add(link)
+    clock.advance(300)
+
+    gaps = [b - a for a, b in pairwise(link.pings)]
+    assert 15 <= link.pings[0] - 1000 <= 31
+    assert all(29 <= gap <= 31 for gap in gaps)
+    assert len(link.pings) in (9, 10)
+
+
+def test_pings_of_links_that_came_at_once_are_spread_evenly():
+    clock, heartbeat = started()
+    links = [Pulse(clock) for _ in range(300)]
+    for link in links:
+        heartbeat.add(link)
+    clock.advance(31)
+
+    counts = Counter(link.pings[0] for link in links)
+    assert len(counts) >= 15
+    assert max(counts.values()) <= 25
+
+
+def test_silence_is_noticed_at_its_time_and_not_before():
+    clock, heartbeat = started()
+    links = [Pulse(clock, answers=False) for _ in range(20)]
+    for link in links:
+        heartbeat.add(link)
+    clock.advance(59)
+    assert not any(link.silent for link in links)
+    clock.advance(3)
+
+    assert all(60 <= link.silent[0] - 1000 <= 62 for link in links)
+    assert all(1 <= len(link.pings) <= 2 for link in links)
+
+
+def test_any_sign_of_life_counts():
+    clock, heartbeat = started()
+    link = Pulse(clock, answers=False)
+    heartbeat.add(link)
+    for _ in range(10):
+        clock.advance(50)
+        link.last_seen = clock.now()
+
+    assert link.silent == []
+
+
+def test_a_pong_timeout_of_one_interval_ends_no_link_that_answers():
+    clock, heartbeat = started(HeartbeatConfig(interval=10.0, pong_timeout=10.0))
+    link = Pulse(clock)
+    heartbeat.add(link)
+    clock.advance(100)
+
+    assert link.silent == []
+    assert len(link.pings) >= 19
+
+
+def test_the_silence_of_a_link_that_is_not_read_means_nothing():
+    clock, heartbeat = started()
+    link = Pulse(clock, answers=False, listening=False)
+    heartbeat.add(link)
+    clock.advance(300)
+    assert (link.silent, link.pings) == ([], [])
+
+    link.listening, link.last_seen = True, clock.now()
+    clock.advance(40)
+    assert link.pings
+
+
+def test_a_deadline_is_checked_until_there_is_none():
+    clock, heartbeat = started()
+    link = Pulse(clock)
+    link.deadline = clock.now() + 5
+    heartbeat.attend(link)
+    clock.advance(10)
+
+    assert 5 <= link.checks[-1] - 1000 <= 7
+    assert len(link.checks) <= 7
+
+
+def test_a_link_that_was_removed_is_left_alone():
+    clock, heartbeat = started()
+    link, gone = Pulse(clock), Pulse(clock)
+    heartbeat.add(link)
+    heartbeat.attend(link)
+    heartbeat.remove(link)
+    gone.alive = False  # its ping finds out that the peer is gone
+    heartbeat.add(gone)
+    clock.advance(100)
+
+    assert (link.pings, link.checks) == ([], [])
+    assert len(gone.pings) == 1
+    assert not any(heartbeat._wheel.values())
+
+
+def test_the_timer_has_an_end_and_can_begin_again():
+    clock, heartbeat = started()
+    heartbeat.stop()
+    assert clock.pending == 0
+    heartbeat.stop()
+    heartbeat.start()
+    link = Pulse(clock)
+    heartbeat.add(link)
+    clock.advance(31)
+    assert link.pings
