@@ -1,0 +1,285 @@
+"""The server that these tests break: ``eyewall serve hub_app:server``.
+
+``HUB_APP`` in the environment says what it is like. It takes commands on standard input
+and answers on standard output, both as lines of JSON; what its hooks hear goes into a
+file, so that it can still be read when the process is gone.
+
+A client says in its query who it is and how it behaves: ``/ws?user=ada&rooms=lab,hall``.
+``auth=GATE`` and ``connect=GATE`` keep it waiting until the test opens that gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from census import census  # beside this file, as for any application
+
+from eyewall import (
+    ConnMeta,
+    Failure,
+    Forbidden,
+    HeartbeatConfig,
+    MemoryPubSub,
+    MemoryState,
+    Message,
+    QueueConfig,
+    Server,
+    Target,
+)
+from eyewall.domain.report import AckOptions
+
+LIKE: dict[str, Any] = json.loads(os.environ.get("HUB_APP", "{}"))
+OPTIONS: dict[str, Any] = LIKE.get("options", {})
+OPTIONS |= {
+    name: kind(**OPTIONS[name])
+    for name, kind in {"queue": QueueConfig, "heartbeat": HeartbeatConfig}.items()
+    if name in OPTIONS
+}
+
+gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+failures: Counter[str] = Counter()
+
+
+def note(*what: str | None) -> None:
+    with Path(LIKE["notes"]).open("a") as notes:
+        print(*what, file=notes)
+
+
+async def never_end() -> None:
+    """Wait for nothing, whoever asks to stop it."""
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+class Timed(Server):
+    """Its deadline is the test's, also where nobody names one."""
+
+    async def shutdown(self, timeout: Any = LIKE.get("deadline", 10.0)) -> None:  # noqa: B008
+        await super().shutdown(timeout)
+
+
+async def authenticate(handshake: Any) -> ConnMeta:
+    asked = handshake.query
+    user = asked.get("user")
+    if gate := asked.get("auth"):
+        note("auth", user)
+        await gates[gate].wait()
+    expires = asked.get("expires")
+    attributes = {n: v for n in ("rooms", "connect", "refuse", "disconnect") if (v := asked.get(n))}
+    return ConnMeta(
+        user_id=user,
+        attributes=attributes,
+        tags=[f"tag-{user}"],
+        expires_at=None
+        if expires is None
+        else datetime.now(UTC) + timedelta(seconds=float(expires)),
+    )
+
+
+def add_hooks(server: Server) -> None:
+    hub = server.hub
+
+    @hub.on_connect
+    async def connected(conn: Any) -> None:
+        note("connect", conn.id, conn.user_id)
+        asked = conn.meta.attributes
+        for room in filter(None, asked.get("rooms", "").split(",")):
+            await hub.join(room, conn.id)
+        if "connect" in asked:
+            await gates[asked["connect"]].wait()
+        if "refuse" in asked:
+            raise Forbidden("not today")
+
+    @hub.on_disconnect
+    async def disconnected(conn: Any, reason: str) -> None:
+        note("disconnect", conn.id, conn.user_id, reason)
+        gate = conn.meta.attributes.get("disconnect")
+        if gate == "deaf":
+            await never_end()
+        elif gate:
+            await gates[gate].wait()
+
+    @hub.on_join
+    def joined(room_id: str, conn: Any) -> None:
+        note("join", conn.id, room_id)
+
+    @hub.on_leave
+    def left(room_id: str, conn: Any, _reason: str) -> None:
+        note("leave", conn.id, room_id)
+
+    @hub.on_queue_full
+    def full(failure: Failure) -> None:
+        failures[str(failure.reason)] += 1
+
+
+def add_handlers(server: Server) -> None:
+    hub = server.hub
+
+    @server.on("work:echo")
+    async def echo(_ctx: Any, msg: Any) -> Any:
+        return {"echo": msg.data}
+
+    @server.on("work:nap")
+    async def nap(_ctx: Any, msg: Any) -> None:
+        await asyncio.sleep(msg.data["seconds"])
+
+    @server.on("work:gate")
+    async def gate(ctx: Any, msg: Any) -> None:
+        note("working", ctx.conn.id)
+        await gates[msg.data["gate"]].wait()
+
+    @server.on("work:stubborn")
+    async def stubborn(ctx: Any, _msg: Any) -> None:
+        note("working", ctx.conn.id)
+        await never_end()
+
+    @server.on("work:thread")
+    def in_thread(ctx: Any, _msg: Any) -> None:
+        note("working", ctx.conn.id)
+        threading.Event().wait()
+
+    @server.on("work:block")
+    async def block(ctx: Any, _msg: Any) -> None:
+        note("working", ctx.conn.id)
+        time.sleep(1000)
+
+    @server.on("relay")
+    async def relay(_ctx: Any, msg: Any) -> None:
+        kind, _, name = msg.data["to"].partition(":")
+        if kind == "room":
+            await hub.broadcast_room(name, "relay", "message", msg.data)
+        else:
+            await hub.send_to_user(name, Message("relay", "message", msg.data))
+
+
+def make_servers() -> list[Server]:
+    shared: dict[str, Any] = {}
+    if LIKE.get("nodes", 1) > 1:
+        shared = {"pubsub": MemoryPubSub(), "state": MemoryState()}
+    made: list[Server] = []
+    for n in range(LIKE.get("nodes", 1)):
+        made.append(Timed(authenticator=authenticate, node_id=f"n{n}", **OPTIONS, **shared))
+        add_hooks(made[-1])
+        add_handlers(made[-1])
+    return made
+
+
+servers = make_servers()
+server = servers[0]
+"""The one that ``eyewall serve`` runs; the others run beside it."""
+
+
+# --- what the test asks
+
+
+class Asked:
+    """One method per command."""
+
+    async def ports(self) -> list[int]:
+        while any(each.port is None for each in servers):
+            await asyncio.sleep(0.005)
+        return [each.port or 0 for each in servers]
+
+    async def open(self, gate: str) -> None:
+        gates[gate].set()
+
+    async def publish(self, room: str, first: int, count: int, pad: int) -> int:
+        """Publish numbered messages; returns how many deliveries were meant."""
+        data = {"pad": "x" * pad}
+        return sum(
+            [
+                await server.hub.broadcast_room(room, "news", "message", {"n": n, **data})
+                for n in range(first, first + count)
+            ]
+        )
+
+    async def emit(self, user: str, count: int, timeout: float) -> dict[str, int]:
+        """Send with acks, all at once; returns how many were wanted and came."""
+        options = AckOptions(timeout=timeout)
+        target = Target.user(user)
+        results = await asyncio.gather(
+            *(
+                server.hub.emit_with_ack(target, Message("asked", "message", n), options)
+                for n in range(count)
+            )
+        )
+        return {
+            "expected": sum(result.expected for result in results),
+            "received": sum(result.received for result in results),
+        }
+
+    async def emit_later(self, user: str) -> None:
+        """Send with an ack that may never come."""
+        server.background(self.emit(user, 3, 60.0))
+
+    async def queued(self, user: str) -> int:
+        """How many messages wait because the user does not read."""
+        conns = map(server.hub.connection, server.hub.user_connections(user))
+        return sum(conn.link.queued for conn in conns if conn is not None)
+
+    async def links(self) -> int:
+        """How many sockets are open, those that are being closed too."""
+        return sum(len(each._sockets) for each in servers)
+
+    async def disconnect(self, user: str) -> int:
+        return await server.hub.disconnect_user(user)
+
+    async def stats(self) -> dict[str, Any]:
+        stats = server.hub.stats()
+        return {
+            **{name: getattr(stats, name) for name in ("connections", "users", "rooms", "drops")},
+            "reported": dict(failures),
+        }
+
+    async def cluster(self, users: list[str], room: str) -> list[Any]:
+        """What each node thinks of presence and membership."""
+        seen = []
+        for each in servers:
+            present = await each.hub.presence_many(users)
+            members = await each.hub.members(room)
+            seen.append(
+                {
+                    "present": {user: state.connections for user, state in present.items()},
+                    "members": {str(m.user_id): m.connections for m in members},
+                }
+            )
+        return seen
+
+    async def census(self) -> dict[str, int]:
+        return census(servers)
+
+
+async def answer() -> None:
+    """Do what standard input says, one line after the other."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    asked = Asked()
+    while line := await reader.readline():
+        command = json.loads(line)
+        result = await getattr(asked, command.pop("do"))(**command)
+        print(json.dumps(result), flush=True)
+
+
+@server.on_startup
+async def start_others() -> None:
+    for each in servers[1:]:
+        await each.start(port=0)
+    server.background(answer)
+
+
+@server.on_shutdown
+async def stop_others() -> None:
+    for each in servers[1:]:
+        await each.shutdown()
