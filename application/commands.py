@@ -18,9 +18,10 @@ from eyewall.application.middleware import method
 from eyewall.application.moderate import Moderator
 from eyewall.application.ports import Authenticator
 from eyewall.application.presences import MAX_TYPING, Presences
-from eyewall.application.rooms import Rooms
+from eyewall.application.rooms import Rooms, TooManyRooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
+from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import ROOM, Envelope, Message, Raw
 from eyewall.domain.errors import (
     ConnectionClosed,
@@ -85,7 +86,12 @@ class Commands:
 
     async def join(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         room_id = _room(_object(msg))
-        membership = await self._rooms.join(room_id, ctx.conn)
+        try:
+            membership = await self._rooms.join(room_id, ctx.conn)
+        except TooManyRooms:
+            # A limit on the protocol (protocol.md, "Close codes"), not on the room.
+            self._connections.end(ctx.conn, DisconnectReason.POLICY_VIOLATION)
+            raise
         answer = {
             "room": room_id,
             "role": membership.role.wire,

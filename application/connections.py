@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.ports import Audience, Clock, Link, Logger, Outbound, Reservation
 from eyewall.application.stats import Stats
+from eyewall.application.tasks import LAST_WORD
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Overloaded, ShuttingDown
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
@@ -297,7 +298,9 @@ class Connections:
             await asyncio.wait(list(self._ending))
 
     async def close(self) -> None:
-        """End the hooks that are still at it."""
-        for task in self._ending:
+        """End the hooks that are still at it; one that ignores that is left behind."""
+        ending = list(self._ending)
+        for task in ending:
             task.cancel()
-        await self.settled()
+        if ending:
+            await asyncio.wait(ending, timeout=LAST_WORD)

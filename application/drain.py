@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 from eyewall.application.connections import Connections
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.send import Sender
+from eyewall.application.tasks import LAST_WORD
 from eyewall.domain.connection import DisconnectReason
 
 Step = tuple[str, Callable[[], Awaitable[Any]]]
@@ -40,7 +40,7 @@ async def run_steps(steps: Sequence[Step], *, clock: Clock, until: float) -> lis
             await _until(task, clock, until)
         finally:
             task.cancel()  # who ends the drain ends the step
-        if task.cancelled():
+        if not task.done() or task.cancelled():
             unfinished.append(name)
         elif task.exception() is not None:
             unfinished.append(f"{name}: {task.exception()!r}")
@@ -51,18 +51,19 @@ async def _until(task: asyncio.Future[None], clock: Clock, until: float) -> None
     left = until - clock.now()
     if left <= 0:
         await asyncio.wait([task], timeout=0)
-        task.cancel()
-        await asyncio.wait([task])
-        return
-    timer = clock.call_later(left, partial(_cancel, task))
-    try:
-        await asyncio.wait([task])
-    finally:
-        timer.cancel()
-
-
-def _cancel(task: asyncio.Future[None]) -> None:
+    else:
+        due = asyncio.Event()
+        bell = asyncio.ensure_future(due.wait())
+        timer = clock.call_later(left, due.set)
+        try:
+            both: tuple[asyncio.Future[Any], ...] = (task, bell)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            bell.cancel()
     task.cancel()
+    # One that ignores that is left behind.
+    await asyncio.wait([task], timeout=LAST_WORD)
 
 
 async def _awaited(run: Callable[[], Awaitable[Any]]) -> None:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
 from eyewall.application.ports import Logger
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.domain.report import Failure, FailureReason
 
 F = TypeVar("F", bound=Callable[[Failure], Any])
@@ -115,7 +115,7 @@ class Failures:
         self._later.clear()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=LAST_WORD)
 
     async def _tell_all(self) -> None:
         while self._later:

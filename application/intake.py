@@ -23,7 +23,7 @@ from eyewall.application.receive import Receiver
 from eyewall.application.send import Sender
 from eyewall.application.tasks import is_cancelled
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import EyewallError, Unauthorized, Unavailable
+from eyewall.domain.errors import EyewallError, ShuttingDown, Unauthorized, Unavailable
 from eyewall.domain.handshake import Handshake
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId
 from eyewall.domain.outbox import Offer
@@ -87,6 +87,8 @@ class Inbound:
                 meta = await meta
         if meta is None:
             raise Unauthorized("not let in")
+        if self._connections.draining:
+            raise ShuttingDown("the node is draining")  # since the handshake began
         agent = handshake.headers.get("User-Agent")
         return replace(
             meta,

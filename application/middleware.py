@@ -29,6 +29,13 @@ class Internal(EyewallError):
     """
 
 
+def cause(error: BaseException) -> BaseException:
+    """What the handler itself raised."""
+    if isinstance(error, Internal) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
 def chain(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
     """Wrap ``handler``; the first middleware is the outermost, but for ``recover``."""
     ordered = sorted(middleware, key=lambda m: not getattr(m, "outermost", False))

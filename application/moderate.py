@@ -206,9 +206,9 @@ class Moderator:
     ) -> None:
         """Have what was decided take effect on all nodes at the same time.
 
-        Raises ``Unavailable``, after all have been tried, when bus or state are away. A node
-        that does not answer is logged: the decision stands, and when it was cut off it
-        learns of it with its next lease.
+        Raises ``Unavailable``, after all have been tried, when the bus is away. A node that
+        does not answer is logged: the decision stands, and when it was cut off it learns
+        of it with its next lease.
         """
         parts = [
             here({**header, "conns": conn_ids}, b"")
@@ -222,8 +222,7 @@ class Moderator:
 
     async def _ask(self, node: NodeId, kind: str, header: dict[str, Any]) -> None:
         try:
-            if await self._cluster.is_alive(node):
-                await self._cluster.call(node, kind, header)
+            await self._cluster.call(node, kind, header)
         except Silent as error:
             self._logger.warning("node_silent", asked=kind, error=str(error))
 

@@ -48,8 +48,6 @@ from eyewall.application.threads import Threads
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import NodeId
 
-PATIENCE = 1.0
-"""Seconds that hooks get at the very end, when the time for draining is over."""
 PACKET_SLACK = 64 * 1024
 """Bytes that an envelope may add to a message of the largest size on the bus."""
 
@@ -323,11 +321,18 @@ class Node:
         await self.failures.close()
         await self.operations.close()
         await self.belongings.close()
+        await self.rooms.close()
         await self.presences.close()
         self.threads.close()
         await self.cluster.stop()
-        for adapter in self._adapters():
+        while self._open:
+            await self._close(self._open.pop())
+
+    async def _close(self, adapter: Opens) -> None:
+        try:
             await adapter.close()
+        except Exception as error:  # noqa: BLE001  (the others have to be closed all the same)
+            self.logger.error("close_failed", adapter=type(adapter).__name__, error=repr(error))
 
     def _adapters(self) -> Sequence[Opens]:
         ports: list[Any] = [

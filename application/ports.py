@@ -298,11 +298,11 @@ result. It raises before it changes anything, and may be run more than once."""
 class StateStore(Protocol):
     """What must be true for the whole cluster: rooms, seats, presence, leases.
 
-    * each method is one atomic step; a rule sees what all earlier ones have done;
-    * a room whose rule leaves it without seats and not ``lasting`` is gone, and so is
-      a ``blank`` standing;
-    * everything a node owns (seats, presence) is gone when its lease has lapsed or it
-      was released; a node's lease counts from its last ``renew``.
+    * each method is one atomic step, which sees what all earlier ones have done; a rule
+      that raises leaves nothing behind;
+    * a room without seats that is not ``lasting`` is gone, and so is a ``blank`` standing;
+    * what a node owns (seats, presence) is gone when its lease, which counts from its
+      last ``renew``, has lapsed or was released.
 
     Any method raises ``Unavailable`` when the engine is away.
     """

@@ -17,7 +17,7 @@ from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.lanes import Lanes
-from eyewall.application.middleware import Internal, method
+from eyewall.application.middleware import Internal, cause, method
 from eyewall.application.ports import AccessController, Clock, Link, Logger, Validator
 from eyewall.application.replies import Replies
 from eyewall.application.routes import Route, Router
@@ -188,10 +188,8 @@ class Receiver:
                 return
         if self._watching.submit(asked.conn.id, asked):
             self._asking += 1
-            return
-        if inspect.iscoroutine(asked.taken):
-            asked.taken.close()
-        self._take(asked.conn, asked.payload, asked.binary, overloaded=True)
+        else:
+            self._take(asked.conn, asked.payload, asked.binary, overloaded=True)
 
     def _call(self, hook: Hook, asked: _Asked) -> Any:
         try:
@@ -334,7 +332,7 @@ class Receiver:
                 exc_info=error,
             )
         self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
-        await self._hooks.tell(Event.ERROR, ctx.conn, _cause(error))
+        await self._hooks.tell(Event.ERROR, ctx.conn, cause(error))
 
     def _fault(self, error: BaseException) -> None:
         self._logger.error("receive_failed", error=repr(error), exc_info=error)
@@ -346,9 +344,3 @@ def published(message: Envelope) -> tuple[str, str]:
     room, event = (data.get("room"), data.get("event")) if isinstance(data, dict) else (None, None)
     topic = f"{ROOM}{room}" if isinstance(room, str) else PUBLISH
     return topic, event if isinstance(event, str) and event else "message"
-
-
-def _cause(error: BaseException) -> BaseException:
-    if isinstance(error, Internal) and error.__cause__ is not None:
-        return error.__cause__
-    return error

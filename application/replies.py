@@ -23,13 +23,14 @@ from eyewall.domain.errors import (
     Overloaded,
     RateLimited,
     Refused,
+    Unauthorized,
     Unavailable,
     code_of,
 )
 from eyewall.domain.repeats import Seen
 
-_TRY_AGAIN = (RateLimited, Overloaded, Unavailable)
-"""Refusals that are not remembered: the repeat deserves to be handled."""
+_TRY_AGAIN = (RateLimited, Overloaded, Unavailable, Unauthorized)
+"""Refusals that are not remembered: time, or a new token, may have changed the answer."""
 
 _NO_DETAILS: Mapping[str, Any] = {}
 

@@ -40,6 +40,12 @@ _ANNOUNCED = Left()
 """The others hear of it from whoever decided it, if at all."""
 
 
+class TooManyRooms(Forbidden):
+    """The connection is in as many rooms as one may be."""
+
+    code = Forbidden.code
+
+
 class Rooms:
     """Joining and leaving, for connections of this node."""
 
@@ -106,7 +112,7 @@ class Rooms:
             conn.enter(room_id, taken.role)
             return taken
         if len(conn.roles) >= MAX_ROOMS:
-            raise Forbidden(f"a connection may be in {MAX_ROOMS} rooms")
+            raise TooManyRooms(f"a connection may be in {MAX_ROOMS} rooms")
         # Heard before it is decided: what is published after the ack must arrive.
         await self._cluster.hear_room(room_id)
         try:
@@ -267,8 +273,6 @@ class Rooms:
         except Refused as error:
             self._put_out(room_id, conn, LeaveReason.KICKED, error.code, left)
             return
-        if not conn.is_open:
-            return  # its end gives the seat back
         conn.enter(room_id, taken.role)
         user_id = conn.user_id
 

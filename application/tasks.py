@@ -8,7 +8,7 @@ from typing import Any
 
 from eyewall.application.ports import Logger
 
-LAST_WORD = 1.0
+LAST_WORD = 0.5
 """Seconds that a task has to end after it was cancelled."""
 
 

@@ -53,7 +53,7 @@ class Handshake:
     path: str = "/ws"
     query: Fields = field(default_factory=Fields)
     headers: Headers = field(default_factory=Headers)
-    cookies: Mapping[str, str] = field(default_factory=dict)
+    cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     ip: str | None = None
     subprotocols: tuple[str, ...] = ()
 

@@ -31,7 +31,8 @@ def name(value: str, what: str) -> str:
     return value
 
 
-def _names(values: Iterable[str], what: str) -> frozenset[str]:
+def names(values: Iterable[str], what: str) -> frozenset[str]:
+    """Return several strings as a set; raises ``ValueError`` for anything else."""
     if isinstance(values, str):
         raise ValueError(f"{what} must be several strings, not one: {values!r}")
     try:
@@ -73,8 +74,8 @@ class ConnMeta:
     def __post_init__(self) -> None:
         if self.user_id is not None:
             name(self.user_id, "user_id")
-        object.__setattr__(self, "roles", _names(self.roles, "roles"))
-        object.__setattr__(self, "tags", _names(self.tags, "tags"))
+        object.__setattr__(self, "roles", names(self.roles, "roles"))
+        object.__setattr__(self, "tags", names(self.tags, "tags"))
         object.__setattr__(self, "attributes", _mapping(self.attributes))
         for what in ("device_id", "ip", "user_agent"):
             value = getattr(self, what)
@@ -103,7 +104,7 @@ class Where:
 
     def __post_init__(self) -> None:
         for what in ("tags", "roles", "user_ids"):
-            object.__setattr__(self, what, _names(getattr(self, what), what))
+            object.__setattr__(self, what, names(getattr(self, what), what))
         object.__setattr__(self, "attributes", _mapping(self.attributes))
 
     def __call__(self, meta: ConnMeta) -> bool:

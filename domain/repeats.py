@@ -23,6 +23,11 @@ MAX_BYTES: Final = 256 * 1024
 """Bytes of answers remembered: 1 KiB for each, where most take 100 bytes."""
 
 
+MOST_WAITING: Final = LIMIT
+"""Repeats of one request that are answered when it is: a client that resends faster
+than it is served gets no burst of answers out of it."""
+
+
 class Seen(Enum):
     NEW = auto()
     IN_WORK = auto()
@@ -47,7 +52,8 @@ class Repeats:
         if answer is not None:
             return answer
         if request_id in self._in_work:
-            self._in_work[request_id] += 1
+            waiting = self._in_work[request_id] + 1
+            self._in_work[request_id] = min(waiting, MOST_WAITING)
             return Seen.IN_WORK
         self._in_work[request_id] = 0
         return Seen.NEW
@@ -55,8 +61,8 @@ class Repeats:
     def answered(self, request_id: str, answer: bytes) -> int:
         """Remember the answer; returns how many repeats waited for it."""
         waited = self._in_work.pop(request_id, 0)
+        self._bytes += len(answer) - len(self._answers.pop(request_id, b""))
         self._answers[request_id] = answer
-        self._bytes += len(answer)
         while len(self._answers) > LIMIT or (self._bytes > MAX_BYTES and len(self._answers) > 1):
             oldest = next(iter(self._answers))
             self._bytes -= len(self._answers.pop(oldest))

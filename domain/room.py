@@ -6,8 +6,8 @@ Rules of this file:
    so a store may run a decision, drop its outcome and run it again.
 2. A decision needs the room and the ``Standing`` of one user, never the list of all
    members: a store can make it atomic over two small records.
-3. A room that was created, or that got a ban, role or invite, keeps its options,
-   bans and roles until it is deleted: a private room never comes back public.
+3. A room that was created or changed, or that got a ban, role or invite, keeps its
+   options, bans and roles until it is deleted: a private room never comes back public.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.errors import JoinForbidden, RoomExists, RoomFull
-from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, names
 
 
 class RoomPolicy(StrEnum):
@@ -70,10 +70,7 @@ class RoomOptions:
         put(self, "policy", RoomPolicy(self.policy))
         if self.capacity is not None:
             count(self.capacity, "capacity")
-        roles: object = self.allowed_roles
-        if isinstance(roles, str):
-            raise ValueError("allowed_roles must be several strings, not one")
-        put(self, "allowed_roles", frozenset(self.allowed_roles))
+        put(self, "allowed_roles", names(self.allowed_roles, "allowed_roles"))
         count(self.history_size, "history_size", least=0)
         if self.history_ttl is not None:
             put(self, "history_ttl", seconds(self.history_ttl, "history_ttl", positive=True))
@@ -92,6 +89,7 @@ class JoinOptions:
     """How a connection is let in. ``force`` skips the policy, never the capacity or a ban.
 
     ``role`` below or above MEMBER is this seat's; MEMBER gives way to a granted role.
+    ``invited_by`` names who invites the user at the door, as ``invite`` does before.
     """
 
     role: RoomRole = RoomRole.MEMBER
@@ -151,6 +149,10 @@ class Standing:
     def is_invited(self, now: datetime) -> bool:
         return self.invited and (self.invite_until is None or now < self.invite_until)
 
+    def copy(self) -> Standing:
+        """Return a standing that can be changed without changing this one."""
+        return replace(self, seats={conn_id: replace(s) for conn_id, s in self.seats.items()})
+
     def highest_role(self) -> RoomRole:
         """The role of the user: the highest of its seats, else what it was granted."""
         granted = RoomRole.MEMBER if self.role is None else self.role
@@ -167,7 +169,7 @@ class Room:
     created: bool = False
     """By ``create_room``, not by somebody's joining."""
     kept: bool = False
-    """Got a ban, role or invite, so it outlives its members."""
+    """Got other options, a ban, role or invite, so it outlives its members."""
     visited: bool = False
     """Somebody has joined it."""
     seats: int = 0
@@ -190,6 +192,11 @@ class Room:
             raise RoomExists(f"{self.id} exists with other options")
         self.options = options
         self.created = True
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Change some options; raises ``ValueError``. Who is inside stays inside."""
+        self.options = self.options.changed(changes)
+        self.kept = True
 
     def admit(
         self,
@@ -214,22 +221,23 @@ class Room:
         # Capacity first: a full room must not use up an invitation.
         if self.options.capacity is not None and self.seats >= self.options.capacity:
             raise RoomFull(f"{self.id} holds {self.options.capacity}")
+        invited = asked.invited_by is not None or standing.is_invited(now)
         if not asked.force:
-            self._check_policy(standing, roles, now)
+            self._check_policy(roles, invited=invited)
         role = asked.role
         if role is RoomRole.MEMBER and standing.role is not None:
             role = standing.role
         seat = standing.seats[conn_id] = Seat(node, role, now)
-        if asked.invited_by is not None:
-            standing.invited = True
-        if standing.banned is not None:
-            standing.banned = None  # it has run out
+        # What has run out must not come back to life with the seat.
+        standing.banned = None
+        standing.invited = invited
         standing.invite_until = None
+        self.kept = self.kept or asked.invited_by is not None
         self.seats += 1
         self.visited = True
         return seat
 
-    def _check_policy(self, standing: Standing, roles: frozenset[str], now: datetime) -> None:
+    def _check_policy(self, roles: frozenset[str], *, invited: bool) -> None:
         match self.options.policy:
             case RoomPolicy.PUBLIC:
                 return
@@ -237,7 +245,7 @@ class Room:
                 if roles.isdisjoint(self.options.allowed_roles):
                     raise JoinForbidden(f"{self.id} is private")
             case RoomPolicy.INVITE_ONLY:
-                if not standing.is_invited(now):
+                if not invited:
                     raise JoinForbidden(f"{self.id} is by invitation")
 
     def release(
@@ -260,8 +268,7 @@ class Room:
             if reason is LeaveReason.DISCONNECTED and grace:
                 standing.invite_until = now + grace
             else:
-                standing.invited = False
-                standing.invite_until = None
+                self.revoke_invite(standing)
         return gone
 
     def ban(
@@ -270,7 +277,7 @@ class Room:
         """Remove the user and keep it out, for ``duration`` or for ever."""
         gone = self.release(standing, list(standing.seats), LeaveReason.BANNED, now=now)
         standing.banned = Ban.FOREVER if duration is None else now + duration
-        standing.invited = False
+        self.revoke_invite(standing)
         self.kept = True
         return gone
 

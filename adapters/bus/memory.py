@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 
 from eyewall.domain.errors import Unavailable
 
@@ -14,7 +16,7 @@ Handler = Callable[[bytes], None]
 class _Subscription:
     """One handler on one channel, called on the loop that subscribed."""
 
-    __slots__ = ("_bus", "channel", "handler", "is_open", "loop")
+    __slots__ = ("_bus", "channel", "context", "handler", "is_open", "loop")
 
     def __init__(
         self,
@@ -27,6 +29,8 @@ class _Subscription:
         self.channel = channel
         self.handler = handler
         self.loop = loop
+        # The subscriber's: what the publisher's context says is not about who hears.
+        self.context = copy_context()
         self.is_open = True
 
     def close(self) -> None:
@@ -53,33 +57,37 @@ class MemoryPubSub:
 
     async def open(self) -> None:
         """Opened by each server that uses it."""
-        self._opened += 1
+        with self._lock:
+            self._opened += 1
 
     async def close(self) -> None:
         """Closed by each; the last one ends what is still subscribed."""
-        self._opened -= 1
-        if self._opened <= 0:
-            self._opened = 0
-            with self._lock:
-                left = [s for subs in self._channels.values() for s in subs]
-                self._channels.clear()
-            for subscription in left:
-                subscription.is_open = False
+        with self._lock:
+            self._opened = max(0, self._opened - 1)
+            if self._opened:
+                return
+            left = [s for subs in self._channels.values() for s in subs]
+            self._channels.clear()
+        for subscription in left:
+            subscription.is_open = False
 
     async def publish(self, channel: str, payload: bytes) -> None:
         here = asyncio.get_running_loop()
         for subscription in self._channels.get(channel, ()):
             # Never called within ``publish``: the publisher is in the middle of something.
             if subscription.loop is here:
-                here.call_soon(subscription.deliver, payload)
-            elif not subscription.loop.is_closed():
-                subscription.loop.call_soon_threadsafe(subscription.deliver, payload)
+                here.call_soon(subscription.deliver, payload, context=subscription.context)
+                continue
+            with suppress(RuntimeError):  # a loop that is closed hears nothing any more
+                subscription.loop.call_soon_threadsafe(
+                    subscription.deliver, payload, context=subscription.context
+                )
 
     async def subscribe(self, channel: str, handler: Handler) -> _Subscription:
-        if not self._opened:
-            raise Unavailable("the bus is closed")
         subscription = _Subscription(self, channel, handler, asyncio.get_running_loop())
         with self._lock:
+            if not self._opened:
+                raise Unavailable("the bus is closed")
             self._channels[channel] = (*self._channels.get(channel, ()), subscription)
         return subscription
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from eyewall.adapters.codec.payload import load_as
 from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw
@@ -22,22 +24,33 @@ payload a person writes, and far from where parsers begin to recurse dangerously
 
 _NULL = b"null"
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_PAIR = re.compile(rb"\[\]|\{\}")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = [(c in b"[{") - (c in b"]}") for c in range(256)]
+"""How much deeper each byte leads."""
+
+
+class _Position(msgspec.Struct):
+    """Only the server places messages: a client's position is checked, and not used."""
+
+    room: str
+    epoch: str
+    offset: int
 
 
 class _Wire(msgspec.Struct):
-    """What is read of a message; unknown fields are skipped."""
+    """What is read of a message; unknown fields are skipped. But for ``data``, a field
+    that is null has the wrong type: leaving it out is another thing."""
 
-    topic: str | None = None
+    topic: str | UnsetType = UNSET
     event: str = "message"
-    id: str | None = None
-    ref: str | None = None
-    namespace: str | None = None
-    version: str | None = None
+    id: str | UnsetType = UNSET
+    ref: str | UnsetType = UNSET
+    namespace: str | UnsetType = UNSET
+    version: str | UnsetType = UNSET
     data: msgspec.Raw = msgspec.Raw(_NULL)
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] | UnsetType = UNSET
     ack: bool = False
+    stream: _Position | UnsetType = UNSET
 
 
 class _Loose(msgspec.Struct):
@@ -82,30 +95,35 @@ class JsonCodec:
 
     def __init__(self) -> None:
         self.format = JsonFormat()
+        self._null = Raw(_NULL, self.format)
         self._decode = msgspec.json.Decoder(_Wire).decode
         self._decode_loose = msgspec.json.Decoder(_Loose).decode
+        self._check = msgspec.json.Decoder(msgspec.Raw).decode
         self._string = msgspec.json.Decoder(str).decode
-        self._encode = msgspec.json.Encoder().encode
+        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     def decode(self, payload: bytes | str) -> Envelope:
         """Read one message; raises ``InvalidJson`` or ``InvalidEnvelope``."""
-        if isinstance(payload, str):
-            payload = payload.encode()
         try:
+            if isinstance(payload, str):
+                payload = payload.encode()
+            elif not payload.isascii():
+                payload.decode()  # the parser does not look into what it passes over
             wire = self._decode(payload)
         except msgspec.ValidationError as error:
+            assert isinstance(payload, bytes)
             raise self._invalid(payload, str(error)) from None
         except RecursionError:
             raise InvalidEnvelope(f"nested deeper than {MAX_DEPTH}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeError) as error:
             raise InvalidJson(str(error)) from None
         # Few brackets can't nest deeply: the count spares nearly every message the scan.
         if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _deep(payload):
             raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
         topic = wire.topic
-        if topic is None and wire.event == "ack":
+        if topic is UNSET and wire.event == "ack":
             topic = ""  # an ack is known by its ref
-        elif topic is None or not 0 < len(topic) <= MAX_TOPIC:
+        elif topic is UNSET or not 0 < len(topic) <= MAX_TOPIC:
             raise self._invalid(payload, f"topic must be a string of 1 to {MAX_TOPIC} characters")
         if wire.ack and not wire.id:
             raise self._invalid(payload, "ack needs an id")
@@ -114,14 +132,14 @@ class JsonCodec:
             topic,
             wire.event,
             None,
-            wire.id,
-            wire.ref,
-            wire.namespace,
-            wire.version,
-            wire.headers,
+            wire.id or None,
+            wire.ref or None,
+            wire.namespace or None,
+            wire.version or None,
+            wire.headers or None,
             wire.ack,
             None,
-            None if data == _NULL else Raw(data, self.format),
+            self._null if data == _NULL else Raw(data, self.format),
         )
 
     def encode(self, envelope: Envelope) -> bytes:
@@ -136,9 +154,8 @@ class JsonCodec:
         for name in ("namespace", "version"):
             if (value := getattr(envelope, name)) is not None:
                 fields[name] = value
-        raw = envelope.raw
-        data = msgspec.Raw(raw.data) if raw is not None else _plain(envelope.data)
-        if data is not None:
+        data = envelope.data if envelope.raw is None else envelope.raw
+        if data is not None and not (isinstance(data, Raw) and data.data == _NULL):
             fields["data"] = data
         if envelope.headers:
             fields["headers"] = dict(envelope.headers)
@@ -152,12 +169,17 @@ class JsonCodec:
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise Misuse(f"the data of {envelope.topic} can't be sent: {error}") from error
 
-    def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope:
+    def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope | InvalidJson:
         """Name the message that was wrong by what could be read of it."""
         try:
+            self._check(payload)  # behind the first mistake may be a worse one
             loose = self._decode_loose(payload)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except msgspec.ValidationError:
             return InvalidEnvelope(text)
+        except RecursionError:
+            return InvalidEnvelope(f"nested deeper than {MAX_DEPTH}")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return InvalidJson(str(error))
         topic = self._text(loose.topic)
         if topic is not None and not 0 < len(topic) <= MAX_TOPIC:
             topic = None
@@ -171,24 +193,15 @@ class JsonCodec:
 
 
 def _plain(data: Any) -> Any:
-    """Let a ``Raw`` payload, or a read-only mapping, go into the encoder."""
+    """Let ``Raw`` payloads and read-only mappings go into the encoder, at any depth."""
     if isinstance(data, Raw):
-        return msgspec.Raw(data.data) if data.data != _NULL else None
-    if isinstance(data, Mapping) and not isinstance(data, dict):
+        return msgspec.Raw(data.data)
+    if isinstance(data, Mapping):
         return dict(data)
-    return data
+    raise TypeError(f"{type(data).__name__} is not JSON")
 
 
 def _deep(payload: bytes) -> bool:
-    """Whether brackets nest deeper than ``MAX_DEPTH``, without building anything.
-
-    Every pass takes the innermost pairs away, so what is left after ``MAX_DEPTH``
-    passes is deeper (or unbalanced: the parser tells). Each pass runs in C.
-    """
+    """Whether brackets nest deeper than ``MAX_DEPTH``: one step for each bracket."""
     brackets = _STRING.sub(b"", payload).translate(None, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        fewer = _PAIR.sub(b"", brackets)
-        if len(fewer) == len(brackets):
-            break
-        brackets = fewer
-    return bool(brackets)
+    return max(accumulate(map(_STEPS.__getitem__, brackets))) > MAX_DEPTH

@@ -34,7 +34,7 @@ def load_as(into: Any, data: bytes, loads: Callable[[bytes], Any]) -> Any:
             fields = messages if isinstance(messages, dict) else {"_schema": messages}
             raise ValidationError(fields) from None
     try:
-        return msgspec.convert(value, into)
+        return msgspec.convert(value, into, str_keys=True)
     except msgspec.ValidationError as error:
         raise ValidationError(_field(str(error))) from None
 

@@ -50,20 +50,17 @@ class MemoryState:
     async def decide(self, room_id: RoomId, member: MemberKey | None, rule: Rule[T]) -> T:
         with self._lock:
             self._reap()
-            of_room = self._standings.get(room_id, {})
-            standing = of_room.get(member) if member is not None else None
-            fresh = standing is None
-            if standing is None:
-                standing = Standing()
-            before = {c: s.node for c, s in standing.seats.items()}
-            room, result = rule(self._rooms.get(room_id), standing)
+            known = None if member is None else self._standings.get(room_id, {}).get(member)
+            before = Standing() if known is None else known
+            # The rule works on copies: one that raises leaves nothing behind.
+            standing = before.copy()
+            room, result = rule(copy.copy(self._rooms.get(room_id)), standing)
             if member is not None:
-                if not standing.blank:
-                    if fresh:
-                        self._standings.setdefault(room_id, of_room)[member] = standing
-                elif not fresh:
-                    self._drop_standing(room_id, member)
                 self._index_seats(room_id, member, before, standing)
+                if standing.blank:
+                    self._drop_standing(room_id, member)
+                else:
+                    self._standings.setdefault(room_id, {})[member] = standing
             self._keep(room_id, room)
             return result
 
@@ -71,15 +68,15 @@ class MemoryState:
         self,
         room_id: RoomId,
         member: MemberKey,
-        before: dict[ConnId, NodeId],
-        standing: Standing,
+        before: Standing,
+        after: Standing,
     ) -> None:
         """Keep the index of who owns which seats in step with a standing."""
-        for conn_id, node in before.items():
-            if conn_id not in standing.seats:
-                self._unindex(node, room_id, conn_id)
-        for conn_id, seat in standing.seats.items():
-            if conn_id not in before:
+        for conn_id, seat in before.seats.items():
+            if conn_id not in after.seats:
+                self._unindex(seat.node, room_id, conn_id)
+        for conn_id, seat in after.seats.items():
+            if conn_id not in before.seats:
                 self._seats.setdefault(seat.node, {})[room_id, conn_id] = member
 
     def _unindex(self, node: NodeId, room_id: RoomId, conn_id: ConnId) -> None:
@@ -90,10 +87,18 @@ class MemoryState:
 
     def _keep(self, room_id: RoomId, room: Room | None) -> None:
         if room is None or not (room.seats or room.lasting):
-            self._rooms.pop(room_id, None)
-            self._standings.pop(room_id, None)
+            self._drop_room(room_id)
         else:
             self._rooms[room_id] = room
+
+    def _drop_room(self, room_id: RoomId) -> dict[MemberKey, Standing]:
+        """Forget a room; returns its standings."""
+        self._rooms.pop(room_id, None)
+        standings = self._standings.pop(room_id, {})
+        for standing in standings.values():
+            for conn_id, seat in standing.seats.items():
+                self._unindex(seat.node, room_id, conn_id)
+        return standings
 
     def _drop_standing(self, room_id: RoomId, member: MemberKey) -> None:
         of_room = self._standings.get(room_id, {})
@@ -109,26 +114,14 @@ class MemoryState:
     async def standings(self, room_id: RoomId) -> dict[MemberKey, Standing]:
         with self._lock:
             self._reap()
-            return self._seated(room_id)
-
-    def _seated(self, room_id: RoomId) -> dict[MemberKey, Standing]:
-        return {
-            key: copy.deepcopy(standing)
-            for key, standing in self._standings.get(room_id, {}).items()
-            if standing.seats
-        }
+            return _seated(self._standings.get(room_id, {}))
 
     async def remove_room(self, room_id: RoomId) -> dict[MemberKey, Standing] | None:
         with self._lock:
             self._reap()
-            if self._rooms.pop(room_id, None) is None:
+            if room_id not in self._rooms:
                 return None
-            seated = self._seated(room_id)
-            self._standings.pop(room_id, None)
-            for standing in seated.values():
-                for conn_id, seat in standing.seats.items():
-                    self._unindex(seat.node, room_id, conn_id)
-            return seated
+            return _seated(self._drop_room(room_id))
 
     async def rooms(self) -> list[RoomId]:
         with self._lock:
@@ -234,3 +227,7 @@ class MemoryState:
             self._keep(room_id, room)
         for conn_id, user_id in list(self._nodes.get(node, {}).items()):
             self._vanish(conn_id, user_id, now)
+
+
+def _seated(standings: dict[MemberKey, Standing]) -> dict[MemberKey, Standing]:
+    return {key: standing.copy() for key, standing in standings.items() if standing.seats}

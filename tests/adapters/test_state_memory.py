@@ -1,5 +1,8 @@
 """The state in memory: what every store promises, and what it holds."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -53,6 +56,34 @@ class TestMemoryState(StateContract):
 
         async with opened(store):
             assert (await store.room("lab")).seats == 1
+
+
+async def test_no_decision_is_made_while_another_is():
+    """Also on another thread: between its look and its change nobody else looks."""
+    state = MemoryState()
+    order, other_begins, other_ran = [], threading.Event(), threading.Event()
+
+    def slowly(room, standing):
+        order.append("first looks")
+        pool.submit(asyncio.run, elsewhere())
+        other_begins.wait(10)
+        other_ran.wait(0.05)
+        order.append("first is done")
+        return room, None
+
+    def other(room, standing):
+        order.append("second looks")
+        other_ran.set()
+        return room, None
+
+    async def elsewhere():
+        other_begins.set()
+        await state.decide("lab", "u:bob", other)
+
+    with ThreadPoolExecutor(1) as pool:
+        await state.decide("lab", "u:ada", slowly)
+
+    assert order == ["first looks", "first is done", "second looks"]
 
 
 async def test_what_has_gone_takes_no_memory():

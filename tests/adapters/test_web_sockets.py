@@ -180,3 +180,19 @@ async def test_early_bytes_of_many_clients_at_once():
 
         await asyncio.gather(*(one(n) for n in range(100)))
         assert len(here.sockets) == 100
+
+
+async def test_what_was_sent_before_is_read_up():
+    """Also what the parser has whole, but has not handed on yet."""
+    async with served() as here:
+        clients = [await here.connect() for _ in range(3)]
+        for client in clients:
+            client.send(*(str(n) for n in range(2000)))
+        await here.sockets.read_up()
+
+        assert len(here.intake.messages) == 6000
+
+
+async def test_with_nobody_there_nothing_is_read_up():
+    async with served() as here:
+        await asyncio.wait_for(here.sockets.read_up(), 0.01)

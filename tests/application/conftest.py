@@ -1,0 +1,43 @@
+"""Nodes for a test, started and ended with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.state.memory import MemoryState
+from tests.application.fakes import FakeClock, Harness
+
+MakeNode = Callable[..., Awaitable[Harness]]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The clock of all nodes of the test."""
+    return FakeClock()
+
+
+@pytest.fixture
+async def make_node(clock: FakeClock) -> AsyncIterator[MakeNode]:
+    """A function that starts a node; all nodes of a test are one cluster."""
+    shared: dict[str, Any] = {"pubsub": MemoryPubSub(), "state": MemoryState(clock=clock.now)}
+    async with AsyncExitStack() as stack:
+        number = 0
+
+        async def make(node_id: str | None = None, **config: Any) -> Harness:
+            nonlocal number
+            number += 1
+            harness = Harness(node_id or f"n{number}", clock=clock, **{**shared, **config})
+            return await stack.enter_async_context(harness)
+
+        yield make
+
+
+@pytest.fixture
+async def node(make_node: MakeNode) -> Harness:
+    """One node that lets clients use the ``system:`` commands."""
+    return await make_node(client_commands=True)

@@ -1,0 +1,222 @@
+"""Messages that are to be acknowledged, on all nodes at once."""
+
+import asyncio
+
+import pytest
+
+from eyewall.application import acks
+from eyewall.application.acks import MARGIN, PAGE
+from eyewall.domain.envelope import Message
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.report import (
+    AckOptions,
+    DeliveryStatus,
+    FailureReason,
+    SendOptions,
+    Target,
+)
+from tests.application.engines import Bus
+from tests.application.fakes import finished, settle
+
+NEWS = Message("news", data=1)
+ACKED = SendOptions(require_ack=True, ack_timeout=3.0)
+
+
+@pytest.fixture
+def bus():
+    return Bus()
+
+
+@pytest.fixture
+async def one(make_node, bus):
+    return await make_node(pubsub=bus)
+
+
+@pytest.fixture
+async def two(one, make_node, bus):
+    return await make_node(pubsub=bus)
+
+
+@pytest.fixture
+async def three(two, make_node, bus):
+    return await make_node(pubsub=bus)
+
+
+async def answer(*clients):
+    await settle()
+    for client in clients:
+        for message in client.heard():
+            client.ack(message)
+    await settle()
+
+
+async def test_a_node_that_never_answers_is_unknown_and_not_failed(one, two, three, bus, clock):
+    """It may have delivered: nobody can say."""
+    failures = []
+    one.hub.on_send_failure(failures.append)
+    clients = [await node.connect("ada") for node in (one, two, three)]
+    bus.deaf.add("eyewall:node:n2")
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+    await answer(*clients)
+
+    await clock.advance(3.0 + MARGIN)
+
+    report = await sending
+    assert (report.total, report.success, report.unknown, report.failed) == (3, 2, 1, 0)
+    (unknown,) = [r for r in report.reports if r.status is DeliveryStatus.UNKNOWN]
+    assert unknown.target == clients[1].id
+    assert isinstance(unknown.error, Unavailable)
+    assert [f.reason for f in failures] == [FailureReason.UNKNOWN]
+
+
+async def test_a_node_that_never_answers_leaves_an_ack_missing(one, two, bus, clock):
+    clients = [await node.connect("ada") for node in (one, two)]
+    bus.deaf.add("eyewall:node:n1")  # its answer is lost
+    options = AckOptions(timeout=1.0)
+    asking = asyncio.create_task(one.hub.emit_with_ack(Target.user("ada"), NEWS, options))
+    await answer(*clients)
+    await clock.advance(1.0 + MARGIN)
+
+    result = await asking
+
+    assert (result.expected, result.received, result.timed_out) == (2, 1, True)
+
+
+async def test_a_node_gets_time_for_all_its_tries(one, two, clock):
+    ada = await two.connect("ada")
+    options = SendOptions(require_ack=True, ack_timeout=10.0, retry_max=1, retry_backoff=5.0)
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, options))
+    await clock.advance(24.0)
+
+    await answer(ada)
+
+    assert (await sending).success == 1
+
+
+async def test_a_bus_that_is_away_leaves_the_outcomes_of_this_node(one, two, bus, clock):
+    here, _ = await one.connect("ada"), await two.connect("ada")
+    bus.away = True
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+
+    await answer(here)
+
+    report = await finished(sending)
+    assert (report.success, report.unknown) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [None, 5, {}, [5], [{}], [{"conn": "x"}], [{"conn": "x", "tries": "y", "took": 0}], []],
+    ids=repr,
+)
+async def test_an_answer_that_makes_no_sense_is_none(one, two, answered):
+    async def nonsense(header, payload):
+        return answered
+
+    ada = await two.connect("ada")
+    two.node.cluster.on_call("deliver", nonsense)
+
+    report = await finished(one.hub.send_to_user("ada", NEWS, ACKED))
+
+    assert report.unknown == 1
+    assert report.reports[0].target == ada.id
+
+
+async def test_a_node_that_fails_is_unknown(one, two):
+    async def fails(header, payload):
+        raise RuntimeError("secret")
+
+    await two.connect("ada")
+    two.node.cluster.on_call("deliver", fails)
+
+    report = await finished(one.hub.send_to_user("ada", NEWS, ACKED))
+
+    assert report.unknown == 1
+    assert "secret" not in str(report.reports[0].error)
+
+
+async def test_failures_are_told_where_the_message_was_sent_and_nowhere_else(one, two, clock):
+    here, there = [], []
+    one.hub.on_timeout(here.append)
+    two.hub.on_timeout(there.append)
+    await two.connect("ada")
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+    await clock.advance(3.0)
+    await sending
+
+    assert [failure.recipient for failure in here] == ["ada"]
+    assert there == []
+
+
+async def test_what_a_client_says_travels_only_when_it_was_asked_for(one, two, bus):
+    """One client's long answers must not cost the others of its node theirs."""
+    ada = await two.connect("ada")
+    long = "x" * 1000
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+    await settle()
+    ada.ack(ada.heard()[0], long)
+    await settle()
+    assert (await sending).success == 1
+    assert not any(long.encode() in payload for _, payload in bus.published)
+
+    asking = asyncio.create_task(one.hub.request(ada.id, NEWS))
+    await settle()
+    ada.ack(ada.heard()[0], long)
+    await settle()
+    assert await asking == long
+
+
+async def test_many_connections_are_asked_for_in_pages(one, two, bus, monkeypatch):
+    monkeypatch.setattr(acks, "PAGE", 2)
+    clients = [await two.connect("ada") for _ in range(5)]
+    bus.published.clear()
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+    await settle()
+    assert len(bus.published) == 3
+
+    await answer(*clients)
+
+    report = await sending
+    assert report.success == 5
+    assert {r.target for r in report.reports} == {client.id for client in clients}
+    assert PAGE == 1000
+
+
+async def test_who_gives_up_leaves_nothing_waiting(one, two, clock):
+    here, _ = await one.connect("ada"), await two.connect("ada")
+    timers = len(clock.timers)
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+    await settle()
+
+    sending.cancel()
+    await settle()
+
+    assert one.hub.pending_acks(here.id) == []
+    assert one.node.cluster._questions == {}
+    await clock.advance(10)
+    assert len(clock.timers) == timers
+
+
+async def test_a_connection_that_went_on_the_way_is_reported(one, two):
+    ada = await two.connect("ada")
+    sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
+    two.node.connections.end(ada.conn, "normal")
+
+    report = await finished(sending)
+
+    assert report.failed == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"conns": [], "p": 1, "plan": [1], "result": False},
+        {"conns": "x", "p": 1, "plan": [1, 0, 0, None], "result": False},
+        {"conns": [], "p": 7, "plan": [1, 0, 0, None], "result": False},
+    ],
+    ids=repr,
+)
+async def test_a_question_that_makes_no_sense_is_refused(one, two, header):
+    with pytest.raises(Unavailable):
+        await one.node.cluster.call("n2", "deliver", header, b'{"id":"1","topic":"t","ack":true}')

@@ -1,0 +1,545 @@
+"""What every state store promises, as tests: for who writes a ``StateStore``.
+
+Take the class over, say how a client of your engine is made and how its time passes,
+and run pytest on it::
+
+    from tests.contracts.state import StateContract
+
+    class TestMyState(StateContract):
+        @pytest.fixture
+        def connect(self):
+            return lambda: MyState("my://localhost")
+
+        @pytest.fixture
+        def advance(self):
+            return asyncio.sleep        # or move the engine's clock
+
+``connect()`` returns a new client that is not open yet; all of a test's clients see the
+same state, which is empty at the beginning. It is called from several threads, each with
+an event loop of its own. A client that has ``open`` and ``close`` is opened and closed
+by the tests. ``advance(seconds)`` returns when that much of the time has passed by which
+leases lapse; ``lease`` is the length of those that the tests let lapse. Tests are
+``async`` and need pytest-asyncio with ``asyncio_mode = auto``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from eyewall.application.ports import StateStore
+from eyewall.domain.errors import Refused, RoomFull
+from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Standing
+from tests.contracts.bus import Connect, opened
+
+Advance = Callable[[float], Awaitable[Any]]
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class _Failed(Exception):
+    """What a rule of a test raises."""
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+# --- rules: decisions as the application makes them
+
+
+def joins(conn_id: str, node: str = "n1") -> Any:
+    def rule(room: Room | None, standing: Standing) -> tuple[Room, int]:
+        room = room or Room("lab", RoomOptions(), NOW)
+        room.admit(standing, conn_id, node, now=NOW)
+        return room, room.seats
+
+    return rule
+
+
+def leaves(conn_id: str) -> Any:
+    def rule(room: Room | None, standing: Standing) -> tuple[Room | None, int]:
+        gone = room.release(standing, [conn_id], LeaveReason.LEFT, now=NOW) if room else []
+        return room, len(gone)
+
+    return rule
+
+
+def grants(role: RoomRole) -> Any:
+    def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
+        room = room or Room("lab", RoomOptions(), NOW)
+        room.grant(standing, role)
+        return room, None
+
+    return rule
+
+
+def creates(room_id: str = "lab", **options: Any) -> Any:
+    def rule(room: Room | None, _: Standing) -> tuple[Room, None]:
+        room = room or Room(room_id, RoomOptions(), NOW)
+        room.create(RoomOptions(**options))
+        return room, None
+
+    return rule
+
+
+def looks(room: Room | None, standing: Standing) -> tuple[Room | None, tuple[Any, Standing]]:
+    return room, (room, standing.copy())
+
+
+class StateContract:
+    """The promises of ``StateStore``."""
+
+    lease = 10.0
+    """Seconds of a lease that the tests let lapse."""
+
+    @pytest.fixture
+    def connect(self) -> Connect:
+        """A function that returns a new client of the store, not open yet."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def advance(self) -> Advance:
+        """A function that lets the leases' time pass."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def state(self, connect: Connect) -> AsyncIterator[StateStore]:
+        async with opened(connect()) as client:
+            await client.renew("n1", 600.0)
+            await client.renew("n2", 600.0)
+            yield client
+
+    @pytest.fixture
+    async def other(self, connect: Connect, state: StateStore) -> AsyncIterator[StateStore]:
+        """Another server's client of the same store."""
+        async with opened(connect()) as client:
+            yield client
+
+    # --- decisions
+
+    async def test_a_decision_returns_what_the_rule_does(self, state):
+        assert await state.decide("lab", "u:ada", joins("c1")) == 1
+        assert await state.decide("lab", "u:ada", joins("c2")) == 2
+
+    async def test_a_rule_sees_what_earlier_ones_did(self, state, other):
+        await state.decide("lab", "u:ada", joins("c1"))
+
+        room, ada = await other.decide("lab", "u:ada", looks)
+
+        assert (room.id, room.seats, room.created_at) == ("lab", 1, NOW)
+        assert list(ada.seats) == ["c1"]
+        assert (ada.seats["c1"].node, ada.seats["c1"].joined_at) == ("n1", NOW)
+
+    async def test_a_rule_about_nothing_sees_nothing(self, state):
+        assert await state.decide("lab", "u:ada", looks) == (None, Standing())
+        assert await state.room("lab") is None
+
+    async def test_a_rule_sees_one_standing_and_not_another(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+
+        _, bob = await state.decide("lab", "u:bob", looks)
+        _, nobody = await state.decide("lab", None, looks)
+
+        assert bob == nobody == Standing()
+
+    async def test_rooms_do_not_mix(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+
+        assert await state.decide("hall", "u:ada", looks) == (None, Standing())
+
+    async def test_a_rule_that_raises_leaves_nothing_behind(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+
+        def fails(room, standing):
+            joins("c2")(room, standing)
+            room.options = RoomOptions(capacity=7)
+            standing.seats["c1"].role = RoomRole.OWNER
+            raise _Failed
+
+        with pytest.raises(_Failed):
+            await state.decide("lab", "u:ada", fails)
+
+        room, ada = await state.decide("lab", "u:ada", looks)
+        assert (room.seats, room.options) == (1, RoomOptions())
+        assert list(ada.seats) == ["c1"]
+        assert ada.seats["c1"].role is RoomRole.MEMBER
+
+    async def test_a_rule_that_raises_makes_no_room(self, state):
+        def fails(room, standing):
+            raise _Failed
+
+        with pytest.raises(_Failed):
+            await state.decide("lab", "u:ada", fails)
+
+        assert await state.room("lab") is None
+
+    async def test_all_options_of_a_room_are_kept(self, state, other):
+        options = {
+            "policy": "private",
+            "capacity": 3,
+            "allowed_roles": ["staff", "ops"],
+            "auto_cleanup": False,
+            "history_size": 10,
+            "history_ttl": 60.0,
+            "announce": True,
+            "metadata": {"title": "Lab", "n": [1, {"a": None}]},
+        }
+        await state.decide("lab", None, creates(**options))
+
+        assert (await other.room("lab")).options == RoomOptions(**options)
+
+    async def test_all_of_a_standing_is_kept(self, state, other):
+        def rule(room, standing):
+            room = room or Room("lab", RoomOptions(), NOW)
+            room.grant(standing, RoomRole.GUEST)
+            room.ban(standing, now=NOW, duration=timedelta(seconds=90.5))
+            standing.invited, standing.invite_until = True, at(0.25)
+            return room, standing.copy()
+
+        kept = await state.decide("lab", "u:ada", rule)
+
+        assert (await other.decide("lab", "u:ada", looks))[1] == kept
+
+    async def test_a_ban_for_ever_is_kept(self, state, other):
+        def rule(room, standing):
+            room = room or Room("lab", RoomOptions(), NOW)
+            room.ban(standing, now=NOW, duration=None)
+            return room, None
+
+        await state.decide("lab", "u:ada", rule)
+
+        _, ada = await other.decide("lab", "u:ada", looks)
+        assert ada.is_banned(at(10**9))
+
+    async def test_a_room_without_seats_that_does_not_last_is_gone(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+        await state.decide("lab", "u:ada", leaves("c1"))
+
+        assert await state.room("lab") is None
+        assert await state.decide("lab", "u:ada", looks) == (None, Standing())
+
+    async def test_a_room_that_lasts_stays_with_its_standings(self, state):
+        await state.decide("lab", "u:ada", grants(RoomRole.ADMIN))
+        await state.decide("lab", "u:bob", joins("c1"))
+        await state.decide("lab", "u:bob", leaves("c1"))
+
+        room, ada = await state.decide("lab", "u:ada", looks)
+
+        assert room.seats == 0
+        assert ada.role is RoomRole.ADMIN
+
+    async def test_a_room_that_its_rule_gives_up_is_gone(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+
+        await state.decide("lab", None, lambda room, standing: (None, None))
+
+        assert await state.room("lab") is None
+        assert await state.standings("lab") == {}
+
+    async def test_what_is_handed_out_is_a_copy(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+
+        (await state.room("lab")).seats = 99
+        (await state.standings("lab"))["u:ada"].seats.clear()
+
+        assert (await state.room("lab")).seats == 1
+        assert list((await state.standings("lab"))["u:ada"].seats) == ["c1"]
+
+    async def test_standings_are_those_with_seats(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+        await state.decide("lab", "c:c2", joins("c2", "n2"))
+        await state.decide("lab", "u:eve", grants(RoomRole.ADMIN))
+
+        found = await state.standings("lab")
+
+        assert {key: list(standing.seats) for key, standing in found.items()} == {
+            "u:ada": ["c1"],
+            "c:c2": ["c2"],
+        }
+
+    async def test_an_unknown_room_has_no_standings(self, state):
+        assert await state.standings("lab") == {}
+
+    async def test_names_may_hold_any_printable_character(self, state):
+        room_id, user = "a b:*{}[]?\\\"'ü😀", "u:ada {lab} \\ 😀"
+
+        def rule(room, standing):
+            room = room or Room(room_id, RoomOptions(), NOW)
+            room.admit(standing, "c 1@n:1", "n:1 {x}", now=NOW)
+            return room, None
+
+        await state.decide(room_id, user, rule)
+
+        assert await state.rooms() == [room_id]
+        assert list((await state.standings(room_id))[user].seats) == ["c 1@n:1"]
+
+    # --- at the same time
+
+    async def test_decisions_at_the_same_time_are_made_one_after_the_other(self, state, other):
+        """Capacity is never exceeded, whoever asks and however many."""
+        await state.decide("lab", None, creates(capacity=10))
+
+        async def join(number):
+            client = (state, other)[number % 2]
+            try:
+                await client.decide("lab", f"u:{number}", joins(f"c{number}"))
+            except RoomFull:
+                return 0
+            return 1
+
+        assert sum(await asyncio.gather(*(join(number) for number in range(50)))) == 10
+        assert (await state.room("lab")).seats == 10
+        assert len(await state.standings("lab")) == 10
+
+    async def test_decisions_from_several_threads_are_too(self, state, connect):
+        await state.decide("lab", None, creates(capacity=10))
+
+        async def joins_and_leaves(thread):
+            async with opened(connect()) as client:
+                for number in range(25):
+                    conn_id = f"c{thread}-{number}"
+                    await client.decide("lab", f"u:{thread}", joins(conn_id))
+                    await client.decide("lab", f"u:{thread}", leaves(conn_id))
+                await client.decide("lab", f"u:{thread}", joins(f"c{thread}"))
+
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(4) as pool:
+            work = [
+                loop.run_in_executor(pool, asyncio.run, joins_and_leaves(thread))
+                for thread in range(4)
+            ]
+            await asyncio.gather(*work)
+
+        assert (await state.room("lab")).seats == 4
+        assert len(await state.standings("lab")) == 4
+
+    # --- rooms as a whole
+
+    async def test_which_rooms_are_listed(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+        await state.decide("hall", None, creates("hall"))
+        await state.decide("kept", "u:ada", grants(RoomRole.ADMIN))
+
+        assert sorted(await state.rooms()) == ["hall", "lab"]
+
+    async def test_a_room_is_listed_no_more_when_it_is_empty(self, state):
+        await state.decide("lab", None, creates())
+        await state.decide("lab", "u:ada", joins("c1"))
+        await state.decide("lab", "u:ada", leaves("c1"))
+
+        assert await state.rooms() == []
+        assert await state.room("lab") is not None
+
+    async def test_a_removed_room_gives_up_who_was_inside(self, state):
+        await state.decide("lab", "u:ada", joins("c1"))
+        await state.decide("lab", "u:eve", grants(RoomRole.ADMIN))
+
+        seated = await state.remove_room("lab")
+
+        assert {key: list(standing.seats) for key, standing in seated.items()} == {"u:ada": ["c1"]}
+        assert await state.room("lab") is None
+        assert await state.rooms() == []
+        assert await state.decide("lab", "u:eve", looks) == (None, Standing())
+
+    async def test_removing_an_unknown_room_says_so(self, state):
+        assert await state.remove_room("lab") is None
+
+    async def test_a_removed_room_can_be_made_anew(self, state, advance):
+        await state.renew("n3", self.lease)
+        await state.decide("lab", "u:ada", joins("c1", "n3"))
+        await state.remove_room("lab")
+        await state.decide("lab", "u:bob", joins("c2"))
+
+        await advance(self.lease + 1)
+
+        assert list(await state.standings("lab")) == ["u:bob"]
+        assert (await state.room("lab")).seats == 1
+
+    # --- presence
+
+    async def test_who_appears_is_there(self, state, other):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.appear("n2", "c2", "ada", NOW)
+
+        states = await other.presence(["ada", "bob"], at(5))
+
+        assert (states["ada"].online, states["ada"].connections) == (True, 2)
+        assert (states["bob"].online, states["bob"].connections) == (False, 0)
+        assert states["bob"].last_seen is None
+
+    async def test_who_is_there_was_last_seen_now(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+
+        assert (await state.presence(["ada"], at(5)))["ada"].last_seen == at(5)
+
+    async def test_who_has_gone_was_last_seen_then(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.vanish("c1", "ada", at(3))
+
+        found = (await state.presence(["ada"], at(5)))["ada"]
+
+        assert (found.online, found.last_seen) == (False, at(3))
+
+    async def test_vanishing_says_how_many_are_left(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.appear("n2", "c2", "ada", NOW)
+
+        assert await state.vanish("c1", "ada", NOW) == 1
+        assert await state.vanish("c1", "ada", NOW) == 1
+        assert await state.vanish("c2", "ada", NOW) == 0
+        assert await state.vanish("c2", "ada", NOW) == 0
+
+    async def test_appearing_again_changes_nothing(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.appear("n1", "c1", "ada", NOW)
+
+        assert (await state.presence(["ada"], NOW))["ada"].connections == 1
+
+    async def test_where_the_connections_are_oldest_first(self, state):
+        for number in (3, 1, 2):
+            await state.appear(f"n{number % 2 + 1}", f"c{number}", "ada", NOW)
+
+        found = await state.connections_of(["ada", "bob"])
+
+        assert list(found) == ["ada"]
+        assert list(found["ada"].items()) == [("c3", "n2"), ("c1", "n2"), ("c2", "n1")]
+
+    async def test_nobody_asked_for_is_nobody_found(self, state):
+        assert await state.presence([], NOW) == {}
+        assert await state.connections_of([]) == {}
+
+    # --- typing
+
+    async def test_who_types_does_so_until_then(self, state, other):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.set_typing("ada", "lab", at(5), NOW)
+
+        assert (await other.presence(["ada"], at(4)))["ada"].typing == {"lab": at(5)}
+        assert (await other.presence(["ada"], at(5)))["ada"].typing == {}
+
+    async def test_who_stops_types_no_longer(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.set_typing("ada", "lab", at(5), NOW)
+        await state.set_typing("ada", "hall", at(5), NOW)
+
+        await state.set_typing("ada", "lab", None, at(1))
+
+        assert list((await state.presence(["ada"], at(1)))["ada"].typing) == ["hall"]
+
+    async def test_the_newest_word_counts(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.set_typing("ada", "lab", at(50), NOW)
+        await state.set_typing("ada", "lab", at(5), at(1))
+
+        assert (await state.presence(["ada"], at(6)))["ada"].typing == {}
+
+    async def test_who_has_gone_types_nowhere(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.set_typing("ada", "lab", at(50), NOW)
+        await state.vanish("c1", "ada", at(1))
+
+        assert (await state.presence(["ada"], at(2)))["ada"].typing == {}
+
+    # --- leases
+
+    async def test_renewing_says_who_is_alive(self, connect, advance):
+        async with opened(connect()) as one, opened(connect()) as two:
+            assert await one.renew("n1", self.lease) == ["n1"]
+            assert sorted(await two.renew("n2", self.lease * 3)) == ["n1", "n2"]
+
+            await advance(self.lease + 1)
+
+            assert await two.renew("n2", self.lease) == ["n2"]
+
+    async def test_a_lease_counts_from_the_last_renewal(self, state, advance):
+        await state.renew("n3", self.lease)
+        await state.decide("lab", "u:ada", joins("c1", "n3"))
+        await advance(self.lease * 0.6)
+        await state.renew("n3", self.lease)
+
+        await advance(self.lease * 0.6)
+
+        assert list(await state.standings("lab")) == ["u:ada"]
+        assert "n3" in await state.renew("n1", 600.0)
+
+    async def test_what_a_lapsed_node_owned_is_gone(self, state, advance):
+        await state.renew("n3", self.lease)
+        await state.decide("lab", "u:ada", joins("c1", "n3"))
+        await state.appear("n3", "c1", "ada", NOW)
+        await state.set_typing("ada", "lab", at(10**6), NOW)
+
+        await advance(self.lease + 1)
+
+        assert await state.room("lab") is None
+        assert await state.rooms() == []
+        assert await state.connections_of(["ada"]) == {}
+        found = (await state.presence(["ada"], at(60)))["ada"]
+        assert (found.online, found.connections, found.typing) == (False, 0, {})
+
+    async def test_what_the_others_own_stays(self, state, advance):
+        await state.renew("n3", self.lease)
+        for node, conn_id in (("n1", "c1"), ("n3", "c3")):
+            await state.decide("lab", "u:ada", joins(conn_id, node))
+            await state.appear(node, conn_id, "ada", NOW)
+
+        await advance(self.lease + 1)
+
+        assert (await state.room("lab")).seats == 1
+        assert list((await state.standings("lab"))["u:ada"].seats) == ["c1"]
+        assert await state.connections_of(["ada"]) == {"ada": {"c1": "n1"}}
+
+    async def test_what_nobody_owns_stays(self, state, advance):
+        await state.renew("n3", self.lease)
+        await state.decide("lab", "u:ada", grants(RoomRole.ADMIN))
+        await state.decide("lab", "u:ada", joins("c1", "n3"))
+
+        await advance(self.lease + 1)
+
+        room, ada = await state.decide("lab", "u:ada", looks)
+        assert room.seats == 0
+        assert (ada.role, ada.seats) == (RoomRole.ADMIN, {})
+
+    async def test_a_lapsed_nodes_seats_are_free(self, state, advance):
+        await state.renew("n3", self.lease)
+        await state.decide("lab", None, creates(capacity=1))
+        await state.decide("lab", "u:ada", joins("c1", "n3"))
+        with pytest.raises(Refused):
+            await state.decide("lab", "u:bob", joins("c2"))
+
+        await advance(self.lease + 1)
+
+        assert await state.decide("lab", "u:bob", joins("c2")) == 1
+
+    async def test_a_node_that_comes_back_begins_anew(self, state, advance):
+        await state.renew("n3", self.lease)
+        await state.appear("n3", "c1", "ada", NOW)
+        await advance(self.lease + 1)
+
+        assert await state.connections_of(["ada"]) == {}
+        assert "n3" in await state.renew("n3", self.lease)
+        assert await state.connections_of(["ada"]) == {}
+        await state.appear("n3", "c1", "ada", NOW)
+        assert await state.connections_of(["ada"]) == {"ada": {"c1": "n3"}}
+
+    async def test_a_node_that_ends_in_order_is_out_at_once(self, state):
+        await state.decide("lab", "u:ada", joins("c1", "n1"))
+        await state.decide("lab", "u:ada", joins("c2", "n2"))
+        await state.appear("n1", "c1", "ada", NOW)
+
+        await state.release("n1", at(7))
+
+        assert await state.renew("n2", 600.0) == ["n2"]
+        assert list((await state.standings("lab"))["u:ada"].seats) == ["c2"]
+        found = (await state.presence(["ada"], at(9)))["ada"]
+        assert (found.online, found.last_seen) == (False, at(7))
+
+    async def test_releasing_a_node_that_owns_nothing_changes_nothing(self, state):
+        await state.release("n9", NOW)
+
+        assert sorted(await state.renew("n1", 600.0)) == ["n1", "n2"]

@@ -1,0 +1,106 @@
+"""Requests that are sent again: answered again, and not handled again."""
+
+import pytest
+
+from eyewall.domain.repeats import LIMIT, MAX_BYTES, MOST_WAITING, Repeats, Seen
+
+
+@pytest.fixture
+def repeats():
+    return Repeats()
+
+
+def test_a_request_is_new_once(repeats):
+    assert repeats.look("r1") is Seen.NEW
+    assert repeats.look("r1") is Seen.IN_WORK
+
+
+def test_a_request_that_was_answered_has_its_answer(repeats):
+    repeats.look("r1")
+    repeats.answered("r1", b"yes")
+
+    assert repeats.look("r1") == b"yes"
+
+
+def test_an_empty_answer_is_an_answer(repeats):
+    repeats.look("r1")
+    repeats.answered("r1", b"")
+
+    assert repeats.look("r1") == b""
+
+
+def test_repeats_that_wait_are_counted_once(repeats):
+    repeats.look("r1")
+    repeats.look("r1")
+    repeats.look("r1")
+
+    assert repeats.answered("r1", b"yes") == 2
+    assert repeats.answered("r1", b"yes") == 0
+
+
+def test_a_burst_of_repeats_earns_a_bounded_number_of_answers(repeats):
+    for _ in range(MOST_WAITING * 3):
+        repeats.look("r1")
+
+    assert repeats.answered("r1", b"yes") == MOST_WAITING
+
+
+def test_a_request_that_was_not_handled_is_new_again(repeats):
+    repeats.look("r1")
+    repeats.look("r1")
+
+    assert repeats.forgotten("r1") == 1
+    assert repeats.look("r1") is Seen.NEW
+
+
+def test_forgetting_what_nobody_asked_changes_nothing(repeats):
+    assert repeats.forgotten("r1") == 0
+    assert len(repeats) == 0
+
+
+def test_the_last_256_answers_are_remembered(repeats):
+    for number in range(LIMIT + 1):
+        repeats.look(str(number))
+        repeats.answered(str(number), b"yes")
+
+    assert LIMIT == 256
+    assert len(repeats) == LIMIT
+    assert repeats.look("1") == b"yes"
+    assert repeats.look("0") is Seen.NEW
+
+
+def test_answers_are_bounded_in_bytes_and_the_oldest_go_first(repeats):
+    half = b"x" * (MAX_BYTES // 2)
+    for number in ("a", "b", "c"):
+        repeats.look(number)
+        repeats.answered(number, half)
+
+    assert repeats.look("a") is Seen.NEW
+    assert repeats.look("b") == half
+    assert repeats.look("c") == half
+
+
+def test_the_newest_answer_is_remembered_however_long_it_is(repeats):
+    repeats.look("a")
+    repeats.answered("a", b"x" * (MAX_BYTES + 1))
+
+    assert len(repeats) == 1
+
+
+def test_an_answer_that_is_replaced_counts_once(repeats):
+    """Otherwise the bytes would drift, and answers go before their time."""
+    for _ in range(10):
+        repeats.answered("a", b"x" * (MAX_BYTES // 4))
+    repeats.answered("b", b"x" * (MAX_BYTES // 4))
+
+    assert repeats.look("a") != Seen.NEW
+    assert repeats.look("b") != Seen.NEW
+
+
+def test_a_request_in_work_is_never_forgotten(repeats):
+    repeats.look("slow")
+    for number in range(LIMIT * 2):
+        repeats.look(str(number))
+        repeats.answered(str(number), b"yes")
+
+    assert repeats.look("slow") is Seen.IN_WORK

@@ -1,0 +1,104 @@
+"""The documentation runs: its Python, its JSON, its settings, its links."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import websockets
+
+from eyewall.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNS = "server.run(port=8080)"
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        found = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+        for number, block in enumerate(found, 1):
+            yield f"{page.relative_to(ROOT)}-{number}", block
+
+
+def each(language: str) -> pytest.MarkDecorator:
+    found = dict(blocks(language))
+    return pytest.mark.parametrize("block", found.values(), ids=found.keys())
+
+
+@each("python")
+def test_every_python_block_runs_by_itself(block):
+    names = {"__name__": "docs"}
+    sys.modules.setdefault("docs", type(sys)("docs"))
+
+    exec(compile(block.replace(RUNS, ""), "docs", "exec"), names)
+
+    assert names.keys() > {"__name__"}
+
+
+@each("json")
+def test_every_json_block_is_a_message_to_a_line(block):
+    for line in block.splitlines():
+        assert json.loads(line)["topic"]
+
+
+@each("toml")
+def test_every_toml_block_is_accepted_as_settings(block, tmp_path):
+    (tmp_path / "eyewall.toml").write_text(block.replace("keys/login.pem", str(tmp_path / "k")))
+    (tmp_path / "k").write_text("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n")
+
+    assert Settings.load(tmp_path / "eyewall.toml", environ={})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def free_port() -> int:
+    for port in range(20_000, 32_000):
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+async def test_the_first_example_of_the_readme_runs_as_printed(tmp_path):
+    """Ten lines, saved and run, answer the message that the next lines send."""
+    port = free_port()
+    block = dict(blocks("python"))["README.md-1"]
+    assert len([line for line in block.splitlines() if line]) <= 10
+    assert RUNS in block
+    script = tmp_path / "first.py"
+    script.write_text(block.replace("8080", str(port)))
+    (sent,) = re.findall(r"ws\.send\('(.*)'\)", (ROOT / "README.md").read_text())
+
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, env={**os.environ}, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert "listening" in process.stderr.readline()
+        async with websockets.connect(f"ws://127.0.0.1:{port}/ws") as client:
+            await client.send(sent)
+            answer = json.loads(await client.recv())
+        assert answer["topic"] == "echo:pong"
+        assert answer["data"] == {"echo": "hello"}
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
