@@ -79,10 +79,16 @@ class Farewell:
         self._logger = logger
 
     async def announce(self) -> None:
-        """Send everybody ``system:draining`` with a time of its own to come back."""
-        window = max(WINDOW, len(self._connections) / PER_SECOND)
-        for conn in self._connections:
-            data = {"reconnect_in": round(random.uniform(0.0, window), 3)}  # noqa: S311
+        """Send everybody ``system:draining`` with a time of its own to come back.
+
+        One client to each equal part of the window, somewhere in it: chance alone would
+        send some of them at the same moment.
+        """
+        conns = list(self._connections)
+        random.shuffle(conns)
+        part = max(WINDOW, len(conns) / PER_SECOND) / max(1, len(conns))
+        for number, conn in enumerate(conns):
+            data = {"reconnect_in": round((number + random.random()) * part, 3)}  # noqa: S311
             notice = self._sender.notice("system:draining", "draining", data)
             self._sender.to_many([conn], notice)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from eyewall.application.threads import Threads
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import NodeId
 
+CLOSING = 2.0
+"""Seconds that an adapter has to close; one that hangs must not keep the others."""
 PACKET_SLACK = 64 * 1024
 """Bytes that an envelope may add to a message of the largest size on the bus."""
 
@@ -330,7 +333,8 @@ class Node:
 
     async def _close(self, adapter: Opens) -> None:
         try:
-            await adapter.close()
+            async with asyncio.timeout(CLOSING):
+                await adapter.close()
         except Exception as error:  # noqa: BLE001  (the others have to be closed all the same)
             self.logger.error("close_failed", adapter=type(adapter).__name__, error=repr(error))
 

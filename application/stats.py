@@ -60,7 +60,7 @@ class Stats:
 
     def __init__(self, clock: Clock, metrics: Metrics | None) -> None:
         self._clock = clock
-        self.metrics: Metrics = metrics or NoMetrics()
+        self.metrics: Metrics = NoMetrics() if metrics is None else metrics
         self.reset()
 
     def reset(self) -> None:

@@ -77,7 +77,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         if (value := getattr(options, limit)) is not None:
             count(value, limit)
     heartbeat = options.heartbeat or HeartbeatConfig()
-    logger = options.logger or make_logger()
+    logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
     codec = JsonCodec()
     sockets = Sockets(
@@ -97,8 +97,9 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         clock=clock,
         codec=codec,
         logger=logger,
-        pubsub=options.pubsub or MemoryPubSub(),
-        state=options.state or MemoryState(),
+        # Not "or": an adapter may have a length, and be empty.
+        pubsub=MemoryPubSub() if options.pubsub is None else options.pubsub,
+        state=MemoryState() if options.state is None else options.state,
         metrics=options.metrics,
         authenticator=options.authenticator,  # type: ignore[arg-type]
         access_controller=options.access_controller,
@@ -110,8 +111,9 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
 
 
 def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:
+    node_id = default_node_id() if options.node_id is None else options.node_id
     return NodeConfig(
-        node_id=NodeId(check_name(options.node_id or default_node_id(), "node_id")),
+        node_id=NodeId(check_name(node_id, "node_id")),
         cluster_channel=check_name(options.cluster_channel, "cluster_channel"),
         lease=seconds(options.lease, "lease", positive=True),
         workers=count(options.workers, "workers"),

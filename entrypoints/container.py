@@ -51,7 +51,7 @@ def _limiter(limits: LimitSettings) -> Limiter | None:
     return TokenBucketLimiter(limits.messages_per_second, limits.burst)
 
 
-def _server(settings: Settings, limiter: Limiter | None, **ports: Any) -> Server:
+def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Server:
     """Build a server; ``ports`` may hold any of ``Server``'s keywords, which count more
     than the settings."""
     given: dict[str, Any] = {
@@ -114,8 +114,8 @@ class Container(containers.DeclarativeContainer):
     )
     server = providers.Singleton(
         _server,
-        settings=settings,
-        limiter=limiter,
+        settings,
+        limiter,
         logger=logger,
         metrics=metrics,
         authenticator=authenticator,

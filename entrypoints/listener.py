@@ -31,7 +31,8 @@ class Listener:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = self.host or "localhost"  # "" is every address of the machine
+        host = f"[{host}]" if ":" in host else host
         return f"{'ws' if self._ssl is None else 'wss'}://{host}:{self.port}/ws"
 
     def serve(self, rules: Sequence[Any], handshake_timeout: float) -> None:
@@ -42,13 +43,13 @@ class Listener:
 
     async def close(self) -> None:
         """Listen no longer, and end the requests that are under way."""
-        if self._http is None:
-            for sock in self._sockets:
-                sock.close()
-            return
-        self._http.stop()
-        await self._http.close_all_connections()
-        self._http = None
+        if self._http is not None:
+            self._http.stop()
+        for sock in self._sockets:  # those that were never let in, too
+            sock.close()
+        if self._http is not None:
+            await self._http.close_all_connections()
+            self._http = None
 
 
 def _no_access_log(_: Any) -> None:

@@ -6,18 +6,24 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from eyewall.application.tasks import LAST_WORD
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-LAST_WORD = 1.0
-"""Seconds that a task has to end after it was cancelled."""
-
 
 async def run_until_signal(
-    *, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
+    *,
+    start: Callable[[], Coroutine[Any, Any, Any]],
+    ended: Callable[[], Coroutine[Any, Any, Any]],
+    stop: Callable[[], Awaitable[None]],
 ) -> None:
-    """Await ``start``, then a signal, then ``stop``."""
+    """Await ``start``, then a signal or ``ended``, then ``stop``.
+
+    A signal that comes during ``start`` cancels it.
+    """
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
@@ -34,13 +40,29 @@ async def run_until_signal(
     # and that is when a second signal is needed.
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
-        await start()
-        await asked.wait()
+        if await _done_before(asked, start()):
+            await _done_before(asked, ended())
         await stop()
         await _end_what_is_left()
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: what was there is not Python's, and can't be put back from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+async def _done_before(asked: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+    """Await ``work``, and cancel it when ``asked`` comes first; returns whether it was done."""
+    task, bell = asyncio.create_task(work), asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait([task, bell], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        bell.cancel()
+        task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return False
+    return True
 
 
 async def _end_what_is_left() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl as tls
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeVar
 
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
-from eyewall.application.drain import run_steps
+from eyewall.application.drain import Step, run_steps
 from eyewall.application.hub import Hub
 from eyewall.application.middleware import Middleware, trace
 from eyewall.application.ports import (
@@ -27,8 +25,9 @@ from eyewall.application.ports import (
     Validator,
 )
 from eyewall.application.routes import OrderingKey, Routes
-from eyewall.application.tasks import Tasks
+from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Options, assemble
+from eyewall.background import Background, Work, call
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.outbox import QueueConfig
@@ -43,6 +42,9 @@ _OPTIONS = frozenset(field.name for field in fields(Options))
 
 CLOSE_SHARE = 0.2
 """The part of a shutdown's time that is kept for flushing and closing connections."""
+LETTING_GO = 5.0
+"""Seconds that the adapters and the port have to close, whatever was left of the time: an
+engine that does not answer must not keep the process."""
 
 
 class Server:
@@ -99,11 +101,12 @@ class Server:
             self.use(trace(tracer))
         self._on_startup: list[Hook] = []
         self._on_shutdown: list[Hook] = []
-        self._background: list[Any] = []
-        self._tasks = Tasks(self.logger)
+        self._background = Background(self.logger)
         self._listener: Listener | None = None
         self._started = False
+        self._starting: asyncio.Future[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
+        self._ended = asyncio.Event()
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Server:
@@ -163,19 +166,12 @@ class Server:
         self._on_shutdown.append(hook)
         return hook
 
-    def background(self, work: Coroutine[Any, Any, Any] | Callable[[], Any]) -> None:
+    def background(self, work: Work) -> None:
         """Run a task that the server owns: its failure is logged, shutdown ends it.
 
-        Before the start it waits for the start.
+        Before the start it waits for the start. Raises ``ValueError`` for what can't be run.
         """
-        if self._started:
-            self._spawn(work)
-        else:
-            self._background.append(work)
-
-    def _spawn(self, work: Any) -> None:
-        coroutine = work if inspect.iscoroutine(work) else work()
-        self._tasks.spawn(coroutine, getattr(work, "__qualname__", None))
+        self._background.add(work)
 
     def routes(self, path: str = "/ws") -> list[Any]:
         """Return Tornado rules that let clients in at ``path``.
@@ -210,29 +206,41 @@ class Server:
         """Start the hub; with a ``port`` (0: a free one), listen there too.
 
         ``pages`` are further Tornado rules to serve. Raises ``OSError`` if the port
-        can't be had, ``Unavailable`` if an adapter can't be opened.
+        can't be had, ``Unavailable`` if an adapter can't be opened, what a startup hook
+        raised, and ``RuntimeError`` if it was started or was shut down meanwhile. Then
+        nothing is left behind, and it may be tried again.
         """
         if self._started:
             raise RuntimeError("the server has been started")
         self._listener = None if port is None else Listener(host, port, ssl)
         self._started = True
         self._stopping = None
+        self._background.open()
+        self._ended = asyncio.Event()
+        # A task of its own, so that a shutdown can end it wherever it is.
+        self._starting = asyncio.ensure_future(self._start(pages))
         try:
-            await self._node.start()
-            self._sockets.start()
-            for hook in self._on_startup:
-                await _call(hook)
-            for work in self._background:
-                self._spawn(work)
-            self._background.clear()
-        except BaseException:
-            await self.shutdown(0)
+            await self._starting
+        except BaseException as error:
+            was_stopped = self._stopping is not None
+            await self._stop(0)
+            if was_stopped and not is_cancelled():
+                raise RuntimeError("the server was shut down while it started") from error
             raise
+
+    async def _start(self, pages: Sequence[Any]) -> None:
+        await self._node.start()
+        self._sockets.start()
+        for hook in self._on_startup:
+            await call(hook)
+        if self._stopping is not None:
+            raise asyncio.CancelledError  # which a hook has swallowed
         if self._listener is not None:
             render = getattr(self._metrics, "render", None)
             rules = [*self.routes(), *ops_routes(self._not_ready, render), *pages]
             self._listener.serve(rules, self._handshake_timeout)
             self.logger.info("listening", url=self.url, node_id=self.hub.node_id)
+        self._background.start()
 
     def _not_ready(self) -> list[str]:
         if not self._started:
@@ -242,20 +250,25 @@ class Server:
     async def shutdown(self, timeout: Seconds = 10.0) -> None:
         """Drain and stop, within ``timeout`` seconds (guarantees.md, "Shutdown").
 
-        May be called twice: the second call waits for the first.
+        May be called twice: the second call waits for the first. A handler or hook that
+        awaits it is among those that it waits for, until the deadline; there,
+        ``server.background(server.shutdown)`` does not wait.
         """
+        await self._stop(seconds(timeout, "timeout"))
+        self._background.drop()
+
+    async def _stop(self, timeout: float) -> None:
+        if self._stopping is None and self._started:
+            self._stopping = asyncio.ensure_future(self._shut_down(timeout))
         if self._stopping is not None:
             await asyncio.shield(self._stopping)
-            return
-        if not self._started:
-            self._close_unstarted()
-            return
-        self._stopping = asyncio.ensure_future(self._shut_down(seconds(timeout, "timeout")))
-        await asyncio.shield(self._stopping)
 
     async def _shut_down(self, timeout: float) -> None:
         node, clock = self._node, self._clock
         begun = clock.now()
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting], timeout=LAST_WORD)
         node.connections.draining = True
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
@@ -281,38 +294,33 @@ class Server:
             clock=clock,
             until=clock.now() + max(0.1, begun + timeout - clock.now()),
         )
-        await self._tasks.close()
-        await node.stop()
+        await self._background.close()
+        last: list[Step] = [("stop", node.stop)]
         if self._listener is not None:
-            await self._listener.close()
-            self._listener = None
+            last.append(("listener", self._listener.close))
+        unfinished += await run_steps(last, clock=clock, until=clock.now() + LETTING_GO)
+        self._listener = None
         self._started = False
+        self._ended.set()
         if unfinished:
             self.logger.warning("unfinished_at_shutdown", steps=unfinished)
         self.logger.info("stopped", node_id=self.hub.node_id)
 
-    def _close_unstarted(self) -> None:
-        for work in self._background:
-            if inspect.iscoroutine(work):
-                work.close()
-        self._background.clear()
-
     async def _quietly(self, hook: Hook) -> None:
         try:
-            await _call(hook)
+            await call(hook)
         except Exception as error:
             self.logger.error("on_shutdown_failed", error=repr(error), exc_info=error)
 
     async def __aenter__(self) -> Server:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            self._background.drop()
+            raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.shutdown()
 
     def run(
@@ -323,15 +331,17 @@ class Server:
         *,
         pages: Sequence[Any] = (),
     ) -> None:
-        """Serve until SIGTERM or SIGINT, drain, and return. A second signal ends at once."""
-        asyncio.run(
-            run_until_signal(
-                start=lambda: self.start(host, port, ssl, pages=pages), stop=self.shutdown
+        """Serve until SIGTERM or SIGINT, drain, and return. A second signal ends at once.
+
+        Returns too when it was shut down in another way.
+        """
+        try:
+            asyncio.run(
+                run_until_signal(
+                    start=lambda: self.start(host, port, ssl, pages=pages),
+                    ended=lambda: self._ended.wait(),
+                    stop=self.shutdown,
+                )
             )
-        )
-
-
-async def _call(hook: Hook) -> None:
-    result = hook()
-    if inspect.isawaitable(result):
-        await result
+        finally:
+            self._background.drop()

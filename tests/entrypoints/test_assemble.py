@@ -1,0 +1,156 @@
+"""What a server's keywords become: the node, its ports and its sockets."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+from dataclasses import fields
+from datetime import timedelta
+
+import pytest
+
+from eyewall import HeartbeatConfig, MemoryPubSub, MemoryState, QueueConfig, Server
+from eyewall.assemble import Options, assemble, default_node_id
+from tests.application.fakes import RecordingLogger
+
+KEYWORDS = {p.name: p.default for p in inspect.signature(Server).parameters.values()}
+
+
+def node(**given):
+    names = [field.name for field in fields(Options)]
+    assembled, _ = assemble(Options(**{name: KEYWORDS[name] for name in names} | given))
+    return assembled
+
+
+def sockets(**given):
+    names = [field.name for field in fields(Options)]
+    _, assembled = assemble(Options(**{name: KEYWORDS[name] for name in names} | given))
+    return assembled
+
+
+def test_every_keyword_of_a_server_is_an_option():
+    """One that was forgotten would be taken and do nothing. The tracer is a middleware."""
+    assert set(KEYWORDS) - {"tracer"} == {field.name for field in fields(Options)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("node_id", "n7"),
+        ("cluster_channel", "blue"),
+        ("lease", 3.0),
+        ("workers", 3),
+        ("worker_queue", 5),
+        ("lane_queue", 7),
+        ("max_message_size", 999),
+        ("max_connections", 11),
+        ("max_connections_per_user", 12),
+        ("max_connections_per_address", 13),
+        ("client_commands", True),
+        ("implicit_rooms", False),
+    ],
+)
+def test_an_option_reaches_the_node(name, value):
+    assert getattr(node(**{name: value}).config, name) == value
+
+
+def test_times_reach_the_node_in_seconds():
+    built = node(
+        lease=timedelta(seconds=7), heartbeat=HeartbeatConfig(interval=timedelta(seconds=4))
+    )
+
+    assert (built.config.lease, built.config.heartbeat) == (7.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    "port", ["pubsub", "state", "metrics", "logger", "authenticator", "access_controller"]
+)
+def test_an_adapter_that_is_given_is_taken_even_if_it_is_empty(port):
+    """An adapter may have a length; one of 0 is no reason to put another in its place."""
+
+    class Empty(RecordingLogger):
+        def can_publish(self, meta, topic, event): ...
+        def can_subscribe(self, meta, room_id): ...
+        def authenticate(self, handshake): ...
+        def __len__(self):
+            return 0
+
+    adapter = Empty()
+
+    assert getattr(node(**{port: adapter}).ports, port) is adapter
+
+
+def test_bus_and_state_left_out_are_in_memory_and_of_one_server_alone():
+    first, second = node(), node()
+
+    assert isinstance(first.ports.pubsub, MemoryPubSub)
+    assert isinstance(first.ports.state, MemoryState)
+    assert first.ports.pubsub is not second.ports.pubsub
+    assert first.ports.state is not second.ports.state
+
+
+def test_the_sockets_know_whom_to_tell():
+    """They are built before the node that takes in what they read."""
+    built, before = assemble(Options(**{f.name: KEYWORDS[f.name] for f in fields(Options)}))
+
+    assert before.intake is built.intake
+    assert before.outbound is built.ports.outbound
+
+
+@pytest.mark.parametrize(("queue", "batch"), [(2048, 512), (1, 1)])
+def test_a_batch_adds_a_quarter_of_the_worker_queue_and_at_least_one_message(queue, batch):
+    """So that one batch never fills the queue, and a small queue is still read for."""
+    assert sockets(worker_queue=queue)._node.poller._budget == batch
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"node_id": ""},
+        {"node_id": "a\nb"},
+        {"cluster_channel": ""},
+        {"lease": 0},
+        {"workers": 0},
+        {"worker_queue": 0},
+        {"lane_queue": 0},
+        {"max_message_size": 0},
+        {"handshake_timeout": 0},
+        {"max_connections": 0},
+        {"max_connections_per_user": 0},
+        {"max_connections_per_address": 0},
+        {"trusted_proxies": ["everybody"]},
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        node(**wrong)
+
+
+def test_the_bounds_of_queue_and_heartbeat_are_the_node_s_own_unless_given():
+    queue, heartbeat = QueueConfig(size=3), HeartbeatConfig(interval=5.0)
+
+    assert sockets(queue=queue, heartbeat=heartbeat)._node.queue is queue
+    assert sockets()._node.queue == QueueConfig()
+
+
+# --- the name of a node
+
+
+def test_a_node_is_named_for_host_process_and_chance():
+    name = default_node_id()
+
+    assert f"-{os.getpid()}-" in name
+    assert name != default_node_id()
+    assert node().config.node_id != node().config.node_id
+
+
+@pytest.mark.parametrize("host", ["", "x" * 300, "a b\n:/", "..."])
+def test_whatever_the_host_is_called_the_name_is_a_good_one(monkeypatch, host):
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+
+    name = default_node_id()
+
+    assert node(node_id=name).config.node_id == name
+    assert not name.startswith("-")

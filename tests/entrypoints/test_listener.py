@@ -1,0 +1,199 @@
+"""The listening port: where it is, who gets in, and that it is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import socket
+import warnings
+from contextlib import asynccontextmanager, closing
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.web import RequestHandler
+
+from eyewall.listener import Listener
+from tests.adapters.web_support import tls_contexts
+from tests.entrypoints.wire import UNIT, WITHIN, free_port, soon
+
+
+class Hello(RequestHandler):
+    def get(self):
+        self.finish("hello")
+
+
+class Slow(RequestHandler):
+    async def get(self):
+        self.application.settings.setdefault("begun", []).append(1)
+        self.write("...")
+        await self.flush()
+        await asyncio.Event().wait()
+
+
+RULES = [("/hello", Hello), ("/slow", Slow)]
+
+
+@asynccontextmanager
+async def listening(host="127.0.0.1", port=0, ssl=None, handshake_timeout=WITHIN):
+    listener = Listener(host, port, ssl)
+    try:
+        listener.serve(RULES, handshake_timeout)
+        yield listener
+    finally:
+        await listener.close()
+
+
+async def fetch(url, **options):
+    with closing(AsyncHTTPClient(force_instance=True)) as client:
+        return (await soon(client.fetch(url, **options))).body
+
+
+def is_free(port):
+    """Whether somebody else may listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0 and probe.bind(("", port)) is None
+
+
+needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+
+
+# --- where
+
+
+async def test_port_0_takes_a_free_one_each_time():
+    async with listening() as first, listening() as second:
+        assert 0 < first.port != second.port > 0
+
+
+async def test_a_port_that_is_named_is_taken():
+    port = free_port()
+
+    async with listening(port=port) as listener:
+        assert listener.port == port
+        assert await fetch(f"http://127.0.0.1:{port}/hello") == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("", "localhost"),
+        pytest.param("::1", "[::1]", marks=needs_ipv6),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_the_url_is_where_clients_connect(host, shown, scheme):
+    """An IPv6 address stands in brackets; every address of the machine is none."""
+    listener = Listener(host, 0, tls_contexts()[0] if scheme == "wss" else None)
+    try:
+        assert listener.url == f"{scheme}://{shown}:{listener.port}/ws"
+    finally:
+        await listener.close()
+
+
+@needs_ipv6
+async def test_a_client_gets_in_by_ipv6():
+    async with listening("::1") as listener:
+        assert await fetch(f"http://[::1]:{listener.port}/hello") == b"hello"
+
+
+async def test_with_a_tls_context_it_speaks_tls():
+    server, client = tls_contexts()
+
+    async with listening(ssl=server) as listener:
+        url = f"https://localhost:{listener.port}/hello"
+        assert await fetch(url, ssl_options=client) == b"hello"
+
+
+# --- a port that can't be had
+
+
+@pytest.fixture
+def collected():
+    """Tornado leaves a socket that could not be bound to the garbage collector: here it
+    comes within the test that is about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.mark.usefixtures("collected")
+async def test_a_port_in_use_raises_where_the_listener_is_made():
+    async with listening() as first:
+        with pytest.raises(OSError, match="in use") as caught:
+            Listener("127.0.0.1", first.port, None)
+
+        assert caught.value.errno == errno.EADDRINUSE
+        assert await fetch(f"http://127.0.0.1:{first.port}/hello") == b"hello"
+
+
+@pytest.mark.usefixtures("collected")
+async def test_an_address_of_another_machine_raises():
+    with pytest.raises(OSError, match="assign") as caught:
+        Listener("192.0.2.1", 0, None)
+
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+# --- the end
+
+
+@pytest.mark.parametrize("served", [True, False])
+async def test_close_gives_the_port_back_served_or_not_and_may_be_called_twice(served):
+    listener = Listener("127.0.0.1", free_port(), None)
+    if served:
+        listener.serve(RULES, WITHIN)
+
+    await listener.close()
+    await listener.close()
+
+    assert is_free(listener.port)
+
+
+async def test_rules_that_are_none_leave_a_listener_that_can_be_closed():
+    listener = Listener("127.0.0.1", free_port(), None)
+    with pytest.raises(AttributeError):
+        listener.serve([42], WITHIN)
+
+    await listener.close()
+
+    assert is_free(listener.port)
+
+
+async def test_close_ends_requests_that_are_under_way():
+    """A page that never answers does not hold up the end."""
+    async with listening() as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n")
+        await soon(reader.readuntil(b"\r\n\r\n"))
+
+        await soon(listener.close())
+
+        assert b"..." in await soon(reader.read())
+        writer.close()
+
+
+# --- who gets in
+
+
+async def test_a_client_that_does_not_finish_its_request_is_cut_off():
+    async with listening(handshake_timeout=0.1 * UNIT) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET /hello HTTP/1.1\r\n")
+
+        assert await soon(reader.read()) == b""
+        writer.close()
+
+
+async def test_requests_are_not_logged(caplog):
+    """A query may hold a token."""
+    caplog.set_level("DEBUG")
+    async with listening() as listener:
+        await fetch(f"http://127.0.0.1:{listener.port}/hello?token=hunter2")
+
+    assert "hunter2" not in caplog.text

@@ -1,0 +1,197 @@
+"""A program that runs until it is told to end, as a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pytest
+
+from tests.entrypoints.wire import WITHIN, peer
+from tests.faults.support import die_with_parent
+
+PATIENCE = 4 * WITHIN
+"""Seconds for what includes the start or the end of an interpreter."""
+
+PROGRAM = """
+import asyncio, signal, sys, time
+from eyewall import Server
+
+def say(text):
+    print(text, flush=True)
+
+server = Server()
+
+async def up():
+    say(server.port)
+
+server.background(up)
+BODY
+before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+server.run(port=0)
+assert before == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+say("returned")
+"""
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+
+
+class Program:
+    """A process, and the lines that it says."""
+
+    def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
+        self._process = process
+        self._log = log
+        self.signal = process.send_signal
+
+    def line(self) -> str:
+        return self._process.stdout.readline().strip()
+
+    def ended(self) -> tuple[int, list[str], str]:
+        """Wait for the end: the status, the lines that were not read, what it complained."""
+        lines = self._process.stdout.read().split()
+        status = self._process.wait()
+        self._log.seek(0)
+        log = self._log.read()
+        return status, lines, log if "Traceback" in log or "never" in log else ""
+
+
+@contextmanager
+def running(body: str = "", loop: str = "asyncio") -> Any:
+    if loop == "uvloop":
+        body = f"import uvloop\nasyncio.set_event_loop_policy(uvloop.EventLoopPolicy())\n{body}"
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.replace("BODY", body)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            preexec_fn=die_with_parent,
+        ) as process,
+    ):
+        # A line that does not come must not hold up the test for ever.
+        guard = threading.Timer(PATIENCE, process.kill)
+        guard.start()
+        try:
+            yield Program(process, log)
+        finally:
+            guard.cancel()
+            process.kill()
+
+
+@BOTH
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_signal_drains_and_ends(number, loop):
+    """Clients are told, the shutdown hooks run, ``run`` returns, the status is 0; the
+    program's own way with signals is put back."""
+    with running("server.on_shutdown(lambda: say('down'))", loop) as program:
+        url = f"ws://127.0.0.1:{int(program.line())}/ws"
+        async with peer(url) as client:
+            program.signal(number)
+
+            assert await client.closed() == (1012, "server_shutdown")
+        assert program.ended() == (0, ["down", "returned"], "")
+
+
+HANGS = """
+async def last():
+    say("closing")
+    await asyncio.Event().wait()
+server.on_shutdown(last)
+"""
+
+BLOCKS = """
+def last():
+    say("closing")
+    time.sleep(1000)
+server.on_shutdown(last)
+"""
+
+
+@BOTH
+@pytest.mark.parametrize("body", [HANGS, BLOCKS], ids=["that waits", "that blocks"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_second_signal_ends_at_once(number, body, loop):
+    """Whatever the shutdown is at, and even if something holds the event loop. The status
+    is the shell's for that signal."""
+    with running(body, loop) as program:
+        program.line()
+        program.signal(signal.SIGTERM)
+        assert program.line() == "closing"
+
+        program.signal(number)
+
+        assert program.ended() == (128 + number, [], "")
+
+
+@BOTH
+def test_a_signal_during_the_start_ends_it(number):
+    """A startup hook that waits for a database that is not there must not hold the
+    process; what was opened is closed."""
+    body = """
+async def hook():
+    say("starting")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        say("cancelled")
+server.on_startup(hook)
+server.on_shutdown(lambda: say("down"))
+"""
+    with running(body) as program:
+        assert program.line() == "starting"
+
+        program.signal(number)
+
+        assert program.ended() == (0, ["cancelled", "down", "returned"], "")
+
+
+def test_a_start_that_fails_ends_the_program_with_its_error():
+    """And no word of the background task that was never begun."""
+    body = """
+def hook():
+    raise RuntimeError("no database")
+server.on_startup(hook)
+server.background(up())
+"""
+    with running(body) as program:
+        status, lines, complaint = program.ended()
+
+    assert (status, lines) == (1, [])
+    assert "RuntimeError: no database" in complaint
+    assert "never awaited" not in complaint
+
+
+def test_a_server_that_was_shut_down_by_itself_ends_the_program():
+    """Nothing is left that a signal could be waited for."""
+    with running("server.background(lambda: server.hub.shutdown(timeout=1))") as program:
+        program.line()
+
+        assert program.ended() == (0, ["returned"], "")
+
+
+def test_a_task_that_ignores_its_end_does_not_keep_the_process():
+    """One that nobody owns, as a library may have begun it."""
+    body = """
+async def deaf():
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            say("no")
+
+def hook():
+    server.deaf = asyncio.create_task(deaf())
+server.on_startup(hook)
+"""
+    with running(body) as program:
+        program.line()
+        program.signal(signal.SIGTERM)
+
+        assert program.ended() == (0, ["no"], "")
