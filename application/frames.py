@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from eyewall.domain.envelope import Envelope, Message, Priority
 
@@ -14,6 +14,18 @@ class Wire(Protocol):
 
     def build(self, frame: Frame) -> bytes:
         """Return the bytes that go to the socket, framing included."""
+
+
+@runtime_checkable
+class Recodes(Protocol):
+    """A codec that takes over messages in the canonical one. Optional: ask with isinstance.
+
+    What a client of it gets is then what a client of JSON gets, whether the message was
+    made here, came from another node or is an answer that was kept.
+    """
+
+    def recode(self, payload: bytes) -> bytes:
+        """Return a message in this codec."""
 
 
 class Frame:

@@ -17,7 +17,7 @@ from eyewall.adapters.web.link import CHUNK, SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.outgoing import GONE, OPEN
 from eyewall.adapters.web.poller import READ, WRITE
-from eyewall.application.frames import Wire
+from eyewall.adapters.web.wire import SocketWire
 from eyewall.application.ports import Codec
 
 UNSENT: Final = 64 * 1024
@@ -49,7 +49,7 @@ class PlainLink(SocketLink):
 
     __slots__ = ("_fd", "_interest", "_socket")
 
-    def __init__(self, node: Node, codec: Codec, wire: Wire, sock: socket.socket) -> None:
+    def __init__(self, node: Node, codec: Codec, wire: SocketWire, sock: socket.socket) -> None:
         super().__init__(node, codec, wire)
         self._socket = sock
         self._fd = sock.fileno()

@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import math
 import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,13 +23,14 @@ from tornado.iostream import IOStream
 from tornado.web import RequestHandler
 
 from eyewall.adapters.web.connection import PlainLink, can_be_taken, take_socket
+from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
+from eyewall.adapters.web.extensions import agree
 from eyewall.adapters.web.link import SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.origin import Origins
 from eyewall.adapters.web.proxies import TrustedProxies
 from eyewall.adapters.web.stream import StreamLink
-from eyewall.adapters.web.wire import TextWire
-from eyewall.application.frames import Wire
+from eyewall.adapters.web.wire import SocketWire, TextWire
 from eyewall.application.ports import Codec, Reservation
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Overloaded, RateLimited, Unauthorized, Unavailable
@@ -51,8 +52,11 @@ class Door:
     """By which rules connections come in."""
 
     node: Node
-    codecs: Sequence[tuple[Codec, Wire]]
+    codecs: Sequence[tuple[Codec, SocketWire]]
     """The first is for clients that name no subprotocol."""
+    deflated: Mapping[str, SocketWire]
+    """The wire for a client that compresses, by the name of its codec's own; none while
+    compression is off."""
     origins: Origins
     proxies: TrustedProxies
     timeout: float
@@ -65,16 +69,27 @@ class Door:
         origins: Origins,
         proxies: TrustedProxies,
         timeout: float,
+        compression: CompressionConfig | None = None,
     ) -> Door:
-        return cls(node, [(c, TextWire(c)) for c in codecs], origins, proxies, timeout)
+        wires = [TextWire(codec) for codec in codecs]
+        deflated = (
+            {} if compression is None else {w.name: DeflateWire(w, compression) for w in wires}
+        )
+        pairs = list(zip(codecs, wires, strict=True))
+        return cls(node, pairs, deflated, origins, proxies, timeout)
 
-    def choose(self, offered: Sequence[str]) -> tuple[Codec, Wire, bool]:
+    def choose(self, offered: Sequence[str]) -> tuple[Codec, SocketWire, bool]:
         """Return the codec for a client, and whether it was negotiated."""
         known = {codec.subprotocol: (codec, wire) for codec, wire in self.codecs}
         for name in offered:
             if name in known:
                 return *known[name], True
         return *self.codecs[0], False
+
+    def compress(self, wire: SocketWire, offers: Sequence[str]) -> tuple[SocketWire, str | None]:
+        """Return the wire for a client that made these offers, and what to answer to them."""
+        answer = agree(offers) if self.deflated else None
+        return (wire, None) if answer is None else (self.deflated[wire.name], answer)
 
 
 class _Refusal(Exception):
@@ -183,6 +198,9 @@ class SocketHandler(RequestHandler):
         the request. Raises ``OSError`` if the client is gone.
         """
         codec, wire, session = self._door.choose(handshake.subprotocols)
+        wire, extensions = self._door.compress(
+            wire, handshake.headers.all("Sec-WebSocket-Extensions")
+        )
         self.set_status(101)
         self.clear_header("Content-Type")
         self.set_header("Upgrade", "websocket")
@@ -190,6 +208,8 @@ class SocketHandler(RequestHandler):
         self.set_header("Sec-WebSocket-Accept", accept)
         if session:
             self.set_header("Sec-WebSocket-Protocol", codec.subprotocol)
+        if extensions is not None:
+            self.set_header("Sec-WebSocket-Extensions", extensions)
         self.finish()
         stream: IOStream = self.detach()
         if stream.closed():

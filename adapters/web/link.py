@@ -22,9 +22,9 @@ from typing import Any, Final
 from eyewall.adapters.web import wire as rfc6455
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.outgoing import ENDING, GONE, NOTHING, OPEN, PARTING, SHUT, Outgoing
+from eyewall.adapters.web.parser import Parser, Violation
 from eyewall.adapters.web.plan import LAST
-from eyewall.adapters.web.wire import BINARY, PING, PONG, Parser, Violation
-from eyewall.application.frames import Wire
+from eyewall.adapters.web.wire import BINARY, PING, PONG, SocketWire
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason, close_frame
 
@@ -47,6 +47,7 @@ class SocketLink(Outgoing):
     __slots__ = (
         "_controls",
         "_deadline",
+        "_inflates",
         "_parser",
         "_reading",
         "codec",
@@ -55,8 +56,9 @@ class SocketLink(Outgoing):
         "owner",
     )
 
-    def __init__(self, node: Node, codec: Codec, wire: Wire) -> None:
+    def __init__(self, node: Node, codec: Codec, wire: SocketWire) -> None:
         super().__init__(node, wire)
+        self._inflates = wire.inflates
         self.codec = codec
         self.owner: Any = None
         self.last_seen = node.clock.now()
@@ -115,12 +117,16 @@ class SocketLink(Outgoing):
     def _take_in(self, data: bytes) -> None:
         """Hand on the messages in ``data``, or what was left of earlier data."""
         node = self.node
-        parser = self._parser or node.parser
+        parser = self._parser or (node.inflating_parser if self._inflates else node.parser)
         events = parser.feed(data)
         if parser.idle:
             self._parser = None
         elif self._parser is None:
-            self._parser, node.parser = parser, node.new_parser()
+            self._parser = parser
+            if self._inflates:
+                node.inflating_parser = node.new_parser(inflates=True)
+            else:
+                node.parser = node.new_parser()
         received = node.intake.received
         for opcode, payload in events:
             if opcode <= BINARY:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from eyewall.adapters.web.flush import Flush
 from eyewall.adapters.web.heartbeat import Heartbeat
+from eyewall.adapters.web.parser import Inflate, Parser
 from eyewall.adapters.web.poller import Poller, Source, best_source
-from eyewall.adapters.web.wire import Parser
 from eyewall.application.ports import Clock, Intake, Logger
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
@@ -35,6 +35,7 @@ class Node:
         max_message_size: int,
         batch_budget: int,
         source: Source | None = None,
+        inflate: Inflate | None = None,
     ) -> None:
         self.clock = clock
         self.logger = logger
@@ -56,6 +57,9 @@ class Node:
         self.parser = self.new_parser()
         """An idle one, for whoever reads next: a link keeps a parser of its own only
         while it has the beginning of something."""
+        self.inflate = inflate
+        self.inflating_parser = self.new_parser(inflates=True)
+        """The same for links whose peers may compress."""
         self.loop: asyncio.AbstractEventLoop
         self._empty = asyncio.Event()
 
@@ -82,8 +86,8 @@ class Node:
             self._empty.clear()
             await self._empty.wait()
 
-    def new_parser(self) -> Parser:
-        return Parser(self.max_message_size)
+    def new_parser(self, *, inflates: bool = False) -> Parser:
+        return Parser(self.max_message_size, self.inflate if inflates else None)
 
     def enter(self, link: SocketLink) -> None:
         self.links.add(link)

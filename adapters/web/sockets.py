@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from eyewall.adapters.web.deflate import CompressionConfig, Inflater
 from eyewall.adapters.web.flush import Flush
 from eyewall.adapters.web.handshake import Door, SocketHandler
 from eyewall.adapters.web.node import Node
@@ -42,7 +43,9 @@ class Sockets:
         trusted_proxies: Sequence[str] = (),
         batch_budget: int = 512,
         source: Source | None = None,
+        compression: CompressionConfig | None = None,
     ) -> None:
+        inflater = compression and Inflater(max_message_size, compression.max_ratio)
         self._node = Node(
             clock=clock,
             logger=logger,
@@ -51,6 +54,7 @@ class Sockets:
             max_message_size=max_message_size,
             batch_budget=batch_budget,
             source=source,
+            inflate=inflater.inflate if inflater else None,
         )
         self._door = Door.of(
             self._node,
@@ -58,6 +62,7 @@ class Sockets:
             Origins(check_origin),
             TrustedProxies(trusted_proxies),
             handshake_timeout,
+            compression,
         )
 
     @property

@@ -20,7 +20,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from eyewall.adapters.web.link import CHUNK, SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.outgoing import GONE, OPEN
-from eyewall.application.frames import Wire
+from eyewall.adapters.web.wire import SocketWire
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason
 
@@ -35,7 +35,7 @@ class StreamLink(SocketLink):
 
     committed = RECORD
 
-    def __init__(self, node: Node, codec: Codec, wire: Wire, stream: IOStream) -> None:
+    def __init__(self, node: Node, codec: Codec, wire: SocketWire, stream: IOStream) -> None:
         super().__init__(node, codec, wire)
         self._stream = stream
         self._socket: socket.socket = stream.socket

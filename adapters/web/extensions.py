@@ -1,0 +1,86 @@
+"""Which compression a client and this server agree on (RFC 7692, 5 and 7.1).
+
+Rules of this file:
+
+1. The client's offers are taken in its order; the first that can be served as it stands
+   is answered, the others are passed over. None is no error: the connection is then
+   uncompressed.
+2. An offer with a parameter that is unknown, given twice or has a wrong value is passed
+   over whole, and so is one that can't be read.
+3. Neither side keeps anything from one message to the next. We do not, because a message
+   is compressed once however many receive it; the client may not, because a window for
+   each of its messages would have to be held while it is silent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+NAME: Final = "permessage-deflate"
+
+ANSWER: Final = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
+
+_WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# RFC 6455, 9.1: what is in quotes must be a token too, so commas and semicolons only part.
+_PARAMETER: Final = re.compile(rf'({_WORD})(?:[ \t]*=[ \t]*(?:({_WORD})|"({_WORD})"))?')
+_BITS: Final = re.compile(r"[89]|1[0-5]")  # no leading zeros
+
+_FLAGS: Final = frozenset({"server_no_context_takeover", "client_no_context_takeover"})
+_WINDOWS: Final = frozenset({"server_max_window_bits", "client_max_window_bits"})
+
+WIDEST: Final = "15"
+"""The window that shared messages are compressed with: 32 KiB."""
+
+
+def agree(headers: Iterable[str]) -> str | None:
+    """Return the answer to the offers in ``Sec-WebSocket-Extensions``; None if none fits."""
+    for header in headers:
+        for offer in header.split(","):
+            name, *parameters = (part.strip(" \t") for part in offer.split(";"))
+            if name != NAME:
+                continue
+            wanted = _read(parameters)
+            if wanted is not None and _serves(wanted):
+                return _answer(wanted)
+    return None
+
+
+def _read(parameters: Iterable[str]) -> dict[str, str | None] | None:
+    """Return an offer's parameters; None if there is anything wrong with them."""
+    wanted: dict[str, str | None] = {}
+    for parameter in parameters:
+        found = _PARAMETER.fullmatch(parameter)
+        if found is None or found[1] in wanted:
+            return None
+        name, value = found[1], found[2] or found[3]
+        if not _is_valid(name, value):
+            return None
+        wanted[name] = value
+    return wanted
+
+
+def _is_valid(name: str, value: str | None) -> bool:
+    if name in _FLAGS:
+        return value is None
+    if name not in _WINDOWS:
+        return False
+    if value is None:
+        return name == "client_max_window_bits"  # "I could limit mine"
+    return _BITS.fullmatch(value) is not None
+
+
+def _serves(wanted: Mapping[str, str | None]) -> bool:
+    # A smaller window would be another compression of every message.
+    return wanted.get("server_max_window_bits", WIDEST) == WIDEST
+
+
+def _answer(wanted: Mapping[str, str | None]) -> str:
+    """Accept an offer. A window is named only to who named it first: another client may
+    not know the parameter."""
+    answer = ANSWER
+    for name in sorted(_WINDOWS):
+        if (value := wanted.get(name)) is not None:
+            answer += f"; {name}={value}"
+    return answer
