@@ -60,6 +60,13 @@ class _Loose(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw(_NULL)
 
 
+def _relayed(raw: Raw) -> msgspec.Raw | None:
+    """A received payload as JSON, None for null; raises ``InvalidEnvelope`` for one that
+    came in another format and that JSON can't hold."""
+    data = raw.data if raw.format.name == JsonFormat.name else msgspec.json.encode(raw.decode())
+    return msgspec.Raw(data) if data != _NULL else None
+
+
 class JsonFormat:
     """Reads payload bytes that are JSON."""
 
@@ -155,7 +162,9 @@ class JsonCodec:
             if (value := getattr(envelope, name)) is not None:
                 fields[name] = value
         data = envelope.data if envelope.raw is None else envelope.raw
-        if data is not None and not (isinstance(data, Raw) and data.data == _NULL):
+        if isinstance(data, Raw):
+            data = _relayed(data)
+        if data is not None:
             fields["data"] = data
         if envelope.headers:
             fields["headers"] = dict(envelope.headers)
@@ -195,7 +204,7 @@ class JsonCodec:
 def _plain(data: Any) -> Any:
     """Let ``Raw`` payloads and read-only mappings go into the encoder, at any depth."""
     if isinstance(data, Raw):
-        return msgspec.Raw(data.data)
+        return _relayed(data)
     if isinstance(data, Mapping):
         return dict(data)
     raise TypeError(f"{type(data).__name__} is not JSON")
