@@ -12,8 +12,10 @@ from typing import Any
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.clock.system import SystemClock
 from eyewall.adapters.codec.json import JsonCodec
+from eyewall.adapters.codec.msgpack import MsgpackCodec
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
+from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.adapters.web.sockets import Sockets
 from eyewall.application.node import Node, NodeConfig, Ports
@@ -49,6 +51,7 @@ class Options:
     max_connections: int | None
     max_connections_per_user: int | None
     max_connections_per_address: int | None
+    compression: CompressionConfig | None
     handshake_timeout: Seconds
     authenticator: Authenticator | Callable[..., Any] | None
     access_controller: AccessController | None
@@ -81,7 +84,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
     clock: Clock = SystemClock()
     codec = JsonCodec()
     sockets = Sockets(
-        codecs=[codec],
+        codecs=[codec, MsgpackCodec()],
         clock=clock,
         logger=logger,
         queue=options.queue or QueueConfig(),
@@ -90,6 +93,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         handshake_timeout=seconds(options.handshake_timeout, "handshake_timeout", positive=True),
         check_origin=options.check_origin,
         trusted_proxies=options.trusted_proxies,
+        compression=_compression(options.compression),
         batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
     )
     ports = Ports(
@@ -108,6 +112,12 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
     node = Node(_config(options, heartbeat), ports)
     sockets.intake = node.intake
     return node, sockets
+
+
+def _compression(config: object) -> CompressionConfig | None:
+    if config is None or isinstance(config, CompressionConfig):
+        return config
+    raise ValueError(f"compression must be None or a CompressionConfig, not {config!r:.80}")
 
 
 def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:

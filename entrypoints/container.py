@@ -65,6 +65,7 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
         "max_connections": settings.max_connections,
         "max_connections_per_user": settings.max_connections_per_user,
         "max_connections_per_address": settings.max_connections_per_address,
+        "compression": settings.compression.config(),
         "handshake_timeout": settings.handshake_timeout,
         "node_id": settings.node_id,
         "cluster_channel": settings.cluster_channel,

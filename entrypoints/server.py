@@ -9,6 +9,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
 
+from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.application.drain import Step, run_steps
@@ -73,6 +74,7 @@ class Server:
         max_connections: int | None = None,
         max_connections_per_user: int | None = None,
         max_connections_per_address: int | None = None,
+        compression: CompressionConfig | None = None,
         handshake_timeout: Seconds = 10.0,
         authenticator: Authenticator | Callable[..., Any] | None = None,
         access_controller: AccessController | None = None,

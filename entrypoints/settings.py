@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from eyewall import settings_schema as schema
+from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds
 from eyewall.domain.identity import ConnMeta
@@ -64,6 +65,32 @@ class ServerSettings(_Checked):
 
     port: int = 8080
     """0 takes a free one. ``PORT`` is taken too, after ``EYEWALL_SERVER__PORT``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionSettings(_Checked):
+    """Whether and how messages are compressed; ``CompressionConfig`` has the meanings."""
+
+    _schema: ClassVar = schema.CompressionSchema
+
+    enabled: bool = False
+    """Small messages, which most are, gain nothing by it, and it costs time."""
+
+    threshold: int = CompressionConfig().threshold
+    level: int = CompressionConfig().level
+    mem_level: int = CompressionConfig().mem_level
+    max_ratio: float | None = CompressionConfig().max_ratio
+
+    def config(self) -> CompressionConfig | None:
+        """Return what ``Server`` takes."""
+        if not self.enabled:
+            return None
+        return CompressionConfig(
+            threshold=self.threshold,
+            level=self.level,
+            mem_level=self.mem_level,
+            max_ratio=self.max_ratio,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +243,7 @@ class Settings(_Checked):
     server: ServerSettings = field(default_factory=ServerSettings)
     queue: QueueConfig = field(default_factory=QueueConfig)
     heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
+    compression: CompressionSettings = field(default_factory=CompressionSettings)
     bus: BusSettings = field(default_factory=BusSettings)
     state: StateSettings = field(default_factory=StateSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
@@ -272,6 +300,7 @@ _GROUPS: dict[str, type[Any]] = {
     "server": ServerSettings,
     "queue": QueueConfig,
     "heartbeat": HeartbeatConfig,
+    "compression": CompressionSettings,
     "bus": BusSettings,
     "state": StateSettings,
     "auth": AuthSettings,

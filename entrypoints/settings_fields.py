@@ -91,15 +91,17 @@ def _number(value: Any) -> float:
     return number
 
 
-def number(*, optional: bool = False, unit: str = "") -> Value:
-    """Return a field for a number above 0."""
+def number(least: float | None = None, *, optional: bool = False, unit: str = "") -> Value:
+    """Return a field for a number above 0, or of at least ``least``."""
 
     def parse(value: Any) -> float:
-        if (found := _number(value)) <= 0:
+        found = _number(value)
+        if found <= 0 or (least is not None and found < least):
             raise ValueError
         return found
 
-    return Value(parse, f"a number{unit} above 0", optional=optional)
+    bound = "above 0" if least is None else f"of at least {least:g}"
+    return Value(parse, f"a number{unit} {bound}", optional=optional)
 
 
 def seconds(*, zero: bool = False) -> Value:

@@ -81,6 +81,14 @@ class HeartbeatSchema(Group):
             raise marshmallow.ValidationError(str(mistake)) from None
 
 
+class CompressionSchema(Group):
+    enabled = form.flag()
+    threshold = form.whole(0)
+    level = form.whole(1, 9)
+    mem_level = form.whole(1, 9)
+    max_ratio = form.number(1, optional=True)
+
+
 class BusSchema(Group):
     kind = form.choice("memory", what_is=", the only one that this version has")
 
@@ -191,6 +199,7 @@ class SettingsSchema(Group):
     server = _group(ServerSchema)
     queue = _group(QueueSchema)
     heartbeat = _group(HeartbeatSchema)
+    compression = _group(CompressionSchema)
     bus = _group(BusSchema)
     state = _group(StateSchema)
     auth = _group(AuthSchema)

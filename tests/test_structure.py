@@ -35,6 +35,7 @@ PUBLIC = {
     *("ConnId", "UserId", "RoomId", "NodeId", "MessageId"),
     # options
     *("Message", "Priority", "SendOptions", "AckOptions", "QueueConfig", "DropPolicy"),
+    *("CompressionConfig",),
     *("HeartbeatConfig", "RoomOptions", "RoomPolicy", "JoinOptions", "RoomRole", "ConnMeta"),
     *("Target", "Where"),
     # results
