@@ -22,7 +22,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-vers
 # the build's own needs are pinned and installed already.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 
-.PHONY: serve test check bench dist clean lint types contracts parts FORCE
+.PHONY: serve test check conformance bench dist clean lint types contracts parts FORCE
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -44,6 +44,10 @@ types: $(VENV)/.test
 
 contracts: $(VENV)/.test
 	$(BIN)/lint-imports
+
+# What `make test` leaves out of Autobahn's cases, because it takes some 20 minutes.
+conformance: $(VENV)/.test
+	EYEWALL_AUTOBAHN='9.* 12.* 13.*' $(BIN)/python -m pytest tests/conformance
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.performance $(BENCH)

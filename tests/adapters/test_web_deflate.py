@@ -30,6 +30,7 @@ from eyewall.domain.outbox import QueueConfig
 from tests.adapters.web_support import (
     BINARY,
     PING,
+    PONG,
     TEXT,
     Client,
     PlainCodec,
@@ -553,3 +554,17 @@ async def test_one_that_waits_for_its_next_fragment_holds_no_inflater():
         inflaters = type(zlib.decompressobj())
         assert not [held for held in gc.get_referents(message) if isinstance(held, inflaters)]
         assert len(message.data) == 4
+
+
+async def test_a_ping_between_compressed_fragments_is_answered():
+    data = deflate("in pieces " * 100)
+    async with served(compression=CONFIG) as here:
+        client = await here.connect(**OFFER)
+        client.write(masked(data[:3], 0x41))
+        client.write(masked("now", 0x89))
+        assert await client.frame() == (PONG, b"now")
+
+        client.write(masked(data[3:], 0x80))
+
+        first, payload = await rsv_frame(client)
+        assert (first, INFLATER.inflate(payload)) == (0xC1, b"in pieces " * 100)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.handshake import MAX_HEADER_SIZE
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.errors import (
@@ -49,6 +50,34 @@ async def test_the_answer_follows_rfc_6455():
         assert client.fields["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
         assert "sec-websocket-protocol" not in client.fields
         assert "content-type" not in client.fields
+
+
+@pytest.mark.parametrize("protocol", [None, "eyewall.v1.json", "eyewall.v1.msgpack"])
+async def test_compression_goes_with_every_codec(protocol):
+    offers = "x-webkit-deflate-frame, permessage-deflate; client_max_window_bits"
+    async with served(codecs=CODECS, compression=CompressionConfig()) as here:
+        data = request(Sec_WebSocket_Protocol=protocol, Sec_WebSocket_Extensions=offers)
+        client = await answer(here, data)
+        await until(lambda: here.intake.links)
+
+        assert client.fields["sec-websocket-extensions"] == (
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        )
+        assert client.fields.get("sec-websocket-protocol") == protocol
+        (link,) = here.intake.links
+        assert link.wire.name == f"{link.codec.name}+deflate"
+
+
+@pytest.mark.parametrize(
+    "offers", [None, "", "permessage-deflate; server_max_window_bits=9", 'permessage-deflate; "']
+)
+async def test_without_an_offer_that_fits_there_is_no_compression(offers):
+    async with served(compression=CompressionConfig()) as here:
+        client = await answer(here, request(Sec_WebSocket_Extensions=offers))
+        await until(lambda: here.intake.links)
+
+        assert "sec-websocket-extensions" not in client.fields
+        assert here.intake.links[0].wire.name == "json"
 
 
 @pytest.mark.parametrize(

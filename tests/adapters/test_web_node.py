@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from eyewall.adapters.web.deflate import CompressionConfig
 from tests.adapters.web_support import masked, served, turns, until
 
 
@@ -27,6 +28,18 @@ async def test_links_read_with_one_parser_while_they_hold_nothing():
         assert await one.text() == "half"
         assert first._parser is None
         assert second._parser is None
+
+
+async def test_links_that_inflate_share_a_parser_of_their_own():
+    offer = {"Sec_WebSocket_Extensions": "permessage-deflate"}
+    async with served(compression=CompressionConfig()) as here:
+        spare, plain = here.node.inflating_parser, here.node.parser
+        client, link = await here.pair(**offer)
+        client.write(masked("half")[:4])
+        await until(lambda: link._parser)
+        assert link._parser is spare
+        assert here.node.inflating_parser is not spare
+        assert here.node.parser is plain
 
 
 async def test_a_violation_does_not_spoil_the_parser_of_the_others():

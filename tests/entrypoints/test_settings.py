@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.domain.outbox import DropPolicy, QueueConfig
 from eyewall.settings import (
     AuthSettings,
@@ -121,6 +122,9 @@ def test_port_is_taken_and_our_own_name_for_it_says_more():
             DropPolicy.DROP_OLDEST,
         ),
         ("EYEWALL_HEARTBEAT__INTERVAL", "5", "heartbeat", "interval", 5.0),
+        ("EYEWALL_COMPRESSION__ENABLED", "yes", "compression", "enabled", True),
+        ("EYEWALL_COMPRESSION__THRESHOLD", "0", "compression", "threshold", 0),
+        ("EYEWALL_COMPRESSION__MAX_RATIO", "off", "compression", "max_ratio", None),
         ("EYEWALL_LIMITS__MESSAGES_PER_SECOND", "0.5", "limits", "messages_per_second", 0.5),
         ("EYEWALL_LOGGING__LEVEL", "DEBUG", "logging", "level", "debug"),
         ("EYEWALL_METRICS__KIND", "prometheus", "metrics", "kind", "prometheus"),
@@ -161,9 +165,25 @@ def test_a_public_key_is_read_from_its_file(folder):
     assert AuthSettings(kind="jwt", key="shared", algorithms=("HS256",)).jwt_key() == "shared"
 
 
+def test_compression_is_off_unless_it_is_enabled():
+    assert load().compression.config() is None
+    assert load(compression={"enabled": True}).compression.config() == CompressionConfig()
+
+    config = load(compression={"enabled": "on", "level": "1", "max_ratio": 20}).compression.config()
+
+    assert config == CompressionConfig(level=1, max_ratio=20.0)
+
+
 # --- what is wrong
 
 TABLE = [
+    ({"EYEWALL_COMPRESSION__LEVEL": "10"}, "compression.level: expected a whole number from 1 to"),
+    ({"EYEWALL_COMPRESSION__MEM_LEVEL": "0"}, "compression.mem_level: expected a whole number"),
+    ({"EYEWALL_COMPRESSION__THRESHOLD": "-1"}, "compression.threshold: expected a whole number"),
+    (
+        {"EYEWALL_COMPRESSION__MAX_RATIO": "0.5"},
+        "compression.max_ratio: expected a number of at least 1, or off, not '0.5'",
+    ),
     # variable or file, what it holds, and what must be told of it
     ({"EYEWALL_WORKERS": "0"}, "workers: expected a whole number of at least 1, not '0'"),
     ({"EYEWALL_WORKERS": "many"}, "workers: expected a whole number of at least 1, not 'many'"),

@@ -1,0 +1,44 @@
+"""A hub that sends back whatever comes, for programs that test protocols."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from eyewall import CompressionConfig, QueueConfig, Server
+
+MAX_MESSAGE = 32 * 1024 * 1024
+"""Bytes: the suite's largest message has 16 MiB."""
+
+MANY = 10_000
+"""Messages that the suite may write before it reads their echoes."""
+
+
+def echo_server() -> Server:
+    """Return a server that takes every message raw, compressed or not, and echoes it."""
+    server = Server(
+        check_origin=lambda _origin, _handshake: True,
+        max_message_size=MAX_MESSAGE,
+        worker_queue=MANY,
+        lane_queue=MANY,
+        queue=QueueConfig(size=MANY, max_bytes=4 * MAX_MESSAGE),
+        compression=CompressionConfig(threshold=0),
+    )
+
+    @server.hub.on_message
+    async def echo(conn: Any, raw: str | bytes) -> bool:
+        await conn.send_raw(raw)
+        return True
+
+    return server
+
+
+@contextlib.asynccontextmanager
+async def echoing() -> AsyncIterator[Server]:
+    server = echo_server()
+    await server.start(port=0)
+    try:
+        yield server
+    finally:
+        await server.shutdown(1)

@@ -1,0 +1,84 @@
+"""RFC 6455 and 7692 by Autobahn's cases, which ``kosoku`` runs against an echo.
+
+``EYEWALL_AUTOBAHN`` names other cases (``make conformance`` does): ``9.* 12.* 13.*``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.echo import echoing
+
+pytest.importorskip("kosoku", reason="Autobahn's cases come with the wheel kosoku")
+
+UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
+
+GROUPS = {
+    "framing": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"],
+    "compression": ["12.1.*", "13.1.*"],
+}
+if chosen := os.environ.get("EYEWALL_AUTOBAHN", "").split():
+    GROUPS = {case: [case] for case in chosen}
+
+RIGHT = {"OK", "INFORMATIONAL", "NON-STRICT"}
+"""NON-STRICT: right, but seen later than it could be. UNIMPLEMENTED is right only for a
+window that we decline."""
+
+MISTAKE = "Strings must be encoded before hashing"
+"""The suite's own, in the first case (16 bytes) of a group with texts: it hashes an echo
+that came uncompressed as ``str``, from any server that leaves alone what compression
+would not make smaller."""
+
+DECLINED = ("13.3.", "13.5.")
+"""Groups whose only offer asks us for a window below 15."""
+
+
+async def run(cases: list[str], port: int, into: Path) -> dict[str, dict[str, Any]]:
+    """Run the cases against the port; returns their outcomes by id."""
+    program = Path(sys.executable).with_name("kosoku")
+    picked = [word for case in cases for word in ("-i", case)]
+    arguments = ["-m", "fuzzingclient", *picked, "-o", str(into), f"127.0.0.1:{port}/ws"]
+    process = await asyncio.create_subprocess_exec(
+        str(program), *arguments, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    # By the server's name; a case that broke off before it knew that stands by itself.
+    by_agent = json.loads((into / "index.json").read_text())
+    return {case: outcome for found in by_agent.values() for case, outcome in found.items()}
+
+
+def is_right(case: str, outcome: dict[str, Any], folder: Path) -> bool:
+    if outcome["behavior"] in RIGHT:
+        return outcome["behaviorClose"] in RIGHT
+    if outcome["behavior"] == "UNIMPLEMENTED":
+        return case.startswith(DECLINED)
+    report = json.loads((folder / outcome["reportfile"]).read_text())
+    return case.startswith(("12.", "13.")) and report["result"] == MISTAKE
+
+
+@pytest.mark.timeout(3600 * UNIT)
+@pytest.mark.parametrize("cases", GROUPS.values(), ids=GROUPS)
+async def test_the_cases_of_autobahn(cases, tmp_path):
+    async with echoing() as server:
+        assert server.port is not None
+        outcomes = await run(cases, server.port, tmp_path)
+
+    assert outcomes
+    wrong = {
+        case: (outcome["behavior"], outcome["behaviorClose"])
+        for case, outcome in outcomes.items()
+        if not is_right(case, outcome, tmp_path)
+    }
+    assert wrong == {}
