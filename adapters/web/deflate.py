@@ -107,9 +107,13 @@ class DeflateWire:
         if len(payload) < self._config.threshold:
             return whole
         compressed = self._compress(payload)
-        if len(compressed) >= len(payload):
+        if not self._pays(len(payload), len(compressed)):
             return whole
         return build(compressed, COMPRESSED | whole[0] & 15)
+
+    @staticmethod
+    def _pays(before: int, after: int) -> bool:
+        return after < before
 
     def _compress(self, payload: memoryview) -> bytes:
         # A window that just holds the message says the same with less to set up.

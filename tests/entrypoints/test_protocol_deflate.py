@@ -73,6 +73,20 @@ async def test_websockets_sends_and_reads_whatever_it_likes():
             assert await socket.recv() == text.encode()
 
 
+async def test_what_compression_does_not_make_smaller_comes_back_as_it_was():
+    noise = os.urandom(50_000)
+    async with echoing() as server:
+        async with websockets.connect(server.url) as socket:
+            await socket.send(noise)
+            assert await socket.recv() == noise
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(server.url, compress=15) as other,
+        ):
+            await other.send_bytes(noise)
+            assert await other.receive_bytes(timeout=PATIENCE) == noise
+
+
 async def test_small_texts_that_shrink_not_come_back_as_they_were():
     """A thousand in a row, some compressed by the client, none by the server."""
     texts = [os.urandom(8).hex() for _ in range(1000)]
