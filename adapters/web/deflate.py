@@ -191,7 +191,7 @@ class _Inflation:
                 rest = self._stream.unused_data
             else:
                 rest = self._stream.unconsumed_tail
-                if not rest and len(part) < room:
+                if not rest:  # what it still has to give comes with the next piece
                     return
 
     def _begin_anew(self) -> None:

@@ -179,6 +179,7 @@ def test_a_refusal_names_the_message_as_far_as_it_could_be_read():
 
 def test_a_worse_mistake_behind_the_first_is_the_one_that_counts():
     refusal(b"\x82\xa5topic\x01\xa1x\xc1", InvalidJson)
+    refusal(b"\x82\x07\x01\xa1x\xc1", InvalidJson)
 
 
 def test_an_ack_needs_no_topic():
