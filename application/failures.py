@@ -62,6 +62,8 @@ class Failures:
 
     def add(self, kind: Kind, handler: F) -> F:
         """Register a handler; returns it, so that this works as a decorator."""
+        if not callable(handler):
+            raise ValueError(f"a failure handler must be callable, not {handler!r:.80}")
         self._handlers[kind] = (*self._handlers[kind], handler)
         return handler
 

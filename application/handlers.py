@@ -27,6 +27,24 @@ def adapt(handler: Callable[..., Any], threads: Threads) -> Handler:
     return run if into is None else _typed(run, into)
 
 
+def check(handler: Callable[..., Any]) -> None:
+    """Find a mistake where it is made, not when the first message comes.
+
+    Raises ``TypeError`` for what is no function of ``(ctx, msg)``.
+    """
+    generates = inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler)
+    if isinstance(handler, type) or generates or not callable(handler):
+        raise TypeError(f"a handler must be callable with (ctx, msg), not {handler!r:.80}")
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # a built-in says nothing of itself
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(f"a handler takes (ctx, msg), not {signature}") from None
+
+
 def is_async(handler: Callable[..., Any]) -> bool:
     """Whether calling ``handler`` gives a coroutine; callable objects count too."""
     call = getattr(handler, "__call__", None)  # noqa: B004  (its signature is wanted)

@@ -36,6 +36,8 @@ class Hooks:
 
     def add(self, event: Event, hook: F) -> F:
         """Register a hook; returns it, so that this works as a decorator."""
+        if not callable(hook):
+            raise ValueError(f"a hook must be callable, not {hook!r:.80}")
         self._of[event] = (*self._of[event], hook)
         return hook
 

@@ -90,7 +90,7 @@ class Hub(Registrations):
 
     async def presence_many(self, user_ids: Iterable[UserId | str]) -> dict[UserId, PresenceState]:
         await self._node.belongings.settled()
-        return await self._node.presences.of([UserId(user_id) for user_id in user_ids])
+        return await self._node.presences.of([UserId(user_id) for user_id in _several(user_ids)])
 
     async def set_typing(
         self, user_id: UserId | str, room_id: RoomId | str, typing: bool = True, ttl: Seconds = 5.0
@@ -104,6 +104,9 @@ class Hub(Registrations):
         self, room_id: RoomId | str, options: RoomOptions | None = None
     ) -> RoomInfo:
         """Make a room. Raises ``RoomExists`` if it was created with other options."""
+        given: object = options
+        if given is not None and not isinstance(given, RoomOptions):
+            raise ValueError(f"options must be RoomOptions, not {given!r:.80}")
         return await self._node.moderator.create(RoomId(room_id), options)
 
     async def update_room(self, room_id: RoomId | str, **changes: Any) -> RoomInfo:
@@ -255,7 +258,7 @@ class Hub(Registrations):
         options: SendOptions | None = None,
     ) -> BatchDeliveryReport:
         """Send to all connections of all users, at the same time."""
-        return await self._node.messages.to_users(user_ids, message, options)
+        return await self._node.messages.to_users(_several(user_ids), message, options)
 
     async def emit_with_ack(
         self, target: Target, message: Message, options: AckOptions | None = None
@@ -312,3 +315,10 @@ class Hub(Registrations):
 
     def reset_stats(self) -> None:
         self._node.stats.reset()
+
+
+def _several(user_ids: Iterable[UserId | str]) -> list[UserId | str]:
+    """Notice one id in the place of several: a string would be read letter by letter."""
+    if isinstance(user_ids, str):
+        raise ValueError(f"user_ids must be several ids, not one: {user_ids!r:.80}")
+    return list(user_ids)

@@ -101,6 +101,11 @@ class Messages:
 
         Raises ``AckTimeout`` under ``require_all`` if one was missing.
         """
+        given: object = target
+        if not isinstance(given, Target):
+            raise ValueError(
+                f"the target must be a Target, such as Target.user(id), not {given!r:.80}"
+            )
         chosen = options or AckOptions()
         recipient = await self._locate.target(target)
         if not recipient.by_node:

@@ -289,7 +289,8 @@ class Receiver:
             self._replies.accept(ctx.conn, ctx.message, result)
         except Refused as error:
             self._replies.refuse(ctx.conn, ctx.message, error, remember=reached)
-        except Exception as error:  # noqa: BLE001  (the user's handler)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's handler, which
+            # must not take the server along)
             await self._failed(ctx, error, remember=reached)
         except asyncio.CancelledError as error:
             if is_cancelled():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from eyewall.application.context import Context
-from eyewall.application.handlers import adapt, is_async
+from eyewall.application.handlers import adapt, check, is_async
 from eyewall.application.middleware import Handler, Middleware, chain
 from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
@@ -36,10 +36,29 @@ class Registration:
         # The whole pattern is checked where its prefix is known; here it is early
         # enough to name the line that is wrong.
         Pattern(self.pattern, allow_system=True)
-        if not callable(self.handler):
-            raise TypeError(f"a handler must be callable, not {self.handler!r}")
+        check(self.handler)
+        checked(self.middleware)
+        version: object = self.version
+        if version is not None and not isinstance(version, str):
+            raise ValueError(f"version must be a string, not {version!r:.80}")
+        if self.ordering_key is not None and not callable(self.ordering_key):
+            raise ValueError(f"an ordering_key must be callable, not {self.ordering_key!r:.80}")
         if self.ordering_key is not None and is_async(self.ordering_key):
             raise ValueError("an ordering_key is asked before anything waits: it can't be async")
+
+
+def named(pattern: str) -> None:
+    """Notice the decorator that was used without its topic; raises ``ValueError``."""
+    if not isinstance(pattern, str):
+        raise ValueError('on() needs a topic: @server.on("chat:say")')
+
+
+def checked(middleware: tuple[Middleware, ...]) -> tuple[Middleware, ...]:
+    """Return middleware that can be called; raises ``ValueError`` for anything else."""
+    for one in middleware:
+        if not callable(one):
+            raise ValueError(f"middleware is a function of (ctx, msg, next), not {one!r:.80}")
+    return middleware
 
 
 class Routes:
@@ -63,6 +82,7 @@ class Routes:
         ordering_key: OrderingKey | None = None,
     ) -> Callable[[F], F]:
         """Decorate the handler for the topics of ``pattern``."""
+        named(pattern)
 
         def register(handler: F) -> F:
             self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
@@ -89,7 +109,7 @@ class Routes:
 
     def use(self, *middleware: Middleware) -> None:
         """Put middleware around all handlers of the group, earlier ones included."""
-        self._middleware.extend(middleware)
+        self._middleware.extend(checked(middleware))
 
     def middleware(self) -> tuple[Middleware, ...]:
         """The group's own middleware as it is now."""
@@ -143,7 +163,7 @@ class Router:
 
     def use(self, *middleware: Middleware) -> None:
         """Put middleware around all handlers, earlier ones included."""
-        self._everywhere = (*self._everywhere, *middleware)
+        self._everywhere = (*self._everywhere, *checked(middleware))
 
     def add(self, registration: Registration, group: Routes | None = None) -> None:
         route = Route(

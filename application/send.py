@@ -65,6 +65,9 @@ class Sender:
 
         Raises ``Misuse`` for data that can't be encoded.
         """
+        given: object = message
+        if not isinstance(given, Message):
+            raise ValueError(f"a message must be a Message, not {given!r:.80}")
         data = message.data
         raw = data if isinstance(data, Raw) else None
         envelope: Envelope[Any] = Envelope(
@@ -195,6 +198,8 @@ class Sender:
 
     def dropped(self, conn: Connection, frame: Frame) -> None:
         """A frame that the link had taken did not fit after all."""
+        if not frame.raw:
+            self._stats.unsent()
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.tell_dropped(conn, frame)
 

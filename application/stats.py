@@ -78,6 +78,10 @@ class Stats:
         self.out_messages += messages
         self.metrics.sent(messages)
 
+    def unsent(self) -> None:
+        """A message that was counted as sent did not fit after all."""
+        self.out_messages = max(0, self.out_messages - 1)  # it may have been reset since
+
     def dropped(self, reason: str, messages: int = 1) -> None:
         self.drops += messages
         self.metrics.dropped(reason, messages)

@@ -30,9 +30,10 @@ class _Call:
         error: BaseException | None = None
         try:
             result = self.fn()
-        except StopIteration as stop:
-            # A future can't hold one, so nobody would ever hear of it (PEP 479).
-            error = RuntimeError("the handler raised StopIteration")
+        except (StopIteration, SystemExit) as stop:
+            # A future can't hold the one (PEP 479), and the other would end the loop: a
+            # library that gives up must not take the server along.
+            error = RuntimeError(f"the handler raised {type(stop).__name__}")
             error.__cause__ = stop
         except BaseException as raised:  # noqa: BLE001  (it belongs to who awaits the call)
             error = raised

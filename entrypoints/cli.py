@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,7 +89,9 @@ def _version(_options: argparse.Namespace, _arguments: Sequence[str]) -> int:
 
 
 def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int:
-    print(Settings.load(options.config).describe())
+    settings = Settings.load(options.config)
+    _build(lambda: Server.from_settings(settings))
+    print(settings.describe())
     return OK
 
 
@@ -139,7 +141,15 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 
 
 def _chat(settings: Settings) -> tuple[Server, dict[str, Any]]:
-    return chat.make_server(settings), {"pages": chat.pages()}
+    return _build(lambda: chat.make_server(settings)), {"pages": chat.pages()}
+
+
+def _build(make: Callable[[], Server]) -> Server:
+    """Build a server; what only its parts know to be wrong is a mistake in the settings."""
+    try:
+        return make()
+    except (ValueError, ImportError) as error:  # an import fails where an extra is missing
+        raise _Stop(f"the settings don't make a server: {error}", WRONG_USE) from None
 
 
 def _find(place: str) -> Server:

@@ -22,6 +22,8 @@ class Listener:
     """One listening port. Raises ``OSError`` where it is made, if it can't be had."""
 
     def __init__(self, host: str, port: int, ssl: tls.SSLContext | None) -> None:
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ValueError(f"port must be a whole number from 0 to 65535, not {port!r:.80}")
         self._sockets: list[socket.socket] = bind_sockets(port, host, backlog=BACKLOG)
         self._ssl = ssl
         self._http: HTTPServer | None = None

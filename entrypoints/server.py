@@ -25,7 +25,7 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
-from eyewall.application.routes import OrderingKey, Routes
+from eyewall.application.routes import OrderingKey, Routes, named
 from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Options, assemble
 from eyewall.background import Background, Work, call
@@ -132,6 +132,7 @@ class Server:
         ordering_key: OrderingKey | None = None,
     ) -> Callable[[F], F]:
         """Decorate the handler for the topics of ``pattern`` (``chat:*`` at the widest)."""
+        named(pattern)
 
         def register(handler: F) -> F:
             self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)

@@ -6,6 +6,7 @@ decoded, so numbers keep every digit and keys their order (protocol.md, "Envelop
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from itertools import accumulate
@@ -123,7 +124,7 @@ class JsonCodec:
         except RecursionError:
             raise InvalidEnvelope(f"nested deeper than {MAX_DEPTH}") from None
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise InvalidJson(str(error)) from None
+            raise _unreadable(payload, error) from None
         # Few brackets can't nest deeply: the count spares nearly every message the scan.
         if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _deep(payload):
             raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
@@ -208,6 +209,29 @@ def _plain(data: Any) -> Any:
     if isinstance(data, Mapping):
         return dict(data)
     raise TypeError(f"{type(data).__name__} is not JSON")
+
+
+def _unreadable(payload: bytes | str, error: Exception) -> InvalidJson | InvalidEnvelope:
+    """Tell what is no JSON from a text cut within a surrogate pair, which JSON allows
+    (RFC 8259, 8.2), browsers write, and Python can't hold."""
+    try:
+        found = json.loads(payload) if "\\u" in str(payload) else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return InvalidJson(str(error))
+    ref, topic = (
+        text if isinstance(text := found.get(name), str) and _is_unicode(text) else None
+        for name in ("id", "topic")
+    )
+    fits = topic is not None and 0 < len(topic) <= MAX_TOPIC
+    return InvalidEnvelope(
+        "a text ends within a surrogate pair", ref=ref, topic=topic if fits else None
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _deep(payload: bytes) -> bool:

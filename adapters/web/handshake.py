@@ -108,10 +108,11 @@ class SocketHandler(RequestHandler):
         self._door = door
 
     async def get(self, *_: str) -> None:
+        """Answer a request of any method: only a GET can be an upgrade."""
         reservation: Reservation | None = None
         try:
             async with asyncio.timeout(self._door.timeout):
-                accept = _accept_key(self.request.headers)
+                accept = _accept_key(self.request.method, self.request.headers)
                 handshake = self._handshake()
                 await self._check_origin(handshake)
                 reservation = self._reserve(handshake)
@@ -129,6 +130,11 @@ class SocketHandler(RequestHandler):
         finally:
             if reservation is not None:
                 reservation.release()
+
+    head = post = put = patch = delete = options = get
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing is done for a form: only the upgrade counts, and its origin is checked."""
 
     # --- who knocks
 
@@ -245,12 +251,13 @@ class SocketHandler(RequestHandler):
                 link.begin(ahead)
 
 
-def _accept_key(headers: HTTPHeaders) -> str:
+def _accept_key(method: str | None, headers: HTTPHeaders) -> str:
     """Check that this is an upgrade (RFC 6455, 4.2.1); returns the key to answer with."""
     upgrade = {token.strip().lower() for token in headers.get("Upgrade", "").split(",")}
     connection = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
     version = headers.get("Sec-WebSocket-Version", "").strip()
-    if "websocket" not in upgrade or "upgrade" not in connection or version != "13":
+    asked = method == "GET" and "websocket" in upgrade and "upgrade" in connection
+    if not asked or version != "13":
         raise _Refusal(
             426,
             "this is a WebSocket (version 13)",

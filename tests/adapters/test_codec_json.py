@@ -197,17 +197,29 @@ def test_invalid_utf8_is_no_json_wherever_it_stands(payload):
     refusal(payload, InvalidJson)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"topic":"t","data":"\\ud800"}',
-        '{"topic":"t","data":"\\udc00 and more text"}',
-        '{"topic":"t","data":"\\ud83d and more text"}',
-        '{"topic":"\ud800"}',
-    ],
-)
-def test_half_a_surrogate_pair_is_no_text(text):
-    refusal(text, InvalidJson)
+@pytest.mark.parametrize("data", ["\\ud800", "\\udc00 and more", "\\ud83d and more", "cut \\uD83D"])
+def test_half_a_surrogate_pair_is_json_that_python_can_not_hold(data):
+    """Browsers write it for a text that was cut within an emoji: the sender learns which
+    of its messages that was."""
+    text = f'{{"id":"7","topic":"chat:say","data":"{data}","ack":true}}'
+
+    found = refusal(text, InvalidEnvelope)
+
+    assert (found.ref, found.topic) == ("7", "chat:say")
+
+
+def test_half_a_surrogate_pair_in_a_topic_or_id_is_not_given_back():
+    found = refusal('{"id":"\\ud800","topic":"t\\udc00"}', InvalidEnvelope)
+
+    assert (found.ref, found.topic) == (None, None)
+
+
+def test_a_text_that_is_no_unicode_is_no_json():
+    refusal('{"topic":"\ud800"}', InvalidJson)
+
+
+def test_an_escape_in_what_is_no_json_changes_nothing():
+    refusal('{"topic":"\\ud800"', InvalidJson)
 
 
 def test_a_surrogate_pair_is_one_character():

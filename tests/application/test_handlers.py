@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -281,3 +282,18 @@ def test_names_for_type_checkers_only_don_t_matter():
 def test_a_type_that_can_t_be_found_is_named_where_it_is_registered():
     with pytest.raises(ValueError, match="Nowhere"):
         payload_type(future_handlers.of_a_type_that_is_not_there)
+
+
+async def test_a_handler_that_gives_up_does_not_take_the_server_along(node):
+    """``sys.exit`` somewhere below a handler, plain or async, is one failed message."""
+    client = await node.connect("ada")
+
+    async def asynchronous(ctx, msg):
+        sys.exit(3)
+
+    node.hub.handle("async", asynchronous)
+    node.hub.handle("plain", lambda ctx, msg: sys.exit(3))
+
+    for topic in ("async", "plain"):
+        (reply,) = await client.ask({"id": topic, "topic": topic, "ack": True})
+        assert reply["data"]["code"] == "internal"

@@ -205,3 +205,39 @@ def test_a_bad_pattern_in_a_group_is_refused_where_it_is_written():
 def test_deciding_on_a_handler_returns_it():
     assert Routes().on("t")(handler) is handler
     assert Registration("t", handler, (), None, None).handler is handler
+
+
+async def generating(ctx, msg):
+    yield
+
+
+@pytest.mark.parametrize(
+    "handler", [5, "text", int, generating, lambda: None, lambda ctx: None, lambda a, b, c: None]
+)
+def test_what_is_no_function_of_context_and_message_is_refused_at_once(handler):
+    """A mistake is found where it is made, not when the first message comes."""
+    with pytest.raises(TypeError):
+        Routes().handle("t", handler)
+
+
+@pytest.mark.parametrize("wrong", [{"version": 5}, {"ordering_key": 5}])
+def test_a_wrong_version_or_key_is_refused_at_once(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Routes().handle("t", lambda ctx, msg: None, **wrong)
+
+
+def test_middleware_that_can_not_be_called_is_refused_at_once():
+    routes = Routes()
+
+    with pytest.raises(ValueError, match="middleware"):
+        routes.use(5)
+    with pytest.raises(ValueError, match="middleware"):
+        routes.handle("t", lambda ctx, msg: None, 5)
+
+
+def test_the_decorator_without_a_topic_is_noticed():
+    async def handler(ctx, msg):
+        return None
+
+    with pytest.raises(ValueError, match="needs a topic"):
+        Routes().on(handler)

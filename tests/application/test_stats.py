@@ -123,3 +123,21 @@ async def test_metrics_hear_of_connections_messages_and_handlers(make_node):
     assert metrics.of("handled") == [("slow:*", 0.25), ("-", 0.0)]
     assert metrics.of("failed") == [("handler_not_found",)]
     assert metrics.of("disconnected") == [(DisconnectReason.CONNECTION_LOST,)]
+
+
+def test_what_did_not_fit_after_all_was_not_sent(clock):
+    stats = Stats(clock, None)
+    stats.sent(2)
+
+    stats.unsent()
+
+    assert stats.out_messages == 1
+
+
+def test_a_late_drop_does_not_count_below_zero(clock):
+    """The counters may have been reset since the message was counted."""
+    stats = Stats(clock, None)
+
+    stats.unsent()
+
+    assert stats.out_messages == 0

@@ -143,6 +143,16 @@ def test_check_config_shows_what_counts_and_no_secret(tmp_path):
     assert "hunter2" not in done.stdout
 
 
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_what_only_a_part_knows_to_be_wrong_is_told_too(command, tmp_path):
+    """Whatever ``serve`` would fail on, ``check-config`` says before."""
+    done = run(command, cwd=tmp_path, EYEWALL_CHECK_ORIGIN="nonsense", PORT="0")
+
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_check_config_tells_all_mistakes_and_no_secret(tmp_path):
     (tmp_path / "here.toml").write_text('workers = 0\n[auth]\nkey = ["hunter2"]\n')
 

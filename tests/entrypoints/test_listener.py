@@ -197,3 +197,10 @@ async def test_requests_are_not_logged(caplog):
         await fetch(f"http://127.0.0.1:{listener.port}/hello?token=hunter2")
 
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000, "8080", 80.0, True, None])
+def test_a_port_that_is_none_is_refused(port):
+    """The system would take 70000 for 4464."""
+    with pytest.raises(ValueError, match="port"):
+        Listener("127.0.0.1", port, None)

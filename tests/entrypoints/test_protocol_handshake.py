@@ -188,3 +188,13 @@ async def test_a_handshake_whose_authentication_hangs_is_cut():
         await client.write(f"GET /ws HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
 
         assert b" 101 " not in await client.ended()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_only_a_get_can_be_an_upgrade(method):
+    """RFC 6455, 4.1: whatever else comes is no upgrade, also with all of its headers."""
+    async with running() as server:
+        answer = await answer_to(server, method=method)
+
+    assert answer.status == 426
+    assert answer.headers["sec-websocket-version"] == "13"
