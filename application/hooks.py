@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any, TypeVar
 
 from eyewall.application.ports import Logger
@@ -18,7 +18,7 @@ from eyewall.application.tasks import is_cancelled
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Event(Enum):
+class Event(IntEnum):
     CONNECT = auto()
     DISCONNECT = auto()
     MESSAGE = auto()

@@ -1,7 +1,8 @@
 """Who may be in which room, and in what role: everything but joining and leaving.
 
 Each use case is one decision of the domain in the state store, then its effect: on
-this node's connections at once, on the others' by a cast to their nodes.
+this node's connections at once, on the others' by a call to their nodes. What concerns
+those who are in the room is seen through also when the task that asked is cancelled.
 """
 
 from __future__ import annotations
@@ -96,11 +97,14 @@ class Moderator:
         return await self._state.decide(room_id, None, rule)
 
     async def delete(self, room_id: RoomId) -> None:
-        seated = await self._state.remove_room(room_id)
-        if seated is None:
-            raise RoomNotFound(f"there is no room {room_id}")
-        seats = [seat for standing in seated.values() for seat in standing.seats.items()]
-        await self._remove(room_id, seats, LeaveReason.DELETED, "deleted")
+        async def act() -> None:
+            seated = await self._state.remove_room(room_id)
+            if seated is None:
+                raise RoomNotFound(f"there is no room {room_id}")
+            seats = [seat for standing in seated.values() for seat in standing.seats.items()]
+            await self._remove(room_id, seats, LeaveReason.DELETED, "deleted")
+
+        await self._rooms.effects.see_through(act)
 
     async def room(self, room_id: RoomId) -> RoomInfo | None:
         room = await self._state.room(room_id)
@@ -146,9 +150,14 @@ class Moderator:
             room.grant(standing, role)
             return room, list(standing.seats.items())
 
-        seats = await self._state.decide(room_id, _key(room_id, user_id), rule)
-        header = {"room": room_id, "role": int(role)}
-        await self._on_nodes(seats, header, _ROLE, self._take_role)
+        key = _key(room_id, user_id)
+
+        async def act() -> None:
+            seats = await self._state.decide(room_id, key, rule)
+            header = {"room": room_id, "role": int(role)}
+            await self._on_nodes(seats, header, _ROLE, self._take_role)
+
+        await self._rooms.effects.see_through(act)
 
     async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
         now = self._clock.wall()
@@ -159,9 +168,12 @@ class Moderator:
             gone = room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
             return room, _Gone(gone, room.options.announce)
 
-        gone = await self._state.decide(room_id, user_key(user_id), rule)
-        await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
-        return len(gone.seats)
+        async def act() -> int:
+            gone = await self._state.decide(room_id, user_key(user_id), rule)
+            await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
+            return len(gone.seats)
+
+        return await self._rooms.effects.see_through(act)
 
     async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> None:
         now = self._clock.wall()
@@ -175,8 +187,13 @@ class Moderator:
             gone = room.ban(standing, now=now, duration=span)
             return room, _Gone(gone, room.options.announce)
 
-        gone = await self._state.decide(room_id, _key(room_id, user_id), rule)
-        await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
+        key = _key(room_id, user_id)
+
+        async def act() -> None:
+            gone = await self._state.decide(room_id, key, rule)
+            await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
+
+        await self._rooms.effects.see_through(act)
 
     async def unban(self, room_id: RoomId, user_id: UserId) -> None:
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
@@ -232,9 +249,7 @@ class Moderator:
 
     async def _take_role(self, header: Mapping[str, Any], _: bytes) -> None:
         room_id, role = RoomId(header["room"]), RoomRole(header["role"])
-        for conn in self._here(header["conns"]):
-            if room_id in conn.roles:
-                conn.enter(room_id, role)
+        await self._rooms.promoted(room_id, self._here(header["conns"]), role)
 
     def _here(self, conn_ids: Any) -> list[Connection]:
         return [c for conn_id in strings(conn_ids) if (c := self._connections.get(conn_id))]

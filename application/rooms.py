@@ -8,15 +8,18 @@ Rules of this file:
    and announcements follow when the turn is over.
 3. ``on_join`` and ``on_leave`` come in pairs, per connection and room.
 4. An effect asks again whether the connection is open: it may have ended meanwhile.
+5. What takes rights away is seen through, whatever happens to the task that asked.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from functools import partial
 
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
+from eyewall.application.effects import Effects
 from eyewall.application.fanout import Audiences, FanOut
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.middleware import method
@@ -72,6 +75,7 @@ class Rooms:
         self._turns = Turns()
         self._notices = Notices(logger)
         self._tasks = Tasks(logger)
+        self.effects = Effects(logger)
         self._on_gone: list[Callable[[Connection, RoomId], None]] = []
 
     def on_gone(self, step: Callable[[Connection, RoomId], None]) -> None:
@@ -152,13 +156,17 @@ class Rooms:
         self, room_id: RoomId, conn: Connection, reason: LeaveReason = LeaveReason.LEFT
     ) -> bool:
         """Take a connection out; False if it was not in."""
+        return await self.effects.see_through(
+            partial(self._leave, room_id, conn, reason), partial(self._notices.tell, conn)
+        )
+
+    async def _leave(self, room_id: RoomId, conn: Connection, reason: LeaveReason) -> bool:
         async with self._turns.take(conn.id):
             if room_id not in conn.roles or not conn.is_open:
                 return False
             left = await self._seats.give_back(room_id, conn, reason)
             self._exit(room_id, conn, reason, left)
-        await self._notices.tell(conn)
-        return True
+            return True
 
     async def leave_all(self, conn: Connection) -> int:
         """Take a connection out of all rooms; returns of how many."""
@@ -173,17 +181,23 @@ class Rooms:
         """
         for conn in conns:
             async with self._turns.take(conn.id):
-                if room_id in conn.roles and not await self._came_back(room_id, conn):
+                if room_id in conn.roles and not await self._seats.holds(room_id, conn):
                     self._put_out(room_id, conn, why, reason)
         for conn in conns:
             await self._notices.tell(conn)
 
-    async def _came_back(self, room_id: RoomId, conn: Connection) -> bool:
-        """Whether it has a seat after the decision that took its seat away."""
-        try:
-            return await self._seats.holds(room_id, conn)
-        except Unavailable:
-            return False  # that decision is the last thing known
+    async def promoted(
+        self, room_id: RoomId, conns: Collection[Connection], role: RoomRole
+    ) -> None:
+        """Let the cluster's decision on the role of ``conns`` take effect here.
+
+        The state is asked again: joins and other decisions may have overtaken this one.
+        """
+        for conn in conns:
+            async with self._turns.take(conn.id):
+                if room_id in conn.roles:
+                    now = await self._seats.role(room_id, conn)
+                    conn.enter(room_id, role if now is None else now)
 
     def _put_out(
         self,
@@ -229,6 +243,7 @@ class Rooms:
 
     def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
         """Let it take effect here that a connection is out of a room."""
+        self._seats.forget_room(room_id, conn)
         self._audiences.discard(room_id, conn.link)
         self._cluster.leave_room(room_id)
         for step in self._on_gone:
@@ -260,7 +275,9 @@ class Rooms:
     async def _move(self, room_id: RoomId, conn: Connection) -> None:
         refused = await self._refusal(room_id, conn)
         left = await self._seats.give_back(room_id, conn, LeaveReason.LEFT)
-        role = conn.roles[room_id]
+        role = conn.roles.get(room_id)
+        if role is None:
+            return  # it is out: there is nothing to move
         if left.user_id is None:
             # Nobody else's rights: it was let in as itself, and stays.
             options = JoinOptions(role=role, force=True)
@@ -323,5 +340,6 @@ class Rooms:
 
     async def close(self) -> None:
         """End what is under way."""
+        await self.effects.close()  # first: who is cancelled leaves its notices to others
         await self._notices.close()
         await self._tasks.close()

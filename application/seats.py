@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from eyewall.application.connections import Connection
 from eyewall.application.ports import Clock, MemberKey, StateStore
-from eyewall.domain.errors import RoomNotFound
+from eyewall.domain.errors import RoomNotFound, Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, RoomRole, Standing
 
@@ -107,20 +107,29 @@ class Seats:
             return room, Left(name, len(standing.seats), announce)
 
         left = await self._state.decide(room_id, _key(conn.id, name), rule)
-        names = self._names.get(conn.id, {})
-        names.pop(room_id, None)
-        if not names:
-            self.forget(conn)
+        self.forget_room(room_id, conn)
         return left
 
     async def holds(self, room_id: RoomId, conn: Connection) -> bool:
-        """Whether the store has a seat for the connection."""
+        """Whether the store has a seat for the connection, as far as it can be asked."""
+        return await self.role(room_id, conn) is not None
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, bool]:
-            return room, conn.id in standing.seats
+    async def role(self, room_id: RoomId, conn: Connection) -> RoomRole | None:
+        """The role of the connection's seat in the store.
+
+        None without a seat, and while the store can't be asked: what was decided before
+        is the last thing known then.
+        """
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, RoomRole | None]:
+            seat = standing.seats.get(conn.id)
+            return room, None if seat is None else seat.role
 
         name = self.name_in(room_id, conn)
-        return await self._state.decide(room_id, _key(conn.id, name), rule)
+        try:
+            return await self._state.decide(room_id, _key(conn.id, name), rule)
+        except Unavailable:
+            return None
 
     # --- names
 
@@ -140,6 +149,13 @@ class Seats:
     def name_in(self, room_id: RoomId, conn: Connection) -> UserId | None:
         """The user that the connection's seat in the room stands under."""
         return self._names.get(conn.id, {}).get(room_id, conn.user_id)
+
+    def forget_room(self, room_id: RoomId, conn: Connection) -> None:
+        """The connection has no seat in the room that would have to be moved."""
+        names = self._names.get(conn.id, {})
+        names.pop(room_id, None)
+        if not names:
+            self.forget(conn)
 
     def forget(self, conn: Connection) -> None:
         """No seat of the connection has to be moved any more."""

@@ -22,7 +22,8 @@ from eyewall.domain.identity import MessageId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import Failure, FailureReason
 
-TAKEN = frozenset({Offer.QUEUED, Offer.DROPPED_OLDEST})
+# A tuple: looking into a set of enum members would hash them, in Python, each time.
+TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
 """Outcomes with which the message itself will be written."""
 
 

@@ -219,6 +219,54 @@ async def test_joining_again_before_it_has_moved_counts_once(one):
     assert await members(one) == {"bob": (MEMBER, 1)}
 
 
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("where", ["here", "there"])
+async def test_who_is_kicked_while_it_becomes_another_may_come_back(one, two, turns, where):
+    ada = await joined(one, "ada")
+    node = one if where == "here" else two
+    kicking = asyncio.create_task(node.hub.kick_user_from_room("ada", "lab"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    one.hub.set_meta(ada.id, user_id="bob")
+    await kicking
+    await settle()
+
+    assert (await one.hub.join("lab", ada.id)).members == 1
+    assert one.node.seats.misnamed(ada.conn) == []
+    assert await members(one) == {"bob": (MEMBER, 1)}
+
+
+@pytest.mark.parametrize("act", ["kick", "ban", "delete"])
+async def test_who_was_put_out_has_no_name_left_that_would_be_moved(slow, act):
+    node, engine = slow
+    ada = await joined(node, "ada")
+    engine.after |= {"decide", "remove_room"}
+    hub = node.hub
+    work = {
+        "kick": lambda: hub.kick_user_from_room("ada", "lab"),
+        "ban": lambda: hub.ban("lab", "ada"),
+        "delete": lambda: hub.delete_room("lab"),
+    }[act]()
+    acting = asyncio.create_task(work)
+    await settle()
+    engine.before.add("vanish")  # it becomes another one later than it is out
+
+    hub.set_meta(ada.id, user_id="bob")
+    engine.after.clear()
+    gate, engine._gate = engine._gate, asyncio.Event()
+    gate.set()
+    await acting
+    await settle()
+
+    assert ada.conn.rooms == frozenset()
+    assert node.node.seats.misnamed(ada.conn) == []
+    assert await hub.join("lab", ada.id)
+    engine.go_on()
+    await settle()
+    assert await members(node) == {"bob": (MEMBER, 1)}
+
+
 async def test_a_join_that_was_under_way_moves_too(slow):
     node, engine = slow
     ada = await node.connect("ada")

@@ -477,8 +477,163 @@ async def test_what_makes_no_sense_from_another_node_changes_nothing(one, two, h
 async def test_who_ended_before_the_kick_arrived_is_no_matter(one, two):
     ada = await joined(two, "ada")
     kicking = asyncio.create_task(one.hub.kick_user_from_room("ada", "lab"))
+    for _ in range(2):  # decided, but not yet heard of by the other node
+        await asyncio.sleep(0)
 
     await two.hub.disconnect_conn(ada.id, DisconnectReason.NORMAL)
 
     assert await kicking == 1
     assert await one.hub.members("lab") == []
+
+
+# --- whatever happens to who asked
+
+
+@pytest.fixture
+async def slow(make_node, clock):
+    engine = Engine(MemoryState(clock=clock.now))
+    node = await make_node(state=engine)
+    return node, engine
+
+
+async def cancelled(work):
+    """Ask for something, and be cancelled as soon as it has been decided."""
+    task = asyncio.create_task(work)
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (lambda hub: hub.ban("lab", "ada"), "banned"),
+        (lambda hub: hub.kick_user_from_room("ada", "lab"), "kicked"),
+        (lambda hub: hub.delete_room("lab"), "deleted"),
+    ],
+    ids=["ban", "kick", "delete"],
+)
+async def test_who_is_put_out_is_out_also_when_the_caller_is_cancelled(slow, act, reason):
+    node, engine = slow
+    told = []
+    node.hub.on_leave(lambda room, conn, why: told.append(str(why)))
+    ada = await joined(node, "ada")
+    engine.after |= {"decide", "remove_room"}
+
+    await cancelled(act(node.hub))
+    engine.go_on()
+    await settle()
+
+    assert ada.conn.rooms == frozenset()
+    assert await node.hub.broadcast_room("lab", "room:lab") == 0
+    assert len(kicks(ada)) == 1
+    assert told == [reason]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_ban_that_is_cancelled_at_any_step_is_whole(one, two, turns):
+    phone, laptop = await joined(one, "ada"), await joined(two, "ada")
+    banning = asyncio.create_task(one.hub.ban("lab", "ada"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    banning.cancel()
+    await settle()
+
+    here = {client.id for client in (phone, laptop) if client.conn.rooms}
+    assert len(here) == sum(m.connections for m in await one.hub.members("lab"))
+
+
+async def test_a_role_is_had_also_when_the_caller_is_cancelled(slow):
+    node, engine = slow
+    ada = await joined(node, "ada")
+    engine.after.add("decide")
+
+    await cancelled(node.hub.set_role("lab", "ada", RoomRole.GUEST))
+    engine.go_on()
+    await settle()
+
+    assert ada.conn.roles == {"lab": RoomRole.GUEST}
+
+
+async def test_what_fails_when_nobody_waits_any_more_is_logged(slow):
+    node, engine = slow
+    await joined(node, "ada")
+    engine.before.add("decide")
+    await cancelled(node.hub.ban("lab", "ada"))
+    engine.away = True
+    engine.go_on()
+    await settle()
+
+    assert node.logger.of("error") == ["task_failed"]
+
+
+async def test_what_is_refused_when_nobody_waits_any_more_is_no_failure(slow):
+    node, engine = slow
+    engine.before.add("remove_room")
+    await cancelled(node.hub.delete_room("lab"))
+    engine.go_on()
+    await settle()
+
+    assert node.logger.of("error") == []
+
+
+async def test_a_node_that_stops_waits_for_no_decision(slow):
+    node, engine = slow
+    engine.before.add("decide")
+    banning = asyncio.create_task(node.hub.ban("lab", "ada"))
+    await settle()
+
+    await node.stop()
+
+    with pytest.raises(asyncio.CancelledError):
+        await banning
+
+
+# --- roles that race
+
+
+async def test_a_role_that_is_given_while_a_join_is_under_way_is_had(slow):
+    node, engine = slow
+    ada = await node.connect("ada")
+    engine.after.add("decide")
+    joining = asyncio.create_task(node.hub.join("lab", ada.id))
+    await settle()
+    engine.after.clear()
+
+    giving = asyncio.create_task(node.hub.set_role("lab", "ada", RoomRole.GUEST))
+    await settle()
+    engine.go_on()
+    await asyncio.gather(joining, giving)
+
+    assert ada.conn.roles == {"lab": RoomRole.GUEST}
+
+
+async def test_the_role_that_was_decided_last_is_had(slow):
+    node, engine = slow
+    ada = await joined(node, "ada")
+    engine.after.add("decide")
+    first = asyncio.create_task(node.hub.set_role("lab", "ada", RoomRole.OWNER))
+    await settle()
+    engine.after.clear()
+
+    await node.hub.set_role("lab", "ada", RoomRole.GUEST)
+    engine.go_on()
+    await first
+
+    assert ada.conn.roles == {"lab": RoomRole.GUEST}
+
+
+async def test_a_role_is_had_when_the_state_can_not_be_asked_again(slow):
+    node, engine = slow
+    ada = await joined(node, "ada")
+    engine.after.add("decide")
+    giving = asyncio.create_task(node.hub.set_role("lab", "ada", RoomRole.GUEST))
+    await settle()
+
+    engine.away = True
+    engine.go_on()
+    await giving
+
+    assert ada.conn.roles == {"lab": RoomRole.GUEST}

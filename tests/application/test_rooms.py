@@ -577,6 +577,26 @@ async def test_leaving_waits_for_the_join_that_is_under_way(slow):
     assert await engine.inner.room("lab") is None
 
 
+async def test_a_leave_takes_effect_when_the_caller_is_cancelled(slow):
+    node, engine = slow
+    told = watch(node)
+    ada = await node.connect("ada")
+    await node.hub.join("lab", ada.id)
+    engine.after.add("decide")
+    leaving = asyncio.create_task(node.hub.leave("lab", ada.id))
+    await settle()
+
+    leaving.cancel()
+    await settle()
+    assert leaving.cancelled()
+    engine.go_on()
+    await settle()
+
+    assert ada.conn.rooms == frozenset()
+    assert [entry[0] for entry in told] == ["join", "left"]
+    assert node.bus.listeners("eyewall:room:lab") == 0
+
+
 async def test_while_the_state_is_away_members_stay_members(slow):
     node, engine = slow
     told = watch(node)

@@ -148,6 +148,27 @@ async def test_a_name_that_changes_while_the_state_decides_is_noted(seats, engin
     assert seats.name_in("lab", conn) == "ada"
 
 
+async def test_who_is_out_of_a_room_has_no_name_in_it(seats):
+    conn = Conn("c1", "ada")
+    conn.roles.update(lab=RoomRole.MEMBER, hall=RoomRole.MEMBER)
+    seats.renamed(conn, conn.becomes("bob"))
+
+    seats.forget_room("lab", conn)
+    seats.forget_room("lab", conn)
+
+    assert seats.misnamed(conn) == ["hall"]
+
+
+async def test_the_role_of_a_seat_is_what_the_store_says(seats, engine):
+    conn = Conn("c1", "ada")
+    assert await seats.role("lab", conn) is None
+    await seats.take("lab", conn, JoinOptions(role=RoomRole.GUEST))
+
+    assert await seats.role("lab", conn) is RoomRole.GUEST
+    engine.away = True
+    assert await seats.role("lab", conn) is None
+
+
 async def test_who_has_ended_is_forgotten(seats):
     conn = Conn("c1", "ada")
     conn.roles["lab"] = RoomRole.MEMBER
