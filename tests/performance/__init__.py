@@ -1,0 +1,1 @@
+"""The bench: what the hub costs, beside a floor in C and the peers, in one run."""

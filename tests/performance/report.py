@@ -1,0 +1,202 @@
+"""Turns outcomes into a page: tables, charts, and what one has to know to judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from tests.performance.chart import Bar, bar_chart, number
+from tests.performance.measure import Outcome, Spread
+from tests.performance.scenarios import Figure, Scenario, Subject, Target
+
+INTRODUCTION = """\
+CPU time, user and system, of the server process alone, which is pinned to one core while
+the load generator has another. All subjects of a scenario take turns in one run, each time
+in a new process; figures are medians with the least and the most behind them, ratios are
+taken within each turn. The ratios count: absolute times belong to the machine below.
+
+The clients check what they get: every message bears a number, and a gap, a repeat or a
+wrong order on any connection ends the run without a figure. The load generator is an
+`epoll` loop in C; a run that it slowed down is thrown away.
+"""
+
+
+def _range(spread: Spread) -> str:
+    return f"{number(spread.low)}–{number(spread.high)}"
+
+
+def _times(ratio: Spread) -> str:
+    return f"{number(ratio.median)} × ({_range(ratio)})"
+
+
+def _subject(scenario: Scenario, name: str) -> Subject:
+    return next(subject for subject in scenario.subjects if subject.name == name)
+
+
+def wanted(scenario: Scenario, figure: Figure) -> str:
+    target = figure.target
+    if target.against is None:
+        return f"at most {target.limit:g} {figure.unit}"
+    return f"at most {target.limit:g} × {_subject(scenario, target.against).title}"
+
+
+def reached(outcome: Outcome, figure: Figure) -> tuple[str, str]:
+    """Return the hub's figure in the terms of its target, and whether that was met."""
+    if outcome.failure is not None:
+        return outcome.failure, "**failed**"
+    target: Target = figure.target
+    if target.against is None:
+        spread = outcome.spread(figure, "hub")
+        text = spread and f"{number(spread.median)} {figure.unit} ({_range(spread)})"
+    else:
+        spread = outcome.ratio(figure, "hub", target.against)
+        text = spread and _times(spread)
+    if spread is None or text is None:
+        return "no usable run", "unknown"
+    return text, "met" if spread.median <= target.limit else "**missed**"
+
+
+def _row(outcome: Outcome, figure: Figure, subject: Subject) -> str:
+    spread = outcome.spread(figure, subject.name)
+    runs = str(len(outcome.samples(subject.name)))
+    if thrown := outcome.thrown_away.get(subject.name):
+        runs += f", {thrown} thrown away"
+    cells = [f"**{subject.title}**" if subject.is_hub else subject.title]
+    if spread is None:
+        cells += ["no usable run", "", ""]
+    else:
+        ratio = outcome.ratio(figure, subject.name, outcome.scenario.baseline)
+        is_baseline = subject.name == outcome.scenario.baseline
+        cells += [number(spread.median), _range(spread)]
+        cells.append("1" if is_baseline else _times(ratio) if ratio else "")
+    return f"| {' | '.join([*cells, runs, outcome.stopped_by(subject.name)])} |"
+
+
+def table(outcome: Outcome, figure: Figure) -> list[str]:
+    baseline = _subject(outcome.scenario, outcome.scenario.baseline)
+    return [
+        (
+            f"| {figure.title} | median, {figure.unit} | min–max | × {baseline.title} "
+            "| runs | what stopped it |"
+        ),
+        "|---|---|---|---|---|---|",
+        *(_row(outcome, figure, subject) for subject in outcome.scenario.subjects),
+    ]
+
+
+def chart(outcome: Outcome, figure: Figure) -> str | None:
+    bars = []
+    for subject in outcome.scenario.subjects:
+        spread = outcome.spread(figure, subject.name)
+        if spread is None:
+            continue
+        ratio = outcome.ratio(figure, subject.name, outcome.scenario.baseline)
+        is_baseline = subject.name == outcome.scenario.baseline
+        note = "" if is_baseline or ratio is None else f"{number(ratio.median)} ×"
+        name = subject.title.replace("`", "")
+        bars.append(Bar(name, spread.median, spread.low, spread.high, note, subject.is_hub))
+    if not bars:
+        return None
+    subtitle = f"{figure.title}, {figure.unit}: less is better"
+    return bar_chart(outcome.scenario.title, subtitle, bars)
+
+
+def _picture_name(outcome: Outcome, figure: Figure) -> str:
+    several = len(outcome.scenario.figures) > 1
+    return f"{outcome.scenario.name}{'-' + figure.name if several else ''}.svg"
+
+
+def disturbance(outcomes: Sequence[Outcome]) -> float:
+    """The share of the time in which other processes had the server's core."""
+    shares = [
+        sample.disturbed
+        for outcome in outcomes
+        for one in outcome.rounds
+        for sample in one.values()
+        if sample is not None
+    ]
+    return median(shares) if shares else 0.0
+
+
+def _section(outcome: Outcome) -> list[str]:
+    scenario = outcome.scenario
+    lines = [
+        f"## {scenario.title}",
+        "",
+        scenario.text + (f" Here: {outcome.clients:,} clients." if scenario.load.many else ""),
+        "",
+        f"    python -m tests.performance --only {scenario.name}",
+        "",
+    ]
+    if outcome.failure is not None:
+        lines += [f"**Failed**: {outcome.failure}", ""]
+    for figure in scenario.figures if outcome.failure is None else ():
+        text, verdict = reached(outcome, figure)
+        lines += [
+            f"![{figure.title}](benchmarks/{_picture_name(outcome, figure)})",
+            "",
+            *table(outcome, figure),
+            "",
+            f"Target: {wanted(scenario, figure)}. Measured: {text}, {verdict}.",
+            "",
+        ]
+    lines += ["Switched on:", ""]
+    lines += [f"- {subject.title}: {subject.setup}." for subject in scenario.subjects]
+    return [*lines, ""]
+
+
+def page(outcomes: Sequence[Outcome], machine: Mapping[str, str], command: str) -> str:
+    share = disturbance(outcomes)
+    summary = ["| what | target | measured | |", "|---|---|---|---|"]
+    for outcome in outcomes:
+        for figure in outcome.scenario.figures:
+            text, verdict = reached(outcome, figure)
+            what = f"{outcome.scenario.title}, {figure.title}"
+            target = wanted(outcome.scenario, figure)
+            summary.append(f"| {what} | {target} | {text} | {verdict} |")
+    about = [f"| {name} | {value} |" for name, value in machine.items()]
+    about.append(f"| the server's core was taken by others for | {share:.1%} of the time |")
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Made by `{command}`, which writes this page and its pictures anew.",
+        "",
+        INTRODUCTION,
+        "| measured on | |",
+        "|---|---|",
+        *about,
+        "",
+        *(_noisy() if share > 0.02 else []),
+        *summary,
+        "",
+    ]
+    for outcome in outcomes:
+        lines += _section(outcome)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _noisy() -> list[str]:
+    return [
+        (
+            "**The machine was not quiet: other processes ran on the same core, and their "
+            "traces in its caches are part of every figure here.**"
+        ),
+        "",
+    ]
+
+
+def write(
+    folder: Path, outcomes: Sequence[Outcome], machine: Mapping[str, str], command: str
+) -> Path:
+    """Write ``benchmarks.md`` and ``benchmarks/*.svg`` into ``folder``."""
+    pictures = folder / "benchmarks"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for outcome in outcomes:
+        for figure in outcome.scenario.figures:
+            picture = chart(outcome, figure) if outcome.failure is None else None
+            if picture is not None:
+                (pictures / _picture_name(outcome, figure)).write_text(picture)
+    path = folder / "benchmarks.md"
+    path.write_text(page(outcomes, machine, command))
+    return path
