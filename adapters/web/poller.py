@@ -21,8 +21,10 @@ WRITE: Final = 0x04
 """As in ``select.EPOLLIN`` and ``select.EPOLLOUT``. Other bits report an error or a
 hang-up, which reading will find out about."""
 
-BATCH: Final = 512
-"""Events in one batch at most: the others of the loop get their turn between."""
+BATCH: Final = 64
+"""Events in one batch at most: the others of the loop get their turn between. What is
+read, handled and written in one go should still be in the processor's caches: with 512 a
+request costs a third more."""
 
 QUIET: Final = 0.05
 """Seconds without anything to read after which nothing more is expected."""
