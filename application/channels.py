@@ -16,7 +16,8 @@ import asyncio
 import inspect
 from collections.abc import Callable
 
-from eyewall.application.ports import Logger, PubSub, Subscription
+from eyewall.application.ports import Logger
+from eyewall.application.stores import PubSub, Subscription
 from eyewall.application.tasks import Tasks
 from eyewall.domain.errors import EyewallError
 

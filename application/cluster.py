@@ -21,15 +21,9 @@ from typing import Any
 
 from eyewall.application.channels import Channels
 from eyewall.application.packets import BadPacket, Packet, unpack
-from eyewall.application.ports import (
-    Clock,
-    CountsListeners,
-    Logger,
-    PubSub,
-    StateStore,
-    Timer,
-)
+from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stats import Stats
+from eyewall.application.stores import CountsListeners, PubSub, StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
 from eyewall.domain.identity import NodeId, RoomId

@@ -12,7 +12,8 @@ from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import Audiences, Filter, where_in, where_out
 from eyewall.application.packets import BadPacket, strings
-from eyewall.application.ports import Logger, StateStore
+from eyewall.application.ports import Logger
+from eyewall.application.stores import StateStore
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
 from eyewall.domain.report import Target, TargetKind

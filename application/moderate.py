@@ -18,9 +18,10 @@ from eyewall.application.cluster import Answerer, Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
 from eyewall.application.packets import strings
-from eyewall.application.ports import Clock, Logger, MemberKey, StateStore
+from eyewall.application.ports import Clock, Logger
 from eyewall.application.rooms import Rooms
 from eyewall.application.seats import Seats, user_key
+from eyewall.application.stores import MemberKey, StateStore
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import RoomNotFound

@@ -11,8 +11,9 @@ from eyewall.application.cluster import Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.locate import Locator
-from eyewall.application.ports import Logger, StateStore
+from eyewall.application.ports import Logger
 from eyewall.application.rooms import Rooms
+from eyewall.application.stores import StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import ConnectionClosed

@@ -1,25 +1,24 @@
-"""What the application needs from outside, as promises.
+"""What the application needs from outside, as promises: all but what the nodes share.
 
 Every port's docstring is its contract, and ``tests/contracts`` holds adapters to it.
 Methods may be plain or ``async`` where a call may have to wait, if so marked with
-``Maybe``; where a port has one method, a plain callable will do.
+``Maybe``; where a port has one method, a plain callable will do. ``stores`` has the ports
+of the cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Envelope, Format
 from eyewall.domain.handshake import Handshake
-from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId
+from eyewall.domain.identity import ConnMeta, RoomId
 from eyewall.domain.outbox import Offer
-from eyewall.domain.presence import PresenceState
-from eyewall.domain.room import Room, Standing
 
 T = TypeVar("T")
 Maybe: TypeAlias = "T | Awaitable[T]"
@@ -238,113 +237,3 @@ class Logger(Protocol):
     def info(self, event: str, **fields: Any) -> Any: ...
     def warning(self, event: str, **fields: Any) -> Any: ...
     def error(self, event: str, **fields: Any) -> Any: ...
-
-
-# --- the cluster
-
-
-@runtime_checkable
-class Opens(Protocol):
-    """Something that is opened at start and closed at shutdown. Optional.
-
-    What several servers share is opened by each and stays open until the last has
-    closed it; it can be opened again.
-    """
-
-    async def open(self) -> None: ...
-    async def close(self) -> None: ...
-
-
-class Subscription(Protocol):
-    """Stands until it is closed."""
-
-    def close(self) -> Maybe[None]: ...
-
-
-class PubSub(Protocol):
-    """Carries bytes between nodes.
-
-    * what is published on a channel reaches every subscription that stands, at most
-      once; the publisher's own too;
-    * payloads of one sender on one channel arrive in the order they were published;
-      across senders or channels nothing is promised;
-    * ``subscribe`` returns when the subscription stands;
-    * the handler is plain and is called on the event loop of its subscriber;
-    * publishing where nobody listens is not an error; an engine that is away is
-      ``Unavailable``.
-    """
-
-    def publish(self, channel: str, payload: bytes) -> Maybe[None]: ...
-    def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Maybe[Subscription]: ...
-
-
-@runtime_checkable
-class CountsListeners(Protocol):
-    """A bus that knows, without asking around, who listens. Optional."""
-
-    def listeners(self, channel: str) -> int: ...
-
-
-MemberKey = str
-"""Whose standing: ``u:<user_id>``, or ``c:<conn_id>`` of an anonymous connection."""
-
-Rule = Callable[[Room | None, Standing], tuple[Room | None, T]]
-"""A decision of the domain about a room and one member's standing in it.
-
-It changes the standing in place, and returns the room to keep (None: no room) and its
-result. It raises before it changes anything, and may be run more than once."""
-
-
-class StateStore(Protocol):
-    """What must be true for the whole cluster: rooms, seats, presence, leases.
-
-    * each method is one atomic step, which sees what all earlier ones have done; a rule
-      that raises leaves nothing behind;
-    * a room without seats that is not ``lasting`` is gone, and so is a ``blank`` standing;
-    * what a node owns (seats, presence) is gone when its lease, which counts from its
-      last ``renew``, has lapsed or was released.
-
-    Any method raises ``Unavailable`` when the engine is away.
-    """
-
-    async def decide(self, room_id: RoomId, member: MemberKey | None, rule: Rule[T]) -> T:
-        """Run ``rule`` on the room and the member's standing (blank for None)."""
-
-    async def room(self, room_id: RoomId) -> Room | None:
-        """Return a copy of the room's record."""
-
-    async def standings(self, room_id: RoomId) -> dict[MemberKey, Standing]:
-        """Return copies of all standings that have seats."""
-
-    async def remove_room(self, room_id: RoomId) -> dict[MemberKey, Standing] | None:
-        """Forget the room; returns the standings with seats, None if it was unknown."""
-
-    async def rooms(self) -> list[RoomId]:
-        """Return the rooms that are ``listed``."""
-
-    async def appear(self, node: NodeId, conn_id: ConnId, user_id: UserId, now: datetime) -> None:
-        """A connection of the user is there."""
-
-    async def vanish(self, conn_id: ConnId, user_id: UserId, now: datetime) -> int:
-        """It is gone; returns how many connections the user still has."""
-
-    async def connections_of(
-        self, user_ids: Sequence[UserId]
-    ) -> dict[UserId, dict[ConnId, NodeId]]:
-        """Return where the users' connections are, oldest first; who has none is left out."""
-
-    async def presence(
-        self, user_ids: Sequence[UserId], now: datetime
-    ) -> dict[UserId, PresenceState]:
-        """Return the state of every user asked for."""
-
-    async def set_typing(
-        self, user_id: UserId, room_id: RoomId, until: datetime | None, now: datetime
-    ) -> None:
-        """The user types in the room until then; None: no longer."""
-
-    async def renew(self, node: NodeId, ttl: float) -> list[NodeId]:
-        """Renew a node's lease for ``ttl`` seconds; returns the nodes that are alive."""
-
-    async def release(self, node: NodeId, now: datetime) -> None:
-        """The node ends in order: take back everything that it owns."""

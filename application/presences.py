@@ -8,7 +8,8 @@ from typing import Any
 
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
-from eyewall.application.ports import Clock, Logger, StateStore, Timer
+from eyewall.application.ports import Clock, Logger, Timer
+from eyewall.application.stores import StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from eyewall.application.connections import Connection
-from eyewall.application.ports import Clock, MemberKey, StateStore
+from eyewall.application.ports import Clock
+from eyewall.application.stores import MemberKey, StateStore
 from eyewall.domain.errors import RoomNotFound, Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, RoomRole, Standing

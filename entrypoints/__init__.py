@@ -25,13 +25,11 @@ from eyewall.application.ports import (
     Limiter,
     Logger,
     Metrics,
-    PubSub,
-    StateStore,
-    Subscription,
     Tracer,
     Validator,
 )
 from eyewall.application.routes import Routes
+from eyewall.application.stores import PubSub, StateStore, Subscription
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
 from eyewall.domain.errors import (

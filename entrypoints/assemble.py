@@ -18,17 +18,17 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.adapters.web.sockets import Sockets
-from eyewall.application.node import Node, NodeConfig, Ports
+from eyewall.application.build import NodeConfig, Ports
+from eyewall.application.node import Node
 from eyewall.application.ports import (
     AccessController,
     Authenticator,
     Clock,
     Logger,
     Metrics,
-    PubSub,
-    StateStore,
     Validator,
 )
+from eyewall.application.stores import PubSub, StateStore
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.identity import NodeId

@@ -20,12 +20,11 @@ from eyewall.application.ports import (
     Authenticator,
     Logger,
     Metrics,
-    PubSub,
-    StateStore,
     Tracer,
     Validator,
 )
 from eyewall.application.routes import OrderingKey, Routes, named
+from eyewall.application.stores import PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Options, assemble
 from eyewall.background import Background, Work, call

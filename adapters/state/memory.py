@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from eyewall.application.ports import MemberKey, Rule
+from eyewall.application.stores import MemberKey, Rule
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.presence import PresenceState, Typing
 from eyewall.domain.room import Room, Standing

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
-from eyewall.application.ports import CountsListeners, Opens
+from eyewall.application.stores import CountsListeners, Opens
 from tests.contracts.bus import END, BusContract, Ear, opened
 
 PLACE = ContextVar("place", default="nowhere")

@@ -9,7 +9,7 @@ import pytest
 
 from eyewall.adapters.state import memory
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.ports import Opens
+from eyewall.application.stores import Opens
 from tests.contracts.bus import opened
 from tests.contracts.state import NOW, StateContract, joins, leaves
 

@@ -19,10 +19,11 @@ from typing import Any
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.build import NodeConfig, Ports
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
 from eyewall.application.hub import Hub
-from eyewall.application.node import Node, NodeConfig, Ports
+from eyewall.application.node import Node
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId

@@ -28,7 +28,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.ports import Opens, PubSub, Subscription
+from eyewall.application.stores import Opens, PubSub, Subscription
 from eyewall.domain.errors import Unavailable
 
 Connect = Callable[[], Any]

@@ -32,7 +32,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.ports import StateStore
+from eyewall.application.stores import StateStore
 from eyewall.domain.errors import Refused, RoomFull
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Standing
 from tests.contracts.bus import Connect, opened

@@ -1,0 +1,283 @@
+"""One node, put together: every use case gets what it needs by name, here and only here."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from eyewall.application.acks import Acks
+from eyewall.application.belongings import Belongings
+from eyewall.application.cluster import Cluster
+from eyewall.application.commands import Commands
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.deliveries import Deliveries
+from eyewall.application.drain import Farewell
+from eyewall.application.expiry import Expiry
+from eyewall.application.failures import Failures
+from eyewall.application.fanout import Audiences, FanOut
+from eyewall.application.hooks import Hooks
+from eyewall.application.intake import Inbound, Welcome
+from eyewall.application.locate import Locator
+from eyewall.application.messages import Messages
+from eyewall.application.moderate import Moderator
+from eyewall.application.operate import Operations
+from eyewall.application.ports import (
+    AccessController,
+    Authenticator,
+    Clock,
+    Codec,
+    Logger,
+    Metrics,
+    Outbound,
+    Validator,
+)
+from eyewall.application.presences import Presences
+from eyewall.application.receive import Receiver
+from eyewall.application.replies import Replies
+from eyewall.application.rooms import Rooms
+from eyewall.application.routes import Router
+from eyewall.application.seats import Seats
+from eyewall.application.send import Ids, Sender
+from eyewall.application.stats import Stats
+from eyewall.application.stores import PubSub, StateStore
+from eyewall.application.threads import Threads
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.identity import NodeId
+
+PACKET_SLACK = 64 * 1024
+"""Bytes that an envelope may add to a message of the largest size on the bus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """What a node is told about itself. Times in seconds; a limit of None is off."""
+
+    node_id: NodeId
+    cluster_channel: str = "eyewall"
+    lease: float = 10.0
+    workers: int = 64
+    worker_queue: int = 2048
+    lane_queue: int = 64
+    max_message_size: int = 1 << 20
+    max_connections: int | None = None
+    max_connections_per_user: int | None = None
+    max_connections_per_address: int | None = None
+    client_commands: bool = False
+    implicit_rooms: bool = True
+    invite_grace: float = 120.0
+    """How long a used invite outlives a cut."""
+    heartbeat: float = 30.0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The adapters that a node works with."""
+
+    outbound: Outbound
+    clock: Clock
+    codec: Codec
+    logger: Logger
+    pubsub: PubSub
+    state: StateStore
+    metrics: Metrics | None = None
+    authenticator: Authenticator | None = None
+    access_controller: AccessController | None = None
+    validator: Validator | None = None
+
+
+class Parts:
+    """The use cases of one node, and the adapters that they work with."""
+
+    def __init__(self, config: NodeConfig, ports: Ports) -> None:
+        self.config = config
+        self.ports = ports
+        self.logger = ports.logger
+        clock, logger = ports.clock, ports.logger
+        self.stats = Stats(clock, ports.metrics)
+        self.hooks = Hooks(logger)
+        self.failures = Failures(logger)
+        self.threads = Threads(config.workers)
+        self.router = Router(self.threads)
+        self.connections = Connections(
+            outbound=ports.outbound,
+            clock=clock,
+            hooks=self.hooks,
+            stats=self.stats,
+            logger=logger,
+            max_connections=config.max_connections,
+            max_per_address=config.max_connections_per_address,
+        )
+        self.sender = Sender(
+            codec=ports.codec,
+            outbound=ports.outbound,
+            stats=self.stats,
+            failures=self.failures,
+            ids=Ids(f"{secrets.token_hex(5)}-"),
+        )
+        self.connections.sender = self.sender
+        self.deliveries = Deliveries(sender=self.sender, clock=clock, stats=self.stats)
+        self.cluster = Cluster(
+            node=config.node_id,
+            prefix=config.cluster_channel,
+            bus=ports.pubsub,
+            state=ports.state,
+            clock=clock,
+            logger=logger,
+            stats=self.stats,
+            lease=config.lease,
+            max_payload=config.max_message_size + PACKET_SLACK,
+        )
+        self.audiences = Audiences(ports.outbound)
+        self.fanout = FanOut(
+            cluster=self.cluster,
+            audiences=self.audiences,
+            connections=self.connections,
+            sender=self.sender,
+            codec=ports.codec,
+        )
+        self._build_rooms()
+        self._build_messages()
+        self._build_intake()
+
+    def _build_rooms(self) -> None:
+        config, ports = self.config, self.ports
+        self.presences = Presences(
+            node=config.node_id,
+            state=ports.state,
+            connections=self.connections,
+            fanout=self.fanout,
+            clock=ports.clock,
+            logger=self.logger,
+        )
+        self.seats = Seats(
+            node=config.node_id,
+            state=ports.state,
+            clock=ports.clock,
+            implicit=config.implicit_rooms,
+            invite_grace=config.invite_grace,
+        )
+        self.rooms = Rooms(
+            seats=self.seats,
+            cluster=self.cluster,
+            audiences=self.audiences,
+            fanout=self.fanout,
+            sender=self.sender,
+            hooks=self.hooks,
+            logger=self.logger,
+            access=ports.access_controller,
+        )
+        self.rooms.on_gone(self.presences.gone)
+        self.moderator = Moderator(
+            node=config.node_id,
+            state=ports.state,
+            cluster=self.cluster,
+            connections=self.connections,
+            rooms=self.rooms,
+            seats=self.seats,
+            fanout=self.fanout,
+            clock=ports.clock,
+            logger=self.logger,
+        )
+
+    def _build_messages(self) -> None:
+        config, ports = self.config, self.ports
+        locator = Locator(
+            node=config.node_id,
+            state=ports.state,
+            cluster=self.cluster,
+            connections=self.connections,
+            audiences=self.audiences,
+            logger=self.logger,
+        )
+        acks = Acks(
+            node=config.node_id,
+            cluster=self.cluster,
+            connections=self.connections,
+            deliveries=self.deliveries,
+            sender=self.sender,
+            codec=ports.codec,
+            clock=ports.clock,
+        )
+        self.messages = Messages(
+            node=config.node_id,
+            cluster=self.cluster,
+            connections=self.connections,
+            locator=locator,
+            acks=acks,
+            sender=self.sender,
+            codec=ports.codec,
+            clock=ports.clock,
+        )
+        self.operations = Operations(
+            node=config.node_id,
+            state=ports.state,
+            cluster=self.cluster,
+            connections=self.connections,
+            rooms=self.rooms,
+            locator=locator,
+            hooks=self.hooks,
+            logger=self.logger,
+        )
+        self.expiry = Expiry(self.connections, ports.clock)
+        self.belongings = Belongings(
+            connections=self.connections,
+            presences=self.presences,
+            rooms=self.rooms,
+            seats=self.seats,
+            expiry=self.expiry,
+            logger=self.logger,
+        )
+        self.connections.on_end(self._ended)
+        self.connections.after_end(self.belongings.leave)
+        self.cluster.on_lapse(self.belongings.restore)
+        Commands(
+            connections=self.connections,
+            rooms=self.rooms,
+            moderator=self.moderator,
+            presences=self.presences,
+            fanout=self.fanout,
+            expiry=self.expiry,
+            authenticator=ports.authenticator,
+        ).register(self.router, client_commands=config.client_commands)
+
+    def _build_intake(self) -> None:
+        config, ports = self.config, self.ports
+        self.replies = Replies(self.sender, self.stats, self.logger)
+        self.receiver = Receiver(
+            connections=self.connections,
+            router=self.router,
+            replies=self.replies,
+            deliveries=self.deliveries,
+            hooks=self.hooks,
+            stats=self.stats,
+            clock=ports.clock,
+            logger=self.logger,
+            tell_error=self.operations.tell_error,
+            access=ports.access_controller,
+            validator=ports.validator,
+            workers=config.workers,
+            worker_queue=config.worker_queue,
+            lane_queue=config.lane_queue,
+        )
+        self.farewell = Farewell(self.connections, self.sender, self.logger)
+        self.intake = Inbound(
+            node=config.node_id,
+            connections=self.connections,
+            receiver=self.receiver,
+            presences=self.presences,
+            operations=self.operations,
+            expiry=self.expiry,
+            hooks=self.hooks,
+            sender=self.sender,
+            logger=self.logger,
+            authenticator=ports.authenticator,
+            welcome=Welcome(config.heartbeat, config.max_message_size, f"eyewall/{config.version}"),
+            max_per_user=config.max_connections_per_user,
+        )
+
+    def _ended(self, conn: Connection, _: DisconnectReason) -> None:
+        """In the same step in which the end of a connection is decided."""
+        self.rooms.ended(conn)
+        self.deliveries.lost(conn)
+        self.expiry.forget(conn)
