@@ -27,7 +27,7 @@ from eyewall.chat import make_server
 from eyewall.server import Server
 from tests.faults.proxy import free_port
 
-UNIT = float(os.environ.get("EYEWALL_TEST_UNIT", "1"))
+UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every wait on slow machines."""
 
 WITHIN = 5 * UNIT

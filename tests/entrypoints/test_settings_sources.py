@@ -34,7 +34,7 @@ def test_other_variables_are_nobody_s_business():
         ("EYEWALL_PORT", "tcp://10.0.0.1:80"),
         ("EYEWALL_PORT_80_TCP", "tcp://10.0.0.1:80"),
         ("EYEWALL_PORT_80_TCP_ADDR", "10.0.0.1"),
-        ("EYEWALL_TEST_UNIT", "3"),
+        ("EYEWALL_TEST_TIME_UNIT", "3"),
     ],
 )
 def test_what_others_name_so_is_not_a_setting(variable, value):

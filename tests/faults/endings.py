@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.faults.clients import CLOSE, Crowd, Peer, framed, request
-from tests.faults.support import SLOW, HubProcess, die_with_parent, until
+from tests.faults.support import UNIT, HubProcess, die_with_parent, until
 
 LIMIT = 64 * 1024
 """The server's max_message_size."""
-PONG_TIMEOUT = 1.5 * SLOW
-WRITE_WAIT = 1.5 * SLOW
-HANDSHAKE_TIMEOUT = 1.5 * SLOW
+PONG_TIMEOUT = 1.5 * UNIT
+WRITE_WAIT = 1.5 * UNIT
+HANDSHAKE_TIMEOUT = 1.5 * UNIT
 
 End = Callable[[HubProcess, dict[str, Any]], tuple[str, tuple[int, str] | None]]
 """Connects, ends, and returns the reason that the hooks should hear and what the client

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-SLOW = float(os.environ.get("EYEWALL_TEST_SLOW", "1"))
+UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every time of these tests, for slow machines."""
 
-WITHIN = 20 * SLOW
+WITHIN = 20 * UNIT
 """Seconds that anything may take which is expected to happen."""
 
 MIB = 1024 * 1024

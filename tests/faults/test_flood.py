@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from tests.faults.clients import Crowd, Peer
-from tests.faults.support import MIB, SLOW, HubProcess
+from tests.faults.support import MIB, UNIT, HubProcess
 
 POLITE = 50
 REQUESTS = 20
@@ -67,9 +67,9 @@ def test_the_polite_ones_get_their_acks_and_the_flooder_its_refusals(tmp_path):
                 sent += 200
             return through(askers)
 
-        crowd.until(all_through, "the polite ones", within=60 * SLOW)
+        crowd.until(all_through, "the polite ones", within=60 * UNIT)
         overlapped = sent
-        crowd.until(lambda: len(flooder.messages) == sent, "the flooder", within=60 * SLOW)
+        crowd.until(lambda: len(flooder.messages) == sent, "the flooder", within=60 * UNIT)
 
         assert overlapped >= 5000
         assert all(set(asker.peer.answers.values()) == {"ok"} for asker in askers)
@@ -127,7 +127,7 @@ def test_acks_for_the_server_are_settled_though_the_lane_is_full(tmp_path):
                     acked.add(message["id"])
             return len(acked) == 100
 
-        hub.tell("emit", user="flooder", count=100, timeout=20 * SLOW)
+        hub.tell("emit", user="flooder", count=100, timeout=20 * UNIT)
         crowd.until(answer, "being asked")
 
         assert hub.answer("emit") == {"expected": 100, "received": 100}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.clients import Crowd, Peer
-from tests.faults.support import SLOW, HubProcess, until
+from tests.faults.support import UNIT, HubProcess, until
 
 ROOM = 260
 """Members of each room: more than the server writes to in one turn."""
@@ -87,7 +87,7 @@ def test_each_receiver_gets_each_senders_messages_in_order_and_once(hub):
                 for name, peer in receivers.items()
             ),
             "receiving",
-            within=60 * SLOW,
+            within=60 * UNIT,
         )
         for name, peer in senders.items():
             crowd.until(lambda peer=peer: len(peer.messages) == 2 * BURST, "acks")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.faults.clients import Crowd, Peer, request
-from tests.faults.support import SLOW, WITHIN, HubProcess, assert_pairs, until
+from tests.faults.support import UNIT, WITHIN, HubProcess, assert_pairs, until
 
-DEADLINE = 3.0 * SLOW
-MARGIN = 2.0 * SLOW
+DEADLINE = 3.0 * UNIT
+MARGIN = 2.0 * UNIT
 """Seconds that leaving the cluster and the interpreter may take on top of it."""
 ENOUGH = DEADLINE + MARGIN
 

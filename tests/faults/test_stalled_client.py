@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.clients import Crowd, Peer
-from tests.faults.support import MIB, SLOW, HubProcess, until
+from tests.faults.support import MIB, UNIT, HubProcess, until
 
 QUEUE = 64
 """Messages that may wait for one client."""
@@ -51,7 +51,7 @@ class Stalled:
         reached = self.hub.ask("publish", room="lab", first=self.published, count=count, pad=PAD)
         self.published += count
         self.meant += reached - count * len(self.others.peers)
-        self.others.until(self.all_read, "reading", within=30 * SLOW)
+        self.others.until(self.all_read, "reading", within=30 * UNIT)
 
     def all_read(self) -> bool:
         self.others.pump()
@@ -107,7 +107,7 @@ def stall(tmp_path: Any, policy: str) -> HubProcess:
         options={
             "queue": {"size": QUEUE, "drop_policy": policy},
             # No pings: they would come to each at another place between the messages.
-            "heartbeat": {"interval": 1e6, "pong_timeout": 2e6, "write_wait": 100 * SLOW},
+            "heartbeat": {"interval": 1e6, "pong_timeout": 2e6, "write_wait": 100 * UNIT},
         },
     )
 
