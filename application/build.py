@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from eyewall.application.ports import (
 from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
 from eyewall.application.replies import Replies
+from eyewall.application.retries import Retries
 from eyewall.application.rooms import Rooms
 from eyewall.application.routes import Router
 from eyewall.application.seats import Seats
@@ -208,6 +210,12 @@ class Parts:
             sender=self.sender,
             codec=ports.codec,
             clock=ports.clock,
+        )
+        self.retries = Retries(
+            messages=self.messages,
+            clock=ports.clock,
+            new_id=self.sender.new_id,
+            luck=random.random,
         )
         self.operations = Operations(
             node=config.node_id,

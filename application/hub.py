@@ -6,35 +6,26 @@ whichever node is asked. The plain ones see this node.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from eyewall.application.connections import Connection
-from eyewall.application.fanout import Filter
+from eyewall.application.messaging import Messaging, several
 from eyewall.application.node import Node
 from eyewall.application.ports import Logger
-from eyewall.application.register import Registrations
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import Seconds, seconds
-from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import Misuse
-from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId, Where
+from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.report import (
-    AckOptions,
-    AckResult,
-    BatchDeliveryReport,
-    DeliveryReport,
     HubStats,
-    PendingAck,
-    SendOptions,
-    Target,
 )
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomRole
 
 
-class Hub(Registrations):
+class Hub(Messaging):
     """Rooms, presence and messages of one node and its cluster."""
 
     def __init__(self, node: Node) -> None:
@@ -79,10 +70,6 @@ class Hub(Registrations):
     def user_connections(self, user_id: UserId | str) -> list[ConnId]:
         return self._node.connections.roster.of_user(UserId(user_id))
 
-    def pending_acks(self, conn_id: ConnId | str) -> list[PendingAck]:
-        """What waits for an ack of the connection, oldest first."""
-        return self._node.deliveries.pending(ConnId(conn_id))
-
     # --- presence
 
     async def presence(self, user_id: UserId | str) -> PresenceState:
@@ -90,7 +77,7 @@ class Hub(Registrations):
 
     async def presence_many(self, user_ids: Iterable[UserId | str]) -> dict[UserId, PresenceState]:
         await self._node.belongings.settled()
-        return await self._node.presences.of([UserId(user_id) for user_id in _several(user_ids)])
+        return await self._node.presences.of([UserId(user_id) for user_id in several(user_ids)])
 
     async def set_typing(
         self, user_id: UserId | str, room_id: RoomId | str, typing: bool = True, ttl: Seconds = 5.0
@@ -179,108 +166,6 @@ class Hub(Registrations):
         that are not cleaned up."""
         return await self._node.moderator.rooms()
 
-    # --- messages to many
-
-    async def broadcast(self, topic: str, event: str = "message", data: Any = None) -> int:
-        """Send to every connection; returns how many of this node were meant."""
-        return await self._node.fanout.to_all(Message(topic, event, data))
-
-    async def broadcast_room(
-        self, room_id: RoomId | str, topic: str, event: str = "message", data: Any = None
-    ) -> int:
-        """Send to a room; returns how many connections of this node were meant."""
-        return await self._node.fanout.to_room(RoomId(room_id), Message(topic, event, data))
-
-    async def broadcast_text(self, text: str) -> int:
-        """Send a raw text frame, without an envelope, to every connection."""
-        return await self._node.fanout.text_to_all(text)
-
-    async def broadcast_with_filter(
-        self, message: Message, filter: Filter | Where, options: SendOptions | None = None
-    ) -> int:
-        """Send to whom ``filter`` fits: a callable on ``ConnMeta`` means this node, a
-        ``Where`` the cluster. Returns how many of this node were meant.
-
-        With ``require_ack`` it waits for the acks of all of them.
-        """
-        if options is not None and options.require_ack:
-            return await self._node.messages.to_fitting_acked(filter, message, options)
-        return await self._node.fanout.to_fitting(message, filter)
-
-    async def emit_to_room(
-        self, room_id: RoomId | str, message: Message, options: SendOptions | None = None
-    ) -> int:
-        """Send to a room. With ``require_ack`` it waits for the acks of all members."""
-        if options is not None and options.require_ack:
-            return await self._node.messages.to_room_acked(RoomId(room_id), message, options)
-        return await self._node.fanout.to_room(RoomId(room_id), message)
-
-    async def emit_to_room_except(
-        self,
-        room_id: RoomId | str,
-        conn_ids: Collection[ConnId | str] | ConnId | str,
-        message: Message,
-        options: SendOptions | None = None,
-    ) -> int:
-        """Send to a room, except to some connections."""
-        skip = [conn_ids] if isinstance(conn_ids, str) else list(conn_ids)
-        if options is not None and options.require_ack:
-            return await self._node.messages.to_room_acked(RoomId(room_id), message, options, skip)
-        return await self._node.fanout.to_room(RoomId(room_id), message, skip=skip)
-
-    # --- messages to some
-
-    async def send_to_conn(
-        self, conn_id: ConnId | str, topic: str, event: str = "message", data: Any = None
-    ) -> DeliveryReport:
-        return await self._node.messages.to_conn(conn_id, Message(topic, event, data))
-
-    async def send_text_to_conn(self, conn_id: ConnId | str, text: str) -> DeliveryReport:
-        """Send a raw text frame, without an envelope, to one connection."""
-        return await self._node.messages.text_to_conn(conn_id, text)
-
-    async def deliver(
-        self, conn_id: ConnId | str, message: Message, options: SendOptions | None = None
-    ) -> DeliveryReport:
-        """Send a message to one connection with delivery options."""
-        return await self._node.messages.to_conn(conn_id, message, options)
-
-    async def send_to_user(
-        self, user_id: UserId | str, message: Message, options: SendOptions | None = None
-    ) -> BatchDeliveryReport:
-        """Send to all connections of a user. A user who is away is reported, not raised."""
-        return await self._node.messages.to_users([user_id], message, options)
-
-    async def send_to_users(
-        self,
-        user_ids: Iterable[UserId | str],
-        message: Message,
-        options: SendOptions | None = None,
-    ) -> BatchDeliveryReport:
-        """Send to all connections of all users, at the same time."""
-        return await self._node.messages.to_users(_several(user_ids), message, options)
-
-    async def emit_with_ack(
-        self, target: Target, message: Message, options: AckOptions | None = None
-    ) -> AckResult:
-        """Send, and wait for the acks of all whom ``target`` means, or the time-out.
-
-        Raises ``AckTimeout`` under ``require_all`` if one was missing.
-        """
-        return await self._node.messages.with_ack(target, message, options)
-
-    async def request(self, conn_id: ConnId | str, message: Message, timeout: Seconds = 5.0) -> Any:
-        """Ask a client; returns the ``result`` of its ack.
-
-        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
-        """
-        patience = seconds(timeout, "timeout", positive=True)
-        return await self._node.messages.request(conn_id, message, patience)
-
-    async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
-        """Answer a message: topic and ``ref`` are the request's."""
-        await self._node.messages.reply(conn, request, data)
-
     # --- operations
 
     async def disconnect_user(
@@ -315,10 +200,3 @@ class Hub(Registrations):
 
     def reset_stats(self) -> None:
         self._node.stats.reset()
-
-
-def _several(user_ids: Iterable[UserId | str]) -> list[UserId | str]:
-    """Notice one id in the place of several: a string would be read letter by letter."""
-    if isinstance(user_ids, str):
-        raise ValueError(f"user_ids must be several ids, not one: {user_ids!r:.80}")
-    return list(user_ids)

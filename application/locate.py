@@ -29,6 +29,16 @@ class Recipient:
     name: str
     by_node: By
 
+    def without(self, skip: Collection[str]) -> Recipient:
+        """The same, but for some connections."""
+        if not skip:
+            return self
+        left = {
+            node: [conn_id for conn_id in conn_ids if conn_id not in skip]
+            for node, conn_ids in self.by_node.items()
+        }
+        return Recipient(self.name, {node: conn_ids for node, conn_ids in left.items() if conn_ids})
+
 
 def node_of(conn_id: str) -> NodeId:
     """The node that gave a connection its id; empty for what is no id of ours."""

@@ -80,12 +80,18 @@ class Messages:
         return (await self._send([recipient], message, options or SendOptions()))[0]
 
     async def to_users(
-        self, user_ids: Iterable[str], message: Message, options: SendOptions | None = None
+        self,
+        user_ids: Iterable[str],
+        message: Message,
+        options: SendOptions | None = None,
+        *,
+        skip: Collection[str] = (),
     ) -> BatchDeliveryReport:
-        """Send to all connections of all users; a user without one is reported as one."""
+        """Send to all connections of all users but ``skip``; a user without one is
+        reported as one."""
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
         where = await self._locate.users(users)
-        here = [r for r in where if r.by_node]
+        here = [r.without(skip) for r in where if r.by_node]
         reports = await self._send(here, message, options or SendOptions())
         for away in (r.name for r in where if not r.by_node):
             error = UserOffline(f"{away} has no connection")

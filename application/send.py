@@ -50,7 +50,7 @@ class Sender:
         self._outbound = outbound
         self._stats = stats
         self._failures = failures
-        self._ids = ids
+        self.new_id = ids.new
 
     # --- frames
 
@@ -75,7 +75,7 @@ class Sender:
             message.topic,
             message.event,
             None if raw is not None else data,
-            message.id or self._ids.new(),
+            message.id or self.new_id(),
             None,
             message.namespace,
             message.version,
@@ -102,12 +102,12 @@ class Sender:
         raw = data if isinstance(data, Raw) else None
         plain = None if raw is not None else data
         return self.reply_frame(
-            Envelope(request.topic, "message", plain, self._ids.new(), request.id, raw=raw)
+            Envelope(request.topic, "message", plain, self.new_id(), request.id, raw=raw)
         )
 
     def notice(self, topic: str, event: str, data: Any) -> Frame:
         """A frame of the server's own, with an id."""
-        return self.reply_frame(Envelope(topic, event, data, id=self._ids.new()))
+        return self.reply_frame(Envelope(topic, event, data, id=self.new_id()))
 
     @staticmethod
     def text(data: str | bytes, *, fan_out: bool = False) -> Frame:

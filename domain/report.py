@@ -10,7 +10,19 @@ from typing import Any
 
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Message
-from eyewall.domain.errors import EyewallError
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    Forbidden,
+    Nacked,
+    QueueFull,
+    ShuttingDown,
+    SlowConsumer,
+    Unavailable,
+    UserOffline,
+    ValidationError,
+)
 from eyewall.domain.identity import ConnId, RoomId, UserId
 
 
@@ -45,6 +57,25 @@ class FailureReason(StrEnum):
     VALIDATION = "validation"
     PERMISSION = "permission"
     UNKNOWN = "unknown"
+
+
+_REASONS: tuple[tuple[type[EyewallError], FailureReason], ...] = (
+    (QueueFull, FailureReason.QUEUE_FULL),
+    (UserOffline, FailureReason.USER_OFFLINE),
+    (AckTimeout, FailureReason.ACK_TIMEOUT),
+    (Nacked, FailureReason.NACKED),
+    (ConnectionClosed, FailureReason.CONN_CLOSED),
+    (SlowConsumer, FailureReason.CONN_CLOSED),
+    (ShuttingDown, FailureReason.CHANNEL_CLOSED),
+    (ValidationError, FailureReason.VALIDATION),
+    (Forbidden, FailureReason.PERMISSION),
+    (Unavailable, FailureReason.CONN_ERROR),
+)
+
+
+def reason_of(error: EyewallError | None) -> FailureReason:
+    """Return the reason that an error in a report stands for."""
+    return next((r for kind, r in _REASONS if isinstance(error, kind)), FailureReason.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,7 @@ from eyewall.domain.report import (
     SendOptions,
     Target,
 )
+from eyewall.domain.retry import RetryPolicy, SendAttempt, SendResult
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomPolicy, RoomRole
 from eyewall.server import Server
 from eyewall.settings import Settings
@@ -135,6 +136,7 @@ __all__ = [
     "RateLimited",
     "Raw",
     "Refused",
+    "RetryPolicy",
     "RoomExists",
     "RoomFull",
     "RoomId",
@@ -144,7 +146,9 @@ __all__ = [
     "RoomPolicy",
     "RoomRole",
     "Routes",
+    "SendAttempt",
     "SendOptions",
+    "SendResult",
     "Server",
     "Settings",
     "ShuttingDown",

@@ -36,11 +36,19 @@ PUBLIC = {
     *("ConnId", "UserId", "RoomId", "NodeId", "MessageId"),
     # options
     *("Message", "Priority", "SendOptions", "AckOptions", "QueueConfig", "DropPolicy"),
-    *("CompressionConfig",),
+    *("CompressionConfig", "RetryPolicy"),
     *("HeartbeatConfig", "RoomOptions", "RoomPolicy", "JoinOptions", "RoomRole", "ConnMeta"),
     *("Target", "Where"),
     # results
-    *("DeliveryReport", "DeliveryStatus", "BatchDeliveryReport", "AckResult", "PresenceState"),
+    *(
+        "DeliveryReport",
+        "DeliveryStatus",
+        "SendResult",
+        "SendAttempt",
+        "BatchDeliveryReport",
+        "AckResult",
+        "PresenceState",
+    ),
     *("Membership", "Member", "RoomInfo", "PendingAck", "HubStats"),
     *("Failure", "FailureReason", "DisconnectReason"),
     # errors

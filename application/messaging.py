@@ -1,0 +1,158 @@
+"""The hub's messages: to many, to some, and to those who have to answer.
+
+It delegates and decides nothing, as all of the hub does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from eyewall.application.connections import Connection
+from eyewall.application.fanout import Filter
+from eyewall.application.register import Registrations
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.envelope import Envelope, Message
+from eyewall.domain.identity import ConnId, RoomId, UserId, Where
+from eyewall.domain.report import (
+    AckOptions,
+    AckResult,
+    BatchDeliveryReport,
+    DeliveryReport,
+    PendingAck,
+    SendOptions,
+    Target,
+)
+from eyewall.domain.retry import RetryPolicy, SendResult
+
+
+class Messaging(Registrations):
+    """The part of the hub that sends."""
+
+    # --- messages to many
+
+    async def broadcast(self, topic: str, event: str = "message", data: Any = None) -> int:
+        """Send to every connection; returns how many of this node were meant."""
+        return await self._node.fanout.to_all(Message(topic, event, data))
+
+    async def broadcast_room(
+        self, room_id: RoomId | str, topic: str, event: str = "message", data: Any = None
+    ) -> int:
+        """Send to a room; returns how many connections of this node were meant."""
+        return await self._node.fanout.to_room(RoomId(room_id), Message(topic, event, data))
+
+    async def broadcast_text(self, text: str) -> int:
+        """Send a raw text frame, without an envelope, to every connection."""
+        return await self._node.fanout.text_to_all(text)
+
+    async def broadcast_with_filter(
+        self, message: Message, filter: Filter | Where, options: SendOptions | None = None
+    ) -> int:
+        """Send to whom ``filter`` fits: a callable on ``ConnMeta`` means this node, a
+        ``Where`` the cluster. Returns how many of this node were meant.
+
+        With ``require_ack`` it waits for the acks of all of them.
+        """
+        if options is not None and options.require_ack:
+            return await self._node.messages.to_fitting_acked(filter, message, options)
+        return await self._node.fanout.to_fitting(message, filter)
+
+    async def emit_to_room(
+        self, room_id: RoomId | str, message: Message, options: SendOptions | None = None
+    ) -> int:
+        """Send to a room. With ``require_ack`` it waits for the acks of all members."""
+        if options is not None and options.require_ack:
+            return await self._node.messages.to_room_acked(RoomId(room_id), message, options)
+        return await self._node.fanout.to_room(RoomId(room_id), message)
+
+    async def emit_to_room_except(
+        self,
+        room_id: RoomId | str,
+        conn_ids: Collection[ConnId | str] | ConnId | str,
+        message: Message,
+        options: SendOptions | None = None,
+    ) -> int:
+        """Send to a room, except to some connections."""
+        skip = [conn_ids] if isinstance(conn_ids, str) else list(conn_ids)
+        if options is not None and options.require_ack:
+            return await self._node.messages.to_room_acked(RoomId(room_id), message, options, skip)
+        return await self._node.fanout.to_room(RoomId(room_id), message, skip=skip)
+
+    # --- messages to some
+
+    async def send_to_conn(
+        self, conn_id: ConnId | str, topic: str, event: str = "message", data: Any = None
+    ) -> DeliveryReport:
+        return await self._node.messages.to_conn(conn_id, Message(topic, event, data))
+
+    async def send_text_to_conn(self, conn_id: ConnId | str, text: str) -> DeliveryReport:
+        """Send a raw text frame, without an envelope, to one connection."""
+        return await self._node.messages.text_to_conn(conn_id, text)
+
+    async def deliver(
+        self, conn_id: ConnId | str, message: Message, options: SendOptions | None = None
+    ) -> DeliveryReport:
+        """Send a message to one connection with delivery options."""
+        return await self._node.messages.to_conn(conn_id, message, options)
+
+    async def send_to_user(
+        self, user_id: UserId | str, message: Message, options: SendOptions | None = None
+    ) -> BatchDeliveryReport:
+        """Send to all connections of a user. A user who is away is reported, not raised."""
+        return await self._node.messages.to_users([user_id], message, options)
+
+    async def send_to_users(
+        self,
+        user_ids: Iterable[UserId | str],
+        message: Message,
+        options: SendOptions | None = None,
+    ) -> BatchDeliveryReport:
+        """Send to all connections of all users, at the same time."""
+        return await self._node.messages.to_users(several(user_ids), message, options)
+
+    async def emit_with_ack(
+        self, target: Target, message: Message, options: AckOptions | None = None
+    ) -> AckResult:
+        """Send, and wait for the acks of all whom ``target`` means, or the time-out.
+
+        Raises ``AckTimeout`` under ``require_all`` if one was missing.
+        """
+        return await self._node.messages.with_ack(target, message, options)
+
+    async def request(self, conn_id: ConnId | str, message: Message, timeout: Seconds = 5.0) -> Any:
+        """Ask a client; returns the ``result`` of its ack.
+
+        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
+        """
+        patience = seconds(timeout, "timeout", positive=True)
+        return await self._node.messages.request(conn_id, message, patience)
+
+    async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
+        """Answer a message: topic and ``ref`` are the request's."""
+        await self._node.messages.reply(conn, request, data)
+
+    async def send_to_user_with_retry(
+        self,
+        user_id: UserId | str,
+        message: Message,
+        policy: RetryPolicy | None = None,
+        options: SendOptions | None = None,
+    ) -> SendResult:
+        """Send to all connections of a user, again and again to those that have not
+        taken it, under one id. Never raises for a message that did not arrive.
+
+        Asks for an ack only when ``options`` do. ``success`` means that at least one
+        connection took it, or that it was stored.
+        """
+        return await self._node.retries.send(UserId(user_id), message, policy, options)
+
+    def pending_acks(self, conn_id: ConnId | str) -> list[PendingAck]:
+        """What waits for an ack of the connection, oldest first."""
+        return self._node.deliveries.pending(ConnId(conn_id))
+
+
+def several(user_ids: Iterable[UserId | str]) -> list[UserId | str]:
+    """Notice one id in the place of several: a string would be read letter by letter."""
+    if isinstance(user_ids, str):
+        raise ValueError(f"user_ids must be several ids, not one: {user_ids!r:.80}")
+    return list(user_ids)

@@ -1,0 +1,125 @@
+"""Messages to a user that are tried again until somebody has them, or the tries are used up.
+
+Rules of this file:
+
+1. All tries carry one id: a device that got two of them can tell.
+2. A retry goes to the user's connections as they are then, without those that have
+   taken the message already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from eyewall.application.messages import Messages
+from eyewall.application.ports import Clock
+from eyewall.domain.duration import seconds
+from eyewall.domain.envelope import Message
+from eyewall.domain.identity import UserId
+from eyewall.domain.report import (
+    DeliveryReport,
+    DeliveryStatus,
+    FailureReason,
+    SendOptions,
+    reason_of,
+)
+from eyewall.domain.retry import RetryPolicy, SendAttempt, SendResult
+
+_TAKEN = (DeliveryStatus.OK, DeliveryStatus.FORWARDED, DeliveryStatus.STORED)
+
+
+class Retries:
+    """Sends with a ``RetryPolicy``."""
+
+    def __init__(
+        self,
+        *,
+        messages: Messages,
+        clock: Clock,
+        new_id: Callable[[], str],
+        luck: Callable[[], float],
+    ) -> None:
+        self._messages = messages
+        self._clock = clock
+        self._new_id = new_id
+        self._luck = luck
+
+    async def send(
+        self,
+        user_id: UserId,
+        message: Message,
+        policy: RetryPolicy | None,
+        options: SendOptions | None,
+    ) -> SendResult:
+        """Try until all connections have it, or no retry is left or would help."""
+        policy = policy or RetryPolicy()
+        if message.id is None:
+            message = replace(message, id=self._new_id())
+        begun = self._clock.now()
+        attempts: list[SendAttempt] = []
+        taken: set[str] = set()
+        while True:
+            left = self._left(options or SendOptions(), begun)
+            attempt, missed = await self._attempt(len(attempts) + 1, user_id, message, left, taken)
+            attempts.append(attempt)
+            if not self._may_retry(policy, len(attempts), missed):
+                break
+            pause = policy.delay(len(attempts), self._luck())
+            if left.ttl is not None and self._left_of(options, begun) <= pause:
+                break
+            await self._sleep(pause)
+        return SendResult(
+            success=bool(taken),
+            attempts=tuple(attempts),
+            total_retries=len(attempts) - 1,
+            total_time=self._clock.now() - begun,
+            final_error=None if taken else attempts[-1].error,
+        )
+
+    async def _attempt(
+        self, number: int, user_id: UserId, message: Message, options: SendOptions, taken: set[str]
+    ) -> tuple[SendAttempt, list[DeliveryReport]]:
+        """Try once; returns what came of it and the reports of who did not take it."""
+        started, started_at = self._clock.now(), self._clock.wall()
+        reports = (await self._messages.to_users([user_id], message, options, skip=taken)).reports
+        got = [report for report in reports if report.status in _TAKEN]
+        missed = [report for report in reports if report.status not in _TAKEN]
+        taken.update(report.target for report in got)
+        error = missed[0].error if missed else None
+        return (
+            SendAttempt(number, started_at, self._clock.now() - started, bool(got), error),
+            missed,
+        )
+
+    @staticmethod
+    def _may_retry(policy: RetryPolicy, tries: int, missed: list[DeliveryReport]) -> bool:
+        return tries <= policy.max_retries and any(
+            _reason(report) in policy.retryable for report in missed
+        )
+
+    def _left(self, options: SendOptions, begun: float) -> SendOptions:
+        """The options with what is left of the time to live, which counts from the call."""
+        if options.ttl is None or self._clock.now() == begun:
+            return options
+        return replace(options, ttl=self._left_of(options, begun))
+
+    def _left_of(self, options: SendOptions | None, begun: float) -> float:
+        assert options is not None
+        assert options.ttl is not None
+        return seconds(options.ttl, "ttl") - (self._clock.now() - begun)
+
+    async def _sleep(self, pause: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_later(pause, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+
+def _reason(report: DeliveryReport) -> FailureReason:
+    if report.status is DeliveryStatus.UNKNOWN:
+        return FailureReason.UNKNOWN
+    return reason_of(report.error)
