@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from eyewall.application.acks import Acks
+from eyewall.application.announcements import Announcements
 from eyewall.application.belongings import Belongings
 from eyewall.application.cluster import Cluster
 from eyewall.application.commands import Commands
@@ -40,6 +41,7 @@ from eyewall.application.rooms import Rooms
 from eyewall.application.routes import Router
 from eyewall.application.seats import Seats
 from eyewall.application.send import Ids, Sender
+from eyewall.application.sessions import Sessions
 from eyewall.application.stats import Stats
 from eyewall.application.stores import PubSub, StateStore
 from eyewall.application.threads import Threads
@@ -66,8 +68,10 @@ class NodeConfig:
     max_connections_per_address: int | None = None
     client_commands: bool = False
     implicit_rooms: bool = True
-    invite_grace: float = 120.0
-    """How long a used invite outlives a cut."""
+    session_ttl: float = 120.0
+    """How long a session, and a used invite, outlive a cut."""
+    presence_grace: float = 0.0
+    """How long a cut is hidden from the others."""
     heartbeat: float = 30.0
     version: str = ""
 
@@ -151,19 +155,36 @@ class Parts:
             fanout=self.fanout,
             clock=ports.clock,
             logger=self.logger,
+            grace=config.presence_grace,
+        )
+        self.sessions = Sessions(
+            node=config.node_id,
+            cluster=self.cluster,
+            state=ports.state,
+            connections=self.connections,
+            clock=ports.clock,
+            logger=self.logger,
+            ttl=config.session_ttl,
         )
         self.seats = Seats(
             node=config.node_id,
             state=ports.state,
             clock=ports.clock,
             implicit=config.implicit_rooms,
-            invite_grace=config.invite_grace,
+            invite_grace=config.session_ttl,
+            presence_grace=config.presence_grace,
         )
         self.rooms = Rooms(
             seats=self.seats,
             cluster=self.cluster,
             audiences=self.audiences,
-            fanout=self.fanout,
+            announcements=Announcements(
+                seats=self.seats,
+                fanout=self.fanout,
+                clock=ports.clock,
+                logger=self.logger,
+                grace=config.presence_grace,
+            ),
             sender=self.sender,
             hooks=self.hooks,
             logger=self.logger,
@@ -284,8 +305,9 @@ class Parts:
             max_per_user=config.max_connections_per_user,
         )
 
-    def _ended(self, conn: Connection, _: DisconnectReason) -> None:
+    def _ended(self, conn: Connection, reason: DisconnectReason) -> None:
         """In the same step in which the end of a connection is decided."""
+        self.sessions.ended(conn, reason)
         self.rooms.ended(conn)
         self.deliveries.lost(conn)
         self.expiry.forget(conn)

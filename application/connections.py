@@ -39,9 +39,9 @@ class Connection:
 
     __slots__ = (
         "_connected_at",
-        "_repeats",
         "_user_data",
         "announced",
+        "asked",
         "connections",
         "id",
         "is_open",
@@ -79,7 +79,8 @@ class Connection:
         """The role in each room that it is in."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
-        self._repeats: Repeats | None = None
+        self.asked: Repeats | None = None
+        """What it has asked in its session, as soon as it has."""
 
     @property
     def user_id(self) -> UserId | None:
@@ -110,9 +111,9 @@ class Connection:
     @property
     def repeats(self) -> Repeats | None:
         """The answers to remember; None where no session was negotiated."""
-        if self.session is not None and self._repeats is None:
-            self._repeats = Repeats()
-        return self._repeats
+        if self.session is not None and self.asked is None:
+            self.asked = Repeats()
+        return self.asked
 
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to this connection.

@@ -21,6 +21,7 @@ from eyewall.application.ports import Authenticator, Link, Logger, Reservation
 from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
 from eyewall.application.send import Sender
+from eyewall.application.sessions import new_name
 from eyewall.application.tasks import is_cancelled
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import EyewallError, ShuttingDown, Unauthorized, Unavailable
@@ -106,14 +107,9 @@ class Inbound:
             reservation.release()
             link.close(DisconnectReason.SERVER_SHUTDOWN)
             return False
-        conn = Connection(
-            ConnId(f"{secrets.token_urlsafe(9)}@{self._node}"),
-            link,
-            meta,
-            self._connections,
-            reservation,
-            secrets.token_urlsafe(24) if session else None,
-        )
+        conn_id = ConnId(f"{secrets.token_urlsafe(9)}@{self._node}")
+        name = new_name(conn_id) if session else None
+        conn = Connection(conn_id, link, meta, self._connections, reservation, name)
         opening = conn.opening = asyncio.get_running_loop().create_future()
         try:
             await self._begin(conn)

@@ -55,6 +55,8 @@ class Node(Parts):
         await self.rooms.close()
         await self.presences.close()
         self.threads.close()
+        await self.sessions.leave()
+        self.sessions.close()
         await self.cluster.stop()
         while self._open:
             await self._close(self._open.pop())

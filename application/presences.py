@@ -34,6 +34,7 @@ class Presences:
         fanout: FanOut,
         clock: Clock,
         logger: Logger,
+        grace: float = 0.0,
     ) -> None:
         self._node = node
         self._state = state
@@ -41,6 +42,7 @@ class Presences:
         self._fanout = fanout
         self._logger = logger
         self._clock = clock
+        self._grace = grace
         self._typing = Typing()
         self._timer: Timer | None = None
         self._tasks = Tasks(logger)
@@ -57,7 +59,7 @@ class Presences:
 
     async def vanish(self, conn_id: ConnId, user_id: UserId) -> None:
         """It is gone, or no longer that user's."""
-        await self._state.vanish(conn_id, user_id, self._clock.wall())
+        await self._state.vanish(conn_id, user_id, self._clock.wall(), self._grace)
 
     async def of(self, user_ids: Sequence[UserId]) -> dict[UserId, PresenceState]:
         """The presence of every user asked for, the unknown too."""

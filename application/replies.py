@@ -111,15 +111,15 @@ class Replies:
         details: Mapping[str, Any] = _NO_DETAILS,
     ) -> None:
         frame = self._frame(Envelope(request.topic, "ack", data, ref=request.id), details)
-        copies = 1
+        self._send(conn, frame, code)
         if request.id is not None and (repeats := conn.repeats) is not None:
-            copies += (
+            waited = (
                 repeats.answered(request.id, frame.payload)
                 if remember
                 else repeats.forgotten(request.id)
             )
-        for _ in range(copies):
-            self._send(conn, frame, code)
+            for _ in range(waited):
+                self._send(repeats.holder or conn, frame, code)
 
     def _send_error(
         self,

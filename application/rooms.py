@@ -17,10 +17,11 @@ import inspect
 from collections.abc import Callable, Collection
 from functools import partial
 
+from eyewall.application.announcements import Announcements
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
 from eyewall.application.effects import Effects
-from eyewall.application.fanout import Audiences, FanOut
+from eyewall.application.fanout import Audiences
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.middleware import method
 from eyewall.application.notices import Notices
@@ -29,9 +30,8 @@ from eyewall.application.seats import Left, Seats, Taken
 from eyewall.application.send import Sender
 from eyewall.application.tasks import Tasks
 from eyewall.application.turns import Turns
-from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, Unavailable
-from eyewall.domain.identity import RoomId, UserId
+from eyewall.domain.identity import RoomId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Membership
 from eyewall.domain.room import JoinOptions, LeaveReason, RoomRole
@@ -58,7 +58,7 @@ class Rooms:
         seats: Seats,
         cluster: Cluster,
         audiences: Audiences,
-        fanout: FanOut,
+        announcements: Announcements,
         sender: Sender,
         hooks: Hooks,
         logger: Logger,
@@ -67,7 +67,7 @@ class Rooms:
         self._seats = seats
         self._cluster = cluster
         self._audiences = audiences
-        self._fanout = fanout
+        self._announcements = announcements
         self._sender = sender
         self._hooks = hooks
         self._logger = logger
@@ -141,7 +141,7 @@ class Rooms:
         async def notice() -> None:
             await self._hooks.tell(Event.JOIN, room_id, conn)
             if taken.announce:
-                await self._announce(room_id, "join", conn, user_id, taken.connections)
+                await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
         self._notices.note(conn, notice)
 
@@ -251,8 +251,7 @@ class Rooms:
 
         async def notice() -> None:
             await self._hooks.tell(Event.LEAVE, room_id, conn, why)
-            if left.announce:
-                await self._announce(room_id, "leave", conn, left.user_id, left.connections)
+            await self._announcements.leave(room_id, conn.id, left)
 
         self._notices.note(conn, notice)
 
@@ -295,8 +294,8 @@ class Rooms:
 
         async def notice() -> None:
             if left.announce:
-                await self._announce(room_id, "leave", conn, left.user_id, left.connections)
-                await self._announce(room_id, "join", conn, user_id, taken.connections)
+                await self._announcements.leave(room_id, conn.id, left)
+                await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
         self._notices.note(conn, notice)
 
@@ -323,23 +322,9 @@ class Rooms:
                     self._put_out(room_id, conn, LeaveReason.KICKED, error.code)
         await self._notices.tell(conn)
 
-    # --- telling
-
-    async def _announce(
-        self,
-        room_id: RoomId,
-        event: str,
-        conn: Connection,
-        user_id: UserId | None,
-        connections: int,
-    ) -> None:
-        """Tell the other members; who joins knows it from the ack."""
-        data = {"user_id": user_id, "connections": connections}
-        message = Message(f"{ROOM}{room_id}", event, data)
-        await self._fanout.to_room(room_id, message, skip=[conn.id])
-
     async def close(self) -> None:
         """End what is under way."""
         await self.effects.close()  # first: who is cancelled leaves its notices to others
         await self._notices.close()
+        await self._announcements.close()
         await self._tasks.close()

@@ -44,11 +44,15 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A seat that was given back: whose, and how many of the user's are still there."""
+    """A seat that was given back: whose, and how many of the user's are still there.
+
+    ``quietly``: the others are told only if the user is not back in time.
+    """
 
     user_id: UserId | None = None
     connections: int = 0
     announce: bool = False
+    quietly: bool = False
 
 
 class Seats:
@@ -62,12 +66,14 @@ class Seats:
         clock: Clock,
         implicit: bool,
         invite_grace: float,
+        presence_grace: float = 0.0,
     ) -> None:
         self._node = node
         self._state = state
         self._clock = clock
         self._implicit = implicit
         self._grace = timedelta(seconds=invite_grace)
+        self._unnoticed = timedelta(seconds=presence_grace)
         self._names: dict[ConnId, dict[RoomId, UserId | None]] = {}
 
     def implied(self, room_id: RoomId) -> Room:
@@ -88,8 +94,8 @@ class Seats:
         def rule(room: Room | None, standing: Standing) -> tuple[Room, Taken]:
             room = room or self.implied(room_id)
             seat = room.admit(standing, conn.id, self._node, roles=roles, options=options, now=now)
-            connections = len(standing.seats)
-            return room, Taken(seat.role, room.seats, connections, room.options.announce)
+            announce = room.options.announce and not standing.is_back(now)
+            return room, Taken(seat.role, room.seats, len(standing.seats), announce)
 
         taken = await self._state.decide(room_id, _key(conn.id, name), rule)
         if conn.user_id != name:
@@ -105,11 +111,25 @@ class Seats:
                 return None, Left()
             gone = room.release(standing, [conn.id], why, now=now, grace=self._grace)
             announce = bool(gone) and room.options.announce
-            return room, Left(name, len(standing.seats), announce)
+            quietly = announce and why is LeaveReason.DISCONNECTED and bool(self._unnoticed)
+            if quietly:
+                standing.leave_for(conn.id, now + self._unnoticed)
+            return room, Left(name, len(standing.seats), announce, quietly)
 
         left = await self._state.decide(room_id, _key(conn.id, name), rule)
         self.forget_room(room_id, conn)
         return left
+
+    async def stays_away(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> Left:
+        """The time of a connection that was cut off is over: what the others are told,
+        which is nothing if the user has come back meanwhile."""
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
+            away = standing.stays_away(conn_id)
+            announce = away and room is not None and room.options.announce
+            return room, Left(user_id, len(standing.seats), announce)
+
+        return await self._state.decide(room_id, _key(conn_id, user_id), rule)
 
     async def holds(self, room_id: RoomId, conn: Connection) -> bool:
         """Whether the store has a seat for the connection, as far as it can be asked."""

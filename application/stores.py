@@ -5,7 +5,7 @@ Every port's docstring is its contract, and ``tests/contracts`` holds adapters t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -99,8 +99,13 @@ class StateStore(Protocol):
     async def appear(self, node: NodeId, conn_id: ConnId, user_id: UserId, now: datetime) -> None:
         """A connection of the user is there."""
 
-    async def vanish(self, conn_id: ConnId, user_id: UserId, now: datetime) -> int:
-        """It is gone; returns how many connections the user still has."""
+    async def vanish(
+        self, conn_id: ConnId, user_id: UserId, now: datetime, linger: float = 0.0
+    ) -> int:
+        """It is gone; returns how many connections the user still has.
+
+        A user who has none any more stays online for ``linger`` seconds.
+        """
 
     async def connections_of(
         self, user_ids: Sequence[UserId]
@@ -116,6 +121,12 @@ class StateStore(Protocol):
         self, user_id: UserId, room_id: RoomId, until: datetime | None, now: datetime
     ) -> None:
         """The user types in the room until then; None: no longer."""
+
+    async def keep_sessions(self, records: Mapping[str, tuple[str, float]]) -> None:
+        """Keep each record under its name for so many seconds; the oldest may go first."""
+
+    async def take_session(self, name: str) -> str | None:
+        """Return the record of that name, and keep it no longer."""
 
     async def renew(self, node: NodeId, ttl: float) -> list[NodeId]:
         """Renew a node's lease for ``ttl`` seconds; returns the nodes that are alive."""

@@ -55,6 +55,23 @@ CLOSE_CODES = {
 """The reasons that have a close code of their own; any other closes with 1000."""
 
 
+COMES_BACK = frozenset(
+    {
+        DisconnectReason.CLIENT_CLOSED,  # so does a client that changes networks
+        DisconnectReason.CONNECTION_LOST,
+        DisconnectReason.READ_ERROR,
+        DisconnectReason.WRITE_ERROR,
+        DisconnectReason.INTERNAL_ERROR,
+        DisconnectReason.SERVER_SHUTDOWN,
+        DisconnectReason.OVERLOADED,
+        DisconnectReason.TOKEN_EXPIRED,
+        DisconnectReason.HEARTBEAT_TIMEOUT,
+        DisconnectReason.SLOW_CONSUMER,
+    }
+)
+"""After these a client may come back and go on with its session."""
+
+
 def close_frame(reason: DisconnectReason) -> tuple[int, str]:
     """Return the close code and reason text that the peer is told."""
     code = CLOSE_CODES.get(reason, 1000)

@@ -13,8 +13,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 LIMIT: Final = 256
 """Answers remembered: what protocol.md promises."""
@@ -36,9 +37,14 @@ class Seen(Enum):
 class Repeats:
     """Ids of requests by what became of them, in the order in which they were answered."""
 
-    __slots__ = ("_answers", "_bytes", "_in_work")
+    __slots__ = ("_answers", "_bytes", "_in_work", "holder", "when_idle")
 
     def __init__(self) -> None:
+        self.holder: Any = None
+        """The connection that the session goes on with, when it has come back: repeats
+        that wait are answered to it."""
+        self.when_idle: Callable[[], None] | None = None
+        """Called when the last request in work has been answered."""
         self._answers: dict[str, bytes] = {}
         self._in_work: dict[str, int] = {}
         self._bytes = 0
@@ -60,14 +66,47 @@ class Repeats:
 
     def answered(self, request_id: str, answer: bytes) -> int:
         """Remember the answer; returns how many repeats waited for it."""
-        waited = self._in_work.pop(request_id, 0)
+        self._remember(request_id, answer)
+        return self.forgotten(request_id)
+
+    def _remember(self, request_id: str, answer: bytes) -> None:
         self._bytes += len(answer) - len(self._answers.pop(request_id, b""))
         self._answers[request_id] = answer
         while len(self._answers) > LIMIT or (self._bytes > MAX_BYTES and len(self._answers) > 1):
             oldest = next(iter(self._answers))
             self._bytes -= len(self._answers.pop(oldest))
-        return waited
 
     def forgotten(self, request_id: str) -> int:
         """The request was not handled after all; returns how many repeats waited."""
-        return self._in_work.pop(request_id, 0)
+        waited = self._in_work.pop(request_id, 0)
+        if not self._in_work and self.when_idle is not None:
+            self.when_idle()
+        return waited
+
+    # --- a session that goes on with another connection
+
+    @property
+    def in_work(self) -> int:
+        """Requests that have not been answered yet."""
+        return len(self._in_work)
+
+    @property
+    def size(self) -> int:
+        """The size of all answers together."""
+        return self._bytes
+
+    def answers(self) -> list[tuple[str, bytes]]:
+        """What is remembered, oldest first."""
+        return list(self._answers.items())
+
+    def answer(self, request_id: str) -> bytes | None:
+        """The answer to a request; None if none is remembered."""
+        return self._answers.get(request_id)
+
+    def take_in(self, later: Repeats) -> None:
+        """Add what another connection of the session has asked since: its answers, and
+        its requests that are in work."""
+        for request_id, answer in later.answers():
+            self._remember(request_id, answer)
+        for request_id, waiting in later._in_work.items():
+            self._in_work.setdefault(request_id, waiting)

@@ -135,11 +135,15 @@ class Standing:
     invite_until: datetime | None = None
     """Set while an invite that was used outlives a cut; None is without end."""
     seats: dict[ConnId, Seat] = field(default_factory=dict)
+    away: dict[ConnId, datetime] = field(default_factory=dict)
+    """Connections that were cut off and of whose leaving nobody has been told yet, with
+    until when they may come back as if they had never been away."""
 
     @property
     def blank(self) -> bool:
         """Nothing worth keeping."""
-        return not (self.seats or self.invited or self.banned) and self.role is None
+        kept = self.seats or self.away or self.invited or self.banned
+        return not kept and self.role is None
 
     def is_banned(self, now: datetime) -> bool:
         return self.banned is Ban.FOREVER or (
@@ -151,7 +155,25 @@ class Standing:
 
     def copy(self) -> Standing:
         """Return a standing that can be changed without changing this one."""
-        return replace(self, seats={conn_id: replace(s) for conn_id, s in self.seats.items()})
+        seats = {conn_id: replace(seat) for conn_id, seat in self.seats.items()}
+        return replace(self, seats=seats, away=dict(self.away))
+
+    def leave_for(self, conn_id: ConnId, until: datetime) -> None:
+        """A connection was cut off: nobody is told if the user is back before ``until``."""
+        self.away[conn_id] = until
+
+    def is_back(self, now: datetime) -> bool:
+        """Whether a connection that comes now takes the place of one that was cut off,
+        which is used up by that."""
+        back = next((conn_id for conn_id, until in self.away.items() if now < until), None)
+        if back is None:
+            return False
+        del self.away[back]
+        return True
+
+    def stays_away(self, conn_id: ConnId) -> bool:
+        """The time of a connection that was cut off is over; False if it was made good."""
+        return self.away.pop(conn_id, None) is not None
 
     def highest_role(self) -> RoomRole:
         """The role of the user: the highest of its seats, else what it was granted."""

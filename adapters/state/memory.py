@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 LAST_SEEN = 100_000
 """Users who are away whose last sign of life is remembered; the oldest go first."""
+MAX_SESSIONS = 100_000
+"""Sessions kept for clients that come back; the oldest go first."""
 
 
 class MemoryState:
@@ -37,6 +39,8 @@ class MemoryState:
         self._nodes: dict[NodeId, dict[ConnId, UserId]] = {}
         self._leases: dict[NodeId, float] = {}
         self._last_seen: dict[UserId, datetime] = {}
+        self._lingering: dict[UserId, float] = {}
+        self._sessions: dict[str, tuple[str, float]] = {}
         self._typing = Typing()
 
     async def open(self) -> None:
@@ -132,13 +136,28 @@ class MemoryState:
 
     async def appear(self, node: NodeId, conn_id: ConnId, user_id: UserId, now: datetime) -> None:
         with self._lock:
+            self._lingering.pop(user_id, None)
             self._users.setdefault(user_id, {})[conn_id] = node
             self._nodes.setdefault(node, {})[conn_id] = user_id
             self._saw(user_id, now)
 
-    async def vanish(self, conn_id: ConnId, user_id: UserId, now: datetime) -> int:
+    async def vanish(
+        self, conn_id: ConnId, user_id: UserId, now: datetime, linger: float = 0.0
+    ) -> int:
         with self._lock:
-            return self._vanish(conn_id, user_id, now)
+            self._reap()
+            was_there = conn_id in self._users.get(user_id, ())
+            left = self._vanish(conn_id, user_id, now)
+            if was_there and not left and linger:
+                self._linger(user_id, linger)
+            return left
+
+    def _linger(self, user_id: UserId, seconds: float) -> None:
+        now = self._clock()
+        self._lingering[user_id] = now + seconds
+        # All linger equally long: the first to begin is the first to end.
+        while self._lingering[first := next(iter(self._lingering))] <= now:
+            del self._lingering[first]
 
     def _vanish(self, conn_id: ConnId, user_id: UserId, now: datetime | None) -> int:
         connections = self._users.get(user_id, {})
@@ -178,7 +197,7 @@ class MemoryState:
     def _presence(self, user_id: UserId, now: datetime) -> PresenceState:
         connections = len(self._users.get(user_id, ()))
         return PresenceState(
-            online=connections > 0,
+            online=connections > 0 or self._lingering.get(user_id, 0.0) > self._clock(),
             connections=connections,
             last_seen=now if connections else self._last_seen.get(user_id),
             typing=self._typing.of(user_id, now),
@@ -193,6 +212,25 @@ class MemoryState:
                 self._typing.clear(user_id, room_id)
             else:
                 self._typing.set(user_id, room_id, until)
+
+    # --- sessions
+
+    async def keep_sessions(self, records: Mapping[str, tuple[str, float]]) -> None:
+        with self._lock:
+            now = self._clock()
+            for name, (record, left) in records.items():
+                self._sessions.pop(name, None)
+                self._sessions[name] = (record, now + left)
+            while self._sessions:
+                first, (_, until) = next(iter(self._sessions.items()))
+                if len(self._sessions) <= MAX_SESSIONS and now < until:
+                    break
+                del self._sessions[first]
+
+    async def take_session(self, name: str) -> str | None:
+        with self._lock:
+            record, until = self._sessions.pop(name, (None, 0.0))
+            return record if self._clock() < until else None
 
     # --- leases
 

@@ -357,7 +357,7 @@ async def test_an_invite_lets_in_on_any_node(one, two):
 
 
 async def test_an_invite_outlives_a_cut_for_a_time(make_node, clock):
-    node = await make_node(invite_grace=30.0)
+    node = await make_node(session_ttl=30.0)
     await node.hub.create_room("lab", RoomOptions(policy="invite_only"))
     await node.hub.invite("lab", "ada")
     await (await joined(node, "ada")).vanish()

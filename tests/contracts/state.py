@@ -395,6 +395,29 @@ class StateContract:
         assert await state.vanish("c2", "ada", NOW) == 0
         assert await state.vanish("c2", "ada", NOW) == 0
 
+    async def test_who_has_gone_may_linger(self, state, other, advance):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.appear("n1", "c2", "ada", NOW)
+        await state.vanish("c1", "ada", NOW, self.lease)
+        await state.vanish("c2", "ada", NOW, self.lease)
+        await state.vanish("c3", "bob", NOW, self.lease)
+
+        then = await other.presence(["ada", "bob"], NOW)
+        await advance(self.lease)
+        later = await other.presence(["ada"], NOW)
+
+        assert (then["ada"].online, then["ada"].connections) == (True, 0)
+        assert not then["bob"].online, "who was not there does not linger"
+        assert not later["ada"].online
+
+    async def test_who_is_back_lingers_no_more(self, state):
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.vanish("c1", "ada", NOW, self.lease)
+        await state.appear("n1", "c2", "ada", NOW)
+        await state.vanish("c2", "ada", NOW)
+
+        assert not (await state.presence(["ada"], NOW))["ada"].online
+
     async def test_appearing_again_changes_nothing(self, state):
         await state.appear("n1", "c1", "ada", NOW)
         await state.appear("n1", "c1", "ada", NOW)
@@ -445,6 +468,31 @@ class StateContract:
         await state.vanish("c1", "ada", at(1))
 
         assert (await state.presence(["ada"], at(2)))["ada"].typing == {}
+
+    # --- sessions
+
+    async def test_a_session_is_found_once(self, state, other):
+        await state.keep_sessions({"a": ("one", 60.0), "b": ("two", 60.0)})
+
+        assert await other.take_session("a") == "one"
+        assert await state.take_session("a") is None
+        assert await state.take_session("b") == "two"
+        assert await state.take_session("c") is None
+
+    async def test_a_session_kept_again_is_the_newer_one(self, state):
+        await state.keep_sessions({"a": ("one", 60.0)})
+        await state.keep_sessions({"a": ("two", 60.0)})
+
+        assert await state.take_session("a") == "two"
+
+    async def test_a_session_is_kept_for_its_time(self, state, advance):
+        await state.keep_sessions({"a": ("one", self.lease), "b": ("two", self.lease * 10)})
+
+        await advance(self.lease)
+        await state.keep_sessions({"c": ("three", self.lease)})
+
+        assert await state.take_session("a") is None
+        assert await state.take_session("b") == "two"
 
     # --- leases
 

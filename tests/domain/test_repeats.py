@@ -104,3 +104,46 @@ def test_a_request_in_work_is_never_forgotten(repeats):
         repeats.answered(str(number), b"yes")
 
     assert repeats.look("slow") is Seen.IN_WORK
+
+
+# --- a session that goes on with another connection
+
+
+def test_what_was_asked_later_is_added(repeats):
+    later = Repeats()
+    for mine, ids in ((repeats, "ab"), (later, "bc")):
+        for request_id in ids:
+            mine.look(request_id)
+            mine.answered(request_id, request_id.encode())
+    later.look("d")
+
+    repeats.take_in(later)
+
+    assert [request_id for request_id, _ in repeats.answers()] == ["a", "b", "c"]
+    assert repeats.look("d") is Seen.IN_WORK
+    assert repeats.size == 3
+
+
+def test_a_request_in_work_on_both_waits_once(repeats):
+    later = Repeats()
+    for mine in (repeats, later, repeats):
+        mine.look("r1")
+
+    repeats.take_in(later)
+
+    assert repeats.in_work == 1
+    assert repeats.answered("r1", b"yes") == 1
+
+
+def test_the_last_answer_is_told(repeats):
+    idle = []
+    for request_id in ("r1", "r2"):
+        repeats.look(request_id)
+    repeats.when_idle = lambda: idle.append(repeats.in_work)
+
+    repeats.answered("r1", b"yes")
+    early = list(idle)
+    repeats.forgotten("r2")
+
+    assert early == []
+    assert idle == [0]

@@ -1,0 +1,251 @@
+"""Sessions: a client that was cut off finds its rooms and its answers again.
+
+Rules of this file:
+
+1. The node that had the connection keeps its session; the name says which node that is.
+   A node that ends in order leaves what it keeps to the state.
+2. A session goes on with one connection: who takes it up ends the one that had it.
+3. Requests in work go along: on the same node their answers reach the new connection,
+   and another node gets the session when they have been answered.
+4. What a session gives is a memory, not a right: rooms are joined under their rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from eyewall.application.cluster import Cluster
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.deadlines import Deadline, Deadlines
+from eyewall.application.locate import node_of
+from eyewall.application.packets import BadPacket
+from eyewall.application.ports import Clock, Logger
+from eyewall.application.stores import StateStore
+from eyewall.domain.connection import COMES_BACK, DisconnectReason
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.repeats import Repeats
+from eyewall.domain.session import (
+    MAX_NAME,
+    KeptSessions,
+    Session,
+    SessionName,
+    conn_of,
+    name_of,
+    same,
+)
+
+MOVES = 8
+"""How often a session may have moved on while its client did not hear of it."""
+PATIENCE = 3.0
+"""Seconds that another node waits for the requests in work, within the time of a call."""
+_TAKE = "session"
+
+
+def new_name(conn_id: ConnId) -> SessionName:
+    """An unguessable name for the session that begins with a connection."""
+    return name_of(secrets.token_urlsafe(24), conn_id)
+
+
+class Sessions:
+    """The sessions of this node's connections, and of those that it had."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        cluster: Cluster,
+        state: StateStore,
+        connections: Connections,
+        clock: Clock,
+        logger: Logger,
+        ttl: float,
+    ) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._state = state
+        self._connections = connections
+        self._clock = clock
+        self._logger = logger
+        self._ttl = ttl
+        self._kept = KeptSessions()
+        self._deadlines = Deadlines(clock)
+        self._next: Deadline | None = None
+        cluster.on_call(_TAKE, self._take_take)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    # --- a connection ends
+
+    def ended(self, conn: Connection, reason: DisconnectReason) -> None:
+        """Keep the session of a connection that may come back."""
+        if conn.session is None or reason not in COMES_BACK:
+            return
+        session = Session(conn.user_id, frozenset(conn.roles), conn.asked)
+        self._keep(SessionName(conn.session), session)
+
+    def _keep(self, name: SessionName, session: Session) -> None:
+        if self._ttl:
+            self._kept.keep(name, session, self._clock.now() + self._ttl)
+            self._arm()
+
+    def _arm(self) -> None:
+        due = self._kept.next_due()
+        if self._next is None and due is not None:
+            self._next = self._deadlines.at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._next = None
+        self._kept.expire(self._clock.now())
+        self._arm()
+
+    # --- it comes back
+
+    async def resume(self, name: str, conn: Connection) -> Session | None:
+        """Let ``conn`` go on with a session; None if that is unknown or another user's.
+
+        Raises ``Unavailable`` when the node that has it does not say.
+        """
+        if conn.session is None or len(name) > MAX_NAME:
+            return None
+        for _ in range(MOVES):
+            found = await self._find(name, conn)
+            if found is None or found.moved is None:
+                return found
+            if same(found.moved, conn.session):
+                return None  # it is this connection's own already
+            name = found.moved
+        return None
+
+    async def _find(self, name: str, conn: Connection) -> Session | None:
+        """Take the session up where it is: here, on another node, or left to the state."""
+        own = SessionName(conn.session or "")
+        node = node_of(name)
+        found: Session | None = None
+        if node == self._node:
+            found = self._give_up(name, conn.user_id, own)
+        elif node and await self._cluster.is_alive(node):
+            found = await self._ask(node, name, conn.user_id, own)
+        if found is None:
+            record = await self._state.take_session(name)
+            found = None if record is None else _read(record)
+            if found is not None and found.user_id != conn.user_id:
+                return None
+        if found is not None and found.repeats is not None:
+            self._go_on(conn, found.repeats)
+        return found
+
+    async def _ask(
+        self, node: NodeId, name: str, user_id: UserId | None, heir: SessionName
+    ) -> Session | None:
+        header = {"name": name, "user": user_id, "heir": heir}
+        answer = await self._cluster.call(node, _TAKE, header)
+        return None if answer is None else _read(answer)
+
+    @staticmethod
+    def _go_on(conn: Connection, repeats: Repeats) -> None:
+        """Let the connection remember what was asked before, and be answered what is in
+        work."""
+        if conn.asked is not None:
+            repeats.take_in(conn.asked)
+        repeats.holder = conn
+        conn.asked = repeats
+
+    def _give_up(self, name: str, user_id: UserId | None, heir: SessionName) -> Session | None:
+        """Hand a session of this node to ``heir``; its connection, if open, is ended."""
+        session = self._kept.find(name, self._clock.now())
+        conn = None if session is not None else self._holder(name)
+        if conn is not None:
+            session = Session(conn.user_id, frozenset(conn.roles), conn.asked)
+        if session is None or session.user_id != user_id or same(name, heir):
+            return None
+        if session.moved is None:
+            self._keep(SessionName(name), Session(user_id, moved=heir))
+        if conn is not None:
+            conn.session = None  # it has none to keep any more
+            self._connections.end(conn, DisconnectReason.CONNECTION_LOST)
+        return session
+
+    def _holder(self, name: str) -> Connection | None:
+        """The open connection that has the session."""
+        conn = self._connections.get(conn_of(name))
+        if conn is None or conn.session is None or not same(conn.session, name):
+            return None
+        return conn
+
+    async def _take_take(self, header: Mapping[str, Any], _: bytes) -> Any:
+        """Another node has the client now."""
+        name, user_id, heir = header["name"], header["user"], header["heir"]
+        if not isinstance(name, str) or not isinstance(heir, str):
+            raise BadPacket("a session without a name")
+        session = self._give_up(name, user_id, SessionName(heir))
+        if session is None:
+            return None
+        if session.repeats is not None:
+            await self._answered(session.repeats)
+        return _record(session)
+
+    async def _answered(self, repeats: Repeats) -> None:
+        """Return when nothing is in work any more, or the patience is over."""
+        over = asyncio.Event()
+        repeats.when_idle = over.set
+        deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
+        if repeats.in_work:
+            await over.wait()
+        deadline.cancel()
+        repeats.when_idle = None
+
+    # --- the node ends
+
+    async def leave(self) -> None:
+        """Leave what is kept to the state: the clients will come back to other nodes."""
+        records: dict[str, tuple[str, float]] = {
+            name: (_record(session), left)
+            for name, session, left in self._kept.all(self._clock.now())
+        }
+        if not records:
+            return
+        try:
+            await self._state.keep_sessions(records)
+        except Unavailable as error:
+            self._logger.warning("sessions_not_kept", sessions=len(records), error=str(error))
+        self._kept.clear()
+
+    def close(self) -> None:
+        """End the timer."""
+        self._next = None
+        self._deadlines.close()
+
+
+def _record(session: Session) -> str:
+    """A session as text. Answers are JSON, so they can stand in it."""
+    answers = [] if session.repeats is None else session.repeats.answers()
+    return json.dumps(
+        {
+            "user": session.user_id,
+            "rooms": sorted(session.rooms),
+            "answers": [[request_id, answer.decode()] for request_id, answer in answers],
+            "moved": session.moved,
+        }
+    )
+
+
+def _read(record: Any) -> Session:
+    """Read what ``_record`` wrote; raises ``BadPacket``: the engine is a trust boundary."""
+    try:
+        fields = json.loads(record)
+        repeats = Repeats()
+        for request_id, answer in fields["answers"]:
+            repeats.answered(request_id, answer.encode())
+        rooms = frozenset(RoomId(room_id) for room_id in fields["rooms"])
+        moved = fields["moved"]
+        return Session(
+            fields["user"], rooms, repeats, None if moved is None else SessionName(moved)
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadPacket(f"not a session: {error}") from None

@@ -1,0 +1,123 @@
+"""A session: what of a connection outlives a cut, and for how long.
+
+Rules of this file:
+
+1. A session's name can't be guessed, and is worth nothing to another user.
+2. The name says which connection, and so which node, it belongs to.
+3. What is kept is bounded in number, in bytes and in time; the oldest go first.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from eyewall.domain.identity import ConnId, RoomId, UserId
+from eyewall.domain.repeats import Repeats
+
+SessionName = NewType("SessionName", str)
+"""``SECRET.CONN_ID``; the connection's id ends in ``@`` and its node's."""
+
+MAX_NAME: Final = 1024
+"""Characters of a name that a client may show: a node's id has at most 256."""
+
+MAX_KEPT: Final = 100_000
+"""Sessions that one node keeps: five times the connections that it commonly has, all of
+which may be cut at once."""
+
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of answers in them; most sessions have less than 1 KiB."""
+
+
+def name_of(secret: str, conn_id: ConnId) -> SessionName:
+    """The name of the session that begins with a connection."""
+    return SessionName(f"{secret}.{conn_id}")
+
+
+def conn_of(name: str) -> ConnId:
+    """The connection that a session began with; empty for what is no name of ours."""
+    return ConnId(name.partition(".")[2])
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two names are the same, without telling by the time how far they are."""
+    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
+
+
+@dataclass(slots=True)
+class Session:
+    """What a client finds again when it comes back.
+
+    ``moved`` is the session that goes on with it, for a client that has not heard so.
+    """
+
+    user_id: UserId | None
+    rooms: frozenset[RoomId] = frozenset()
+    repeats: Repeats | None = None
+    moved: SessionName | None = None
+
+    @property
+    def size(self) -> int:
+        return 0 if self.repeats is None else self.repeats.size
+
+
+class KeptSessions:
+    """The sessions of connections that have ended. Times are monotonic seconds."""
+
+    __slots__ = ("_bytes", "_kept")
+
+    def __init__(self) -> None:
+        self._kept: dict[SessionName, tuple[float, int, Session]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, name: SessionName, session: Session, until: float) -> None:
+        """Keep a session until then; those that are kept longest go if there are too many."""
+        self.drop(name)
+        self._kept[name] = (until, session.size, session)
+        self._bytes += session.size
+        while len(self._kept) > MAX_KEPT or (self._bytes > MAX_KEPT_BYTES and len(self._kept) > 1):
+            self.drop(next(iter(self._kept)))
+
+    def find(self, name: str, now: float) -> Session | None:
+        """The session of that name, if its time is not over."""
+        found = self._kept.get(SessionName(name))
+        return found[2] if found is not None and now < found[0] else None
+
+    def drop(self, name: SessionName) -> None:
+        """Keep it no longer."""
+        found = self._kept.pop(name, None)
+        if found is not None:
+            self._bytes -= found[1]
+
+    def clear(self) -> None:
+        """Keep none any longer."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def expire(self, now: float) -> None:
+        """Drop those whose time is over."""
+        # They all have the same time: the first kept are the first to go.
+        for name in list(self._due(now)):
+            self.drop(name)
+
+    def next_due(self) -> float | None:
+        """When ``expire`` has something to do next; None if nothing is kept."""
+        first = next(iter(self._kept.values()), None)
+        return None if first is None else first[0]
+
+    def all(self, now: float) -> Iterator[tuple[SessionName, Session, float]]:
+        """Every session, and the seconds that it has left."""
+        for name, (until, _, session) in list(self._kept.items()):
+            if now < until:
+                yield name, session, until - now
+
+    def _due(self, now: float) -> Iterator[SessionName]:
+        for name, (until, _, _) in self._kept.items():
+            if now < until:
+                return
+            yield name

@@ -1,0 +1,272 @@
+"""Sessions: what a client finds again, here, on another node, and after a node's end."""
+
+import asyncio
+
+import pytest
+
+from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.sessions import PATIENCE
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.session import MAX_NAME
+from tests.application.engines import Engine
+from tests.application.fakes import settle
+
+TTL = 60.0
+
+
+@pytest.fixture
+async def one(make_node):
+    return await make_node(session_ttl=TTL)
+
+
+@pytest.fixture
+async def two(one, make_node):
+    return await make_node(session_ttl=TTL)
+
+
+def counted(node, *, result=None):
+    """Count how often the handler of a node ran."""
+    runs = []
+
+    @node.on("count")
+    async def count(ctx, msg):
+        runs.append(msg.id)
+        if result is not None:
+            await result.wait()
+        return {"n": len(runs)}
+
+    return runs
+
+
+REQUEST = {"id": "r1", "topic": "count", "ack": True}
+
+
+async def back(node, name, user="ada"):
+    """Come back with a new connection; returns it and what was found."""
+    client = await node.connect(user, session=True)
+    return client, await node.node.sessions.resume(name, client.conn)
+
+
+async def test_a_session_keeps_its_rooms_over_a_cut(one):
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    await ada.vanish()
+
+    _, found = await back(one, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+
+
+async def test_what_was_handled_is_not_handled_again(one):
+    runs = counted(one)
+    ada = await one.connect("ada", session=True)
+    [first] = await ada.ask(REQUEST)
+    await ada.vanish()
+
+    again, _ = await back(one, ada.welcome["session"])
+
+    assert await again.ask(REQUEST) == [first]
+    assert runs == ["r1"]
+
+
+async def test_a_request_in_work_is_answered_to_who_came_back(one):
+    go = asyncio.Event()
+    runs = counted(one, result=go)
+    ada = await one.connect("ada", session=True)
+    ada.say(REQUEST)
+    await settle()
+    await ada.vanish()
+
+    again, _ = await back(one, ada.welcome["session"])
+    early = await again.ask(REQUEST)
+    go.set()
+    await settle()
+
+    assert early == []
+    assert [message["data"]["n"] for message in again.heard()] == [1]
+    assert runs == ["r1"]
+
+
+async def test_it_is_found_from_another_node(one, two):
+    runs = counted(one) + counted(two)
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    [first] = await ada.ask(REQUEST)
+    await ada.vanish()
+
+    again, found = await back(two, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+    assert await again.ask(REQUEST) == [first]
+    assert runs == []
+
+
+async def test_another_node_waits_for_what_is_in_work(one, two):
+    go = asyncio.Event()
+    counted(one, result=go)
+    runs = counted(two)
+    ada = await one.connect("ada", session=True)
+    ada.say(REQUEST)
+    await settle()
+    await ada.vanish()
+    again = await two.connect("ada", session=True)
+
+    coming = asyncio.ensure_future(two.node.sessions.resume(ada.welcome["session"], again.conn))
+    await settle()
+    waited = not coming.done()
+    go.set()
+    await coming
+
+    assert waited
+    assert [message["data"]["n"] for message in await again.ask(REQUEST)] == [1]
+    assert runs == []
+
+
+async def test_but_not_for_ever(one, two):
+    counted(one, result=asyncio.Event())
+    ada = await one.connect("ada", session=True)
+    ada.say(REQUEST)
+    await settle()
+    await ada.vanish()
+    again = await two.connect("ada", session=True)
+
+    coming = asyncio.ensure_future(two.node.sessions.resume(ada.welcome["session"], again.conn))
+    await settle()
+    await two.advance(PATIENCE)
+
+    assert (await coming) is not None
+
+
+async def test_a_node_that_ends_leaves_its_sessions_to_the_others(one, two):
+    counted(one)
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    [first] = await ada.ask(REQUEST)
+    await ada.vanish(DisconnectReason.SERVER_SHUTDOWN)
+    await one.stop()
+
+    again, found = await back(two, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+    assert await again.ask(REQUEST) == [first]
+
+
+async def test_who_comes_back_before_the_cut_was_noticed_takes_it_over(one):
+    """A half-open connection is the one that is given up."""
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+
+    _, found = await back(one, ada.welcome["session"])
+    await settle()
+
+    assert found.rooms == {"lab"}
+    assert ada.closed is DisconnectReason.CONNECTION_LOST
+    assert one.hub.connection(ada.id) is None
+
+
+async def test_and_so_it_does_from_another_node(one, two):
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+
+    _, found = await back(two, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+    assert ada.closed is DisconnectReason.CONNECTION_LOST
+
+
+@pytest.mark.parametrize("place", ["one", "two"])
+async def test_a_client_that_never_heard_of_its_new_session_finds_it_by_the_old(one, two, place):
+    """The answer to the resume may be lost like anything else."""
+    counted(one), counted(two)
+    node = {"one": one, "two": two}[place]
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    [first] = await ada.ask(REQUEST)
+    await ada.vanish()
+    middle, _ = await back(node, ada.welcome["session"])
+    await node.hub.join("lab", middle.id)
+    await middle.vanish()
+
+    again, found = await back(one, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+    assert await again.ask(REQUEST) == [first]
+
+
+async def test_it_is_worth_nothing_to_another_user(one, two):
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+
+    for node in (one, two):
+        _, found = await back(node, ada.welcome["session"], user="eve")
+        assert found is None
+    assert ada.closed is None
+
+
+async def test_a_session_left_to_the_state_is_not_another_users_either(one, two):
+    ada = await one.connect("ada", session=True)
+    await ada.vanish()
+    await one.stop()
+
+    _, found = await back(two, ada.welcome["session"], user="eve")
+
+    assert found is None
+
+
+async def test_it_is_over_after_its_time(one):
+    ada = await one.connect("ada", session=True)
+    await ada.vanish()
+
+    await one.advance(TTL)
+    _, found = await back(one, ada.welcome["session"])
+
+    assert found is None
+    assert len(one.node.sessions) == 0
+
+
+@pytest.mark.parametrize("reason", [DisconnectReason.DISCONNECTED, DisconnectReason.REPLACED])
+async def test_who_was_sent_away_has_nothing_to_come_back_to(one, reason):
+    ada = await one.connect("ada", session=True)
+    await one.hub.disconnect_conn(ada.id, reason)
+    await settle()
+
+    _, found = await back(one, ada.welcome["session"])
+
+    assert found is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x", "x.y", "x.y@n1", "x.y@gone", "." * 40, "a@b@c", "y" * (MAX_NAME + 1)]
+)
+async def test_a_name_that_is_none_finds_nothing(one, name):
+    _, found = await back(one, name)
+
+    assert found is None
+
+
+async def test_a_guess_at_the_secret_finds_nothing(one):
+    ada = await one.connect("ada", session=True)
+
+    _, found = await back(one, f"guess.{ada.id}")
+
+    assert found is None
+    assert ada.closed is None
+
+
+async def test_ones_own_session_is_no_earlier_one(one):
+    ada = await one.connect("ada", session=True)
+
+    assert await one.node.sessions.resume(ada.welcome["session"], ada.conn) is None
+    assert ada.closed is None
+
+
+async def test_a_state_that_is_away_costs_the_sessions_and_a_warning(make_node, clock):
+    engine = Engine(MemoryState(clock=clock.now))
+    node = await make_node(state=engine)
+    ada = await node.connect("ada", session=True)
+    await ada.vanish()
+
+    engine.away = True
+    await node.stop()
+
+    assert "sessions_not_kept" in node.logger.of("warning")
