@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import math
+import socket
 import ssl as tls
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -207,28 +208,27 @@ class SocketHandler(RequestHandler):
         wire, extensions = self._door.compress(
             wire, handshake.headers.all("Sec-WebSocket-Extensions")
         )
+        answer = _answer(accept, codec.subprotocol if session else None, extensions)
         self.set_status(101)
-        self.clear_header("Content-Type")
-        self.set_header("Upgrade", "websocket")
-        self.set_header("Connection", "Upgrade")
-        self.set_header("Sec-WebSocket-Accept", accept)
-        if session:
-            self.set_header("Sec-WebSocket-Protocol", codec.subprotocol)
-        if extensions is not None:
-            self.set_header("Sec-WebSocket-Extensions", extensions)
-        self.finish()
+        self.application.log_request(self)
         stream: IOStream = self.detach()
         if stream.closed():
             raise ConnectionResetError
         node = self._door.node
         if can_be_taken(stream):
-            try:
-                sock, ahead = take_socket(stream)
-                return PlainLink(node, codec, wire, sock), session, ahead
-            except OSError as error:
-                if stream.closed():
-                    raise
-                node.logger.warning("socket_not_taken", error=repr(error))
+            # Straight to the socket: the way through Tornado's buffers costs more than
+            # the rest of the answer, and whoever takes the socket over has no use for it.
+            answer = answer[_send(stream.socket, answer) :]
+            if not answer:
+                try:
+                    sock, ahead = take_socket(stream)
+                    return PlainLink(node, codec, wire, sock), session, ahead
+                except OSError as error:
+                    if stream.closed():
+                        raise
+                    node.logger.warning("socket_not_taken", error=repr(error))
+        if answer:
+            stream.write(answer)
         return StreamLink(node, codec, wire, stream), session, b""
 
     async def _open(
@@ -273,6 +273,28 @@ def _accept_key(method: str | None, headers: HTTPHeaders) -> str:
     if not valid:
         raise _Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()  # noqa: S324
+
+
+def _answer(accept: str, subprotocol: str | None, extensions: str | None) -> bytes:
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept}",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extensions is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def _send(sock: socket.socket, data: bytes) -> int:
+    """Return how much of ``data`` the kernel took."""
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
 
 
 def _busy(retry_after: float) -> _Refusal:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 
+from eyewall.adapters.web import handshake
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.handshake import MAX_HEADER_SIZE
+from eyewall.adapters.web.stream import StreamLink
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.errors import (
     Overloaded,
@@ -98,6 +102,37 @@ async def test_the_first_subprotocol_that_is_known_in_the_clients_order(offered,
         assert client.fields.get("sec-websocket-protocol") == chosen
         assert here.intake.links[0].codec.name == codec
         assert here.intake.sessions == [chosen is not None]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 100])
+async def test_an_answer_that_the_kernel_takes_in_parts_arrives_whole(monkeypatch, taken):
+    monkeypatch.setattr(handshake, "_send", lambda sock, data: sock.send(data[:taken]))
+    async with served() as here:
+        client = await answer(here, request())
+        await until(lambda: here.intake.links)
+        client.send("hello")
+
+        assert client.status == 101
+        assert await client.text() == "hello"
+        assert type(here.intake.links[0]) is StreamLink
+
+
+def test_a_kernel_that_takes_nothing_has_taken_nothing():
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while near.send(b"x" * 4096):
+                pass
+
+        assert handshake._send(near, b"answer") == 0
+
+
+async def test_the_access_log_of_an_application_that_is_there_already_has_the_upgrade():
+    async with served() as here:
+        await here.connect()
+
+        assert here.requests == [101]
 
 
 async def test_the_handshake_says_what_the_client_said():

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tornado.netutil import bind_sockets
 from tornado.util import _websocket_mask
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
 from eyewall.adapters.web.handshake import http_server
 from eyewall.adapters.web.sockets import Sockets
@@ -207,6 +207,8 @@ class Served:
         self.tls: ssl.SSLContext | None = None
         """What a client needs to trust it; None for a plain one."""
         self.clients: list[Client] = []
+        self.requests: list[int] = []
+        """The status of each request that was logged."""
 
     @property
     def url(self) -> str:
@@ -215,6 +217,9 @@ class Served:
     @property
     def node(self) -> Any:
         return self.sockets._node
+
+    def log_request(self, handler: RequestHandler) -> None:
+        self.requests.append(handler.get_status())
 
     async def connect(self, **options: Any) -> Client:
         """Return a client whose connection is open on both sides."""
@@ -263,7 +268,7 @@ async def served(
     listening = bind_sockets(0, "127.0.0.1")
     here.port = listening[0].getsockname()[1]
     server = http_server(
-        Application(sockets.routes("/ws"), log_function=lambda _handler: None),
+        Application(sockets.routes("/ws"), log_function=here.log_request),
         ssl=context,
         handshake_timeout=handshake_timeout,
     )
