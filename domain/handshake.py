@@ -12,9 +12,14 @@ class Fields(Mapping[str, str]):
     __slots__ = ("_values",)
 
     def __init__(self, pairs: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        self._values: dict[str, list[str]] = {}
+        self._values = values = dict[str, list[str]]()
+        key = self._key
         for name, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
-            self._values.setdefault(self._key(name), []).append(value)
+            known = values.get(of := key(name))
+            if known is None:
+                values[of] = [value]
+            else:
+                known.append(value)
 
     @staticmethod
     def _key(name: str) -> str:

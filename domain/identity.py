@@ -54,6 +54,11 @@ def _mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(f"attributes must be a mapping, not {values!r:.80}") from None
 
 
+def _text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a string, not {value!r:.80}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnMeta:
     """What an authenticator says of a connection; the rest of the program trusts it.
@@ -74,13 +79,19 @@ class ConnMeta:
     def __post_init__(self) -> None:
         if self.user_id is not None:
             name(self.user_id, "user_id")
-        object.__setattr__(self, "roles", names(self.roles, "roles"))
-        object.__setattr__(self, "tags", names(self.tags, "tags"))
-        object.__setattr__(self, "attributes", _mapping(self.attributes))
-        for what in ("device_id", "ip", "user_agent"):
-            value = getattr(self, what)
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{what} must be a string, not {value!r:.80}")
+        # Most connections have none of these, and each connection gets here twice.
+        if self.roles is not _NONE:
+            object.__setattr__(self, "roles", names(self.roles, "roles"))
+        if self.tags is not _NONE:
+            object.__setattr__(self, "tags", names(self.tags, "tags"))
+        if self.attributes is not _NOTHING:
+            object.__setattr__(self, "attributes", _mapping(self.attributes))
+        if self.device_id is not None:
+            _text(self.device_id, "device_id")
+        if self.ip is not None:
+            _text(self.ip, "ip")
+        if self.user_agent is not None:
+            _text(self.user_agent, "user_agent")
         expires_at: object = self.expires_at
         if expires_at is not None and not (
             isinstance(expires_at, datetime) and expires_at.tzinfo is not None

@@ -151,11 +151,12 @@ class SocketHandler(RequestHandler):
             for value in values
         ]
         peer = request.remote_ip
+        cookies = request.cookies if "Cookie" in request.headers else {}
         return Handshake(
             path=request.path,
             query=Fields(query),
             headers=headers,
-            cookies={name: morsel.value for name, morsel in request.cookies.items()},
+            cookies={name: morsel.value for name, morsel in cookies.items()},
             ip=self._door.proxies.client(peer, headers.all("X-Forwarded-For")),
             subprotocols=tuple(name for name in offered if name),
         )

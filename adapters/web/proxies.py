@@ -29,6 +29,8 @@ class TrustedProxies:
         list with the farthest first. Every proxy appends whom it heard from, so only
         what trusted ones wrote, at the end, is to be believed.
         """
+        if peer and not self._networks and ":" not in peer:
+            return peer  # an IPv4 address, as the kernel writes it
         nearest = _parse(peer or "")
         if nearest is None:
             return None
