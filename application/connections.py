@@ -18,11 +18,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from eyewall.application.hooks import Event, Hooks
+from eyewall.application.places import Places
 from eyewall.application.ports import Audience, Clock, Link, Logger, Outbound, Reservation
 from eyewall.application.stats import Stats
 from eyewall.application.tasks import LAST_WORD
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import Overloaded, ShuttingDown
+from eyewall.domain.errors import ShuttingDown
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.repeats import Repeats
 from eyewall.domain.room import RoomRole
@@ -140,21 +141,6 @@ class Connection:
         return f"<Connection {self.id} user={self.user_id!r} open={self.is_open}>"
 
 
-class _Place:
-    """Implements ``Reservation``: one connection's place in the node's limits."""
-
-    __slots__ = ("_ip", "_owner")
-
-    def __init__(self, owner: Connections, ip: str | None) -> None:
-        self._owner: Connections | None = owner
-        self._ip = ip
-
-    def release(self) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.give_back(self._ip)
-
-
 class Connections:
     """The registry of this node's connections, with its indexes and limits."""
 
@@ -178,10 +164,7 @@ class Connections:
         self.draining = False
         self._stats = stats
         self._logger = logger
-        self._max = max_connections
-        self._max_per_address = max_per_address
-        self._reserved = 0
-        self._by_address: dict[str, int] = {}
+        self._places = Places(max_connections, max_per_address)
         self._by_id: dict[ConnId, Connection] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._on_end: list[Callable[[Connection, DisconnectReason], None]] = []
@@ -193,24 +176,7 @@ class Connections:
         """Take a place for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
         if self.draining:
             raise ShuttingDown("the node is draining")
-        if self._max is not None and self._reserved >= self._max:
-            raise Overloaded("the node has all the connections it may have")
-        here = self._by_address.get(ip, 0) if ip else 0
-        if self._max_per_address is not None and here >= self._max_per_address:
-            raise Overloaded("the address has all the connections it may have")
-        self._reserved += 1
-        if ip:
-            self._by_address[ip] = here + 1
-        return _Place(self, ip)
-
-    def give_back(self, ip: str | None) -> None:
-        self._reserved -= 1
-        if ip:
-            left = self._by_address[ip] - 1
-            if left:
-                self._by_address[ip] = left
-            else:
-                del self._by_address[ip]
+        return self._places.take(ip)
 
     # --- the registry
 

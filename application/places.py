@@ -1,0 +1,84 @@
+"""Who may still come in: the limits on connections of this node, and of one address.
+
+Rules of this file:
+
+1. A place is taken before anything waits, so that handshakes count: however many come
+   at the same time, there are never more than the limit.
+2. It is given back once, by whoever has it.
+3. A limit that is off costs nothing, and counts nothing.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from eyewall.domain.errors import Overloaded
+
+SITE = 64
+"""Bits of an IPv6 address that stand for one customer: a home or a rented machine has
+all the addresses below, and could use a new one for every connection."""
+
+
+class Place:
+    """Implements ``Reservation``: one connection's place in the limits."""
+
+    __slots__ = ("_address", "_owner")
+
+    def __init__(self, owner: Places, address: str | None) -> None:
+        self._owner: Places | None = owner
+        self._address = address
+
+    def release(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.give_back(self._address)
+
+
+class Places:
+    """Counts connections, those that are still in their handshake too."""
+
+    def __init__(self, most: int | None, most_per_address: int | None) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._taken = 0
+        self._by_address: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self._taken
+
+    def take(self, ip: str | None) -> Place:
+        """Take a place for who comes from ``ip``; raises ``Overloaded``."""
+        if self._most is not None and self._taken >= self._most:
+            raise Overloaded("the node has all the connections it may have")
+        address = None
+        if ip is not None and self._most_per_address is not None:
+            address = counted_as(ip)
+            here = self._by_address.get(address, 0)
+            if here >= self._most_per_address:
+                raise Overloaded("the address has all the connections it may have")
+            self._by_address[address] = here + 1
+        self._taken += 1
+        return Place(self, address)
+
+    def give_back(self, address: str | None) -> None:
+        """Free a place. For ``Place``, which does it once."""
+        self._taken -= 1
+        if address is not None:
+            left = self._by_address[address] - 1
+            if left:
+                self._by_address[address] = left
+            else:
+                del self._by_address[address]
+
+
+def counted_as(ip: str) -> str:
+    """Return what an address is counted under: itself, or an IPv6 address's network."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return ip  # an authenticator's or a proxy's own name for it
+    if not isinstance(address, IPv6Address):
+        return ip
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address), SITE), strict=False))
