@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 
 from eyewall.application.connections import Connection, Connections
@@ -17,7 +18,7 @@ from eyewall.application.frames import Frame
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.middleware import method
 from eyewall.application.operate import Operations
-from eyewall.application.ports import Authenticator, Link, Logger, Reservation
+from eyewall.application.ports import Authenticator, Link, Logger, Maybe, Reservation
 from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
 from eyewall.application.send import Sender
@@ -79,13 +80,19 @@ class Inbound:
     def reserve(self, ip: str | None) -> Reservation:
         return self._connections.reserve(ip)
 
-    async def authenticate(self, handshake: Handshake) -> ConnMeta:
+    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta]:
         """Say who knocks; raises ``Unauthorized``. Without an authenticator: nobody."""
-        meta: ConnMeta | None = ConnMeta()
-        if self._authenticate is not None:
-            meta = self._authenticate(handshake)
-            if inspect.isawaitable(meta):
-                meta = await meta
+        meta = ConnMeta() if self._authenticate is None else self._authenticate(handshake)
+        if inspect.isawaitable(meta):
+            return self._await_owner(meta, handshake)
+        return self._owner(meta, handshake)
+
+    async def _await_owner(
+        self, meta: Awaitable[ConnMeta | None], handshake: Handshake
+    ) -> ConnMeta:
+        return self._owner(await meta, handshake)
+
+    def _owner(self, meta: ConnMeta | None, handshake: Handshake) -> ConnMeta:
         if meta is None:
             raise Unauthorized("not let in")
         if self._connections.draining:

@@ -113,8 +113,8 @@ class Intake(Protocol):
     def reserve(self, ip: str | None) -> Reservation:
         """Count a handshake against the limits; raises ``ShuttingDown`` or ``Overloaded``."""
 
-    async def authenticate(self, handshake: Handshake) -> ConnMeta:
-        """Say who knocks; raises ``Unauthorized``."""
+    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta]:
+        """Say who knocks; raises ``Unauthorized``. To be awaited if it has to wait."""
 
     async def open(
         self, link: Link, meta: ConnMeta, reservation: Reservation, *, session: bool

@@ -11,7 +11,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from eyewall.adapters.web.handshake import http_server
+from eyewall.adapters.web.http_server import http_server
 
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted: all clients come back at

@@ -225,11 +225,19 @@ class Settings(_Checked):
 
     max_message_size: int = 1 << 20
     max_connections: int | None = None
+    """Handshakes under way count. Off: what a machine bears, only its owner knows, and
+    the limit on descriptors stands behind it."""
+
     max_connections_per_user: int | None = None
+    """The oldest goes for a new one. Off: tabs and devices are the application's matter."""
+
     max_connections_per_address: int | None = None
+    """IPv6 is counted by its /64, which one customer has all of. Off: a school or a
+    mobile network may be behind one address."""
 
     handshake_timeout: Seconds = 10.0
-    """A client that has not finished its handshake by then is cut off."""
+    """From the TCP connect to the 101, TLS and authentication included; who has not
+    finished by then is cut off. Ten seconds bear a lost packet or two on a bad line."""
 
     workers: int = 64
     """Handlers that run at the same time."""

@@ -37,8 +37,7 @@ def take_socket(stream: IOStream) -> tuple[socket.socket, bytes]:
 
     Raises ``OSError`` when there is no descriptor left, and changes nothing then.
     """
-    sock = stream.socket.dup()
-    sock.setblocking(False)
+    sock = stream.socket.dup()  # which does not block either
     ahead = bytes(stream._read_buffer)  # noqa: SLF001  (there is no public way)
     stream.close()
     return sock, ahead

@@ -2,35 +2,31 @@
 
 Tornado reads the request; what follows is here: who may come in, the answer, and the
 hand-over of the socket. Whatever goes wrong before the connection is open is answered
-in HTTP (protocol.md, "Handshake") and gives the reserved place back.
+in HTTP, and gives the reserved place back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import math
+import inspect
 import socket
-import ssl as tls
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders, HTTPServerConnectionDelegate
 from tornado.iostream import IOStream
 from tornado.web import RequestHandler
 
 from eyewall.adapters.web.connection import PlainLink, can_be_taken, take_socket
 from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
 from eyewall.adapters.web.extensions import agree
+from eyewall.adapters.web.http_server import deadline_of
 from eyewall.adapters.web.link import SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.origin import Origins
 from eyewall.adapters.web.proxies import TrustedProxies
 from eyewall.adapters.web.stream import StreamLink
+from eyewall.adapters.web.upgrade import Refusal, accept_key, answer, busy, check_number
 from eyewall.adapters.web.wire import SocketWire, TextWire
 from eyewall.application.ports import Codec, Reservation
 from eyewall.domain.connection import DisconnectReason
@@ -38,17 +34,15 @@ from eyewall.domain.errors import Overloaded, RateLimited, Unauthorized, Unavail
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta
 
-GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-"""RFC 6455, 1.3."""
+T = TypeVar("T")
 
-MAX_HEADER_SIZE: Final = 16 * 1024
-"""Bytes of a request's headers. Tokens fit well; Tornado's own limit is 64 KiB."""
-
-MAX_BODY_SIZE: Final = 1024 * 1024
-"""Bytes of a request's body. A handshake has none; the HTTP API's are small."""
+MAX_DECIDING: Final = 4096
+"""Handshakes that may wait for an origin check or authenticator at the same time. With
+some 20 KiB for each, 80 MiB; an authenticator that takes a tenth of a second then lets
+in 40,000 clients in a second, and one that hangs does not take the node along."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Door:
     """By which rules connections come in."""
 
@@ -61,6 +55,8 @@ class Door:
     origins: Origins
     proxies: TrustedProxies
     timeout: float
+    deciding: int = 0
+    """Handshakes that wait for somebody's decision."""
 
     @classmethod
     def of(
@@ -93,13 +89,8 @@ class Door:
         return (wire, None) if answer is None else (self.deflated[wire.name], answer)
 
 
-class _Refusal(Exception):
-    """The handshake ends with this answer."""
-
-    def __init__(self, status: int, text: str, **headers: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+class _TooLate(Exception):
+    """The time for the handshake has run out."""
 
 
 class SocketHandler(RequestHandler):
@@ -112,16 +103,16 @@ class SocketHandler(RequestHandler):
         """Answer a request of any method: only a GET can be an upgrade."""
         reservation: Reservation | None = None
         try:
-            async with asyncio.timeout(self._door.timeout):
-                accept = _accept_key(self.request.method, self.request.headers)
-                handshake = self._handshake()
-                await self._check_origin(handshake)
-                reservation = self._reserve(handshake)
-                meta = await self._authenticate(handshake)
+            check_number(self.request.headers)
+            accept = accept_key(self.request.method, self.request.headers)
+            handshake = self._handshake()
+            await self._check_origin(handshake)
+            reservation = self._reserve(handshake)
+            meta = await self._authenticate(handshake)
             link, session, ahead = self._upgrade(accept, handshake)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             self._refuse(refusal)
-        except TimeoutError:
+        except _TooLate:
             self.detach().close()
         except OSError:
             pass  # the client has left meanwhile
@@ -164,33 +155,59 @@ class SocketHandler(RequestHandler):
     async def _check_origin(self, handshake: Handshake) -> None:
         origins = handshake.headers.all("Origin")
         try:
-            allowed = await self._door.origins.allow(origins, handshake)
+            allowed = self._door.origins.allow(origins, handshake)
+            if inspect.isawaitable(allowed):
+                allowed = await self._in_time(allowed)
+        except (Refusal, _TooLate):
+            raise
         except Exception as error:
             self._door.node.logger.error("origin_check_failed", exc_info=error)
-            raise _Refusal(500, "internal error") from error
+            raise Refusal(500, "internal error") from error
         if not allowed:
-            raise _Refusal(403, "this origin is not allowed")
+            raise Refusal(403, "this origin is not allowed")
 
     def _reserve(self, handshake: Handshake) -> Reservation:
         try:
             return self._door.node.intake.reserve(handshake.ip)
         except Overloaded as error:
-            raise _busy(error.retry_after) from error
+            raise busy(error.retry_after) from error
 
     async def _authenticate(self, handshake: Handshake) -> ConnMeta:
         try:
-            return await self._door.node.intake.authenticate(handshake)
+            meta = self._door.node.intake.authenticate(handshake)
+            return await self._in_time(meta) if inspect.isawaitable(meta) else meta
+        except (Refusal, _TooLate):
+            raise
         except Unauthorized as error:
-            raise _Refusal(401, "authentication failed") from error
+            raise Refusal(401, "authentication failed") from error
         except (Overloaded, RateLimited) as error:
-            raise _busy(error.retry_after) from error
+            raise busy(error.retry_after) from error
         except Unavailable as error:
-            raise _busy(1.0) from error
+            raise busy(1.0) from error
         except Exception as error:
             self._door.node.logger.error("authenticator_failed", exc_info=error)
-            raise _Refusal(500, "internal error") from error
+            raise Refusal(500, "internal error") from error
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    async def _in_time(self, decision: Awaitable[T]) -> T:
+        """Wait for a decision, until the time for the handshake has run out."""
+        door = self._door
+        if door.deciding >= MAX_DECIDING:
+            _drop(decision)
+            raise busy(1.0)
+        deadline = deadline_of(self.request) or door.node.loop.time() + door.timeout
+        limit = asyncio.timeout_at(deadline)
+        door.deciding += 1
+        try:
+            async with limit:
+                return await decision
+        except TimeoutError:
+            if limit.expired():
+                raise _TooLate from None
+            raise
+        finally:
+            door.deciding -= 1
+
+    def _refuse(self, refusal: Refusal) -> None:
         self.set_status(refusal.status)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         for name, value in refusal.headers.items():
@@ -209,7 +226,7 @@ class SocketHandler(RequestHandler):
         wire, extensions = self._door.compress(
             wire, handshake.headers.all("Sec-WebSocket-Extensions")
         )
-        answer = _answer(accept, codec.subprotocol if session else None, extensions)
+        head = answer(accept, codec.subprotocol if session else None, extensions)
         self.set_status(101)
         self.application.log_request(self)
         stream: IOStream = self.detach()
@@ -219,8 +236,8 @@ class SocketHandler(RequestHandler):
         if can_be_taken(stream):
             # Straight to the socket: the way through Tornado's buffers costs more than
             # the rest of the answer, and whoever takes the socket over has no use for it.
-            answer = answer[_send(stream.socket, answer) :]
-            if not answer:
+            head = head[_send(stream.socket, head) :]
+            if not head:
                 try:
                     sock, ahead = take_socket(stream)
                     return PlainLink(node, codec, wire, sock), session, ahead
@@ -228,8 +245,8 @@ class SocketHandler(RequestHandler):
                     if stream.closed():
                         raise
                     node.logger.warning("socket_not_taken", error=repr(error))
-        if answer:
-            stream.write(answer)
+        if head:
+            stream.write(head)
         return StreamLink(node, codec, wire, stream), session, b""
 
     async def _open(
@@ -252,42 +269,12 @@ class SocketHandler(RequestHandler):
                 link.begin(ahead)
 
 
-def _accept_key(method: str | None, headers: HTTPHeaders) -> str:
-    """Check that this is an upgrade (RFC 6455, 4.2.1); returns the key to answer with."""
-    upgrade = {token.strip().lower() for token in headers.get("Upgrade", "").split(",")}
-    connection = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
-    version = headers.get("Sec-WebSocket-Version", "").strip()
-    asked = method == "GET" and "websocket" in upgrade and "upgrade" in connection
-    if not asked or version != "13":
-        raise _Refusal(
-            426,
-            "this is a WebSocket (version 13)",
-            Upgrade="websocket",
-            Connection="Upgrade",
-            Sec_WebSocket_Version="13",
-        )
-    key = headers.get("Sec-WebSocket-Key", "").strip()
-    try:
-        valid = len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        valid = False
-    if not valid:
-        raise _Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()  # noqa: S324
-
-
-def _answer(accept: str, subprotocol: str | None, extensions: str | None) -> bytes:
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {accept}",
-    ]
-    if subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
-    if extensions is not None:
-        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
-    return "\r\n".join([*lines, "", ""]).encode()
+def _drop(decision: Awaitable[Any]) -> None:
+    """Leave undone what nobody waits for."""
+    if inspect.iscoroutine(decision):
+        decision.close()
+    elif isinstance(decision, asyncio.Future):
+        decision.cancel()
 
 
 def _send(sock: socket.socket, data: bytes) -> int:
@@ -296,28 +283,3 @@ def _send(sock: socket.socket, data: bytes) -> int:
         return sock.send(data)
     except BlockingIOError:
         return 0
-
-
-def _busy(retry_after: float) -> _Refusal:
-    return _Refusal(503, "try again later", Retry_After=str(max(1, math.ceil(retry_after))))
-
-
-def http_server(
-    app: HTTPServerConnectionDelegate,
-    *,
-    ssl: tls.SSLContext | None = None,
-    handshake_timeout: float = 10.0,
-) -> HTTPServer:
-    """Return a server whose limits suit handshakes.
-
-    Tornado would wait an hour for a request's headers, and take in a body of 100 MiB.
-    """
-    return HTTPServer(
-        app,
-        ssl_options=ssl,
-        idle_connection_timeout=handshake_timeout,
-        body_timeout=handshake_timeout,
-        max_header_size=MAX_HEADER_SIZE,
-        max_body_size=MAX_BODY_SIZE,
-        max_buffer_size=2 * MAX_BODY_SIZE,
-    )

@@ -6,7 +6,6 @@ with it whatever the page is. What is no browser sends no ``Origin`` and is let 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -42,14 +41,13 @@ class Origins:
         patterns = [_pattern(text) for text in rule]
         self._check = lambda origin, _: any(matches(origin) for matches in patterns)
 
-    async def allow(self, origins: Sequence[str], handshake: Handshake) -> bool:
+    def allow(self, origins: Sequence[str], handshake: Handshake) -> bool | Awaitable[bool]:
         """``origins`` are the values of the ``Origin`` header: none, or else just one."""
         if not origins:
             return True
         if len(origins) > 1:
             return False
-        allowed = self._check(origins[0], handshake)
-        return bool(await allowed if inspect.isawaitable(allowed) else allowed)
+        return self._check(origins[0], handshake)
 
 
 def _parse(text: str) -> _Origin | None:

@@ -7,10 +7,11 @@ import contextlib
 import socket
 
 import pytest
+from tornado.httpserver import HTTPServer
 
 from eyewall.adapters.web import handshake
 from eyewall.adapters.web.deflate import CompressionConfig
-from eyewall.adapters.web.handshake import MAX_HEADER_SIZE
+from eyewall.adapters.web.http_server import MAX_HEADER_SIZE
 from eyewall.adapters.web.stream import StreamLink
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.errors import (
@@ -21,6 +22,7 @@ from eyewall.domain.errors import (
     Unavailable,
 )
 from tests.adapters.web_support import (
+    UNIT,
     Client,
     PlainCodec,
     masked,
@@ -322,6 +324,78 @@ async def test_a_client_that_leaves_while_it_is_authenticated_gives_its_place_ba
 
         assert here.intake.places[0].released + len(here.intake.ends) == 1
         assert len(here.sockets) == 0
+
+
+async def test_the_time_runs_from_the_connect_to_the_101():
+    """Whether it is used up before the request or behind it."""
+    whole = 0.6 * UNIT
+    order = []
+
+    async def hang(_handshake):
+        await asyncio.Event().wait()
+
+    async def note(client, name):
+        await client.end()
+        order.append(name)
+
+    async with served(handshake_timeout=whole) as here:
+        here.intake.on_authenticate = hang
+        slow = await Client.dial(here)
+        asyncio.get_running_loop().call_later(whole / 2, slow.write, request())
+        first = asyncio.ensure_future(note(slow, "half the time for each"))
+        await asyncio.sleep(whole / 4)
+        await note(await Client.dial(here), "a quarter later, and silent")
+        await first
+
+        assert order == ["half the time for each", "a quarter later, and silent"]
+        assert len(here.intake.handshakes) == 1
+        assert here.intake.places[0].released == 1
+
+
+async def test_in_an_application_of_the_user_s_own_authentication_has_its_time_too():
+    async def hang(_handshake):
+        await asyncio.Event().wait()
+
+    async with served(handshake_timeout=0.1 * UNIT, own_server=HTTPServer) as here:
+        here.intake.on_authenticate = hang
+        client = await Client.dial(here)
+        client.write(request())
+
+        assert await client.end() == b""
+        assert here.intake.places[0].released == 1
+
+
+async def test_a_thousand_header_fields_are_answered_with_431():
+    fields = b"".join(b"X-%d: 1\r\n" % n for n in range(1000))
+    async with served() as here:
+        client = await answer(here, request()[:-2] + fields + b"\r\n")
+
+        assert client.status == 431
+        assert here.intake.places == []
+        assert here.intake.handshakes == []
+
+
+async def test_of_handshakes_that_wait_to_be_decided_there_are_only_so_many(monkeypatch):
+    monkeypatch.setattr(handshake, "MAX_DECIDING", 1)
+    gate = asyncio.Event()
+
+    async def slow(_handshake):
+        await gate.wait()
+
+    async with served() as here:
+        here.intake.on_authenticate = slow
+        first = await Client.dial(here)
+        first.write(request())
+        await until(lambda: here.intake.handshakes)
+        second = await answer(here, request())
+
+        assert second.status == 503
+        assert int(second.fields["retry-after"]) >= 1
+        assert [place.released for place in here.intake.places] == [0, 1]
+        gate.set()
+        await first.answered()
+        assert first.status == 101
+        assert (await answer(here, request())).status == 101
 
 
 async def test_headers_have_a_bound():

@@ -19,11 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.util import _websocket_mask
 from tornado.web import Application, RequestHandler
 
-from eyewall.adapters.web.handshake import http_server
+from eyewall.adapters.web.http_server import http_server
 from eyewall.adapters.web.sockets import Sockets
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
@@ -244,6 +245,7 @@ async def served(
     max_message_size: int = 1 << 20,
     handshake_timeout: float = 5.0,
     codecs: list[Any] | None = None,
+    own_server: Callable[[Application], HTTPServer] | None = None,
     **options: Any,
 ) -> AsyncIterator[Served]:
     clock = clock or Clock()
@@ -267,11 +269,11 @@ async def served(
         context, here.tls = tls_contexts()
     listening = bind_sockets(0, "127.0.0.1")
     here.port = listening[0].getsockname()[1]
-    server = http_server(
-        Application(sockets.routes("/ws"), log_function=here.log_request),
-        ssl=context,
-        handshake_timeout=handshake_timeout,
-    )
+    app = Application(sockets.routes("/ws"), log_function=here.log_request)
+    if own_server is None:
+        server = http_server(app, ssl=context, handshake_timeout=handshake_timeout)
+    else:
+        server = own_server(app)
     server.add_sockets(listening)
     try:
         yield here

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -300,6 +301,16 @@ class RawPeer:
         while (found := await self.read_frame()).opcode != opcode:
             pass
         return found
+
+    def leave(self) -> None:
+        """Close the TCP connection, without a word."""
+        self._writer.close()
+
+    def reset(self) -> None:
+        """Reset the TCP connection."""
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
 
     async def ended(self) -> bytes:
         """Wait for the end of the TCP connection; return what came before it."""
