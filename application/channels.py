@@ -28,7 +28,7 @@ class _Channel:
     __slots__ = ("ready", "users")
 
     def __init__(self) -> None:
-        self.ready: asyncio.Task[Subscription]
+        self.ready: asyncio.Future[Subscription]
         self.users = 0
 
     @property
@@ -59,8 +59,7 @@ class Channels:
         """Return when the channel is heard. Raises ``Unavailable``, and needs it not."""
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = _Channel()
-            channel.ready = asyncio.ensure_future(self._subscribe(name, channel))
+            channel = self._subscribe(name)
         channel.users += 1
         if channel.stands:
             return
@@ -90,13 +89,26 @@ class Channels:
             del self._channels[name]
             self._closing.spawn(self._close(name, channel))
 
-    async def _subscribe(self, name: str, channel: _Channel) -> Subscription:
+    def _subscribe(self, name: str) -> _Channel:
+        channel = _Channel()
+
         def heard(payload: bytes) -> None:
             if self._channels.get(name) is channel:
                 self._take(payload)
 
-        subscription = self._bus.subscribe(name, heard)
-        return await subscription if inspect.isawaitable(subscription) else subscription
+        # A bus may call back before it returns, so it is there by then.
+        self._channels[name] = channel
+        channel.ready = asyncio.get_running_loop().create_future()
+        try:
+            subscription = self._bus.subscribe(name, heard)
+        except BaseException:
+            del self._channels[name]
+            raise
+        if inspect.isawaitable(subscription):
+            channel.ready = asyncio.ensure_future(subscription)
+        else:
+            channel.ready.set_result(subscription)
+        return channel
 
     async def _close(self, name: str, channel: _Channel) -> None:
         try:

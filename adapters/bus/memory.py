@@ -83,7 +83,7 @@ class MemoryPubSub:
                     subscription.deliver, payload, context=subscription.context
                 )
 
-    async def subscribe(self, channel: str, handler: Handler) -> _Subscription:
+    def subscribe(self, channel: str, handler: Handler) -> _Subscription:
         subscription = _Subscription(self, channel, handler, asyncio.get_running_loop())
         with self._lock:
             if not self._opened:

@@ -230,6 +230,9 @@ class SocketHandler(RequestHandler):
         self.set_status(101)
         self.application.log_request(self)
         stream: IOStream = self.detach()
+        # Templates, which are not used here, make a handler refer to itself: without this
+        # all of the handshake would stay until the collector finds it.
+        self.ui.clear()
         if stream.closed():
             raise ConnectionResetError
         node = self._door.node

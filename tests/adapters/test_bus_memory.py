@@ -33,8 +33,8 @@ def test_it_opens_and_counts(bus):
 
 async def test_it_knows_who_listens(bus):
     assert bus.listeners("lab") == 0
-    one = await bus.subscribe("lab", print)
-    two = await bus.subscribe("lab", print)
+    one = bus.subscribe("lab", print)
+    two = bus.subscribe("lab", print)
     assert bus.listeners("lab") == 2
 
     one.close()
@@ -46,7 +46,7 @@ async def test_it_knows_who_listens(bus):
 
 async def test_a_payload_on_its_way_does_not_reach_who_has_closed(bus):
     ear = Ear(1.0)
-    subscription = await bus.subscribe("lab", ear)
+    subscription = bus.subscribe("lab", ear)
 
     await bus.publish("lab", b"late")
     subscription.close()
@@ -59,7 +59,7 @@ async def test_closing_the_bus_ends_what_is_subscribed():
     bus = MemoryPubSub()
     await bus.open()
     ear = Ear(1.0)
-    await bus.subscribe("lab", ear)
+    bus.subscribe("lab", ear)
 
     await bus.publish("lab", b"late")
     await bus.close()
@@ -74,14 +74,14 @@ async def test_closing_more_often_than_opening_closes_nobody_elses():
     await bus.close()
     await bus.open()
 
-    assert await bus.subscribe("lab", print)
+    assert bus.subscribe("lab", print)
 
 
 async def test_a_handler_runs_in_its_own_context(bus):
     """What a publisher's context variables say is not about who hears."""
     seen = []
     PLACE.set("subscriber")
-    await bus.subscribe("lab", lambda _: seen.append(PLACE.get()))
+    bus.subscribe("lab", lambda _: seen.append(PLACE.get()))
 
     async def publish():
         PLACE.set("publisher")
@@ -102,7 +102,7 @@ async def test_servers_on_several_loops_hear_each_other(bus):
         loops.append(asyncio.get_running_loop())
         ear(payload)
 
-    await bus.subscribe("lab", handler)
+    bus.subscribe("lab", handler)
 
     async def elsewhere():
         await bus.publish("lab", END)
@@ -116,12 +116,12 @@ async def test_servers_on_several_loops_hear_each_other(bus):
 
 async def test_a_loop_that_has_ended_hears_nothing_and_harms_nobody(bus):
     async def elsewhere():
-        await bus.subscribe("lab", print)
+        bus.subscribe("lab", print)
 
     with ThreadPoolExecutor(1) as pool:
         await asyncio.get_running_loop().run_in_executor(pool, asyncio.run, elsewhere())
     ear = Ear(1.0)
-    await bus.subscribe("lab", ear)
+    bus.subscribe("lab", ear)
 
     await bus.publish("lab", END)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 
 import pytest
@@ -135,6 +136,25 @@ async def test_the_access_log_of_an_application_that_is_there_already_has_the_up
         await here.connect()
 
         assert here.requests == [101]
+
+
+async def test_a_handshake_leaves_no_work_for_the_collector():
+    """Hundreds of objects of Tornado's for each connect, if they held each other."""
+
+    def handlers():
+        return [one for one in gc.get_objects() if type(one) is handshake.SocketHandler]
+
+    async with served() as here:
+        gc.collect()
+        gc.disable()
+        try:
+            client = await here.connect()
+            client.send("hello")
+            assert await client.text() == "hello"
+
+            await until(lambda: not handlers())
+        finally:
+            gc.enable()
 
 
 async def test_the_handshake_says_what_the_client_said():

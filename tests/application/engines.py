@@ -94,7 +94,7 @@ class Bus:
         if self.away:
             raise Unavailable("the bus is away")
         self.subscribed.append(channel)
-        return await self.inner.subscribe(channel, handler)
+        return self.inner.subscribe(channel, handler)
 
     def listeners_of(self, channel: str) -> int:
         return self.inner.listeners(channel)

@@ -197,3 +197,21 @@ async def test_a_bus_may_be_plain(heard):
 
     assert heard == [b"retained"]
     assert bus.closed
+
+
+async def test_a_plain_bus_that_is_away_says_so_at_once_and_is_asked_again():
+    class Away:
+        asked = 0
+
+        def subscribe(self, channel, handler):
+            self.asked += 1
+            raise Unavailable("the bus is away")
+
+    bus = Away()
+    channels = Channels(bus, print, RecordingLogger())
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await channels.acquire("lab")
+
+    assert bus.asked == 2
+    assert len(channels) == 0
