@@ -63,6 +63,8 @@ class Options:
     node_id: str | None
     cluster_channel: str
     lease: Seconds
+    session_ttl: Seconds
+    presence_grace: Seconds
     client_commands: bool
     implicit_rooms: bool
     trusted_proxies: Sequence[str]
@@ -126,6 +128,8 @@ def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:
         node_id=NodeId(check_name(node_id, "node_id")),
         cluster_channel=check_name(options.cluster_channel, "cluster_channel"),
         lease=seconds(options.lease, "lease", positive=True),
+        session_ttl=seconds(options.session_ttl, "session_ttl"),
+        presence_grace=seconds(options.presence_grace, "presence_grace"),
         workers=count(options.workers, "workers"),
         worker_queue=options.worker_queue,
         lane_queue=count(options.lane_queue, "lane_queue"),

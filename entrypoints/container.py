@@ -70,6 +70,8 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
         "node_id": settings.node_id,
         "cluster_channel": settings.cluster_channel,
         "lease": settings.lease,
+        "session_ttl": settings.session_ttl,
+        "presence_grace": settings.presence_grace,
         "client_commands": settings.client_commands,
         "implicit_rooms": settings.implicit_rooms,
         "trusted_proxies": settings.trusted_proxies,

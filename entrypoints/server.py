@@ -7,14 +7,14 @@ import ssl as tls
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.application.drain import Step, run_steps
 from eyewall.application.hub import Hub
-from eyewall.application.middleware import Middleware, trace
+from eyewall.application.middleware import trace
 from eyewall.application.ports import (
     AccessController,
     Authenticator,
@@ -23,20 +23,17 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
-from eyewall.application.routes import OrderingKey, Routes, named
 from eyewall.application.stores import PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Options, assemble
-from eyewall.background import Background, Work, call
+from eyewall.background import Background, call
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import Listener
+from eyewall.registry import Hook, Registry
 from eyewall.runner import run_until_signal
 from eyewall.settings import Settings
-
-F = TypeVar("F", bound=Callable[..., Any])
-Hook = Callable[[], Any]
 
 _OPTIONS = frozenset(field.name for field in fields(Options))
 
@@ -47,7 +44,7 @@ LETTING_GO = 5.0
 engine that does not answer must not keep the process."""
 
 
-class Server:
+class Server(Registry):
     """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
 
     Limits of None are off; times are seconds. What is left out of ``pubsub`` and
@@ -86,6 +83,8 @@ class Server:
         node_id: str | None = None,
         cluster_channel: str = "eyewall",
         lease: Seconds = 10.0,
+        session_ttl: Seconds = 120.0,
+        presence_grace: Seconds = 0.0,
         client_commands: bool = False,
         implicit_rooms: bool = True,
         trusted_proxies: Sequence[str] = (),
@@ -96,13 +95,11 @@ class Server:
         self._clock = self._node.ports.clock
         self._metrics = metrics
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
-        self.hub = Hub(self._node)
-        self.hub.stops_by(self.shutdown)
+        hub = Hub(self._node)
+        hub.stops_by(self.shutdown)
+        super().__init__(hub, self._node.router, Background(self.logger))
         if tracer is not None:
             self.use(trace(tracer))
-        self._on_startup: list[Hook] = []
-        self._on_shutdown: list[Hook] = []
-        self._background = Background(self.logger)
         self._listener: Listener | None = None
         self._started = False
         self._starting: asyncio.Future[None] | None = None
@@ -121,59 +118,7 @@ class Server:
         server: Server = container.server(**overrides)
         return server
 
-    # --- what the application registers
-
-    def on(
-        self,
-        pattern: str,
-        *middleware: Middleware,
-        version: str | None = None,
-        ordering_key: OrderingKey | None = None,
-    ) -> Callable[[F], F]:
-        """Decorate the handler for the topics of ``pattern`` (``chat:*`` at the widest)."""
-        named(pattern)
-
-        def register(handler: F) -> F:
-            self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
-            return handler
-
-        return register
-
-    def handle(
-        self,
-        pattern: str,
-        handler: Callable[..., Any],
-        *middleware: Middleware,
-        version: str | None = None,
-        ordering_key: OrderingKey | None = None,
-    ) -> None:
-        """Register the handler for the topics of ``pattern``; raises ``ValueError``."""
-        self.hub.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
-
-    def use(self, *middleware: Middleware) -> None:
-        """Put middleware around all handlers; the first one is the outermost."""
-        self.hub.use(*middleware)
-
-    def include(self, routes: Routes, prefix: str = "") -> None:
-        """Take in a group of routes, with ``prefix`` before its patterns."""
-        self._node.router.include(routes, prefix)
-
-    def on_startup(self, hook: F) -> F:
-        """Run ``hook()`` when the hub is up and before anybody is let in."""
-        self._on_startup.append(hook)
-        return hook
-
-    def on_shutdown(self, hook: F) -> F:
-        """Run ``hook()`` when all connections are closed, before the adapters are."""
-        self._on_shutdown.append(hook)
-        return hook
-
-    def background(self, work: Work) -> None:
-        """Run a task that the server owns: its failure is logged, shutdown ends it.
-
-        Before the start it waits for the start. Raises ``ValueError`` for what can't be run.
-        """
-        self._background.add(work)
+    # --- where clients come in
 
     def routes(self, path: str = "/ws") -> list[Any]:
         """Return Tornado rules that let clients in at ``path``.

@@ -211,6 +211,13 @@ class Settings(_Checked):
     lease: Seconds = 10.0
     """A node that was not heard of for so long is taken for dead."""
 
+    session_ttl: Seconds = 120.0
+    """How long a client that was cut off finds its session, and its admission to rooms by
+    invitation, again. Two minutes bear a lift, a tunnel, a restart; 0 keeps nothing."""
+
+    presence_grace: Seconds = 0.0
+    """A gap up to so long is not shown to others: no leave and join, and still online."""
+
     client_commands: bool = False
     """Whether clients may join rooms and so on by themselves."""
 

@@ -184,6 +184,8 @@ class SettingsSchema(Group):
     node_id = form.name(optional=True)
     cluster_channel = form.name()
     lease = form.seconds()
+    session_ttl = form.seconds(zero=True)
+    presence_grace = form.seconds(zero=True)
     client_commands = form.flag()
     implicit_rooms = form.flag()
     trusted_proxies = form.networks()

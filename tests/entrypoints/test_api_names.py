@@ -215,6 +215,8 @@ SERVER_DEFAULTS = {
     "node_id": None,
     "cluster_channel": "eyewall",
     "lease": 10.0,
+    "session_ttl": 120.0,
+    "presence_grace": 0.0,
     "client_commands": False,
     "implicit_rooms": True,
     "trusted_proxies": (),

@@ -40,6 +40,8 @@ def test_every_keyword_of_a_server_is_an_option():
         ("node_id", "n7"),
         ("cluster_channel", "blue"),
         ("lease", 3.0),
+        ("session_ttl", 7.0),
+        ("presence_grace", 0.5),
         ("workers", 3),
         ("worker_queue", 5),
         ("lane_queue", 7),

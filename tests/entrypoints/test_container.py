@@ -41,6 +41,8 @@ def build(**settings):
         ("node_id", "n7"),
         ("cluster_channel", "blue"),
         ("lease", 3.0),
+        ("session_ttl", 7.0),
+        ("presence_grace", 0.5),
         ("client_commands", True),
         ("implicit_rooms", False),
         ("max_message_size", 999),

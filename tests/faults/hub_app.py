@@ -169,7 +169,9 @@ def make_servers() -> list[Server]:
         shared = {"pubsub": MemoryPubSub(), "state": MemoryState()}
     made: list[Server] = []
     for n in range(LIKE.get("nodes", 1)):
-        made.append(Timed(authenticator=authenticate, node_id=f"n{n}", **OPTIONS, **shared))
+        # Sessions outlive their connections, and have to be gone soon after them too.
+        options = {"session_ttl": 0.2, **OPTIONS, **shared}
+        made.append(Timed(authenticator=authenticate, node_id=f"n{n}", **options))
         add_hooks(made[-1])
         add_handlers(made[-1])
     return made
