@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
-from eyewall.application.tasks import LAST_WORD, is_cancelled
+from eyewall.application.tasks import LAST_WORD
 
 J = TypeVar("J")
 
@@ -30,12 +30,42 @@ TURN = 8
 
 
 class _Lane(Generic[J]):
-    __slots__ = ("in_work", "jobs", "key")
+    """What waits under one key: nearly always a single job, which needs no queue."""
+
+    __slots__ = ("_later", "_next", "in_work", "key")
 
     def __init__(self, key: Hashable, job: J) -> None:
         self.key = key
-        self.jobs: deque[J] = deque((job,))
+        self._next: J | None = job
+        self._later: deque[J] | None = None
+        """Those behind ``_next``; a lane that had none yet has no queue either."""
         self.in_work: J | None = None
+
+    def __len__(self) -> int:
+        if self._next is None:
+            return 0
+        return 1 if self._later is None else 1 + len(self._later)
+
+    @property
+    def jobs(self) -> list[J]:
+        """Those that no worker has taken yet."""
+        return [] if self._next is None else [self._next, *(self._later or ())]
+
+    def add(self, job: J) -> None:
+        if self._next is None:
+            self._next = job
+        elif self._later is None:
+            self._later = deque((job,))
+        else:
+            self._later.append(job)
+
+    def take(self) -> J:
+        """Put the next job in work, and return it."""
+        job = self._next
+        assert job is not None
+        self._next = self._later.popleft() if self._later else None
+        self.in_work = job
+        return job
 
 
 class Lanes(Generic[J]):
@@ -120,10 +150,10 @@ class Lanes(Generic[J]):
         if lane is None:
             lane = self._lanes[key] = _Lane(key, job)
             self._ready.append(lane)
-        elif len(lane.jobs) >= self._most_in_lane:
+        elif len(lane) >= self._most_in_lane:
             return False
         else:
-            lane.jobs.append(job)
+            lane.add(job)
         self.waiting += 1
         if not self._waking:
             self._wake_one()
@@ -159,11 +189,13 @@ class Lanes(Generic[J]):
     async def _work(self) -> None:
         self._waking = False
         clean = copy_context()
+        worker = asyncio.current_task()
+        assert worker is not None
         # Context variables that a handler set must not be seen by the next message: a
         # worker whose context was changed gives way to a fresh one.
         while copy_context() == clean:
             if self._ready:
-                await self._serve(self._ready.popleft(), clean)
+                await self._serve(self._ready.popleft(), worker, clean)
             else:
                 await self._rest()
 
@@ -174,39 +206,36 @@ class Lanes(Generic[J]):
         await wake
         self._waking = False
 
-    async def _serve(self, lane: _Lane[J], clean: Context) -> None:
+    async def _serve(self, lane: _Lane[J], worker: asyncio.Task[None], clean: Context) -> None:
         """Do a few jobs of one lane, one after the other."""
         self._running += 1
         try:
             for _ in range(TURN):
-                job = lane.in_work = lane.jobs.popleft()
+                job = lane.take()
                 self.waiting -= 1
                 if self._ready and not self._waking:
                     self._wake_one()
-                await self._do(job)
-                if not lane.jobs or copy_context() != clean:
+                try:
+                    await self._handle(job)
+                except Exception as error:  # noqa: BLE001  (of one job: it ends only that)
+                    self._on_fault(error)
+                except asyncio.CancelledError as error:
+                    if worker.cancelling():
+                        raise
+                    self._on_fault(error)
+                if worker.cancelling():
+                    # The job asked for the end of its task. It gets it here: otherwise
+                    # the next job would be hit.
+                    raise asyncio.CancelledError
+                if not lane or copy_context() != clean:
                     break
         finally:
             lane.in_work = None
             # Whatever ended it, the lane's later jobs find a worker.
-            if lane.jobs:
+            if lane:
                 self._ready.append(lane)
             else:
                 self._lanes.pop(lane.key, None)
             self._running -= 1
             if not self._running and not self.waiting:
                 self._quiet.set()
-
-    async def _do(self, job: J) -> None:
-        try:
-            await self._handle(job)
-        except Exception as error:  # noqa: BLE001  (a fault of one job ends only that job)
-            self._on_fault(error)
-        except asyncio.CancelledError as error:
-            if is_cancelled():
-                raise
-            self._on_fault(error)
-        if is_cancelled():
-            # The job asked for the end of its task. It gets it here: otherwise the
-            # next job would be hit.
-            raise asyncio.CancelledError
