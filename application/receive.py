@@ -12,20 +12,20 @@ import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from eyewall.application.admit import Admission
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.lanes import Lanes
-from eyewall.application.middleware import Internal, cause, method
+from eyewall.application.middleware import Internal, cause
 from eyewall.application.ports import AccessController, Clock, Link, Logger, Validator
 from eyewall.application.replies import Replies
 from eyewall.application.routes import Route, Router
 from eyewall.application.stats import Stats
 from eyewall.application.tasks import is_cancelled
-from eyewall.domain.envelope import ROOM, Envelope
+from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import (
-    Forbidden,
     HandlerNotFound,
     InvalidEnvelope,
     Overloaded,
@@ -40,25 +40,22 @@ if TYPE_CHECKING:
 
 Hook = Callable[[Connection, "str | bytes"], Any]
 
-PUBLISH = "system:publish"
 NO_ROUTE = "-"
 """The route of a message that none matched, for labels."""
 DRAINING = ShuttingDown("the node is draining")
 
 
-class _Job:
-    """A message on its way to its handler.
+class _Job(Context):
+    """A message on its way to its handler, which gets it as its context.
 
-    ``fault`` is what its ordering key raised: the answer, in the lane where it would
-    have been without one.
+    ``found`` is where it goes. ``fault`` is what its ordering key raised: the answer, in
+    the lane where it would have been without one.
     """
 
-    __slots__ = ("ctx", "fault", "route")
+    __slots__ = ("fault", "found")
 
-    def __init__(self, ctx: Context, route: Route | None, fault: Exception | None = None) -> None:
-        self.ctx = ctx
-        self.route = route
-        self.fault = fault
+    found: Route | None
+    fault: Exception | None
 
 
 class _Asked:
@@ -116,11 +113,11 @@ class Receiver:
         self._deliveries = deliveries
         self._hooks = hooks
         self._stats = stats
+        self._metrics = stats.wanted
         self._clock = clock
         self._logger = logger
         self._tell_error = tell_error
-        self._can_publish = None if access is None else method(access, "can_publish")
-        self._validate = None if validator is None else method(validator, "validate")
+        self._admit = Admission(access, validator).ask
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking = 0
         """Messages that wait for an ``async`` hook."""
@@ -144,7 +141,7 @@ class Receiver:
         """End the handlers; those that run and those that wait answer ``overloaded``."""
         await self._watching.stop()
         for job in await self._handling.stop():
-            self._replies.refuse(job.ctx.conn, job.ctx.message, DRAINING)
+            self._replies.refuse(job.conn, job.message, DRAINING)
         self._asking = 0
 
     @property
@@ -254,18 +251,20 @@ class Receiver:
     def _dispatch(self, conn: Connection, envelope: Envelope) -> None:
         route = self._router.find(envelope.topic, envelope.version)
         pattern = NO_ROUTE if route is None else route.pattern
-        self._stats.metrics.received(pattern)
-        assert self._loop is not None
-        ctx = Context(self.hub, conn, envelope, pattern, self._loop)
+        if self._metrics is not None:
+            self._metrics.received(pattern)
         if self._connections.draining:
             self._replies.refuse(conn, envelope, DRAINING)
             return
+        assert self._loop is not None
+        job = _Job(self.hub, conn, envelope, pattern, self._loop)
+        job.found = route
+        job.fault = None
         key: Hashable = conn.id
-        job = _Job(ctx, route)
         if route is not None and route.ordering_key is not None:
             try:
                 # In a name space of their own: a key that looks like an id is another lane.
-                key = ("key", route.ordering_key(ctx, envelope))
+                key = ("key", route.ordering_key(job, envelope))
                 hash(key)
             except Exception as error:  # noqa: BLE001  (the user's function)
                 key, job.fault = conn.id, error
@@ -275,49 +274,35 @@ class Receiver:
     # --- in the lane
 
     async def _work(self, job: _Job) -> None:
-        ctx = job.ctx
-        started = self._clock.now()
+        conn, message, route = job.conn, job.message, job.found
+        metrics = self._metrics
+        started = 0.0 if metrics is None else self._clock.now()
         reached = False
         try:
-            await self._admit(ctx)
-            if job.route is None:
-                raise HandlerNotFound(f"nothing handles {ctx.message.topic}")
+            if (waits := self._admit(conn, message)) is not None:
+                await waits
+            if route is None:
+                raise HandlerNotFound(f"nothing handles {message.topic}")
             if job.fault is not None:
                 raise job.fault
             reached = True
-            result = await self._router.bound(job.route)(ctx, ctx.message)
-            self._replies.accept(ctx.conn, ctx.message, result)
+            result = await route.bound(self._router.everywhere)(job, message)
+            self._replies.accept(conn, message, result)
         except Refused as error:
-            self._replies.refuse(ctx.conn, ctx.message, error, remember=reached)
+            self._replies.refuse(conn, message, error, remember=reached)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's handler, which
             # must not take the server along)
-            await self._failed(ctx, error, remember=reached)
+            await self._failed(job, error, remember=reached)
         except asyncio.CancelledError as error:
             if is_cancelled():
                 # By the end of the node, or by the handler itself.
                 ended = self._handling.stopping
-                self._replies.refuse(ctx.conn, ctx.message, DRAINING if ended else error)
+                self._replies.refuse(conn, message, DRAINING if ended else error)
                 raise
-            await self._failed(ctx, error, remember=reached)
+            await self._failed(job, error, remember=reached)
         finally:
-            self._stats.metrics.handled(ctx.route, self._clock.now() - started)
-
-    async def _admit(self, ctx: Context) -> None:
-        """Ask the access controller and the validator, as far as there are any."""
-        message = ctx.message
-        if self._can_publish is not None:
-            topic, event = message.topic, message.event
-            if topic == PUBLISH:
-                topic, event = published(message)
-            allowed = self._can_publish(ctx.meta, topic, event)
-            if allowed is not True and inspect.isawaitable(allowed):
-                allowed = await allowed
-            if not allowed:
-                raise Forbidden(f"you may not send to {topic}")
-        if self._validate is not None:
-            result = self._validate(message.topic, message.event, message.data)
-            if result is not None and inspect.isawaitable(result):
-                await result
+            if metrics is not None:
+                metrics.handled(job.route, self._clock.now() - started)
 
     # --- what went wrong
 
@@ -337,11 +322,3 @@ class Receiver:
 
     def _fault(self, error: BaseException) -> None:
         self._logger.error("receive_failed", error=repr(error), exc_info=error)
-
-
-def published(message: Envelope) -> tuple[str, str]:
-    """The topic and event that ``system:publish`` means to the access controller."""
-    data = message.data
-    room, event = (data.get("room"), data.get("event")) if isinstance(data, dict) else (None, None)
-    topic = f"{ROOM}{room}" if isinstance(room, str) else PUBLISH
-    return topic, event if isinstance(event, str) and event else "message"

@@ -71,7 +71,7 @@ class Routes:
 
     def __init__(self) -> None:
         self._registrations: list[Registration] = []
-        self._middleware: list[Middleware] = []
+        self._middleware: tuple[Middleware, ...] = ()
         self._followers: list[Callable[[Registration], None]] = []
 
     def on(
@@ -109,11 +109,12 @@ class Routes:
 
     def use(self, *middleware: Middleware) -> None:
         """Put middleware around all handlers of the group, earlier ones included."""
-        self._middleware.extend(checked(middleware))
+        self._middleware = (*self._middleware, *checked(middleware))
 
+    @property
     def middleware(self) -> tuple[Middleware, ...]:
-        """The group's own middleware as it is now."""
-        return tuple(self._middleware)
+        """The group's own middleware as it is now: another tuple when some was added."""
+        return self._middleware
 
     def follow(self, step: Callable[[Registration], None]) -> None:
         """Have ``step`` called for every registration, those to come too."""
@@ -125,7 +126,16 @@ class Routes:
 class Route:
     """A registered handler, ready to run."""
 
-    __slots__ = ("_bound", "_group", "_handler", "_made_of", "_own", "ordering_key", "pattern")
+    __slots__ = (
+        "_around",
+        "_bound",
+        "_everywhere",
+        "_group",
+        "_handler",
+        "_own",
+        "ordering_key",
+        "pattern",
+    )
 
     def __init__(
         self,
@@ -140,17 +150,20 @@ class Route:
         self._handler = handler
         self._own = own
         self._group = group
-        self._bound: Handler = handler
-        self._made_of: tuple[object, ...] | None = None
+        self._bound: Handler | None = None
+        self._everywhere: tuple[Middleware, ...] = ()
+        self._around: tuple[Middleware, ...] = ()
 
     def bound(self, everywhere: tuple[Middleware, ...]) -> Handler:
-        """Return the handler with all middleware around it."""
-        group = self._group.middleware() if self._group is not None else ()
-        made_of = (everywhere, group)
-        if self._made_of != made_of:
-            self._bound = chain(self._handler, (*everywhere, *group, *self._own))
-            self._made_of = made_of
-        return self._bound
+        """Return the handler with all middleware around it: ``everywhere``, which is
+        outermost, the group's, and its own. Kept for as long as these are the same tuples.
+        """
+        around = () if self._group is None else self._group.middleware
+        bound = self._bound
+        if bound is None or everywhere is not self._everywhere or around is not self._around:
+            bound = self._bound = chain(self._handler, (*everywhere, *around, *self._own))
+            self._everywhere, self._around = everywhere, around
+        return bound
 
 
 class Router:
@@ -159,11 +172,13 @@ class Router:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._table: RouteTable[Route] = RouteTable()
-        self._everywhere: tuple[Middleware, ...] = ()
+        self.everywhere: tuple[Middleware, ...] = ()
+        """The middleware around all handlers: another tuple when some was added."""
+        self.find = self._table.find
 
     def use(self, *middleware: Middleware) -> None:
         """Put middleware around all handlers, earlier ones included."""
-        self._everywhere = (*self._everywhere, *checked(middleware))
+        self.everywhere = (*self.everywhere, *checked(middleware))
 
     def add(self, registration: Registration, group: Routes | None = None) -> None:
         route = Route(
@@ -187,10 +202,3 @@ class Router:
             self.add(replace(registration, pattern=pattern), routes)
 
         routes.follow(take)
-
-    def find(self, topic: str, version: str | None) -> Route | None:
-        return self._table.find(topic, version)
-
-    def bound(self, route: Route) -> Handler:
-        """The route's handler with its middleware, as these are now."""
-        return route.bound(self._everywhere)

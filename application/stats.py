@@ -56,10 +56,14 @@ class Stats:
         "out_messages",
         "started_at",
         "stray_acks",
+        "wanted",
     )
 
     def __init__(self, clock: Clock, metrics: Metrics | None) -> None:
         self._clock = clock
+        self.wanted = metrics
+        """None if nobody wants any: what would be told of every message is not even
+        looked up then."""
         self.metrics: Metrics = NoMetrics() if metrics is None else metrics
         self.reset()
 
@@ -76,7 +80,8 @@ class Stats:
 
     def sent(self, messages: int) -> None:
         self.out_messages += messages
-        self.metrics.sent(messages)
+        if self.wanted is not None:
+            self.wanted.sent(messages)
 
     def unsent(self) -> None:
         """A message that was counted as sent did not fit after all."""

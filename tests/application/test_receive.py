@@ -2,9 +2,8 @@ import asyncio
 
 import pytest
 
-from eyewall.application.receive import published
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.envelope import Envelope, Message
+from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Forbidden, Refused, Unavailable, ValidationError
 from tests.application.fakes import FakeClock, Harness, settle
 
@@ -165,21 +164,6 @@ def _recorder(into):
         into.append(msg.topic)
 
     return handler
-
-
-@pytest.mark.parametrize(
-    ("data", "means"),
-    [
-        ({"room": "r"}, ("room:r", "message")),
-        ({"room": "r", "event": "said"}, ("room:r", "said")),
-        ({"room": 5, "event": 5}, ("system:publish", "message")),
-        ({}, ("system:publish", "message")),
-        ("r", ("system:publish", "message")),
-    ],
-)
-def test_what_a_publish_means_to_the_access_controller(data, means):
-    """It is asked about what the room will see: the room's topic, the event inside."""
-    assert published(Envelope("system:publish", data=data)) == means
 
 
 @pytest.mark.parametrize("waits", [True, False])

@@ -130,9 +130,12 @@ async def test_the_chain_is_built_once_for_many_messages(node, ada):
     router = node.node.router
     route = router.find("t", None)
 
-    assert router.bound(route) is router.bound(route)
+    before = route.bound(router.everywhere)
+    assert route.bound(router.everywhere) is before
     node.hub.use(passes([], "new"))
-    assert router.bound(route) is router.bound(route)
+    after = route.bound(router.everywhere)
+    assert after is not before
+    assert route.bound(router.everywhere) is after
 
 
 async def test_the_server_s_own_commands_go_through_global_middleware_too(node, ada, log):
