@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from eyewall.domain.envelope import Envelope, Message, Priority
@@ -28,18 +29,32 @@ class Recodes(Protocol):
         """Return a message in this codec."""
 
 
+@runtime_checkable
+class Acknowledges(Protocol):
+    """A codec that writes the usual ack in one go. Optional: ask with isinstance.
+
+    It is the most frequent answer of all, and nothing in it varies but two texts.
+    """
+
+    def ack(self, request_id: str, topic: str) -> bytes:
+        """Return the ack of a request whose handler returned nothing."""
+
+
 class Frame:
     """One message on its way to one or to thousands of connections.
 
     ``payload`` is the message in the canonical codec (JSON); for a raw frame it is
     what the user handed in. ``message`` and ``recipient`` (what the caller named)
-    are for failure reports; ``recipient`` None means the connection itself.
+    are for failure reports; ``recipient`` None means the connection itself. The
+    envelope may be given as the function that makes it, where hardly anybody asks.
     """
 
     __slots__ = (
+        "_envelope",
+        "_form",
         "_forms",
+        "_wire",
         "binary",
-        "envelope",
         "fan_out",
         "message",
         "payload",
@@ -53,7 +68,7 @@ class Frame:
         self,
         payload: bytes,
         *,
-        envelope: Envelope | None = None,
+        envelope: Envelope | Callable[[], Envelope] | None = None,
         message: Message | None = None,
         priority: Priority = Priority.NORMAL,
         stream: str | None = None,
@@ -63,7 +78,7 @@ class Frame:
         binary: bool = False,
     ) -> None:
         self.payload = payload
-        self.envelope = envelope
+        self._envelope = envelope
         self.message = message
         self.priority = priority
         self.stream = stream
@@ -72,13 +87,22 @@ class Frame:
         self.raw = raw
         """No envelope: ``payload`` goes out as it is, in a text or binary frame."""
         self.binary = binary
-        self._forms: dict[str, bytes] = {}
+        # Most frames go out on one wire only, and need no dict.
+        self._wire: str | None = None
+        self._form = b""
+        self._forms: dict[str, bytes] | None = None
+
+    @property
+    def envelope(self) -> Envelope | None:
+        if callable(self._envelope):
+            self._envelope = self._envelope()
+        return self._envelope
 
     def addressed(self, recipient: str) -> Frame:
         """The same message, for reports about another recipient; the bytes are shared."""
         copy = Frame(
             self.payload,
-            envelope=self.envelope,
+            envelope=self._envelope,
             message=self.message,
             priority=self.priority,
             stream=self.stream,
@@ -87,7 +111,7 @@ class Frame:
             raw=self.raw,
             binary=self.binary,
         )
-        copy._forms = self._forms
+        copy._forms = self._shared()
         return copy
 
     @property
@@ -97,7 +121,19 @@ class Frame:
 
     def form(self, wire: Wire) -> bytes:
         """Return the bytes for ``wire``, built on first use and then shared."""
-        built = self._forms.get(wire.name)
+        if self._wire == wire.name:
+            return self._form
+        built = None if self._forms is None else self._forms.get(wire.name)
         if built is None:
-            built = self._forms[wire.name] = wire.build(self)
+            built = wire.build(self)
+        if self._wire is None:
+            self._wire, self._form = wire.name, built
+        if self._forms is not None or self._wire != wire.name:
+            self._shared()[wire.name] = built
         return built
+
+    def _shared(self) -> dict[str, bytes]:
+        """The forms by wire, for copies and for a second wire."""
+        if self._forms is None:
+            self._forms = {} if self._wire is None else {self._wire: self._form}
+        return self._forms

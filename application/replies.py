@@ -13,7 +13,7 @@ from typing import Any
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
 from eyewall.application.ports import Logger
-from eyewall.application.send import Sender
+from eyewall.application.send import Sender, ack
 from eyewall.application.stats import Stats
 from eyewall.domain.envelope import ERROR_TOPIC, Envelope
 from eyewall.domain.errors import (
@@ -31,8 +31,6 @@ from eyewall.domain.repeats import Seen
 
 _TRY_AGAIN = (RateLimited, Overloaded, Unavailable, Unauthorized)
 """Refusals that are not remembered: time, or a new token, may have changed the answer."""
-
-_NO_DETAILS: Mapping[str, Any] = {}
 
 
 class Replies:
@@ -59,14 +57,12 @@ class Replies:
         result that can't be encoded."""
         if not request.ack:
             return
-        data: dict[str, Any] = {}
-        if isinstance(result, Mapping):
-            data.update(result)
-        elif result is not None:
-            data["result"] = result
-        data["message_id"] = request.id
-        data["status"] = "ok"
-        self._answer(conn, request, data, remember=True)
+        if result is None:
+            frame = self._sender.ack_frame(request)
+        else:
+            data = result if isinstance(result, Mapping) else {"result": result}
+            frame = self._sender.reply_frame(ack(request, data))
+        self._answer(conn, request, frame, remember=True)
 
     def refuse(
         self,
@@ -91,7 +87,8 @@ class Replies:
             "code": code,
         }
         remember = remember and not isinstance(error, _TRY_AGAIN)
-        self._answer(conn, request, data, remember=remember, code=code, details=details)
+        frame = self._frame(Envelope(request.topic, "ack", data, ref=request.id), details)
+        self._answer(conn, request, frame, remember=remember, code=code)
 
     def refuse_unread(
         self, conn: Connection, error: Refused, ref: str | None, topic: str | None
@@ -104,13 +101,11 @@ class Replies:
         self,
         conn: Connection,
         request: Envelope,
-        data: dict[str, Any],
+        frame: Frame,
         *,
         remember: bool,
         code: str | None = None,
-        details: Mapping[str, Any] = _NO_DETAILS,
     ) -> None:
-        frame = self._frame(Envelope(request.topic, "ack", data, ref=request.id), details)
         self._send(conn, frame, code)
         if request.id is not None and (repeats := conn.repeats) is not None:
             waited = (

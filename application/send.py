@@ -6,14 +6,16 @@ a count, a failure report and an error.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from eyewall.application.connections import Connection
 from eyewall.application.failures import Failures
-from eyewall.application.frames import Frame
+from eyewall.application.frames import Acknowledges, Frame
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.stats import Stats
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw
@@ -25,6 +27,8 @@ from eyewall.domain.report import Failure, FailureReason
 # A tuple: looking into a set of enum members would hash them, in Python, each time.
 TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
 """Outcomes with which the message itself will be written."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Ids:
@@ -47,6 +51,7 @@ class Sender:
         self, *, codec: Codec, outbound: Outbound, stats: Stats, failures: Failures, ids: Ids
     ) -> None:
         self._codec = codec
+        self._ack = codec.ack if isinstance(codec, Acknowledges) else None
         self._outbound = outbound
         self._stats = stats
         self._failures = failures
@@ -96,6 +101,13 @@ class Sender:
     def reply_frame(self, envelope: Envelope) -> Frame:
         """Encode what the server itself says: acks, errors, notices."""
         return Frame(self._codec.encode(envelope), envelope=envelope)
+
+    def ack_frame(self, request: Envelope) -> Frame:
+        """The ack of a request whose handler returned nothing."""
+        if self._ack is None or request.id is None:
+            return self.reply_frame(ack(request))
+        payload = self._ack(request.id, request.topic)
+        return Frame(payload, envelope=partial(ack, request))
 
     def answer_frame(self, request: Envelope, data: Any) -> Frame:
         """A message that answers ``request``: its topic, and its id as ``ref``."""
@@ -191,9 +203,11 @@ class Sender:
         A queue that does not take it is reported soon.
         """
         offer = self.to_link(conn.link, frame)
-        if offer not in TAKEN and offer is not Offer.CLOSED:
+        if offer in TAKEN:
+            return True
+        if offer is not Offer.CLOSED:
             self.tell_dropped(conn, frame)
-        return offer in TAKEN
+        return False
 
     # --- what did not arrive
 
@@ -239,6 +253,12 @@ class Sender:
             queue=queue,
             duration=duration,
         )
+
+
+def ack(request: Envelope, data: Mapping[str, Any] = NOTHING) -> Envelope:
+    """The ack of ``request``, with ``data`` beside what stands in every one."""
+    fields = {**data, "message_id": request.id, "status": "ok"}
+    return Envelope(request.topic, "ack", fields, None, request.id)
 
 
 def refusal(offer: Offer, conn: Connection) -> EyewallError:

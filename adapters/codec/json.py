@@ -24,6 +24,7 @@ MAX_DEPTH = 64
 payload a person writes, and far from where parsers begin to recurse dangerously."""
 
 _NULL = b"null"
+_ACK = b'{"ref":%b,"topic":%b,"event":"ack","data":{"message_id":%b,"status":"ok"}}'
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = [(c in b"[{") - (c in b"]}") for c in range(256)]
@@ -125,8 +126,7 @@ class JsonCodec:
             raise InvalidEnvelope(f"nested deeper than {MAX_DEPTH}") from None
         except (msgspec.DecodeError, UnicodeError) as error:
             raise _unreadable(payload, error) from None
-        # Few brackets can't nest deeply: the count spares nearly every message the scan.
-        if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _deep(payload):
+        if _may_be_deep(payload) and _deep(payload):
             raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
         topic = wire.topic
         if topic is UNSET and wire.event == "ack":
@@ -152,16 +152,19 @@ class JsonCodec:
 
     def encode(self, envelope: Envelope) -> bytes:
         """Return the message as JSON; raises ``Misuse`` for data that JSON can't hold."""
+        # A line for each field, and no loop: this is done for every message that is sent.
         fields: dict[str, Any] = {}
-        for name in ("id", "ref"):
-            if (value := getattr(envelope, name)) is not None:
-                fields[name] = value
+        if envelope.id is not None:
+            fields["id"] = envelope.id
+        if envelope.ref is not None:
+            fields["ref"] = envelope.ref
         fields["topic"] = envelope.topic
         if envelope.event != "message":
             fields["event"] = envelope.event
-        for name in ("namespace", "version"):
-            if (value := getattr(envelope, name)) is not None:
-                fields[name] = value
+        if envelope.namespace is not None:
+            fields["namespace"] = envelope.namespace
+        if envelope.version is not None:
+            fields["version"] = envelope.version
         data = envelope.data if envelope.raw is None else envelope.raw
         if isinstance(data, Raw):
             data = _relayed(data)
@@ -178,6 +181,11 @@ class JsonCodec:
             return self._encode(fields)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise Misuse(f"the data of {envelope.topic} can't be sent: {error}") from error
+
+    def ack(self, request_id: str, topic: str) -> bytes:
+        """Return the ack of a request whose handler returned nothing."""
+        ref = self._encode(request_id)
+        return _ACK % (ref, self._encode(topic), ref)
 
     def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope | InvalidJson:
         """Name the message that was wrong by what could be read of it."""
@@ -232,6 +240,14 @@ def _unreadable(payload: bytes | str, error: Exception) -> InvalidJson | Invalid
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _may_be_deep(payload: bytes) -> bool:
+    """Spares nearly every message the scan: short ones, since every bracket is closed by
+    another, and those with few brackets."""
+    if len(payload) <= 2 * MAX_DEPTH:
+        return False
+    return payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
 
 
 def _deep(payload: bytes) -> bool:

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
+from eyewall.application.frames import Acknowledges
 from eyewall.application.ports import Codec
+from eyewall.application.send import ack
 from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw, StreamPosition
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, Misuse, ValidationError
 
@@ -534,6 +536,14 @@ def test_whatever_json_it_is_it_is_an_envelope_or_none(value):
     except InvalidEnvelope:
         return
     assert isinstance(value, dict)
+
+
+@given(TEXT, TEXT)
+def test_the_usual_ack_is_the_same_written_in_one_go(request_id, topic):
+    assert isinstance(CODEC, Acknowledges)
+    request = Envelope(topic, id=request_id, ack=True)
+
+    assert CODEC.ack(request_id, topic) == CODEC.encode(ack(request))
 
 
 def test_a_raw_payload_is_equal_by_its_bytes():

@@ -1,5 +1,8 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
 from eyewall.application.frames import Frame
-from eyewall.domain.envelope import Message, Priority
+from eyewall.domain.envelope import Envelope, Message, Priority
 
 
 class CountingWire:
@@ -46,6 +49,35 @@ def test_the_same_message_to_another_recipient_shares_the_bytes():
         "r",
         True,
     )
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc"))))
+def test_no_form_is_built_twice_whoever_asks_first(asked):
+    """Copies may be made before a form is built, between two of them, or after."""
+    wires = {name: CountingWire(name) for name in "abc"}
+    frames = [Frame(b"x")]
+
+    for who, name in asked:
+        while len(frames) <= who:
+            frames.append(frames[0].addressed("bob"))
+        assert frames[who].form(wires[name]) == name.encode() + b"x"
+
+    assert all(wire.built <= 1 for wire in wires.values())
+
+
+def test_an_envelope_that_hardly_anybody_asks_for_is_made_when_somebody_does():
+    made = []
+
+    def make():
+        made.append(Envelope("t"))
+        return made[-1]
+
+    frame = Frame(b"x", envelope=make)
+    assert made == []
+    copy = frame.addressed("bob")
+
+    assert frame.envelope is frame.envelope is made[0]
+    assert copy.envelope == Envelope("t")
 
 
 def test_a_queue_counts_the_bytes_of_the_payload():
