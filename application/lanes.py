@@ -32,40 +32,34 @@ TURN = 8
 class _Lane(Generic[J]):
     """What waits under one key: nearly always a single job, which needs no queue."""
 
-    __slots__ = ("_later", "_next", "in_work", "key")
+    __slots__ = ("in_work", "key", "later", "next")
 
     def __init__(self, key: Hashable, job: J) -> None:
         self.key = key
-        self._next: J | None = job
-        self._later: deque[J] | None = None
-        """Those behind ``_next``; a lane that had none yet has no queue either."""
+        self.next: J | None = job
+        """None when no job of the lane waits."""
+        self.later: deque[J] | None = None
+        """Those behind ``next``; a lane that had none yet has no queue either."""
         self.in_work: J | None = None
 
     def __len__(self) -> int:
-        if self._next is None:
+        """How many jobs wait."""
+        if self.next is None:
             return 0
-        return 1 if self._later is None else 1 + len(self._later)
+        return 1 if self.later is None else 1 + len(self.later)
 
     @property
     def jobs(self) -> list[J]:
         """Those that no worker has taken yet."""
-        return [] if self._next is None else [self._next, *(self._later or ())]
+        return [] if self.next is None else [self.next, *(self.later or ())]
 
     def add(self, job: J) -> None:
-        if self._next is None:
-            self._next = job
-        elif self._later is None:
-            self._later = deque((job,))
+        if self.next is None:
+            self.next = job
+        elif self.later is None:
+            self.later = deque((job,))
         else:
-            self._later.append(job)
-
-    def take(self) -> J:
-        """Put the next job in work, and return it."""
-        job = self._next
-        assert job is not None
-        self._next = self._later.popleft() if self._later else None
-        self.in_work = job
-        return job
+            self.later.append(job)
 
 
 class Lanes(Generic[J]):
@@ -144,9 +138,9 @@ class Lanes(Generic[J]):
 
     def submit(self, key: Hashable, job: J) -> bool:
         """Queue a job; False if a bound is reached and it was not taken."""
-        lane = self._lanes.get(key)
         if self.waiting >= self._most_waiting:
             return False
+        lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(key, job)
             self._ready.append(lane)
@@ -211,7 +205,9 @@ class Lanes(Generic[J]):
         self._running += 1
         try:
             for _ in range(TURN):
-                job = lane.take()
+                job = lane.in_work = lane.next
+                assert job is not None
+                lane.next = lane.later.popleft() if lane.later else None
                 self.waiting -= 1
                 if self._ready and not self._waking:
                     self._wake_one()
@@ -227,12 +223,12 @@ class Lanes(Generic[J]):
                     # The job asked for the end of its task. It gets it here: otherwise
                     # the next job would be hit.
                     raise asyncio.CancelledError
-                if not lane or copy_context() != clean:
+                if lane.next is None or copy_context() != clean:
                     break
         finally:
             lane.in_work = None
             # Whatever ended it, the lane's later jobs find a worker.
-            if lane:
+            if lane.next is not None:
                 self._ready.append(lane)
             else:
                 self._lanes.pop(lane.key, None)

@@ -43,6 +43,8 @@ class Replies:
 
     def is_repeat(self, conn: Connection, request: Envelope) -> bool:
         """Answer a request that was sent before; False if it is new."""
+        if conn.session is None and conn.asked is None:
+            return False  # a client without a subprotocol: nothing of it is remembered
         if not request.ack or request.id is None or (repeats := conn.repeats) is None:
             return False
         seen = repeats.look(request.id)
@@ -107,7 +109,8 @@ class Replies:
         code: str | None = None,
     ) -> None:
         self._send(conn, frame, code)
-        if request.id is not None and (repeats := conn.repeats) is not None:
+        # Who asked in a session has it: ``is_repeat`` saw to that.
+        if request.id is not None and (repeats := conn.asked) is not None:
             waited = (
                 repeats.answered(request.id, frame.payload)
                 if remember

@@ -255,14 +255,19 @@ class Message:
             raise ValueError(f"topic must be 1 to {MAX_TOPIC} characters, not {self.topic!r:.80}")
         if not isinstance(self.event, str) or not self.event:
             raise ValueError(f"event must be a string, not {self.event!r:.80}")
-        for what in ("id", "namespace", "version"):
-            value = getattr(self, what)
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{what} must be a string, not {value!r:.80}")
-        headers: object = self.headers
-        if headers is not None and not isinstance(headers, Mapping):
-            raise ValueError("headers must map strings to strings")
-        for key, value in (self.headers or NO_HEADERS).items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise ValueError("headers must map strings to strings")
-        object.__setattr__(self, "priority", Priority(self.priority))
+        if not (self.id is self.namespace is self.version is None):
+            for what in ("id", "namespace", "version"):
+                value = getattr(self, what)
+                if value is not None and not isinstance(value, str):
+                    raise ValueError(f"{what} must be a string, not {value!r:.80}")
+        if self.headers is not None:
+            _check_headers(self.headers)
+        if self.priority.__class__ is not Priority:
+            object.__setattr__(self, "priority", Priority(self.priority))
+
+
+def _check_headers(headers: object) -> None:
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, str) for key, value in headers.items()
+    ):
+        raise ValueError("headers must map strings to strings")

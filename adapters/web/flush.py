@@ -14,7 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import cast
 
 from eyewall.adapters.web.plan import Outlet, Parcel, Runs, Snapshot, plan
@@ -130,13 +130,19 @@ class Flush:
         if items is None:
             items = self._runs[snapshot] = []
         items.append((self._number, frame))
-        self._count(size)
+        self._frames += 1
+        self._bytes += size
+        if not self._awaited:
+            self._wake()
 
     def send(self, link: Outlet, frame: Frame, size: int) -> None:
         """Collect a frame for one link; ``size`` is its bytes on the wire."""
         self._number += 1
         self._own(link, self._number, frame)
-        self._count(size)
+        self._frames += 1
+        self._bytes += size
+        if not self._awaited:
+            self._wake()
 
     def concerns(self, link: Outlet) -> bool:
         """Whether something collected is, or may be, for ``link``."""
@@ -147,17 +153,12 @@ class Flush:
         )
 
     def _own(self, link: Outlet, number: int, frame: Frame | None) -> None:
-        if link.own is None:
+        own = link.own
+        if own is None:
             link.own = [(number, frame)]
             self._direct.append(link)
         else:
-            link.own.append((number, frame))
-
-    def _count(self, size: int) -> None:
-        self._frames += 1
-        self._bytes += size
-        if not self._awaited:
-            self._wake()
+            own.append((number, frame))
 
     # --- writing
 
@@ -213,15 +214,14 @@ class Flush:
         for links, wire, frames, last in parcels:
             for chunk, blob in _blobs(frames, wire):
                 self.current = chunk
-                at = 0
-                while at < len(links):
-                    part = links[at : at + room] if len(links) > room or at else links
-                    _burst(part, chunk, blob)
-                    at += len(part)
-                    room -= len(part)
-                    if room <= 0:
-                        yield
-                        room = SLICE
+                rest = links
+                while len(rest) >= room:  # the slice ends within these links, or with them
+                    _burst(rest[:room], chunk, blob)
+                    rest = rest[room:]
+                    yield
+                    room = SLICE
+                _burst(rest, chunk, blob)
+                room -= len(rest)
             if last:
                 for link in links:
                     link.part()
@@ -241,16 +241,24 @@ def _burst(links: Sequence[Outlet], frames: Sequence[Frame], blob: bytes) -> Non
             link.write_failed(error)
 
 
-def _blobs(frames: Sequence[Frame], wire: Wire) -> Iterator[tuple[Sequence[Frame], bytes]]:
-    """Join the frames into as few writes as ``BLOB`` lets."""
+def _blobs(frames: Sequence[Frame], wire: Wire) -> Iterable[tuple[Sequence[Frame], bytes]]:
+    """Join the frames into as few writes as ``BLOB`` lets: nearly always into one."""
     if len(frames) == 1:
-        yield frames, frames[0].form(wire)
-        return
+        return ((frames, frames[0].form(wire)),)
+    forms = [frame.form(wire) for frame in frames]
+    if sum(map(len, forms)) <= BLOB:
+        return ((frames, b"".join(forms)),)
+    return _cut(frames, forms)
+
+
+def _cut(
+    frames: Sequence[Frame], built: Sequence[bytes]
+) -> Iterator[tuple[Sequence[Frame], bytes]]:
+    """Join frames that are too much for one write, one write after the other."""
     chunk: list[Frame] = []
     forms: list[bytes] = []
     size = 0
-    for frame in frames:
-        form = frame.form(wire)
+    for frame, form in zip(frames, built, strict=True):
         if forms and size + len(form) > BLOB:
             yield chunk, b"".join(forms)
             chunk, forms, size = [], [], 0

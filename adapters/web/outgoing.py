@@ -119,11 +119,14 @@ class Outgoing(ABC):
         if self.state != OPEN:
             return Offer.CLOSED
         size = len(frame.form(self.wire))
-        flush = self.node.flush
+        node = self.node
+        flush = node.flush
         own = self.own
         if own is None:
             self._own_bytes = 0
-        elif self._own_bytes > EARLY_BYTES or len(own) >= min(EARLY_FRAMES, self.node.queue.size):
+        elif (
+            self._own_bytes > EARLY_BYTES or len(own) >= EARLY_FRAMES or len(own) >= node.queue.size
+        ):
             flush.now()
             self._own_bytes = 0
         if self._backlog is not None and not flush.concerns(self):

@@ -125,8 +125,11 @@ def _own_parcel(link: Outlet, sources: Sequence[list[Item]]) -> Parcel:
         only = own[0][1]
         if only is not None and only is not LAST:
             return Parcel((link,), link.wire, (only,))
-    holes = {number for number, frame in own if frame is None}
     items = own if not sources else sorted(own + [i for s in sources for i in s], key=_number)
+    odd = [number for number, frame in own if frame is None or frame is LAST]
+    if not odd:  # nothing to leave out, as nearly always
+        return Parcel((link,), link.wire, [frame for _, frame in items if frame is not None])
+    holes = {number for number, frame in own if frame is None}
     frames: list[Frame] = []
     for number, frame in items:
         if frame is LAST:
