@@ -51,10 +51,10 @@ class Frame:
 
     __slots__ = (
         "_envelope",
-        "_form",
         "_forms",
-        "_wire",
         "binary",
+        "built",
+        "built_for",
         "fan_out",
         "message",
         "payload",
@@ -87,9 +87,10 @@ class Frame:
         self.raw = raw
         """No envelope: ``payload`` goes out as it is, in a text or binary frame."""
         self.binary = binary
-        # Most frames go out on one wire only, and need no dict.
-        self._wire: str | None = None
-        self._form = b""
+        self.built_for: str | None = None
+        """The wire whose form was built first: nearly always the only one."""
+        self.built = b""
+        """The bytes for that wire."""
         self._forms: dict[str, bytes] | None = None
 
     @property
@@ -121,19 +122,19 @@ class Frame:
 
     def form(self, wire: Wire) -> bytes:
         """Return the bytes for ``wire``, built on first use and then shared."""
-        if self._wire == wire.name:
-            return self._form
-        built = None if self._forms is None else self._forms.get(wire.name)
-        if built is None:
-            built = wire.build(self)
-        if self._wire is None:
-            self._wire, self._form = wire.name, built
-        if self._forms is not None or self._wire != wire.name:
-            self._shared()[wire.name] = built
-        return built
+        if self.built_for == wire.name:
+            return self.built
+        if self.built_for is None and self._forms is None:
+            self.built = built = wire.build(self)
+            self.built_for = wire.name
+            return built
+        forms = self._shared()
+        if wire.name not in forms:
+            forms[wire.name] = wire.build(self)
+        return forms[wire.name]
 
     def _shared(self) -> dict[str, bytes]:
         """The forms by wire, for copies and for a second wire."""
         if self._forms is None:
-            self._forms = {} if self._wire is None else {self._wire: self._form}
+            self._forms = {} if self.built_for is None else {self.built_for: self.built}
         return self._forms

@@ -74,6 +74,7 @@ class Inbound:
         self._welcome = welcome
         self._max_per_user = max_per_user
         self.received = receiver.received
+        self.waiting = receiver.waiting
 
     # --- before there is a connection
 
@@ -189,7 +190,3 @@ class Inbound:
         ended = self._connections.end(conn, reason, close_link=False)
         if ended and error is not None:
             self._operations.tell_error(conn, error)
-
-    @property
-    def waiting(self) -> int:
-        return self._receiver.waiting

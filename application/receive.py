@@ -144,7 +144,6 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, DRAINING)
         self._asking = 0
 
-    @property
     def waiting(self) -> int:
         """Messages that wait for a worker."""
         return self._handling.waiting + self._watching.waiting

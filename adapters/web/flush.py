@@ -245,7 +245,8 @@ def _blobs(frames: Sequence[Frame], wire: Wire) -> Iterable[tuple[Sequence[Frame
     """Join the frames into as few writes as ``BLOB`` lets: nearly always into one."""
     if len(frames) == 1:
         return ((frames, frames[0].form(wire)),)
-    forms = [frame.form(wire) for frame in frames]
+    name = wire.name
+    forms = [frame.built if frame.built_for == name else frame.form(wire) for frame in frames]
     if sum(map(len, forms)) <= BLOB:
         return ((frames, b"".join(forms)),)
     return _cut(frames, forms)

@@ -45,7 +45,7 @@ class Node:
         self.heartbeat = Heartbeat(clock, heartbeat)
         self.poller = Poller(
             source or best_source(),
-            waiting=lambda: self.intake.waiting,
+            waiting=lambda: self.intake.waiting(),
             budget=batch_budget,
             held=lambda: self.flush.full,
             before=self._before_batch,

@@ -151,7 +151,9 @@ class FakeIntake:
         self.on_reserve: Callable[[str | None], None] = lambda _ip: None
         self.on_authenticate: Callable[[Any], Any] | None = None
         self.on_open: Callable[[Any], Any] | None = None
-        self.waiting = 0
+
+    def waiting(self) -> int:
+        return 0
 
     def echo(self, link: Any, payload: bytes, binary: bool) -> None:
         link.send(raw(payload, binary=binary))

@@ -349,8 +349,8 @@ async def test_waiting_counts_what_no_worker_has_taken(make_node):
     for _ in range(3):
         ada.say({"topic": "slow"})
     await settle()
-    assert node.intake.waiting == 2
+    assert node.intake.waiting() == 2
 
     gate.set()
     await settle()
-    assert node.intake.waiting == 0
+    assert node.intake.waiting() == 0
