@@ -16,7 +16,7 @@ from eyewall.application.admit import Admission
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
-from eyewall.application.hooks import Event, Hooks
+from eyewall.application.hooks import MESSAGE, Event, Hooks
 from eyewall.application.lanes import Lanes
 from eyewall.application.middleware import Internal, cause
 from eyewall.application.ports import AccessController, Clock, Link, Logger, Validator
@@ -156,7 +156,7 @@ class Receiver:
         if conn is None or not conn.is_open:
             return
         try:
-            hooks = self._hooks.of(Event.MESSAGE)
+            hooks = self._hooks.of(MESSAGE)
             # Who has to wait for an async hook is not overtaken, also if that has been
             # taken back meanwhile.
             if hooks or self._asking:
