@@ -125,8 +125,11 @@ class Frame:
         if self.built_for == wire.name:
             return self.built
         if self.built_for is None and self._forms is None:
-            self.built = built = wire.build(self)
-            self.built_for = wire.name
+            built = wire.build(self)
+            if self.built_for is None:
+                self.built_for, self.built = wire.name, built
+            else:  # it was built on another wire's form, which is kept as well
+                self._shared()[wire.name] = built
             return built
         forms = self._shared()
         if wire.name not in forms:
