@@ -81,7 +81,8 @@ class Cluster:
         self._renewing: asyncio.Task[Any] | None = None
         self._renewed = 0.0
         self._on_lapse: Callable[[], Awaitable[None]] | None = None
-        self._running = False
+        self.running = False
+        """Whether the node has started and not yet stopped."""
         self._away = False
         self.bad_packets = 0
         """What came from the bus and was no packet of ours."""
@@ -100,7 +101,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Take the lease, and hear the node's channels."""
-        self._running = True
+        self.running = True
         self._renewed = self._clock.now()
         await self._renew_lease()
         await self._channels.acquire(self._of_node(self.node))
@@ -109,7 +110,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Give back what the node owns, and hear nothing more."""
-        self._running = False
+        self.running = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -141,7 +142,7 @@ class Cluster:
 
     async def _renew_lease(self) -> list[NodeId]:
         """Renew; returns the nodes that are alive, none for a node that has stopped."""
-        if not self._running:
+        if not self.running:
             return []
         asked = self._clock.now()
         alive = await self._state.renew(self.node, self._lease)
@@ -258,7 +259,7 @@ class Cluster:
         """Take in a packet. Never raises: the bus is a trust boundary."""
         try:
             packet = unpack(data, max_payload=self._max_payload)
-            if packet.node == self.node or not self._running:
+            if packet.node == self.node or not self.running:
                 return
             self._stats.metrics.consumed(1)
             if packet.kind == _CALL:

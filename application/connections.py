@@ -26,6 +26,7 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import ShuttingDown
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.repeats import Repeats
+from eyewall.domain.report import FailureReason, fate
 from eyewall.domain.room import RoomRole
 from eyewall.domain.roster import Roster
 
@@ -44,6 +45,7 @@ class Connection:
         "announced",
         "asked",
         "connections",
+        "fate",
         "id",
         "is_open",
         "link",
@@ -71,6 +73,8 @@ class Connection:
         self.session = session
         """The session's unguessable name; None for a client without a subprotocol."""
         self.is_open = True
+        self.fate = FailureReason.CONN_CLOSED
+        """When it has ended: why what waits for it does not arrive."""
         self.opening: asyncio.Future[None] | None = None
         """Pending while it is being opened: its end waits for that."""
         self.announced = False
@@ -224,14 +228,17 @@ class Connections:
         reason: DisconnectReason,
         *,
         close_link: bool = True,
+        error: BaseException | None = None,
     ) -> bool:
         """Decide the end of a connection; False if that was decided before.
 
-        ``close_link`` False: the link has ended, or is ending, by itself.
+        ``close_link`` False: the link has ended, or is ending, by itself, because of
+        ``error``.
         """
         if not conn.is_open:
             return False
         conn.is_open = False
+        conn.fate = fate(reason, error)
         self._by_id.pop(conn.id, None)
         self.roster.remove(conn.id)
         self.everyone.discard(conn.link)

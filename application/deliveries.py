@@ -40,6 +40,7 @@ costs at most so many entries."""
 _OUTCOMES = {
     FailureReason.NACKED: "nack",
     FailureReason.ACK_TIMEOUT: "timeout",
+    FailureReason.TIMEOUT: "timeout",
     FailureReason.CONN_CLOSED: "closed",
 }
 """What metrics call a failure; the others go by their own name."""
@@ -270,6 +271,8 @@ class Deliveries:
     def _settle(self, waiting: _Waiting, delivered: bool, reason: FailureReason | None) -> None:
         conn = waiting.conn
         self._forget(waiting)
+        if reason is FailureReason.CONN_CLOSED:
+            reason = conn.fate
         took = self._clock.now() - waiting.since
         self._stats.metrics.acked("ok" if reason is None else _OUTCOMES.get(reason, reason), took)
         error = None if reason is None else _error(reason, conn, waiting.nack)
@@ -315,9 +318,11 @@ def _error(reason: FailureReason, conn: Connection, nack: str) -> EyewallError:
     match reason:
         case FailureReason.NACKED:
             return Nacked(nack)
-        case FailureReason.CONN_CLOSED:
+        case FailureReason.CONN_CLOSED | FailureReason.CONN_ERROR | FailureReason.SEND_TIMEOUT:
             return ConnectionClosed(f"{conn.id} closed before it answered")
         case FailureReason.QUEUE_FULL:
             return QueueFull(f"the queue of {conn.id} is full")
+        case FailureReason.TIMEOUT:
+            return AckTimeout(f"{conn.id} did not acknowledge it before its time was over")
         case _:
             return AckTimeout(f"{conn.id} did not acknowledge in time")

@@ -55,6 +55,7 @@ class Frame:
         "binary",
         "built",
         "built_for",
+        "expires",
         "fan_out",
         "message",
         "payload",
@@ -87,6 +88,8 @@ class Frame:
         self.raw = raw
         """No envelope: ``payload`` goes out as it is, in a text or binary frame."""
         self.binary = binary
+        self.expires: float | None = None
+        """When it is worth nothing any more, on the clock's ``now``."""
         self.built_for: str | None = None
         """The wire whose form was built first: nearly always the only one."""
         self.built = b""
@@ -113,6 +116,7 @@ class Frame:
             binary=self.binary,
         )
         copy._forms = self._shared()
+        copy.expires = self.expires
         return copy
 
     @property

@@ -29,6 +29,7 @@ from eyewall.domain.errors import EyewallError, ShuttingDown, Unauthorized, Unav
 from eyewall.domain.handshake import Handshake
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId
 from eyewall.domain.outbox import Offer
+from eyewall.domain.report import FailureReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,15 @@ class Inbound:
 
     def dropped(self, link: Link, frame: Frame, offer: Offer) -> None:
         conn: Connection | None = link.owner
-        if conn is not None:
-            self._sender.dropped(conn, frame)
+        if conn is None:
+            return
+        match offer:
+            case Offer.CLOSED:
+                self._sender.lost(conn, frame, conn.fate)
+            case Offer.EXPIRED:
+                self._sender.lost(conn, frame, FailureReason.TIMEOUT)
+            case _:
+                self._sender.dropped(conn, frame)
 
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None
@@ -187,6 +195,6 @@ class Inbound:
         conn: Connection | None = link.owner
         if conn is None:
             return
-        ended = self._connections.end(conn, reason, close_link=False)
+        ended = self._connections.end(conn, reason, close_link=False, error=error)
         if ended and error is not None:
             self._operations.tell_error(conn, error)

@@ -24,7 +24,13 @@ from eyewall.application.turns import Turns
 from eyewall.domain.delivery import Plan
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Envelope, Message
-from eyewall.domain.errors import AckTimeout, ConnectionClosed, Unavailable, UserOffline
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    ShuttingDown,
+    Unavailable,
+    UserOffline,
+)
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
 from eyewall.domain.report import (
     AckOptions,
@@ -74,6 +80,8 @@ class Messages:
         self, conn_id: str, message: Message, options: SendOptions | None = None
     ) -> DeliveryReport:
         """Send to one connection, wherever it is."""
+        if not self._cluster.running:
+            return await self._closed(message, conn_id)
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
             return await self._gone(self._sender.frame(message), conn_id)
@@ -90,6 +98,8 @@ class Messages:
         """Send to all connections of all users but ``skip``; a user without one is
         reported as one."""
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
+        if not self._cluster.running:
+            return BatchDeliveryReport.of([await self._closed(message, user) for user in users])
         where = await self._locate.users(users)
         here = [r.without(skip) for r in where if r.by_node]
         reports = await self._send(here, message, options or SendOptions())
@@ -113,6 +123,9 @@ class Messages:
                 f"the target must be a Target, such as Target.user(id), not {given!r:.80}"
             )
         chosen = options or AckOptions()
+        if not self._cluster.running:
+            error = (await self._closed(message, target.id)).error
+            return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
         recipient = await self._locate.target(target)
         if not recipient.by_node:
             return await self._nobody(target, message)
@@ -199,6 +212,8 @@ class Messages:
             plan = Plan.of(options, self._clock.now())
             return [report_of(o) for _, o in await self._acks.deliver(recipients, message, plan)]
         frame = self._sender.frame(message)
+        if options.ttl is not None:
+            frame.expires = self._clock.now() + seconds(options.ttl, "ttl")
         await self._sender.ready()
         reports: list[DeliveryReport] = []
         for recipient in recipients:
@@ -212,6 +227,8 @@ class Messages:
                 reports += [await self._to_local(conn_id, frame) for conn_id in conn_ids]
             else:
                 header = {"conns": conn_ids, "p": int(frame.priority)}
+                if frame.expires is not None:
+                    header["ttl"] = frame.expires - self._clock.now()
                 reports += await self._to_node(node, conn_ids, frame, _SEND, header)
         return reports
 
@@ -236,6 +253,13 @@ class Messages:
         error = ConnectionClosed(f"{conn_id} is not connected")
         await self._sender.failed(frame, conn_id, FailureReason.CONN_CLOSED, error)
         return DeliveryReport(conn_id, DeliveryStatus.FAILED, error)
+
+    async def _closed(self, message: Message, name: str) -> DeliveryReport:
+        """The node has not started, or has stopped: there is no way to anybody."""
+        frame = self._sender.frame(message, recipient=name)
+        error = ShuttingDown("the server is not running")
+        await self._sender.failed(frame, name, FailureReason.CHANNEL_CLOSED, error)
+        return DeliveryReport(name, DeliveryStatus.FAILED, error)
 
     async def _to_local(self, conn_id: ConnId, frame: Frame) -> DeliveryReport:
         conn = self._connections.get(conn_id)
@@ -267,6 +291,8 @@ class Messages:
 
     def _take_send(self, header: Mapping[str, Any], payload: bytes) -> None:
         frame = read_frame(self._codec, header, payload)
+        if isinstance(ttl := header.get("ttl"), int | float):
+            frame.expires = self._clock.now() + ttl
         found = [self._connections.get(conn_id) for conn_id in strings(header["conns"])]
         self._sender.to_many([conn for conn in found if conn is not None], frame)
 

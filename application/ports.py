@@ -129,7 +129,11 @@ class Intake(Protocol):
         """Take one whole message in. Never waits, never raises."""
 
     def dropped(self, link: Link, frame: Frame, offer: Offer) -> None:
-        """A message that ``send`` had taken did not fit after all."""
+        """A message that ``send`` had taken will not be written after all.
+
+        ``CLOSED``: it still waited when the link was gone. ``EXPIRED``: its time was over.
+        Any other: it did not fit.
+        """
 
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None

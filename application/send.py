@@ -19,7 +19,14 @@ from eyewall.application.frames import Acknowledges, Frame
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.stats import Stats
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw
-from eyewall.domain.errors import ConnectionClosed, EyewallError, QueueFull, SlowConsumer
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    Misuse,
+    QueueFull,
+    SlowConsumer,
+)
 from eyewall.domain.identity import MessageId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import Failure, FailureReason
@@ -89,8 +96,14 @@ class Sender:
             None,
             raw,
         )
+        try:
+            payload = self._codec.encode(envelope)
+        except Misuse as error:
+            failure = Failure(message, recipient or "", FailureReason.VALIDATION, error)
+            self._failures.tell_soon(failure)
+            raise
         return Frame(
-            self._codec.encode(envelope),
+            payload,
             envelope=envelope,
             message=message,
             priority=message.priority,
@@ -217,6 +230,22 @@ class Sender:
             self._stats.unsent()
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.tell_dropped(conn, frame)
+
+    def lost(self, conn: Connection, frame: Frame, reason: FailureReason) -> None:
+        """A frame that the link had taken was not written before it ended, or in time.
+
+        One that asked for an ack is reported by who waits for that.
+        """
+        if not frame.raw:
+            self._stats.unsent()
+        self._stats.metrics.dropped(reason.value, 1)
+        if frame.envelope is None or not frame.envelope.ack:
+            error = (
+                AckTimeout(f"{conn.id} did not read it in time")
+                if reason is FailureReason.TIMEOUT
+                else ConnectionClosed(f"{conn.id} ended before it had read it")
+            )
+            self._failures.tell_soon(self._failure(frame, conn.id, reason, error, None))
 
     def tell_dropped(self, conn: Connection, frame: Frame) -> None:
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL

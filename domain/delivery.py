@@ -6,7 +6,7 @@ Rules of this file:
 2. Every change of state is a row of ``NEXT``. A missing row means that the event
    cannot happen there, and causing it is our bug, not the client's.
 3. Where a row asks for another try and none is left, or no time, the message fails
-   instead (``RETRIES``); it fails for what went wrong last.
+   instead (``RETRIES``); it fails for what went wrong last, or because its time is over.
 4. It settles once, and what the receiver says is final: an ack counts also when it
    is late, and a nack is never tried again.
 """
@@ -125,8 +125,11 @@ class Plan:
 
     def allows(self, now: float, attempt: int) -> bool:
         """Return whether there is a try left after ``attempt``, and time for it."""
-        in_time = self.deadline is None or now < self.deadline
-        return in_time and attempt <= self.retry_max
+        return attempt <= self.retry_max and not self.is_over(now)
+
+    def is_over(self, now: float) -> bool:
+        """Return whether the message is worth nothing any more."""
+        return self.deadline is not None and now >= self.deadline
 
     def longest(self) -> float:
         """Return the seconds after which it has settled at the latest, but for its
@@ -203,6 +206,8 @@ class Delivery:
         self._went_wrong = WHY.get(event, self._went_wrong)
         if row in RETRIES and not self.plan.allows(now, self.attempt):
             after = State.FAILED
+            if self.plan.is_over(now):
+                self._went_wrong = FailureReason.TIMEOUT
         self.state = after
         return self._act(now)
 

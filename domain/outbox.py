@@ -72,6 +72,8 @@ class Offer(Enum):
     """The frame was not taken, and the caller hangs up."""
     CLOSED = auto()
     """The connection has ended or is ending: no queue was asked."""
+    EXPIRED = auto()
+    """The frame had been taken; its time was over before the peer had read so far."""
 
 
 class Queued(Protocol):

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import (
@@ -57,6 +58,22 @@ class FailureReason(StrEnum):
     VALIDATION = "validation"
     PERMISSION = "permission"
     UNKNOWN = "unknown"
+
+
+_FATES = {
+    DisconnectReason.READ_ERROR: FailureReason.CONN_ERROR,
+    DisconnectReason.WRITE_ERROR: FailureReason.CONN_ERROR,
+}
+
+
+def fate(reason: DisconnectReason, error: BaseException | None) -> FailureReason:
+    """Return why messages that a connection's end has lost did not arrive.
+
+    ``error`` is a ``TimeoutError`` if the peer took nothing for ``write_wait``.
+    """
+    if reason is DisconnectReason.SLOW_CONSUMER and isinstance(error, TimeoutError):
+        return FailureReason.SEND_TIMEOUT
+    return _FATES.get(reason, FailureReason.CONN_CLOSED)
 
 
 _REASONS: tuple[tuple[type[EyewallError], FailureReason], ...] = (

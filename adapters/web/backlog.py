@@ -27,7 +27,17 @@ all but the newest."""
 class Backlog:
     """Exists only while a connection is stalled, or while it writes its close frame."""
 
-    __slots__ = ("_config", "_outbox", "_urgent", "_wire", "goodbye", "paused", "rest", "since")
+    __slots__ = (
+        "_config",
+        "_outbox",
+        "_urgent",
+        "_wire",
+        "expired",
+        "goodbye",
+        "paused",
+        "rest",
+        "since",
+    )
 
     def __init__(self, config: QueueConfig, wire: Wire, now: float) -> None:
         self._config = config
@@ -40,6 +50,8 @@ class Backlog:
         """The close frame, to go out when all else has."""
         self.paused = False
         """Whether the peer is not read either."""
+        self.expired: list[Frame] = []
+        """Messages whose time was over when they could have been written."""
         self.since = now
         """When bytes were last taken."""
 
@@ -67,13 +79,26 @@ class Backlog:
         self.rest = self.rest[count:]
         self.since = now
 
-    def choose(self) -> bool:
+    def left(self) -> list[Frame]:
+        """Take out the messages that the peer has seen nothing of."""
+        return self._outbox.clear()
+
+    def _in_time(self, now: float) -> list[Frame]:
+        """The next messages to go out; those whose time is over are set aside."""
+        while frames := self._outbox.take(DRAIN):
+            late = [f for f in frames if f.expires is not None and f.expires <= now]
+            self.expired += late
+            if len(late) < len(frames):
+                return [f for f in frames if f not in late] if late else frames
+        return []
+
+    def choose(self, now: float) -> bool:
         """Make ``rest`` what goes out next; False if there is nothing left."""
         if self.rest:
             return True
         if self._urgent:
             data, self._urgent = self._urgent, b""
-        elif frames := self._outbox.take(DRAIN):
+        elif frames := self._in_time(now):
             data = b"".join([frame.form(self._wire) for frame in frames])
         else:
             data, self.goodbye = self.goodbye, b""
@@ -86,7 +111,7 @@ class Backlog:
         Raises ``OSError`` when the socket can't be written to any more.
         """
         for _ in range(DRAINS):
-            if not self.choose():
+            if not self.choose(now):
                 return True
             try:
                 self.wrote(write(self.rest), now)

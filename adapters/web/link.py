@@ -27,6 +27,7 @@ from eyewall.adapters.web.plan import LAST
 from eyewall.adapters.web.wire import BINARY, PING, PONG, SocketWire
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason, close_frame
+from eyewall.domain.outbox import Offer
 
 CHUNK: Final = 64 * 1024
 """Bytes read at a time. From 128 KiB on every read costs a mapping and page faults."""
@@ -196,7 +197,10 @@ class SocketLink(Outgoing):
         if self._backlog is None:
             return False
         if now - self._backlog.since >= self.node.heartbeat.write_wait:
-            self._decide(DisconnectReason.SLOW_CONSUMER)
+            wait = self.node.heartbeat.write_wait
+            self._decide(
+                DisconnectReason.SLOW_CONSUMER, TimeoutError(f"nothing was taken for {wait:g} s")
+            )
         return True
 
     # --- the end
@@ -255,6 +259,8 @@ class SocketLink(Outgoing):
             self.state = GONE
             self.write = NOTHING
             self.own = None
+            if self._backlog is not None:
+                self._abandon(self._backlog.left(), Offer.CLOSED)
             self._backlog = self._parser = None
             self._release()
             self.node.leave(self)

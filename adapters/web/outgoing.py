@@ -234,10 +234,19 @@ class Outgoing(ABC):
         except OSError as error:
             self._lose(DisconnectReason.WRITE_ERROR, error)
             return
+        finally:
+            if backlog.expired:
+                self._abandon(backlog.expired, Offer.EXPIRED)
+                backlog.expired = []
         if empty:
             self._drained(backlog)
         else:
             self._adjust()
+
+    def _abandon(self, frames: Sequence[Frame], why: Offer) -> None:
+        """Tell of messages that had been taken and are not written after all."""
+        for frame in frames:
+            self.node.loop.call_soon(self.node.intake.dropped, self, frame, why)
 
     def _drained(self, backlog: Backlog) -> None:
         self._backlog = None

@@ -121,7 +121,7 @@ class StreamLink(SocketLink):
                 self._on_closed()
         backlog = self._backlog
         if backlog is not None and self._piece is None:
-            if backlog.choose():
+            if backlog.choose(self.node.clock.now()):
                 self._give(bytes(backlog.rest[:RECORD]))
             else:
                 self._drained(backlog)
