@@ -128,17 +128,18 @@ class Frame:
         """Return the bytes for ``wire``, built on first use and then shared."""
         if self.built_for == wire.name:
             return self.built
-        if self.built_for is None and self._forms is None:
-            built = wire.build(self)
-            if self.built_for is None:
-                self.built_for, self.built = wire.name, built
-            else:  # it was built on another wire's form, which is kept as well
-                self._shared()[wire.name] = built
+        if self._forms is not None and (built := self._forms.get(wire.name)) is not None:
             return built
-        forms = self._shared()
-        if wire.name not in forms:
-            forms[wire.name] = wire.build(self)
-        return forms[wire.name]
+        # It may be built on another wire's form, which is kept by that.
+        built = wire.build(self)
+        self._keep(wire.name, built)
+        return built
+
+    def _keep(self, name: str, built: bytes) -> None:
+        if self.built_for is None and self._forms is None:
+            self.built_for, self.built = name, built
+        else:
+            self._shared()[name] = built
 
     def _shared(self) -> dict[str, bytes]:
         """The forms by wire, for copies and for a second wire."""

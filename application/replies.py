@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eyewall.application.admit import PUBLISH
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
 from eyewall.application.ports import Logger
@@ -78,6 +79,8 @@ class Replies:
 
         ``remember``: the refusal came from the handler or command itself.
         """
+        if request.topic == PUBLISH:
+            self._sender.refused(request, error)
         code, text, details = describe(error)
         if not request.ack:
             self._send_error(conn, request.id, request.topic, code, text, details)

@@ -13,12 +13,13 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
+from eyewall.application.admit import published
 from eyewall.application.connections import Connection
 from eyewall.application.failures import Failures
 from eyewall.application.frames import Acknowledges, Frame
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.stats import Stats
-from eyewall.domain.envelope import Envelope, Message, Priority, Raw
+from eyewall.domain.envelope import ROOM, Envelope, Message, Priority, Raw
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
@@ -29,7 +30,7 @@ from eyewall.domain.errors import (
 )
 from eyewall.domain.identity import MessageId
 from eyewall.domain.outbox import Offer
-from eyewall.domain.report import Failure, FailureReason
+from eyewall.domain.report import Failure, FailureReason, reason_of
 
 # A tuple: looking into a set of enum members would hash them, in Python, each time.
 TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
@@ -246,6 +247,16 @@ class Sender:
                 else ConnectionClosed(f"{conn.id} ended before it had read it")
             )
             self._failures.tell_soon(self._failure(frame, conn.id, reason, error, None))
+
+    def refused(self, request: Envelope, error: BaseException) -> None:
+        """A client was not allowed to publish what it wanted to: its room misses it."""
+        reason = reason_of(error)
+        if reason in (FailureReason.PERMISSION, FailureReason.VALIDATION):
+            topic, event = published(request)
+            message = Message(topic, event, request.raw, request.id)
+            room_id = topic.removeprefix(ROOM)
+            assert isinstance(error, EyewallError)
+            self._failures.tell_soon(Failure(message, room_id, reason, error))
 
     def tell_dropped(self, conn: Connection, frame: Frame) -> None:
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL

@@ -17,6 +17,7 @@ from eyewall.domain.errors import (
     EyewallError,
     Forbidden,
     Nacked,
+    NotAMember,
     QueueFull,
     ShuttingDown,
     SlowConsumer,
@@ -86,11 +87,12 @@ _REASONS: tuple[tuple[type[EyewallError], FailureReason], ...] = (
     (ShuttingDown, FailureReason.CHANNEL_CLOSED),
     (ValidationError, FailureReason.VALIDATION),
     (Forbidden, FailureReason.PERMISSION),
+    (NotAMember, FailureReason.PERMISSION),
     (Unavailable, FailureReason.CONN_ERROR),
 )
 
 
-def reason_of(error: EyewallError | None) -> FailureReason:
+def reason_of(error: BaseException | None) -> FailureReason:
     """Return the reason that an error in a report stands for."""
     return next((r for kind, r in _REASONS if isinstance(error, kind)), FailureReason.UNKNOWN)
 
