@@ -137,7 +137,7 @@ class Inflater:
 
     def inflate(self, data: bytes) -> bytes:
         """Return what ``data`` holds; raises ``Violation``."""
-        work = _Inflation(self._most, self._max_ratio)
+        work = _Inflation(self._most, self._max_ratio, len(data))
         view = memoryview(data)
         try:
             for at in range(0, len(view), INPUT):
@@ -156,14 +156,14 @@ class Inflater:
 class _Inflation:
     """One message on its way to being inflated."""
 
-    __slots__ = ("_finals", "_max_ratio", "_most", "_out", "_size", "_stream", "_taken")
+    __slots__ = ("_finals", "_max_ratio", "_most", "_out", "_size", "_stream", "_whole")
 
-    def __init__(self, most: int, max_ratio: float | None) -> None:
+    def __init__(self, most: int, max_ratio: float | None, whole: int) -> None:
         self._most = most
         self._max_ratio = max_ratio
+        self._whole = whole  # bytes, compressed: a message may begin with what shrinks best
         self._out: list[bytes] = []
         self._size = 0
-        self._taken = 0
         self._finals = 0
         self._stream = zlib.decompressobj(-WIDEST)
 
@@ -177,7 +177,6 @@ class _Inflation:
 
     def feed(self, data: memoryview | bytes) -> None:
         """Take in a piece; raises ``Violation`` or ``zlib.error``."""
-        self._taken += len(data)
         rest: memoryview | bytes = data
         while True:
             if self._stream.eof:
@@ -211,7 +210,7 @@ class _Inflation:
         elif (
             self._max_ratio is not None
             and self._size > FREE
-            and self._size > self._max_ratio * self._taken
+            and self._size > self._max_ratio * self._whole
         ):
             text = f"a message that inflates to more than {self._max_ratio:g} times its size"
         else:

@@ -319,6 +319,13 @@ def test_a_large_message_of_a_common_ratio_passes():
     assert INFLATER.inflate(deflate(text)) == text
 
 
+def test_the_ratio_is_one_of_the_whole_message():
+    """However well its beginning shrinks."""
+    data = bytes(2 * FREE) + os.urandom(100_000)
+
+    assert INFLATER.inflate(deflate(data)) == data
+
+
 # --- in frames
 
 
