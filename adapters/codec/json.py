@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -197,7 +197,7 @@ class JsonCodec:
         except RecursionError:
             return InvalidEnvelope(f"nested deeper than {MAX_DEPTH}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return InvalidJson(str(error))
+            return _unreadable(payload, error)
         topic = self._text(loose.topic)
         if topic is not None and not 0 < len(topic) <= MAX_TOPIC:
             topic = None
@@ -222,12 +222,14 @@ def _plain(data: Any) -> Any:
 def _unreadable(payload: bytes | str, error: Exception) -> InvalidJson | InvalidEnvelope:
     """Tell what is no JSON from a text cut within a surrogate pair, which JSON allows
     (RFC 8259, 8.2), browsers write, and Python can't hold."""
-    try:
-        found = json.loads(payload) if "\\u" in str(payload) else None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    whole = payload if isinstance(payload, str) else payload.decode(errors="replace")
+    if "\\u" not in whole or isinstance(error, UnicodeError):
         return InvalidJson(str(error))
+    try:
+        value = _loads(whole)
+    except (ValueError, RecursionError):
+        return InvalidJson(str(error))
+    found = value if isinstance(value, dict) else {}
     ref, topic = (
         text if isinstance(text := found.get(name), str) and _is_unicode(text) else None
         for name in ("id", "topic")
@@ -236,6 +238,14 @@ def _unreadable(payload: bytes | str, error: Exception) -> InvalidJson | Invalid
     return InvalidEnvelope(
         "a text ends within a surrogate pair", ref=ref, topic=topic if fits else None
     )
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Python reads NaN, which JSON hasn't, and not the longest integers, which it has.
+_loads = json.JSONDecoder(parse_int=float, parse_constant=_no_json).decode
 
 
 def _is_unicode(text: str) -> bool:

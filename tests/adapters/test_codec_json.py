@@ -216,6 +216,31 @@ def test_half_a_surrogate_pair_in_a_topic_or_id_is_not_given_back():
     assert (found.ref, found.topic) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id":"7","ref":1,"topic":"t","data":"\\ud800"}',
+        '{"id":"7","ref":1,"topic":"t","\\ud800":1}',
+        '{"id":"7","topic":"t","data":["\\ud800",1%s]}' % ("0" * 5000),
+    ],
+)
+def test_half_a_surrogate_pair_is_json_whatever_else_is_wrong(text):
+    found = refusal(text, InvalidEnvelope)
+
+    assert (found.ref, found.topic) == ("7", "t")
+
+
+def test_half_a_surrogate_pair_is_json_without_an_object_too():
+    refusal('["\\ud800"]', InvalidEnvelope)
+
+
+@pytest.mark.parametrize(
+    "payload", ['{"topic":"\\ud800","data":NaN}', b'{"topic":"\\ud800","data":"\xed\xa0\x80"}']
+)
+def test_half_a_surrogate_pair_does_not_excuse_what_is_no_json(payload):
+    refusal(payload, InvalidJson)
+
+
 def test_a_text_that_is_no_unicode_is_no_json():
     refusal('{"topic":"\ud800"}', InvalidJson)
 
