@@ -1,0 +1,1 @@
+"""Bytes that nobody would send, and what must be true of them all the same."""
