@@ -22,7 +22,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-vers
 # the build's own needs are pinned and installed already.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 
-.PHONY: serve test check conformance bench dist clean lint types contracts parts FORCE
+.PHONY: serve test check conformance bench fuzz dist clean lint types contracts parts FORCE
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -51,6 +51,11 @@ conformance: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.performance $(BENCH)
+
+# Adds what it finds to tests/fuzz/corpus. TARGET='parser json' takes these only.
+FUZZ_SECONDS ?= 300
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGET)
 
 # A folder that an earlier build left would go into the wheel with all its old files.
 dist: $(VENV)/.test
@@ -85,7 +90,7 @@ $(VENV)/.serve: $(VENV)/.files pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.files pyproject.toml constraints.txt
-	$(INSTALL) --group test $(EDITABLE) '.[all]'
+	$(INSTALL) --group test --group fuzz $(EDITABLE) '.[all]'
 	@touch $@ $(VENV)/.serve
 
 # --- what does not come as a wheel
