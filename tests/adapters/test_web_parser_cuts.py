@@ -6,18 +6,21 @@ What a stream holds is told by ``tests.fuzz.reference``, which reads it in one p
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eyewall.adapters.web.deflate import Inflater
-from eyewall.adapters.web.parser import EMPTY_FRAGMENTS, Event, Parser
+from eyewall.adapters.web.parser import EMPTY_FRAGMENTS, LONG, Event, Parser
 from tests.fuzz.frames import deflated, frame
 from tests.fuzz.reference import CLOSE, expected
 
-LIMIT = 2000
+LIMIT = 3 * LONG // 2
 RATIO = 100.0
+NOISE = random.Random(5).randbytes(LIMIT)
+"""It grows when it is compressed."""
 
 Frames = list[bytes]
 
@@ -46,6 +49,7 @@ def in_fragments(message: bytes, first: int, cuts: list[int], controls: list[byt
 utf8 = st.text(max_size=150).map(str.encode)
 some = st.binary(max_size=300)
 large = st.integers(300, LIMIT).map(lambda size: b"\xc3\xa9" * (size // 2))
+noise = st.integers(300, LIMIT).map(lambda size: NOISE[:size])
 control = st.builds(
     frame, st.sampled_from([0x89, 0x8A]), st.binary(max_size=125), st.binary(min_size=4, max_size=4)
 )
@@ -65,9 +69,9 @@ compressed_fragmented = st.builds(
 )
 good: st.SearchStrategy[Frames] = st.one_of(
     opcode_frames(0x81, utf8 | large),
-    opcode_frames(0x82, some),
+    opcode_frames(0x82, some | noise),
     opcode_frames(0xC1, (utf8 | large).map(deflated)),
-    opcode_frames(0xC2, some.map(lambda data: deflated(data, final=True))),
+    opcode_frames(0xC2, (some | noise).map(lambda data: deflated(data, final=True))),
     control.map(lambda made: [made]),
     fragmented,
     compressed_fragmented,
@@ -97,6 +101,15 @@ BAD: dict[str, Frames] = {
     "broken when inflated": [frame(0xC2, b"\xff\xff\xff")],
     "no end of empty fragments": [frame(0x01, b""), *[frame(0x00, b"")] * (EMPTY_FRAGMENTS + 1)],
     "a close frame": [frame(0x88, b"\x03\xe8bye")],
+}
+LARGEST: dict[str, Frames] = {
+    "plain": [frame(0x82, NOISE)],
+    "in fragments": [frame(0x02, NOISE[:-1]), frame(0x00, b""), frame(0x80, NOISE[-1:])],
+    "compressed": [frame(0xC2, deflated(NOISE, level=1))],
+    "compressed in fragments": [
+        frame(0x42, deflated(NOISE, level=1)[:-1]),
+        frame(0x80, deflated(NOISE, level=1)[-1:]),
+    ],
 }
 ending = st.one_of(
     st.sampled_from(list(BAD.values())), st.binary(max_size=30).map(lambda end: [end]), st.just([])
@@ -173,11 +186,11 @@ def test_any_stream_gives_the_same_events_however_it_is_cut(cut_stream, deflate)
     check(b"".join(frames), cuts, deflate=deflate)
 
 
-@pytest.mark.parametrize("frames", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("frames", [*BAD.values(), *LARGEST.values()], ids=[*BAD, *LARGEST])
 @pytest.mark.parametrize("deflate", [False, True], ids=["plain", "deflate"])
-def test_every_error_is_the_same_at_every_cut(frames, deflate):
-    """After a message, and before one that nobody sees; cut once at each octet, or at all."""
-    stream = b"".join([frame(0x81, b"good"), *frames, frame(0x81, b"never seen")])
+def test_every_error_and_every_size_is_the_same_at_every_cut(frames, deflate):
+    """Between two messages; cut once at each of the first octets, then at all."""
+    stream = b"".join([frame(0x81, b"good"), *frames, frame(0x81, b"seen if it may be")])
     for at in range(1, min(len(stream), 200)):
         check(stream, {at}, deflate=deflate)
 
