@@ -129,8 +129,8 @@ class MsgpackCodec:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidJson(str(error)) from None
         # Few openers can't nest deeply: the count spares nearly every message the look.
-        if len(payload.translate(None, _NOT_OPENERS)) > MAX_DEPTH and self._is_deep(payload):
-            raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
+        if len(payload.translate(None, _NOT_OPENERS)) > MAX_DEPTH:
+            self._check_depth(payload)
         topic = wire.topic
         if topic is UNSET and wire.event == "ack":
             topic = ""  # an ack is known by its ref
@@ -153,13 +153,17 @@ class MsgpackCodec:
             self._null if data == _NULL else Raw(data, self.format),
         )
 
-    def _is_deep(self, payload: bytes) -> bool:
+    def _check_depth(self, payload: bytes) -> None:
+        """Refuse what nests too deep, and what can't be looked into: a text that is no
+        UTF-8 in a field that nobody reads must not hide how deep the payload is."""
         try:
-            return _levels(self._decode_any(payload)) > MAX_DEPTH
+            if _levels(self._decode_any(payload)) <= MAX_DEPTH:
+                return
         except RecursionError:
-            return True
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return False  # the payload can't be read, and is refused when it is
+            pass
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._invalid(payload, str(error)) from None
+        raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
 
     def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope | InvalidJson:
         """Name the message that was wrong by what could be read of it."""

@@ -206,6 +206,13 @@ def test_maps_count_as_arrays_do():
     refusal(deeper)
 
 
+def test_what_nobody_reads_does_not_hide_how_deep_the_rest_is():
+    """A text that is no UTF-8 in an unknown field, and a payload that is fine but deep."""
+    deep = b"\x91" * 200 + b"\xc0"
+
+    refusal(b"\x83\xa1x\xa1\xff\xa5topic\xa1t\xa4data" + deep, InvalidEnvelope)
+
+
 @pytest.mark.parametrize("opener", [b"\x91", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01", b"\x81\xa0"])
 def test_however_deep_it_is_the_parser_survives(opener):
     refusal(packed(opener * 100_000 + b"\xc0"))
