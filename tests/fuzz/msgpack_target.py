@@ -81,9 +81,9 @@ def expected(data: bytes) -> tuple[Any, Kinds]:
         within = {None} if TIMESTAMP in data else set()
         return None, {InvalidJson, InvalidEnvelope, *within}
     if levels(value) > 4 * MAX_DEPTH:
-        return None, {InvalidEnvelope, InvalidJson, None}
+        return None, {InvalidEnvelope, InvalidJson}
     if levels(value) > MAX_DEPTH:
-        return value, {InvalidEnvelope} if is_json(value) else {InvalidEnvelope, InvalidJson, None}
+        return value, {InvalidEnvelope} if is_json(value) else {InvalidEnvelope, InvalidJson}
     if not isinstance(value, Pairs):
         return value, {InvalidEnvelope} if is_json(value) else {InvalidEnvelope, InvalidJson}
     kinds: Kinds = set() if fits(fields_of(value)) else {InvalidEnvelope}

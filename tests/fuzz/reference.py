@@ -95,9 +95,11 @@ class _Reader:
             self._take(first, unmasked(data[start - 4 : start], data[start:end]), end)
         except Broken as broken:
             return self._failed(broken.reasons, end)
+        if first & 15 == CLOSE:
+            return None
         if self._message is None:
             self.found.idle.add(end)
-        return None if first & 15 == CLOSE else end
+        return end
 
     def _failed(self, reasons: frozenset[Reason], told: int, due: int | None = None) -> None:
         self.found.failure, self.found.told, self.found.due = reasons, told, due or told
