@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -80,10 +79,10 @@ def expected(data: bytes) -> tuple[Any, Kinds]:
         # be wrong within, which matters to one of them.
         within = {None} if TIMESTAMP in data else set()
         return None, {InvalidJson, InvalidEnvelope, *within}
-    if levels(value) > 4 * MAX_DEPTH:
-        return None, {InvalidEnvelope, InvalidJson}
-    if levels(value) > MAX_DEPTH:
-        return value, {InvalidEnvelope} if is_json(value) else {InvalidEnvelope, InvalidJson}
+    if levels(value, in_keys=True) > MAX_DEPTH:
+        if levels(value, in_keys=False) > MAX_DEPTH:
+            return None, {InvalidEnvelope, InvalidJson}
+        return None, {InvalidEnvelope, InvalidJson, None}  # no reader of JSON gets such a key
     if not isinstance(value, Pairs):
         return value, {InvalidEnvelope} if is_json(value) else {InvalidEnvelope, InvalidJson}
     kinds: Kinds = set() if fits(fields_of(value)) else {InvalidEnvelope}
@@ -128,14 +127,17 @@ def is_json(value: Any) -> bool:
     return value is None or isinstance(value, bool | int)
 
 
-def levels(value: Any) -> int:
-    """Return how deep arrays and maps nest; one in a key counts too."""
+def levels(value: Any, *, in_keys: bool) -> int:
+    """Return how deep arrays and maps nest, in keys too or not."""
     level, depth = [value], 0
     while level := [one for one in level if isinstance(one, list)]:
         depth += 1
-        pairs = [one for one in level if isinstance(one, Pairs)]
-        level = [one for array in level if not isinstance(array, Pairs) for one in array]
-        level += [one for pair in chain.from_iterable(pairs) for one in pair]
+        inner = [one for array in level if not isinstance(array, Pairs) for one in array]
+        for pairs in level:
+            if isinstance(pairs, Pairs):
+                inner += [one for _, one in pairs]
+                inner += [key for key, _ in pairs if in_keys]
+        level = inner
     return depth
 
 
