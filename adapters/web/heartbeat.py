@@ -37,8 +37,16 @@ class Pulse(Protocol):
     def ping(self) -> bool:
         """Ask for a sign of life; False if that ended the link."""
 
+    @property
+    def message_due(self) -> float:
+        """When what the peer is in the middle of sending has to be there; infinite if it
+        is in the middle of nothing."""
+
     def fall_silent(self) -> None:
         """Nothing came for ``pong_timeout``."""
+
+    def dawdle(self) -> None:
+        """Something came, but the message that it is part of is overdue."""
 
     def check(self, now: float) -> bool:
         """Act on a deadline that has passed; False when there is none to watch."""
@@ -108,12 +116,14 @@ class Heartbeat:
                 self._look_at(link, now)
 
     def _look_at(self, link: Pulse, now: float) -> None:
-        silent = now - link.last_seen
-        if link.listening:
-            if silent >= self._timeout:
-                link.fall_silent()
-                return
-            if link.ping():
-                self._place(link, min(now + self._interval, link.last_seen + self._timeout))
-        else:
+        if not link.listening:
             self._place(link, now + self._interval)
+            return
+        silent_at = link.last_seen + self._timeout
+        due = link.message_due
+        if now >= silent_at:
+            link.fall_silent()
+        elif now >= due:
+            link.dawdle()
+        elif link.ping():
+            self._place(link, min(now + self._interval, silent_at, due))

@@ -12,10 +12,13 @@ What goes out is in ``outgoing``. Rules of both files:
 4. A peer that does not read its messages is not read either, once half of its queue
    is used. Its silence means nothing then; what ends it is that its writes make no
    progress for ``write_wait``.
+5. What a peer begins it has to finish: a message of which some comes now and then, but
+   never the end, would be held for ever.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, Final
 
@@ -46,6 +49,7 @@ class SocketLink(Outgoing):
     """Implements ``Link``; the subclasses carry the bytes."""
 
     __slots__ = (
+        "_begun",
         "_controls",
         "_deadline",
         "_inflates",
@@ -66,6 +70,7 @@ class SocketLink(Outgoing):
         self.due = 0
         self._parser: Parser | None = None
         self._reading = False
+        self._begun = 0.0  # when what the parser holds began to come
         self._controls = 0.0  # when the control frames so far would have been due
         self._deadline = 0.0
         node.enter(self)
@@ -124,10 +129,13 @@ class SocketLink(Outgoing):
             self._parser = None
         elif self._parser is None:
             self._parser = parser
+            self._begun = self.last_seen
             if self._inflates:
                 node.inflating_parser = node.new_parser(inflates=True)
             else:
                 node.parser = node.new_parser()
+        elif events and (not parser.amid or any(opcode <= BINARY for opcode, _ in events)):
+            self._begun = self.last_seen  # what was held is through, this is the next
         received = node.intake.received
         for opcode, payload in events:
             if opcode <= BINARY:
@@ -171,7 +179,9 @@ class SocketLink(Outgoing):
         self._lose(reason, error)
 
     def _resume(self) -> None:
-        self.last_seen = self.node.clock.now()  # the silence was ours
+        now = self.node.clock.now()
+        self._begun += now - self.last_seen  # the silence was ours
+        self.last_seen = now
         if self._parser is not None and self._parser.more:
             self.node.poller.again(self)
 
@@ -181,6 +191,13 @@ class SocketLink(Outgoing):
     def listening(self) -> bool:
         return self.state == OPEN and self.wants_read
 
+    @property
+    def message_due(self) -> float:
+        parser = self._parser
+        if parser is None or parser.more:
+            return math.inf
+        return self._begun + self.node.message_time
+
     def ping(self) -> bool:
         if self._backlog is None:
             self._write_urgently(PING_FRAME)
@@ -188,6 +205,10 @@ class SocketLink(Outgoing):
 
     def fall_silent(self) -> None:
         self._decide(DisconnectReason.HEARTBEAT_TIMEOUT)
+
+    def dawdle(self) -> None:
+        reason = DisconnectReason.POLICY_VIOLATION
+        self._decide(reason, Violation(reason, "a message took too long to come"))
 
     def check(self, now: float) -> bool:
         if self.state != OPEN:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from eyewall.adapters.web.flush import Flush
 from eyewall.adapters.web.heartbeat import Heartbeat
@@ -15,6 +15,10 @@ from eyewall.domain.outbox import QueueConfig
 
 if TYPE_CHECKING:
     from eyewall.adapters.web.link import SocketLink
+
+SLOWEST: Final = 8 * 1024
+"""Bytes a second at which a message must come, on the whole: 64 kbit/s, less than the
+oldest of mobile networks have. A message of the largest size by default gets 128 s for it."""
 
 
 class Node:
@@ -43,6 +47,9 @@ class Node:
         self.max_message_size = max_message_size
         self.flush = Flush()
         self.heartbeat = Heartbeat(clock, heartbeat)
+        self.message_time = float(heartbeat.pong_timeout) + max_message_size / SLOWEST  # type: ignore[arg-type]
+        """Seconds that a message may take to come. The ``pong_timeout`` in it lets who has
+        merely lost the network be found silent first: 4408 tells it to come back."""
         self.poller = Poller(
             source or best_source(),
             waiting=lambda: self.intake.waiting(),

@@ -79,6 +79,15 @@ class Outgoing(ABC):
     def fall_silent(self) -> None:
         """Nothing came for too long."""
 
+    @property
+    @abstractmethod
+    def message_due(self) -> float:
+        """When the message that the peer has begun has to be there."""
+
+    @abstractmethod
+    def dawdle(self) -> None:
+        """That message is overdue."""
+
     @abstractmethod
     def check(self, now: float) -> bool:
         """Act on a deadline that has passed; False when there is none to watch."""

@@ -144,6 +144,11 @@ class Parser:
         return not self._rest and self._message is None and not self._ended
 
     @property
+    def amid(self) -> bool:
+        """Whether a message has come in part, with control frames between its fragments."""
+        return self._message is not None
+
+    @property
     def more(self) -> bool:
         """Whether ``feed`` stopped at its limit and should be called again, without data."""
         return len(self._rest) - self._at >= self._need

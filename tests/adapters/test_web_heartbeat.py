@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -23,6 +24,8 @@ class Pulse:
         self.due = 0
         self.pings: list[float] = []
         self.silent: list[float] = []
+        self.message_due = math.inf
+        self.overdue: list[float] = []
         self.checks: list[float] = []
         self.deadline: float | None = None
         self.alive = True
@@ -35,6 +38,9 @@ class Pulse:
 
     def fall_silent(self):
         self.silent.append(self.clock.now())
+
+    def dawdle(self):
+        self.overdue.append(self.clock.now())
 
     def check(self, now):
         self.checks.append(now)
@@ -154,3 +160,38 @@ def test_the_timer_has_an_end_and_can_begin_again():
     heartbeat.add(link)
     clock.advance(31)
     assert link.pings
+
+
+def test_a_message_that_is_overdue_ends_a_link_that_answers_every_ping():
+    clock, heartbeat = started()
+    link = Pulse(clock)
+    heartbeat.add(link)
+    clock.advance(100)
+    link.message_due = clock.now() + 65
+    clock.advance(300)
+
+    (when,) = link.overdue
+    assert 1165 <= when <= 1166.5
+    assert link.silent == []
+    assert max(link.pings) < when
+
+
+def test_who_is_silent_in_the_middle_of_a_message_is_silent_in_the_first_place():
+    clock, heartbeat = started()
+    link = Pulse(clock, answers=False)
+    link.message_due = clock.now() + 60
+    heartbeat.add(link)
+    clock.advance(300)
+
+    assert len(link.silent) == 1
+    assert link.overdue == []
+
+
+def test_a_message_is_not_overdue_while_nobody_reads_it():
+    clock, heartbeat = started()
+    link = Pulse(clock, listening=False)
+    link.message_due = clock.now() + 60
+    heartbeat.add(link)
+    clock.advance(300)
+
+    assert link.overdue == []

@@ -568,6 +568,83 @@ async def test_a_silent_peer_is_pinged_and_closed(tls):
         assert here.intake.reasons(link) == [Reason.HEARTBEAT_TIMEOUT]
 
 
+SOON = HeartbeatConfig(interval=0.2 * UNIT, pong_timeout=0.4 * UNIT, write_wait=5.0)
+"""With a limit of 4 KiB a message may take this ``pong_timeout`` and half a second."""
+
+
+async def trickle(client, data):
+    """Send a byte now and then until the end comes; returns the close frame's payload."""
+
+    async def send():
+        for byte in data:
+            client.write(bytes((byte,)))
+            await asyncio.sleep(0.02)
+
+    sending = asyncio.create_task(send())
+    try:
+        opcode, payload = await client.frame()
+        while opcode in (PING, PONG):
+            opcode, payload = await client.frame()
+        assert opcode == CLOSE
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+    finally:
+        sending.cancel()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        masked("x" * 4000),
+        masked("x", 0x01) + masked("x", 0x00) * 1000,
+        masked("x", 0x01) + masked("", 0x89) * 1000,
+    ],
+    ids=["byte by byte", "in fragments", "with pings between"],
+)
+async def test_a_message_that_never_ends_ends_the_connection(tls, data):
+    """Whatever comes meanwhile, pings too: the peer is not silent, and yet says nothing."""
+    async with served(tls=tls, heartbeat=SOON, max_message_size=4096) as here:
+        client, link = await here.pair()
+
+        assert await trickle(client, data) == (1008, "policy_violation")
+        assert here.intake.reasons(link) == [Reason.POLICY_VIOLATION]
+        assert link._parser is None
+
+
+async def test_messages_that_come_slowly_but_come_are_welcome(tls):
+    """However long there is always the beginning of another."""
+    async with served(tls=tls, heartbeat=SOON, max_message_size=4096) as here:
+        client, link = await here.pair()
+        whole = masked("hello")
+        client.write(whole[:3])
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < began + 2 * here.node.message_time:
+            client.write(whole[3:] + whole[:3])
+            opcode, _ = await client.frame()
+            assert opcode in (TEXT, PING)
+            await asyncio.sleep(0.02)
+
+        assert link.state == OPEN
+        assert link._parser is not None
+
+
+async def test_the_time_in_which_a_peer_is_not_read_is_not_its_own(tls):
+    async with served(tls=tls, queue=QueueConfig(size=8)) as here:
+        client, link, _ = await stalled(here)
+        client.write(masked("x" * 100)[:50])
+        await until(lambda: link._parser)
+        while not link._backlog.paused:
+            await numbered(link, 0)
+        before = link.message_due
+        link.last_seen -= 1000.0  # as if it had been paused for so long
+        client.resume()
+        reader = asyncio.create_task(client.end())
+        await until(lambda: link._backlog is None)
+
+        assert before + 999 < link.message_due < before + 1010
+        link.close(Reason.NORMAL)
+        await reader
+
+
 async def test_a_peer_that_answers_pings_stays(tls):
     times = HeartbeatConfig(interval=0.1 * UNIT, pong_timeout=1.0 * UNIT, write_wait=5.0)
     async with served(tls=tls, heartbeat=times) as here:
