@@ -124,6 +124,11 @@ class Frame:
         """Bytes of the payload, by which queues are bounded."""
         return len(self.payload)
 
+    @property
+    def body(self) -> bytes:
+        """The payload, which copies for other recipients share."""
+        return self.payload
+
     def form(self, wire: Wire) -> bytes:
         """Return the bytes for ``wire``, built on first use and then shared."""
         if self.built_for == wire.name:

@@ -12,6 +12,8 @@ Rules of this file:
    make room, a frame never pushes out one of a higher priority, and nothing is
    pushed out in vain.
 5. A frame that is partly written is not here: it can be neither dropped nor overtaken.
+6. The queues of a node are bounded together, too: when it holds too much, those that hold
+   the most let go of half, again by the policy.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Generic, Protocol, TypeVar
 
 from eyewall.domain.duration import count
 from eyewall.domain.envelope import Priority
+from eyewall.domain.pool import Pool
 
 
 class DropPolicy(StrEnum):
@@ -84,6 +87,10 @@ class Queued(Protocol):
         """Bytes."""
 
     @property
+    def body(self) -> object:
+        """What those bytes are kept in; others may share it."""
+
+    @property
     def priority(self) -> Priority:
         """What it overtakes and what overtakes it."""
 
@@ -98,10 +105,11 @@ F = TypeVar("F", bound=Queued)
 class Outbox(Generic[F]):
     """The frames that wait for one stalled connection, in sending order."""
 
-    __slots__ = ("_bytes", "_config", "_lanes", "_streams")
+    __slots__ = ("_bytes", "_config", "_lanes", "_pool", "_streams")
 
-    def __init__(self, config: QueueConfig) -> None:
+    def __init__(self, config: QueueConfig, pool: Pool | None = None) -> None:
         self._config = config
+        self._pool = pool or Pool(config.max_bytes)
         self._lanes: tuple[deque[F], ...] = tuple(deque() for _ in Priority)
         self._bytes = [0] * len(Priority)
         # How many frames of each stream wait in each lane.
@@ -150,9 +158,27 @@ class Outbox(Generic[F]):
                 taken.append(frame)
         return taken
 
+    def shed(self) -> tuple[Offer, Sequence[F]]:
+        """Let go of half of the bytes, and at least of one frame, by the policy.
+
+        Returns what was dropped, and the outcome to report it by. ``OVERFLOWED``: it was
+        all, and the caller hangs up.
+        """
+        if self._config.drop_policy is DropPolicy.DROP_AND_DISCONNECT:
+            return Offer.OVERFLOWED, self.clear()
+        oldest = self._config.drop_policy is DropPolicy.DROP_OLDEST
+        most = self.bytes // 2
+        victims: list[F] = []
+        while (len(self) and not victims) or self.bytes > most:
+            lowest = next(p for p in Priority if self._lanes[p])
+            victims.append(self._popleft(lowest) if oldest else self._pop(lowest))
+        return Offer.DROPPED_OLDEST if oldest else Offer.DROPPED_NEWEST, victims
+
     def clear(self) -> list[F]:
         """Remove and return all frames, in sending order."""
         frames = [frame for lane in reversed(self._lanes) for frame in lane]
+        for frame in frames:
+            self._pool.release(frame.body, frame.size)
         for lane in self._lanes:
             lane.clear()
         self._bytes = [0] * len(Priority)
@@ -189,10 +215,18 @@ class Outbox(Generic[F]):
             waiting[lane] += 1
         self._lanes[lane].append(frame)
         self._bytes[lane] += frame.size
+        self._pool.hold(frame.body, frame.size)
 
     def _popleft(self, lane: Priority) -> F:
-        frame = self._lanes[lane].popleft()
+        return self._gone(self._lanes[lane].popleft(), lane)
+
+    def _pop(self, lane: Priority) -> F:
+        return self._gone(self._lanes[lane].pop(), lane)
+
+    def _gone(self, frame: F, lane: Priority) -> F:
+        """Count off a frame that has left its lane."""
         self._bytes[lane] -= frame.size
+        self._pool.release(frame.body, frame.size)
         if frame.stream is not None:
             waiting = self._streams[frame.stream]
             waiting[lane] -= 1

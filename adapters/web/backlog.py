@@ -8,10 +8,11 @@ one, until they are next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from eyewall.application.frames import Frame, Wire
 from eyewall.domain.outbox import Offer, Outbox, QueueConfig
+from eyewall.domain.pool import Pool
 
 DRAIN: Final = 16 * 1024
 """Bytes that leave the queue at a time: what has left it can't be dropped any more."""
@@ -24,28 +25,34 @@ URGENT_BYTES: Final = 4096
 all but the newest."""
 
 
+NOTHING: Final = memoryview(b"")
+
+
 class Backlog:
     """Exists only while a connection is stalled, or while it writes its close frame."""
 
     __slots__ = (
         "_config",
         "_outbox",
+        "_pool",
+        "_rest",
         "_urgent",
+        "_whole",
         "_wire",
         "expired",
         "goodbye",
         "paused",
-        "rest",
         "since",
     )
 
-    def __init__(self, config: QueueConfig, wire: Wire, now: float) -> None:
+    def __init__(self, config: QueueConfig, pool: Pool, wire: Wire, now: float) -> None:
         self._config = config
+        self._pool = pool
         self._wire = wire
-        self._outbox: Outbox[Frame] = Outbox(config)
+        self._outbox: Outbox[Frame] = Outbox(config, pool)
         self._urgent = b""
-        self.rest = memoryview(b"")
-        """Bytes that must go out before anything else."""
+        self._rest = NOTHING
+        self._whole = b""  # what ``rest`` is cut from, and keeps
         self.goodbye = b""
         """The close frame, to go out when all else has."""
         self.paused = False
@@ -60,6 +67,27 @@ class Backlog:
         return len(self._outbox) + bool(self.rest)
 
     @property
+    def rest(self) -> memoryview:
+        """Bytes that must go out before anything else."""
+        return self._rest
+
+    @rest.setter
+    def rest(self, view: memoryview) -> None:
+        self._rest = view = view or NOTHING  # an empty one would keep what it was cut from
+        before, after = self._whole, cast("bytes", view.obj)
+        if after is not before:
+            self._whole = after
+            if after:
+                self._pool.hold(after, len(after))
+            if before:
+                self._pool.release(before, len(before))
+
+    @property
+    def held(self) -> int:
+        """Bytes that it keeps in memory, shared or not."""
+        return self._outbox.bytes + len(self._whole)
+
+    @property
     def crowded(self) -> bool:
         """Whether more than half of the queue is used."""
         outbox, config = self._outbox, self._config
@@ -68,6 +96,16 @@ class Backlog:
     def offer(self, frame: Frame) -> tuple[Offer, Sequence[Frame]]:
         """Queue a frame; the policy decides what is dropped, and that is returned."""
         return self._outbox.offer(frame)
+
+    def shed(self) -> tuple[Offer, Sequence[Frame]]:
+        """Let go of half of the queue by the policy; returns what was dropped."""
+        return self._outbox.shed()
+
+    def discard(self) -> list[Frame]:
+        """Nobody will write any of it; returns the messages that the peer has seen
+        nothing of."""
+        self.rest = NOTHING
+        return self._outbox.clear()
 
     def add_urgent(self, frame: bytes) -> None:
         """Queue a control frame, unless too many wait."""
@@ -78,10 +116,6 @@ class Backlog:
         """The socket took ``count`` bytes of ``rest``."""
         self.rest = self.rest[count:]
         self.since = now
-
-    def left(self) -> list[Frame]:
-        """Take out the messages that the peer has seen nothing of."""
-        return self._outbox.clear()
 
     def _in_time(self, now: float) -> list[Frame]:
         """The next messages to go out; those whose time is over are set aside."""

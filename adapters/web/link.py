@@ -281,7 +281,7 @@ class SocketLink(Outgoing):
             self.write = NOTHING
             self.own = None
             if self._backlog is not None:
-                self._abandon(self._backlog.left(), Offer.CLOSED)
+                self._abandon(self._backlog.discard(), Offer.CLOSED)
             self._backlog = self._parser = None
             self._release()
             self.node.leave(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from typing import TYPE_CHECKING, Final
 
 from eyewall.adapters.web.flush import Flush
@@ -12,9 +13,16 @@ from eyewall.adapters.web.poller import Poller, Source, best_source
 from eyewall.application.ports import Clock, Intake, Logger
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
+from eyewall.domain.pool import Pool
 
 if TYPE_CHECKING:
     from eyewall.adapters.web.link import SocketLink
+
+MAX_QUEUED: Final = 256 * 2**20
+"""Bytes that wait in all queues of a node together: thirty-two full ones at the defaults, or
+25 KiB for each of 10,000 connections. With the copies that are framed for the wire it may
+take twice that in memory, which a machine of 1 GiB has. A queue that may be larger than half
+of it counts for more: the bound is at least two of the largest queues."""
 
 SLOWEST: Final = 8 * 1024
 """Bytes a second at which a message must come, on the whole: 64 kbit/s, less than the
@@ -40,10 +48,13 @@ class Node:
         batch_budget: int,
         source: Source | None = None,
         inflate: Inflate | None = None,
+        max_queued: int | None = None,
     ) -> None:
         self.clock = clock
         self.logger = logger
         self.queue = queue
+        self.pool = Pool(max(MAX_QUEUED, 2 * queue.max_bytes) if max_queued is None else max_queued)
+        """What the queues of all links hold."""
         self.max_message_size = max_message_size
         self.flush = Flush()
         self.heartbeat = Heartbeat(clock, heartbeat)
@@ -69,6 +80,7 @@ class Node:
         """The same for links whose peers may compress."""
         self.loop: asyncio.AbstractEventLoop
         self._empty = asyncio.Event()
+        self._relief: asyncio.Handle | None = None
 
     def start(self) -> None:
         """Begin on the running loop."""
@@ -84,6 +96,9 @@ class Node:
         self.flush.stop()
         for link in list(self.links):
             link.abort()
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
         self.poller.stop()
         self.heartbeat.stop()
 
@@ -105,6 +120,27 @@ class Node:
         self.poller.withdraw(link)
         if not self.links:
             self._empty.set()
+
+    def relieve_soon(self) -> None:
+        """Have ``relieve`` called when nothing is being written."""
+        if self._relief is None:
+            self._relief = self.loop.call_soon(self.relieve)
+
+    def relieve(self) -> None:
+        """The pool is full: let those who hold the most give way, until there is room."""
+        self._relief = None
+        if not self.pool.full:
+            return
+        held = [(-link.held, n, link) for n, link in enumerate(self.links) if link.held]
+        self.logger.warning("queues_full", bytes=self.pool.bytes, connections=len(held))
+        heapq.heapify(held)
+        while held and not self.pool.roomy:
+            _, n, link = held[0]
+            link.shed()
+            if link.held:
+                heapq.heapreplace(held, (-link.held, n, link))
+            else:
+                heapq.heappop(held)
 
     def _before_batch(self) -> None:
         self.now = self.clock.now()

@@ -184,11 +184,13 @@ class Outgoing(ABC):
             self._drain()
 
     def _new_backlog(self) -> Backlog:
-        return Backlog(self.node.queue, self.wire, self.node.clock.now())
+        return Backlog(self.node.queue, self.node.pool, self.wire, self.node.clock.now())
 
     def _begin_backlog(self, rest: memoryview) -> None:
         self._backlog = self._new_backlog()
         self._backlog.rest = rest
+        if self.node.pool.full:
+            self.node.relieve_soon()
         self.write = self._hold
         self.node.heartbeat.attend(self)
         self._adjust()
@@ -211,13 +213,42 @@ class Outgoing(ABC):
             if not told or lost is not frame:
                 self.node.loop.call_soon(self.node.intake.dropped, self, lost, offer)
         if offer is Offer.OVERFLOWED:
-            self._decide(DisconnectReason.SLOW_CONSUMER)
-            self.part()  # what comes after the gap is not written
-            self.write = self._hold  # but counted as what it is: it had been taken
-        elif not backlog.paused and self.state == OPEN and backlog.crowded:
+            self._overflow()
+            return offer
+        if not backlog.paused and self.state == OPEN and backlog.crowded:
             backlog.paused = True
             self._adjust()
+        if self.node.pool.full:
+            if told:  # nothing is being written, and the sender may go on without a pause
+                self.node.relieve()
+            else:
+                self.node.relieve_soon()
         return offer
+
+    def _overflow(self) -> None:
+        """The policy is to hang up."""
+        self._decide(DisconnectReason.SLOW_CONSUMER)
+        self.part()  # what comes after the gap is not written
+        self.write = self._hold  # but counted as what it is: it had been taken
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait here."""
+        return self._backlog.held if self._backlog is not None else 0
+
+    def shed(self) -> None:
+        """Give way to others: by half of the queue, or, where only the rest of a message
+        waits that the peer has the beginning of, by the end of the connection."""
+        backlog = self._backlog
+        if backlog is None:
+            return
+        offer, dropped = backlog.shed()
+        for lost in dropped:
+            self.node.loop.call_soon(self.node.intake.dropped, self, lost, offer)
+        if not dropped:
+            self._lose(DisconnectReason.SLOW_CONSUMER)
+        elif offer is Offer.OVERFLOWED and self.state == OPEN:
+            self._overflow()
 
     def _write_urgently(self, frame: bytes) -> None:
         """Write a control frame before all that waits, but not into another frame."""

@@ -44,6 +44,7 @@ class Sockets:
         batch_budget: int = 512,
         source: Source | None = None,
         compression: CompressionConfig | None = None,
+        max_queued: int | None = None,
     ) -> None:
         inflater = compression and Inflater(max_message_size, compression.max_ratio)
         self._node = Node(
@@ -55,6 +56,7 @@ class Sockets:
             batch_budget=batch_budget,
             source=source,
             inflate=inflater.inflate if inflater else None,
+            max_queued=max_queued,
         )
         self._door = Door.of(
             self._node,

@@ -6,6 +6,7 @@ import pytest
 
 from eyewall.adapters.web.backlog import DRAIN, DRAINS, URGENT_BYTES, Backlog
 from eyewall.domain.outbox import Offer, QueueConfig
+from eyewall.domain.pool import Pool
 from tests.adapters.web_support import raw
 
 
@@ -32,9 +33,13 @@ class Pipe:
         return len(taken)
 
 
+def make(pool=None, **config):
+    return Backlog(QueueConfig(**config), pool or Pool(1 << 30), BareWire(), now=1.0)
+
+
 @pytest.fixture
 def backlog():
-    return Backlog(QueueConfig(size=4, max_bytes=10_000), BareWire(), now=1.0)
+    return make(size=4, max_bytes=10_000)
 
 
 def test_a_half_written_frame_goes_first_then_control_frames_then_the_rest_then_goodbye(backlog):
@@ -80,7 +85,7 @@ def test_a_socket_that_is_broken_says_so(backlog):
 
 
 def test_one_turn_has_its_measure():
-    backlog = Backlog(QueueConfig(), BareWire(), now=1.0)
+    backlog = make()
     for _ in range(DRAINS + 5):
         backlog.offer(raw(b"x" * DRAIN))
     pipe = Pipe(1 << 30)
@@ -105,7 +110,7 @@ def test_it_is_crowded_from_half_of_either_bound(backlog):
     backlog.offer(raw("x"))
     assert backlog.crowded
 
-    large = Backlog(QueueConfig(size=100, max_bytes=1000), BareWire(), now=1.0)
+    large = make(size=100, max_bytes=1000)
     large.offer(raw("x" * 501))
     assert large.crowded
 
@@ -117,3 +122,47 @@ def test_urgent_frames_have_a_bound(backlog):
     backlog.drain(pipe.write, now=2.0)
 
     assert URGENT_BYTES <= len(pipe.data) < URGENT_BYTES + 100
+
+
+def test_what_it_holds_counts_until_it_is_written_or_discarded():
+    """A half-written message keeps the bytes that it is cut from, to its end."""
+    pool = Pool(1 << 20)
+    backlog = make(pool)
+    whole = b"x" * 1000
+    backlog.rest = memoryview(whole)[600:]
+    backlog.offer(raw("y" * 100))
+    assert (pool.bytes, backlog.held) == (1100, 1100)
+
+    backlog.wrote(399, now=2.0)
+    assert pool.bytes == 1100
+    backlog.wrote(1, now=2.0)
+    assert pool.bytes == 100
+    backlog.choose()
+    assert (pool.bytes, backlog.held) == (100, 100)  # now it is what goes out next
+    backlog.discard()
+    assert (pool.bytes, backlog.held, len(backlog)) == (0, 0, 0)
+
+
+def test_the_rest_of_one_message_to_many_is_held_once():
+    pool = Pool(1 << 20)
+    whole = b"x" * 1000
+    backlogs = [make(pool) for _ in range(3)]
+    for backlog in backlogs:
+        backlog.rest = memoryview(whole)[500:]
+    assert pool.bytes == 1000
+
+    for backlog in backlogs:
+        assert backlog.drain(Pipe(1000).write, now=2.0)
+    assert pool.bytes == 0
+
+
+def test_giving_way_is_the_queues():
+    pool = Pool(1 << 20)
+    backlog = make(pool)
+    backlog.rest = memoryview(b"half")
+    frames = [raw("a" * 10), raw("b" * 10)]
+    for frame in frames:
+        backlog.offer(frame)
+
+    assert backlog.shed() == (Offer.DROPPED_NEWEST, [frames[1]])
+    assert pool.bytes == 14

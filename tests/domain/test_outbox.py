@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from eyewall.domain.envelope import Priority
 from eyewall.domain.outbox import DropPolicy, Offer, Outbox, QueueConfig
+from eyewall.domain.pool import Pool
 
 relaxed = settings(deadline=None)
 LOW, NORMAL, HIGH = Priority
@@ -20,9 +21,13 @@ class Frame:
     priority: Priority = NORMAL
     stream: str | None = None
 
+    @property
+    def body(self):
+        return self
 
-def outbox(policy=DropPolicy.DROP_NEWEST, size=100, max_bytes=10_000):
-    return Outbox(QueueConfig(size=size, max_bytes=max_bytes, drop_policy=policy))
+
+def outbox(policy=DropPolicy.DROP_NEWEST, size=100, max_bytes=10_000, pool=None):
+    return Outbox(QueueConfig(size=size, max_bytes=max_bytes, drop_policy=policy), pool)
 
 
 def filled(*frames, **how):
@@ -404,3 +409,80 @@ def test_taking_bit_by_bit_sends_the_same_as_taking_all(script, limit):
         order += batch
 
     assert order == whole.take(10**9)
+
+
+# --- all queues of a node together
+
+
+def test_a_frame_is_held_from_when_it_is_taken_until_it_is_sent_or_dropped():
+    pool = Pool(1000)
+    box = outbox(DropPolicy.DROP_OLDEST, size=3, pool=pool)
+    for n in range(4):
+        box.offer(Frame(n, size=10))
+    assert pool.bytes == 30
+
+    box.take(10)
+    assert pool.bytes == 20
+    box.clear()
+    assert pool.bytes == 0
+
+
+def test_a_frame_in_many_queues_is_held_once():
+    pool = Pool(1000)
+    boxes = [outbox(pool=pool) for _ in range(5)]
+    frame = Frame("all", size=10)
+    for box in boxes:
+        box.offer(frame)
+
+    assert pool.bytes == 10
+
+
+def test_a_frame_that_is_not_taken_is_not_held():
+    pool = Pool(1000)
+    box = outbox(size=1, pool=pool)
+    box.offer(Frame("a", size=10))
+    box.offer(Frame("b", size=10))
+
+    assert pool.bytes == 10
+
+
+SIX = [Frame(n, size=10, priority=p) for n, p in enumerate([LOW, LOW, NORMAL, NORMAL, HIGH, HIGH])]
+
+
+@pytest.mark.parametrize(
+    ("policy", "offer", "dropped", "kept"),
+    [
+        (DropPolicy.DROP_NEWEST, Offer.DROPPED_NEWEST, [1, 0, 3], [4, 5, 2]),
+        (DropPolicy.DROP_OLDEST, Offer.DROPPED_OLDEST, [0, 1, 2], [4, 5, 3]),
+        (DropPolicy.DROP_AND_DISCONNECT, Offer.OVERFLOWED, [4, 5, 2, 3, 0, 1], []),
+    ],
+)
+def test_who_has_to_give_way_lets_go_of_half_by_its_policy(policy, offer, dropped, kept):
+    """The lowest priority first; of one priority what the policy says."""
+    pool = Pool(1000)
+    box = filled(*SIX, policy=policy, pool=pool)
+
+    told, lost = box.shed()
+
+    assert (told, names(lost)) == (offer, dropped)
+    assert pool.bytes == box.bytes == 10 * len(kept)
+    assert everything(box) == kept
+
+
+def test_giving_way_lets_go_of_one_frame_at_least():
+    box = filled(Frame("empty", size=0), Frame("also", size=0))
+
+    assert names(box.shed()[1]) == ["also"]
+    assert names(box.shed()[1]) == ["empty"]
+    assert box.shed() == (Offer.DROPPED_NEWEST, [])
+
+
+def test_what_was_let_go_of_leaves_the_order_of_its_room_intact():
+    """A frame behind it that could not overtake it may go its own way again."""
+    box = filled(Frame("low", priority=LOW, stream="r"), Frame("high", priority=HIGH, stream="r"))
+    box.shed()
+    box.shed()
+    box.offer(Frame("other"))
+    box.offer(Frame("again", priority=HIGH, stream="r"))
+
+    assert everything(box) == ["again", "other"]
