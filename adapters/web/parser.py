@@ -169,7 +169,10 @@ class Parser:
         try:
             at = self._parse(data, self._at, events, most)
         except Violation as violation:
-            self.failure = violation
+            # Its traceback leads to all that was being read, and from there back to it:
+            # nothing but the garbage collector would free that, some time.
+            violation.__context__ = None
+            self.failure = violation.with_traceback(None)
             self._ended = True
         if self._ended:
             self._rest, self._at, self._message = b"", 0, None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -186,6 +188,38 @@ def test_a_long_frame_in_small_chunks_is_not_copied_for_each_of_them():
     events = parser.feed(data[at + 1000 :])
 
     assert events == [(TEXT, b"x" * size)]
+
+
+class Work:
+    """What was being made of the bytes when they turned out to be bad."""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_violation_does_not_keep_what_it_was_found_in(broken):
+    """A bomb's inflated part would wait for the garbage collector."""
+    made = []
+
+    def inflate(data):
+        work = Work()
+        made.append(weakref.ref(work))
+        if broken:
+            raise ValueError
+        raise Violation(Reason.MESSAGE_TOO_BIG, "a bomb")
+
+    def inflate_within(data):
+        try:
+            return inflate(data)
+        except ValueError:
+            raise Violation(Reason.PROTOCOL_ERROR, "no data") from None
+
+    parser = Parser(LIMIT, inflate_within)
+    gc.disable()
+    try:
+        parser.feed(masked("x", 0xC1))
+        assert parser.failure is not None
+        assert made[0]() is None
+    finally:
+        gc.enable()
 
 
 # --- however the bytes are cut
