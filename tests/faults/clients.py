@@ -13,18 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
+import msgspec
+
 from tests.faults.support import HANDSHAKE, WITHIN
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 _RESET = struct.pack("ii", 1, 0)
 
 
-def request(query: dict[str, Any], *, session: bool = False) -> bytes:
+def request(query: dict[str, Any], *, session: bool = False, **extra: str) -> bytes:
+    """A handshake; in the names of ``extra`` fields an underscore stands for a dash."""
     asked = "&".join(f"{name}={value}" for name, value in query.items())
     fields = {"Host": "localhost", **HANDSHAKE}
     if session:
         fields["Sec-WebSocket-Protocol"] = "eyewall.v1.json"
+    fields |= {name.replace("_", "-"): value for name, value in extra.items()}
     lines = [f"{name}: {value}" for name, value in fields.items()]
     return "\r\n".join([f"GET /ws?{asked} HTTP/1.1", *lines, "", ""]).encode()
 
@@ -49,6 +53,7 @@ class Peer:
         self.sock = sock
         self.keep = keep
         self.messages: list[dict[str, Any]] = []
+        self.pongs: list[bytes] = []
         self.closed: tuple[int, str] | None = None
         """Code and reason of the close frame that came."""
         self.end: str | None = None
@@ -76,14 +81,17 @@ class Peer:
         buffer: int | None = None,
         keep: bool = True,
         session: bool = False,
+        fields: dict[str, str] | None = None,
         **query: Any,
     ) -> Self:
         """Open the connection; with ``session`` it negotiates a subprotocol.
 
+        ``fields`` go into the request as they are.
+
         ``keep`` False: the bytes that come are counted and hashed, but not looked at.
         """
         peer = cls.dial(port, buffer=buffer, keep=keep)
-        peer.sock.sendall(request(query, session=session))
+        peer.sock.sendall(request(query, session=session, **(fields or {})))
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = peer.sock.recv(1)
@@ -131,6 +139,10 @@ class Peer:
         assert self.closed is None, "something came behind the close frame"
         if first == 0x80 | TEXT:
             self.messages.append(json.loads(payload))
+        elif first == 0x80 | BINARY:
+            self.messages.append(msgspec.msgpack.decode(payload))
+        elif first == 0x80 | PONG:
+            self.pongs.append(payload)
         elif first == 0x80 | CLOSE:
             self.closed = int.from_bytes(payload[:2], "big"), payload[2:].decode()
             self.write(framed(payload[:2], CLOSE))

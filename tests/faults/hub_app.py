@@ -25,6 +25,7 @@ from typing import Any
 from census import census  # beside this file, as for any application
 
 from eyewall import (
+    CompressionConfig,
     ConnMeta,
     Failure,
     Forbidden,
@@ -36,15 +37,22 @@ from eyewall import (
     Server,
     Target,
 )
+from eyewall.adapters.web import node
 from eyewall.domain.report import AckOptions
 
 LIKE: dict[str, Any] = json.loads(os.environ.get("HUB_APP", "{}"))
 OPTIONS: dict[str, Any] = LIKE.get("options", {})
 OPTIONS |= {
     name: kind(**OPTIONS[name])
-    for name, kind in {"queue": QueueConfig, "heartbeat": HeartbeatConfig}.items()
+    for name, kind in {
+        "queue": QueueConfig,
+        "heartbeat": HeartbeatConfig,
+        "compression": CompressionConfig,
+    }.items()
     if name in OPTIONS
 }
+
+node.MAX_QUEUED = LIKE.get("max_queued", node.MAX_QUEUED)
 
 gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 failures: Counter[str] = Counter()
@@ -257,6 +265,15 @@ class Asked:
                 }
             )
         return seen
+
+    async def held(self) -> dict[str, int]:
+        """What is kept for connections: bytes that wait to be written, and how many have
+        sent the beginning of something."""
+        nodes = [each._sockets._node for each in servers]
+        return {
+            "queued": sum(one.pool.bytes for one in nodes),
+            "begun": sum(link._parser is not None for one in nodes for link in one.links),
+        }
 
     async def census(self) -> dict[str, int]:
         return census(servers)
