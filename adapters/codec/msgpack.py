@@ -26,8 +26,9 @@ from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, ValidationError
 
 _NULL: Final = b"\xc0"
-_OPENERS: Final = frozenset({*range(0x80, 0xA0), *range(0xDC, 0xE0)})
-"""What arrays and maps begin with; texts and numbers may hold these bytes too."""
+_OPENERS: Final = frozenset({*range(0x81, 0x90), *range(0x91, 0xA0), *range(0xDC, 0xE0)})
+"""What arrays and maps with something in them begin with; texts and numbers may hold these
+bytes too. An empty one is the innermost of its nest: it is at most one level more."""
 _NOT_OPENERS: Final = bytes(set(range(256)) - _OPENERS)
 _JSON_TYPES: Final = frozenset({dict, list, str, int, float, bool, type(None)})
 _LEAST_INT, _MOST_INT = -(2**63), 2**64 - 1
@@ -129,7 +130,7 @@ class MsgpackCodec:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidJson(str(error)) from None
         # Few openers can't nest deeply: the count spares nearly every message the look.
-        if len(payload.translate(None, _NOT_OPENERS)) > MAX_DEPTH:
+        if len(payload.translate(None, _NOT_OPENERS)) >= MAX_DEPTH:
             self._check_depth(payload)
         topic = wire.topic
         if topic is UNSET and wire.event == "ack":
