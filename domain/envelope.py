@@ -24,6 +24,21 @@ else:
 MAX_TOPIC = 256
 """Longest topic, in characters."""
 
+MAX_FIELD = 256
+"""Longest id, ref, event, namespace and version, in characters: as for the topic. Ids are
+remembered (acks, repeats), so what they take must be known; a UUID has 36."""
+
+MAX_HEADERS = 64
+"""Most headers of a message. They carry trace ids and the like: a handful."""
+
+MAX_HEADER_CHARACTERS = 16 * 1024
+"""Longest that a message's headers may be together, names and values: as much as those of
+its handshake. W3C baggage, the longest that is usual, has 8 KiB."""
+
+HEADERS_TOO_MUCH = (
+    f"headers must be at most {MAX_HEADERS} and {MAX_HEADER_CHARACTERS} characters together"
+)
+
 SYSTEM = "system:"
 """Topics that begin so belong to the server."""
 
@@ -34,6 +49,13 @@ ERROR_TOPIC = "system:error"
 """The topic of an error about a message whose own topic could not be read."""
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def headers_fit(headers: Mapping[str, str]) -> bool:
+    """Whether a message may have these headers."""
+    if len(headers) > MAX_HEADERS:
+        return False
+    return sum(map(len, headers)) + sum(map(len, headers.values())) <= MAX_HEADER_CHARACTERS
 
 
 class Format(Protocol):
@@ -238,7 +260,8 @@ class Message:
     """What an application sends. ``data`` is any JSON value, or a ``Raw`` payload.
 
     Raises ``ValueError`` for a topic that is not 1 to 256 characters, or fields of
-    the wrong type. Without an ``id`` the server gives it one.
+    the wrong type, or longer than a message may have them. Without an ``id`` the server
+    gives it one.
     """
 
     topic: str
@@ -255,11 +278,15 @@ class Message:
             raise ValueError(f"topic must be 1 to {MAX_TOPIC} characters, not {self.topic!r:.80}")
         if not isinstance(self.event, str) or not self.event:
             raise ValueError(f"event must be a string, not {self.event!r:.80}")
+        if len(self.event) > MAX_FIELD:
+            raise ValueError(f"event must be at most {MAX_FIELD} characters")
         if not (self.id is self.namespace is self.version is None):
             for what in ("id", "namespace", "version"):
                 value = getattr(self, what)
                 if value is not None and not isinstance(value, str):
                     raise ValueError(f"{what} must be a string, not {value!r:.80}")
+                if value is not None and len(value) > MAX_FIELD:
+                    raise ValueError(f"{what} must be at most {MAX_FIELD} characters")
         if self.headers is not None:
             _check_headers(self.headers)
         if self.priority.__class__ is not Priority:
@@ -271,3 +298,5 @@ def _check_headers(headers: object) -> None:
         isinstance(key, str) and isinstance(value, str) for key, value in headers.items()
     ):
         raise ValueError("headers must map strings to strings")
+    if not headers_fit(headers):
+        raise ValueError(HEADERS_TOO_MUCH)

@@ -10,13 +10,20 @@ import json
 import re
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from eyewall.adapters.codec.payload import load_as
-from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw
+from eyewall.domain.envelope import (
+    HEADERS_TOO_MUCH,
+    MAX_FIELD,
+    MAX_TOPIC,
+    Envelope,
+    Raw,
+    headers_fit,
+)
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, Misuse, ValidationError
 
 MAX_DEPTH = 64
@@ -29,6 +36,9 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = [(c in b"[{") - (c in b"]}") for c in range(256)]
 """How much deeper each byte leads."""
+
+
+Field = Annotated[str, msgspec.Meta(max_length=MAX_FIELD)]
 
 
 class _Position(msgspec.Struct):
@@ -44,11 +54,11 @@ class _Wire(msgspec.Struct):
     that is null has the wrong type: leaving it out is another thing."""
 
     topic: str | UnsetType = UNSET
-    event: str = "message"
-    id: str | UnsetType = UNSET
-    ref: str | UnsetType = UNSET
-    namespace: str | UnsetType = UNSET
-    version: str | UnsetType = UNSET
+    event: Field = "message"
+    id: Field | UnsetType = UNSET
+    ref: Field | UnsetType = UNSET
+    namespace: Field | UnsetType = UNSET
+    version: Field | UnsetType = UNSET
     data: msgspec.Raw = msgspec.Raw(_NULL)
     headers: dict[str, str] | UnsetType = UNSET
     ack: bool = False
@@ -133,6 +143,8 @@ class JsonCodec:
             topic = ""  # an ack is known by its ref
         elif topic is UNSET or not 0 < len(topic) <= MAX_TOPIC:
             raise self._invalid(payload, f"topic must be a string of 1 to {MAX_TOPIC} characters")
+        if wire.headers and not headers_fit(wire.headers):
+            raise self._invalid(payload, HEADERS_TOO_MUCH)
         if wire.ack and not wire.id:
             raise self._invalid(payload, "ack needs an id")
         data = bytes(wire.data)
@@ -201,7 +213,10 @@ class JsonCodec:
         topic = self._text(loose.topic)
         if topic is not None and not 0 < len(topic) <= MAX_TOPIC:
             topic = None
-        return InvalidEnvelope(text, ref=self._text(loose.id), topic=topic)
+        ref = self._text(loose.id)
+        if ref is not None and len(ref) > MAX_FIELD:
+            ref = None
+        return InvalidEnvelope(text, ref=ref, topic=topic)
 
     def _text(self, raw: msgspec.Raw) -> str | None:
         try:
@@ -235,6 +250,7 @@ def _unreadable(payload: bytes | str, error: Exception) -> InvalidJson | Invalid
         for name in ("id", "topic")
     )
     fits = topic is not None and 0 < len(topic) <= MAX_TOPIC
+    ref = ref if ref is None or len(ref) <= MAX_FIELD else None
     return InvalidEnvelope(
         "a text ends within a surrogate pair", ref=ref, topic=topic if fits else None
     )

@@ -20,9 +20,16 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
+from eyewall.adapters.codec.json import MAX_DEPTH, Field, JsonCodec
 from eyewall.adapters.codec.payload import load_as
-from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw
+from eyewall.domain.envelope import (
+    HEADERS_TOO_MUCH,
+    MAX_FIELD,
+    MAX_TOPIC,
+    Envelope,
+    Raw,
+    headers_fit,
+)
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, ValidationError
 
 _NULL: Final = b"\xc0"
@@ -49,11 +56,11 @@ class _Wire(msgspec.Struct):
     that is nil has the wrong type: leaving it out is another thing."""
 
     topic: str | UnsetType = UNSET
-    event: str = "message"
-    id: str | UnsetType = UNSET
-    ref: str | UnsetType = UNSET
-    namespace: str | UnsetType = UNSET
-    version: str | UnsetType = UNSET
+    event: Field = "message"
+    id: Field | UnsetType = UNSET
+    ref: Field | UnsetType = UNSET
+    namespace: Field | UnsetType = UNSET
+    version: Field | UnsetType = UNSET
     data: msgspec.Raw = msgspec.Raw(_NULL)
     headers: dict[str, str] | UnsetType = UNSET
     ack: bool = False
@@ -137,6 +144,8 @@ class MsgpackCodec:
             topic = ""  # an ack is known by its ref
         elif topic is UNSET or not 0 < len(topic) <= MAX_TOPIC:
             raise self._invalid(payload, f"topic must be a string of 1 to {MAX_TOPIC} characters")
+        if wire.headers and not headers_fit(wire.headers):
+            raise self._invalid(payload, HEADERS_TOO_MUCH)
         if wire.ack and not wire.id:
             raise self._invalid(payload, "ack needs an id")
         data = bytes(wire.data)
@@ -180,7 +189,10 @@ class MsgpackCodec:
         topic = self._text(loose.topic)
         if topic is not None and not 0 < len(topic) <= MAX_TOPIC:
             topic = None
-        return InvalidEnvelope(text, ref=self._text(loose.id), topic=topic)
+        ref = self._text(loose.id)
+        if ref is not None and len(ref) > MAX_FIELD:
+            ref = None
+        return InvalidEnvelope(text, ref=ref, topic=topic)
 
     def _text(self, raw: msgspec.Raw) -> str | None:
         try:

@@ -3,6 +3,7 @@
 import json
 from types import MappingProxyType
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,15 @@ from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
 from eyewall.application.frames import Acknowledges
 from eyewall.application.ports import Codec
 from eyewall.application.send import ack
-from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw, StreamPosition
+from eyewall.domain.envelope import (
+    MAX_FIELD,
+    MAX_HEADER_CHARACTERS,
+    MAX_HEADERS,
+    MAX_TOPIC,
+    Envelope,
+    Raw,
+    StreamPosition,
+)
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, Misuse, ValidationError
 
 CODEC = JsonCodec()
@@ -573,3 +582,39 @@ def test_the_usual_ack_is_the_same_written_in_one_go(request_id, topic):
 
 def test_a_raw_payload_is_equal_by_its_bytes():
     assert decode(data=[1]).raw == Raw(b"[1]", CODEC.format)
+
+
+# --- how long the fields may be
+
+LONGEST = "x" * MAX_FIELD
+FULL_HEADERS = {f"{n:02}": "x" * (MAX_HEADER_CHARACTERS // MAX_HEADERS - 2) for n in range(64)}
+
+
+@pytest.mark.parametrize("name", ["id", "ref", "event", "namespace", "version"])
+def test_a_field_has_its_longest_length(name):
+    message = {"topic": "t", name: LONGEST}
+    assert getattr(CODEC.decode(msgspec.json.encode(message)), name) == LONGEST
+
+    error = refusal(msgspec.json.encode({"id": "m", **message, name: LONGEST + "x"}))
+    assert error.topic == "t"
+    assert error.ref == (None if name == "id" else "m")
+
+
+def test_headers_have_a_bound_in_number_and_in_all():
+    message = {"id": "m", "topic": "t"}
+    assert (
+        CODEC.decode(msgspec.json.encode({**message, "headers": FULL_HEADERS})).headers
+        == FULL_HEADERS
+    )
+
+    many = {str(n): "" for n in range(MAX_HEADERS + 1)}
+    for headers in (many, FULL_HEADERS | {"00": "x" * 255}, {"x" * 9000: "x" * 9000}):
+        error = refusal(msgspec.json.encode({**message, "headers": headers}))
+        assert (error.ref, error.topic) == ("m", "t")
+
+
+def test_an_id_that_is_too_long_is_not_repeated_in_the_error():
+    """Also where the message is read another way, for half of a surrogate pair."""
+    long = b"x" * (MAX_FIELD + 1)
+    assert refusal(b'{"event":"\\ud83d","topic":"t","id":"%b"}' % long).ref is None
+    assert refusal(b'{"event":"\\ud83d","topic":"t","id":"m"}').ref == "m"

@@ -17,7 +17,15 @@ from eyewall.adapters.codec.msgpack import MsgpackCodec
 from eyewall.adapters.web.wire import TextWire, build
 from eyewall.application.frames import Frame, Recodes
 from eyewall.application.ports import Codec
-from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw, StreamPosition
+from eyewall.domain.envelope import (
+    MAX_FIELD,
+    MAX_HEADER_CHARACTERS,
+    MAX_HEADERS,
+    MAX_TOPIC,
+    Envelope,
+    Raw,
+    StreamPosition,
+)
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, Misuse, ValidationError
 
 JSON = JsonCodec()
@@ -456,3 +464,32 @@ def test_a_message_is_converted_once_for_all_members(envelope, encoded, recoded)
 
     assert len(forms) == 1
     assert (codec.encoded, codec.recoded) == (encoded, recoded)
+
+
+# --- how long the fields may be
+
+LONGEST = "x" * MAX_FIELD
+FULL_HEADERS = {f"{n:02}": "x" * (MAX_HEADER_CHARACTERS // MAX_HEADERS - 2) for n in range(64)}
+
+
+@pytest.mark.parametrize("name", ["id", "ref", "event", "namespace", "version"])
+def test_a_field_has_its_longest_length(name):
+    message = {"topic": "t", name: LONGEST}
+    assert getattr(CODEC.decode(msgspec.msgpack.encode(message)), name) == LONGEST
+
+    error = refusal(msgspec.msgpack.encode({"id": "m", **message, name: LONGEST + "x"}))
+    assert error.topic == "t"
+    assert error.ref == (None if name == "id" else "m")
+
+
+def test_headers_have_a_bound_in_number_and_in_all():
+    message = {"id": "m", "topic": "t"}
+    assert (
+        CODEC.decode(msgspec.msgpack.encode({**message, "headers": FULL_HEADERS})).headers
+        == FULL_HEADERS
+    )
+
+    many = {str(n): "" for n in range(MAX_HEADERS + 1)}
+    for headers in (many, FULL_HEADERS | {"00": "x" * 255}, {"x" * 9000: "x" * 9000}):
+        error = refusal(msgspec.msgpack.encode({**message, "headers": headers}))
+        assert (error.ref, error.topic) == ("m", "t")

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
+from eyewall.domain.envelope import (
+    MAX_FIELD,
+    MAX_HEADER_CHARACTERS,
+    MAX_HEADERS,
+    Envelope,
+    Message,
+    Priority,
+    Raw,
+    StreamPosition,
+)
 from eyewall.domain.errors import InvalidEnvelope, ValidationError
+
+FIELDS = ["id", "event", "namespace", "version"]
 
 relaxed = settings(deadline=None)
 
@@ -237,6 +248,30 @@ def test_a_message_has_the_documented_defaults():
 
     assert (message.event, message.data, message.priority) == ("message", None, Priority.NORMAL)
     assert message.id is message.namespace is message.version is message.headers is None
+
+
+@pytest.mark.parametrize(
+    ("longest", "longer"),
+    [
+        *(({name: "x" * MAX_FIELD}, {name: "x" * (MAX_FIELD + 1)}) for name in FIELDS),
+        (
+            {"headers": dict.fromkeys(map(str, range(MAX_HEADERS)), "")},
+            {"headers": dict.fromkeys(map(str, range(MAX_HEADERS + 1)), "")},
+        ),
+        (
+            {"headers": {"a": "x" * (MAX_HEADER_CHARACTERS - 1)}},
+            {"headers": {"ab": "x" * (MAX_HEADER_CHARACTERS - 1)}},
+        ),
+    ],
+    ids=[*FIELDS, "many headers", "long headers"],
+)
+def test_a_message_is_made_only_if_whoever_gets_it_would_read_it(longest, longer):
+    """A client's ack repeats the id: one that is refused when it comes back is no id."""
+    (name,) = longest
+    assert getattr(Message("chat", **longest), name) == longest[name]
+
+    with pytest.raises(ValueError, match=f"{name} must be at most"):
+        Message("chat", **longer)
 
 
 def test_a_higher_priority_is_more():
