@@ -39,11 +39,13 @@ from eyewall.domain.room import RoomRole
 T = TypeVar("T")
 
 MAX_USERS = 1000
-"""Users whose presence one command may ask for."""
+"""Users whose presence one command may ask for: a long list of friends, in one question to
+the state."""
 RESERVED = frozenset({"ack", "error", "join", "leave", "typing", "gap"})
 """Events that only the server sends: no client speaks in its name."""
 MAX_PAGE = 1000
-"""Members in one answer; the cursor gives the rest."""
+"""Members in one answer; the cursor gives the rest. Some 100 KiB, which goes out in one
+message."""
 
 
 class Commands:

@@ -37,7 +37,8 @@ from eyewall.domain.membership import Membership
 from eyewall.domain.room import JoinOptions, LeaveReason, RoomRole
 
 MAX_ROOMS = 1000
-"""Rooms that one connection may be in."""
+"""Rooms that one connection may be in: more than a person can follow. Each costs an entry
+here and one in the cluster's state, and leaving them all is work for both."""
 KICKED = "system:kicked"
 _ANNOUNCED = Left()
 """The others hear of it from whoever decided it, if at all."""

@@ -37,10 +37,12 @@ CHUNK: Final = 64 * 1024
 
 CONTROLS_PER_SECOND: Final = 100
 CONTROLS_AT_ONCE: Final = 200
-"""Pings and pongs that a peer may send."""
+"""Pings and pongs that a peer may send. Nobody needs more than one in some seconds; the ones
+that a proxy held back come all at once."""
 
 LINGER: Final = 2.0
-"""Seconds that a peer has to close its side after our close frame."""
+"""Seconds that a peer has to close its side after our close frame: some round trips of the
+worst networks. Its socket is of no other use by then."""
 
 PING_FRAME: Final = rfc6455.build(b"", PING)
 

@@ -42,14 +42,16 @@ LONG: Final = 4096
 concatenation, which would copy it again for every chunk."""
 
 FRAGMENTS: Final = 1024
-"""Fragments that any message may have, however small it is."""
+"""Fragments that any message may have, however small it is. Who streams a message sends it
+as it comes, some hundred bytes at a time; each fragment costs as much as a message."""
 
 FRAGMENT: Final = 64
 """Bytes that fragments beyond these must hold on average: a message of the largest
 size may come in as many fragments of this size."""
 
 EMPTY_FRAGMENTS: Final = 64
-"""Continuations without a payload that a message may have."""
+"""Continuations without a payload that a message may have. They say nothing: some libraries
+end a message with one."""
 
 INFLATED: Final = 64 * 1024
 """Bytes that were compressed after which ``Parser.feed`` stops, as at ``SLICE``: a chunk
