@@ -231,6 +231,9 @@ class Settings(_Checked):
     """Origins that browsers may come from; None is the server's own only."""
 
     max_message_size: int = 1 << 20
+    """Bytes, and as many when inflated. What is larger is an upload, which HTTP does better:
+    here it would hold up the messages behind it."""
+
     max_connections: int | None = None
     """Handshakes under way count. Off: what a machine bears, only its owner knows, and
     the limit on descriptors stands behind it."""
@@ -247,13 +250,16 @@ class Settings(_Checked):
     finished by then is cut off. Ten seconds bear a lost packet or two on a bad line."""
 
     workers: int = 64
-    """Handlers that run at the same time."""
+    """Handlers that run at the same time. They await most of the time; 64 of them keep a
+    database's pool busy."""
 
     worker_queue: int = 2048
-    """Messages that wait for a worker, all lanes together."""
+    """Messages that wait for a worker, all lanes together. At a millisecond each the last of
+    them waits 2 s if the handlers compute, and 32 ms if they await."""
 
     lane_queue: int = 64
-    """Messages that wait in one lane, so that one flooder can't use up the whole."""
+    """Messages that wait in one lane, so that one flooder can't use up the whole: a
+    thirty-second of it."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     queue: QueueConfig = field(default_factory=QueueConfig)
