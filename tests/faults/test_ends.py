@@ -39,6 +39,7 @@ def hub(tmp_path_factory) -> Iterator[HubProcess]:
                 peer.ask("1", "work:echo")
                 until(lambda peer=peer: peer.read() and peer.answers)
         until(lambda: settled(hub))
+        until(lambda: not hub.ask("census").get("KeptSessions._kept"), "forgetting the sessions")
         yield hub
 
 
