@@ -31,7 +31,7 @@ def census(servers: list[Server]) -> dict[str, int]:
                 size = sum(len(v) if isinstance(v, (set, dict)) else 1 for v in value.values())
             elif isinstance(value, (set, list, deque)):
                 size = len(value)
-            elif name in {"waiting", "deciding", "_running", "_taken"}:
+            elif name in {"waiting", "deciding", "_running", "_taken"} and isinstance(value, int):
                 size = int(value)
             else:
                 continue

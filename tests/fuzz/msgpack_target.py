@@ -22,7 +22,7 @@ GROWTH = 8
 """How many times longer a message may become: a control character is one octet here and
 six in JSON, a float is nine here, up to 24 in JSON, and three there at the least."""
 
-NO_OPENERS = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
+NO_OPENERS = bytes({*range(256)} - {*range(0x81, 0x90), *range(0x91, 0xA0), *range(0xDC, 0xE0)})
 """All but what arrays and maps begin with."""
 
 TIMESTAMP = 0xFF
@@ -95,7 +95,7 @@ def expected(data: bytes) -> tuple[Any, Kinds]:
         kinds = {InvalidEnvelope, None}
     if kinds and not is_json(value):
         kinds |= {InvalidJson}
-    if not kinds and not is_json(value) and len(data.translate(None, NO_OPENERS)) > MAX_DEPTH:
+    if not kinds and not is_json(value) and len(data.translate(None, NO_OPENERS)) >= MAX_DEPTH:
         # It may be deep, so it is looked into at once; else when somebody reads it.
         kinds = {InvalidEnvelope, None}
     return value, kinds
