@@ -12,8 +12,9 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-# What the tests need besides wheels: the Debian package and the program in it.
-PARTS := chromium:chromium nodejs:node build-essential:cc
+# What the tests need besides wheels: the Debian package, and a program or a header in it.
+PARTS := chromium:chromium nodejs:node
+BENCH_PARTS := build-essential:cc libssl-dev:openssl/ssl.h zlib1g-dev:zlib.h
 
 # Setuptools warns of its own strict mode, at length.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check \
@@ -22,14 +23,15 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-vers
 # the build's own needs are pinned and installed already.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 
-.PHONY: serve test check conformance bench fuzz dist clean lint types contracts parts FORCE
+.PHONY: serve test check conformance bench fuzz dist clean lint types contracts parts \
+	bench-parts FORCE
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
 	$(BIN)/eyewall serve
 
 # pytest comes last, so that its closing line does.
-test: parts $(VENV)/.test lint types contracts
+test: parts $(VENV)/.test $(VENV)/.bench lint types contracts
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test lint types contracts
@@ -49,7 +51,7 @@ contracts: $(VENV)/.test
 conformance: $(VENV)/.test
 	EYEWALL_AUTOBAHN='9.* 12.* 13.*' $(BIN)/python -m pytest tests/conformance
 
-bench: $(VENV)/.test
+bench: bench-parts $(VENV)/.test $(VENV)/.bench
 	$(BIN)/python -m tests.performance $(BENCH)
 
 # Adds what it finds to tests/fuzz/corpus. TARGET='parser json' takes these only.
@@ -93,16 +95,27 @@ $(VENV)/.test: $(VENV)/.files pyproject.toml constraints.txt
 	$(INSTALL) --group test --group fuzz $(EDITABLE) '.[all]'
 	@touch $@ $(VENV)/.serve
 
+# The peers in the bench. One without a wheel for this machine is no reason to stop: the
+# bench leaves out who is not here, and says so.
+$(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
+	@$(INSTALL) --only-binary :all: --group bench || \
+		echo "not all of the bench's peers could be installed: it leaves those out" >&2
+	@touch $@
+
 # --- what does not come as a wheel
 
-parts:
-	@missing() { for part in $(PARTS); do \
-		command -v $${part#*:} >/dev/null 2>&1 || printf ' %s' $${part%%:*}; done; }; \
+parts: WANTED := $(PARTS) $(BENCH_PARTS)
+bench-parts: WANTED := $(BENCH_PARTS)
+parts bench-parts:
+	@missing() { for part in $(WANTED); do case $$part in \
+		*.h) echo "#include <$${part#*:}>" | cc -E - ;; \
+		*) command -v $${part#*:} ;; \
+		esac >/dev/null 2>&1 || printf ' %s' $${part%%:*}; done; }; \
 	if [ -n "$$(missing)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends $$(missing); \
 	fi; \
 	if [ -n "$$(missing)" ]; then \
-		echo "not here, so the tests that need it can't run:$$(missing)" >&2; \
+		echo "not here, so what needs it can't run:$$(missing)" >&2; \
 		[ "$(CI)" != true ]; \
 	fi

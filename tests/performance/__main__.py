@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.performance import report
-from tests.performance.build import NoCompiler, build
+from tests.performance.build import CannotBuild, build
 from tests.performance.machine import facts
 from tests.performance.measure import Outcome, run_scenario
+from tests.performance.model import Scenario, Size
 from tests.performance.processes import ROOT, Cores, Tools
-from tests.performance.scenarios import SCENARIOS, Scenario, Size
+from tests.performance.scenarios import SCENARIOS
 
 FEWEST_FOR_THE_PAGE = 5
 
@@ -83,8 +84,7 @@ def show(outcome: Outcome) -> None:
         return
     for figure in outcome.scenario.figures:
         print("\n".join(report.table(outcome, figure)))
-        text, verdict = report.reached(outcome, figure)
-        print(f"Target: {report.wanted(outcome.scenario, figure)}. Measured: {text}, {verdict}.")
+        print("\n".join(report.judged(outcome, figure)))
 
 
 def raise_descriptor_limit() -> None:
@@ -99,7 +99,7 @@ def bench(scenarios: Sequence[Scenario], size: Size, runs: int) -> list[Outcome]
     if not cores.apart:
         say("only one core: the server and the load generator disturb each other")
     with tempfile.TemporaryDirectory() as folder:
-        tools = Tools(build(Path(folder)), cores)
+        tools = Tools(build(Path(folder)), cores, Path(folder))
         outcomes = []
         for scenario in scenarios:
             outcomes.append(run_scenario(tools, scenario, size, runs, say))
@@ -113,7 +113,7 @@ def main(words: Sequence[str]) -> int:
     try:
         machine = facts()
         outcomes = bench(chosen, arguments.size, arguments.runs)
-    except (NoCompiler, subprocess.CalledProcessError) as error:
+    except (CannotBuild, subprocess.CalledProcessError) as error:
         say(f"bench: {error}")
         return 1
     if folder := page_folder(arguments, outcomes):

@@ -8,16 +8,32 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PROGRAMS = {"floor": ("floor.c",), "loadgen": ("loadgen.c", "client.c", "meter.c")}
+LOADGEN = ("loadgen", "fanout", "requests", "idle", "client", "wire", "inflate", "meter")
+PROGRAMS = {"floor": (("floor",), ()), "loadgen": (LOADGEN, ("ssl", "crypto", "z"))}
+"""Sources and libraries of each."""
 
 
-class NoCompiler(Exception):
-    """There is nothing to compile the floor and the load generator with."""
+class CannotBuild(Exception):
+    """The floor and the load generator can't be compiled."""
+
+
+class NoCompiler(CannotBuild):
+    """There is nothing to compile them with."""
 
     def __init__(self) -> None:
         super().__init__(
             "no C compiler: the floor and the load generator are written in C. "
             "Install one that answers to `cc`, or name one with the variable CC."
+        )
+
+
+class NoLibrary(CannotBuild):
+    """A compiler is here, but not what the load generator is built upon."""
+
+    def __init__(self, complaint: str) -> None:
+        super().__init__(
+            f"{complaint}\nThe load generator could not be compiled. It needs the headers of "
+            "OpenSSL and zlib (on Debian: apt install libssl-dev zlib1g-dev)."
         )
 
 
@@ -33,8 +49,12 @@ def build(folder: Path) -> dict[str, Path]:
     """Compile every program into ``folder``; return where each of them is."""
     cc = compiler()
     built = {}
-    for name, sources in PROGRAMS.items():
+    for name, (sources, libraries) in PROGRAMS.items():
         built[name] = folder / name
-        paths = [str(HERE / source) for source in sources]
-        subprocess.run([cc, "-O2", "-Wall", "-o", str(built[name]), *paths], check=True)
+        paths = [str(HERE / f"{source}.c") for source in sources]
+        words = [cc, "-O2", "-Wall", "-o", str(built[name]), *paths]
+        words += [f"-l{library}" for library in libraries]
+        done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise NoLibrary(done.stderr)
     return built

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -22,16 +23,24 @@
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 static const uint8_t MASK[4] = {0x37, 0xfa, 0x21, 0x3d};
 
+#define OFFER "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+
 #define OPEN_AT_ONCE 50 /* handshakes in flight: far below any listen backlog */
 #define EVENTS 512
+#define URGENT_EVERY 32 /* clients between two looks at the urgent one */
 
 struct client *clients;
 uint32_t client_count;
+struct manner manner;
+struct client *urgent;
 void (*on_message)(struct client *client, const uint8_t *payload, size_t length);
+void (*on_pong)(struct client *client, const uint8_t *payload, size_t length);
 
 static int poller = -1;
 static uint64_t deadline;
 static uint32_t opened;
+static int server_port;
+static const char *handshake_path;
 static uint8_t buffer[1 << 18];
 
 void die(const char *format, ...) {
@@ -82,6 +91,33 @@ void patch_frame(uint8_t *frame, size_t offset, const char digits[10]) {
         frame[header + offset + i] = (uint8_t)digits[i] ^ MASK[(offset + i) & 3];
 }
 
+static void send_text(struct client *client, const char *text) {
+    uint8_t frame[64];
+    send_all(client, frame, build_frame(frame, OP_TEXT, text, strlen(text)));
+}
+
+/* Messages are events to Socket.IO ("42"); all else is for the two protocols themselves. */
+static void take_socketio(struct client *client, const uint8_t *payload, size_t length) {
+    if (length >= 2 && payload[0] == '4' && payload[1] == '2') {
+        on_message(client, payload, length);
+    } else if (length >= 2 && payload[0] == '4' && payload[1] == '0') {
+        opened++;
+    } else if (length >= 1 && payload[0] == '0') {
+        send_text(client, "40");
+    } else if (length == 1 && payload[0] == '2') {
+        send_text(client, "3");
+    } else {
+        die("connection %u got: %.*s", client->number, (int)length, payload);
+    }
+}
+
+static void take_text(struct client *client, const uint8_t *payload, size_t length) {
+    if (manner.socketio)
+        take_socketio(client, payload, length);
+    else
+        on_message(client, payload, length);
+}
+
 /* Handles every whole frame in `bytes`; returns how many bytes that took. */
 static size_t take_frames(struct client *client, const uint8_t *bytes, size_t length) {
     size_t used = 0;
@@ -104,13 +140,23 @@ static size_t take_frames(struct client *client, const uint8_t *bytes, size_t le
         used += header + payload;
         switch (frame[0]) {
         case 0x80 | OP_TEXT:
-            on_message(client, frame + header, payload);
+            take_text(client, frame + header, payload);
             break;
+        case 0x80 | COMPRESSED | OP_TEXT: {
+            const uint8_t *message;
+            size_t inflated = inflate_message(client, frame + header, payload, &message);
+            take_text(client, message, inflated);
+            break;
+        }
         case 0x80 | OP_PING: {
             uint8_t pong[140];
             send_all(client, pong, build_frame(pong, OP_PONG, (const char *)frame + header, payload));
             break;
         }
+        case 0x80 | OP_PONG:
+            if (on_pong == NULL) die("connection %u got a pong for no ping", client->number);
+            on_pong(client, frame + header, payload);
+            break;
         case 0x80 | OP_CLOSE:
             die("the server closed connection %u with %u %.*s", client->number,
                 payload < 2 ? 1005u : (unsigned)(frame[header] << 8 | frame[header + 1]),
@@ -129,17 +175,37 @@ static size_t take_handshake(struct client *client, const uint8_t *bytes, size_t
     size_t used = (size_t)(end - bytes) + 4;
     if (length < 12 || memcmp(bytes, "HTTP/1.1 101", 12) || !memmem(bytes, used, ACCEPT, strlen(ACCEPT)))
         die("the handshake was answered with: %.*s", (int)used, bytes);
+    if (manner.deflate) accept_deflate(bytes, used);
     client->open = 1;
-    opened++;
+    if (!manner.socketio) opened++;
     return used;
+}
+
+static void send_handshake(struct client *client) {
+    char target[256], request[1024];
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(target, sizeof target, handshake_path, client->number);
+#pragma GCC diagnostic pop
+    int length = snprintf(request, sizeof request,
+                          "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
+                          "Connection: Upgrade\r\nSec-WebSocket-Key: " KEY "\r\n"
+                          "Sec-WebSocket-Version: 13\r\n%s\r\n",
+                          target, server_port, manner.deflate ? OFFER : "");
+    send_all(client, (uint8_t *)request, (size_t)length);
 }
 
 /* --- sockets */
 
 static void read_client(struct client *client) {
+    if (manner.tls && !client->secure) {
+        client->secure = wire_shake_hands(client);
+        if (!client->secure) return;
+        send_handshake(client);
+    }
     size_t length = client->kept_length;
     if (length) memcpy(buffer, client->kept, length);
-    ssize_t n = recv(client->fd, buffer + length, sizeof buffer - length, MSG_DONTWAIT);
+    ssize_t n = wire_read(client, buffer + length, sizeof buffer - length);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) die("connection %u was lost: %s", client->number, n ? strerror(errno) : "end of file");
     length += (size_t)n;
@@ -157,7 +223,10 @@ int pump(int timeout_ms) {
     if (client_count == 0) usleep((useconds_t)timeout_ms * 1000);
     struct epoll_event events[EVENTS];
     int n = client_count == 0 ? 0 : epoll_wait(poller, events, EVENTS, timeout_ms);
-    for (int i = 0; i < n; i++) read_client(&clients[events[i].data.u32]);
+    for (int i = 0; i < n; i++) {
+        read_client(&clients[events[i].data.u32]);
+        if (urgent && i % URGENT_EVERY == 0) read_client(urgent);
+    }
     if (now() > deadline)
         die("the deadline has passed: %u of %u clients were let in, and not everything arrived", opened,
             client_count);
@@ -171,7 +240,7 @@ void pump_for(double seconds) {
 
 void send_all(struct client *client, const uint8_t *bytes, size_t length) {
     while (length) {
-        ssize_t n = send(client->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = wire_write(client, bytes, length);
         if (n > 0) {
             bytes += n;
             length -= (size_t)n;
@@ -184,9 +253,14 @@ void send_all(struct client *client, const uint8_t *bytes, size_t length) {
     }
 }
 
-static void open_client(struct client *client, int port, const char *path) {
+static struct sockaddr_in address_of(int port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+static void open_client(struct client *client) {
+    struct sockaddr_in address = address_of(server_port);
     client->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (client->fd < 0 || connect(client->fd, (void *)&address, sizeof address))
         die("connecting number %u: %s", client->number, strerror(errno));
@@ -195,20 +269,24 @@ static void open_client(struct client *client, int port, const char *path) {
     /* Closing resets: tens of thousands of ports would otherwise stay in TIME_WAIT. */
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
     setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-
-    char target[256], request[1024];
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(target, sizeof target, path, client->number);
-#pragma GCC diagnostic pop
-    int length = snprintf(request, sizeof request,
-                          "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
-                          "Connection: Upgrade\r\nSec-WebSocket-Key: " KEY "\r\n"
-                          "Sec-WebSocket-Version: 13\r\n\r\n",
-                          target, port);
-    send_all(client, (uint8_t *)request, (size_t)length);
+    fcntl(client->fd, F_SETFL, O_NONBLOCK);
+    if (manner.tls)
+        wire_shake_hands(client);
+    else
+        send_handshake(client);
     struct epoll_event interest = {.events = EPOLLIN, .data.u32 = client->number};
     epoll_ctl(poller, EPOLL_CTL_ADD, client->fd, &interest);
+}
+
+void wait_for_listener(int port) {
+    struct sockaddr_in address = address_of(port);
+    for (int refused = 1; refused; usleep(1000)) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        refused = connect(fd, (void *)&address, sizeof address);
+        if (fd < 0 || (refused && errno != ECONNREFUSED)) die("connecting: %s", strerror(errno));
+        close(fd);
+        if (now() > deadline) die("the deadline has passed: nothing listens on port %d", port);
+    }
 }
 
 void open_clients(uint32_t count, int port, const char *path) {
@@ -216,10 +294,12 @@ void open_clients(uint32_t count, int port, const char *path) {
     clients = calloc(count, sizeof *clients);
     if (poller < 0 || clients == NULL) die("no epoll or no memory");
     client_count = count;
+    server_port = port;
+    handshake_path = path;
     opened = 0;
     for (uint32_t i = 0; i < count; i++) {
         clients[i].number = i;
-        open_client(&clients[i], port, path);
+        open_client(&clients[i]);
         if (i % OPEN_AT_ONCE == OPEN_AT_ONCE - 1 || i == count - 1)
             while (opened <= i) pump(100);
     }
@@ -227,7 +307,8 @@ void open_clients(uint32_t count, int port, const char *path) {
 
 void close_clients(void) {
     for (uint32_t i = 0; i < client_count; i++) {
-        close(clients[i].fd);
+        wire_close(&clients[i]);
+        close_inflater(&clients[i]);
         free(clients[i].kept);
     }
     close(poller);

@@ -10,8 +10,8 @@ import argparse
 import asyncio
 from typing import Any
 
-from eyewall import ConnMeta, Context, Envelope, Server
-from tests.performance.serving import die_with_parent, orders, say_ready
+from eyewall import CompressionConfig, ConnMeta, Context, Envelope, RoomRole, Server
+from tests.performance.serving import die_with_parent, orders, say_ready, tls_context
 
 
 def authenticate(handshake: Any) -> ConnMeta | None:
@@ -37,9 +37,9 @@ async def inner(ctx: Context, msg: Envelope, next: Any) -> Any:
     return await next(ctx, msg)
 
 
-def build(room_size: int) -> Server:
+def build(room_size: int, compression: CompressionConfig | None) -> Server:
     """Make a server whose users share rooms of ``room_size``; 0 means one room for all."""
-    server = Server(authenticator=authenticate, access_controller=Access())
+    server = Server(authenticator=authenticate, access_controller=Access(), compression=compression)
     server.use(outer, inner)
     hub = server.hub
 
@@ -63,9 +63,20 @@ def build(room_size: int) -> Server:
     return server
 
 
-async def main(room_size: int) -> None:
-    server = build(room_size)
-    await server.start(port=0)
+async def register_others(server: Server, number: int) -> None:
+    """Make ``number`` rooms that nobody of the bench is in, and a moderator of each."""
+    for i in range(number):
+        await server.hub.create_room(f"other-{i:06}")
+        await server.hub.set_role(f"other-{i:06}", f"stranger-{i:06}", RoomRole.MODERATOR)
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    compression = None
+    if arguments.compress_from is not None:
+        compression = CompressionConfig(threshold=arguments.compress_from)
+    server = build(arguments.room_size, compression)
+    await server.start(port=0, ssl=tls_context(arguments.tls))
+    await register_others(server, arguments.others)
     say_ready(server.port)
     async for order in orders():
         for data in order.payloads():
@@ -76,6 +87,9 @@ async def main(room_size: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--room-size", type=int, default=0)
+    parser.add_argument("--tls", default="", metavar="FOLDER")
+    parser.add_argument("--compress-from", type=int, metavar="BYTES")
+    parser.add_argument("--others", type=int, default=0, metavar="N")
     arguments = parser.parse_args()
     die_with_parent()
-    asyncio.run(main(arguments.room_size))
+    asyncio.run(main(arguments))

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
+import ssl
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 from tests.performance.build import compiler
 
-PACKAGES = ("tornado", "msgspec")
+PACKAGES = (
+    "tornado",
+    "msgspec",
+    "websockets",
+    "aiohttp",
+    "picows",
+    "python-socketio",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+)
 
 
 def _cpu_model() -> str:
@@ -20,11 +31,11 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _hub_version() -> str:
+def _version(name: str, otherwise: str) -> str:
     try:
-        return metadata.version("eyewall")
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "from this working copy"
+        return otherwise
 
 
 def facts() -> dict[str, str]:
@@ -35,8 +46,9 @@ def facts() -> dict[str, str]:
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "eyewall": _hub_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        "eyewall": _version("eyewall", "from this working copy"),
+        **{name: _version(name, "not here") for name in PACKAGES},
+        "OpenSSL": ssl.OPENSSL_VERSION,
         "C compiler": f"{cc.stdout.splitlines()[0]}, -O2",
         "load when it began": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
     }

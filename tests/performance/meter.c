@@ -6,12 +6,22 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #define QUIET 2000000 /* nanoseconds of CPU time in a tenth of a second */
 
-uint64_t operations, deliveries;
+#define WORKED 300000 /* nanoseconds of CPU time that no idle server uses by chance */
+
+/* Times below FINE fall into a bucket each, longer ones into FINE buckets to an octave. */
+#define FINE 64
+#define FINE_BITS 6
+#define BUCKETS ((64 - FINE_BITS + 1) * FINE)
+
+uint64_t operations, deliveries, opening;
+
+static uint64_t histogram[BUCKETS];
 
 static pid_t server_pid;
 static clockid_t server_clock;
@@ -60,6 +70,10 @@ void wait_until_quiet(void) {
     }
 }
 
+void wait_until_busy(struct mark since) {
+    while (cpu_time(server_clock) - since.server < WORKED) pump(1);
+}
+
 long resident_kib(void) {
     char path[64], line[256];
     long kib = -1;
@@ -71,6 +85,30 @@ long resident_kib(void) {
     return kib;
 }
 
+void note(uint64_t nanoseconds) {
+    unsigned octave = nanoseconds < FINE ? 0 : 63 - FINE_BITS + 1 - (unsigned)__builtin_clzll(nanoseconds);
+    histogram[octave ? octave * FINE + ((nanoseconds >> (octave - 1)) & (FINE - 1)) : nanoseconds]++;
+}
+
+void forget_notes(void) { memset(histogram, 0, sizeof histogram); }
+
+/* The least time that is too long for a bucket. */
+static uint64_t upper_end(unsigned bucket) {
+    unsigned octave = bucket / FINE, place = bucket % FINE;
+    return octave ? (uint64_t)(FINE + place + 1) << (octave - 1) : place + 1;
+}
+
+static void print_histogram(void) {
+    const char *separator = "";
+    printf("\"histogram\": [");
+    for (unsigned i = 0; i < BUCKETS; i++) {
+        if (histogram[i] == 0) continue;
+        printf("%s[%" PRIu64 ", %" PRIu64 "]", separator, upper_end(i), histogram[i]);
+        separator = ", ";
+    }
+    printf("]");
+}
+
 static double seconds(uint64_t begin, uint64_t end) { return (double)(end - begin) / 1e9; }
 
 void report(struct mark begin, struct mark end, long kib) {
@@ -79,6 +117,8 @@ void report(struct mark begin, struct mark end, long kib) {
     printf("\"wall\": %.6f, \"server_cpu\": %.6f, \"server_waited\": %.6f, ",
            seconds(begin.wall, end.wall), seconds(begin.server, end.server),
            seconds(begin.server_waited, end.server_waited));
-    printf("\"generator_cpu\": %.6f, \"generator_waited\": %.6f, \"resident_kib\": %ld}\n",
-           seconds(begin.own, end.own), seconds(begin.own_waited, end.own_waited), kib);
+    printf("\"generator_cpu\": %.6f, \"generator_waited\": %.6f, \"resident_kib\": %ld, \"opening\": %.6f, ",
+           seconds(begin.own, end.own), seconds(begin.own_waited, end.own_waited), kib, seconds(0, opening));
+    print_histogram();
+    printf("}\n");
 }

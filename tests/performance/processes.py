@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import selectors
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.performance.certificate import make_certificate
 from tests.performance.sample import Sample
+from tests.performance.serving import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 START_WITHIN = 20.0
@@ -58,11 +61,13 @@ def pinned(core: int) -> Iterator[None]:
 
 
 class Tools:
-    """The compiled programs, and the interpreter for everything else."""
+    """The compiled programs, the interpreter for everything else, and a certificate."""
 
-    def __init__(self, programs: Mapping[str, Path], cores: Cores) -> None:
+    def __init__(self, programs: Mapping[str, Path], cores: Cores, folder: Path) -> None:
         self._programs = {"python": Path(sys.executable), **programs}
         self.cores = cores
+        self.certificate = folder
+        make_certificate(folder)
 
     def command(self, words: Sequence[str]) -> list[str]:
         return [str(self._programs[words[0]]), *words[1:]]
@@ -92,27 +97,40 @@ def _wait_for_port(process: subprocess.Popen[bytes]) -> int | None:
     return int(words[1]) if words[:1] == [b"READY"] else None
 
 
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 @contextlib.contextmanager
-def serving(tools: Tools, words: Sequence[str]) -> Iterator[RunningServer]:
-    """Start a server, and end it."""
+def serving(tools: Tools, words: Sequence[str], port: int | None = None) -> Iterator[RunningServer]:
+    """Start a server, and end it; it says which port it took, unless it was told one."""
     command = tools.command(words)
     reading, writing = os.pipe()
     with tempfile.NamedTemporaryFile() as errors:
         with pinned(tools.cores.server):
             process = subprocess.Popen(
-                command, stdin=reading, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT
+                command,
+                stdin=reading,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
+                preexec_fn=die_with_parent,
             )
         os.close(reading)
         try:
-            port = _wait_for_port(process)
-            if port is None:
+            taken = port or _wait_for_port(process)
+            if taken is None:
                 raise RunFailed(f"{' '.join(words)} did not start: {_tail(errors)}")
             try:
-                yield RunningServer(process.pid, port, writing)
+                yield RunningServer(process.pid, taken, writing)
             except RunFailed as failure:
                 raise RunFailed(f"{failure}\nserver: {_tail(errors)}") from None
         finally:
             os.close(writing)
+            if port is not None:
+                process.terminate()
             _end(process)
 
 
@@ -142,7 +160,7 @@ def generate(
     }
     command = tools.command(["loadgen", mode])
     for name, value in options.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     # This process waits on the same core: it has nothing to do meanwhile.
     with pinned(tools.cores.generator):
         try:

@@ -8,7 +8,7 @@ from statistics import median
 
 from tests.performance.chart import Bar, bar_chart, number
 from tests.performance.measure import Outcome, Spread
-from tests.performance.scenarios import Figure, Scenario, Subject, Target
+from tests.performance.model import Figure, Scenario, Subject, Target
 
 INTRODUCTION = """\
 CPU time, user and system, of the server process alone, which is pinned to one core while
@@ -30,31 +30,41 @@ def _times(ratio: Spread) -> str:
     return f"{number(ratio.median)} × ({_range(ratio)})"
 
 
-def _subject(scenario: Scenario, name: str) -> Subject:
-    return next(subject for subject in scenario.subjects if subject.name == name)
-
-
-def wanted(scenario: Scenario, figure: Figure) -> str:
-    target = figure.target
+def wanted(scenario: Scenario, figure: Figure, target: Target) -> str:
     if target.against is None:
         return f"at most {target.limit:g} {figure.unit}"
-    return f"at most {target.limit:g} × {_subject(scenario, target.against).title}"
+    return f"at most {target.limit:g} × {scenario.subject(target.against).title}"
 
 
-def reached(outcome: Outcome, figure: Figure) -> tuple[str, str]:
+def about(scenario: Scenario, target: Target) -> str:
+    """Name whose figure it is, where the hub takes part in several ways."""
+    return "" if target.of == "hub" else f"{scenario.subject(target.of).title}, "
+
+
+def reached(outcome: Outcome, figure: Figure, target: Target) -> tuple[str, str]:
     """Return the hub's figure in the terms of its target, and whether that was met."""
     if outcome.failure is not None:
         return outcome.failure, "**failed**"
-    target: Target = figure.target
     if target.against is None:
-        spread = outcome.spread(figure, "hub")
+        spread = outcome.spread(figure, target.of)
         text = spread and f"{number(spread.median)} {figure.unit} ({_range(spread)})"
     else:
-        spread = outcome.ratio(figure, "hub", target.against)
+        spread = outcome.ratio(figure, target.of, target.against)
         text = spread and _times(spread)
     if spread is None or text is None:
         return "no usable run", "unknown"
     return text, "met" if spread.median <= target.limit else "**missed**"
+
+
+def judged(outcome: Outcome, figure: Figure) -> list[str]:
+    """Return a sentence for each target."""
+    sentences = []
+    for target in figure.targets:
+        text, verdict = reached(outcome, figure, target)
+        whose = about(outcome.scenario, target)
+        what = wanted(outcome.scenario, figure, target)
+        sentences.append(f"Target: {whose}{what}. Measured: {text}, {verdict}.")
+    return sentences
 
 
 def _row(outcome: Outcome, figure: Figure, subject: Subject) -> str:
@@ -62,7 +72,8 @@ def _row(outcome: Outcome, figure: Figure, subject: Subject) -> str:
     runs = str(len(outcome.samples(subject.name)))
     if thrown := outcome.thrown_away.get(subject.name):
         runs += f", {thrown} thrown away"
-    cells = [f"**{subject.title}**" if subject.is_hub else subject.title]
+    cells = [f"**{subject.title}**" if subject.own else subject.title]
+    cells.append(f"{outcome.samples(subject.name)[0].clients:,}" if spread else "")
     if spread is None:
         cells += ["no usable run", "", ""]
     else:
@@ -74,20 +85,21 @@ def _row(outcome: Outcome, figure: Figure, subject: Subject) -> str:
 
 
 def table(outcome: Outcome, figure: Figure) -> list[str]:
-    baseline = _subject(outcome.scenario, outcome.scenario.baseline)
+    baseline = outcome.scenario.subject(outcome.scenario.baseline)
+    middle = "all runs" if figure.merged else "median"
     return [
         (
-            f"| {figure.title} | median, {figure.unit} | min–max | × {baseline.title} "
-            "| runs | what stopped it |"
+            f"| {figure.title} | clients | {middle}, {figure.unit} | min–max "
+            f"| × {baseline.title} | runs | what stopped it |"
         ),
-        "|---|---|---|---|---|---|",
-        *(_row(outcome, figure, subject) for subject in outcome.scenario.subjects),
+        "|---|---|---|---|---|---|---|",
+        *(_row(outcome, figure, subject) for subject in outcome.subjects),
     ]
 
 
 def chart(outcome: Outcome, figure: Figure) -> str | None:
     bars = []
-    for subject in outcome.scenario.subjects:
+    for subject in outcome.subjects:
         spread = outcome.spread(figure, subject.name)
         if spread is None:
             continue
@@ -95,10 +107,11 @@ def chart(outcome: Outcome, figure: Figure) -> str | None:
         is_baseline = subject.name == outcome.scenario.baseline
         note = "" if is_baseline or ratio is None else f"{number(ratio.median)} ×"
         name = subject.title.replace("`", "")
-        bars.append(Bar(name, spread.median, spread.low, spread.high, note, subject.is_hub))
+        bars.append(Bar(name, spread.median, spread.low, spread.high, note, subject.own))
     if not bars:
         return None
-    subtitle = f"{figure.title}, {figure.unit}: less is better"
+    better = "more" if figure.more_is_better else "less"
+    subtitle = f"{figure.title}, {figure.unit}: {better} is better"
     return bar_chart(outcome.scenario.title, subtitle, bars)
 
 
@@ -124,7 +137,7 @@ def _section(outcome: Outcome) -> list[str]:
     lines = [
         f"## {scenario.title}",
         "",
-        scenario.text + (f" Here: {outcome.clients:,} clients." if scenario.load.many else ""),
+        scenario.text,
         "",
         f"    python -m tests.performance --only {scenario.name}",
         "",
@@ -132,31 +145,32 @@ def _section(outcome: Outcome) -> list[str]:
     if outcome.failure is not None:
         lines += [f"**Failed**: {outcome.failure}", ""]
     for figure in scenario.figures if outcome.failure is None else ():
-        text, verdict = reached(outcome, figure)
         lines += [
             f"![{figure.title}](benchmarks/{_picture_name(outcome, figure)})",
             "",
             *table(outcome, figure),
             "",
-            f"Target: {wanted(scenario, figure)}. Measured: {text}, {verdict}.",
-            "",
+            *(line for sentence in judged(outcome, figure) for line in (sentence, "")),
         ]
     lines += ["Switched on:", ""]
-    lines += [f"- {subject.title}: {subject.setup}." for subject in scenario.subjects]
+    lines += [
+        f"- {subject.title}: {_taking_part(outcome, subject)}." for subject in scenario.subjects
+    ]
     return [*lines, ""]
+
+
+def _taking_part(outcome: Outcome, subject: Subject) -> str:
+    missing = outcome.left_out.get(subject.name)
+    return f"left out, there is no {', '.join(missing)} here" if missing else subject.setup
 
 
 def page(outcomes: Sequence[Outcome], machine: Mapping[str, str], command: str) -> str:
     share = disturbance(outcomes)
     summary = ["| what | target | measured | |", "|---|---|---|---|"]
     for outcome in outcomes:
-        for figure in outcome.scenario.figures:
-            text, verdict = reached(outcome, figure)
-            what = f"{outcome.scenario.title}, {figure.title}"
-            target = wanted(outcome.scenario, figure)
-            summary.append(f"| {what} | {target} | {text} | {verdict} |")
-    about = [f"| {name} | {value} |" for name, value in machine.items()]
-    about.append(f"| the server's core was taken by others for | {share:.1%} of the time |")
+        summary += _summary(outcome)
+    facts = [f"| {name} | {value} |" for name, value in machine.items()]
+    facts.append(f"| the server's core was taken by others for | {share:.1%} of the time |")
     lines = [
         "# Benchmarks",
         "",
@@ -165,7 +179,7 @@ def page(outcomes: Sequence[Outcome], machine: Mapping[str, str], command: str) 
         INTRODUCTION,
         "| measured on | |",
         "|---|---|",
-        *about,
+        *facts,
         "",
         *(_noisy() if share > 0.02 else []),
         *summary,
@@ -174,6 +188,17 @@ def page(outcomes: Sequence[Outcome], machine: Mapping[str, str], command: str) 
     for outcome in outcomes:
         lines += _section(outcome)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _summary(outcome: Outcome) -> list[str]:
+    rows = []
+    for figure in outcome.scenario.figures:
+        for target in figure.targets:
+            text, verdict = reached(outcome, figure, target)
+            what = f"{outcome.scenario.title}: {about(outcome.scenario, target)}{figure.title}"
+            target_text = wanted(outcome.scenario, figure, target)
+            rows.append(f"| {what} | {target_text} | {text} | {verdict} |")
+    return rows
 
 
 def _noisy() -> list[str]:

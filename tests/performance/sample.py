@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 BUSY = 0.95
@@ -28,6 +29,10 @@ class Sample:
     generator_cpu: float
     generator_waited: float
     resident_kib: int
+    opening: float = 0.0
+    """How long it took to connect everybody, where that was timed."""
+    histogram: Sequence[tuple[int, int]] = ()
+    """What took how long: ends of buckets in nanoseconds, and how many there were in each."""
 
     @property
     def server_share(self) -> float:
@@ -46,3 +51,25 @@ class Sample:
     def generator_was_the_bottleneck(self) -> bool:
         """The run says more about the load generator than about the server."""
         return self.generator_share >= BUSY and self.server_share < IDLE
+
+
+def percentile(samples: Sequence[Sample], share: float) -> float:
+    """Return the time in seconds within which ``share`` of all that was noted happened.
+
+    It is read off all samples together: percentiles can't be averaged.
+    """
+    counts: dict[int, int] = {}
+    for sample in samples:
+        for end, count in sample.histogram:
+            counts[end] = counts.get(end, 0) + count
+    rest = share * sum(counts.values())
+    for end in sorted(counts):
+        rest -= counts[end]
+        if rest <= 0:
+            return end / 1e9
+    raise ValueError("nothing was noted")
+
+
+def longest(samples: Sequence[Sample]) -> float:
+    """Return the longest time in seconds that was noted."""
+    return percentile(samples, 1.0)

@@ -1,106 +1,29 @@
-"""What is measured, as data: a scenario is a load, who bears it, and the figures read off.
-
-To add a peer, write a server that does what ``serving.py`` describes and name it as a
-``Subject`` of the scenarios it can play in. To add a scenario, add it to ``SCENARIOS``.
-"""
+"""What is measured, as data. To add a scenario, add it to ``SCENARIOS``."""
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
+from tests.performance.model import Figure, Load, Scenario, Target
+from tests.performance.sample import Sample, longest, percentile
+from tests.performance.subjects import (
+    C_SEND,
+    C_SENDMSG,
+    EYEWALL_SERVE,
+    PICOWS_ROOM,
+    TORNADO_BARE,
+    TORNADO_BARE_DEFLATE,
+    TORNADO_BARE_TLS,
+    TORNADO_CHAT,
+    TORNADO_ECHO,
+    TORNADO_ROOM,
+    TORNADO_ROOM_DEFLATE,
+    TORNADO_ROOM_TLS,
+    among,
+    hub,
+    peers,
+)
 
-from tests.performance.sample import Sample
-
-
-class Size(StrEnum):
-    """How much of it: for the page, for a look, or only to see that it still runs."""
-
-    FULL = "full"
-    QUICK = "quick"
-    TINY = "tiny"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What the load generator does; durations in seconds."""
-
-    mode: str
-    clients: int
-    few_clients: int
-    """Instead of ``clients`` in the tiny size."""
-    batch: int = 1
-    payload: int = 128
-    room_size: int = 10
-    topic: str = ""
-    many: bool = False
-    """As many clients as the limit on descriptors allows, ``clients`` at most."""
-
-    def clients_at(self, size: Size) -> int:
-        if size is Size.TINY:
-            return self.few_clients
-        if self.many:
-            # Each side needs a descriptor per connection, a few of its own, and some more
-            # for what is on its way from one hand to the other.
-            wanted = self.clients if size is Size.FULL else self.clients // 10
-            return min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 200)
-        return self.clients
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """Somebody who bears the load; ``{clients}`` in the command is how many there are."""
-
-    name: str
-    title: str
-    command: tuple[str, ...]
-    path: str = "/ws?user=u%06u"
-    answer: str = '"ref":"'
-    expect: str = ""
-    setup: str
-    """What was switched on, for the page."""
-
-    @property
-    def is_hub(self) -> bool:
-        return self.name == "hub"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The hub's figure is to be at most ``limit``, or ``limit`` times that of ``against``."""
-
-    limit: float
-    against: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One number read off a sample."""
-
-    name: str
-    title: str
-    unit: str
-    value: Callable[[Sample], float]
-    target: Target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    name: str
-    title: str
-    text: str
-    load: Load
-    subjects: tuple[Subject, ...]
-    baseline: str
-    """The subject that the others' ratios are taken against."""
-    figures: tuple[Figure, ...]
-    saturates: bool = False
-    """The clients never wait for anything but the server."""
-
-
-DURATIONS = {Size.FULL: (0.5, 3.0), Size.QUICK: (0.2, 0.6), Size.TINY: (0.02, 0.05)}
-"""Seconds to warm up, and to measure."""
+COLLECTIONS = 20
+"""Full collections in a row, so that the order for them costs next to nothing."""
 
 
 def per_delivery(sample: Sample) -> float:
@@ -111,83 +34,44 @@ def per_operation(sample: Sample) -> float:
     return sample.server_cpu / sample.operations * 1e6
 
 
-def memory_each(sample: Sample) -> float:
-    return sample.resident_kib / sample.clients
+def delivery(*targets: Target) -> tuple[Figure, ...]:
+    title = "CPU time per delivery"
+    return (Figure(name="cpu", title=title, unit="µs", value=per_delivery, targets=targets),)
 
 
-def hub(*arguments: str, expect: str = '"status":"ok"') -> Subject:
-    return Subject(
-        name="hub",
-        title="eyewall",
-        command=("python", "-m", "tests.performance.hub_server", *arguments),
-        expect=expect,
-        setup="the public API, all defaults (registry, rooms, stats, heartbeat), "
-        "an authenticator, an access controller, two middleware",
+def each(what: str, *targets: Target) -> Figure:
+    title = f"CPU time per {what}"
+    return Figure(name="cpu", title=title, unit="µs", value=per_operation, targets=targets)
+
+
+def memory(*targets: Target) -> Figure:
+    return Figure(
+        name="memory",
+        title="Resident memory per idle connection",
+        unit="KiB",
+        value=lambda sample: sample.resident_kib / sample.clients,
+        targets=targets,
     )
 
 
-def tornado(path: str, title: str, what: str, **answer: str) -> Subject:
-    return Subject(
-        name="tornado",
-        title=title,
-        command=("python", "-m", "tests.performance.tornado_server"),
-        path=path,
-        setup=f"{what}; `set_nodelay(True)`, no compression, no pings, no authentication",
-        **answer,
-    )
-
-
-C_SEND = Subject(
-    name="floor",
-    title="C `send()`",
-    command=("floor", "{clients}"),
-    setup="a bare loop over the sockets: no registry, no reading, the frame is made once",
-)
-C_SENDMSG = Subject(
-    name="floor",
-    title="C `sendmsg()`",
-    command=C_SEND.command,
-    setup="a bare loop over the sockets, one call with all frames for each",
-)
-TORNADO_ROOM = tornado(
-    "/room", "Tornado `write_message`", "a set of handlers, `write_message` of one string to each"
-)
-TORNADO_ECHO = tornado(
-    "/echo",
-    "Tornado, bare echo",
-    "`on_message` hands what it gets to `write_message`, unread",
-    answer='"id":"',
-)
-TORNADO_CHAT = tornado(
-    "/chat?user=u%06u",
-    "Tornado, json and `write_message`",
-    "a dict of sets of handlers, `json`, `write_message` of one string to each",
-    expect='"status":"ok"',
-)
-TORNADO_BARE = tornado("/echo", "Tornado, bare handler", "a handler without state")
-
+FANOUT = Load(mode="fanout", clients=1000, few_clients=5)
 REQUEST_TEXT = (
     "One request in through everything: read, parse, decode, access controller, route, two "
-    "middleware, an `async` handler that reads its payload, and the ack out."
+    "middleware, an `async` handler that reads its payload, and the ack out. The others send "
+    "back what came in."
 )
+ROOMS_OF_TEN = hub("--room-size", "10")
+MEMBERS = ((100, "100 members"), (5000, "5,000 members"), (20_000, "up to 20,000 members"))
 
 SCENARIOS = (
     Scenario(
         name="fanout",
         title="Room fan-out: 1,000 members, 128 B",
         text="One message to a room, the next one when all members have got it.",
-        load=Load(mode="fanout", clients=1000, few_clients=5),
-        subjects=(C_SEND, hub(), TORNADO_ROOM),
+        load=FANOUT,
+        subjects=(C_SEND, hub(), TORNADO_ROOM, *peers("/room")),
         baseline="floor",
-        figures=(
-            Figure(
-                name="cpu",
-                title="CPU time per delivery",
-                unit="µs",
-                value=per_delivery,
-                target=Target(limit=1.4, against="floor"),
-            ),
-        ),
+        figures=delivery(Target(limit=1.4, against="floor")),
     ),
     Scenario(
         name="fanout-16",
@@ -196,51 +80,82 @@ SCENARIOS = (
         load=Load(mode="fanout", clients=1000, few_clients=5, batch=16),
         subjects=(C_SENDMSG, hub(), TORNADO_ROOM),
         baseline="floor",
-        figures=(
-            Figure(
-                name="cpu",
-                title="CPU time per delivery",
-                unit="µs",
-                value=per_delivery,
-                target=Target(limit=1.8, against="floor"),
-            ),
+        figures=delivery(Target(limit=1.8, against="floor")),
+    ),
+    Scenario(
+        name="fanout-16k",
+        title="Room fan-out: 1,000 members, 16 KiB",
+        text="One message to a room, the next one when all members have got it.",
+        load=Load(mode="fanout", clients=1000, few_clients=5, payload=16 * 1024),
+        subjects=(C_SEND, hub(), TORNADO_ROOM),
+        baseline="floor",
+        figures=delivery(Target(limit=1.25, against="floor")),
+    ),
+    Scenario(
+        name="members",
+        title="Room fan-out: from 100 to 20,000 members, 128 B",
+        text="One message to a room, the next one when all members have got it.",
+        load=Load(mode="fanout", clients=20_000, few_clients=5),
+        subjects=tuple(
+            among(subject, number, title)
+            for subject in (C_SEND, hub())
+            for number, title in MEMBERS
         ),
+        baseline="hub-100",
+        figures=delivery(
+            Target(of="hub-5000", limit=1.5, against="floor-5000"),
+            Target(of="hub-20000", limit=1.5, against="hub-100"),
+        ),
+    ),
+    Scenario(
+        name="fanout-tls",
+        title="Room fan-out over TLS: 1,000 members, 128 B",
+        text="One message to a room, the next one when all members have got it.",
+        load=FANOUT,
+        subjects=(
+            hub("--tls", "{certificate}", title="eyewall over TLS", tls=True),
+            TORNADO_ROOM_TLS,
+        ),
+        baseline="tornado",
+        figures=delivery(Target(limit=0.3, against="tornado")),
+    ),
+    Scenario(
+        name="fanout-deflate",
+        title="Room fan-out with permessage-deflate: 1,000 members, 128 B",
+        text="One message to a room, the next one when all members have got it. Every message "
+        "is compressed: for this the hub's threshold, by default 256 B, was lowered.",
+        load=FANOUT,
+        subjects=(
+            hub(name="plain", title="eyewall, uncompressed"),
+            hub(
+                "--compress-from",
+                "64",
+                title="eyewall, permessage-deflate",
+                besides="`CompressionConfig(threshold=64)`",
+                deflate=True,
+            ),
+            TORNADO_ROOM_DEFLATE,
+        ),
+        baseline="plain",
+        figures=delivery(Target(limit=1.1, against="plain")),
     ),
     Scenario(
         name="request",
         title="A request with an ack, one a read",
         text=f"{REQUEST_TEXT} 1,000 clients with one request of 128 B each under way.",
         load=Load(mode="request", clients=1000, few_clients=5, topic="bench:ask"),
-        subjects=(hub(), TORNADO_ECHO),
+        subjects=(hub(), TORNADO_ECHO, *peers("/echo")),
         baseline="tornado",
-        saturates=True,
-        figures=(
-            Figure(
-                name="cpu",
-                title="CPU time per request",
-                unit="µs",
-                value=per_operation,
-                target=Target(limit=15),
-            ),
-        ),
+        figures=(each("request", Target(limit=15)),),
     ),
     Scenario(
         name="request-16",
         title="A request with an ack, 16 a read",
         text=f"{REQUEST_TEXT} 50 clients that write sixteen requests of 128 B at once.",
         load=Load(mode="request", clients=50, few_clients=2, batch=16, topic="bench:ask"),
-        subjects=(hub(), TORNADO_ECHO),
+        subjects=(hub(), TORNADO_ECHO, *peers("/echo")),
         baseline="tornado",
-        saturates=True,
-        figures=(
-            Figure(
-                name="cpu",
-                title="CPU time per request",
-                unit="µs",
-                value=per_operation,
-                target=Target(limit=7),
-            ),
-        ),
+        figures=(each("request", Target(limit=7)),),
     ),
     Scenario(
         name="chat",
@@ -248,16 +163,66 @@ SCENARIOS = (
         text="1,000 users in rooms of ten, each with one message of 128 B under way. The "
         "handler adds who said it, and sends it to the room.",
         load=Load(mode="chat", clients=1000, few_clients=20, topic="chat:say"),
-        subjects=(hub("--room-size", "10"), TORNADO_CHAT),
+        subjects=(ROOMS_OF_TEN, TORNADO_CHAT),
         baseline="tornado",
-        saturates=True,
+        figures=(each("message in", Target(limit=25)),),
+    ),
+    Scenario(
+        name="others",
+        title="Chat, with 100,000 other rooms and users registered",
+        text="The chat from above, in a hub that also holds 100,000 rooms made by "
+        "`create_room`, each with a role that `set_role` gave to a user of its own. Nobody "
+        "of them is connected.",
+        load=Load(mode="chat", clients=1000, few_clients=20, topic="chat:say"),
+        subjects=(
+            hub("--room-size", "10", name="alone", title="eyewall, nothing else registered"),
+            hub("--room-size", "10", "--others", "{others}", title="eyewall, 100,000 others"),
+        ),
+        baseline="alone",
+        figures=(each("message in", Target(limit=1.1, against="alone")),),
+    ),
+    Scenario(
+        name="latency",
+        title="Latency: 1,000 members, 100 messages a second, 128 B",
+        text="From the moment at which a message is to be published to its arrival at each of "
+        "the members, on one clock, over all members, messages and runs.",
+        load=Load(mode="latency", clients=1000, few_clients=5),
+        subjects=(hub(), PICOWS_ROOM, TORNADO_ROOM),
+        baseline="picows",
         figures=(
             Figure(
-                name="cpu",
-                title="CPU time per message in",
-                unit="µs",
-                value=per_operation,
-                target=Target(limit=25),
+                name="p99",
+                title="Latency, 99th percentile",
+                unit="ms",
+                value=lambda sample: percentile([sample], 0.99) * 1e3,
+                merged=lambda samples: percentile(samples, 0.99) * 1e3,
+                targets=(Target(limit=1.3, against="picows"),),
+            ),
+            Figure(
+                name="median",
+                title="Latency, median",
+                unit="ms",
+                value=lambda sample: percentile([sample], 0.5) * 1e3,
+                merged=lambda samples: percentile(samples, 0.5) * 1e3,
+            ),
+        ),
+    ),
+    Scenario(
+        name="ping",
+        title="A ping during a fan-out to 10,000 members",
+        text="One message after the other to a room; one of its members sends a ping every "
+        "20 ms for as long as not everybody has got the message.",
+        load=Load(mode="ping", clients=10_000, few_clients=5),
+        subjects=(hub(), TORNADO_ROOM),
+        baseline="tornado",
+        figures=(
+            Figure(
+                name="longest",
+                title="Longest time from a ping to its pong",
+                unit="ms",
+                value=lambda sample: longest([sample]) * 1e3,
+                merged=lambda samples: longest(samples) * 1e3,
+                targets=(Target(limit=50),),
             ),
         ),
     ),
@@ -267,23 +232,94 @@ SCENARIOS = (
         text="20,000 clients, or as many as the limit on descriptors allows, connect and stay. "
         "With the hub each is a user of its own in a room of ten; with Tornado it is nobody "
         "in particular, in no room.",
-        load=Load(mode="connect", clients=20_000, few_clients=20, many=True),
-        subjects=(hub("--room-size", "10"), TORNADO_BARE),
+        load=Load(mode="connect", clients=20_000, few_clients=20),
+        subjects=(ROOMS_OF_TEN, TORNADO_BARE),
+        baseline="tornado",
+        figures=(
+            each("connect", Target(limit=1.1, against="tornado")),
+            Figure(
+                name="rate",
+                title="Connects per second, fifty at a time",
+                unit="1/s",
+                value=lambda sample: sample.clients / sample.opening,
+                more_is_better=True,
+            ),
+            memory(Target(limit=3)),
+        ),
+    ),
+    Scenario(
+        name="idle",
+        title="Being idle, beside the peers",
+        text="As above, with 3,000 clients. With the peers each is in no room.",
+        load=Load(mode="connect", clients=3000, few_clients=5),
+        subjects=(ROOMS_OF_TEN, TORNADO_BARE, *peers("/echo")),
+        baseline="tornado",
+        figures=(memory(),),
+    ),
+    Scenario(
+        name="idle-deflate",
+        title="Being idle with permessage-deflate",
+        text="As many clients as above, who all negotiate permessage-deflate. Tornado has "
+        "2,000, which makes no difference to the memory of each.",
+        load=Load(mode="connect", clients=20_000, few_clients=5),
+        subjects=(
+            hub(
+                "--room-size",
+                "10",
+                "--compress-from",
+                "256",
+                title="eyewall, permessage-deflate",
+                besides="`CompressionConfig()`",
+                deflate=True,
+            ),
+            TORNADO_BARE_DEFLATE,
+        ),
+        baseline="tornado",
+        figures=(memory(Target(limit=3)),),
+    ),
+    Scenario(
+        name="idle-tls",
+        title="Being idle over TLS",
+        text="3,000 clients connect over TLS 1.3 and stay.",
+        load=Load(mode="connect", clients=3000, few_clients=5),
+        subjects=(
+            hub("--room-size", "10", "--tls", "{certificate}", title="eyewall over TLS", tls=True),
+            TORNADO_BARE_TLS,
+        ),
+        baseline="tornado",
+        figures=(memory(Target(limit=24)),),
+    ),
+    Scenario(
+        name="collect",
+        title="A full garbage collection with 5,000 connections",
+        text=f"5,000 idle clients; `gc.collect()`, {COLLECTIONS} times in a row.",
+        load=Load(mode="collect", clients=5000, few_clients=5, batch=COLLECTIONS),
+        subjects=(ROOMS_OF_TEN, TORNADO_BARE),
         baseline="tornado",
         figures=(
             Figure(
                 name="cpu",
-                title="CPU time per connect",
-                unit="µs",
-                value=per_operation,
-                target=Target(limit=1.1, against="tornado"),
+                title="CPU time per collection",
+                unit="ms",
+                value=lambda sample: per_operation(sample) / 1e3,
+                targets=(Target(limit=25),),
             ),
+        ),
+    ),
+    Scenario(
+        name="start",
+        title="From the start to the first accepted handshake",
+        text="All CPU time of the process, that of starting Python and importing included.",
+        load=Load(mode="start", clients=1, few_clients=1),
+        subjects=(EYEWALL_SERVE, TORNADO_BARE),
+        baseline="tornado",
+        figures=(
             Figure(
-                name="memory",
-                title="Resident memory per idle connection",
-                unit="KiB",
-                value=memory_each,
-                target=Target(limit=3),
+                name="cpu",
+                title="CPU time",
+                unit="s",
+                value=lambda sample: sample.server_cpu,
+                targets=(Target(limit=1),),
             ),
         ),
     ),

@@ -3,109 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from tests.performance.build import NoCompiler, build
-from tests.performance.processes import Cores, RunFailed, RunningServer, Tools, generate
-from tests.performance.sample import Sample
-
-ANSWER = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+from tests.performance.loadgen_support import (
+    HEADER,
+    SIZE,
+    Behaviour,
+    frame,
+    published,
+    publisher,
+    unmasked,
 )
-SIZE = 100
-HEADER = 6
-"""Bytes before the payload in a frame of ``SIZE`` from a client."""
-
-Behaviour = Callable[[socket.socket, Iterable[str]], None]
-"""What a server does with its only client, and with the orders on its standard input."""
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    try:
-        programs = build(tmp_path_factory.mktemp("bench"))
-    except NoCompiler as missing:
-        pytest.skip(str(missing))
-    return Tools(programs, Cores.of_this_machine())
-
-
-def text_frame(payload: bytes) -> bytes:
-    return struct.pack("!BB", 0x81, len(payload)) + payload
-
-
-class Server:
-    """Shakes hands with one client, and then behaves as it was told."""
-
-    def __init__(self, behave: Behaviour) -> None:
-        self._behave = behave
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._orders, self.trigger = os.pipe()
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        client, _ = self._listener.accept()
-        with client, os.fdopen(self._orders) as orders:
-            client.settimeout(5)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            request = b""
-            while not request.endswith(b"\r\n\r\n"):
-                request += client.recv(4096)
-            client.sendall(ANSWER)
-            try:
-                self._behave(client, orders)
-            except OSError:
-                pass  # the load generator has seen enough
-
-    def close(self) -> None:
-        os.close(self.trigger)
-        self._thread.join(5)
-        self._listener.close()
-        assert not self._thread.is_alive()
-
-
-@pytest.fixture
-def run(tools: Tools) -> Iterator[Callable[..., Sample]]:
-    started: list[Server] = []
-
-    def run(mode: str, behave: Behaviour, **options: object) -> Sample:
-        started.append(server := Server(behave))
-        running = RunningServer(os.getpid(), server.port, server.trigger)
-        options = {"clients": 1, "batch": 4, "size": SIZE, "room": 1, **options}
-        options |= {"seconds": 0.02, "warm-up": 0, "expect": '"status":"ok"'}
-        return generate(tools, mode, running, options, deadline=3)
-
-    yield run
-    for server in started:
-        server.close()
-
+from tests.performance.processes import RunFailed
 
 # --- a fan-out: each round of four messages goes through ``misbehave``
-
-
-def published(number: int, fill: int) -> bytes:
-    return text_frame(b'{"seq":%d,"pad":"%s"}' % (number, b"x" * fill))
-
-
-def publisher(misbehave: Callable[[list[bytes]], Iterable[bytes]]) -> Behaviour:
-    def behave(client: socket.socket, orders: Iterable[str]) -> None:
-        for order in orders:
-            first, count, fill = map(int, order.split())
-            frames = [published(first + i, fill) for i in range(count)]
-            # The rehearsal, one message a round, is left alone.
-            for piece in misbehave(frames) if count > 1 else frames:
-                client.sendall(piece)
-
-    return behave
 
 
 def test_a_faithful_publisher_gets_a_figure(run):
@@ -168,11 +83,9 @@ def test_messages_that_can_not_be_so_short_are_named(run):
 def answerer(misbehave: Callable[[dict], Iterable[dict]]) -> Behaviour:
     def behave(client: socket.socket, orders: Iterable[str]) -> None:
         frames = client.makefile("rb")
-        while frame := frames.read(HEADER + SIZE):
-            mask, masked = frame[2:HEADER], frame[HEADER:]
-            asked = json.loads(bytes(byte ^ mask[i % 4] for i, byte in enumerate(masked)))
-            for answer in misbehave(asked):
-                client.sendall(text_frame(json.dumps(answer, separators=(",", ":")).encode()))
+        while asked := unmasked(frames.read(HEADER + SIZE)):
+            for answer in misbehave(json.loads(asked)):
+                client.sendall(frame(json.dumps(answer, separators=(",", ":")).encode()))
 
     return behave
 

@@ -6,29 +6,38 @@ are: less than what the hub does in the same scenario.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
-from tests.performance.serving import die_with_parent, orders, say_ready
+from tests.performance.serving import (
+    MESSAGE_IDS,
+    die_with_parent,
+    encode,
+    orders,
+    published,
+    say_ready,
+    tls_context,
+)
 
 ROOM_SIZE = 10
-MESSAGE_IDS = count(1)
-
-
-def encode(message: dict[str, object]) -> str:
-    return json.dumps(message, separators=(",", ":"))
 
 
 class Quick(WebSocketHandler):
+    compression: ClassVar[dict[str, Any] | None] = None
+    """What Tornado asks for: None is off, an empty dict on, with its own defaults."""
+
     def open(self) -> None:
         self.set_nodelay(True)
+
+    def get_compression_options(self) -> dict[str, Any] | None:
+        return self.compression
 
 
 class Echo(Quick):
@@ -78,15 +87,15 @@ class Chatter(Quick):
 
 
 def publish(data: dict[str, object]) -> None:
-    message = encode({"id": f"m{next(MESSAGE_IDS):019}", "topic": "bench:tick", "data": data})
+    message = published(data)
     for member in Member.members:
         member.write_message(message)
 
 
-async def main() -> None:
+async def main(certificate: str) -> None:
     app = Application([("/echo", Echo), ("/room", Member), ("/chat", Chatter)])
     sockets = bind_sockets(0, "127.0.0.1", backlog=1024)
-    server = HTTPServer(app)
+    server = HTTPServer(app, ssl_options=tls_context(certificate))
     server.add_sockets(sockets)
     say_ready(sockets[0].getsockname()[1])
     async for order in orders():
@@ -95,5 +104,11 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tls", default="", metavar="FOLDER")
+    parser.add_argument("--deflate", action="store_true")
+    arguments = parser.parse_args()
     die_with_parent()
-    asyncio.run(main())
+    if arguments.deflate:
+        Quick.compression = {}
+    asyncio.run(main(arguments.tls))
