@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,7 +113,10 @@ def main(words: Sequence[str]) -> int:
     chosen = [s for s in SCENARIOS if not arguments.only or s.name in arguments.only]
     try:
         machine = facts()
+        began = time.monotonic()
         outcomes = bench(chosen, arguments.size, arguments.runs)
+        minutes = (time.monotonic() - began) / 60
+        machine[f"the run of {arguments.runs} turns took"] = f"{minutes:.1f} minutes"
     except (CannotBuild, subprocess.CalledProcessError) as error:
         say(f"bench: {error}")
         return 1

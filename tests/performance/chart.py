@@ -7,7 +7,10 @@ from xml.sax.saxutils import escape
 
 WIDTH = 720
 LEFT = 230
-"""Where bars begin; the names stand before."""
+"""Where bars begin at least; the names stand before."""
+
+LETTER = 7.2
+"""Room for a letter of a name: the mean of what browsers take by default."""
 
 RIGHT = 130
 """Room for the figure behind the longest bar."""
@@ -53,14 +56,14 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _bar(bar: Bar, top: int, scale: float) -> list[str]:
+def _bar(bar: Bar, top: int, left: int, scale: float) -> list[str]:
     middle = top + BAR / 2
-    low, high = LEFT + bar.low * scale, LEFT + bar.high * scale
+    low, high = left + bar.low * scale, left + bar.high * scale
     text = number(bar.value) + (f"  ({bar.note})" if bar.note else "")
     return [
-        f'<text x="{LEFT - 10}" y="{middle + 5}" text-anchor="end">{escape(bar.name)}</text>',
+        f'<text x="{left - 10}" y="{middle + 5}" text-anchor="end">{escape(bar.name)}</text>',
         (
-            f'<rect x="{LEFT}" y="{top}" width="{max(bar.value * scale, 1):.1f}" height="{BAR}" '
+            f'<rect x="{left}" y="{top}" width="{max(bar.value * scale, 1):.1f}" height="{BAR}" '
             f'rx="2" class="{"own" if bar.own else "bar"}"/>'
         ),
         (
@@ -74,7 +77,8 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
 def bar_chart(title: str, subtitle: str, bars: list[Bar]) -> str:
     """Draw horizontal bars on one linear scale that begins at zero: shorter is better."""
     height = TOP + ROW * len(bars) + 12
-    scale = (WIDTH - LEFT - RIGHT) / max(bar.high for bar in bars)
+    left = max(LEFT, round(LETTER * max(len(bar.name) for bar in bars)) + 20)
+    scale = (WIDTH - left - RIGHT) / max(bar.high for bar in bars)
     lines = [
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -86,5 +90,5 @@ def bar_chart(title: str, subtitle: str, bars: list[Bar]) -> str:
         f'<text x="16" y="45" class="small">{escape(subtitle)}</text>',
     ]
     for row, bar in enumerate(bars):
-        lines += _bar(bar, TOP + ROW * row, scale)
+        lines += _bar(bar, TOP + ROW * row, left, scale)
     return "\n".join([*lines, "</svg>", ""])

@@ -48,7 +48,7 @@ def facts() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "eyewall": _version("eyewall", "from this working copy"),
         **{name: _version(name, "not here") for name in PACKAGES},
-        "OpenSSL": ssl.OPENSSL_VERSION,
+        "OpenSSL": ssl.OPENSSL_VERSION.removeprefix("OpenSSL "),
         "C compiler": f"{cc.stdout.splitlines()[0]}, -O2",
         "load when it began": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
     }

@@ -19,7 +19,7 @@ class Size(StrEnum):
     TINY = "tiny"
 
 
-DURATIONS = {Size.FULL: (0.4, 2.0), Size.QUICK: (0.2, 0.6), Size.TINY: (0.02, 0.05)}
+DURATIONS = {Size.FULL: (0.3, 1.5), Size.QUICK: (0.2, 0.6), Size.TINY: (0.02, 0.05)}
 """Seconds to warm up, and to measure."""
 
 OTHERS = {Size.FULL: 100_000, Size.QUICK: 10_000, Size.TINY: 20}

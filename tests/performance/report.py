@@ -14,11 +14,13 @@ INTRODUCTION = """\
 CPU time, user and system, of the server process alone, which is pinned to one core while
 the load generator has another. All subjects of a scenario take turns in one run, each time
 in a new process; figures are medians with the least and the most behind them, ratios are
-taken within each turn. The ratios count: absolute times belong to the machine below.
+taken within each turn. Percentiles are read off the samples of all turns together. The
+ratios count: absolute times belong to the machine below.
 
 The clients check what they get: every message bears a number, and a gap, a repeat or a
 wrong order on any connection ends the run without a figure. The load generator is an
-`epoll` loop in C; a run that it slowed down is thrown away.
+`epoll` loop in C; a run that it slowed down is thrown away. The peers run as their own
+documentation tells, with what it names as fast; what that is stands below each table.
 """
 
 
