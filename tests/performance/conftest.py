@@ -10,6 +10,9 @@ from tests.performance.loadgen_support import SIZE, Behaviour, Server
 from tests.performance.processes import Cores, RunningServer, Tools, generate
 from tests.performance.sample import Sample
 
+UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
+"""Stretches every wait on slow machines."""
+
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
@@ -31,7 +34,7 @@ def run(tools: Tools) -> Iterator[Callable[..., Sample]]:
         running = RunningServer(os.getpid(), server.port, server.trigger)
         usual = {"clients": 1, "batch": 4, "size": SIZE, "room": 1, "seconds": 0.02}
         options = {**usual, "warm-up": 0, "expect": '"status":"ok"', **options}
-        return generate(tools, mode, running, options, deadline=3)
+        return generate(tools, mode, running, options, deadline=3 * UNIT)
 
     yield run
     for server in started:

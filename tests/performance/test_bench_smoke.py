@@ -17,9 +17,14 @@ from tests.performance.build import CannotBuild, NoCompiler, build, compiler
 from tests.performance.processes import ROOT
 from tests.performance.scenarios import SCENARIOS
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the bench needs Linux: epoll, /proc, affinity"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"),
+        reason="the bench needs Linux: epoll, /proc, affinity",
+    ),
+    # The first of these runs everything: some forty seconds, more where the cores are busy.
+    pytest.mark.timeout(300),
+]
 
 
 def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +40,7 @@ def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+def whole_run(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """All scenarios once, in the tiny size; where the page and its pictures are."""
     folder = tmp_path_factory.mktemp("page")
     try:
@@ -45,17 +50,15 @@ def run(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
     return bench("--tiny", "--out", str(folder)), folder
 
 
-# It takes some forty seconds where the cores are busy with other things.
-@pytest.mark.timeout(300)
-def test_the_whole_bench_runs(run):
-    done, _ = run
+def test_the_whole_bench_runs(whole_run):
+    done, _ = whole_run
 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_scenario_fills_its_page(scenario, run):
-    _, folder = run
+def test_a_scenario_fills_its_page(scenario, whole_run):
+    _, folder = whole_run
     page = (folder / "benchmarks.md").read_text()
     section = page.partition(f"\n## {scenario.title}\n")[2].partition("\n## ")[0]
 
@@ -71,8 +74,8 @@ def test_a_scenario_fills_its_page(scenario, run):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_scenario_has_a_picture_for_each_figure(scenario, run):
-    _, folder = run
+def test_a_scenario_has_a_picture_for_each_figure(scenario, whole_run):
+    _, folder = whole_run
     page = (folder / "benchmarks.md").read_text()
     several = len(scenario.figures) > 1
     taking_part = [subject for subject in scenario.subjects if not subject.missing()]

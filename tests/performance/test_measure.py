@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.performance.measure import Outcome, Spread
+from tests.performance.measure import Outcome, Spread, run_scenario
 from tests.performance.model import Size
 from tests.performance.report import judged, page, reached
 from tests.performance.sample import Sample, longest, percentile
@@ -166,6 +166,18 @@ def test_who_is_not_installed_is_left_out_by_name():
 
     assert "- Tornado `write_message`: left out, there is no tornado here." in text
     assert "| Tornado `write_message` |" not in text
+
+
+def test_who_lacks_a_module_does_not_run():
+    stranger = replace(FANOUT.subjects[2], name="stranger", needs=("json", "no_such_module"))
+    scenario = replace(FANOUT, subjects=(*FANOUT.subjects, stranger))
+    said: list[str] = []
+
+    result = run_scenario(None, scenario, Size.TINY, 0, said.append)
+
+    assert result.left_out == {"stranger": ["no_such_module"]}
+    assert [subject.name for subject in result.subjects] == ["floor", "hub", "tornado"]
+    assert said == ["fanout         stranger   left out: no no_such_module here"]
 
 
 def test_a_figure_may_have_several_targets():
