@@ -1,15 +1,17 @@
-"""A connection on a plain TCP socket, taken over from Tornado.
+"""A connection on a socket of its own, taken over from Tornado.
 
-Tornado's stream has served the handshake. Its socket is duplicated, and the stream is
-closed, which takes the old descriptor out of the event loop without a shutdown. From
-then on nothing stands between the link and the kernel.
+Tornado's stream has served the handshake. It is closed without its socket, which takes
+the descriptor out of the event loop and leaves it open. From then on nothing stands
+between the link and the kernel; for TLS, see ``tls``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol, cast
 
 from tornado.iostream import IOStream
 
@@ -27,18 +29,54 @@ stopped reading is noticed only after some 4 MiB of kernel memory."""
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
-def can_be_taken(stream: IOStream) -> bool:
-    """Whether the stream is a plain socket with nothing left to write."""
-    return type(stream) is IOStream and not stream.writing() and hasattr(stream, "_read_buffer")
+class Carrier(Protocol):
+    """A socket, as a link uses it: it never waits, and raises ``OSError``."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def send(self, data: bytes | memoryview, /) -> int: ...
+
+    def shutdown(self, how: int, /) -> None: ...
+
+    def close(self) -> None: ...
 
 
-def take_socket(stream: IOStream) -> tuple[socket.socket, bytes]:
-    """Return the stream's socket and what it has read ahead; the stream is closed.
+class _Vacated:
+    """Stands where a stream's socket was: it has the number, and closes nothing."""
 
-    Raises ``OSError`` when there is no descriptor left, and changes nothing then.
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        """Leave it to the new owner."""
+
+
+async def take_socket(stream: IOStream, within: float) -> tuple[socket.socket, bytes]:
+    """Return the stream's socket and what was read ahead of it; the stream is closed.
+
+    Waits until what the stream has to write is written. Raises ``OSError`` if the peer
+    is gone, or does not take that ``within`` seconds.
     """
-    sock = stream.socket.dup()  # which does not block either
+    if stream.writing():
+        try:
+            async with asyncio.timeout(within):
+                await stream.write(b"")
+        except TimeoutError as error:
+            raise ConnectionAbortedError from error
+        finally:
+            if stream.writing():
+                stream.close()
+    if stream.closed():
+        raise ConnectionResetError
+    sock = stream.socket
     ahead = bytes(stream._read_buffer)  # noqa: SLF001  (there is no public way)
+    if isinstance(sock, ssl.SSLSocket):
+        while waiting := sock.pending():  # a stream may read less at a time than a record
+            ahead += sock.recv(waiting)
+    stream.socket = cast("Any", _Vacated(sock.fileno()))
     stream.close()
     return sock, ahead
 
@@ -47,6 +85,8 @@ class PlainLink(SocketLink):
     """Reads and writes its socket itself, when the poller says so."""
 
     __slots__ = ("_fd", "_interest", "_socket")
+
+    _socket: Carrier
 
     def __init__(self, node: Node, codec: Codec, wire: SocketWire, sock: socket.socket) -> None:
         super().__init__(node, codec, wire)
@@ -63,6 +103,18 @@ class PlainLink(SocketLink):
         except OSError:
             self._gone()
             raise
+
+    def answer(self, head: bytes) -> None:
+        """Write the answer to the handshake, before all else. Raises ``OSError``."""
+        try:
+            sent = self.write(head)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._gone()
+            raise
+        if sent < len(head):
+            self._begin_backlog(memoryview(head)[sent:])
 
     def on_readable(self) -> None:
         if self.state == OPEN:
@@ -89,7 +141,9 @@ class PlainLink(SocketLink):
         return self._socket.send
 
     def _adjust(self) -> None:
-        interest = (READ if self.wants_read else 0) | (WRITE if self.wants_write else 0)
+        self._watch((READ if self.wants_read else 0) | (WRITE if self.wants_write else 0))
+
+    def _watch(self, interest: int) -> None:
         if interest != self._interest and self.state != GONE:
             self._interest = interest
             self.node.poller.watch(self._fd, self, interest)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from tornado.iostream import IOStream
 from tornado.web import RequestHandler
 
-from eyewall.adapters.web.connection import PlainLink, can_be_taken, take_socket
+from eyewall.adapters.web.connection import take_socket
 from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
 from eyewall.adapters.web.extensions import agree
 from eyewall.adapters.web.http_server import deadline_of
@@ -25,7 +23,7 @@ from eyewall.adapters.web.link import SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.origin import Origins
 from eyewall.adapters.web.proxies import TrustedProxies
-from eyewall.adapters.web.stream import StreamLink
+from eyewall.adapters.web.tls import link_on
 from eyewall.adapters.web.upgrade import Refusal, accept_key, answer, busy, check_number
 from eyewall.adapters.web.wire import SocketWire, TextWire
 from eyewall.application.ports import Codec, Reservation
@@ -109,7 +107,7 @@ class SocketHandler(RequestHandler):
             await self._check_origin(handshake)
             reservation = self._reserve(handshake)
             meta = await self._authenticate(handshake)
-            link, session, ahead = self._upgrade(accept, handshake)
+            link, session, ahead = await self._upgrade(accept, handshake)
         except Refusal as refusal:
             self._refuse(refusal)
         except _TooLate:
@@ -216,7 +214,9 @@ class SocketHandler(RequestHandler):
 
     # --- the upgrade
 
-    def _upgrade(self, accept: str, handshake: Handshake) -> tuple[SocketLink, bool, bytes]:
+    async def _upgrade(
+        self, accept: str, handshake: Handshake
+    ) -> tuple[SocketLink, bool, bytes]:
         """Answer 101 and take the connection out of Tornado's hands.
 
         Returns the link, whether a subprotocol was negotiated, and what came behind
@@ -229,28 +229,14 @@ class SocketHandler(RequestHandler):
         head = answer(accept, codec.subprotocol if session else None, extensions)
         self.set_status(101)
         self.application.log_request(self)
-        stream: IOStream = self.detach()
+        stream = self.detach()
         # Templates, which are not used here, make a handler refer to itself: without this
         # all of the handshake would stay until the collector finds it.
         self.ui.clear()
-        if stream.closed():
-            raise ConnectionResetError
-        node = self._door.node
-        if can_be_taken(stream):
-            # Straight to the socket: the way through Tornado's buffers costs more than
-            # the rest of the answer, and whoever takes the socket over has no use for it.
-            head = head[_send(stream.socket, head) :]
-            if not head:
-                try:
-                    sock, ahead = take_socket(stream)
-                    return PlainLink(node, codec, wire, sock), session, ahead
-                except OSError as error:
-                    if stream.closed():
-                        raise
-                    node.logger.warning("socket_not_taken", error=repr(error))
-        if head:
-            stream.write(head)
-        return StreamLink(node, codec, wire, stream), session, b""
+        sock, ahead = await take_socket(stream, self._door.timeout)
+        link = link_on(self._door.node, codec, wire, sock)
+        link.answer(head)
+        return link, session, ahead
 
     async def _open(
         self,
@@ -278,11 +264,3 @@ def _drop(decision: Awaitable[Any]) -> None:
         decision.close()
     elif isinstance(decision, asyncio.Future):
         decision.cancel()
-
-
-def _send(sock: socket.socket, data: bytes) -> int:
-    """Return how much of ``data`` the kernel took."""
-    try:
-        return sock.send(data)
-    except BlockingIOError:
-        return 0

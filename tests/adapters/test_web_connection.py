@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import resource
 import socket
 import struct
 
 import pytest
+from tornado.iostream import IOStream
 
-from eyewall.adapters.web.connection import PlainLink
+from eyewall.adapters.web.connection import PlainLink, take_socket
 from eyewall.adapters.web.outgoing import GONE
 from eyewall.adapters.web.poller import LoopSource
 from eyewall.domain.connection import DisconnectReason as Reason
@@ -31,6 +34,99 @@ async def test_a_plain_connection_is_taken_over_with_its_options_set(source):
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 64 * 1024
+
+
+async def test_a_connection_needs_no_second_descriptor():
+    """The limit is real here, and just one descriptor is left when the client dials."""
+    async with served() as here:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        client = socket.socket()
+        client.setblocking(False)
+        spare = os.dup(client.fileno())  # the lowest free number, for the server's side
+        os.close(spare)
+        used = [os.dup(client.fileno())]
+        os.close(used.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest_in_use() + 2, before[1]))
+        try:
+            while True:
+                try:
+                    used.append(os.dup(client.fileno()))
+                except OSError:
+                    break
+            os.close(used.pop())
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", here.port))
+            await loop.sock_sendall(client, request() + masked("hello"))
+            await until(lambda: here.intake.messages)
+        finally:
+            for fd in used:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        data = b""
+        while not data.endswith(b"\x81\x05hello"):
+            data += await loop.sock_recv(client, 1000)
+        client.close()
+
+
+def highest_in_use() -> int:
+    return max(int(name) for name in os.listdir("/proc/self/fd"))
+
+
+async def streamed():
+    """Return a stream with much still to write, and its peer, which does not read."""
+    ours, theirs = socket.socketpair()
+    stream = IOStream(ours)
+    stream.write(b"x" * 4_000_000)
+    assert stream.writing()
+    theirs.setblocking(False)
+    return stream, theirs
+
+
+async def test_a_socket_is_taken_when_what_came_before_is_written():
+    stream, peer = await streamed()
+    taking = asyncio.create_task(take_socket(stream, 5.0))
+    got = 0
+    while got < 4_000_000:
+        assert not taking.done()
+        got += len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
+        await asyncio.sleep(0)
+    sock, ahead = await taking
+
+    assert (sock.fileno() >= 0, ahead, stream.closed()) == (True, b"", True)
+    sock.sendall(b"after")
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"after"
+    sock.close()
+    peer.close()
+
+
+async def test_a_peer_that_does_not_take_what_came_before_is_cut_off():
+    stream, peer = await streamed()
+    with pytest.raises(ConnectionAbortedError):
+        await take_socket(stream, 0.05)
+    assert stream.closed()
+    peer.close()
+
+
+async def test_a_peer_that_is_gone_before_its_socket_is_taken_is_gone():
+    stream, peer = await streamed()
+    taking = asyncio.create_task(take_socket(stream, 5.0))
+    await turns()
+    peer.close()
+    with pytest.raises(OSError, match="closed"):
+        await taking
+    with pytest.raises(ConnectionResetError):
+        await take_socket(stream, 5.0)
+
+
+async def test_a_take_over_that_is_called_off_leaves_nothing_open():
+    stream, peer = await streamed()
+    taking = asyncio.create_task(take_socket(stream, 5.0))
+    await turns()
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    assert stream.closed()
+    peer.close()
 
 
 @pytest.mark.parametrize("cut", range(33))

@@ -1,0 +1,140 @@
+"""A connection on a TLS socket that was taken over.
+
+OpenSSL differs from a kernel's socket in four ways, and this file is about those:
+
+1. It keeps what it has decrypted. So a read always has room for a whole record, and
+   nothing is left over that the descriptor would not tell of.
+2. A refused write has to be repeated with the same bytes. So it is offered one record at
+   a time, and the frames of a record that was refused are not given to the policy.
+3. To read it may have to write, and to write it may have to read (a key update, a
+   renegotiation). Then the link waits for that alone.
+4. The end is said within TLS first, and by the socket after that.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+
+from eyewall.adapters.web.connection import PlainLink
+from eyewall.adapters.web.node import Node
+from eyewall.adapters.web.outgoing import GONE, SHUT
+from eyewall.adapters.web.poller import READ, WRITE
+from eyewall.adapters.web.wire import SocketWire
+from eyewall.application.ports import Codec
+
+RECORD: Final = 16 * 1024
+"""The most that a TLS record holds."""
+
+
+class TlsSocket:
+    """Has an ``ssl.SSLSocket`` answer as a plain socket would. Implements ``Carrier``."""
+
+    __slots__ = ("_tls", "needs")
+
+    def __init__(self, tls: ssl.SSLSocket) -> None:
+        self._tls = tls
+        self.needs = 0
+        """What OpenSSL waits for before anything goes on: 0, or ``READ`` although it was
+        to write, or ``WRITE`` although it was to read."""
+
+    def recv(self, size: int) -> bytes:
+        """Return the next record; ``size`` is no smaller than one."""
+        try:
+            return self._tls.recv(size)
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+        except ssl.SSLWantWriteError:
+            self.needs = WRITE
+            raise BlockingIOError from None
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def send(self, data: bytes | memoryview) -> int:
+        write = self._tls.write  # unlike ``send`` it never writes past a session that has ended
+        size = len(data)
+        sent = 0
+        try:
+            if size <= RECORD:
+                return write(data)
+            view = memoryview(data)
+            while sent < size:
+                sent += write(view[sent : sent + RECORD])
+        except ssl.SSLWantWriteError:
+            if not sent:
+                raise BlockingIOError from None
+        except ssl.SSLWantReadError:
+            self.needs = READ
+            if not sent:
+                raise BlockingIOError from None
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """Say in TLS that nothing more comes, then close this side of the socket."""
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantWriteError:
+            self.needs = WRITE
+            return  # to be called again
+        except (OSError, ValueError):
+            pass  # said; the peer's answer is among what is thrown away. Or beyond saying
+        # An SSLSocket's own method would forget the session, and read ciphertext.
+        socket.socket.shutdown(self._tls, how)
+
+    def close(self) -> None:
+        self._tls.close()
+
+
+class TlsLink(PlainLink):
+    """Reads and writes through OpenSSL."""
+
+    __slots__ = ()
+
+    committed = RECORD
+
+    _socket: TlsSocket
+
+    def __init__(self, node: Node, codec: Codec, wire: SocketWire, sock: ssl.SSLSocket) -> None:
+        super().__init__(node, codec, wire, sock)
+        self._socket = TlsSocket(sock)
+        self.write = self._socket.send
+
+    def on_readable(self) -> None:
+        waits = self._socket.needs
+        if waits:
+            self._go_on()
+        else:
+            super().on_readable()
+            if self._socket.needs:
+                self._adjust()
+
+    def on_writable(self) -> None:
+        if self._socket.needs:
+            self._go_on()
+        else:
+            super().on_writable()
+
+    def _go_on(self) -> None:
+        """Try again what OpenSSL could not do without something else."""
+        self._socket.needs = 0
+        if self.state == SHUT:
+            self._shut_writing()
+        else:
+            super().on_writable()
+        if self.state != GONE and self.wants_read:
+            super().on_readable()
+        self._adjust()
+
+    def _adjust(self) -> None:
+        if self._socket.needs:
+            self._watch(self._socket.needs)
+        else:
+            super()._adjust()
+
+
+def link_on(node: Node, codec: Codec, wire: SocketWire, sock: socket.socket) -> PlainLink:
+    """Return the link for a socket that was taken over; raises ``OSError``."""
+    if isinstance(sock, ssl.SSLSocket):
+        return TlsLink(node, codec, wire, sock)
+    return PlainLink(node, codec, wire, sock)
