@@ -8,39 +8,52 @@ OpenSSL differs from a kernel's socket in four ways, and this file is about thos
    a time, and the frames of a record that was refused are not given to the policy.
 3. To read it may have to write, and to write it may have to read (a key update, a
    renegotiation). Then the link waits for that alone.
-4. The end is said within TLS first, and by the socket after that.
+4. The end is said within TLS first, and by the socket after that. Many a client takes
+   it for the end of both directions: so it gets a moment to answer our close frame.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from typing import Final
 
 from eyewall.adapters.web.connection import PlainLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.outgoing import GONE, SHUT
 from eyewall.adapters.web.poller import READ, WRITE
-from eyewall.adapters.web.wire import SocketWire
+from eyewall.adapters.web.wire import CLOSE, SocketWire
 from eyewall.application.ports import Codec
 
 RECORD: Final = 16 * 1024
 """The most that a TLS record holds."""
 
 
+ANSWER: Final = 0.1
+"""Seconds that a peer has to answer our close frame before it is told the end. Without
+them, a client that finds both in one read can't answer any more, and some then report
+1006 instead of our code."""
+
+
 class TlsSocket:
     """Has an ``ssl.SSLSocket`` answer as a plain socket would. Implements ``Carrier``."""
 
-    __slots__ = ("_tls", "needs")
+    __slots__ = ("_tls", "answered", "needs")
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
+        self.answered = False
+        """Whether the peer's close frame has come, as far as one can tell."""
         self.needs = 0
         """What OpenSSL waits for before anything goes on: 0, or ``READ`` although it was
         to write, or ``WRITE`` although it was to read."""
 
     def recv(self, size: int) -> bytes:
-        """Return the next record; ``size`` is no smaller than one."""
+        """Return the next record; ``size`` is no smaller than one.
+
+        After ``shutdown`` it is whatever comes, to be thrown away.
+        """
         try:
             return self._tls.recv(size)
         except ssl.SSLWantReadError:
@@ -52,7 +65,7 @@ class TlsSocket:
             return b""
 
     def send(self, data: bytes | memoryview) -> int:
-        write = self._tls.write  # unlike ``send`` it never writes past a session that has ended
+        write = self._tls.write  # unlike its ``send``, it never writes in the clear
         size = len(data)
         sent = 0
         try:
@@ -78,11 +91,13 @@ class TlsSocket:
             self.needs = WRITE
             return  # to be called again
         except (OSError, ValueError):
-            pass  # said; the peer's answer is among what is thrown away. Or beyond saying
-        # An SSLSocket's own method would forget the session, and read ciphertext.
-        socket.socket.shutdown(self._tls, how)
+            pass  # said, and no answer yet; or beyond saying
+        self._tls.shutdown(how)  # ends the session too, which takes no more of the peer's data
 
     def close(self) -> None:
+        """Close, after a last word in TLS if there was none."""
+        with suppress(OSError, ValueError):
+            self._tls.unwrap()
         self._tls.close()
 
 
@@ -104,10 +119,12 @@ class TlsLink(PlainLink):
         waits = self._socket.needs
         if waits:
             self._go_on()
-        else:
-            super().on_readable()
-            if self._socket.needs:
-                self._adjust()
+            return
+        super().on_readable()
+        if self.state == SHUT and not self._socket.answered:
+            self._say_end()
+        elif self._socket.needs:
+            self._adjust()
 
     def on_writable(self) -> None:
         if self._socket.needs:
@@ -119,12 +136,31 @@ class TlsLink(PlainLink):
         """Try again what OpenSSL could not do without something else."""
         self._socket.needs = 0
         if self.state == SHUT:
-            self._shut_writing()
+            self._say_end()
         else:
             super().on_writable()
         if self.state != GONE and self.wants_read:
             super().on_readable()
         self._adjust()
+
+    def _take_control(self, opcode: int, payload: bytes) -> None:
+        self._socket.answered = opcode == CLOSE
+        super()._take_control(opcode, payload)
+
+    def _shut_writing(self) -> None:
+        if self._socket.answered:
+            self._socket.shutdown(socket.SHUT_WR)
+        else:
+            self.node.loop.call_later(ANSWER, self._say_end)
+
+    def _say_end(self) -> None:
+        if self.state == SHUT:
+            self._socket.answered = True
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._gone()
+            self._adjust()
 
     def _adjust(self) -> None:
         if self._socket.needs:

@@ -27,9 +27,10 @@ from tests.adapters.web_support import (
     raw,
     request,
     served,
-    tls_contexts,
+    turns,
     until,
 )
+from tests.certificate import tls_contexts
 
 CLOSED_BY_SERVER = b"\x88\x11\x03\xf4server_shutdown"
 GOODBYE = masked(b"\x03\xe8", 0x88)
@@ -393,20 +394,40 @@ def test_bytes_that_are_partly_taken_are_counted():
 
 
 async def test_nothing_is_written_in_the_clear_once_the_session_is_over():
-    async with served(tls=True) as here, tls_peer(here) as peer:
+    async with served(tls=True) as here, tls_peer(here):
         await until(lambda: here.intake.links)
         carrier = here.intake.links[0]._socket
-        here.node.poller.forget(here.intake.links[0]._fd)
-        await peer.say_end()
-        await until(lambda: over(carrier))
+        carrier.shutdown(socket.SHUT_RD)
         with pytest.raises(ValueError, match="unwrapped"):
             carrier.send(b"secret")
 
 
-def over(carrier):
-    """Both have said goodbye."""
-    carrier.shutdown(socket.SHUT_RD)
-    return carrier._tls._sslobj is None
+async def test_who_goes_on_sending_after_our_end_was_said_is_not_reset(source):
+    """What they send is thrown away until they end too, lest the close frame be lost."""
+    async with served(tls=True, source=source) as here, tls_peer(here) as peer:
+        await peer.write(b"\x81\x02hi")
+        assert await peer.rest() == b"\x88\x10\x03\xeaprotocol_error"
+        for _ in range(20):
+            await peer.write(b"z" * 10_000)
+        await turns(20)
+        assert len(here.sockets) == 1
+        assert await asyncio.get_running_loop().sock_recv(peer.socket, 1) == b""
+        peer.socket.close()
+        await until(lambda: not len(here.sockets))
+
+
+async def test_a_client_may_answer_the_close_frame_before_it_is_told_the_end():
+    """asyncio closes both ways when TLS ends: aiohttp then reported 1006."""
+    async with served(tls=True) as here:
+        client, link = await here.pair()
+        link.close(Reason.REPLACED)
+        await client.frame()
+        assert not client.reader.at_eof()
+        assert not client.writer.is_closing()
+        client.write(GOODBYE)
+
+        assert await client.end() == b""
+        assert link.state == GONE or link._socket.answered
 
 
 # --- all of them

@@ -5,20 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import ipaddress
 import os
 import socket
 import ssl
 import struct
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.util import _websocket_mask
@@ -30,6 +24,7 @@ from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.outbox import Offer, QueueConfig
+from tests.certificate import tls_contexts
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every patience of these tests, for slow machines."""
@@ -443,48 +438,3 @@ async def turns(count: int = 5) -> None:
     """Let the loop go round a few times."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-# --- TLS
-
-
-_contexts: list[tuple[ssl.SSLContext, ssl.SSLContext]] = []
-
-
-def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return a server's context with a fresh certificate, and a client's that trusts it."""
-    if not _contexts:
-        _contexts.append(_make_contexts())
-    return _contexts[0]
-
-
-def _make_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pem + secret)
-        file.flush()
-        server.load_cert_chain(file.name)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(cadata=pem.decode())
-    return server, client

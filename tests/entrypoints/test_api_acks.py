@@ -21,6 +21,8 @@ from eyewall import (
 from tests.entrypoints.house import ADA, BEN, NEWS, ack
 from tests.entrypoints.wire import UNIT, WITHIN, soon
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 # --- with acks
 
 

@@ -23,6 +23,8 @@ from eyewall import (
 from tests.entrypoints.house import ADA, BEN, CY, NEWS, heard
 from tests.entrypoints.wire import WITHIN, eventually, peer, raw_peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 # --- to many
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import eyewall
 from eyewall import Context, Envelope, Server
-from tests.adapters.web_support import tls_contexts
+from tests.certificate import tls_contexts
 from tests.entrypoints.wire import (
     FENCE,
     UNIT,

@@ -8,6 +8,8 @@ from eyewall import RoomOptions, RoomPolicy
 from tests.entrypoints.house import commanded
 from tests.entrypoints.wire import peer
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture
 async def server():

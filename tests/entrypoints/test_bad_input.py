@@ -13,6 +13,8 @@ import pytest
 from eyewall import Envelope, Server
 from tests.entrypoints.wire import Peer, peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @dataclass
 class Plot:

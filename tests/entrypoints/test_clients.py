@@ -11,12 +11,16 @@ from typing import Any, Protocol
 
 import aiohttp
 import pytest
+from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from eyewall import DisconnectReason, Server
+from tests.certificate import tls_contexts
 from tests.entrypoints.wire import JSON, WITHIN, eventually, running, soon
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 BIG = "b" * 100_000
 
@@ -78,7 +82,12 @@ class Aiohttp:
     async def open(cls, url: str, subprotocol: str | None) -> Client:
         session = aiohttp.ClientSession()
         protocols = [subprotocol] if subprotocol else []
-        return cls(session, await session.ws_connect(url, protocols=protocols, heartbeat=1.0))
+        return cls(
+            session,
+            await session.ws_connect(
+                url, protocols=protocols, heartbeat=1.0, ssl=tls_contexts()[1]
+            ),
+        )
 
     async def send(self, text: str) -> None:
         await self._socket.send_str(text)
@@ -105,7 +114,13 @@ class Tornado:
     @classmethod
     async def open(cls, url: str, subprotocol: str | None) -> Client:
         offered = [subprotocol] if subprotocol else None
-        return cls(await websocket_connect(url, subprotocols=offered, compression_options={}))
+        return cls(
+            await websocket_connect(
+                HTTPRequest(url, ssl_options=tls_contexts()[1]),
+                subprotocols=offered,
+                compression_options={},
+            )
+        )
 
     async def send(self, text: str) -> None:
         await self._socket.write_message(text)

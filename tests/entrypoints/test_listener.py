@@ -14,7 +14,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.web import RequestHandler
 
 from eyewall.listener import Listener
-from tests.adapters.web_support import tls_contexts
+from tests.certificate import tls_contexts
 from tests.entrypoints.wire import UNIT, WITHIN, free_port, soon
 
 

@@ -20,6 +20,8 @@ from eyewall import (
 )
 from tests.entrypoints.wire import UNIT, WITHIN, eventually, peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def emit(server: Server, conn_id: str, timeout: float = WITHIN) -> asyncio.Future[AckResult]:
     """Ask one connection for an ack."""

@@ -29,6 +29,8 @@ from tests.entrypoints.wire import (
     running,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 ADA = UserId("ada")
 
 CODES = {

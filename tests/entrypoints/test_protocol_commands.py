@@ -16,6 +16,8 @@ from eyewall import (
 from tests.entrypoints.house import ADA, commanded, plain, two_in
 from tests.entrypoints.wire import peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 # --- off unless turned on
 
 

@@ -19,8 +19,10 @@ from websockets.extensions.permessage_deflate import (
 )
 
 from eyewall import CompressionConfig, Envelope, Server
-from tests.adapters.web_support import tls_contexts
+from tests.certificate import tls_contexts
 from tests.entrypoints.wire_clients import JSON, MSGPACK, PATIENCE, running, talking
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 ON = CompressionConfig()
 
@@ -81,7 +83,7 @@ async def test_what_compression_does_not_make_smaller_comes_back_as_it_was():
             assert await socket.recv() == noise
         async with (
             aiohttp.ClientSession() as session,
-            session.ws_connect(server.url, compress=15) as other,
+            session.ws_connect(server.url, compress=15, ssl=tls_contexts()[1]) as other,
         ):
             await other.send_bytes(noise)
             assert await other.receive_bytes(timeout=PATIENCE) == noise
@@ -133,7 +135,7 @@ async def test_aiohttp_sends_and_reads_whatever_it_likes(window, deflates):
     async with (
         echoing() as server,
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.url, compress=window) as socket,
+        session.ws_connect(server.url, compress=window, ssl=tls_contexts()[1]) as socket,
     ):
         assert bool(socket.compress) is deflates
         for text in TEXTS:

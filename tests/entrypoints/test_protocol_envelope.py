@@ -9,6 +9,8 @@ import pytest
 from eyewall import Message, SendOptions, Server
 from tests.entrypoints.wire import TEXT, frame, peer, peers, raw_peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 FIELDS = ("id", "ref", "topic", "event", "namespace", "version", "headers", "ack")
 
 

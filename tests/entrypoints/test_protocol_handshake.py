@@ -19,6 +19,8 @@ from tests.entrypoints.wire import (
     running,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 async def answer_to(server: Server, path: str = "/ws", method: str = "GET", **changes) -> Response:
     """The server's answer to a handshake with these headers changed."""

@@ -14,6 +14,8 @@ from eyewall import CompressionConfig, Envelope, MemoryPubSub, MemoryState, Mess
 from eyewall.adapters.codec.msgpack import MsgpackCodec
 from tests.entrypoints.wire_clients import JSON, MSGPACK, PATIENCE, running, talking
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 async def test_the_welcome_is_the_first_message():
     async with running() as server, talking(server) as client:

@@ -16,6 +16,8 @@ from eyewall import (
 from tests.entrypoints.house import ADA, BEN, commanded, plain, two_in
 from tests.entrypoints.wire import UNIT, eventually, peer, peers, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 # --- presence
 
 

@@ -15,6 +15,8 @@ from eyewall import (
 )
 from tests.entrypoints.wire import peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 # --- repeats in a session
 
 

@@ -33,6 +33,8 @@ from eyewall import (
 )
 from tests.entrypoints.wire import peer, running
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 ERRORS = {
     "handler_not_found": HandlerNotFound("text"),
     "unauthorized": Unauthorized("text"),

@@ -24,6 +24,8 @@ from tests.entrypoints.wire import (
     running,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 async def echo(ctx, msg):
     return {"echo": msg.data}

@@ -12,7 +12,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from eyewall import MemoryPubSub, MemoryState, Message, Server
-from tests.adapters.web_support import tls_contexts
+from tests.certificate import tls_contexts
 from tests.entrypoints.house import by_name
 from tests.entrypoints.wire import WITHIN, free_port, peer, running, soon
 

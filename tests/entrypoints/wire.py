@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from eyewall import Server
+from tests.certificate import tls_contexts
 from tests.faults.proxy import free_port
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
@@ -34,6 +35,9 @@ WITHIN = 5 * UNIT
 JSON = "eyewall.v1.json"
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+over_tls = False
+"""Whether servers started here speak TLS; the fixture ``transport`` says so."""
 
 FENCE = "test:fence"
 """A topic that every server of these tests answers, to show that nothing came before."""
@@ -48,7 +52,7 @@ async def running(server: Server | None = None, **options: Any) -> AsyncIterator
     """Run ``server``, or one with these options, on a free port of this process."""
     server = server or Server(**options)
     server.handle(FENCE, _fence)
-    await server.start(port=free_port())
+    await server.start(port=free_port(), ssl=tls_contexts()[0] if over_tls else None)
     try:
         yield server
     finally:
@@ -178,6 +182,8 @@ async def peer(
     options.setdefault("ping_interval", None)
     options.setdefault("max_size", 1 << 24)
     options.setdefault("max_queue", None)
+    if url.startswith("wss:"):
+        options.setdefault("ssl", tls_contexts()[1])
     if origin := options.pop("origin", None):
         options["origin"] = Origin(origin)
     async with connect(url, additional_headers=headers, **options) as socket:
@@ -246,7 +252,7 @@ UPGRADE: dict[str, str | None] = {
 
 
 class RawPeer:
-    """A TCP connection to the server's port."""
+    """A connection to the server's port, of bytes."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str
@@ -319,9 +325,10 @@ class RawPeer:
 
 @contextlib.asynccontextmanager
 async def raw_peer(server: Server, *, upgrade: bool = True) -> AsyncIterator[RawPeer]:
-    """Connect by TCP, and upgrade without a subprotocol unless told otherwise."""
+    """Connect, and upgrade without a subprotocol unless told otherwise."""
     host, port = "127.0.0.1", server.port
-    reader, writer = await asyncio.open_connection(host, port)
+    trusting = tls_contexts()[1] if server.url.startswith("wss:") else None
+    reader, writer = await asyncio.open_connection(host, port, ssl=trusting)
     try:
         client = RawPeer(reader, writer, f"{host}:{port}")
         if upgrade:

@@ -13,6 +13,8 @@ import msgspec
 import websockets
 
 from eyewall import Server
+from tests.certificate import tls_contexts
+from tests.entrypoints import wire
 
 PATIENCE = 10 * float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 
@@ -22,7 +24,7 @@ JSON, MSGPACK = "eyewall.v1.json", "eyewall.v1.msgpack"
 @contextlib.asynccontextmanager
 async def running(**options: Any) -> AsyncIterator[Server]:
     server = Server(**{"client_commands": True, **options})
-    await server.start(port=0)
+    await server.start(port=0, ssl=tls_contexts()[0] if wire.over_tls else None)
     try:
         yield server
     finally:
