@@ -214,9 +214,7 @@ class SocketHandler(RequestHandler):
 
     # --- the upgrade
 
-    async def _upgrade(
-        self, accept: str, handshake: Handshake
-    ) -> tuple[SocketLink, bool, bytes]:
+    async def _upgrade(self, accept: str, handshake: Handshake) -> tuple[SocketLink, bool, bytes]:
         """Answer 101 and take the connection out of Tornado's hands.
 
         Returns the link, whether a subprotocol was negotiated, and what came behind

@@ -13,6 +13,7 @@ import pytest
 import websockets
 from tornado.tcpserver import TCPServer
 
+from eyewall.adapters.web import tls as tls_module
 from eyewall.adapters.web.connection import take_socket
 from eyewall.adapters.web.outgoing import GONE, SHUT
 from eyewall.adapters.web.poller import READ, WRITE, LoopSource
@@ -416,12 +417,14 @@ async def test_who_goes_on_sending_after_our_end_was_said_is_not_reset(source):
         await until(lambda: not len(here.sockets))
 
 
-async def test_a_client_may_answer_the_close_frame_before_it_is_told_the_end():
+async def test_a_client_may_answer_the_close_frame_before_it_is_told_the_end(monkeypatch):
     """asyncio closes both ways when TLS ends: aiohttp then reported 1006."""
+    monkeypatch.setattr(tls_module, "ANSWER", 60)
     async with served(tls=True) as here:
         client, link = await here.pair()
         link.close(Reason.REPLACED)
         await client.frame()
+        await turns(50)
         assert not client.reader.at_eof()
         assert not client.writer.is_closing()
         client.write(GOODBYE)

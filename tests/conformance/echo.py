@@ -8,6 +8,7 @@ from typing import Any
 
 from eyewall import CompressionConfig, QueueConfig, Server
 from eyewall.adapters.web.deflate import DeflateWire
+from tests.certificate import tls_contexts
 
 MAX_MESSAGE = 32 * 1024 * 1024
 """Bytes: the suite's largest message has 16 MiB."""
@@ -52,9 +53,9 @@ def echo_server() -> Server:
 
 
 @contextlib.asynccontextmanager
-async def echoing() -> AsyncIterator[Server]:
+async def echoing(*, tls: bool = False) -> AsyncIterator[Server]:
     server = echo_server()
-    await server.start(port=0)
+    await server.start(port=0, ssl=tls_contexts()[0] if tls else None)
     try:
         yield server
     finally:

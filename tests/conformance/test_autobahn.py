@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 
 from tests.conformance.echo import echoing
+from tests.conformance.tunnel import tunnel
 
 pytest.importorskip("kosoku", reason="Autobahn's cases come with the wheel kosoku")
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 
+FRAMING = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]
+
 GROUPS = {
-    "framing": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"],
+    "framing": FRAMING,
     "compression": ["12.1.*", "13.1.*"],
 }
 if chosen := os.environ.get("EYEWALL_AUTOBAHN", "").split():
@@ -66,6 +69,21 @@ async def test_the_cases_of_autobahn(cases, tmp_path):
         assert server.port is not None
         outcomes = await run(cases, server.port, tmp_path)
 
+    assert_right(outcomes)
+
+
+@pytest.mark.timeout(3600 * UNIT)
+async def test_the_cases_of_autobahn_over_tls(tmp_path):
+    """The suite speaks no TLS: something before it does."""
+    async with echoing(tls=True) as server:
+        assert server.port is not None
+        async with tunnel(server.port) as port:
+            outcomes = await run(FRAMING, port, tmp_path)
+
+    assert_right(outcomes)
+
+
+def assert_right(outcomes: dict[str, dict[str, Any]]) -> None:
     assert outcomes
     wrong = {
         case: (outcome["behavior"], outcome["behaviorClose"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -15,9 +16,13 @@ from typing import Any, Self
 
 import msgspec
 
+from tests.certificate import tls_contexts
+from tests.faults import support
 from tests.faults.support import HANDSHAKE, WITHIN
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -71,6 +76,8 @@ class Peer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         sock.settimeout(WITHIN)
         sock.connect(("127.0.0.1", port))
+        if support.over_tls:
+            sock = tls_contexts()[1].wrap_socket(sock, server_hostname="localhost")
         return cls(sock, keep=keep)
 
     @classmethod
@@ -107,7 +114,7 @@ class Peer:
         """Take in what has come, at most so many bytes; False if nothing had."""
         try:
             data = self.sock.recv(most)
-        except BlockingIOError:
+        except WOULD_BLOCK:
             return False
         except ConnectionResetError:
             self.end = "reset"
@@ -182,7 +189,7 @@ class Peer:
         while self._unsent:
             try:
                 self._unsent = self._unsent[self.sock.send(self._unsent) :]
-            except BlockingIOError:
+            except WOULD_BLOCK:
                 return False
             except OSError:  # the other side has ended, or this one
                 self._unsent = b""
@@ -195,7 +202,16 @@ class Peer:
         """Send a request that is to be acked."""
         self.send(id=ref, topic=topic, data=data, ack=True)
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether the TLS session has more to read, which the socket does not tell."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
     # --- the end
+
+    def shut(self) -> None:
+        """Close this direction of the socket, without a word in TLS."""
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def close(self) -> None:
         self.sock.close()
@@ -218,6 +234,7 @@ class Crowd:
     def __init__(self, peers: Iterable[Peer] = ()) -> None:
         self.peers: list[Peer] = []
         self._by_fd: dict[int, Peer] = {}
+        self._more: set[int] = set()
         self._epoll = select.epoll()
         for peer in peers:
             self.add(peer)
@@ -232,12 +249,16 @@ class Crowd:
         """Read once from everybody who has something, and send what waits."""
         for peer in self.peers:
             peer.flush()
-        for fd, _ in self._epoll.poll(wait, 1024):
+        ready = {fd for fd, _ in self._epoll.poll(0 if self._more else wait, 1024)}
+        for fd in ready | self._more:
             peer = self._by_fd[fd]
             peer.read()
+            self._more.discard(fd)
             if peer.end is not None:
                 self._epoll.unregister(fd)
                 peer.close()
+            elif peer.holds_more:
+                self._more.add(fd)
 
     def until(self, condition: Callable[[], Any], what: str = "it", within: float = WITHIN) -> None:
         """Pump until ``condition`` is true; fail when it takes too long."""

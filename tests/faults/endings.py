@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from tests.certificate import certificate
+from tests.faults import support
 from tests.faults.clients import CLOSE, Crowd, Peer, framed, request
 from tests.faults.support import UNIT, HubProcess, die_with_parent, until
 
@@ -53,20 +54,24 @@ def by_a_reset(hub: HubProcess, who: dict[str, Any]) -> Any:
 
 def by_closing_one_direction(hub: HubProcess, who: dict[str, Any]) -> Any:
     peer = Peer.connect(hub.port, **who)
-    peer.sock.shutdown(socket.SHUT_WR)
+    peer.shut()
     told(peer)
     return "connection_lost", None
 
 
 def by_being_killed(hub: HubProcess, who: dict[str, Any]) -> Any:
     program = (
-        "import socket, sys, time\n"
+        "import socket, ssl, sys, time\n"
         "peer = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+        "if sys.argv[2:]:\n"
+        "    trusting = ssl.create_default_context(cafile=sys.argv[2])\n"
+        "    peer = trusting.wrap_socket(peer, server_hostname='localhost')\n"
         "peer.sendall(sys.stdin.buffer.read())\n"
         "time.sleep(1000)\n"
     )
+    trusted = [str(certificate())] if support.over_tls else []
     client = subprocess.Popen(
-        [sys.executable, "-c", program, str(hub.port)],
+        [sys.executable, "-c", program, str(hub.port), *trusted],
         stdin=subprocess.PIPE,
         preexec_fn=die_with_parent,
     )

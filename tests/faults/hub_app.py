@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import ssl
 import sys
 import threading
 import time
@@ -293,8 +294,12 @@ async def answer() -> None:
 
 @server.on_startup
 async def start_others() -> None:
+    context = None
+    if pem := os.environ.get("EYEWALL_TLS__CERT"):  # the first server has it from there
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
     for each in servers[1:]:
-        await each.start(port=0)
+        await each.start(port=0, ssl=context)
     server.background(answer)
 
 

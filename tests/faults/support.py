@@ -15,11 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.certificate import certificate, tls_contexts
+
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every time of these tests, for slow machines."""
 
 WITHIN = 20 * UNIT
 """Seconds that anything may take which is expected to happen."""
+
+over_tls = False
+"""Whether servers and clients made here speak TLS; the fixture ``transport`` says so."""
 
 MIB = 1024 * 1024
 _PR_SET_PDEATHSIG = 1
@@ -60,11 +65,17 @@ class HubProcess:
         self._notes = folder / "notes"
         self._notes.touch()
         self.log = folder / "log"
+        pem = str(certificate())
+        tls = {"EYEWALL_TLS__CERT": pem, "EYEWALL_TLS__KEY": pem} if over_tls else {}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "eyewall", "serve", app, "--port", "0"],
                 cwd=Path(__file__).parent,
-                env={**os.environ, "HUB_APP": json.dumps({**like, "notes": str(self._notes)})},
+                env={
+                    **os.environ,
+                    **tls,
+                    "HUB_APP": json.dumps({**like, "notes": str(self._notes)}),
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -150,6 +161,10 @@ class HubProcess:
     def get(self, path: str, **headers: str) -> http.client.HTTPResponse:
         """Ask over HTTP; returns the answer, which has been read."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WITHIN)
+        if over_tls:
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", self.port, timeout=WITHIN, context=tls_contexts()[1]
+            )
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()

@@ -18,9 +18,11 @@ from tests.faults.endings import (
 )
 from tests.faults.support import MIB, WITHIN, HubProcess, assert_pairs, until
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory) -> Iterator[HubProcess]:
+def hub(transport, tmp_path_factory) -> Iterator[HubProcess]:
     """Two servers that share bus and state; connections end at the first."""
     options = {
         "queue": {"size": 32},

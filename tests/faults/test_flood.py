@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from tests.faults.clients import Crowd, Peer
 from tests.faults.support import MIB, UNIT, HubProcess
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 POLITE = 50
 REQUESTS = 20

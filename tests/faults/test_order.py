@@ -9,6 +9,8 @@ import pytest
 from tests.faults.clients import Crowd, Peer
 from tests.faults.support import UNIT, HubProcess, until
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 ROOM = 260
 """Members of each room: more than the server writes to in one turn."""
 BOTH = 80

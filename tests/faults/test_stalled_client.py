@@ -10,6 +10,8 @@ import pytest
 from tests.faults.clients import Crowd, Peer
 from tests.faults.support import MIB, UNIT, HubProcess, until
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 QUEUE = 64
 """Messages that may wait for one client."""
 PAD = 1000
