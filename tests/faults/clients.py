@@ -62,7 +62,7 @@ class Peer:
         self.closed: tuple[int, str] | None = None
         """Code and reason of the close frame that came."""
         self.end: str | None = None
-        """How the connection ended: ``eof``, ``reset``, or not yet."""
+        """How the connection ended: ``eof``, ``reset``, in TLS ``alert``, or not yet."""
         self.total = 0
         self.digest = hashlib.blake2b()
         self._left = b""
@@ -118,6 +118,9 @@ class Peer:
             return False
         except ConnectionResetError:
             self.end = "reset"
+            return True
+        except ssl.SSLError:
+            self.end = "alert"
             return True
         if not data:
             self.end = "eof"
