@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import gc
-import socket
 
 import pytest
 from tornado.httpserver import HTTPServer
@@ -13,7 +12,6 @@ from tornado.httpserver import HTTPServer
 from eyewall.adapters.web import handshake
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.http_server import MAX_HEADER_SIZE
-from eyewall.adapters.web.stream import StreamLink
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.errors import (
     Overloaded,
@@ -107,28 +105,49 @@ async def test_the_first_subprotocol_that_is_known_in_the_clients_order(offered,
         assert here.intake.sessions == [chosen is not None]
 
 
+def reluctant(monkeypatch, write):
+    """Have ``write(link_write, data)`` stand for the first write of every link."""
+    link_on = handshake.link_on
+
+    def made(*arguments):
+        link = link_on(*arguments)
+        link.write = functools.partial(write, link.write)
+        return link
+
+    monkeypatch.setattr(handshake, "link_on", made)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("taken", [0, 1, 100])
-async def test_an_answer_that_the_kernel_takes_in_parts_arrives_whole(monkeypatch, taken):
-    monkeypatch.setattr(handshake, "_send", lambda sock, data: sock.send(data[:taken]))
-    async with served() as here:
+async def test_an_answer_that_the_kernel_takes_in_parts_arrives_whole(monkeypatch, taken, tls):
+    def take(write, data):
+        if not taken:
+            raise BlockingIOError
+        return write(data[:taken])
+
+    reluctant(monkeypatch, take)
+    async with served(tls=tls) as here:
         client = await answer(here, request())
         await until(lambda: here.intake.links)
         client.send("hello")
 
         assert client.status == 101
         assert await client.text() == "hello"
-        assert type(here.intake.links[0]) is StreamLink
 
 
-def test_a_kernel_that_takes_nothing_has_taken_nothing():
-    near, far = socket.socketpair()
-    with near, far:
-        near.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while near.send(b"x" * 4096):
-                pass
+async def test_a_client_that_is_gone_when_it_is_answered_was_never_here(monkeypatch):
+    def fail(_write, _data):
+        raise ConnectionResetError
 
-        assert handshake._send(near, b"answer") == 0
+    reluctant(monkeypatch, fail)
+    async with served() as here:
+        client = await Client.dial(here)
+        client.write(request())
+
+        assert await client.end() == b""
+        await until(lambda: here.intake.places[0].released)
+        assert here.intake.links == here.intake.ends == []
+        assert len(here.sockets) == 0
 
 
 async def test_the_access_log_of_an_application_that_is_there_already_has_the_upgrade():
