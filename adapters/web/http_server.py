@@ -15,6 +15,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl as tls
 from collections.abc import Awaitable
 from typing import Any, Final
@@ -111,6 +112,15 @@ class LimitedServer(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         self.was_read(server_conn)
         super().on_close(server_conn)
+
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        # With TLS the standard library raises for a client that has sent something and
+        # left. Tornado would let it through to the event loop, which reports a fault of
+        # the server, one for each such client. There is no public way to step in.
+        try:
+            super()._handle_connection(connection, address)
+        except OSError:
+            connection.close()
 
     async def close_all_connections(self) -> None:
         """End the requests that are under way, and wait for them."""

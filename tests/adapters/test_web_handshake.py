@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import socket
+import struct
 
 import pytest
 from tornado.httpserver import HTTPServer
@@ -321,6 +323,20 @@ async def test_a_handshake_over_tls_that_is_not_finished_in_time_is_cut_off():
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_tls_client_that_leaves_before_it_is_let_in_is_no_fault_of_the_server():
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with served(tls=True) as here:
+        # Nothing is awaited here, so that the server finds it all at once.
+        with socket.create_connection(("127.0.0.1", here.port)) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client = await here.connect()
+        client.send("hello")
+        assert await client.text() == "hello"
+    assert faults == []
 
 
 async def test_an_authenticator_that_takes_too_long_is_cut_off():
