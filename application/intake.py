@@ -75,7 +75,6 @@ class Inbound:
         self._welcome = welcome
         self._max_per_user = max_per_user
         self.received = receiver.received
-        self.waiting = receiver.waiting
 
     # --- before there is a connection
 

@@ -140,9 +140,6 @@ class Intake(Protocol):
     ) -> None:
         """The link has ended, or is ending by the adapter's decision."""
 
-    def waiting(self) -> int:
-        """Messages that wait for a worker, by which reading is cut into slices."""
-
 
 # --- messages
 

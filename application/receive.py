@@ -144,10 +144,6 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, DRAINING)
         self._asking = 0
 
-    def waiting(self) -> int:
-        """Messages that wait for a worker."""
-        return self._handling.waiting + self._watching.waiting
-
     # --- a message
 
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:

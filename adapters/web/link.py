@@ -138,6 +138,7 @@ class SocketLink(Outgoing):
                 node.parser = node.new_parser()
         elif events and (not parser.amid or any(opcode <= BINARY for opcode, _ in events)):
             self._begun = self.last_seen  # what was held is through, this is the next
+        node.taken += len(events)
         received = node.intake.received
         for opcode, payload in events:
             if opcode <= BINARY:

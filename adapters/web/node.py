@@ -63,13 +63,15 @@ class Node:
         merely lost the network be found silent first: 4408 tells it to come back."""
         self.poller = Poller(
             source or best_source(),
-            waiting=lambda: self.intake.waiting(),
+            taken=lambda: self.taken,
             budget=batch_budget,
             held=lambda: self.flush.full,
             before=self._before_batch,
             after=self.flush.turn,
         )
         self.links: set[SocketLink] = set()
+        self.taken = 0
+        """Messages and control frames that have come since the start."""
         self.now = clock.now()
         """The time when the batch began: a stamp for all that is read in it."""
         self.parser = self.new_parser()

@@ -5,8 +5,10 @@ Rules of this file:
 1. One connection's exception never stops the batch.
 2. A descriptor's number may be in use by another connection by the time its event is
    looked at. So a peer only takes an event as a hint: it tries, and finds nothing.
-3. A batch ends early when it has brought the workers enough to do. What it did not
-   come to is first in the next, so nobody is overtaken for ever.
+3. A batch ends early when it has brought enough messages, whatever becomes of them.
+   What it did not come to is first in the next, so nobody is overtaken for ever.
+4. Those who were cut short have half of a batch at most. The rest is for events: who
+   has little to say never waits until those are through who have much.
 """
 
 from __future__ import annotations
@@ -172,8 +174,8 @@ def best_source() -> Source:
 class Poller:
     """Gives the connections their turns, in batches.
 
-    ``waiting`` says how many messages wait for a worker; a batch ends when it has
-    added more than ``budget`` to them. While ``held`` says so, nothing is read.
+    ``taken`` says how many messages have come so far; a batch ends when it has added
+    more than ``budget`` to them. While ``held`` says so, nothing is read.
     ``before`` and ``after`` stand around every batch.
     """
 
@@ -181,14 +183,14 @@ class Poller:
         self,
         source: Source,
         *,
-        waiting: Callable[[], int],
+        taken: Callable[[], int],
         budget: int,
         held: Callable[[], bool],
         before: Callable[[], None],
         after: Callable[[], None],
     ) -> None:
         self._source = source
-        self._waiting = waiting
+        self._taken = taken
         self._budget = budget
         self._held = held
         self._before = before
@@ -258,16 +260,16 @@ class Poller:
         self._batches += 1
         self._before()
         try:
-            limit = self._waiting() + self._budget
-            if self._take_turns(limit):
-                self._take_events(limit)
+            taken = self._taken()
+            self._take_turns(taken + self._budget // 2)
+            self._take_events(taken + self._budget)
         finally:
             if self._again or self._left:
                 self._schedule()
             self._after()
 
-    def _take_turns(self, limit: int) -> bool:
-        """Let those go on who were cut short; False if that was enough for this batch."""
+    def _take_turns(self, limit: int) -> None:
+        """Let those go on who were cut short, as far as their share of the batch goes."""
         for _ in range(len(self._again)):
             peer = next(iter(self._again), None)
             if peer is None:
@@ -277,9 +279,8 @@ class Poller:
                 peer.on_turn()
             except Exception as error:  # noqa: BLE001
                 peer.on_error(error)
-            if self._waiting() > limit:
-                return False
-        return True
+            if self._taken() > limit:
+                break
 
     def _take_events(self, limit: int) -> None:
         events = self._left
@@ -298,6 +299,6 @@ class Poller:
                     peer.on_readable()
             except Exception as error:  # noqa: BLE001
                 peer.on_error(error)
-            if self._waiting() > limit:
+            if self._taken() > limit:
                 self._left = events[at:]
                 break

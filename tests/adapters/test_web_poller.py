@@ -24,7 +24,7 @@ class Load:
     """What the poller asks about."""
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.taken = 0
         self.held = False
         self.batches: list[list[str]] = []
         self.open = False
@@ -48,6 +48,8 @@ class Peer:
         self.socket, self.other = socket.socketpair()
         self.socket.setblocking(False)
         self.again_from: Poller | None = None
+        self.takes = 0
+        """Messages that a turn brings."""
 
     @property
     def fd(self) -> int:
@@ -64,13 +66,14 @@ class Peer:
             data = self.socket.recv(1)
         except BlockingIOError:
             return  # an event is only a hint
-        self.load.waiting += 1
+        self.load.taken += 1
         self.note(f"read {data.decode()}".strip())
 
     def on_writable(self) -> None:
         self.note("writable")
 
     def on_turn(self) -> None:
+        self.load.taken += self.takes
         self.note("turn")
         if self.again_from is not None:
             self.again_from.again(self)
@@ -92,7 +95,7 @@ def load():
 async def poller(request, load, peers):
     poller = Poller(
         request.param(),
-        waiting=lambda: load.waiting,
+        taken=lambda: load.taken,
         budget=4,
         held=lambda: load.held,
         before=load.before,
@@ -202,6 +205,25 @@ async def test_who_asks_for_another_turn_gets_one_in_each_batch(poller, load, pe
     assert len(load.batches) <= count + 1
 
 
+async def test_those_who_go_on_leave_half_of_a_batch_to_the_others(poller, load, peers):
+    greedy = [peers(f"greedy{n}") for n in range(20)]
+    for peer in greedy:
+        peer.again_from, peer.takes = poller, 1
+        poller.again(peer)
+    quiet = peers("quiet")
+    quiet.other.send(b"a")
+    poller.watch(quiet.fd, quiet, READ)
+    await until(lambda: "quiet read a" in events(load))
+    for peer in greedy:
+        peer.again_from = None
+
+    (batch,) = (batch for batch in load.batches if "quiet read a" in batch)
+    assert load.batches.index(batch) < 3
+    assert all(len(batch) <= 5 for batch in load.batches)
+    turns_of = [event for batch in load.batches for event in batch if "turn" in event]
+    assert len(set(turns_of[:20])) == min(20, len(turns_of))
+
+
 async def test_while_held_nothing_is_read_and_nothing_is_forgotten(poller, load, peers):
     peer, waiting = peers("peer"), peers("waiting")
     load.held = True
@@ -257,7 +279,7 @@ async def test_it_leaves_nothing_in_the_loop(peers):
     for source in (EpollSource(), LoopSource()):
         poller = Poller(
             source,
-            waiting=lambda: 0,
+            taken=lambda: 0,
             budget=1,
             held=lambda: False,
             before=load.before,

@@ -147,9 +147,6 @@ class FakeIntake:
         self.on_authenticate: Callable[[Any], Any] | None = None
         self.on_open: Callable[[Any], Any] | None = None
 
-    def waiting(self) -> int:
-        return 0
-
     def echo(self, link: Any, payload: bytes, binary: bool) -> None:
         link.send(raw(payload, binary=binary))
 

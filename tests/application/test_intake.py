@@ -335,22 +335,3 @@ async def test_a_link_that_nobody_owns_is_of_no_interest(node):
 
     node.intake.lost(link, DisconnectReason.CONNECTION_LOST)
     node.intake.received(link, b"{}", binary=False)
-
-
-async def test_waiting_counts_what_no_worker_has_taken(make_node):
-    node = await make_node(workers=1)
-    gate = asyncio.Event()
-
-    @node.on("slow")
-    async def slow(ctx, msg):
-        await gate.wait()
-
-    ada = await node.connect("ada")
-    for _ in range(3):
-        ada.say({"topic": "slow"})
-    await settle()
-    assert node.intake.waiting() == 2
-
-    gate.set()
-    await settle()
-    assert node.intake.waiting() == 0
