@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import ssl
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from census import census  # beside this file, as for any application
+from writes import watch, writes
 
+import eyewall
 from eyewall import (
     CompressionConfig,
     ConnMeta,
@@ -78,8 +82,10 @@ class Timed(Server):
         await super().shutdown(timeout)
 
 
-async def authenticate(handshake: Any) -> ConnMeta:
+async def authenticate(handshake: Any) -> ConnMeta | None:
     asked = handshake.query
+    if "deny" in asked:
+        return None
     user = asked.get("user")
     if gate := asked.get("auth"):
         note("auth", user)
@@ -139,6 +145,10 @@ def add_handlers(server: Server) -> None:
     async def echo(_ctx: Any, msg: Any) -> Any:
         return {"echo": msg.data}
 
+    @server.on("work:count")
+    async def count(_ctx: Any, _msg: Any) -> int:
+        return hub.stats().in_messages
+
     @server.on("work:nap")
     async def nap(_ctx: Any, msg: Any) -> None:
         await asyncio.sleep(msg.data["seconds"])
@@ -176,13 +186,15 @@ def make_servers() -> list[Server]:
     shared: dict[str, Any] = {}
     if LIKE.get("nodes", 1) > 1:
         shared = {"pubsub": MemoryPubSub(), "state": MemoryState()}
-    made: list[Server] = []
-    for n in range(LIKE.get("nodes", 1)):
-        # Sessions outlive their connections, and have to be gone soon after them too.
-        options = {"session_ttl": 0.2, **OPTIONS, **shared}
-        made.append(Timed(authenticator=authenticate, node_id=f"n{n}", **options))
-        add_hooks(made[-1])
-        add_handlers(made[-1])
+    return [make_server(f"n{n}", shared) for n in range(LIKE.get("nodes", 1))]
+
+
+def make_server(name: str, shared: dict[str, Any]) -> Server:
+    # Sessions outlive their connections, and have to be gone soon after them too.
+    options = {"session_ttl": 0.2, **OPTIONS, **shared}
+    made = Timed(authenticator=authenticate, node_id=name, **options)
+    add_hooks(made)
+    add_handlers(made)
     return made
 
 
@@ -243,6 +255,13 @@ class Asked:
         """How many sockets are open, those that are being closed too."""
         return sum(len(each._sockets) for each in servers)
 
+    async def watch_writes(self, stop_at: int) -> None:
+        """Note from now on who is written to; with the ``stop_at``th write the process stops."""
+        watch(server._sockets._node.links, stop_at)
+
+    async def written(self) -> list[str]:
+        return writes
+
     async def disconnect(self, user: str) -> int:
         return await server.hub.disconnect_user(user)
 
@@ -277,7 +296,26 @@ class Asked:
         }
 
     async def census(self) -> dict[str, int]:
-        return census(servers)
+        return census()
+
+    async def allocated(self) -> dict[str, int]:
+        """How many blocks of memory each line of the package has in use."""
+        # It keeps a string for each attribute that C code has asked for by a name of its own.
+        sys._clear_type_cache()
+        gc.collect()
+        ours = tracemalloc.Filter(inclusive=True, filename_pattern=f"{eyewall.__path__[0]}/*")
+        lines = tracemalloc.take_snapshot().filter_traces([ours]).statistics("lineno")
+        return {str(line.traceback): line.count for line in lines}
+
+    async def open_spare(self) -> int:
+        """Start one more server, for a while; returns its port."""
+        spare = make_server("spare", {})
+        servers.append(spare)
+        await spare.start(port=0)
+        return spare.port or 0
+
+    async def close_spare(self) -> None:
+        await servers.pop().shutdown()
 
 
 async def answer() -> None:
@@ -295,7 +333,8 @@ async def answer() -> None:
 @server.on_startup
 async def start_others() -> None:
     context = None
-    if pem := os.environ.get("EYEWALL_TLS__CERT"):  # the first server has it from there
+    # The first server has its certificate from the environment, where it has one.
+    if pem := os.environ.get("EYEWALL_TLS__CERT") or LIKE.get("certificate"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem)
     for each in servers[1:]:

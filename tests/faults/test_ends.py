@@ -41,7 +41,7 @@ def hub(transport, tmp_path_factory) -> Iterator[HubProcess]:
                 peer.ask("1", "work:echo")
                 until(lambda peer=peer: peer.read() and peer.answers)
         until(lambda: settled(hub))
-        until(lambda: not hub.ask("census").get("KeptSessions._kept"), "forgetting the sessions")
+        until(lambda: "Session" not in hub.ask("census"), "forgetting the sessions")
         yield hub
 
 
