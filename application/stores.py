@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
 from eyewall.application.ports import Maybe
+from eyewall.domain.history import Entry, Page, Position, Retention
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.room import Room, Standing
@@ -133,3 +134,41 @@ class StateStore(Protocol):
 
     async def release(self, node: NodeId, now: datetime) -> None:
         """The node ends in order: take back everything that it owns."""
+
+
+class HistoryStore(Protocol):
+    """What rooms keep of their messages. The truth about their order.
+
+    * each method is one atomic step, which sees what all earlier ones have done, by
+      whichever node;
+    * the offsets of a room are one more for each message, from 1, within an epoch;
+    * a room that is asked for the first time, or again after ``remove``, begins a new
+      epoch, and so does every room whose last messages may have been lost; no two epochs
+      have the same name, which is 1 to 64 characters;
+    * entries come back as they were appended.
+
+    Any method raises ``Unavailable`` when the engine is away.
+    """
+
+    async def append(
+        self, room_id: RoomId, entry: Entry, retention: Retention, now: datetime
+    ) -> Position:
+        """Keep a message as the room's next; returns where it stands.
+
+        What ``retention`` does not let the room keep is gone, the oldest first.
+        """
+
+    async def position(self, room_id: RoomId) -> Position:
+        """Return the position of the room's last message."""
+
+    async def read(
+        self, room_id: RoomId, since: Position | None, limit: int, now: datetime
+    ) -> Page:
+        """Return the first ``limit`` messages after ``since``; for None the newest.
+
+        Where messages after ``since`` are missing the page is not ``recovered``: it has
+        the first of those that are left, and none if ``since`` is of another epoch.
+        """
+
+    async def remove(self, room_id: RoomId) -> None:
+        """Forget the room's messages and its epoch; one that has none is no error."""

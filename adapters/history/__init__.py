@@ -1,0 +1,5 @@
+"""Where rooms keep their messages."""
+
+from eyewall.adapters.history.memory import MemoryHistory
+
+__all__ = ["MemoryHistory"]

@@ -1,0 +1,188 @@
+"""What a room keeps of its messages: where each stands, what is trimmed, what is left.
+
+Rules of this file:
+
+1. An offset means nothing without the epoch that it counts in: when messages may have
+   been lost, a new epoch begins, and an old offset is seen to be foreign.
+2. Offsets are one more for each message; 0 is before the first. Trimming takes the
+   oldest, so what is kept is one piece.
+3. A position can be recovered if it is of the epoch and nothing after it is missing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from eyewall.domain.envelope import Envelope, Priority
+
+if TYPE_CHECKING:
+    from eyewall.domain.room import RoomOptions
+
+MAX_EPOCH = 64
+"""Longest name of an epoch, in characters: it goes out with every message."""
+MAX_OFFSET = 2**53 - 1
+"""The largest whole number that every client can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a room's history: after the message ``offset`` of its epoch."""
+
+    epoch: str
+    offset: int
+
+    @property
+    def before(self) -> Position:
+        """The place right before this one."""
+        return Position(self.epoch, max(0, self.offset - 1))
+
+    def follows(self, other: Position) -> bool:
+        """Whether this is the very next place after ``other``."""
+        return self.epoch == other.epoch and self.offset == other.offset + 1
+
+    def is_past(self, other: Position) -> bool:
+        """Whether this is another place of the same epoch, after ``other``."""
+        return self.epoch == other.epoch and self.offset > other.offset
+
+
+def position_of(value: Any) -> Position:
+    """Read a position from whatever has one; raises ``ValueError``.
+
+    That is anything with an ``epoch`` and an ``offset`` (a ``HistoryPage``, a message's
+    ``stream``, a ``Membership``), a mapping with these keys, or a pair of them.
+    """
+    if isinstance(value, Mapping):
+        epoch, offset = value.get("epoch"), value.get("offset")
+    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        epoch, offset = value
+    else:
+        epoch, offset = getattr(value, "epoch", None), getattr(value, "offset", None)
+    if not isinstance(epoch, str) or not 0 < len(epoch) <= MAX_EPOCH:
+        raise ValueError(f"a position needs an epoch, which {value!r:.80} has not")
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= MAX_OFFSET:
+        raise ValueError(f"a position needs an offset of 0 or more, which {value!r:.80} has not")
+    return Position(epoch, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much a room keeps: ``size`` messages, none older than ``ttl`` seconds."""
+
+    size: int
+    ttl: float | None = None
+
+    @staticmethod
+    def of(options: RoomOptions) -> Retention | None:
+        """What the options ask for; None for a room without history."""
+        if not options.history_size:
+            return None
+        ttl = options.history_ttl
+        assert ttl is None or isinstance(ttl, float)
+        return Retention(options.history_size, ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message as it is kept: encoded, without its position and without asking for acks.
+
+    ``skip`` names the connections that it was not meant for.
+    """
+
+    payload: bytes
+    priority: Priority = Priority.NORMAL
+    skip: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a history: ``entries``, oldest first, from the offset ``first`` on.
+
+    ``position`` is the room's last. ``recovered`` says that nothing is missing between
+    the position that was asked for and ``first``.
+    """
+
+    entries: Sequence[Entry]
+    first: int
+    position: Position
+    recovered: bool
+
+    def placed(self) -> Iterator[tuple[Position, Entry]]:
+        """The entries, each with its position."""
+        for offset, entry in enumerate(self.entries, self.first):
+            yield Position(self.position.epoch, offset), entry
+
+
+@dataclass(slots=True)
+class Log:
+    """The kept messages of one room in one epoch, for stores that hold them in memory."""
+
+    epoch: str
+    last: int = 0
+    """The offset of the newest message, kept or not."""
+    _kept: deque[tuple[datetime, Entry]] = field(default_factory=deque)
+    _ttl: float | None = None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.last)
+
+    @property
+    def first(self) -> int:
+        """The offset of the oldest message that is kept; one past the last if none is."""
+        return self.last - len(self._kept) + 1
+
+    def append(self, entry: Entry, retention: Retention, now: datetime) -> Position:
+        """Take in the next message; trims by the newest word on how much is kept."""
+        self._ttl = retention.ttl
+        self._kept.append((now, entry))
+        self.last += 1
+        while len(self._kept) > retention.size:
+            self._kept.popleft()
+        self.trim(now)
+        return self.position
+
+    def trim(self, now: datetime) -> None:
+        """Drop what has become too old: the oldest, as far as they are."""
+        if self._ttl is not None:
+            while self._kept and (now - self._kept[0][0]).total_seconds() >= self._ttl:
+                self._kept.popleft()
+
+    def recovers(self, since: Position) -> bool:
+        """Whether all that came after ``since`` is still there."""
+        return since.epoch == self.epoch and self.first - 1 <= since.offset <= self.last
+
+    def read(self, since: Position | None, limit: int, now: datetime) -> Page:
+        """The first ``limit`` messages after ``since``; the newest ones for None.
+
+        Where some after ``since`` are missing, those that are left; of another epoch
+        nothing is known, and nothing is given.
+        """
+        self.trim(now)
+        if since is None:
+            start, recovered = max(self.first, self.last - limit + 1), True
+        else:
+            recovered = self.recovers(since)
+            of_this = since.epoch == self.epoch
+            start = min(max(self.first, since.offset + 1), self.last + 1)
+            start = start if of_this else self.last + 1
+        at = start - self.first
+        entries = [entry for _, entry in islice(self._kept, at, at + limit)]
+        return Page(entries, start, self.position, recovered)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Messages of a room, oldest first, each with its ``stream`` position.
+
+    ``epoch`` and ``offset`` are the position of the room's last message, None where the
+    room keeps no history. ``since=page.messages[-1].stream`` asks for the next page.
+    """
+
+    messages: list[Envelope[Any]]
+    epoch: str | None = None
+    offset: int | None = None

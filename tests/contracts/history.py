@@ -1,0 +1,262 @@
+"""What every history store promises, as tests: for who writes a ``HistoryStore``.
+
+Take the class over, say how a client of your engine is made and how long it takes for
+messages to become too old, and run pytest on it::
+
+    from tests.contracts.history import HistoryContract
+
+    class TestMyHistory(HistoryContract):
+        @pytest.fixture
+        def connect(self):
+            return lambda: MyHistory("my://localhost")
+
+        @pytest.fixture
+        def grow_old(self):
+            return asyncio.sleep        # or move the engine's clock
+
+``connect()`` returns a new client that is not open yet; all of a test's clients see the
+same history, which is empty at the beginning. It is called from several threads, each
+with an event loop of its own. A client that has ``open`` and ``close`` is opened and
+closed by the tests. ``grow_old(seconds)`` returns when that much of the time has passed
+by which messages age, and ``now()`` of the test moves with it; ``ttl`` is the age that
+the tests let messages reach. Tests are ``async`` and need pytest-asyncio with
+``asyncio_mode = auto``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from eyewall.application.stores import HistoryStore
+from eyewall.domain.envelope import Priority
+from eyewall.domain.history import MAX_EPOCH, Entry, Page, Position, Retention
+from tests.contracts.bus import Connect, opened
+
+KEEPS = Retention(100)
+
+
+def entry(number: int) -> Entry:
+    return Entry(b'{"topic":"t","data":%d}' % number)
+
+
+def numbers(page: Page) -> list[int]:
+    """The numbers that the entries were made with."""
+    return [int(e.payload.rpartition(b":")[2][:-1]) for e in page.entries]
+
+
+class HistoryContract:
+    """The promises of ``HistoryStore``, one test each."""
+
+    ttl = 1.0
+
+    @pytest.fixture
+    def connect(self) -> Connect:
+        raise NotImplementedError("return a function that makes a client of your engine")
+
+    @pytest.fixture
+    def grow_old(self) -> Callable[[float], Awaitable[Any]]:
+        """How time passes for the engine; one that goes by ``now`` needs nothing."""
+
+        async def nothing(seconds: float) -> None:
+            self.moved += timedelta(seconds=seconds)
+
+        return nothing
+
+    moved = timedelta(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.moved
+
+    @pytest.fixture
+    async def history(self, connect: Connect) -> AsyncIterator[HistoryStore]:
+        async with opened(connect()) as store:
+            yield store
+
+    async def fill(
+        self, store: HistoryStore, count: int, room: str = "lab", keeps: Retention = KEEPS
+    ) -> list[Position]:
+        return [
+            await store.append(room, entry(n), keeps, self.now())  # type: ignore[arg-type]
+            for n in range(1, count + 1)
+        ]
+
+    async def read(
+        self,
+        store: HistoryStore,
+        since: Position | None = None,
+        limit: int = 100,
+        room: str = "lab",
+    ) -> Page:
+        return await store.read(room, since, limit, self.now())  # type: ignore[arg-type]
+
+    # --- positions
+
+    async def test_offsets_are_one_more_for_each_message(self, history):
+        positions = await self.fill(history, 3)
+
+        assert [p.offset for p in positions] == [1, 2, 3]
+        assert len({p.epoch for p in positions}) == 1
+        assert await history.position("lab") == positions[-1]
+
+    async def test_a_room_that_was_never_heard_of_stands_at_0_of_an_epoch(self, history):
+        first = await history.position("lab")
+
+        assert first.offset == 0
+        assert 0 < len(first.epoch) <= MAX_EPOCH
+        assert await history.position("lab") == first, "the epoch stays"
+        assert (await self.fill(history, 1))[0] == Position(first.epoch, 1)
+
+    async def test_reading_a_room_that_was_never_heard_of_begins_its_epoch_too(self, history):
+        page = await self.read(history)
+
+        assert (numbers(page), page.position.offset, page.recovered) == ([], 0, True)
+        assert await history.position("lab") == page.position
+
+    async def test_rooms_have_histories_of_their_own(self, history):
+        await self.fill(history, 2, room="lab")
+        await self.fill(history, 1, room="den")
+
+        assert numbers(await self.read(history, room="lab")) == [1, 2]
+        assert numbers(await self.read(history, room="den")) == [1]
+        assert (await history.position("lab")).epoch != (await history.position("den")).epoch
+
+    # --- reading
+
+    async def test_without_a_position_the_newest_come_oldest_first(self, history):
+        await self.fill(history, 5)
+
+        page = await self.read(history, limit=2)
+
+        assert (numbers(page), page.first, page.position.offset) == ([4, 5], 4, 5)
+        assert page.recovered
+
+    async def test_after_a_position_the_first_come(self, history):
+        at = await self.fill(history, 5)
+
+        page = await self.read(history, at[1], limit=2)
+
+        assert (numbers(page), page.first, page.position.offset) == ([3, 4], 3, 5)
+        assert page.recovered
+
+    async def test_from_the_beginning_of_the_epoch_everything_comes(self, history):
+        at = await self.fill(history, 3)
+
+        page = await self.read(history, Position(at[0].epoch, 0))
+
+        assert (numbers(page), page.recovered) == ([1, 2, 3], True)
+
+    async def test_after_the_last_there_is_nothing_and_nothing_is_missing(self, history):
+        at = await self.fill(history, 2)
+
+        page = await self.read(history, at[-1])
+
+        assert (numbers(page), page.first, page.position) == ([], 3, at[-1])
+        assert page.recovered
+
+    async def test_entries_come_back_as_they_were_appended(self, history):
+        one = Entry(b'{"topic":"t","data":"\xc3\xa9 \\u0000"}', Priority.HIGH, ["c1", "c2"])
+        await history.append("lab", one, KEEPS, self.now())
+
+        (found,) = (await self.read(history)).entries
+
+        assert (found.payload, found.priority, list(found.skip)) == (
+            one.payload,
+            Priority.HIGH,
+            ["c1", "c2"],
+        )
+
+    # --- what is not there
+
+    async def test_a_position_of_another_epoch_is_not_recovered(self, history):
+        await self.fill(history, 2)
+
+        page = await self.read(history, Position("another", 1))
+
+        assert (numbers(page), page.recovered) == ([], False)
+        assert page.position == await history.position("lab")
+
+    async def test_a_position_that_was_never_reached_is_not_recovered(self, history):
+        at = await self.fill(history, 2)
+
+        page = await self.read(history, Position(at[0].epoch, 3))
+
+        assert (numbers(page), page.recovered, page.position) == ([], False, at[-1])
+
+    async def test_the_oldest_go_when_there_are_too_many(self, history):
+        at = await self.fill(history, 5, keeps=Retention(2))
+
+        trimmed, edge = await self.read(history, at[1]), await self.read(history, at[2])
+
+        assert (numbers(trimmed), trimmed.first, trimmed.recovered) == ([4, 5], 4, False)
+        assert (numbers(edge), edge.first, edge.recovered) == ([4, 5], 4, True)
+
+    async def test_a_smaller_size_holds_from_the_next_message_on(self, history):
+        await self.fill(history, 3)
+
+        await history.append("lab", entry(4), Retention(2), self.now())
+
+        assert numbers(await self.read(history)) == [3, 4]
+
+    async def test_the_old_go_when_their_time_is_over(self, history, grow_old):
+        keeps = Retention(100, self.ttl)
+        at = await self.fill(history, 2, keeps=keeps)
+        await grow_old(self.ttl + 0.1)
+
+        page = await self.read(history, at[0])
+
+        assert (numbers(page), page.recovered, page.position) == ([], False, at[1])
+        assert (await self.read(history, at[1])).recovered, "nothing after it is missing"
+        assert await history.append("lab", entry(3), keeps, self.now()) == Position(at[0].epoch, 3)
+        assert numbers(await self.read(history)) == [3]
+
+    async def test_a_room_that_was_removed_begins_a_new_epoch(self, history):
+        at = await self.fill(history, 2)
+
+        await history.remove("lab")
+
+        page = await self.read(history, at[0])
+        assert (numbers(page), page.recovered) == ([], False)
+        assert (page.position.offset, page.position.epoch == at[0].epoch) == (0, False)
+
+    async def test_removing_a_room_that_is_not_there_is_no_error(self, history):
+        await history.remove("nowhere")
+
+    # --- several clients
+
+    async def test_all_clients_see_the_same(self, connect):
+        async with opened(connect()) as one, opened(connect()) as two:
+            (at,) = await self.fill(one, 1)
+
+            assert await two.position("lab") == at
+            assert numbers(await self.read(two)) == [1]
+
+    async def test_no_offset_is_given_twice_however_many_append_at_once(self, connect):
+        """Each from a thread with a loop of its own, as several servers would."""
+
+        def publisher(start: int) -> list[tuple[int, int]]:
+            async def work() -> list[tuple[int, int]]:
+                async with opened(connect()) as store:
+                    found = []
+                    for n in range(start, start + 25):
+                        at = await store.append("lab", entry(n), KEEPS, self.now())
+                        found.append((at.offset, n))
+                    return found
+
+            return asyncio.run(work())
+
+        with ThreadPoolExecutor(4) as pool:
+            starts = [1, 101, 201, 301]
+            parts = await asyncio.gather(
+                *(asyncio.get_running_loop().run_in_executor(pool, publisher, s) for s in starts)
+            )
+        placed = dict(pair for part in parts for pair in part)
+
+        assert sorted(placed) == list(range(1, 101))
+        async with opened(connect()) as store:
+            assert numbers(await self.read(store)) == [placed[n] for n in range(1, 101)]
