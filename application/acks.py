@@ -7,27 +7,32 @@ Rules of this file:
 2. A node that does not answer in time is ``UNKNOWN``, not failed; whatever goes wrong
    with one node, the outcomes of the others stand.
 3. Failure handlers run here, at the node that was asked to send, and nowhere else.
+4. In a room with history a message goes out at its turn, and the members to whom it was
+   not addressed, because they have come since, get it then too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
-from eyewall.application.deliveries import Deliveries, Outcome
+from eyewall.application.deliveries import Batch, Deliveries, Outcome
 from eyewall.application.frames import Frame
+from eyewall.application.gates import Arrival
 from eyewall.application.locate import Recipient
 from eyewall.application.outcomes import outcome_out, outcomes_in, read_frame, unknown
 from eyewall.application.packets import BadPacket, strings
-from eyewall.application.ports import Clock, Codec
+from eyewall.application.ports import Clock, Codec, Link
+from eyewall.application.publish import Publisher, place_out
 from eyewall.application.send import Sender
 from eyewall.domain.delivery import Plan
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed, Unavailable
-from eyewall.domain.identity import ConnId, NodeId
+from eyewall.domain.identity import ConnId, NodeId, RoomId
 from eyewall.domain.report import FailureReason
 
 _DELIVER = "deliver"
@@ -49,6 +54,7 @@ class Acks:
         connections: Connections,
         deliveries: Deliveries,
         sender: Sender,
+        publisher: Publisher,
         codec: Codec,
         clock: Clock,
     ) -> None:
@@ -57,6 +63,7 @@ class Acks:
         self._connections = connections
         self._deliveries = deliveries
         self._sender = sender
+        self._publisher = publisher
         self._codec = codec
         self._clock = clock
         cluster.on_call(_DELIVER, self._take_deliver)
@@ -78,6 +85,51 @@ class Acks:
             for some in ([conn_ids] if node == self._node else _pages(conn_ids))
         ]
         found = [pair for part in await asyncio.gather(*parts) for pair in part]
+        await self._tell(found, frame)
+        return found
+
+    async def to_room(
+        self, everyone: Recipient, message: Message, plan: Plan, skip: Collection[str] = ()
+    ) -> list[tuple[str, Outcome]]:
+        """Deliver to a room's connections, ``everyone`` as they were located.
+
+        Raises ``Unavailable`` when the room keeps a history that can't be had: nobody got
+        it then.
+        """
+        room_id = RoomId(everyone.name)
+        retention = await self._publisher.retention(room_id)
+        if retention is None:
+            return await self.deliver([everyone], message, plan)
+        frame = self._sender.frame(message, ack=True, recipient=room_id)
+        assert frame.envelope is not None
+        # Who reads it later is not asked for an ack.
+        kept = self._sender.frame(replace(message, id=frame.envelope.id), recipient=room_id)
+        found, gone = self._found(everyone.by_node.get(self._node, ()))
+        turn = _Turn(self._deliveries, found, plan)
+        others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
+        arrival = Arrival(frame, list(skip), turn)
+        try:
+            at = await self._publisher.place(room_id, retention, arrival, kept, list(others))
+        except BaseException:
+            turn.cancel()
+            raise
+        place = place_out(room_id, at, list(skip))
+        # A later page of a node, and a question that the next message has overtaken, find
+        # that the turn is over: they repeat the message under its id, with its place.
+        parts = [
+            self._there(node, some, frame, plan, result=False, place=place)
+            for node, conn_ids in others.items()
+            for some in _pages(conn_ids)
+        ]
+        answers = await asyncio.gather(turn.outcomes(), *parts)
+        outcomes: list[tuple[str, Outcome]] = []
+        for part in (gone, *answers):
+            outcomes += [(room_id, outcome) for outcome in part]
+        await self._tell(outcomes, frame)
+        return outcomes
+
+    async def _tell(self, found: Iterable[tuple[str, Outcome]], frame: Frame) -> None:
+        """Have the failure handlers run for what did not arrive."""
         for name, outcome in found:
             if outcome.reason is not None:
                 await self._sender.failed(
@@ -87,7 +139,6 @@ class Acks:
                     outcome.error,
                     duration=outcome.seconds,
                 )
-        return found
 
     async def _on(
         self,
@@ -106,6 +157,11 @@ class Acks:
         return [(name, outcome) for outcome in outcomes]
 
     async def _here(self, conn_ids: Iterable[ConnId], frame: Frame, plan: Plan) -> list[Outcome]:
+        found, gone = self._found(conn_ids)
+        return gone + await self._deliveries.deliver(found, frame, plan)
+
+    def _found(self, conn_ids: Iterable[ConnId]) -> tuple[list[Connection], list[Outcome]]:
+        """The connections of this node, and what became of those that are gone."""
         found: list[Connection] = []
         gone: list[Outcome] = []
         for conn_id in conn_ids:
@@ -115,10 +171,17 @@ class Acks:
             else:
                 error = ConnectionClosed(f"{conn_id} is closed")
                 gone.append(Outcome(conn_id, False, 1, FailureReason.CONN_CLOSED, error))
-        return gone + await self._deliveries.deliver(found, frame, plan)
+        return found, gone
 
     async def _there(
-        self, node: NodeId, conn_ids: list[ConnId], frame: Frame, plan: Plan, *, result: bool
+        self,
+        node: NodeId,
+        conn_ids: list[ConnId],
+        frame: Frame,
+        plan: Plan,
+        *,
+        result: bool,
+        place: Mapping[str, Any] | None = None,
     ) -> list[Outcome]:
         left = None if plan.deadline is None else plan.deadline - self._clock.now()
         header = {
@@ -127,6 +190,8 @@ class Acks:
             "plan": [plan.ack_timeout, plan.retry_max, plan.retry_backoff, left],
             "result": result,
         }
+        if place is not None:
+            header["s"] = place
         timeout = plan.longest() + MARGIN
         try:
             answers = await self._cluster.call(
@@ -143,8 +208,48 @@ class Acks:
         deadline = None if left is None else self._clock.now() + left
         plan = Plan(timeout, retries, backoff, deadline)
         conn_ids = [ConnId(conn_id) for conn_id in strings(header["conns"])]
-        outcomes = await self._here(conn_ids, frame, plan)
+        if "s" in header:
+            found, outcomes = self._found(conn_ids)
+            turn = _Turn(self._deliveries, found, plan)
+            self._publisher.arrived(header["s"], Arrival(frame, turn=turn))
+            outcomes += await turn.outcomes()
+        else:
+            outcomes = await self._here(conn_ids, frame, plan)
         return [outcome_out(outcome, result=bool(header["result"])) for outcome in outcomes]
+
+
+class _Turn:
+    """Deliveries that begin when their message has its turn in the room."""
+
+    def __init__(self, deliveries: Deliveries, conns: Sequence[Connection], plan: Plan) -> None:
+        self._deliveries = deliveries
+        self._conns = conns
+        self._plan = plan
+        self._begun: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+
+    def begin(self, frame: Frame) -> Collection[Link]:
+        if self._begun.done():
+            return ()  # nobody waits for it any more
+        try:
+            self._begun.set_result(self._deliveries.begin(self._conns, frame, self._plan))
+        except Exception as error:  # noqa: BLE001  (whoever waits for the outcomes gets it)
+            self._begun.set_exception(error)
+        return [conn.link for conn in self._conns]
+
+    def fail(self, error: Unavailable) -> None:
+        if not self._begun.done():
+            self._begun.set_exception(error)
+
+    def cancel(self) -> None:
+        """Nobody waits for the outcomes: it is a message like any other."""
+        self._begun.cancel()
+
+    async def outcomes(self) -> list[Outcome]:
+        try:
+            batch = await self._begun
+        except Unavailable as error:
+            return [unknown(conn.id, error) for conn in self._conns]
+        return await self._deliveries.finish(batch)
 
 
 def _pages(conn_ids: list[ConnId]) -> list[list[ConnId]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import secrets
-from dataclasses import dataclass
 
 from eyewall.application.acks import Acks
 from eyewall.application.announcements import Announcements
@@ -13,27 +12,21 @@ from eyewall.application.cluster import Cluster
 from eyewall.application.commands import Commands
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.deliveries import Deliveries
+from eyewall.application.doors import Door
 from eyewall.application.drain import Farewell
 from eyewall.application.expiry import Expiry
 from eyewall.application.failures import Failures
 from eyewall.application.fanout import Audiences, FanOut
+from eyewall.application.histories import Histories
 from eyewall.application.hooks import Hooks
 from eyewall.application.intake import Inbound, Welcome
 from eyewall.application.locate import Locator
 from eyewall.application.messages import Messages
 from eyewall.application.moderate import Moderator
+from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.operate import Operations
-from eyewall.application.ports import (
-    AccessController,
-    Authenticator,
-    Clock,
-    Codec,
-    Logger,
-    Metrics,
-    Outbound,
-    Validator,
-)
 from eyewall.application.presences import Presences
+from eyewall.application.publish import Publisher
 from eyewall.application.receive import Receiver
 from eyewall.application.replies import Replies
 from eyewall.application.retries import Retries
@@ -43,53 +36,12 @@ from eyewall.application.seats import Seats
 from eyewall.application.send import Ids, Sender
 from eyewall.application.sessions import Sessions
 from eyewall.application.stats import Stats
-from eyewall.application.stores import PubSub, StateStore
+from eyewall.application.streams import Streams
 from eyewall.application.threads import Threads
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.identity import NodeId
 
 PACKET_SLACK = 64 * 1024
 """Bytes that an envelope may add to a message of the largest size on the bus."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """What a node is told about itself. Times in seconds; a limit of None is off."""
-
-    node_id: NodeId
-    cluster_channel: str = "eyewall"
-    lease: float = 10.0
-    workers: int = 64
-    worker_queue: int = 2048
-    lane_queue: int = 64
-    max_message_size: int = 1 << 20
-    max_connections: int | None = None
-    max_connections_per_user: int | None = None
-    max_connections_per_address: int | None = None
-    client_commands: bool = False
-    implicit_rooms: bool = True
-    session_ttl: float = 120.0
-    """How long a session, and a used invite, outlive a cut."""
-    presence_grace: float = 0.0
-    """How long a cut is hidden from the others."""
-    heartbeat: float = 30.0
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """The adapters that a node works with."""
-
-    outbound: Outbound
-    clock: Clock
-    codec: Codec
-    logger: Logger
-    pubsub: PubSub
-    state: StateStore
-    metrics: Metrics | None = None
-    authenticator: Authenticator | None = None
-    access_controller: AccessController | None = None
-    validator: Validator | None = None
 
 
 class Parts:
@@ -142,9 +94,37 @@ class Parts:
             sender=self.sender,
             codec=ports.codec,
         )
+        self._build_streams()
         self._build_rooms()
         self._build_messages()
         self._build_intake()
+
+    def _build_streams(self) -> None:
+        config, ports = self.config, self.ports
+        self.streams = Streams(
+            history=ports.history,
+            state=ports.state,
+            connections=self.connections,
+            audiences=self.audiences,
+            sender=self.sender,
+            codec=ports.codec,
+            clock=ports.clock,
+            logger=self.logger,
+        )
+        self.publisher = Publisher(
+            node=config.node_id,
+            history=ports.history,
+            streams=self.streams,
+            fanout=self.fanout,
+            cluster=self.cluster,
+            sender=self.sender,
+            codec=ports.codec,
+            clock=ports.clock,
+            logger=self.logger,
+        )
+        self.histories = Histories(
+            history=ports.history, state=ports.state, codec=ports.codec, clock=ports.clock
+        )
 
     def _build_rooms(self) -> None:
         config, ports = self.config, self.ports
@@ -185,10 +165,11 @@ class Parts:
                 logger=self.logger,
                 grace=config.presence_grace,
             ),
+            streams=self.streams,
             sender=self.sender,
             hooks=self.hooks,
             logger=self.logger,
-            access=ports.access_controller,
+            door=Door(ports.access_controller),
         )
         self.rooms.on_gone(self.presences.gone)
         self.moderator = Moderator(
@@ -198,6 +179,8 @@ class Parts:
             connections=self.connections,
             rooms=self.rooms,
             seats=self.seats,
+            streams=self.streams,
+            histories=self.histories,
             fanout=self.fanout,
             clock=ports.clock,
             logger=self.logger,
@@ -219,6 +202,7 @@ class Parts:
             connections=self.connections,
             deliveries=self.deliveries,
             sender=self.sender,
+            publisher=self.publisher,
             codec=ports.codec,
             clock=ports.clock,
         )
@@ -266,6 +250,8 @@ class Parts:
             moderator=self.moderator,
             presences=self.presences,
             fanout=self.fanout,
+            publisher=self.publisher,
+            histories=self.histories,
             expiry=self.expiry,
             authenticator=ports.authenticator,
         ).register(self.router, client_commands=config.client_commands)
@@ -310,4 +296,5 @@ class Parts:
         self.sessions.ended(conn, reason)
         self.rooms.ended(conn)
         self.deliveries.lost(conn)
+        self.sender.gaps.forget(conn)
         self.expiry.forget(conn)

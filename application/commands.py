@@ -14,10 +14,12 @@ from eyewall.application.connections import Connection, Connections
 from eyewall.application.context import Context
 from eyewall.application.expiry import Expiry
 from eyewall.application.fanout import FanOut
+from eyewall.application.histories import Histories, encoded
 from eyewall.application.middleware import method
 from eyewall.application.moderate import Moderator
 from eyewall.application.ports import Authenticator
 from eyewall.application.presences import MAX_TYPING, Presences
+from eyewall.application.publish import Publisher
 from eyewall.application.rooms import Rooms, TooManyRooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
@@ -31,6 +33,7 @@ from eyewall.domain.errors import (
     ValidationError,
 )
 from eyewall.domain.handshake import Fields, Handshake, Headers
+from eyewall.domain.history import Position, position_of
 from eyewall.domain.identity import MAX_NAME, RoomId, UserId
 from eyewall.domain.membership import Member
 from eyewall.domain.presence import PresenceState
@@ -44,8 +47,13 @@ the state."""
 RESERVED = frozenset({"ack", "error", "join", "leave", "typing", "gap"})
 """Events that only the server sends: no client speaks in its name."""
 MAX_PAGE = 1000
-"""Members in one answer; the cursor gives the rest. Some 100 KiB, which goes out in one
-message."""
+"""Members or messages in one answer; the next question gives the rest. Of members some
+100 KiB, which go out in one message."""
+PAGE = 100
+"""Messages in one answer where the client names no limit: a few screens full."""
+MAX_PAGE_BYTES = 1 << 20
+"""Bytes of messages in one answer, but for a larger one: as one message is let in by
+default, and an eighth of the queue that the answer has to pass."""
 
 
 class Commands:
@@ -59,6 +67,8 @@ class Commands:
         moderator: Moderator,
         presences: Presences,
         fanout: FanOut,
+        publisher: Publisher,
+        histories: Histories,
         expiry: Expiry,
         authenticator: Authenticator | None,
     ) -> None:
@@ -67,6 +77,8 @@ class Commands:
         self._moderator = moderator
         self._presences = presences
         self._fanout = fanout
+        self._publisher = publisher
+        self._histories = histories
         self._expiry = expiry
         self._authenticate = (
             None if authenticator is None else method(authenticator, "authenticate")
@@ -81,6 +93,7 @@ class Commands:
         router.add_command("system:leave", self.leave)
         router.add_command("system:publish", self.publish)
         router.add_command("system:members", self.members)
+        router.add_command("system:history", self.history)
         router.add_command("system:presence", self.presence)
         router.add_command("system:typing", self.typing)
 
@@ -119,7 +132,13 @@ class Commands:
         if event in RESERVED:
             raise ValidationError({"event": [f"{event} is the server's own"]})
         message = Message(f"{ROOM}{room_id}", event or "message", fields.get("data"))
-        return {"room": room_id, "delivered": await self._fanout.to_room(room_id, message)}
+        if self._publisher.is_plain(room_id):
+            return {"room": room_id, "delivered": await self._fanout.to_room(room_id, message)}
+        done = await self._publisher.publish(room_id, message)
+        answer: dict[str, Any] = {"room": room_id, "delivered": done.delivered}
+        if done.position is not None:
+            answer |= {"epoch": done.position.epoch, "offset": done.position.offset}
+        return answer
 
     async def members(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """A page of members; the cursor is the number of those before it."""
@@ -139,6 +158,25 @@ class Commands:
         if start + limit < len(found):
             answer["cursor"] = str(start + limit)
         return answer
+
+    async def history(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
+        """A page of messages; none, without a position, where the room keeps none."""
+        data = _object(msg)
+        room_id = _room(data)
+        if room_id not in ctx.conn.roles:
+            raise NotAMember(f"you are not in {room_id}")
+        since, limit = _since(data), min(_field(data, "limit", int, PAGE), MAX_PAGE)
+        if limit < 1:
+            raise ValidationError({"limit": ["must be at least 1"]})
+        page = await self._histories.read(room_id, since, limit)
+        if page is None:
+            return {"messages": []}
+        found = encoded(room_id, page, ctx.conn.id, MAX_PAGE_BYTES, newest=since is None)
+        return {
+            "messages": [self._histories.raw(payload) for payload in found],
+            "epoch": page.position.epoch,
+            "offset": page.position.offset,
+        }
 
     # --- presence
 
@@ -228,6 +266,15 @@ def _field(data: Mapping[str, Any], name: str, of: type[T], default: T | None) -
     if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
         raise ValidationError({name: [f"must be of type {of.__name__}"]})
     return value
+
+
+def _since(data: Mapping[str, Any]) -> Position | None:
+    if "since" not in data:
+        return None
+    try:
+        return position_of(data["since"])
+    except ValueError:
+        raise ValidationError({"since": ["must be an epoch and an offset"]}) from None
 
 
 def _users(data: Mapping[str, Any]) -> list[UserId]:

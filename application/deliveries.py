@@ -8,7 +8,7 @@ only from the connection that the message went to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -102,12 +102,13 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """Collects the outcomes of many deliveries into one future."""
 
     left: int
     future: asyncio.Future[list[Outcome]]
     outcomes: list[Outcome] = field(default_factory=list)
+    started: list[_Waiting] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -142,20 +143,36 @@ class Deliveries:
         if not targets:
             return []
         await self._sender.ready()
-        batch = _Batch(len(targets), asyncio.get_running_loop().create_future())
-        started: list[_Waiting] = []
+        return await self.finish(self.begin(targets, frame, plan))
+
+    def begin(self, conns: Sequence[Connection], frame: Frame, plan: Plan) -> Batch:
+        """Send ``frame`` to all of ``conns`` without waiting. ``finish`` has to follow."""
+        batch = Batch(len(conns), asyncio.get_running_loop().create_future())
+        if not conns:
+            batch.future.set_result([])
         try:
-            for conn in targets:
+            for conn in conns:
                 waiting = self._start(conn, frame, plan, batch.add)
                 if waiting is not None:
-                    started.append(waiting)
+                    batch.started.append(waiting)
                     self._send(waiting)
+        except BaseException:
+            self._give_up(batch)
+            raise
+        return batch
+
+    async def finish(self, batch: Batch) -> list[Outcome]:
+        """Wait for all answers to what ``begin`` has sent."""
+        try:
             return await batch.future
         except BaseException:
             # Nobody waits any longer: a deadline may have ended the caller.
-            for waiting in started:
-                self._forget(waiting)
+            self._give_up(batch)
             raise
+
+    def _give_up(self, batch: Batch) -> None:
+        for waiting in batch.started:
+            self._forget(waiting)
 
     def _start(
         self, conn: Connection, frame: Frame, plan: Plan, done: Callable[[Outcome], None]

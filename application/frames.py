@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from eyewall.domain.envelope import Envelope, Message, Priority
+from eyewall.domain.envelope import Envelope, Message, Priority, StreamPosition
+from eyewall.domain.history import Position
+from eyewall.domain.identity import RoomId
 
 
 class Wire(Protocol):
@@ -47,6 +50,7 @@ class Frame:
     what the user handed in. ``message`` and ``recipient`` (what the caller named)
     are for failure reports; ``recipient`` None means the connection itself. The
     envelope may be given as the function that makes it, where hardly anybody asks.
+    ``stream`` names the room and ``position`` the place in its history, where it has one.
     """
 
     __slots__ = (
@@ -59,6 +63,7 @@ class Frame:
         "fan_out",
         "message",
         "payload",
+        "position",
         "priority",
         "raw",
         "recipient",
@@ -73,6 +78,7 @@ class Frame:
         message: Message | None = None,
         priority: Priority = Priority.NORMAL,
         stream: str | None = None,
+        position: Position | None = None,
         recipient: str | None = None,
         fan_out: bool = False,
         raw: bool = False,
@@ -83,6 +89,7 @@ class Frame:
         self.message = message
         self.priority = priority
         self.stream = stream
+        self.position = position
         self.recipient = recipient
         self.fan_out = fan_out
         self.raw = raw
@@ -110,6 +117,7 @@ class Frame:
             message=self.message,
             priority=self.priority,
             stream=self.stream,
+            position=self.position,
             recipient=recipient,
             fan_out=self.fan_out,
             raw=self.raw,
@@ -118,6 +126,24 @@ class Frame:
         copy._forms = self._shared()
         copy.expires = self.expires
         return copy
+
+    def placed(self, room_id: RoomId, at: Position) -> Frame:
+        """The same message at its place in the room's history. It is not encoded again."""
+        envelope = self.envelope
+        if envelope is not None:
+            envelope = envelope.placed(StreamPosition(room_id, at.epoch, at.offset))
+        frame = Frame(
+            placed(self.payload, room_id, at),
+            envelope=envelope,
+            message=self.message,
+            priority=self.priority,
+            stream=room_id,
+            position=at,
+            recipient=self.recipient,
+            fan_out=self.fan_out,
+        )
+        frame.expires = self.expires
+        return frame
 
     @property
     def size(self) -> int:
@@ -151,3 +177,9 @@ class Frame:
         if self._forms is None:
             self._forms = {} if self.built_for is None else {self.built_for: self.built}
         return self._forms
+
+
+def placed(payload: bytes, room_id: RoomId, at: Position) -> bytes:
+    """Put a position into an encoded message, whose last byte is the object's bracket."""
+    stream = {"room": room_id, "epoch": at.epoch, "offset": at.offset}
+    return b'%s,"stream":%s}' % (payload[:-1], json.dumps(stream, separators=(",", ":")).encode())

@@ -14,8 +14,9 @@ from eyewall.application.messaging import Messaging, several
 from eyewall.application.node import Node
 from eyewall.application.ports import Logger
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.errors import Misuse
+from eyewall.domain.history import HistoryPage, position_of
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.presence import PresenceState
@@ -165,6 +166,19 @@ class Hub(Messaging):
         """Rooms with members, created ones that nobody has joined yet, and created ones
         that are not cleaned up."""
         return await self._node.moderator.rooms()
+
+    async def history(
+        self, room_id: RoomId | str, since: Any = None, limit: int = 100
+    ) -> HistoryPage:
+        """The first ``limit`` messages after ``since``, oldest first; for None the newest.
+
+        ``since`` is whatever has an epoch and an offset: a message's ``stream``, a
+        ``HistoryPage``, ``Membership`` or ``RoomInfo``, a mapping, or a pair of the two.
+        What was trimmed is left out, and of another epoch nothing is given: the page's
+        ``epoch`` tells. Raises ``RoomNotFound``, and ``ValueError`` for no position.
+        """
+        at = None if since is None else position_of(since)
+        return await self._node.histories.page(RoomId(room_id), at, count(limit, "limit"))
 
     # --- operations
 

@@ -188,6 +188,12 @@ class Inbound:
             case _:
                 self._sender.dropped(conn, frame)
 
+    def drained(self, link: Link) -> None:
+        conn: Connection | None = link.owner
+        if conn is not None and conn.is_open:
+            for room_id, at in self._sender.gaps.take(conn).items():
+                self._sender.post(conn, self._sender.gap(room_id, at))
+
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None
     ) -> None:

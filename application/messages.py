@@ -127,10 +127,14 @@ class Messages:
             error = (await self._closed(message, target.id)).error
             return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
         recipient = await self._locate.target(target)
-        if not recipient.by_node:
+        if not recipient.by_node and target.kind is not TargetKind.ROOM:
             return await self._nobody(target, message)
         plan = Plan(seconds(chosen.timeout, "timeout"), 0, 0.0, None)
-        outcomes = [o for _, o in await self._acks.deliver([recipient], message, plan)]
+        if target.kind is TargetKind.ROOM:
+            found = await self._acks.to_room(recipient, message, plan)
+        else:
+            found = await self._acks.deliver([recipient], message, plan)
+        outcomes = [outcome for _, outcome in found]
         silent = [o for o in outcomes if _is_silent(o)]
         if silent and chosen.require_all:
             raise AckTimeout(f"{len(silent)} of {len(outcomes)} did not acknowledge in time")
@@ -164,7 +168,7 @@ class Messages:
         """Deliver to a room's connections with an ack each; returns how many are here."""
         plan = Plan.of(options, self._clock.now())
         everyone = await self._locate.room(room_id, skip)
-        await self._acks.deliver([everyone], message, plan)
+        await self._acks.to_room(everyone, message, plan, skip)
         return len(everyone.by_node.get(self._node, ()))
 
     async def to_fitting_acked(
@@ -275,15 +279,12 @@ class Messages:
     async def _nobody(self, target: Target, message: Message) -> AckResult:
         """There is nobody to wait for: a user or a connection that is not there failed."""
         frame = self._sender.frame(message, recipient=target.id)
-        match target.kind:
-            case TargetKind.ROOM:
-                return AckResult(0, 0, 0, timed_out=False)
-            case TargetKind.USER:
-                error: UserOffline | ConnectionClosed = UserOffline(f"{target.id} is offline")
-                reason = FailureReason.USER_OFFLINE
-            case TargetKind.CONN:
-                error = ConnectionClosed(f"{target.id} is not connected")
-                reason = FailureReason.CONN_CLOSED
+        if target.kind is TargetKind.USER:
+            error: UserOffline | ConnectionClosed = UserOffline(f"{target.id} is offline")
+            reason = FailureReason.USER_OFFLINE
+        else:
+            error = ConnectionClosed(f"{target.id} is not connected")
+            reason = FailureReason.CONN_CLOSED
         await self._sender.failed(frame, target.id, reason, error)
         return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
 

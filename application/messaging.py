@@ -39,7 +39,7 @@ class Messaging(Registrations):
         self, room_id: RoomId | str, topic: str, event: str = "message", data: Any = None
     ) -> int:
         """Send to a room; returns how many connections of this node were meant."""
-        return await self._node.fanout.to_room(RoomId(room_id), Message(topic, event, data))
+        return await self._node.publisher.to_room(RoomId(room_id), Message(topic, event, data))
 
     async def broadcast_text(self, text: str) -> int:
         """Send a raw text frame, without an envelope, to every connection."""
@@ -63,7 +63,7 @@ class Messaging(Registrations):
         """Send to a room. With ``require_ack`` it waits for the acks of all members."""
         if options is not None and options.require_ack:
             return await self._node.messages.to_room_acked(RoomId(room_id), message, options)
-        return await self._node.fanout.to_room(RoomId(room_id), message)
+        return await self._node.publisher.to_room(RoomId(room_id), message)
 
     async def emit_to_room_except(
         self,
@@ -76,7 +76,7 @@ class Messaging(Registrations):
         skip = [conn_ids] if isinstance(conn_ids, str) else list(conn_ids)
         if options is not None and options.require_ack:
             return await self._node.messages.to_room_acked(RoomId(room_id), message, options, skip)
-        return await self._node.fanout.to_room(RoomId(room_id), message, skip=skip)
+        return await self._node.publisher.to_room(RoomId(room_id), message, skip=skip)
 
     # --- messages to some
 

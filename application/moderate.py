@@ -17,20 +17,23 @@ from typing import Any
 from eyewall.application.cluster import Answerer, Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
+from eyewall.application.histories import Histories
 from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.rooms import Rooms
 from eyewall.application.seats import Seats, user_key
-from eyewall.application.stores import MemberKey, StateStore
+from eyewall.application.stores import MemberKey, Rule, StateStore
+from eyewall.application.streams import Streams
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import RoomNotFound
+from eyewall.domain.history import Retention, position_of
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Member, RoomInfo
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
 
-_REMOVED, _ROLE = "removed", "role"
+_REMOVED, _ROLE, _KEEPS = "removed", "role", "keeps"
 
 LONGEST_BAN = 100 * 365 * 86400.0
 """Seconds: a ban that is longer is for ever; a date can't be as late as any number."""
@@ -58,6 +61,8 @@ class Moderator:
         connections: Connections,
         rooms: Rooms,
         seats: Seats,
+        streams: Streams,
+        histories: Histories,
         fanout: FanOut,
         clock: Clock,
         logger: Logger,
@@ -68,11 +73,14 @@ class Moderator:
         self._connections = connections
         self._rooms = rooms
         self._implied = seats.implied
+        self._streams = streams
+        self._histories = histories
         self._fanout = fanout
         self._clock = clock
         self._logger = logger
         cluster.on_call(_REMOVED, self._take_removed)
         cluster.on_call(_ROLE, self._take_role)
+        cluster.on_call(_KEEPS, self._take_keeps)
 
     # --- rooms
 
@@ -86,7 +94,7 @@ class Moderator:
             room.create(wanted)
             return room, info(room)
 
-        return await self._state.decide(room_id, None, rule)
+        return await self._change(room_id, rule, history=wanted.history_size, spread=False)
 
     async def update(self, room_id: RoomId, changes: Mapping[str, Any]) -> RoomInfo:
         def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
@@ -95,21 +103,61 @@ class Moderator:
             room.change(changes)
             return room, info(room)
 
-        return await self._state.decide(room_id, None, rule)
+        spread = not changes.keys().isdisjoint(("history_size", "history_ttl"))
+        return await self._change(room_id, rule, history=changes.get("history_size"), spread=spread)
+
+    async def _change(
+        self, room_id: RoomId, rule: Rule[RoomInfo], *, history: Any, spread: bool
+    ) -> RoomInfo:
+        """Decide on a room's options; ``spread`` what all nodes have to know of them."""
+
+        async def act() -> RoomInfo:
+            epoch = await self._begin(room_id) if history else None
+            known = await self._state.decide(room_id, None, rule)
+            if spread or epoch is not None:
+                await self._keep(known, epoch)
+            return await self._histories.with_position(known)
+
+        return await self._rooms.effects.see_through(act)
+
+    async def _begin(self, room_id: RoomId) -> str | None:
+        """Begin an epoch for a room that has kept no history so far, and returns its name.
+
+        Before it is decided: as long as nobody knows of the history, nobody adds to it.
+        """
+        room = await self._state.room(room_id)
+        if room is None or Retention.of(room.options) is not None:
+            return None
+        return (await self._histories.renew(room_id)).epoch
+
+    async def _keep(self, room: RoomInfo, epoch: str | None) -> None:
+        """Have all nodes know how much the room keeps from now on."""
+        retention = Retention.of(room.options)
+        keeps = None if retention is None else [retention.size, retention.ttl]
+        seats = _seats(await self._state.standings(room.id))
+        header = {"room": room.id, "keeps": keeps, "epoch": epoch}
+        await self._on_nodes(seats, header, _KEEPS, self._take_keeps)
+        if retention is None:
+            await self._histories.forget(room.id)
 
     async def delete(self, room_id: RoomId) -> None:
         async def act() -> None:
+            room = await self._state.room(room_id)
+            kept = room is not None and Retention.of(room.options) is not None
+            if kept:  # before: if that fails, nothing is deleted
+                await self._histories.forget(room_id)
             seated = await self._state.remove_room(room_id)
             if seated is None:
                 raise RoomNotFound(f"there is no room {room_id}")
-            seats = [seat for standing in seated.values() for seat in standing.seats.items()]
-            await self._remove(room_id, seats, LeaveReason.DELETED, "deleted")
+            await self._remove(room_id, _seats(seated), LeaveReason.DELETED, "deleted")
+            if kept:  # after: somebody may have published meanwhile
+                await self._histories.forget(room_id)
 
         await self._rooms.effects.see_through(act)
 
     async def room(self, room_id: RoomId) -> RoomInfo | None:
         room = await self._state.room(room_id)
-        return None if room is None else info(room)
+        return None if room is None else await self._histories.with_position(info(room))
 
     async def rooms(self) -> list[RoomId]:
         return await self._state.rooms()
@@ -252,6 +300,12 @@ class Moderator:
         room_id, role = RoomId(header["room"]), RoomRole(header["role"])
         await self._rooms.promoted(room_id, self._here(header["conns"]), role)
 
+    async def _take_keeps(self, header: Mapping[str, Any], _: bytes) -> None:
+        room_id, keeps, epoch = RoomId(header["room"]), header["keeps"], header["epoch"]
+        retention = None if keeps is None else Retention(int(keeps[0]), keeps[1])
+        at = None if epoch is None else position_of((epoch, 0))
+        self._streams.changed(room_id, retention, at)
+
     def _here(self, conn_ids: Any) -> list[Connection]:
         return [c for conn_id in strings(conn_ids) if (c := self._connections.get(conn_id))]
 
@@ -274,6 +328,10 @@ def _member(key: MemberKey | None, standings: list[Standing]) -> Member:
         connections=len(seats),
         joined_at=min(seat.joined_at for seat in seats),
     )
+
+
+def _seats(standings: Mapping[MemberKey, Standing]) -> Seated:
+    return [seat for standing in standings.values() for seat in standing.seats.items()]
 
 
 def _by_node(seats: Seated) -> dict[NodeId, list[ConnId]]:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from eyewall.application.build import NodeConfig, Parts, Ports
+from eyewall.application.build import Parts
+from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.stores import Opens
 
 CLOSING = 2.0
@@ -53,6 +54,8 @@ class Node(Parts):
         await self.operations.close()
         await self.belongings.close()
         await self.rooms.close()
+        await self.publisher.close()
+        await self.streams.close()
         await self.presences.close()
         self.threads.close()
         await self.sessions.leave()
@@ -72,6 +75,7 @@ class Node(Parts):
         ports: list[Any] = [
             self.ports.pubsub,
             self.ports.state,
+            self.ports.history,
             self.ports.metrics,
             self.ports.authenticator,
             self.ports.access_controller,

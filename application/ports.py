@@ -135,6 +135,9 @@ class Intake(Protocol):
         Any other: it did not fit.
         """
 
+    def drained(self, link: Link) -> None:
+        """A queue that had dropped messages with a ``stream`` is empty again."""
+
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None
     ) -> None:

@@ -13,21 +13,21 @@ Rules of this file:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection
 from functools import partial
 
 from eyewall.application.announcements import Announcements
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
+from eyewall.application.doors import Door
 from eyewall.application.effects import Effects
 from eyewall.application.fanout import Audiences
 from eyewall.application.hooks import Event, Hooks
-from eyewall.application.middleware import method
 from eyewall.application.notices import Notices
-from eyewall.application.ports import AccessController, Logger
+from eyewall.application.ports import Logger
 from eyewall.application.seats import Left, Seats, Taken
 from eyewall.application.send import Sender
+from eyewall.application.streams import Streams
 from eyewall.application.tasks import Tasks
 from eyewall.application.turns import Turns
 from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, Unavailable
@@ -60,19 +60,21 @@ class Rooms:
         cluster: Cluster,
         audiences: Audiences,
         announcements: Announcements,
+        streams: Streams,
         sender: Sender,
         hooks: Hooks,
         logger: Logger,
-        access: AccessController | None,
+        door: Door,
     ) -> None:
         self._seats = seats
         self._cluster = cluster
         self._audiences = audiences
         self._announcements = announcements
+        self._streams = streams
         self._sender = sender
         self._hooks = hooks
         self._logger = logger
-        self._can_subscribe = None if access is None else method(access, "can_subscribe")
+        self._door = door
         self._turns = Turns()
         self._notices = Notices(logger)
         self._tasks = Tasks(logger)
@@ -91,23 +93,18 @@ class Rooms:
         """Let a connection in; the membership that it has already is returned.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
-        ``RoomNotFound`` or ``ConnectionClosed``.
+        ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.
         """
         check_name(room_id, "room_id")
-        await self._check_access(room_id, conn)
+        await self._door.check(room_id, conn)
         async with self._turns.take(conn.id):
-            taken = await self._join(room_id, conn, options)
+            membership = await self._join(room_id, conn, options)
         await self._notices.tell(conn)
-        return Membership(room_id, conn.id, taken.role, taken.members)
+        return membership
 
-    async def _check_access(self, room_id: RoomId, conn: Connection) -> None:
-        if self._can_subscribe is None:
-            return
-        allowed = self._can_subscribe(conn.meta, room_id)
-        if not (await allowed if inspect.isawaitable(allowed) else allowed):
-            raise Forbidden(f"you may not join {room_id}")
-
-    async def _join(self, room_id: RoomId, conn: Connection, options: JoinOptions | None) -> Taken:
+    async def _join(
+        self, room_id: RoomId, conn: Connection, options: JoinOptions | None
+    ) -> Membership:
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
         if room_id in self._seats.misnamed(conn):
@@ -115,23 +112,32 @@ class Rooms:
         if room_id in conn.roles:
             taken = await self._seats.take(room_id, conn, options)
             conn.enter(room_id, taken.role)
-            return taken
+            return self._membership(room_id, conn, taken)
         if len(conn.roles) >= MAX_ROOMS:
             raise TooManyRooms(f"a connection may be in {MAX_ROOMS} rooms")
         # Heard before it is decided: what is published after the ack must arrive.
         await self._cluster.hear_room(room_id)
+        as_of = self._streams.changes
         try:
             taken = await self._seats.take(room_id, conn, options)
+            await self._streams.open(room_id, taken.history, as_of)
             if not conn.is_open:
                 raise ConnectionClosed(f"{conn.id} is closed")
         except BaseException as error:
             self._cluster.leave_room(room_id)
+            self._streams.left(room_id)
             if isinstance(error, ConnectionClosed) or not isinstance(error, Refused):
                 # It may have got a seat that nobody knows of.
                 self._tasks.spawn(self._take_back(room_id, conn))
             raise
+        # Nothing waits from here on: what passes the gate next is the member's first.
         self._enter(room_id, conn, taken)
-        return taken
+        return self._membership(room_id, conn, taken)
+
+    def _membership(self, room_id: RoomId, conn: Connection, taken: Taken) -> Membership:
+        at = self._streams.position(room_id)
+        epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
+        return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)
 
     def _enter(self, room_id: RoomId, conn: Connection, taken: Taken) -> None:
         """Let what was decided take effect here."""
@@ -218,6 +224,7 @@ class Rooms:
         """The end of a connection is decided: no room sends to it any more."""
         for room_id in conn.roles:
             self._audiences.discard(room_id, conn.link)
+            self._streams.left(room_id)
 
     async def after_end(self, conn: Connection) -> None:
         """Give back the seats of a connection that has ended; the hooks have run then."""
@@ -246,6 +253,7 @@ class Rooms:
         """Let it take effect here that a connection is out of a room."""
         self._seats.forget_room(room_id, conn)
         self._audiences.discard(room_id, conn.link)
+        self._streams.left(room_id)
         self._cluster.leave_room(room_id)
         for step in self._on_gone:
             step(conn, room_id)
@@ -273,7 +281,7 @@ class Rooms:
                 await self._move(room_id, conn)
 
     async def _move(self, room_id: RoomId, conn: Connection) -> None:
-        refused = await self._refusal(room_id, conn)
+        refused = await self._door.refusal(room_id, conn)
         left = await self._seats.give_back(room_id, conn, LeaveReason.LEFT)
         role = conn.roles.get(room_id)
         if role is None:
@@ -299,13 +307,6 @@ class Rooms:
                 await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
         self._notices.note(conn, notice)
-
-    async def _refusal(self, room_id: RoomId, conn: Connection) -> Forbidden | None:
-        try:
-            await self._check_access(room_id, conn)
-        except Forbidden as error:
-            return error
-        return None
 
     async def restore(self, conn: Connection) -> None:
         """Put back the seats that the state may have lost with this node's lease.

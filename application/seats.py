@@ -18,6 +18,7 @@ from eyewall.application.connections import Connection
 from eyewall.application.ports import Clock
 from eyewall.application.stores import MemberKey, StateStore
 from eyewall.domain.errors import RoomNotFound, Unavailable
+from eyewall.domain.history import Retention
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, RoomRole, Standing
 
@@ -40,6 +41,8 @@ class Taken:
     members: int
     connections: int
     announce: bool
+    history: Retention | None = None
+    """How much the room keeps of its messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ class Seats:
             room = room or self.implied(room_id)
             seat = room.admit(standing, conn.id, self._node, roles=roles, options=options, now=now)
             announce = room.options.announce and not standing.is_back(now)
-            return room, Taken(seat.role, room.seats, len(standing.seats), announce)
+            keeps = Retention.of(room.options)
+            return room, Taken(seat.role, room.seats, len(standing.seats), announce, keeps)
 
         taken = await self._state.decide(room_id, _key(conn.id, name), rule)
         if conn.user_id != name:

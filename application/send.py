@@ -17,6 +17,7 @@ from eyewall.application.admit import published
 from eyewall.application.connections import Connection
 from eyewall.application.failures import Failures
 from eyewall.application.frames import Acknowledges, Frame
+from eyewall.application.gaps import GAP, Gaps
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.stats import Stats
 from eyewall.domain.envelope import ROOM, Envelope, Message, Priority, Raw
@@ -28,7 +29,8 @@ from eyewall.domain.errors import (
     QueueFull,
     SlowConsumer,
 )
-from eyewall.domain.identity import MessageId
+from eyewall.domain.history import Position
+from eyewall.domain.identity import MessageId, RoomId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import Failure, FailureReason, reason_of
 
@@ -64,6 +66,7 @@ class Sender:
         self._stats = stats
         self._failures = failures
         self.new_id = ids.new
+        self.gaps = Gaps()
 
     # --- frames
 
@@ -135,6 +138,17 @@ class Sender:
         """A frame of the server's own, with an id."""
         return self.reply_frame(Envelope(topic, event, data, id=self.new_id()))
 
+    def gap(self, room_id: RoomId, at: Position) -> Frame:
+        """Tell that messages of a room after ``at`` were dropped.
+
+        It stands in the place of the first of them: if it is dropped too, that is the
+        same gap.
+        """
+        frame = self.notice(GAP, "gap", {"room": room_id, "epoch": at.epoch, "offset": at.offset})
+        frame.stream = room_id
+        frame.position = Position(at.epoch, at.offset + 1)
+        return frame
+
     @staticmethod
     def text(data: str | bytes, *, fan_out: bool = False) -> Frame:
         """A frame without an envelope: text for ``str``, binary for ``bytes``."""
@@ -152,6 +166,7 @@ class Sender:
                 self._stats.sent(1)
         elif offer is not Offer.CLOSED:
             self._stats.dropped(FailureReason.QUEUE_FULL.value)
+            self.gaps.note(link.owner, frame)
         return offer
 
     async def to_conn(self, conn: Connection, frame: Frame) -> EyewallError | None:
@@ -230,6 +245,7 @@ class Sender:
         if not frame.raw:
             self._stats.unsent()
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
+        self.gaps.note(conn, frame)
         self.tell_dropped(conn, frame)
 
     def lost(self, conn: Connection, frame: Frame, reason: FailureReason) -> None:

@@ -220,6 +220,12 @@ class Envelope(Generic[T]):
         copy._data = data
         return copy
 
+    def placed(self, stream: StreamPosition) -> Envelope[Any]:
+        """Return the same message at its place in a room's history."""
+        copy = self.with_data(self._data)
+        copy.stream = stream
+        return copy
+
     def _key(self) -> tuple[Any, ...]:
         return (
             self.topic,

@@ -29,7 +29,7 @@ from eyewall.application.ports import (
     Validator,
 )
 from eyewall.application.routes import Routes
-from eyewall.application.stores import PubSub, StateStore, Subscription
+from eyewall.application.stores import HistoryStore, PubSub, StateStore, Subscription
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
 from eyewall.domain.errors import (
@@ -58,6 +58,7 @@ from eyewall.domain.errors import (
     ValidationError,
 )
 from eyewall.domain.handshake import Handshake
+from eyewall.domain.history import HistoryPage
 from eyewall.domain.identity import ConnId, ConnMeta, MessageId, NodeId, RoomId, UserId, Where
 from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.outbox import DropPolicy, QueueConfig
@@ -107,6 +108,8 @@ __all__ = [
     "HandlerNotFound",
     "Handshake",
     "HeartbeatConfig",
+    "HistoryPage",
+    "HistoryStore",
     "Hub",
     "HubStats",
     "InvalidEnvelope",

@@ -13,12 +13,13 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.clock.system import SystemClock
 from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.codec.msgpack import MsgpackCodec
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.adapters.web.sockets import Sockets
-from eyewall.application.build import NodeConfig, Ports
+from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.node import Node
 from eyewall.application.ports import (
     AccessController,
@@ -28,7 +29,7 @@ from eyewall.application.ports import (
     Metrics,
     Validator,
 )
-from eyewall.application.stores import PubSub, StateStore
+from eyewall.application.stores import HistoryStore, PubSub, StateStore
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.identity import NodeId
@@ -60,6 +61,7 @@ class Options:
     logger: Logger | None
     pubsub: PubSub | None
     state: StateStore | None
+    history: HistoryStore | None
     node_id: str | None
     cluster_channel: str
     lease: Seconds
@@ -106,6 +108,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         # Not "or": an adapter may have a length, and be empty.
         pubsub=MemoryPubSub() if options.pubsub is None else options.pubsub,
         state=MemoryState() if options.state is None else options.state,
+        history=MemoryHistory() if options.history is None else options.history,
         metrics=options.metrics,
         authenticator=options.authenticator,  # type: ignore[arg-type]
         access_controller=options.access_controller,

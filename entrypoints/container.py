@@ -15,6 +15,7 @@ from dependency_injector import containers, providers
 
 from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.limits.memory import TokenBucketLimiter
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
@@ -115,6 +116,10 @@ class Container(containers.DeclarativeContainer):
         settings.provided.state.kind,
         memory=providers.Singleton(MemoryState),
     )
+    history = providers.Selector(
+        settings.provided.history.kind,
+        memory=providers.Singleton(MemoryHistory),
+    )
     server = providers.Singleton(
         _server,
         settings,
@@ -124,4 +129,5 @@ class Container(containers.DeclarativeContainer):
         authenticator=authenticator,
         pubsub=pubsub,
         state=state,
+        history=history,
     )

@@ -23,7 +23,7 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
-from eyewall.application.stores import PubSub, StateStore
+from eyewall.application.stores import HistoryStore, PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Options, assemble
 from eyewall.background import Background, call
@@ -47,8 +47,8 @@ engine that does not answer must not keep the process."""
 class Server(Registry):
     """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
 
-    Limits of None are off; times are seconds. What is left out of ``pubsub`` and
-    ``state`` is in memory, for this server alone.
+    Limits of None are off; times are seconds. What is left out of ``pubsub``, ``state``
+    and ``history`` is in memory, for this server alone.
 
     >>> server = Server()
     >>> @server.on("echo:ping")
@@ -80,6 +80,7 @@ class Server(Registry):
         tracer: Tracer | None = None,
         pubsub: PubSub | None = None,
         state: StateStore | None = None,
+        history: HistoryStore | None = None,
         node_id: str | None = None,
         cluster_channel: str = "eyewall",
         lease: Seconds = 10.0,

@@ -112,6 +112,15 @@ class StateSettings(_Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings(_Checked):
+    """Where rooms keep their messages."""
+
+    _schema: ClassVar = schema.HistorySchema
+
+    kind: str = "memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings(_Checked):
     """How the server knows who knocks: not at all, by fixed tokens, or by JWTs."""
 
@@ -267,6 +276,7 @@ class Settings(_Checked):
     compression: CompressionSettings = field(default_factory=CompressionSettings)
     bus: BusSettings = field(default_factory=BusSettings)
     state: StateSettings = field(default_factory=StateSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
@@ -324,6 +334,7 @@ _GROUPS: dict[str, type[Any]] = {
     "compression": CompressionSettings,
     "bus": BusSettings,
     "state": StateSettings,
+    "history": HistorySettings,
     "auth": AuthSettings,
     "metrics": MetricsSettings,
     "logging": LoggingSettings,

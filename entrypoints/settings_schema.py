@@ -97,6 +97,10 @@ class StateSchema(Group):
     kind = form.choice("memory", what_is=", the only one that this version has")
 
 
+class HistorySchema(Group):
+    kind = form.choice("memory", what_is=", the only one that this version has")
+
+
 class MetricsSchema(Group):
     kind = form.choice("none", "prometheus")
 
@@ -204,6 +208,7 @@ class SettingsSchema(Group):
     compression = _group(CompressionSchema)
     bus = _group(BusSchema)
     state = _group(StateSchema)
+    history = _group(HistorySchema)
     auth = _group(AuthSchema)
     metrics = _group(MetricsSchema)
     logging = _group(LoggingSchema)

@@ -50,6 +50,7 @@ PUBLIC = {
         "PresenceState",
     ),
     *("Membership", "Member", "RoomInfo", "PendingAck", "HubStats"),
+    *("HistoryPage",),
     *("Failure", "FailureReason", "DisconnectReason"),
     # errors
     *("EyewallError", "Refused", "Unavailable", "Misuse"),
@@ -59,7 +60,7 @@ PUBLIC = {
     *("UserOffline", "AckTimeout", "Nacked", "ShuttingDown"),
     # ports
     *("Handshake", "Authenticator", "AccessController", "Validator", "Limiter", "Metrics"),
-    *("Tracer", "Logger", "PubSub", "Subscription", "StateStore", "Codec"),
+    *("Tracer", "Logger", "PubSub", "Subscription", "StateStore", "HistoryStore", "Codec"),
     # adapters
     *("MemoryPubSub", "MemoryState", "TokenBucketLimiter", "MarshmallowValidator"),
     # what types of the above are made of, and the version

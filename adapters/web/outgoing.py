@@ -295,5 +295,8 @@ class Outgoing(ABC):
             return
         self.write = self._writer
         self._adjust()
+        if backlog.gap:
+            # In the next turn: the drops themselves may still be on their way there.
+            self.node.loop.call_soon(self.node.intake.drained, self)
         if backlog.paused:
             self._resume()

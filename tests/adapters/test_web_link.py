@@ -240,6 +240,23 @@ async def test_drop_newest_keeps_what_came_first(tls):
         assert here.intake.ends == []
 
 
+@pytest.mark.parametrize("stream", ["lab", None])
+async def test_a_queue_that_dropped_messages_of_a_stream_says_when_it_is_empty(tls, stream):
+    """Once, after the drops themselves; one that dropped other messages says nothing."""
+    async with served(tls=tls, queue=QueueConfig(size=4)) as here:
+        client, link, sent = await stalled(here)
+        while await numbered(link, sent, stream=stream) is Offer.QUEUED:
+            sent += 1
+            await turns()
+        assert here.intake.drained_links == []
+        client.resume()
+
+        await client.texts(sent - len(here.intake.drops))
+        await until(lambda: link._backlog is None)
+        await turns()
+        assert here.intake.drained_links == ([link] if stream else [])
+
+
 async def test_drop_oldest_keeps_what_came_last(tls):
     queue = QueueConfig(size=4, drop_policy=DropPolicy.DROP_OLDEST)
     async with served(tls=tls, queue=queue) as here:

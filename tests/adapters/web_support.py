@@ -141,6 +141,7 @@ class FakeIntake:
         self.places: list[Place] = []
         self.messages: list[tuple[Any, bytes, bool]] = []
         self.drops: list[tuple[Any, Frame, Offer]] = []
+        self.drained_links: list[Any] = []
         self.ends: list[tuple[Any, DisconnectReason, BaseException | None]] = []
         self.on_message: Callable[[Any, bytes, bool], None] = self.echo
         self.on_reserve: Callable[[str | None], None] = lambda _ip: None
@@ -177,6 +178,9 @@ class FakeIntake:
 
     def dropped(self, link: Any, frame: Frame, offer: Offer) -> None:
         self.drops.append((link, frame, offer))
+
+    def drained(self, link: Any) -> None:
+        self.drained_links.append(link)
 
     def lost(self, link: Any, reason: DisconnectReason, error: BaseException | None = None) -> None:
         self.ends.append((link, reason, error))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from tests.application.fakes import FakeClock, Harness
 
@@ -24,7 +25,11 @@ def clock() -> FakeClock:
 @pytest.fixture
 async def make_node(clock: FakeClock) -> AsyncIterator[MakeNode]:
     """A function that starts a node; all nodes of a test are one cluster."""
-    shared: dict[str, Any] = {"pubsub": MemoryPubSub(), "state": MemoryState(clock=clock.now)}
+    shared: dict[str, Any] = {
+        "pubsub": MemoryPubSub(),
+        "state": MemoryState(clock=clock.now),
+        "history": MemoryHistory(),
+    }
     async with AsyncExitStack() as stack:
         number = 0
 

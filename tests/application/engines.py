@@ -11,19 +11,21 @@ from functools import partial
 from typing import Any
 
 from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.domain.errors import Unavailable
 
 
 class Engine:
-    """A ``StateStore`` that may be away, or slow before or after it does what is asked.
+    """A ``StateStore`` or ``HistoryStore`` that may be away, or slow before or after it does
+    what is asked.
 
     * ``away``: every call raises ``Unavailable``;
     * ``before``, ``after``: names of methods that wait there until ``go_on``;
     * ``lost``: names of methods whose answer is lost: done, and ``Unavailable`` raised.
     """
 
-    def __init__(self, inner: MemoryState) -> None:
+    def __init__(self, inner: MemoryState | MemoryHistory) -> None:
         self.inner = inner
         self.away = False
         self.before: set[str] = set()

@@ -18,11 +18,12 @@ from typing import Any
 
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.codec.json import JsonCodec
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.build import NodeConfig, Ports
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
 from eyewall.application.hub import Hub
+from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.node import Node
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason
@@ -145,6 +146,7 @@ class FakeLink:
     ) -> None:
         self._clock = clock
         self._outbox: Outbox[Frame] = Outbox(queue or QueueConfig())
+        self._gap = False
         self.codec = codec
         self.owner: Any = None
         self.intake: Any = None
@@ -171,6 +173,7 @@ class FakeLink:
             return Offer.QUEUED
         offer, dropped = self._outbox.offer(frame)
         for lost in dropped:
+            self._gap = self._gap or lost.stream is not None
             if lost is not frame:
                 self._soon(self.intake.dropped, lost, offer)
         if offer is Offer.OVERFLOWED:
@@ -190,6 +193,9 @@ class FakeLink:
         """The peer reads again: what was queued goes out."""
         self.stalled = False
         self.frames += self._outbox.clear()
+        if self._gap:
+            self._gap = False
+            asyncio.get_running_loop().call_soon(self.intake.drained, self)
 
     def close(self, reason: DisconnectReason) -> None:
         if self.closed is None and not self.gone:
@@ -405,6 +411,7 @@ class Harness:
         self.outbound: Any = given.setdefault("outbound", FakeOutbound())
         self.bus: Any = given.setdefault("pubsub", MemoryPubSub())
         self.state: Any = given.setdefault("state", MemoryState(clock=self.clock.now))
+        self.history: Any = given.setdefault("history", MemoryHistory())
         given.setdefault("codec", CODEC)
         given.setdefault("workers", 8)  # quicker than 64 to start and to end
         names = {field.name for field in fields(Ports)}

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from eyewall import ConnMeta, MemoryPubSub, MemoryState, Message, Server, UserId
+from eyewall.adapters.history import MemoryHistory
 from tests.entrypoints.wire import Peer, peer, running
 
 ADA, BEN, CY = UserId("ada"), UserId("ben"), UserId("cy")
@@ -85,7 +86,12 @@ class Pair:
 
 @contextlib.asynccontextmanager
 async def cluster(**options: Any) -> AsyncIterator[Pair]:
-    shared = {"pubsub": MemoryPubSub(), "state": MemoryState(), "client_commands": True}
+    shared = {
+        "pubsub": MemoryPubSub(),
+        "state": MemoryState(),
+        "history": MemoryHistory(),
+        "client_commands": True,
+    }
     options = {"authenticator": by_name, **shared, **options}
     async with (
         running(node_id="n1", **options) as here,

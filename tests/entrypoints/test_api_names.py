@@ -155,7 +155,7 @@ AWAITED = """
     presence presence_many set_typing create_room update_room delete_room join leave leave_all
     invite revoke_invite set_role kick_user_from_room ban unban members room rooms broadcast
     broadcast_room broadcast_text send_to_conn send_text_to_conn send_to_user send_to_users
-    broadcast_with_filter emit_to_room emit_to_room_except emit_with_ack request
+    broadcast_with_filter emit_to_room emit_to_room_except emit_with_ack request history
     disconnect_user disconnect_conn shutdown
 """
 
@@ -212,6 +212,7 @@ SERVER_DEFAULTS = {
     "tracer": None,
     "pubsub": None,
     "state": None,
+    "history": None,
     "node_id": None,
     "cluster_channel": "eyewall",
     "lease": 10.0,

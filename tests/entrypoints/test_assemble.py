@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from eyewall import HeartbeatConfig, MemoryPubSub, MemoryState, QueueConfig, Server
+from eyewall.adapters.history import MemoryHistory
 from eyewall.assemble import Options, assemble, default_node_id
 from tests.application.fakes import RecordingLogger
 
@@ -66,7 +67,8 @@ def test_times_reach_the_node_in_seconds():
 
 
 @pytest.mark.parametrize(
-    "port", ["pubsub", "state", "metrics", "logger", "authenticator", "access_controller"]
+    "port",
+    ["pubsub", "state", "history", "metrics", "logger", "authenticator", "access_controller"],
 )
 def test_an_adapter_that_is_given_is_taken_even_if_it_is_empty(port):
     """An adapter may have a length; one of 0 is no reason to put another in its place."""
@@ -83,13 +85,15 @@ def test_an_adapter_that_is_given_is_taken_even_if_it_is_empty(port):
     assert getattr(node(**{port: adapter}).ports, port) is adapter
 
 
-def test_bus_and_state_left_out_are_in_memory_and_of_one_server_alone():
+def test_bus_state_and_history_left_out_are_in_memory_and_of_one_server_alone():
     first, second = node(), node()
 
     assert isinstance(first.ports.pubsub, MemoryPubSub)
     assert isinstance(first.ports.state, MemoryState)
     assert first.ports.pubsub is not second.ports.pubsub
+    assert isinstance(first.ports.history, MemoryHistory)
     assert first.ports.state is not second.ports.state
+    assert first.ports.history is not second.ports.history
 
 
 def test_the_sockets_know_whom_to_tell():

@@ -10,11 +10,13 @@ from dependency_injector import providers
 from eyewall import ConnMeta, MemoryPubSub, MemoryState, Server
 from eyewall.adapters.auth.jwt import JwtAuthenticator
 from eyewall.adapters.auth.static import StaticAuthenticator
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.prometheus import PrometheusMetrics
 from eyewall.container import Container
 from eyewall.settings import (
     AuthSettings,
     BusSettings,
+    HistorySettings,
     LoggingSettings,
     MetricsSettings,
     Settings,
@@ -70,6 +72,7 @@ def test_the_handshake_timeout_reaches_the_server():
     [
         ({"bus": BusSettings(kind="memory")}, "pubsub", MemoryPubSub),
         ({"state": StateSettings(kind="memory")}, "state", MemoryState),
+        ({"history": HistorySettings(kind="memory")}, "history", MemoryHistory),
         ({"auth": AuthSettings(kind="none")}, "authenticator", type(None)),
         ({"auth": STATIC}, "authenticator", StaticAuthenticator),
         ({"auth": JWT}, "authenticator", JwtAuthenticator),
@@ -114,7 +117,9 @@ def test_overriding_one_provider_brings_an_own_adapter_and_leaves_the_others():
     assert type(build()._node.ports.state) is MemoryState
 
 
-@pytest.mark.parametrize("port", ["pubsub", "state", "metrics", "authenticator", "logger"])
+@pytest.mark.parametrize(
+    "port", ["pubsub", "state", "history", "metrics", "authenticator", "logger"]
+)
 def test_every_port_has_a_provider_to_override(port):
     class Own(RecordingLogger):
         def authenticate(self, handshake): ...
@@ -145,7 +150,8 @@ def test_from_settings_and_the_container_give_the_same():
     one, other = Server.from_settings(settings)._node, Container(settings=settings).server()._node
 
     assert one.config == other.config
-    for port in ("pubsub", "state", "metrics", "authenticator", "logger", "codec", "clock"):
+    ports = ("pubsub", "state", "history", "metrics", "authenticator", "logger", "codec", "clock")
+    for port in ports:
         assert type(getattr(one.ports, port)) is type(getattr(other.ports, port)), port
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import websockets
 
-from eyewall import CompressionConfig, Envelope, MemoryPubSub, MemoryState, Message
+from eyewall import CompressionConfig, Envelope, MemoryPubSub, MemoryState, Message, RoomOptions
 from eyewall.adapters.codec.msgpack import MsgpackCodec
 from tests.entrypoints.wire_clients import JSON, MSGPACK, PATIENCE, running, talking
 
@@ -305,3 +305,20 @@ async def test_notices_of_the_server_come_in_the_clients_codec():
             assert (notice["topic"], notice["event"]) == ("system:draining", "draining")
             assert json.dumps(notice["data"]["reconnect_in"])
         await stopping
+
+
+async def test_a_message_bears_its_place_whoever_published_it():
+    """From JSON, from MessagePack, which is relayed as it came, and out of the history."""
+    async with running(client_commands=True) as server, talking(server) as client:
+        info = await server.hub.create_room("r", RoomOptions(history_size=5))
+        await client.ask("system:join", {"room": "r"}, id="q1")
+        await server.hub.broadcast_room("r", "room:r", data=1)
+        await client.send("system:publish", {"room": "r", "data": {"n": 2}})
+        live = [await client.receive(), await client.receive()]
+
+        answer = await client.ask("system:history", {"room": "r"}, id="q2")
+
+        assert [m["stream"] for m in live] == [
+            {"room": "r", "epoch": info.epoch, "offset": n} for n in (1, 2)
+        ]
+        assert answer["messages"] == live

@@ -203,6 +203,7 @@ TABLE = [
     ({"EYEWALL_QUEUE__DROP_POLICY": "x"}, "drop_policy: expected one of drop_newest, drop_oldest"),
     ({"EYEWALL_BUS__KIND": "redis"}, "bus.kind: expected memory, the only one that this"),
     ({"EYEWALL_STATE__KIND": "redis"}, "state.kind: expected memory, the only one"),
+    ({"EYEWALL_HISTORY__KIND": "redis"}, "history.kind: expected memory, the only one"),
     ({"EYEWALL_LIMITS__KIND": "redis"}, "limits.kind: expected memory, the only one"),
     ({"EYEWALL_AUTH__KIND": "ldap"}, "auth.kind: expected one of none, static, jwt, not 'ldap'"),
     ({"EYEWALL_METRICS__KIND": "otel"}, "metrics.kind: expected one of none, prometheus"),

@@ -1,0 +1,94 @@
+"""What rooms keep, for who asks: pages of messages, and where a room stands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from eyewall.application.frames import placed
+from eyewall.application.ports import Clock, Codec
+from eyewall.application.stores import HistoryStore, StateStore
+from eyewall.domain.envelope import Raw, StreamPosition
+from eyewall.domain.errors import RoomNotFound
+from eyewall.domain.history import HistoryPage, Page, Position, Retention
+from eyewall.domain.identity import RoomId
+from eyewall.domain.membership import RoomInfo
+
+
+class Histories:
+    """The histories of the cluster's rooms. Every method may raise ``Unavailable``."""
+
+    def __init__(
+        self, *, history: HistoryStore, state: StateStore, codec: Codec, clock: Clock
+    ) -> None:
+        self._history = history
+        self._state = state
+        self._codec = codec
+        self._clock = clock
+
+    async def read(self, room_id: RoomId, since: Position | None, limit: int) -> Page | None:
+        """The first ``limit`` messages after ``since``, or the newest ones; None for a room
+        that keeps none.
+
+        Of those after ``since`` that are gone nothing is said but by the offsets of the
+        others; of another epoch nothing is given. Raises ``RoomNotFound``.
+        """
+        room = await self._state.room(room_id)
+        if room is None:
+            raise RoomNotFound(f"there is no room {room_id}")
+        if Retention.of(room.options) is None:
+            return None
+        return await self._history.read(room_id, since, limit, self._clock.wall())
+
+    async def page(self, room_id: RoomId, since: Position | None, limit: int) -> HistoryPage:
+        """The same as messages; none, without a position, for a room that keeps none."""
+        page = await self.read(room_id, since, limit)
+        if page is None:
+            return HistoryPage([])
+        messages = [
+            self._codec.decode(entry.payload).placed(StreamPosition(room_id, at.epoch, at.offset))
+            for at, entry in page.placed()
+        ]
+        return HistoryPage(messages, page.position.epoch, page.position.offset)
+
+    def raw(self, payload: bytes) -> Raw:
+        """A kept message as a value within another message."""
+        return Raw(payload, self._codec.format)
+
+    async def with_position(self, info: RoomInfo) -> RoomInfo:
+        """Say where the room stands, if it keeps a history."""
+        if Retention.of(info.options) is None:
+            return info
+        at = await self._history.position(info.id)
+        return replace(info, epoch=at.epoch, offset=at.offset)
+
+    async def renew(self, room_id: RoomId) -> Position:
+        """Begin an epoch: what was kept before is nothing that members could go on from."""
+        await self._history.remove(room_id)
+        return await self._history.position(room_id)
+
+    async def forget(self, room_id: RoomId) -> None:
+        """Keep nothing of the room any more."""
+        await self._history.remove(room_id)
+
+
+def encoded(
+    room_id: RoomId, page: Page, conn_id: str, max_bytes: int, *, newest: bool
+) -> list[bytes]:
+    """The page's messages as they go out, without those that were not for ``conn_id``.
+
+    Of what is more than ``max_bytes`` together, at least one message is left: the first
+    ones, or the last ones for ``newest``.
+    """
+    found = [
+        placed(entry.payload, room_id, at)
+        for at, entry in page.placed()
+        if conn_id not in entry.skip
+    ]
+    taken: list[bytes] = []
+    size = 0
+    for payload in reversed(found) if newest else found:
+        size += len(payload)
+        if taken and size > max_bytes:
+            break
+        taken.append(payload)
+    return taken[::-1] if newest else taken

@@ -1,0 +1,59 @@
+"""What a node is told about itself, and the adapters that it works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eyewall.application.ports import (
+    AccessController,
+    Authenticator,
+    Clock,
+    Codec,
+    Logger,
+    Metrics,
+    Outbound,
+    Validator,
+)
+from eyewall.application.stores import HistoryStore, PubSub, StateStore
+from eyewall.domain.identity import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """What a node is told about itself. Times in seconds; a limit of None is off."""
+
+    node_id: NodeId
+    cluster_channel: str = "eyewall"
+    lease: float = 10.0
+    workers: int = 64
+    worker_queue: int = 2048
+    lane_queue: int = 64
+    max_message_size: int = 1 << 20
+    max_connections: int | None = None
+    max_connections_per_user: int | None = None
+    max_connections_per_address: int | None = None
+    client_commands: bool = False
+    implicit_rooms: bool = True
+    session_ttl: float = 120.0
+    """How long a session, and a used invite, outlive a cut."""
+    presence_grace: float = 0.0
+    """How long a cut is hidden from the others."""
+    heartbeat: float = 30.0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The adapters that a node works with."""
+
+    outbound: Outbound
+    clock: Clock
+    codec: Codec
+    logger: Logger
+    pubsub: PubSub
+    state: StateStore
+    history: HistoryStore
+    metrics: Metrics | None = None
+    authenticator: Authenticator | None = None
+    access_controller: AccessController | None = None
+    validator: Validator | None = None
