@@ -47,7 +47,6 @@ class Gate:
     __slots__ = (
         "again",
         "checked",
-        "joining",
         "position",
         "reading",
         "retention",
@@ -63,8 +62,6 @@ class Gate:
         """None while it is not known."""
         self.position = position
         self.waiting: dict[Position, Arrival] = {}
-        self.joining = 0
-        """Connections that are about to come in, and keep it open."""
         self.reading: asyncio.Task[Unavailable | None] | None = None
         self.again = False
         """Whether more may be in the store than the reading under way brings."""

@@ -224,7 +224,6 @@ class Rooms:
         """The end of a connection is decided: no room sends to it any more."""
         for room_id in conn.roles:
             self._audiences.discard(room_id, conn.link)
-            self._streams.left(room_id)
 
     async def after_end(self, conn: Connection) -> None:
         """Give back the seats of a connection that has ended; the hooks have run then."""

@@ -144,18 +144,15 @@ class Streams:
             gate.retention = retention
             if gate.position is not None:
                 return
-            gate.joining += 1
-            try:
-                error = await asyncio.shield(self._read(gate))
-            finally:
-                gate.joining -= 1
+            # Somebody who leaves meanwhile may close the gate: then there is another one.
+            error = await asyncio.shield(self._read(gate))
             if error is not None:
                 raise error
 
     def left(self, room_id: RoomId) -> None:
         """A connection has gone: the last one closes the gate."""
         gate = self._gates.get(room_id)
-        if gate is not None and not gate.joining and self._audiences.get(room_id) is None:
+        if gate is not None and self._audiences.get(room_id) is None:
             self._drop(gate)
 
     def _new(self, room_id: RoomId, retention: Retention | None, position: Position | None) -> Gate:
@@ -249,7 +246,6 @@ class Streams:
             for arrival in gate.waiting.values():
                 if arrival.turn is not None:
                     arrival.turn.fail(error)
-                    arrival.turn = None
             return error
         finally:
             gate.reading = None

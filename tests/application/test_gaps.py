@@ -7,6 +7,7 @@ from eyewall.application.gaps import Gaps
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.history import Position
 from eyewall.domain.outbox import DropPolicy, QueueConfig
+from eyewall.domain.report import SendOptions
 from eyewall.domain.room import RoomOptions
 from tests.application.fakes import settle
 
@@ -99,12 +100,10 @@ async def test_a_message_that_had_a_turn_of_its_own_is_a_gap_too(node):
     ada.link.stalled = True
     await publish(node, "lab", 1)
 
-    result = await node.hub.emit_to_room("lab", Message("t", data=2))
-    await settle()
+    await node.hub.emit_to_room("lab", Message("t", data=2), SendOptions(require_ack=True))
     ada.link.read()
     await settle()
 
-    assert result == 1
     assert [gap["offset"] for gap in gaps(ada.heard())] == [1]
 
 

@@ -270,6 +270,26 @@ async def test_a_turn_that_nobody_can_tell_is_unknown(one, two, bus, history):
     assert places(bob) == [(1, 1), (2, 2), (3, 3)], "it comes all the same"
 
 
+async def test_a_turn_does_not_wait_for_a_gate_that_was_closed(one, two, bus, history):
+    """The room's history has ended while others were missing before it."""
+    bob = await joined(two, "bob")
+    bus.deaf.add(LAB)
+    await one.hub.broadcast_room("lab", "t", data=1)
+    bus.deaf.clear()
+    history.before.add("read")
+    task = asyncio.ensure_future(one.hub.emit_with_ack(Target.room("lab"), Message("t", data=2)))
+    await settle()
+
+    await one.hub.update_room("lab", history_size=0)
+    await settle()
+
+    (message,) = bob.heard()
+    bob.ack(message)
+    await settle()
+    assert (await task).received == 1
+    history.go_on()
+
+
 async def test_a_turn_that_is_over_sends_it_again(one, two, bus):
     """The question was lost, the members had it from the store: its repeat bears the same
     id and place, and asks for the ack."""

@@ -153,6 +153,31 @@ async def test_a_lost_last_message_is_found_by_comparing(one, two, bus):
     assert data(bob) == [1]
 
 
+async def test_comparing_brings_all_that_was_lost(one, two, bus, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 3)
+    await one.hub.create_room("lab", KEEPS)
+    bob = await joined(two, "bob")
+    bus.deaf.add(room_of(one))
+    await publish(one, *range(10))
+
+    await two.advance(2 * module.CHECK)
+
+    assert data(bob) == list(range(10))
+
+
+async def test_a_room_where_something_happened_is_not_compared(one, history):
+    """What comes tells by itself what is missing."""
+    await one.hub.create_room("lab", KEEPS)
+    await joined(one, "ada")
+    history.calls.clear()
+
+    for _ in range(3):
+        await publish(one, 1)
+        await one.advance(module.CHECK)
+
+    assert "read" not in history.calls
+
+
 async def test_rooms_are_compared_only_while_there_are_any(one, clock):
     await one.hub.create_room("lab", KEEPS)
     before = len(clock.timers)
@@ -538,6 +563,19 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
 
     assert data(bob) == [1, 2]
     assert two.node.streams._gates["lab"].waiting == {}
+
+
+async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is_asked(one):
+    ada = await joined(one, "ada")
+    frame = one.node.sender.frame(Message("room:lab", data="forged"))
+    one.node.streams.arrived("lab", Position("forged", 1), Arrival(frame))
+    ada.heard()
+
+    await publish(one, 1)
+
+    assert len(one.node.streams) == 0
+    (message,) = ada.heard()
+    assert "stream" not in message
 
 
 async def test_an_entry_that_can_not_be_read_holds_up_nobody(one, two, history):
