@@ -30,31 +30,32 @@ class Audiences:
 
     def __init__(self, outbound: Outbound) -> None:
         self._outbound = outbound
-        self._of: dict[RoomId, Audience] = {}
+        self.of: dict[RoomId, Audience] = {}
+        """Read by who has to ask for every message; changed only here."""
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self.of)
 
     def get(self, room_id: str) -> Audience | None:
-        return self._of.get(RoomId(room_id))
+        return self.of.get(RoomId(room_id))
 
     def add(self, room_id: RoomId, link: Link) -> None:
-        audience = self._of.get(room_id)
+        audience = self.of.get(room_id)
         if audience is None:
-            audience = self._of[room_id] = self._outbound.audience()
+            audience = self.of[room_id] = self._outbound.audience()
         audience.add(link)
 
     def discard(self, room_id: RoomId, link: Link) -> None:
-        audience = self._of.get(room_id)
+        audience = self.of.get(room_id)
         if audience is None:
             return
         audience.discard(link)
         if not len(audience):
-            del self._of[room_id]
+            del self.of[room_id]
 
     def members(self, room_id: str) -> Iterator[Connection]:
         """The connections of this node that are in the room."""
-        for link in list(self._of.get(RoomId(room_id), ())):
+        for link in list(self.of.get(RoomId(room_id), ())):
             yield link.owner
 
 

@@ -80,7 +80,7 @@ class Publisher:
         Plain, so that a room without history pays for nothing but the question. Raises
         ``Unavailable`` when the message can't be given its place.
         """
-        if self._streams.is_plain(room_id):
+        if self.is_plain(room_id):
             return self._fanout.to_room(room_id, message, skip=skip)
         return self._delivered(room_id, message, skip)
 

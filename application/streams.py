@@ -74,11 +74,11 @@ class Streams:
 
     def is_plain(self, room_id: RoomId) -> bool:
         """Whether the room has members here and keeps no history."""
-        return room_id not in self._gates and self._audiences.get(room_id) is not None
+        return room_id not in self._gates and room_id in self._audiences.of
 
     def is_here(self, room_id: RoomId) -> bool:
         """Whether anybody here is in the room, or about to be."""
-        return room_id in self._gates or self._audiences.get(room_id) is not None
+        return room_id in self._gates or room_id in self._audiences.of
 
     def position(self, room_id: RoomId) -> Position | None:
         """Up to where the members here have been served; None without history."""
