@@ -29,6 +29,7 @@ from eyewall.application.presences import Presences
 from eyewall.application.publish import Publisher
 from eyewall.application.receive import Receiver
 from eyewall.application.replies import Replies
+from eyewall.application.resume import Resumer
 from eyewall.application.retries import Retries
 from eyewall.application.rooms import Rooms
 from eyewall.application.routes import Router
@@ -222,6 +223,15 @@ class Parts:
             new_id=self.sender.new_id,
             luck=random.random,
         )
+        self.resumer = Resumer(
+            rooms=self.rooms,
+            sessions=self.sessions,
+            streams=self.streams,
+            history=ports.history,
+            sender=self.sender,
+            clock=ports.clock,
+            free=config.client_commands,
+        )
         self.operations = Operations(
             node=config.node_id,
             state=ports.state,
@@ -252,6 +262,7 @@ class Parts:
             fanout=self.fanout,
             publisher=self.publisher,
             histories=self.histories,
+            resumer=self.resumer,
             expiry=self.expiry,
             authenticator=ports.authenticator,
         ).register(self.router, client_commands=config.client_commands)
@@ -285,6 +296,7 @@ class Parts:
             expiry=self.expiry,
             hooks=self.hooks,
             sender=self.sender,
+            resumer=self.resumer,
             logger=self.logger,
             authenticator=ports.authenticator,
             welcome=Welcome(config.heartbeat, config.max_message_size, f"eyewall/{config.version}"),
@@ -297,4 +309,5 @@ class Parts:
         self.rooms.ended(conn)
         self.deliveries.lost(conn)
         self.sender.gaps.forget(conn)
+        self.resumer.drained(conn)
         self.expiry.forget(conn)

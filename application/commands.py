@@ -7,10 +7,21 @@ the ack, and what it raises is the refusal.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from eyewall.application.connections import Connection, Connections
+from eyewall.application.asked import (
+    MAX_USERS,
+    check_speaker,
+    decoded,
+    field_of,
+    object_of,
+    positions_of,
+    raw_object,
+    room_of,
+    since_of,
+    users_of,
+)
+from eyewall.application.connections import Connections
 from eyewall.application.context import Context
 from eyewall.application.expiry import Expiry
 from eyewall.application.fanout import FanOut
@@ -20,11 +31,12 @@ from eyewall.application.moderate import Moderator
 from eyewall.application.ports import Authenticator
 from eyewall.application.presences import MAX_TYPING, Presences
 from eyewall.application.publish import Publisher
-from eyewall.application.rooms import Rooms, TooManyRooms
+from eyewall.application.resume import Resumed, Resumer
+from eyewall.application.rooms import MAX_ROOMS, Rooms, TooManyRooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.envelope import ROOM, Envelope, Message, Raw
+from eyewall.domain.envelope import ROOM, Envelope, Message
 from eyewall.domain.errors import (
     ConnectionClosed,
     Forbidden,
@@ -33,17 +45,9 @@ from eyewall.domain.errors import (
     ValidationError,
 )
 from eyewall.domain.handshake import Fields, Handshake, Headers
-from eyewall.domain.history import Position, position_of
-from eyewall.domain.identity import MAX_NAME, RoomId, UserId
 from eyewall.domain.membership import Member
 from eyewall.domain.presence import PresenceState
-from eyewall.domain.room import RoomRole
 
-T = TypeVar("T")
-
-MAX_USERS = 1000
-"""Users whose presence one command may ask for: a long list of friends, in one question to
-the state."""
 RESERVED = frozenset({"ack", "error", "join", "leave", "typing", "gap"})
 """Events that only the server sends: no client speaks in its name."""
 MAX_PAGE = 1000
@@ -69,6 +73,7 @@ class Commands:
         fanout: FanOut,
         publisher: Publisher,
         histories: Histories,
+        resumer: Resumer,
         expiry: Expiry,
         authenticator: Authenticator | None,
     ) -> None:
@@ -79,6 +84,7 @@ class Commands:
         self._fanout = fanout
         self._publisher = publisher
         self._histories = histories
+        self._resumer = resumer
         self._expiry = expiry
         self._authenticate = (
             None if authenticator is None else method(authenticator, "authenticate")
@@ -87,6 +93,7 @@ class Commands:
     def register(self, router: Router, *, client_commands: bool) -> None:
         """Put the commands into the route table; some are there in any case."""
         router.add_command("system:refresh", self.refresh)
+        router.add_command("system:resume", self.resume)
         if not client_commands:
             return
         router.add_command("system:join", self.join)
@@ -100,7 +107,7 @@ class Commands:
     # --- rooms
 
     async def join(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        room_id = _room(_object(msg))
+        room_id = room_of(object_of(msg))
         try:
             membership = await self._rooms.join(room_id, ctx.conn)
         except TooManyRooms:
@@ -117,16 +124,16 @@ class Commands:
         return answer
 
     async def leave(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        room_id = _room(_object(msg))
+        room_id = room_of(object_of(msg))
         await self._rooms.leave(room_id, ctx.conn)
         return {"room": room_id}
 
     async def publish(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """Relay ``data`` to the room as it came, byte for byte."""
-        fields = _raw_object(msg)
-        room_id = _room({"room": _decoded(fields, "room")})
-        _speaker(ctx.conn, room_id)
-        event = _decoded(fields, "event")
+        fields = raw_object(msg)
+        room_id = room_of({"room": decoded(fields, "room")})
+        check_speaker(ctx.conn, room_id)
+        event = decoded(fields, "event")
         if event is not None and (not isinstance(event, str) or not event):
             raise ValidationError({"event": ["must be a string"]})
         if event in RESERVED:
@@ -142,12 +149,12 @@ class Commands:
 
     async def members(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """A page of members; the cursor is the number of those before it."""
-        data = _object(msg)
-        room_id = _room(data)
+        data = object_of(msg)
+        room_id = room_of(data)
         if room_id not in ctx.conn.roles:
             raise NotAMember(f"you are not in {room_id}")
-        limit = min(_field(data, "limit", int, MAX_PAGE), MAX_PAGE)
-        cursor = _field(data, "cursor", str, "0")
+        limit = min(field_of(data, "limit", int, MAX_PAGE), MAX_PAGE)
+        cursor = field_of(data, "cursor", str, "0")
         if limit < 1:
             raise ValidationError({"limit": ["must be at least 1"]})
         if not cursor.isdecimal() or len(cursor) > 9:
@@ -161,11 +168,11 @@ class Commands:
 
     async def history(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """A page of messages; none, without a position, where the room keeps none."""
-        data = _object(msg)
-        room_id = _room(data)
+        data = object_of(msg)
+        room_id = room_of(data)
         if room_id not in ctx.conn.roles:
             raise NotAMember(f"you are not in {room_id}")
-        since, limit = _since(data), min(_field(data, "limit", int, PAGE), MAX_PAGE)
+        since, limit = since_of(data), min(field_of(data, "limit", int, PAGE), MAX_PAGE)
         if limit < 1:
             raise ValidationError({"limit": ["must be at least 1"]})
         page = await self._histories.read(room_id, since, limit)
@@ -178,28 +185,42 @@ class Commands:
             "offset": page.position.offset,
         }
 
+    async def resume(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
+        """Bring the connection back into its rooms, and send what it missed."""
+        data = object_of(msg)
+        name = data.get("session")
+        if name is not None and not isinstance(name, str):
+            raise ValidationError({"session": ["must be a string"]})
+        wanted = positions_of(data, MAX_ROOMS)
+        try:
+            done = await self._resumer.resume(ctx.conn, name, wanted)
+        except TooManyRooms:
+            self._connections.end(ctx.conn, DisconnectReason.POLICY_VIOLATION)
+            raise
+        return {"rooms": {room_id: _resumed(resumed) for room_id, resumed in done.items()}}
+
     # --- presence
 
     async def presence(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        data = _object(msg)
+        data = object_of(msg)
         if "room" in data:
-            room_id = _room(data)
+            room_id = room_of(data)
             if room_id not in ctx.conn.roles:
                 raise NotAMember(f"you are not in {room_id}")
             found = await self._moderator.members(room_id)
             users = [m.user_id for m in found if m.user_id is not None][:MAX_USERS]
         else:
-            users = _users(data)
+            users = users_of(data)
         states = await self._presences.of(users)
         return {"users": {user: _presence(state) for user, state in states.items()}}
 
     async def typing(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        data = _object(msg)
-        room_id = _room(data)
-        _speaker(ctx.conn, room_id)
+        data = object_of(msg)
+        room_id = room_of(data)
+        check_speaker(ctx.conn, room_id)
         if ctx.user_id is None:
             raise Unauthorized("typing needs a user")
-        typing = _field(data, "typing", bool, None)
+        typing = field_of(data, "typing", bool, None)
         ttl = data.get("ttl", 5.0)
         if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl <= MAX_TYPING:
             raise ValidationError({"ttl": [f"must be more than 0 and at most {MAX_TYPING:g}"]})
@@ -210,7 +231,7 @@ class Commands:
 
     async def refresh(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """Take a new token for a connection whose token is about to expire."""
-        token = _field(_object(msg), "token", str, None)
+        token = field_of(object_of(msg), "token", str, None)
         if self._authenticate is None:
             raise Unauthorized("there is nothing to refresh")
         meta = self._authenticate(
@@ -233,68 +254,6 @@ class Commands:
         return {"expires_at": None if meta.expires_at is None else rfc3339(meta.expires_at)}
 
 
-# --- reading what a client wrote
-
-
-def _object(msg: Envelope[Any]) -> dict[str, Any]:
-    if not isinstance(msg.data, dict):
-        raise ValidationError({"_schema": ["must be an object"]})
-    return msg.data
-
-
-def _raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
-    """The fields of ``data`` without decoding their values."""
-    if msg.raw is None:
-        raise ValidationError({"_schema": ["must be an object"]})
-    fields: Mapping[str, Raw] = msg.raw.fields()
-    return fields
-
-
-def _decoded(fields: Mapping[str, Raw], name: str) -> Any:
-    return fields[name].decode() if name in fields else None
-
-
-def _room(data: Mapping[str, Any]) -> RoomId:
-    room = data.get("room")
-    if not isinstance(room, str) or not 0 < len(room) <= MAX_NAME or not room.isprintable():
-        raise ValidationError({"room": [f"must be 1 to {MAX_NAME} printable characters"]})
-    return RoomId(room)
-
-
-def _field(data: Mapping[str, Any], name: str, of: type[T], default: T | None) -> T:
-    value = data.get(name, default)
-    if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
-        raise ValidationError({name: [f"must be of type {of.__name__}"]})
-    return value
-
-
-def _since(data: Mapping[str, Any]) -> Position | None:
-    if "since" not in data:
-        return None
-    try:
-        return position_of(data["since"])
-    except ValueError:
-        raise ValidationError({"since": ["must be an epoch and an offset"]}) from None
-
-
-def _users(data: Mapping[str, Any]) -> list[UserId]:
-    users = data.get("users")
-    if not isinstance(users, list) or len(users) > MAX_USERS:
-        raise ValidationError({"users": [f"must be a list of at most {MAX_USERS}"]})
-    if not all(isinstance(user, str) and 0 < len(user) <= MAX_NAME for user in users):
-        raise ValidationError({"users": ["must be user ids"]})
-    return [UserId(user) for user in users]
-
-
-def _speaker(conn: Connection, room_id: RoomId) -> None:
-    """Let only members speak, and not as guests."""
-    role = conn.roles.get(room_id)
-    if role is None:
-        raise NotAMember(f"you are not in {room_id}")
-    if role < RoomRole.MEMBER:
-        raise Forbidden("guests may only listen")
-
-
 # --- writing what a client reads
 
 
@@ -304,6 +263,15 @@ def _member(member: Member) -> dict[str, Any]:
         "role": member.role.wire,
         "connections": member.connections,
     }
+
+
+def _resumed(resumed: Resumed) -> dict[str, Any]:
+    answer: dict[str, Any] = {"recovered": resumed.recovered}
+    if resumed.position is not None:
+        answer |= {"epoch": resumed.position.epoch, "offset": resumed.position.offset}
+    if resumed.code is not None:
+        answer["code"] = resumed.code
+    return answer
 
 
 def _presence(state: PresenceState) -> dict[str, Any]:

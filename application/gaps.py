@@ -30,8 +30,11 @@ class Gaps:
         """A frame was dropped; one without a place in a history leaves no gap."""
         if frame.position is None or frame.stream is None or not conn.is_open:
             return
+        self.begins(conn, RoomId(frame.stream), frame.position.before)
+
+    def begins(self, conn: Connection, room_id: RoomId, sound: Position) -> None:
+        """Nothing is missing up to ``sound``, and something after it."""
         rooms = self._of.setdefault(conn.id, {})
-        room_id, sound = RoomId(frame.stream), frame.position.before
         noted = rooms.get(room_id)
         # What was noted first is the longest ago, unless an earlier frame gave way later.
         if noted is None or noted.is_past(sound):

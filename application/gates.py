@@ -47,6 +47,7 @@ class Gate:
     __slots__ = (
         "again",
         "checked",
+        "held",
         "position",
         "reading",
         "retention",
@@ -61,6 +62,8 @@ class Gate:
         self.retention = retention
         """None while it is not known."""
         self.position = position
+        self.held: set[Link] = set()
+        """Members whom nothing is passed to: they are being sent what they missed."""
         self.waiting: dict[Position, Arrival] = {}
         self.reading: asyncio.Task[Unavailable | None] | None = None
         self.again = False

@@ -21,6 +21,7 @@ from eyewall.application.operate import Operations
 from eyewall.application.ports import Authenticator, Link, Logger, Maybe, Reservation
 from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
+from eyewall.application.resume import Resumer
 from eyewall.application.send import Sender
 from eyewall.application.sessions import new_name
 from eyewall.application.tasks import is_cancelled
@@ -55,6 +56,7 @@ class Inbound:
         expiry: Expiry,
         hooks: Hooks,
         sender: Sender,
+        resumer: Resumer,
         logger: Logger,
         authenticator: Authenticator | None,
         welcome: Welcome,
@@ -68,6 +70,7 @@ class Inbound:
         self._expiry = expiry
         self._hooks = hooks
         self._sender = sender
+        self._resumer = resumer
         self._logger = logger
         self._authenticate = (
             None if authenticator is None else method(authenticator, "authenticate")
@@ -193,6 +196,7 @@ class Inbound:
         if conn is not None and conn.is_open:
             for room_id, at in self._sender.gaps.take(conn).items():
                 self._sender.post(conn, self._sender.gap(room_id, at))
+            self._resumer.drained(conn)
 
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None

@@ -66,6 +66,10 @@ class Link(Protocol):
         """Messages that wait because the peer does not read."""
 
     @property
+    def crowded(self) -> bool:
+        """Whether half of what may wait for the peer does: no time to send it a lot."""
+
+    @property
     def last_seen(self) -> float:
         """When anything last came, on the clock's ``now``."""
 
@@ -136,7 +140,7 @@ class Intake(Protocol):
         """
 
     def drained(self, link: Link) -> None:
-        """A queue that had dropped messages with a ``stream`` is empty again."""
+        """The link had a queue, because the peer did not read, and it is empty again."""
 
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None

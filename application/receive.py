@@ -274,6 +274,8 @@ class Receiver:
         started = 0.0 if metrics is None else self._clock.now()
         reached = False
         try:
+            if self._replies.was_answered(conn, message):
+                return
             if (waits := self._admit(conn, message)) is not None:
                 await waits
             if route is None:

@@ -55,6 +55,19 @@ class Replies:
             self._send(conn, Frame(seen))
         return True
 
+    def was_answered(self, conn: Connection, request: Envelope) -> bool:
+        """Answer a request that came right behind the resume of its session, before it
+        could be known for a repeat; False if it is none."""
+        repeats = conn.asked
+        if repeats is None or repeats.holder is None or not request.ack or request.id is None:
+            return False
+        answer = repeats.answer(request.id)
+        if answer is None:
+            return False
+        for _ in range(1 + repeats.forgotten(request.id)):
+            self._send(conn, Frame(answer))
+        return True
+
     def accept(self, conn: Connection, request: Envelope, result: Any) -> None:
         """Ack a request with what its handler returned; raises ``Misuse`` for a
         result that can't be encoded."""

@@ -88,9 +88,16 @@ class Rooms:
     # --- joining
 
     async def join(
-        self, room_id: RoomId, conn: Connection, options: JoinOptions | None = None
+        self,
+        room_id: RoomId,
+        conn: Connection,
+        options: JoinOptions | None = None,
+        *,
+        hold: bool = False,
     ) -> Membership:
         """Let a connection in; the membership that it has already is returned.
+
+        With ``hold`` it gets nothing of the room's history until ``Streams.let_go``.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
         ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.
@@ -98,12 +105,12 @@ class Rooms:
         check_name(room_id, "room_id")
         await self._door.check(room_id, conn)
         async with self._turns.take(conn.id):
-            membership = await self._join(room_id, conn, options)
+            membership = await self._join(room_id, conn, options, hold)
         await self._notices.tell(conn)
         return membership
 
     async def _join(
-        self, room_id: RoomId, conn: Connection, options: JoinOptions | None
+        self, room_id: RoomId, conn: Connection, options: JoinOptions | None, hold: bool
     ) -> Membership:
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
@@ -112,7 +119,7 @@ class Rooms:
         if room_id in conn.roles:
             taken = await self._seats.take(room_id, conn, options)
             conn.enter(room_id, taken.role)
-            return self._membership(room_id, conn, taken)
+            return self._membership(room_id, conn, taken, hold)
         if len(conn.roles) >= MAX_ROOMS:
             raise TooManyRooms(f"a connection may be in {MAX_ROOMS} rooms")
         # Heard before it is decided: what is published after the ack must arrive.
@@ -132,9 +139,13 @@ class Rooms:
             raise
         # Nothing waits from here on: what passes the gate next is the member's first.
         self._enter(room_id, conn, taken)
-        return self._membership(room_id, conn, taken)
+        return self._membership(room_id, conn, taken, hold)
 
-    def _membership(self, room_id: RoomId, conn: Connection, taken: Taken) -> Membership:
+    def _membership(
+        self, room_id: RoomId, conn: Connection, taken: Taken, hold: bool
+    ) -> Membership:
+        if hold:
+            self._streams.hold(room_id, conn.link)
         at = self._streams.position(room_id)
         epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
         return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)

@@ -18,6 +18,7 @@ from collections.abc import Collection
 
 from eyewall.application.connections import Connections
 from eyewall.application.fanout import Audiences
+from eyewall.application.frames import Frame
 from eyewall.application.gates import Arrival, Gate
 from eyewall.application.outcomes import read_frame
 from eyewall.application.packets import BadPacket
@@ -149,6 +150,29 @@ class Streams:
             if error is not None:
                 raise error
 
+    def hold(self, room_id: RoomId, link: Link) -> None:
+        """Pass nothing to a member until ``let_go``: it is sent what it missed first."""
+        gate = self._gates.get(room_id)
+        if gate is not None:
+            gate.held.add(link)
+
+    def is_held(self, room_id: RoomId, link: Link) -> bool:
+        """Whether that still holds; it does not when the history has ended meanwhile."""
+        gate = self._gates.get(room_id)
+        return gate is not None and link in gate.held
+
+    def let_go(self, room_id: RoomId, link: Link) -> None:
+        """From here on what passes is the member's too."""
+        gate = self._gates.get(room_id)
+        if gate is not None:
+            gate.held.discard(link)
+
+    async def refresh(self, room_id: RoomId) -> None:
+        """Serve the members up to the store's last; raises ``Unavailable``."""
+        gate = self._gates.get(room_id)
+        if gate is not None and (error := await asyncio.shield(self._read(gate))) is not None:
+            raise error
+
     def left(self, room_id: RoomId) -> None:
         """A connection has gone: the last one closes the gate."""
         gate = self._gates.get(room_id)
@@ -200,7 +224,7 @@ class Streams:
         if arrival is None:
             return
         frame = arrival.frame.placed(gate.room_id, at)
-        skip = self._links(arrival.skip)
+        skip = self._links(arrival.skip) | gate.held
         if arrival.turn is not None:
             skip.update(arrival.turn.begin(frame))
         audience = self._audiences.get(gate.room_id)
@@ -287,14 +311,18 @@ class Streams:
             gate.position = Position(page.position.epoch, 0)
             gate.again = True
 
-    def _arrival(self, room_id: RoomId, entry: Entry) -> Arrival | None:
+    def frame(self, room_id: RoomId, entry: Entry) -> Frame | None:
+        """A kept message, ready to be placed; None, and logged, if it can't be read."""
         header = {"p": int(entry.priority)}
         try:
-            frame = read_frame(self._codec, header, entry.payload, recipient=room_id, fan_out=True)
+            return read_frame(self._codec, header, entry.payload, recipient=room_id, fan_out=True)
         except BadPacket as error:
             self._logger.error("entry_not_read", room=room_id, error=str(error))
             return None
-        return Arrival(frame, entry.skip)
+
+    def _arrival(self, room_id: RoomId, entry: Entry) -> Arrival | None:
+        frame = self.frame(room_id, entry)
+        return None if frame is None else Arrival(frame, entry.skip)
 
     # --- comparing
 

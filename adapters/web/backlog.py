@@ -40,7 +40,6 @@ class Backlog:
         "_whole",
         "_wire",
         "expired",
-        "gap",
         "goodbye",
         "paused",
         "since",
@@ -56,8 +55,6 @@ class Backlog:
         self._whole = b""  # what ``rest`` is cut from, and keeps
         self.goodbye = b""
         """The close frame, to go out when all else has."""
-        self.gap = False
-        """Whether a message of a room with history was dropped."""
         self.paused = False
         """Whether the peer is not read either."""
         self.expired: list[Frame] = []
@@ -98,9 +95,7 @@ class Backlog:
 
     def offer(self, frame: Frame) -> tuple[Offer, Sequence[Frame]]:
         """Queue a frame; the policy decides what is dropped, and that is returned."""
-        offer, dropped = self._outbox.offer(frame)
-        self.gap = self.gap or any(lost.stream is not None for lost in dropped)
-        return offer, dropped
+        return self._outbox.offer(frame)
 
     def shed(self) -> tuple[Offer, Sequence[Frame]]:
         """Let go of half of the queue by the policy; returns what was dropped."""

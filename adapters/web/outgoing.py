@@ -127,6 +127,16 @@ class Outgoing(ABC):
     def queued(self) -> int:
         return len(self._backlog) if self._backlog is not None else 0
 
+    @property
+    def crowded(self) -> bool:
+        own = self.own
+        if self._backlog is not None and self._backlog.crowded:
+            return True
+        if own is None:
+            return False
+        queue = self.node.queue
+        return len(own) * 2 >= queue.size or self._own_bytes * 2 > queue.max_bytes
+
     def send(self, frame: Frame) -> Offer:
         if self.state != OPEN:
             return Offer.CLOSED
@@ -295,8 +305,7 @@ class Outgoing(ABC):
             return
         self.write = self._writer
         self._adjust()
-        if backlog.gap:
-            # In the next turn: the drops themselves may still be on their way there.
-            self.node.loop.call_soon(self.node.intake.drained, self)
+        # In the next turn: what was dropped may still be on its way there.
+        self.node.loop.call_soon(self.node.intake.drained, self)
         if backlog.paused:
             self._resume()

@@ -145,8 +145,8 @@ class FakeLink:
         self, clock: FakeClock, *, codec: Codec = CODEC, queue: QueueConfig | None = None
     ) -> None:
         self._clock = clock
-        self._outbox: Outbox[Frame] = Outbox(queue or QueueConfig())
-        self._gap = False
+        self._config = queue or QueueConfig()
+        self._outbox: Outbox[Frame] = Outbox(self._config)
         self.codec = codec
         self.owner: Any = None
         self.intake: Any = None
@@ -158,6 +158,10 @@ class FakeLink:
         self.closed: DisconnectReason | None = None
         """Why it was closed by our side; None while it was not."""
         self.gone = False
+
+    @property
+    def crowded(self) -> bool:
+        return len(self._outbox) * 2 > self._config.size
 
     @property
     def queued(self) -> int:
@@ -173,7 +177,6 @@ class FakeLink:
             return Offer.QUEUED
         offer, dropped = self._outbox.offer(frame)
         for lost in dropped:
-            self._gap = self._gap or lost.stream is not None
             if lost is not frame:
                 self._soon(self.intake.dropped, lost, offer)
         if offer is Offer.OVERFLOWED:
@@ -193,9 +196,7 @@ class FakeLink:
         """The peer reads again: what was queued goes out."""
         self.stalled = False
         self.frames += self._outbox.clear()
-        if self._gap:
-            self._gap = False
-            asyncio.get_running_loop().call_soon(self.intake.drained, self)
+        asyncio.get_running_loop().call_soon(self.intake.drained, self)
 
     def close(self, reason: DisconnectReason) -> None:
         if self.closed is None and not self.gone:

@@ -1,0 +1,97 @@
+"""Reading what a client wrote in a command; raises ``ValidationError`` by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from eyewall.application.connections import Connection
+from eyewall.domain.envelope import Envelope, Raw
+from eyewall.domain.errors import Forbidden, NotAMember, ValidationError
+from eyewall.domain.history import Position, position_of
+from eyewall.domain.identity import MAX_NAME, RoomId, UserId
+from eyewall.domain.room import RoomRole
+
+T = TypeVar("T")
+
+MAX_USERS = 1000
+"""Users whose presence one command may ask for: a long list of friends, in one question to
+the state."""
+
+
+def object_of(msg: Envelope[Any]) -> dict[str, Any]:
+    if not isinstance(msg.data, dict):
+        raise ValidationError({"_schema": ["must be an object"]})
+    return msg.data
+
+
+def raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
+    """The fields of ``data`` without decoding their values."""
+    if msg.raw is None:
+        raise ValidationError({"_schema": ["must be an object"]})
+    fields: Mapping[str, Raw] = msg.raw.fields()
+    return fields
+
+
+def decoded(fields: Mapping[str, Raw], name: str) -> Any:
+    return fields[name].decode() if name in fields else None
+
+
+def room_of(data: Mapping[str, Any]) -> RoomId:
+    room = data.get("room")
+    if not isinstance(room, str) or not 0 < len(room) <= MAX_NAME or not room.isprintable():
+        raise ValidationError({"room": [f"must be 1 to {MAX_NAME} printable characters"]})
+    return RoomId(room)
+
+
+def field_of(data: Mapping[str, Any], name: str, of: type[T], default: T | None) -> T:
+    value = data.get(name, default)
+    if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
+        raise ValidationError({name: [f"must be of type {of.__name__}"]})
+    return value
+
+
+def since_of(data: Mapping[str, Any]) -> Position | None:
+    if "since" not in data:
+        return None
+    try:
+        return position_of(data["since"])
+    except ValueError:
+        raise ValidationError({"since": ["must be an epoch and an offset"]}) from None
+
+
+def users_of(data: Mapping[str, Any]) -> list[UserId]:
+    users = data.get("users")
+    if not isinstance(users, list) or len(users) > MAX_USERS:
+        raise ValidationError({"users": [f"must be a list of at most {MAX_USERS}"]})
+    if not all(isinstance(user, str) and 0 < len(user) <= MAX_NAME for user in users):
+        raise ValidationError({"users": ["must be user ids"]})
+    return [UserId(user) for user in users]
+
+
+def positions_of(data: Mapping[str, Any], most: int) -> dict[RoomId, Position | None]:
+    """The rooms that a client wants to resume, each with where it stands; None where it
+    does not say, as in a room without history."""
+    rooms = data.get("rooms", {})
+    if not isinstance(rooms, dict) or len(rooms) > most:
+        raise ValidationError({"rooms": [f"must be an object of at most {most} rooms"]})
+    found: dict[RoomId, Position | None] = {}
+    for name, value in rooms.items():
+        room_id = room_of({"room": name})
+        if not isinstance(value, dict):
+            raise ValidationError({"rooms": ["each must be an object"]})
+        stands = value.get("epoch") is not None and value.get("offset") is not None
+        try:
+            found[room_id] = position_of(value) if stands else None
+        except ValueError:
+            raise ValidationError({"rooms": ["must have an epoch and an offset"]}) from None
+    return found
+
+
+def check_speaker(conn: Connection, room_id: RoomId) -> None:
+    """Let only members speak, and not as guests."""
+    role = conn.roles.get(room_id)
+    if role is None:
+        raise NotAMember(f"you are not in {room_id}")
+    if role < RoomRole.MEMBER:
+        raise Forbidden("guests may only listen")

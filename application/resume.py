@@ -1,0 +1,246 @@
+"""A client that comes back, or that was told of a gap: it gets what it missed, in order.
+
+Rules of this file:
+
+1. A room is joined under its rules before anything of it is sent.
+2. A member that is being sent what it missed is held at the room's gate; it is let go in
+   the same step in which it has reached the gate's position. So there is no gap, and
+   nothing twice.
+3. Nothing is sent into a crowded queue. A client that does not read fast enough is told
+   where it stands by ``system:gap``, when it has read: it holds up nobody until then.
+4. What can't be filled is said: ``recovered`` is False, and never a guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from eyewall.application.connections import Connection
+from eyewall.application.ports import Clock
+from eyewall.application.rooms import Rooms, TooManyRooms
+from eyewall.application.send import TAKEN, Sender
+from eyewall.application.sessions import Sessions
+from eyewall.application.stores import HistoryStore
+from eyewall.application.streams import Streams
+from eyewall.domain.errors import Forbidden, Refused, Unavailable, code_of
+from eyewall.domain.history import Entry, Position
+from eyewall.domain.identity import RoomId
+from eyewall.domain.session import conn_of
+
+PAGE = 64
+"""Messages that one reading of the store brings: of the largest size they are 64 MiB."""
+PASSES = 3
+"""How often all rooms are brought level before each is let go by itself: where so much is
+said that they never stand still together, the answer may come between new messages."""
+PATIENCE = 2.0
+"""Seconds that a client gets to read before it is told of a gap instead."""
+MAX_SLOW = 16
+"""Clients that may be waited for at a time: a quarter of the workers by default."""
+
+
+class _End(Enum):
+    """How far sending what was missed has come."""
+
+    LEVEL = auto()
+    """The client has all that the members here have had."""
+    LOST = auto()
+    """Something between is gone, or the client's position is none of this epoch."""
+    SLOW = auto()
+    """The client does not read."""
+
+
+@dataclass(slots=True)
+class _Room:
+    """One room on its way back: where the client stands, and how it went so far."""
+
+    at: Position
+    end: _End = _End.LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What became of one room. ``code``: it was not joined."""
+
+    recovered: bool
+    position: Position | None = None
+    code: str | None = None
+
+
+class Resumer:
+    """Brings connections back to where they were."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        sessions: Sessions,
+        streams: Streams,
+        history: HistoryStore,
+        sender: Sender,
+        clock: Clock,
+        free: bool,
+    ) -> None:
+        self._rooms = rooms
+        self._sessions = sessions
+        self._streams = streams
+        self._history = history
+        self._sender = sender
+        self._clock = clock
+        self._free = free
+        """Whether clients may join rooms by themselves."""
+        self._slow: dict[Connection, asyncio.Event] = {}
+
+    async def resume(
+        self, conn: Connection, name: str | None, wanted: Mapping[RoomId, Position | None]
+    ) -> dict[RoomId, Resumed]:
+        """Join ``wanted`` and send what came after each position.
+
+        Raises ``Unavailable`` if the session can't be looked for, and ``TooManyRooms``.
+        """
+        session = None if name is None else await self._sessions.resume(name, conn)
+        was_in = frozenset[RoomId]() if session is None else session.rooms
+        was = {conn.id} if name is None else {conn.id, conn_of(name)}
+        done: dict[RoomId, Resumed] = {}
+        back: dict[RoomId, _Room] = {}
+        try:
+            for room_id, since in wanted.items():
+                may = self._free or room_id in was_in or room_id in conn.roles
+                resumed = await self._join(room_id, conn, may=may, hold=since is not None)
+                done[room_id] = resumed
+                if since is not None and resumed.position is not None:
+                    back[room_id] = _Room(since)
+            await self._bring_back(conn, back, was)
+        finally:
+            for room_id in back:
+                self._streams.let_go(room_id, conn.link)
+        for room_id, room in back.items():
+            done[room_id] = self._result(room_id, conn, room)
+        return done
+
+    async def _join(self, room_id: RoomId, conn: Connection, *, may: bool, hold: bool) -> Resumed:
+        try:
+            if not may:
+                raise Forbidden(f"you may not join {room_id}")
+            membership = await self._rooms.join(room_id, conn, hold=hold)
+        except TooManyRooms:
+            raise
+        except (Refused, Unavailable) as error:
+            return Resumed(recovered=False, code=code_of(error))
+        if membership.epoch is None or membership.offset is None:
+            return Resumed(recovered=False)
+        return Resumed(recovered=False, position=Position(membership.epoch, membership.offset))
+
+    def _result(self, room_id: RoomId, conn: Connection, room: _Room) -> Resumed:
+        if room_id not in conn.roles:  # it was put out meanwhile, and told so
+            return Resumed(recovered=False, code=Forbidden.code)
+        if room.end is _End.LOST:
+            return Resumed(recovered=False, position=self._streams.position(room_id))
+        return Resumed(recovered=True, position=room.at)
+
+    # --- sending what was missed
+
+    async def _bring_back(
+        self, conn: Connection, back: Mapping[RoomId, _Room], was: AbstractSet[str]
+    ) -> None:
+        """Send what was missed in all rooms, and let the connection go when it is level
+        with all of them at the same moment."""
+        for _ in range(PASSES):
+            for room_id, room in back.items():
+                await self._send_missed(room_id, conn, room, was)
+            if not any(self._is_behind(room_id, room) for room_id, room in back.items()):
+                return  # nothing waits until they are let go
+        for room_id, room in back.items():
+            await self._send_missed(room_id, conn, room, was)
+            self._streams.let_go(room_id, conn.link)
+
+    def _is_behind(self, room_id: RoomId, room: _Room) -> bool:
+        position = self._streams.position(room_id)
+        return room.end is _End.LEVEL and position is not None and position.is_past(room.at)
+
+    async def _send_missed(
+        self, room_id: RoomId, conn: Connection, room: _Room, was: AbstractSet[str]
+    ) -> None:
+        if room.end is not _End.LEVEL:
+            return
+        try:
+            room.end = await self._catch_up(room_id, conn, room, was)
+        except Unavailable:
+            room.end = _End.LOST
+        if room.end is _End.SLOW:
+            self._sender.gaps.begins(conn, room_id, room.at)
+
+    async def _catch_up(
+        self, room_id: RoomId, conn: Connection, room: _Room, was: AbstractSet[str]
+    ) -> _End:
+        """Send page by page until the client is level with the gate."""
+        while True:
+            here = self._streams.position(room_id)
+            if not self._streams.is_held(room_id, conn.link) or here is None or not conn.is_open:
+                return _End.LOST
+            if room.at.epoch == here.epoch and room.at.is_past(here):
+                # It has had more from another node than the members here have.
+                await self._streams.refresh(room_id)
+                here = self._streams.position(room_id)
+                if here is None or room.at.is_past(here):
+                    return _End.LOST
+            if room.at == here:
+                return _End.LEVEL
+            page = await self._history.read(room_id, room.at, PAGE, self._clock.wall())
+            if not page.recovered:
+                return _End.LOST
+            end = await self._send_page(room_id, conn, room, was, list(page.placed()))
+            if end is not _End.LEVEL:
+                return end
+
+    async def _send_page(
+        self,
+        room_id: RoomId,
+        conn: Connection,
+        room: _Room,
+        was: AbstractSet[str],
+        placed: list[tuple[Position, Entry]],
+    ) -> _End:
+        for at, entry in placed:
+            if conn.link.crowded and not await self._has_read(conn):
+                return _End.SLOW
+            here = self._streams.position(room_id)
+            if here is None or not self._streams.is_held(room_id, conn.link):
+                return _End.LOST
+            if at.is_past(here):
+                break  # it will pass the gate
+            frame = self._streams.frame(room_id, entry)
+            if frame is not None and was.isdisjoint(entry.skip):
+                offer = self._sender.to_link(conn.link, frame.placed(room_id, at))
+                if offer not in TAKEN:
+                    return _End.SLOW
+            room.at = at
+        return _End.LEVEL
+
+    # --- clients that do not read
+
+    async def _has_read(self, conn: Connection) -> bool:
+        """Wait for the client to read; False if it does not, or if too many don't."""
+        for _ in range(2):
+            await asyncio.sleep(0)  # what is only collected goes out at the end of the turn
+        if not conn.link.crowded:
+            return conn.is_open
+        if not conn.link.queued or len(self._slow) >= MAX_SLOW:
+            return False
+        read = self._slow[conn] = asyncio.Event()
+        timer = self._clock.call_later(PATIENCE, read.set)
+        try:
+            await read.wait()
+        finally:
+            timer.cancel()
+            del self._slow[conn]
+        return conn.is_open and not conn.link.crowded
+
+    def drained(self, conn: Connection) -> None:
+        """The client has read all that waited for it, or has gone."""
+        read = self._slow.get(conn)
+        if read is not None:
+            read.set()
