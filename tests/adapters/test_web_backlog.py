@@ -55,17 +55,6 @@ def test_a_half_written_frame_goes_first_then_control_frames_then_the_rest_then_
     assert pipe.data.endswith(b"goodbye")
 
 
-def test_it_knows_whether_a_message_of_a_stream_was_dropped(backlog):
-    for n in range(5):
-        backlog.offer(raw(str(n)))
-    assert not backlog.gap
-
-    backlog.offer(raw("x", stream="lab"))
-    backlog.offer(raw("y"))
-
-    assert backlog.gap
-
-
 def test_it_goes_on_where_the_socket_stopped(backlog):
     backlog.offer(raw("abc"))
     backlog.offer(raw("def"))

@@ -240,12 +240,11 @@ async def test_drop_newest_keeps_what_came_first(tls):
         assert here.intake.ends == []
 
 
-@pytest.mark.parametrize("stream", ["lab", None])
-async def test_a_queue_that_dropped_messages_of_a_stream_says_when_it_is_empty(tls, stream):
-    """Once, after the drops themselves; one that dropped other messages says nothing."""
+async def test_a_queue_that_was_says_when_it_is_empty(tls):
+    """Once, after the drops themselves."""
     async with served(tls=tls, queue=QueueConfig(size=4)) as here:
         client, link, sent = await stalled(here)
-        while await numbered(link, sent, stream=stream) is Offer.QUEUED:
+        while await numbered(link, sent) is Offer.QUEUED:
             sent += 1
             await turns()
         assert here.intake.drained_links == []
@@ -254,7 +253,7 @@ async def test_a_queue_that_dropped_messages_of_a_stream_says_when_it_is_empty(t
         await client.texts(sent - len(here.intake.drops))
         await until(lambda: link._backlog is None)
         await turns()
-        assert here.intake.drained_links == ([link] if stream else [])
+        assert here.intake.drained_links == [link]
 
 
 async def test_drop_oldest_keeps_what_came_last(tls):
@@ -683,3 +682,17 @@ async def test_an_idle_link_holds_nothing_of_its_own(tls):
 
         assert (link.own, link._backlog, link._parser) == (None, None, None)
         assert not hasattr(link, "__dict__")
+
+
+async def test_a_link_is_crowded_when_half_of_its_queue_is_used(tls):
+    async with served(tls=tls, queue=QueueConfig(size=8)) as here:
+        client, link, sent = await stalled(here)
+        assert not link.crowded
+        while not link.crowded:
+            await numbered(link, sent)
+            sent += 1
+        assert link.queued <= 6
+        client.resume()
+
+        await client.texts(sent)
+        await until(lambda: not link.crowded)
