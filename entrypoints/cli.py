@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 
 from eyewall import chat, reload
 from eyewall.server import Server
-from eyewall.settings import Settings, SettingsError
+from eyewall.settings import Settings
+from eyewall.settings_groups import SettingsError
 from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2

@@ -22,7 +22,8 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.ports import Authenticator, Limiter, Metrics
 from eyewall.middleware import rate_limit
 from eyewall.server import Server
-from eyewall.settings import AuthSettings, LimitSettings, Settings
+from eyewall.settings import Settings
+from eyewall.settings_groups import AuthSettings, LimitSettings
 
 
 def _jwt(auth: AuthSettings) -> Authenticator:

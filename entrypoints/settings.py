@@ -14,199 +14,33 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from eyewall import settings_schema as schema
-from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds
-from eyewall.domain.identity import ConnMeta
 from eyewall.domain.outbox import QueueConfig
+from eyewall.settings_groups import (
+    AuthSettings,
+    BusSettings,
+    Checked,
+    CompressionSettings,
+    HistorySettings,
+    LimitSettings,
+    LoggingSettings,
+    MetricsSettings,
+    ServerSettings,
+    SettingsError,
+    StateSettings,
+    TlsSettings,
+)
 from eyewall.settings_sources import gather
 
-SECRET = {"secret": True}
 MASK = "***"
 
 
-class SettingsError(ValueError):
-    """The settings are wrong; the text has every mistake on a line of its own."""
-
-    def __init__(self, mistakes: list[str]) -> None:
-        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n  ".join([f"{count} in the settings:", *mistakes]))
-        self.mistakes = tuple(mistakes)
-
-
-class _Checked:
-    """A group that checks itself where it is built; raises ``SettingsError``."""
-
-    __slots__ = ()
-    _schema: ClassVar[type[schema.Group]]
-
-    def __post_init__(self) -> None:
-        form = self._schema()
-        given = {name: getattr(self, name) for name in schema.plain_keys(form)}
-        values, mistakes = schema.read(form, given)
-        if mistakes:
-            raise SettingsError([f"{key}: {text}" for key, ts in mistakes.items() for text in ts])
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings(_Checked):
-    """Where the server listens."""
-
-    _schema: ClassVar = schema.ServerSchema
-
-    host: str = "127.0.0.1"
-    """This machine only: whoever wants to be reached from outside says so."""
-
-    port: int = 8080
-    """0 takes a free one. ``PORT`` is taken too, after ``EYEWALL_SERVER__PORT``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompressionSettings(_Checked):
-    """Whether and how messages are compressed; ``CompressionConfig`` has the meanings."""
-
-    _schema: ClassVar = schema.CompressionSchema
-
-    enabled: bool = False
-    """Small messages, which most are, gain nothing by it, and it costs time."""
-
-    threshold: int = CompressionConfig().threshold
-    level: int = CompressionConfig().level
-    mem_level: int = CompressionConfig().mem_level
-    max_ratio: float | None = CompressionConfig().max_ratio
-
-    def config(self) -> CompressionConfig | None:
-        """Return what ``Server`` takes."""
-        if not self.enabled:
-            return None
-        return CompressionConfig(
-            threshold=self.threshold,
-            level=self.level,
-            mem_level=self.mem_level,
-            max_ratio=self.max_ratio,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BusSettings(_Checked):
-    """What carries messages between nodes."""
-
-    _schema: ClassVar = schema.BusSchema
-
-    kind: str = "memory"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateSettings(_Checked):
-    """Where the state of rooms and users is kept."""
-
-    _schema: ClassVar = schema.StateSchema
-
-    kind: str = "memory"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistorySettings(_Checked):
-    """Where rooms keep their messages."""
-
-    _schema: ClassVar = schema.HistorySchema
-
-    kind: str = "memory"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuthSettings(_Checked):
-    """How the server knows who knocks: not at all, by fixed tokens, or by JWTs."""
-
-    _schema: ClassVar = schema.AuthSchema
-
-    kind: str = "none"
-    tokens: Mapping[str, ConnMeta] = field(
-        default_factory=lambda: MappingProxyType({}), repr=False, metadata=SECRET
-    )
-    """For ``static``: each token with its owner."""
-
-    key: str | None = field(default=None, repr=False, metadata=SECRET)
-    """For ``jwt``: the shared secret, or the public key itself in PEM."""
-
-    public_key: str | None = None
-    """For ``jwt``: the path of a file with the public key in PEM, in place of ``key``."""
-
-    algorithms: tuple[str, ...] = ()
-    """For ``jwt``: the only ones that are accepted. There is no default, because what a
-    token says of itself must not decide."""
-
-    audience: str | None = None
-    issuer: str | None = None
-
-    leeway: Seconds = 0.0
-    """Seconds by which clocks may differ."""
-
-    user_claim: str = "sub"
-    roles_claim: str = "roles"
-    tags_claim: str = "tags"
-
-    def jwt_key(self) -> str:
-        """Return the key that tokens are checked with, from its file if it has one.
-
-        Raises ``OSError`` if the file can't be read any more.
-        """
-        return Path(self.public_key).read_text() if self.public_key else self.key or ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricsSettings(_Checked):
-    """Who counts."""
-
-    _schema: ClassVar = schema.MetricsSchema
-
-    kind: str = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggingSettings(_Checked):
-    """How log lines look: ``text`` for people, ``json`` for collectors."""
-
-    _schema: ClassVar = schema.LoggingSchema
-
-    kind: str = "text"
-    level: str = "info"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitSettings(_Checked):
-    """How much one user may send; who has no user id is known by the address."""
-
-    _schema: ClassVar = schema.LimitsSchema
-
-    kind: str = "memory"
-
-    messages_per_second: float | None = None
-    """On the average; None is no limit."""
-
-    burst: int = 20
-    """Messages that may come at once after a pause: a client that comes back joins its
-    rooms in one go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsSettings(_Checked):
-    """Paths of the certificate chain and its key in PEM; without them, no TLS."""
-
-    _schema: ClassVar = schema.TlsSchema
-
-    cert: str | None = None
-    key: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(_Checked):
+class Settings(Checked):
     """Everything that can be set. Times are seconds, sizes bytes; a limit of None is off."""
 
     _schema: ClassVar = schema.SettingsSchema

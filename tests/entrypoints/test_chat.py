@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from eyewall import ConnMeta, Server, Settings, UserId
-from eyewall.settings import AuthSettings
+from eyewall.settings_groups import AuthSettings
 from tests.entrypoints.chat_support import UNIT, Refusal, chat_server, visitors
 
 Visit = Callable[..., Any]

@@ -13,13 +13,13 @@ from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.prometheus import PrometheusMetrics
 from eyewall.container import Container
-from eyewall.settings import (
+from eyewall.settings import Settings
+from eyewall.settings_groups import (
     AuthSettings,
     BusSettings,
     HistorySettings,
     LoggingSettings,
     MetricsSettings,
-    Settings,
     SettingsError,
     StateSettings,
 )

@@ -12,7 +12,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from eyewall import ConnMeta, HeartbeatConfig, QueueConfig
 from eyewall.container import Container
-from eyewall.settings import AuthSettings, LimitSettings, MetricsSettings, Settings
+from eyewall.settings import Settings
+from eyewall.settings_groups import AuthSettings, LimitSettings, MetricsSettings
 from tests.entrypoints.wire import FENCE, peer, raw_peer, running, soon
 
 KEY = "a-key-of-thirty-two-bytes-at-least"

@@ -11,11 +11,11 @@ import pytest
 
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.domain.outbox import DropPolicy, QueueConfig
-from eyewall.settings import (
+from eyewall.settings import Settings
+from eyewall.settings_groups import (
     AuthSettings,
     LimitSettings,
     ServerSettings,
-    Settings,
     SettingsError,
     TlsSettings,
 )
