@@ -24,7 +24,7 @@ class AsyncAccess(Access):
         return room_id in self.open
 
 
-@pytest.mark.parametrize("access", [None, Access("lab"), AsyncAccess("lab")], ids=repr)
+@pytest.mark.parametrize("access", [None, Access("lab"), AsyncAccess("lab")], ids=["nobody", "plain", "waits"])
 async def test_who_may_is_let_through(node, access):
     ada = await node.connect("ada")
 
@@ -32,7 +32,7 @@ async def test_who_may_is_let_through(node, access):
     assert await Door(access).refusal("lab", ada.conn) is None
 
 
-@pytest.mark.parametrize("access", [Access(), AsyncAccess()], ids=repr)
+@pytest.mark.parametrize("access", [Access(), AsyncAccess()], ids=["plain", "waits"])
 async def test_who_may_not_is_refused(node, access):
     ada = await node.connect("ada")
 
