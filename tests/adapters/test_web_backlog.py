@@ -137,7 +137,7 @@ def test_what_it_holds_counts_until_it_is_written_or_discarded():
     assert pool.bytes == 1100
     backlog.wrote(1, now=2.0)
     assert pool.bytes == 100
-    backlog.choose()
+    backlog.choose(0.0)
     assert (pool.bytes, backlog.held) == (100, 100)  # now it is what goes out next
     backlog.discard()
     assert (pool.bytes, backlog.held, len(backlog)) == (0, 0, 0)
