@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from eyewall.application.ports import Maybe
 from eyewall.domain.history import Entry, Page, Position, Retention
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.mailbox import Evicted, StoredMessage
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.room import Room, Standing
 
@@ -172,3 +173,47 @@ class HistoryStore(Protocol):
 
     async def remove(self, room_id: RoomId) -> None:
         """Forget the room's messages and its epoch; one that has none is no error."""
+
+
+class OfflineStore(Protocol):
+    """Keeps messages for users who are away.
+
+    * each method is one atomic step, and what it did stands when it returns: a process
+      that dies afterwards loses nothing of it;
+    * a user's messages have positions: the later one was stored has the higher, whether
+      those before it are still there or not;
+    * what is kept for a user is limited by count, bytes and age; what goes, the oldest
+      first, is returned by the call that removed it, and by no other;
+    * nodes that share an object, or what stands behind it, share what is kept.
+
+    Any method raises ``Unavailable`` when it could not be done; then nothing was.
+    """
+
+    async def store(self, user_id: UserId, message: StoredMessage) -> list[Evicted]:
+        """Keep a message; returns what had to go for it.
+
+        One whose id is kept for the user already is left as it is.
+        """
+
+    async def waiting(
+        self, user_id: UserId, after: int, limit: int, now: datetime
+    ) -> list[tuple[int, StoredMessage]]:
+        """Return the first messages beyond a position (0: all), which come oldest first.
+
+        What is too old at ``now`` is left out, and still there for ``expire``.
+        """
+
+    async def remove(self, user_id: UserId, message_id: str) -> bool:
+        """Keep a message no longer; False if it was not there."""
+
+    async def expire(self, now: datetime, limit: int) -> list[Evicted]:
+        """Remove what is too old at ``now``, at most ``limit`` messages of any users."""
+
+    async def claim(self, user_id: UserId, owner: str, ttl: float) -> str:
+        """Take or renew the right to replay a user's messages; returns who has it then.
+
+        It goes to ``owner`` unless somebody else has it, and lapses after ``ttl`` seconds.
+        """
+
+    async def release(self, user_id: UserId, owner: str) -> None:
+        """Give the right back, if ``owner`` has it."""

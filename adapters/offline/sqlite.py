@@ -1,0 +1,222 @@
+"""Messages for users who are away, in a file that outlives the process.
+
+Rules of this file:
+
+1. A call has returned when its transaction is on the disk: write-ahead log, and
+   ``synchronous = FULL``. With ``NORMAL`` a killed process would lose nothing either, but
+   a power cut would take the last messages that were reported as stored.
+2. One thread works for all. What waits for it becomes one transaction, so that a burst
+   of messages is one ``fsync`` and not one for each.
+3. A transaction that fails is undone as a whole, and all whose calls were in it are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eyewall.adapters.offline.schema import Tables, prepare
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import UserId
+from eyewall.domain.mailbox import Evicted, MailboxLimits, StoredMessage
+
+T = TypeVar("T")
+
+_LIMITS = MailboxLimits()
+
+MOST_CALLS = 10_000
+"""Calls that may wait for a disk that is slow; more are refused: each holds a message."""
+BATCH = 256
+"""Calls in one transaction: with messages of the usual size a few milliseconds, so that
+the first of them does not wait for the last of a long burst."""
+
+
+class _Call:
+    """One call, and where its result is awaited."""
+
+    __slots__ = ("_future", "_loop", "error", "result", "work", "writes")
+
+    def __init__(self, work: Callable[[Tables], Any], *, writes: bool) -> None:
+        self.work = work
+        self.writes = writes
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Any] = self._loop.create_future()
+
+    async def wait(self) -> Any:
+        return await self._future
+
+    def tell(self) -> None:
+        """Hand the result over, from the worker's thread."""
+        with contextlib.suppress(RuntimeError):  # a loop that is closed waits for nothing
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self._future.done():
+            return
+        if self.error is not None:
+            self._future.set_exception(self.error)
+        else:
+            self._future.set_result(self.result)
+
+
+class SqliteOffline:
+    """Implements ``OfflineStore`` in the file ``path``, which is made if it is not there.
+
+    Servers share it by sharing the object, or, on one machine, the file.
+    ``max_messages``, ``max_bytes`` and ``max_age`` (seconds) are for each user; the disk
+    bounds the total. ``busy_timeout``: seconds to wait for another process that has the
+    file locked; within five a backup's lock is over.
+
+    ``open`` raises ``Unavailable`` for a file that can't be opened or written, is no
+    database, or was written by a newer version; so does every call on a disk that is
+    full, and goes on working when there is room again.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_messages: int = _LIMITS.max_messages,
+        max_bytes: int = _LIMITS.max_bytes,
+        max_age: Seconds = _LIMITS.max_age,
+        busy_timeout: Seconds = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path)
+        self._limits = MailboxLimits(
+            max_messages=max_messages, max_bytes=max_bytes, max_age=max_age
+        )
+        self._busy_timeout = seconds(busy_timeout, "busy_timeout")
+        self._clock = clock
+        self._calls: deque[_Call] = deque()
+        self._news = threading.Condition()
+        self._opened = 0
+        self._thread: threading.Thread | None = None
+
+    async def open(self) -> None:
+        """Opened by each server that uses it; raises ``Unavailable``."""
+        with self._news:
+            self._opened += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="offline", daemon=True)
+                self._thread.start()
+        try:
+            await self._do(lambda _: None)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Closed by each; the last one ends the thread, when its calls are done."""
+        with self._news:
+            self._opened = max(0, self._opened - 1)
+            thread = self._thread
+            if self._opened or thread is None:
+                return
+            self._thread = None
+            self._news.notify()
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    # --- the calls
+
+    async def store(self, user_id: UserId, message: StoredMessage) -> list[Evicted]:
+        return await self._do(lambda tables: tables.store(user_id, message))
+
+    async def waiting(
+        self, user_id: UserId, after: int, limit: int, now: datetime
+    ) -> list[tuple[int, StoredMessage]]:
+        return await self._do(
+            lambda tables: tables.waiting(user_id, after, limit, now), writes=False
+        )
+
+    async def remove(self, user_id: UserId, message_id: str) -> bool:
+        return await self._do(lambda tables: tables.remove(user_id, message_id))
+
+    async def expire(self, now: datetime, limit: int) -> list[Evicted]:
+        return await self._do(lambda tables: tables.expire(now, limit, self._clock()))
+
+    async def claim(self, user_id: UserId, owner: str, ttl: float) -> str:
+        return await self._do(lambda tables: tables.claim(user_id, owner, ttl, self._clock()))
+
+    async def release(self, user_id: UserId, owner: str) -> None:
+        await self._do(lambda tables: tables.release(user_id, owner))
+
+    async def _do(self, work: Callable[[Tables], T], *, writes: bool = True) -> T:
+        call = _Call(work, writes=writes)
+        with self._news:
+            if self._thread is None:
+                raise Unavailable("the offline store is closed")
+            if len(self._calls) >= MOST_CALLS:
+                raise Unavailable(f"{MOST_CALLS} calls wait for the offline store")
+            self._calls.append(call)
+            self._news.notify()
+        result: T = await call.wait()
+        return result
+
+    # --- the thread
+
+    def _work(self) -> None:
+        db: sqlite3.Connection | None = None
+        while calls := self._next():
+            try:
+                if db is None:
+                    db = prepare(self._path, self._busy_timeout)
+                self._transact(db, calls)
+            except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must hear)
+                for call in calls:
+                    call.error = _away(error)
+                db = _undone(db)
+            for call in calls:
+                call.tell()
+        if db is not None:
+            db.close()
+
+    def _next(self) -> list[_Call]:
+        """Wait for work; none when the store is closed and all is done."""
+        me = threading.current_thread()
+        with self._news:
+            while not self._calls and self._thread is me:
+                self._news.wait()
+            return [self._calls.popleft() for _ in range(min(BATCH, len(self._calls)))]
+
+    def _transact(self, db: sqlite3.Connection, calls: list[_Call]) -> None:
+        tables = Tables(db, self._limits)
+        # Who only reads takes no lock that another process would have to wait for.
+        db.execute("BEGIN IMMEDIATE" if any(call.writes for call in calls) else "BEGIN")
+        for call in calls:
+            try:
+                call.result = call.work(tables)
+            except ValueError as error:  # a text that is none, before anything was done
+                call.error = _away(error)
+        db.execute("COMMIT")
+
+
+def _undone(db: sqlite3.Connection | None) -> sqlite3.Connection | None:
+    """Undo what was begun; None if the file has to be opened again."""
+    if db is None:
+        return None
+    try:
+        db.rollback()
+    except sqlite3.Error:
+        db.close()
+        return None
+    return db
+
+
+def _away(error: Exception) -> Unavailable:
+    if isinstance(error, Unavailable):
+        return error
+    away = Unavailable(f"the offline store failed: {error}")
+    away.__cause__ = error
+    return away
