@@ -20,11 +20,11 @@ from typing import Any
 
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
-from eyewall.application.deliveries import Batch, Deliveries, Outcome
+from eyewall.application.deliveries import Batch, Deliveries
 from eyewall.application.frames import Frame
 from eyewall.application.gates import Arrival
 from eyewall.application.locate import Recipient
-from eyewall.application.outcomes import outcome_out, outcomes_in, read_frame, unknown
+from eyewall.application.outcomes import Outcome, outcome_out, outcomes_in, read_frame, unknown
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Clock, Codec, Link
 from eyewall.application.publish import Publisher, place_out
@@ -139,6 +139,11 @@ class Acks:
                     outcome.error,
                     duration=outcome.seconds,
                 )
+
+    async def there(self, node: NodeId, conn_id: ConnId, frame: Frame, plan: Plan) -> Outcome:
+        """Deliver to one connection of another node; nobody has been told of a failure."""
+        (outcome,) = await self._there(node, [conn_id], frame, plan, result=False)
+        return outcome
 
     async def _on(
         self,

@@ -20,14 +20,18 @@ from eyewall.application.fanout import Audiences, FanOut
 from eyewall.application.histories import Histories
 from eyewall.application.hooks import Hooks
 from eyewall.application.intake import Inbound, Welcome
+from eyewall.application.latecomers import Latecomers
 from eyewall.application.locate import Locator
 from eyewall.application.messages import Messages
 from eyewall.application.moderate import Moderator
 from eyewall.application.needs import NodeConfig, Ports
+from eyewall.application.offline import Offline, Stored
 from eyewall.application.operate import Operations
+from eyewall.application.packets import PACKET_SLACK
 from eyewall.application.presences import Presences
 from eyewall.application.publish import Publisher
 from eyewall.application.receive import Receiver
+from eyewall.application.replays import Replays
 from eyewall.application.replies import Replies
 from eyewall.application.resume import Resumer
 from eyewall.application.retries import Retries
@@ -40,9 +44,6 @@ from eyewall.application.stats import Stats
 from eyewall.application.streams import Streams
 from eyewall.application.threads import Threads
 from eyewall.domain.connection import DisconnectReason
-
-PACKET_SLACK = 64 * 1024
-"""Bytes that an envelope may add to a message of the largest size on the bus."""
 
 
 class Parts:
@@ -217,8 +218,19 @@ class Parts:
             codec=ports.codec,
             clock=ports.clock,
         )
-        self.retries = Retries(
+        self.stored = self._stored(locator, acks)
+        self.offline = Offline(
+            stored=self.stored,
+            default=config.offline_default,
             messages=self.messages,
+            sender=self.sender,
+            codec=ports.codec,
+            stats=self.stats,
+            clock=ports.clock,
+            logger=self.logger,
+        )
+        self.retries = Retries(
+            offline=self.offline,
             clock=ports.clock,
             new_id=self.sender.new_id,
             luck=random.random,
@@ -267,6 +279,28 @@ class Parts:
             authenticator=ports.authenticator,
         ).register(self.router, client_commands=config.client_commands)
 
+    def _stored(self, locator: Locator, acks: Acks) -> Stored | None:
+        """What only a node with an offline store has."""
+        config, ports = self.config, self.ports
+        if ports.offline is None:
+            return None
+        latecomers = Latecomers(ports.offline, self.logger)
+        self.deliveries.latecomers = latecomers
+        replays = Replays(
+            node=config.node_id,
+            store=ports.offline,
+            cluster=self.cluster,
+            connections=self.connections,
+            locator=locator,
+            acks=acks,
+            deliveries=self.deliveries,
+            sender=self.sender,
+            codec=ports.codec,
+            clock=ports.clock,
+            logger=self.logger,
+        )
+        return Stored(ports.offline, replays, latecomers)
+
     def _build_intake(self) -> None:
         config, ports = self.config, self.ports
         self.replies = Replies(self.sender, self.stats, self.logger)
@@ -301,6 +335,7 @@ class Parts:
             authenticator=ports.authenticator,
             welcome=Welcome(config.heartbeat, config.max_message_size, f"eyewall/{config.version}"),
             max_per_user=config.max_connections_per_user,
+            replays=None if self.stored is None else self.stored.replays,
         )
 
     def _ended(self, conn: Connection, reason: DisconnectReason) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from eyewall.application.connections import Connection
 from eyewall.application.deadlines import Deadline, Deadlines
 from eyewall.application.frames import Frame
+from eyewall.application.latecomers import Latecomers
+from eyewall.application.outcomes import Outcome
 from eyewall.application.ports import Clock
 from eyewall.application.send import TAKEN, Sender
 from eyewall.application.stats import Stats
@@ -31,7 +33,7 @@ from eyewall.domain.errors import (
 )
 from eyewall.domain.identity import ConnId
 from eyewall.domain.outbox import Offer
-from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason, PendingAck
+from eyewall.domain.report import FailureReason, PendingAck
 
 MAX_PENDING = 1024
 """Messages that may wait for an ack from one connection: a client that never acks
@@ -44,27 +46,6 @@ _OUTCOMES = {
     FailureReason.CONN_CLOSED: "closed",
 }
 """What metrics call a failure; the others go by their own name."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of an acknowledged message to one connection."""
-
-    conn_id: ConnId
-    delivered: bool
-    attempts: int
-    reason: FailureReason | None = None
-    error: EyewallError | None = None
-    result: Any = None
-    """What the client put beside ``status``."""
-    seconds: float = 0.0
-
-    def report(self) -> DeliveryReport:
-        if self.delivered:
-            return DeliveryReport(self.conn_id, DeliveryStatus.OK, None, self.attempts)
-        dropped = self.reason in (FailureReason.QUEUE_FULL, FailureReason.PENDING_FULL)
-        status = DeliveryStatus.DROPPED if dropped else DeliveryStatus.FAILED
-        return DeliveryReport(self.conn_id, status, self.error, self.attempts)
 
 
 class _Waiting:
@@ -127,6 +108,8 @@ class Deliveries:
         self._deadlines = Deadlines(clock)
         self._waiting: dict[ConnId, dict[str, _Waiting]] = {}
         self._quiet = asyncio.Event()
+        self.latecomers: Latecomers | None = None
+        """Who is told of time-outs, and of answers that nobody waits for."""
 
     def __len__(self) -> int:
         return sum(len(of_conn) for of_conn in self._waiting.values())
@@ -223,7 +206,13 @@ class Deliveries:
             self._waiting.get(conn.id, {}).get(message_id) if isinstance(message_id, str) else None
         )
         if waiting is None:
-            self._stats.stray_acks += 1
+            late = self.latecomers
+            if (
+                late is None
+                or not isinstance(message_id, str)
+                or not late.answered(conn, message_id)
+            ):
+                self._stats.stray_acks += 1
             return
         if data.get("status", "ok") == "ok":
             waiting.result = data.get("result")
@@ -293,6 +282,8 @@ class Deliveries:
         took = self._clock.now() - waiting.since
         self._stats.metrics.acked("ok" if reason is None else _OUTCOMES.get(reason, reason), took)
         error = None if reason is None else _error(reason, conn, waiting.nack)
+        if reason is FailureReason.ACK_TIMEOUT and self.latecomers is not None:
+            self.latecomers.silent(conn, _id(waiting.frame))
         waiting.done(
             Outcome(
                 conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took

@@ -1,7 +1,8 @@
 """What the web adapter tells the application: how a connection begins, what it says.
 
 The order of a beginning is fixed (api.md, "Hooks"): registered, welcomed, the
-``on_connect`` hooks, then reading. A hook that raises refuses the connection.
+``on_connect`` hooks, stored messages, then reading. A hook that raises refuses the
+connection.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from eyewall.application.operate import Operations
 from eyewall.application.ports import Authenticator, Link, Logger, Maybe, Reservation
 from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
+from eyewall.application.replays import Replays
 from eyewall.application.resume import Resumer
 from eyewall.application.send import Sender
 from eyewall.application.sessions import new_name
@@ -61,6 +63,7 @@ class Inbound:
         authenticator: Authenticator | None,
         welcome: Welcome,
         max_per_user: int | None,
+        replays: Replays | None,
     ) -> None:
         self._node = node
         self._connections = connections
@@ -77,6 +80,7 @@ class Inbound:
         )
         self._welcome = welcome
         self._max_per_user = max_per_user
+        self._replays = replays
         self.received = receiver.received
 
     # --- before there is a connection
@@ -141,6 +145,8 @@ class Inbound:
         await self._appear(conn)
         if conn.is_open:
             await self._ask_hooks(conn)
+        if conn.is_open and self._replays is not None:
+            await self._replays.opened(conn)
 
     def _welcome_frame(self, conn: Connection) -> Frame:
         data = {

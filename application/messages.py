@@ -12,11 +12,10 @@ from typing import Any
 from eyewall.application.acks import Acks
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
-from eyewall.application.deliveries import Outcome
 from eyewall.application.fanout import Filter
 from eyewall.application.frames import Frame
 from eyewall.application.locate import Locator, Recipient
-from eyewall.application.outcomes import is_unknown, read_frame, read_text, report_of
+from eyewall.application.outcomes import Outcome, is_unknown, read_frame, read_text, report_of
 from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Codec
 from eyewall.application.send import Sender
@@ -33,6 +32,7 @@ from eyewall.domain.errors import (
 )
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
 from eyewall.domain.report import (
+    STORE,
     AckOptions,
     AckResult,
     BatchDeliveryReport,
@@ -80,12 +80,14 @@ class Messages:
         self, conn_id: str, message: Message, options: SendOptions | None = None
     ) -> DeliveryReport:
         """Send to one connection, wherever it is."""
+        _check(options)
         if not self._cluster.running:
             return await self._closed(message, conn_id)
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
             return await self._gone(self._sender.frame(message), conn_id)
-        return (await self._send([recipient], message, options or SendOptions()))[0]
+        ((_, report),) = await self._send([recipient], message, options or SendOptions())
+        return report
 
     async def to_users(
         self,
@@ -97,18 +99,30 @@ class Messages:
     ) -> BatchDeliveryReport:
         """Send to all connections of all users but ``skip``; a user without one is
         reported as one."""
+        pairs = await self.to_each(user_ids, message, options or SendOptions(), skip=skip)
+        return BatchDeliveryReport.of(report for _, report in pairs)
+
+    async def to_each(
+        self,
+        user_ids: Iterable[str],
+        message: Message,
+        options: SendOptions,
+        *,
+        skip: Collection[str] = (),
+    ) -> list[tuple[str, DeliveryReport]]:
+        """Send to all connections of all users; returns the reports, each with its user."""
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
         if not self._cluster.running:
-            return BatchDeliveryReport.of([await self._closed(message, user) for user in users])
+            return [(user, await self._closed(message, user)) for user in users]
         where = await self._locate.users(users)
         here = [r.without(skip) for r in where if r.by_node]
-        reports = await self._send(here, message, options or SendOptions())
+        reports = await self._send(here, message, options)
         for away in (r.name for r in where if not r.by_node):
             error = UserOffline(f"{away} has no connection")
             frame = self._sender.frame(message, recipient=away)
             await self._sender.failed(frame, away, FailureReason.USER_OFFLINE, error)
-            reports.append(DeliveryReport(away, DeliveryStatus.FAILED, error))
-        return BatchDeliveryReport.of(reports)
+            reports.append((away, DeliveryReport(away, DeliveryStatus.FAILED, error)))
+        return reports
 
     async def with_ack(
         self, target: Target, message: Message, options: AckOptions | None = None
@@ -166,6 +180,7 @@ class Messages:
         self, room_id: RoomId, message: Message, options: SendOptions, skip: Collection[str] = ()
     ) -> int:
         """Deliver to a room's connections with an ack each; returns how many are here."""
+        _check(options)
         plan = Plan.of(options, self._clock.now())
         everyone = await self._locate.room(room_id, skip)
         await self._acks.to_room(everyone, message, plan, skip)
@@ -175,6 +190,7 @@ class Messages:
         self, fits: Filter | Where, message: Message, options: SendOptions
     ) -> int:
         """Deliver to whom ``fits`` says, with an ack each; returns how many are here."""
+        _check(options)
         plan = Plan.of(options, self._clock.now())
         everyone = await self._locate.fitting(fits)
         await self._acks.deliver([everyone], message, plan)
@@ -202,7 +218,7 @@ class Messages:
 
     async def _send(
         self, recipients: list[Recipient], message: Message, options: SendOptions
-    ) -> list[DeliveryReport]:
+    ) -> list[tuple[str, DeliveryReport]]:
         if options.ordering_key is not None:
             # Two sends of one key never overlap: the later waits for the earlier's acks.
             async with self._turns.take(options.ordering_key):
@@ -211,17 +227,19 @@ class Messages:
 
     async def _send_now(
         self, recipients: list[Recipient], message: Message, options: SendOptions
-    ) -> list[DeliveryReport]:
+    ) -> list[tuple[str, DeliveryReport]]:
         if options.require_ack:
             plan = Plan.of(options, self._clock.now())
-            return [report_of(o) for _, o in await self._acks.deliver(recipients, message, plan)]
+            found = await self._acks.deliver(recipients, message, plan)
+            return [(name, report_of(outcome)) for name, outcome in found]
         frame = self._sender.frame(message)
         if options.ttl is not None:
             frame.expires = self._clock.now() + seconds(options.ttl, "ttl")
         await self._sender.ready()
-        reports: list[DeliveryReport] = []
+        reports: list[tuple[str, DeliveryReport]] = []
         for recipient in recipients:
-            reports += await self._forward(recipient, frame.addressed(recipient.name))
+            name = recipient.name
+            reports += [(name, r) for r in await self._forward(recipient, frame.addressed(name))]
         return reports
 
     async def _forward(self, recipient: Recipient, frame: Frame) -> list[DeliveryReport]:
@@ -301,6 +319,11 @@ class Messages:
         conn = self._connections.get(header["conn"])
         if conn is not None:
             self._sender.to_many([conn], self._sender.text(read_text(payload)))
+
+
+def _check(options: SendOptions | None) -> None:
+    if options is not None and options.offline == STORE:
+        raise ValueError("offline='store' is for messages to users: only they can be away")
 
 
 def _is_silent(outcome: Outcome) -> bool:

@@ -99,7 +99,7 @@ class Messaging(Registrations):
         self, user_id: UserId | str, message: Message, options: SendOptions | None = None
     ) -> BatchDeliveryReport:
         """Send to all connections of a user. A user who is away is reported, not raised."""
-        return await self._node.messages.to_users([user_id], message, options)
+        return await self._node.offline.to_users([user_id], message, options)
 
     async def send_to_users(
         self,
@@ -108,7 +108,7 @@ class Messaging(Registrations):
         options: SendOptions | None = None,
     ) -> BatchDeliveryReport:
         """Send to all connections of all users, at the same time."""
-        return await self._node.messages.to_users(several(user_ids), message, options)
+        return await self._node.offline.to_users(several(user_ids), message, options)
 
     async def emit_with_ack(
         self, target: Target, message: Message, options: AckOptions | None = None
@@ -117,7 +117,7 @@ class Messaging(Registrations):
 
         Raises ``AckTimeout`` under ``require_all`` if one was missing.
         """
-        return await self._node.messages.with_ack(target, message, options)
+        return await self._node.offline.with_ack(target, message, options)
 
     async def request(self, conn_id: ConnId | str, message: Message, timeout: Seconds = 5.0) -> Any:
         """Ask a client; returns the ``result`` of its ack.

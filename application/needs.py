@@ -14,8 +14,9 @@ from eyewall.application.ports import (
     Outbound,
     Validator,
 )
-from eyewall.application.stores import HistoryStore, PubSub, StateStore
+from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.domain.identity import NodeId
+from eyewall.domain.report import DROP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class NodeConfig:
     """How long a session, and a used invite, outlive a cut."""
     presence_grace: float = 0.0
     """How long a cut is hidden from the others."""
+    offline_default: str = DROP
+    """What becomes of a message to a user that nobody answers, where its options don't say."""
     heartbeat: float = 30.0
     version: str = ""
 
@@ -53,6 +56,7 @@ class Ports:
     pubsub: PubSub
     state: StateStore
     history: HistoryStore
+    offline: OfflineStore | None = None
     metrics: Metrics | None = None
     authenticator: Authenticator | None = None
     access_controller: AccessController | None = None

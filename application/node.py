@@ -28,6 +28,7 @@ class Node(Parts):
             self._open.append(adapter)
         self.connections.draining = False
         await self.cluster.start()
+        self.offline.start()
         self.receiver.start()
 
     async def finish_work(self) -> None:
@@ -48,6 +49,7 @@ class Node(Parts):
         """End what runs, leave the cluster, close the adapters."""
         await self.receiver.stop()
         self.deliveries.close()
+        await self.offline.close()
         self.expiry.close()
         await self.connections.close()
         await self.failures.close()
@@ -76,6 +78,7 @@ class Node(Parts):
             self.ports.pubsub,
             self.ports.state,
             self.ports.history,
+            self.ports.offline,
             self.ports.metrics,
             self.ports.authenticator,
             self.ports.access_controller,

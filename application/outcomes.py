@@ -1,11 +1,11 @@
-"""How an acknowledged delivery's outcome, and its frame, travel between nodes."""
+"""What became of an acknowledged delivery, and how that travels between nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from eyewall.application.deliveries import Outcome
 from eyewall.application.frames import Frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Codec
@@ -13,6 +13,27 @@ from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
 from eyewall.domain.identity import ConnId
 from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of an acknowledged message to one connection."""
+
+    conn_id: ConnId
+    delivered: bool
+    attempts: int
+    reason: FailureReason | None = None
+    error: EyewallError | None = None
+    result: Any = None
+    """What the client put beside ``status``."""
+    seconds: float = 0.0
+
+    def report(self) -> DeliveryReport:
+        if self.delivered:
+            return DeliveryReport(self.conn_id, DeliveryStatus.OK, None, self.attempts)
+        dropped = self.reason in (FailureReason.QUEUE_FULL, FailureReason.PENDING_FULL)
+        status = DeliveryStatus.DROPPED if dropped else DeliveryStatus.FAILED
+        return DeliveryReport(self.conn_id, status, self.error, self.attempts)
 
 
 def outcome_out(outcome: Outcome, *, result: bool = False) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from eyewall.domain.errors import Refused
 VERSION = 1
 MAX_HEADER = 4 * 1024 * 1024
 """Bytes: a header may name many connections (about 40 bytes each)."""
+PACKET_SLACK = 64 * 1024
+"""Bytes that an envelope may add to a message of the largest size on the bus."""
 
 _FIXED = 5
 

@@ -5,6 +5,7 @@ Rules of this file:
 1. All tries carry one id: a device that got two of them can tell.
 2. A retry goes to the user's connections as they are then, without those that have
    taken the message already.
+3. What may be stored is stored when no try is left or would help, before the call returns.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from eyewall.application.messages import Messages
+from eyewall.application.offline import Offline
 from eyewall.application.ports import Clock
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Message
 from eyewall.domain.identity import UserId
 from eyewall.domain.report import (
+    DROP,
+    STORE,
     DeliveryReport,
     DeliveryStatus,
     FailureReason,
@@ -36,12 +39,12 @@ class Retries:
     def __init__(
         self,
         *,
-        messages: Messages,
+        offline: Offline,
         clock: Clock,
         new_id: Callable[[], str],
         luck: Callable[[], float],
     ) -> None:
-        self._messages = messages
+        self._offline = offline
         self._clock = clock
         self._new_id = new_id
         self._luck = luck
@@ -55,13 +58,16 @@ class Retries:
     ) -> SendResult:
         """Try until all connections have it, or no retry is left or would help."""
         policy = policy or RetryPolicy()
+        chosen = self._offline.chosen(options)
+        expires_at = self._offline.end_of(chosen)
+        options = replace(chosen, offline=DROP)
         if message.id is None:
             message = replace(message, id=self._new_id())
         begun = self._clock.now()
         attempts: list[SendAttempt] = []
         taken: set[str] = set()
         while True:
-            left = self._left(options or SendOptions(), begun)
+            left = self._left(options, begun)
             attempt, missed = await self._attempt(len(attempts) + 1, user_id, message, left, taken)
             attempts.append(attempt)
             if not self._may_retry(policy, len(attempts), missed):
@@ -70,6 +76,13 @@ class Retries:
             if left.ttl is not None and self._left_of(options, begun) <= pause:
                 break
             await self._sleep(pause)
+        if chosen.offline == STORE and not taken:
+            kept = await self._offline.keep(user_id, message, expires_at, missed)
+            if any(report.status in _TAKEN for report in kept):
+                attempts[-1] = replace(attempts[-1], success=True, error=None)
+            else:
+                attempts[-1] = replace(attempts[-1], error=kept[0].error)
+            taken.update(report.target for report in kept if report.status in _TAKEN)
         return SendResult(
             success=bool(taken),
             attempts=tuple(attempts),
@@ -83,7 +96,7 @@ class Retries:
     ) -> tuple[SendAttempt, list[DeliveryReport]]:
         """Try once; returns what came of it and the reports of who did not take it."""
         started, started_at = self._clock.now(), self._clock.wall()
-        reports = (await self._messages.to_users([user_id], message, options, skip=taken)).reports
+        reports = (await self._offline.to_users([user_id], message, options, skip=taken)).reports
         got = [report for report in reports if report.status in _TAKEN]
         missed = [report for report in reports if report.status not in _TAKEN]
         taken.update(report.target for report in got)
@@ -105,8 +118,7 @@ class Retries:
             return options
         return replace(options, ttl=self._left_of(options, begun))
 
-    def _left_of(self, options: SendOptions | None, begun: float) -> float:
-        assert options is not None
+    def _left_of(self, options: SendOptions, begun: float) -> float:
         assert options.ttl is not None
         return seconds(options.ttl, "ttl") - (self._clock.now() - begun)
 

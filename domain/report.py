@@ -97,6 +97,16 @@ def reason_of(error: BaseException | None) -> FailureReason:
     return next((r for kind, r in _REASONS if isinstance(error, kind)), FailureReason.UNKNOWN)
 
 
+STORE, DROP = "store", "drop"
+
+
+def offline_mode(value: str, name: str) -> str:
+    """Return ``value``; raises ``ValueError`` naming ``name`` for anything but the two."""
+    if value not in (STORE, DROP):
+        raise ValueError(f"{name} must be {STORE!r} or {DROP!r}, not {value!r:.40}")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions:
     """How a message to users is delivered. Times in seconds.
@@ -105,6 +115,11 @@ class SendOptions:
     ``retry_backoff`` is the pause before the first of them and doubles. The
     ``ordering_key`` is free for applications that group deliveries. ``ttl`` is
     how long the message may live, counted from the call.
+
+    ``offline``: what becomes of a message that no connection of the user answers:
+    ``"store"`` keeps it until one does, and implies ``require_ack``; ``"drop"`` does
+    not; None takes the server's ``offline_default``. Only users can be away: rooms and
+    single connections don't take ``"store"``.
     """
 
     require_ack: bool = False
@@ -112,6 +127,7 @@ class SendOptions:
     retry_max: int = 0
     retry_backoff: Seconds = 0.05
     ordering_key: str | None = None
+    offline: str | None = None
     ttl: Seconds | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +140,9 @@ class SendOptions:
             raise ValueError(f"require_ack must be True or False, not {self.require_ack!r:.80}")
         if key is not None and not isinstance(key, str):
             raise ValueError(f"ordering_key must be a string, not {key!r:.80}")
+        if self.offline is not None:
+            put(self, "offline", offline_mode(self.offline, "offline"))
+            put(self, "require_ack", self.require_ack or self.offline == STORE)
         if self.ttl is not None:
             put(self, "ttl", seconds(self.ttl, "ttl", positive=True))
 

@@ -29,7 +29,13 @@ from eyewall.application.ports import (
     Validator,
 )
 from eyewall.application.routes import Routes
-from eyewall.application.stores import HistoryStore, PubSub, StateStore, Subscription
+from eyewall.application.stores import (
+    HistoryStore,
+    OfflineStore,
+    PubSub,
+    StateStore,
+    Subscription,
+)
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
 from eyewall.domain.errors import (
@@ -129,6 +135,7 @@ __all__ = [
     "Nacked",
     "NodeId",
     "NotAMember",
+    "OfflineStore",
     "Overloaded",
     "PendingAck",
     "PresenceState",

@@ -29,12 +29,13 @@ from eyewall.application.ports import (
     Metrics,
     Validator,
 )
-from eyewall.application.stores import HistoryStore, PubSub, StateStore
+from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.identity import NodeId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.outbox import QueueConfig
+from eyewall.domain.report import STORE, offline_mode
 from eyewall.version import VERSION
 
 
@@ -62,6 +63,8 @@ class Options:
     pubsub: PubSub | None
     state: StateStore | None
     history: HistoryStore | None
+    offline: OfflineStore | None
+    offline_default: str
     node_id: str | None
     cluster_channel: str
     lease: Seconds
@@ -109,6 +112,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         pubsub=MemoryPubSub() if options.pubsub is None else options.pubsub,
         state=MemoryState() if options.state is None else options.state,
         history=MemoryHistory() if options.history is None else options.history,
+        offline=options.offline,
         metrics=options.metrics,
         authenticator=options.authenticator,  # type: ignore[arg-type]
         access_controller=options.access_controller,
@@ -123,6 +127,13 @@ def _compression(config: object) -> CompressionConfig | None:
     if config is None or isinstance(config, CompressionConfig):
         return config
     raise ValueError(f"compression must be None or a CompressionConfig, not {config!r:.80}")
+
+
+def _offline_default(options: Options) -> str:
+    default = offline_mode(options.offline_default, "offline_default")
+    if default == STORE and options.offline is None:
+        raise ValueError("offline_default='store' needs a store: offline=...")
+    return default
 
 
 def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:
@@ -140,6 +151,7 @@ def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:
         max_connections=options.max_connections,
         max_connections_per_user=options.max_connections_per_user,
         max_connections_per_address=options.max_connections_per_address,
+        offline_default=_offline_default(options),
         client_commands=options.client_commands,
         implicit_rooms=options.implicit_rooms,
         heartbeat=seconds(heartbeat.interval, "interval"),

@@ -23,7 +23,7 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
-from eyewall.application.stores import HistoryStore, PubSub, StateStore
+from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Options, assemble
 from eyewall.background import Background, call
@@ -48,7 +48,8 @@ class Server(Registry):
     """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
 
     Limits of None are off; times are seconds. What is left out of ``pubsub``, ``state``
-    and ``history`` is in memory, for this server alone.
+    and ``history`` is in memory, for this server alone. Without ``offline`` nothing is kept for
+    users who are away, and asking for it raises ``Misuse``.
 
     >>> server = Server()
     >>> @server.on("echo:ping")
@@ -81,6 +82,8 @@ class Server(Registry):
         pubsub: PubSub | None = None,
         state: StateStore | None = None,
         history: HistoryStore | None = None,
+        offline: OfflineStore | None = None,
+        offline_default: str = "drop",
         node_id: str | None = None,
         cluster_channel: str = "eyewall",
         lease: Seconds = 10.0,

@@ -61,6 +61,7 @@ PUBLIC = {
     # ports
     *("Handshake", "Authenticator", "AccessController", "Validator", "Limiter", "Metrics"),
     *("Tracer", "Logger", "PubSub", "Subscription", "StateStore", "HistoryStore", "Codec"),
+    "OfflineStore",
     # adapters
     *("MemoryPubSub", "MemoryState", "TokenBucketLimiter", "MarshmallowValidator"),
     # what types of the above are made of, and the version

@@ -24,7 +24,9 @@ class AsyncAccess(Access):
         return room_id in self.open
 
 
-@pytest.mark.parametrize("access", [None, Access("lab"), AsyncAccess("lab")], ids=["nobody", "plain", "waits"])
+@pytest.mark.parametrize(
+    "access", [None, Access("lab"), AsyncAccess("lab")], ids=["nobody", "plain", "waits"]
+)
 async def test_who_may_is_let_through(node, access):
     ada = await node.connect("ada")
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from eyewall.adapters.codec.json import JsonCodec
-from eyewall.application.deliveries import Outcome
 from eyewall.application.outcomes import (
+    Outcome,
     is_unknown,
     outcome_in,
     outcome_out,

@@ -66,7 +66,14 @@ def test_sending_has_the_documented_defaults():
 
     assert options.require_ack is False
     assert (options.ack_timeout, options.retry_max, options.retry_backoff) == (5.0, 0, 0.05)
-    assert options.ordering_key is options.ttl is None
+    assert options.ordering_key is options.ttl is options.offline is None
+
+
+def test_to_be_stored_is_to_be_acked():
+    """Without an ack nobody would know whether it has to be."""
+    assert SendOptions(offline="store").require_ack is True
+    assert SendOptions(offline="drop").require_ack is False
+    assert SendOptions(offline="drop", require_ack=True).require_ack is True
 
 
 def test_sending_takes_timedeltas():
@@ -89,6 +96,9 @@ def test_sending_takes_timedeltas():
         {"retry_max": 1.5},
         {"ttl": 0},
         {"ttl": "5"},
+        {"offline": "keep"},
+        {"offline": True},
+        {"offline": ["store"]},
     ],
     ids=str,
 )

@@ -213,6 +213,8 @@ SERVER_DEFAULTS = {
     "pubsub": None,
     "state": None,
     "history": None,
+    "offline": None,
+    "offline_default": "drop",
     "node_id": None,
     "cluster_channel": "eyewall",
     "lease": 10.0,

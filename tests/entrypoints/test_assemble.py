@@ -12,6 +12,7 @@ import pytest
 
 from eyewall import HeartbeatConfig, MemoryPubSub, MemoryState, QueueConfig, Server
 from eyewall.adapters.history import MemoryHistory
+from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.assemble import Options, assemble, default_node_id
 from tests.application.fakes import RecordingLogger
 
@@ -68,7 +69,10 @@ def test_times_reach_the_node_in_seconds():
 
 @pytest.mark.parametrize(
     "port",
-    ["pubsub", "state", "history", "metrics", "logger", "authenticator", "access_controller"],
+    [
+        *("pubsub", "state", "history", "offline", "metrics", "logger", "authenticator"),
+        "access_controller",
+    ],
 )
 def test_an_adapter_that_is_given_is_taken_even_if_it_is_empty(port):
     """An adapter may have a length; one of 0 is no reason to put another in its place."""
@@ -94,6 +98,23 @@ def test_bus_state_and_history_left_out_are_in_memory_and_of_one_server_alone():
     assert isinstance(first.ports.history, MemoryHistory)
     assert first.ports.state is not second.ports.state
     assert first.ports.history is not second.ports.history
+
+
+def test_without_a_store_nothing_is_stored():
+    built = node()
+
+    assert built.ports.offline is None
+    assert built.config.offline_default == "drop"
+    kept = node(offline=MemoryOffline(), offline_default="store")
+    assert kept.config.offline_default == "store"
+
+
+@pytest.mark.parametrize(
+    ("default", "text"), [("store", "needs a store"), ("keep", "offline_default"), (None, "off")]
+)
+def test_a_default_that_can_not_be_kept_is_refused(default, text):
+    with pytest.raises(ValueError, match=text):
+        node(offline_default=default)
 
 
 def test_the_sockets_know_whom_to_tell():

@@ -1,0 +1,346 @@
+"""What was stored for a user goes out when the user is there again.
+
+Rules of this file:
+
+1. One replay per user at a time in the whole cluster: the store's claim says whose. A
+   claim of a node that is dead is taken over.
+2. Messages go in order to every connection that the user has, each of them once in a
+   replay. Who comes in meanwhile gets all that is left, from the first.
+3. ``WINDOW`` messages may be unanswered at a time; the first answer of any connection
+   frees a message's place and removes it, and so does the time-out, which leaves it stored.
+4. Newer messages to the user wait in line until the stored ones have been written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from eyewall.application.acks import Acks
+from eyewall.application.cluster import Cluster
+from eyewall.application.connections import Connection, Connections
+from eyewall.application.deliveries import Deliveries
+from eyewall.application.frames import Frame
+from eyewall.application.lines import Lines
+from eyewall.application.locate import Locator
+from eyewall.application.outcomes import Outcome, read_frame
+from eyewall.application.packets import BadPacket
+from eyewall.application.ports import Clock, Codec, Logger
+from eyewall.application.send import Sender
+from eyewall.application.stores import OfflineStore
+from eyewall.application.tasks import Tasks
+from eyewall.application.windows import WINDOW, Window
+from eyewall.domain.delivery import Plan
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import ConnId, NodeId, UserId
+from eyewall.domain.mailbox import StoredMessage
+from eyewall.domain.report import FailureReason
+
+ACK_TIMEOUT = 5.0
+"""Seconds that a connection has to answer, as by default for what is sent directly."""
+CLAIM_TTL = 30.0
+"""Seconds: a replay renews its claim with every page, which takes an ``ACK_TIMEOUT`` at
+most; only a node that hangs loses it."""
+PAUSE = 5.0
+"""Seconds before a replay that the store did not let begin is tried again."""
+_REPLAY, _START = "replay", "replay_start"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A connection of the user, and the node that has it."""
+
+    node: NodeId
+    conn_id: ConnId
+
+
+class Replays:
+    """The replays of this node."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        store: OfflineStore,
+        cluster: Cluster,
+        connections: Connections,
+        locator: Locator,
+        acks: Acks,
+        deliveries: Deliveries,
+        sender: Sender,
+        codec: Codec,
+        clock: Clock,
+        logger: Logger,
+    ) -> None:
+        self._node = node
+        self._store = store
+        self._cluster = cluster
+        self._connections = connections
+        self._locate = locator
+        self._acks = acks
+        self._deliveries = deliveries
+        self._sender = sender
+        self._codec = codec
+        self._clock = clock
+        self._logger = logger
+        self._tasks = Tasks(logger)
+        self._running: dict[UserId, Window] = {}
+        self._opened: set[ConnId] = set()
+        """Connections whose hooks have let them in, and that do not read yet."""
+        self.lines = Lines()
+        cluster.on_call(_REPLAY, self._take_replay)
+        cluster.on_cast(_START, self._take_start)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    # --- who has come
+
+    async def opened(self, conn: Connection) -> None:
+        """A connection is let in; returns when the first messages have been written."""
+        if conn.user_id is None:
+            return
+        self._opened.add(conn.id)
+        try:
+            await self.begin(conn.user_id).written.wait()
+        finally:
+            self._opened.discard(conn.id)
+
+    def begin(self, user_id: UserId) -> Window:
+        """Have what is stored for the user go to all who have not got it."""
+        replay = self._running.get(user_id)
+        if replay is None:
+            replay = self._running[user_id] = Window(user_id)
+            self._tasks.spawn(self._run(replay))
+        else:
+            replay.begin_again()
+        self.lines.shut(user_id)
+        return replay
+
+    async def look_again(self, user_id: UserId, tried: set[str]) -> None:
+        """Something was stored: begin if the user has connections that were not tried."""
+        try:
+            [recipient] = await self._locate.users([user_id])
+            missed = recipient.without(tried).by_node
+            if self._node in missed:
+                self.begin(user_id)
+            elif missed:
+                await self._cluster.cast_node(next(iter(missed)), _START, {"user": user_id})
+        except Unavailable as error:
+            self._logger.warning("replay_not_begun", error=str(error))
+
+    # --- the replay
+
+    async def _run(self, replay: Window) -> None:
+        try:
+            while replay.again:
+                replay.again = False
+                self.lines.shut(replay.user_id)
+                over = await self._try(replay)
+                if not replay.again:
+                    replay.written.set()
+                    self.lines.open(replay.user_id)
+                await replay.quiet()
+                if not replay.again and replay.is_claimed:
+                    await self._release(replay.user_id)
+                if not over and not replay.again:
+                    await self._pause(replay)
+        finally:
+            del self._running[replay.user_id]
+            replay.written.set()
+            self.lines.open(replay.user_id)
+
+    async def _try(self, replay: Window) -> bool:
+        """Send what is there; False if it has to be tried again later."""
+        try:
+            return await self._pass(replay)
+        except Unavailable as error:
+            self._logger.warning("replay_stopped", error=str(error))
+            return False
+
+    async def _pass(self, replay: Window) -> bool:
+        user_id, after = replay.user_id, 0
+        if not await self._store.waiting(user_id, after, 1, self._clock.wall()):
+            return True  # the usual case costs no claim
+        while not self._is_over(replay):
+            holder = await self._store.claim(user_id, self._node, CLAIM_TTL)
+            if holder != self._node:
+                return await self._leave_to(NodeId(holder), replay)
+            replay.is_claimed = True
+            places = await self._places(user_id)
+            page = await self._store.waiting(user_id, after, WINDOW, self._clock.wall())
+            if not page or not places:
+                return True
+            for position, message in page:
+                after = position
+                if not await self._offer(replay, message, places):
+                    break
+        return True
+
+    async def _places(self, user_id: UserId) -> list[_Place]:
+        """The user's connections, but for those that the hooks have not let in yet."""
+        [recipient] = await self._locate.users([user_id])
+        return [
+            _Place(node, conn_id)
+            for node, conn_ids in recipient.by_node.items()
+            for conn_id in conn_ids
+            if node != self._node or self._is_in(conn_id)
+        ]
+
+    def _is_in(self, conn_id: ConnId) -> bool:
+        conn = self._connections.get(conn_id)
+        return conn is not None and (conn.opening is None or conn_id in self._opened)
+
+    async def _offer(self, replay: Window, message: StoredMessage, places: list[_Place]) -> bool:
+        """Send a message to who has not got it, when there is room for it in the window.
+
+        False if there is somebody new, who has to get the first ones first, or no time.
+        """
+        if not replay.misses(message.id, [place.conn_id for place in places]):
+            return True
+        while not replay.has_place(message.id):
+            replay.written.set()
+            await replay.news()
+            if self._is_over(replay):
+                return False
+        await self._sender.ready()
+        if self._is_over(replay):
+            return False
+        places = [p for p in places if self._is_open(p) and replay.may_get(message.id, p.conn_id)]
+        if places:
+            self._send(replay, message, places)
+        return True
+
+    def _is_over(self, replay: Window) -> bool:
+        return replay.again or self._connections.draining
+
+    def _is_open(self, place: _Place) -> bool:
+        return place.node != self._node or self._connections.get(place.conn_id) is not None
+
+    def _send(self, replay: Window, message: StoredMessage, places: list[_Place]) -> None:
+        try:
+            header = {"p": message.priority}
+            frame = read_frame(self._codec, header, message.payload, recipient=str(replay.user_id))
+            if frame.envelope is None or frame.envelope.id != message.id:
+                raise BadPacket("it has another id")
+        except BadPacket as error:
+            self._logger.error("stored_message_unreadable", id=message.id, error=str(error))
+            self._settle(replay, message.id)
+            return
+        now, deadline = self._clock.now(), None
+        if message.expires_at is not None:
+            deadline = now + (message.expires_at - self._clock.wall()).total_seconds()
+        plan = Plan(ACK_TIMEOUT, 0, 0.0, deadline)
+        replay.sent(message.id, [place.conn_id for place in places])
+        for place in places:
+            done = partial(self._came, replay, message.id, frame)
+            conn = self._connections.get(place.conn_id)
+            if conn is not None:
+                sent = self._deliveries.begin([conn], frame, plan).future
+                sent.add_done_callback(partial(_tell, done))
+            else:
+                self._tasks.spawn(self._there(place, frame, plan, done))
+
+    async def _there(
+        self, place: _Place, frame: Frame, plan: Plan, done: Callable[[Outcome], None]
+    ) -> None:
+        done(await self._acks.there(place.node, place.conn_id, frame, plan))
+
+    def _came(self, replay: Window, message_id: str, frame: Frame, outcome: Outcome) -> None:
+        """What became of a message to one connection."""
+        if outcome.delivered or outcome.reason is FailureReason.NACKED:
+            self._settle(replay, message_id)
+        else:
+            crowded = outcome.reason is FailureReason.QUEUE_FULL
+            replay.unanswered(message_id, outcome.conn_id, crowded=crowded)
+        if outcome.reason is not None:
+            # Not awaited: a handler may send to the user, and wait in line for this replay.
+            self._tasks.spawn(
+                self._sender.failed(
+                    frame,
+                    outcome.conn_id,
+                    outcome.reason,
+                    outcome.error,
+                    duration=outcome.seconds,
+                )
+            )
+
+    def _settle(self, replay: Window, message_id: str) -> None:
+        """Somebody has answered: the message need not be kept."""
+        if replay.settle(message_id):
+            self._tasks.spawn(self._remove(replay, message_id))
+
+    async def _remove(self, replay: Window, message_id: str) -> None:
+        try:
+            await self._store.remove(replay.user_id, message_id)
+        except Unavailable as error:
+            # It will be delivered once more, under its id.
+            self._logger.warning("answered_message_kept", id=message_id, error=str(error))
+        finally:
+            replay.removed()
+
+    async def _pause(self, replay: Window) -> None:
+        """Wait before the next try; there is one if the user is still here."""
+        timer = self._clock.call_later(PAUSE, replay.end_pause)
+        try:
+            while not (replay.again or replay.rested):
+                await replay.news()
+        finally:
+            timer.cancel()
+            replay.rested = False
+        if self._connections.of_user(replay.user_id) and not self._connections.draining:
+            replay.again = True
+
+    # --- whose it is
+
+    async def _leave_to(self, holder: NodeId, replay: Window) -> bool:
+        """Have the node that has the claim take in who is here; False if it is silent."""
+        replay.written.set()
+        self.lines.open(replay.user_id)
+        if await self._cluster.is_alive(holder):
+            if await self._cluster.call(holder, _REPLAY, {"user": replay.user_id}):
+                return True
+        else:
+            await self._store.release(replay.user_id, holder)
+        replay.again = True  # nobody has it any more
+        return True
+
+    async def _take_replay(self, header: Mapping[str, Any], _: bytes) -> Any:
+        """Another node has a connection of a user whom this one may have the claim of."""
+        user_id = _user(header)
+        if user_id in self._running and not self._connections.draining:
+            self.begin(user_id)
+            return True
+        await self._store.release(user_id, self._node)
+        return False
+
+    def _take_start(self, header: Mapping[str, Any], _: bytes) -> None:
+        """Another node has stored something for a user who is here by now."""
+        self.begin(_user(header))
+
+    async def _release(self, user_id: UserId) -> None:
+        with suppress(Unavailable):  # it lapses by itself
+            await self._store.release(user_id, self._node)
+
+    async def close(self) -> None:
+        """End the replays; what was not answered stays stored."""
+        claimed = [user_id for user_id, replay in self._running.items() if replay.is_claimed]
+        await self._tasks.close()
+        for user_id in claimed:
+            await self._release(user_id)
+
+
+def _tell(done: Callable[[Outcome], None], sent: asyncio.Future[list[Outcome]]) -> None:
+    (outcome,) = sent.result()
+    done(outcome)
+
+
+def _user(header: Mapping[str, Any]) -> UserId:
+    user_id = header["user"]
+    if not isinstance(user_id, str):
+        raise BadPacket("a replay without a user")
+    return UserId(user_id)
