@@ -257,8 +257,9 @@ class Replays:
         else:
             crowded = outcome.reason is FailureReason.QUEUE_FULL
             replay.unanswered(message_id, outcome.conn_id, crowded=crowded)
-        if outcome.reason is not None:
-            # Not awaited: a handler may send to the user, and wait in line for this replay.
+        if outcome.reason not in (None, FailureReason.TIMEOUT):
+            # Whose time is over is told of when it is removed. This is not awaited: a
+            # handler may send to the user, and wait in line for this replay.
             self._tasks.spawn(
                 self._sender.failed(
                     frame,
