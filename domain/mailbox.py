@@ -14,6 +14,13 @@ from eyewall.domain.envelope import Priority
 from eyewall.domain.identity import UserId
 from eyewall.domain.report import FailureReason
 
+MAX_MESSAGES = 1000
+"""As many as a client can take in within seconds when it comes back, 32 at a time."""
+MAX_BYTES = 8 << 20
+"""As many as may be queued to one connection."""
+MAX_AGE = timedelta(days=7)
+"""Who was away for a week reads the news elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
@@ -41,17 +48,12 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailboxLimits:
-    """How much is kept for one user."""
+    """How much is kept for one user. ``max_bytes`` counts payloads; a single message that
+    is larger is kept alone. ``max_age`` is in seconds."""
 
-    max_messages: int = 1000
-    """As many as a client can take in within seconds when it comes back, 32 at a time."""
-
-    max_bytes: int = 8 << 20
-    """Bytes of payload, as many as may be queued to one connection. A single message
-    that is larger is kept alone."""
-
-    max_age: Seconds = timedelta(days=7)
-    """Seconds: who was away for a week reads the news elsewhere."""
+    max_messages: int = MAX_MESSAGES
+    max_bytes: int = MAX_BYTES
+    max_age: Seconds = MAX_AGE
 
     def __post_init__(self) -> None:
         count(self.max_messages, "max_messages")

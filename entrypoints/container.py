@@ -18,12 +18,15 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.limits.memory import TokenBucketLimiter
 from eyewall.adapters.observe.logs import make_logger
+from eyewall.adapters.offline.memory import MemoryOffline
+from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.ports import Authenticator, Limiter, Metrics
+from eyewall.application.stores import OfflineStore
 from eyewall.middleware import rate_limit
 from eyewall.server import Server
 from eyewall.settings import Settings
-from eyewall.settings_groups import AuthSettings, LimitSettings
+from eyewall.settings_groups import AuthSettings, LimitSettings, OfflineSettings
 
 
 def _jwt(auth: AuthSettings) -> Authenticator:
@@ -45,6 +48,14 @@ def _prometheus() -> Metrics:
     from eyewall.adapters.observe.prometheus import PrometheusMetrics  # noqa: PLC0415
 
     return PrometheusMetrics()
+
+
+def _sqlite(offline: OfflineSettings) -> OfflineStore:
+    return SqliteOffline(offline.path or "", **offline.limits())
+
+
+def _memory(offline: OfflineSettings) -> OfflineStore:
+    return MemoryOffline(**offline.limits())
 
 
 def _limiter(limits: LimitSettings) -> Limiter | None:
@@ -77,6 +88,7 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
         "client_commands": settings.client_commands,
         "implicit_rooms": settings.implicit_rooms,
         "trusted_proxies": settings.trusted_proxies,
+        "offline_default": settings.offline.default,
     }
     server = Server(**(given | ports))
     if limiter is not None:
@@ -121,6 +133,12 @@ class Container(containers.DeclarativeContainer):
         settings.provided.history.kind,
         memory=providers.Singleton(MemoryHistory),
     )
+    offline = providers.Selector(
+        settings.provided.offline.kind,
+        none=providers.Object(None),
+        memory=providers.Singleton(_memory, settings.provided.offline),
+        sqlite=providers.Singleton(_sqlite, settings.provided.offline),
+    )
     server = providers.Singleton(
         _server,
         settings,
@@ -131,4 +149,5 @@ class Container(containers.DeclarativeContainer):
         pubsub=pubsub,
         state=state,
         history=history,
+        offline=offline,
     )

@@ -29,6 +29,7 @@ from eyewall.settings_groups import (
     LimitSettings,
     LoggingSettings,
     MetricsSettings,
+    OfflineSettings,
     ServerSettings,
     SettingsError,
     StateSettings,
@@ -111,6 +112,7 @@ class Settings(Checked):
     bus: BusSettings = field(default_factory=BusSettings)
     state: StateSettings = field(default_factory=StateSettings)
     history: HistorySettings = field(default_factory=HistorySettings)
+    offline: OfflineSettings = field(default_factory=OfflineSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
@@ -169,6 +171,7 @@ _GROUPS: dict[str, type[Any]] = {
     "bus": BusSettings,
     "state": StateSettings,
     "history": HistorySettings,
+    "offline": OfflineSettings,
     "auth": AuthSettings,
     "metrics": MetricsSettings,
     "logging": LoggingSettings,

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from eyewall import settings_schema as schema
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.domain.duration import Seconds
 from eyewall.domain.identity import ConnMeta
+from eyewall.domain.mailbox import MAX_AGE, MAX_BYTES, MAX_MESSAGES
 
 SECRET = {"secret": True}
 
@@ -105,6 +106,35 @@ class HistorySettings(Checked):
     _schema: ClassVar = schema.HistorySchema
 
     kind: str = "memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineSettings(Checked):
+    """What is kept for users who are away, and where. Limits are for each user."""
+
+    _schema: ClassVar = schema.OfflineSchema
+
+    kind: str = "none"
+    """A place for other people's messages is the operator's to choose."""
+
+    path: str | None = None
+    """For ``sqlite``: the file, which is made if it is not there."""
+
+    default: str = "drop"
+    """What becomes of a message whose options don't say: ``store`` or ``drop``. A message
+    that is stored has to be acked, which costs an answer of each client."""
+
+    max_messages: int = MAX_MESSAGES
+    max_bytes: int = MAX_BYTES
+    max_age: Seconds = MAX_AGE
+
+    def limits(self) -> dict[str, Any]:
+        """Return what the adapters take."""
+        return {
+            "max_messages": self.max_messages,
+            "max_bytes": self.max_bytes,
+            "max_age": self.max_age,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from marshmallow import Schema, fields, validates_schema
 from eyewall import settings_fields as form
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import DropPolicy
+from eyewall.domain.report import DROP, STORE
 
 HMAC = ("HS256", "HS384", "HS512")
 ASYMMETRIC = (
@@ -99,6 +100,27 @@ class StateSchema(Group):
 
 class HistorySchema(Group):
     kind = form.choice("memory", what_is=", the only one that this version has")
+
+
+class OfflineSchema(Group):
+    kind = form.choice("none", "memory", "sqlite")
+    path = form.text(optional=True)
+    default = form.choice(STORE, DROP)
+    max_messages = form.whole()
+    max_bytes = form.whole()
+    max_age = form.seconds()
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _kind_has_what_it_needs(
+        self, data: Mapping[str, Any], original: Any, **kwargs: Any
+    ) -> None:
+        mistakes: dict[str, list[str]] = {}
+        if data.get("kind") == "sqlite" and not _given(original, "path"):
+            mistakes["path"] = ["offline.kind = sqlite needs the path of its file"]
+        if data.get("kind", "none") == "none" and data.get("default") == STORE:
+            mistakes["default"] = ["offline.default = store needs a kind that stores"]
+        if mistakes:
+            raise marshmallow.ValidationError(mistakes)
 
 
 class MetricsSchema(Group):
@@ -209,6 +231,7 @@ class SettingsSchema(Group):
     bus = _group(BusSchema)
     state = _group(StateSchema)
     history = _group(HistorySchema)
+    offline = _group(OfflineSchema)
     auth = _group(AuthSchema)
     metrics = _group(MetricsSchema)
     logging = _group(LoggingSchema)

@@ -12,10 +12,21 @@ from typing import NamedTuple
 from eyewall.domain.duration import Seconds
 from eyewall.domain.duration import count as whole
 from eyewall.domain.identity import UserId
-from eyewall.domain.mailbox import Evicted, MailboxLimits, StoredMessage
+from eyewall.domain.mailbox import (
+    MAX_AGE,
+    MAX_BYTES,
+    MAX_MESSAGES,
+    Evicted,
+    MailboxLimits,
+    StoredMessage,
+)
 from eyewall.domain.report import FailureReason
 
-_LIMITS = MailboxLimits()
+MAX_TOTAL_MESSAGES = 100_000
+"""Of all users: when users without end are written to, the process must not grow with
+them. With what else they take, these are some 100 MiB."""
+MAX_TOTAL_BYTES = 256 << 20
+"""Of all users: 2.5 KiB for each of these messages."""
 
 
 class _Entry(NamedTuple):
@@ -33,19 +44,17 @@ class MemoryOffline:
     keeps what it holds.
 
     ``max_messages``, ``max_bytes`` and ``max_age`` (seconds) are for each user,
-    ``max_total_messages`` and ``max_total_bytes`` for all: when users without end are
-    written to, the process must not grow with them. 100,000 messages of 2.5 KiB are
-    256 MiB.
+    ``max_total_messages`` and ``max_total_bytes`` for all.
     """
 
     def __init__(
         self,
         *,
-        max_messages: int = _LIMITS.max_messages,
-        max_bytes: int = _LIMITS.max_bytes,
-        max_age: Seconds = _LIMITS.max_age,
-        max_total_messages: int = 100_000,
-        max_total_bytes: int = 256 << 20,
+        max_messages: int = MAX_MESSAGES,
+        max_bytes: int = MAX_BYTES,
+        max_age: Seconds = MAX_AGE,
+        max_total_messages: int = MAX_TOTAL_MESSAGES,
+        max_total_bytes: int = MAX_TOTAL_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = MailboxLimits(

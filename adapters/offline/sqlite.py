@@ -27,11 +27,17 @@ from eyewall.adapters.offline.schema import Tables, prepare
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import UserId
-from eyewall.domain.mailbox import Evicted, MailboxLimits, StoredMessage
+from eyewall.domain.mailbox import (
+    MAX_AGE,
+    MAX_BYTES,
+    MAX_MESSAGES,
+    Evicted,
+    MailboxLimits,
+    StoredMessage,
+)
 
 T = TypeVar("T")
 
-_LIMITS = MailboxLimits()
 
 MOST_CALLS = 10_000
 """Calls that may wait for a disk that is slow; more are refused: each holds a message."""
@@ -87,9 +93,9 @@ class SqliteOffline:
         self,
         path: str | Path,
         *,
-        max_messages: int = _LIMITS.max_messages,
-        max_bytes: int = _LIMITS.max_bytes,
-        max_age: Seconds = _LIMITS.max_age,
+        max_messages: int = MAX_MESSAGES,
+        max_bytes: int = MAX_BYTES,
+        max_age: Seconds = MAX_AGE,
         busy_timeout: Seconds = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:

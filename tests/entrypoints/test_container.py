@@ -12,7 +12,10 @@ from eyewall.adapters.auth.jwt import JwtAuthenticator
 from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.prometheus import PrometheusMetrics
+from eyewall.adapters.offline.memory import MemoryOffline
+from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.container import Container
+from eyewall.domain.mailbox import MailboxLimits
 from eyewall.settings import Settings
 from eyewall.settings_groups import (
     AuthSettings,
@@ -20,6 +23,7 @@ from eyewall.settings_groups import (
     HistorySettings,
     LoggingSettings,
     MetricsSettings,
+    OfflineSettings,
     SettingsError,
     StateSettings,
 )
@@ -73,6 +77,9 @@ def test_the_handshake_timeout_reaches_the_server():
         ({"bus": BusSettings(kind="memory")}, "pubsub", MemoryPubSub),
         ({"state": StateSettings(kind="memory")}, "state", MemoryState),
         ({"history": HistorySettings(kind="memory")}, "history", MemoryHistory),
+        ({"offline": OfflineSettings(kind="none")}, "offline", type(None)),
+        ({"offline": OfflineSettings(kind="memory")}, "offline", MemoryOffline),
+        ({"offline": OfflineSettings(kind="sqlite", path="x.db")}, "offline", SqliteOffline),
         ({"auth": AuthSettings(kind="none")}, "authenticator", type(None)),
         ({"auth": STATIC}, "authenticator", StaticAuthenticator),
         ({"auth": JWT}, "authenticator", JwtAuthenticator),
@@ -83,6 +90,17 @@ def test_the_handshake_timeout_reaches_the_server():
 )
 def test_a_kind_picks_its_adapter(settings, port, adapter):
     assert type(getattr(build(**settings)._node.ports, port)) is adapter
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_is_kept_for_users_who_are_away_has_its_limits(kind, tmp_path):
+    limits = {"max_messages": 3, "max_bytes": 5, "max_age": 7.0}
+    given = OfflineSettings(kind=kind, path=str(tmp_path / "x.db"), default="store", **limits)
+
+    built = build(offline=given)._node
+
+    assert built.config.offline_default == "store"
+    assert built.ports.offline._limits == MailboxLimits(**limits)
 
 
 @pytest.mark.parametrize("kind", ["text", "json"])
@@ -118,7 +136,7 @@ def test_overriding_one_provider_brings_an_own_adapter_and_leaves_the_others():
 
 
 @pytest.mark.parametrize(
-    "port", ["pubsub", "state", "history", "metrics", "authenticator", "logger"]
+    "port", ["pubsub", "state", "history", "offline", "metrics", "authenticator", "logger"]
 )
 def test_every_port_has_a_provider_to_override(port):
     class Own(RecordingLogger):
@@ -150,7 +168,17 @@ def test_from_settings_and_the_container_give_the_same():
     one, other = Server.from_settings(settings)._node, Container(settings=settings).server()._node
 
     assert one.config == other.config
-    ports = ("pubsub", "state", "history", "metrics", "authenticator", "logger", "codec", "clock")
+    ports = (
+        "pubsub",
+        "state",
+        "history",
+        "offline",
+        "metrics",
+        "authenticator",
+        "logger",
+        "codec",
+        "clock",
+    )
     for port in ports:
         assert type(getattr(one.ports, port)) is type(getattr(other.ports, port)), port
 

@@ -2,11 +2,13 @@
 
 import pytest
 
+from eyewall.domain.mailbox import MailboxLimits
 from eyewall.settings_groups import (
     AuthSettings,
     BusSettings,
     CompressionSettings,
     HistorySettings,
+    OfflineSettings,
     ServerSettings,
     SettingsError,
     StateSettings,
@@ -35,3 +37,24 @@ def test_compression_that_is_off_is_none():
 
 def test_a_secret_is_in_no_repr():
     assert "s3cret" not in repr(AuthSettings(kind="jwt", key="s3cret" * 8, algorithms=("HS256",)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"kind": "disk"}, "kind"),
+        ({"kind": "sqlite"}, "path"),
+        ({"default": "store"}, "default"),
+        ({"max_messages": 0}, "max_messages"),
+    ],
+)
+def test_what_is_to_be_stored_needs_a_place(wrong, key):
+    with pytest.raises(SettingsError) as caught:
+        OfflineSettings(**wrong)
+
+    assert [mistake.partition(":")[0] for mistake in caught.value.mistakes] == [key]
+
+
+def test_what_is_kept_has_the_limits_of_the_domain():
+    assert OfflineSettings().kind == "none"
+    assert MailboxLimits(**OfflineSettings().limits()) == MailboxLimits()
