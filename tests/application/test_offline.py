@@ -465,6 +465,21 @@ async def test_the_time_to_live_runs_while_it_waits(roomy):
     assert [f.reason for f in late if f.message.topic == "new"] == [FailureReason.TIMEOUT]
 
 
+async def test_what_is_left_of_the_time_to_live_counts_when_it_goes_out(roomy):
+    one, store = roomy
+    ada = await silent(one, store)
+    options = SendOptions(require_ack=True, ack_timeout=60, ttl=8.0)
+    sending = asyncio.ensure_future(one.hub.send_to_user("ada", Message("new"), options))
+    await one.advance(5.0)
+    assert ada.heard()[-1]["topic"] == "new"
+    await one.advance(2.9)
+    assert not sending.done()
+    await one.advance(0.2)
+
+    assert sending.done()
+    await sending
+
+
 async def test_what_does_not_fit_in_the_line_is_dropped_or_stored(roomy, monkeypatch):
     one, store = roomy
     ada = await silent(one, store)

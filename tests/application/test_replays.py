@@ -285,6 +285,39 @@ async def test_who_becomes_a_user_later_gets_nothing_before_its_next_connect(one
     assert ada.heard() == []
 
 
+async def test_newer_messages_wait_from_the_step_in_which_somebody_is_let_in(one, store):
+    await put(one, store, [1])
+    replays = one.node.stored.replays
+    store.before = {"waiting"}
+    link = one.link()
+    opening = asyncio.ensure_future(one.connect("ada", link=link))
+    await settle()
+    assert ADA in replays.lines
+
+    store.go_on()
+    await opening
+    assert ADA not in replays.lines
+    replays.begin(ADA)
+    assert ADA in replays.lines, "before the replay has had its turn"
+
+
+async def test_they_wait_again_when_it_is_tried_again(one, store):
+    await put(one, store, [1])
+    store.away = True
+    ada = await one.connect("ada")
+    assert ADA not in one.node.stored.replays.lines
+    store.away = False
+    store.before = {"waiting"}
+    await one.advance(5.0)
+    sending = asyncio.ensure_future(one.hub.send_to_user("ada", Message("new")))
+    await settle()
+    assert not sending.done()
+    store.go_on()
+    await sending
+
+    assert [message["topic"] for message in ada.heard()] == ["old", "new"]
+
+
 # --- several devices
 
 

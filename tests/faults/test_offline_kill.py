@@ -84,6 +84,7 @@ class Ada:
     def __init__(self, seed: int) -> None:
         self.got: dict[str, int] = {}
         self.times: dict[str, int] = defaultdict(int)
+        self.acked: set[str] = set()
         self._luck = random.Random(seed)
 
     @property
@@ -100,6 +101,7 @@ class Ada:
                     server.news.set()
                     if self._luck.random() < mood:
                         ack = {"topic": message["topic"], "event": "ack", "ref": message["id"]}
+                        self.acked.add(message["id"])
                         await socket.send(json.dumps(ack))
 
     def take(self, message: dict) -> None:
@@ -148,6 +150,7 @@ async def test_a_server_killed_between_store_and_ack_loses_nothing(tmp_path):
         await listening
 
     assert stored.items() <= ada.got.items(), "what was reported as stored was delivered"
+    assert stored.keys() <= ada.acked, "and kept until it was acked"
     numbers = list(ada.got.values())
     assert len(set(numbers)) == len(numbers), "a message comes again under its own id only"
     assert max(ada.times.values()) > 1, "some did come again"
