@@ -15,6 +15,7 @@ from eyewall.application.connections import Connection, Connections
 from eyewall.application.expiry import Expiry
 from eyewall.application.ports import Logger
 from eyewall.application.presences import Presences
+from eyewall.application.replays import Replays
 from eyewall.application.rooms import Rooms
 from eyewall.application.seats import Seats
 from eyewall.application.tasks import Tasks
@@ -35,6 +36,7 @@ class Belongings:
         seats: Seats,
         expiry: Expiry,
         logger: Logger,
+        replays: Replays | None,
     ) -> None:
         self._connections = connections
         self._presences = presences
@@ -42,6 +44,7 @@ class Belongings:
         self._seats = seats
         self._expiry = expiry
         self._logger = logger
+        self._replays = replays
         self._turns = Turns()
         self._tasks = Tasks(logger)
 
@@ -79,6 +82,8 @@ class Belongings:
                 await self._rooms.become(conn)
             except Unavailable as error:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=str(error))
+        if self._replays is not None and conn.user_id is not None and conn.is_open:
+            self._replays.begin(conn.user_id)  # who logs in later has come as well
 
     async def restore(self) -> None:
         """Put back what the state may have lost with this node's lease."""

@@ -262,6 +262,7 @@ class Parts:
             seats=self.seats,
             expiry=self.expiry,
             logger=self.logger,
+            replays=None if self.stored is None else self.stored.replays,
         )
         self.connections.on_end(self._ended)
         self.connections.after_end(self.belongings.leave)

@@ -98,7 +98,10 @@ class Messaging(Registrations):
     async def send_to_user(
         self, user_id: UserId | str, message: Message, options: SendOptions | None = None
     ) -> BatchDeliveryReport:
-        """Send to all connections of a user. A user who is away is reported, not raised."""
+        """Send to all connections of a user. A user who is away is reported, not raised.
+
+        Raises ``Misuse`` if it is to be stored and the server has no store.
+        """
         return await self._node.offline.to_users([user_id], message, options)
 
     async def send_to_users(

@@ -271,7 +271,8 @@ class HubStats:
 
     ``uptime`` is in seconds. ``in_messages`` counts every envelope received,
     ``out_messages`` every envelope sent, ``errors`` every error or nack sent,
-    ``drops`` every message that a full queue did not take.
+    ``drops`` every message that a full queue did not take, and every one that was stored
+    for a user and had to go.
     """
 
     connections: int

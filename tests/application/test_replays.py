@@ -276,13 +276,28 @@ async def test_what_is_unreadable_is_removed_and_logged(one, store):
     assert await kept(store) == ["m1"]
 
 
-async def test_who_becomes_a_user_later_gets_nothing_before_its_next_connect(one, store):
+async def test_who_becomes_the_user_later_has_come_as_well(one, store):
+    """An application may let clients in first, and have them log in by a message."""
     await put(one, store, [1])
     ada = await one.connect()
     one.hub.set_meta(ada.id, user_id="ada")
     await settle()
 
-    assert ada.heard() == []
+    assert numbers(ack_all(ada)) == [1]
+    await settle()
+    assert await kept(store) == []
+
+
+async def test_who_becomes_the_user_in_a_hook_gets_it_once(one, store):
+    await put(one, store, [1])
+
+    @one.hub.on_connect
+    async def login(conn):
+        one.hub.set_meta(conn.id, user_id="ada")
+
+    ada = await one.connect()
+
+    assert numbers(ada.heard()) == [1]
 
 
 async def test_newer_messages_wait_from_the_step_in_which_somebody_is_let_in(one, store):
