@@ -138,8 +138,10 @@ class Offline:
             self._stored is not None
             and isinstance(given, Target)
             and target.kind is TargetKind.USER
+            and not await self._stored.replays.lines.wait(UserId(target.id))
         ):
-            await self._stored.replays.lines.wait(UserId(target.id))
+            (report,) = await self._too_many(UserId(target.id), message, SendOptions(), None)
+            return AckResult(1, 0, 0, timed_out=False, errors=[str(report.error)])
         return await self._messages.with_ack(target, message, options)
 
     # --- sending

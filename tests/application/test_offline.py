@@ -488,12 +488,15 @@ async def test_what_does_not_fit_in_the_line_is_dropped_or_stored(roomy, monkeyp
     one.hub.on_queue_full(full.append)
 
     dropped = await one.hub.send_to_user("ada", Message("new"))
+    asked = await one.hub.emit_with_ack(Target.user("ada"), Message("new"))
     stored = await one.hub.send_to_user("ada", Message("kept"), STORE)
 
+    assert (asked.expected, asked.received, len(asked.errors)) == (1, 0, 1)
     assert status(dropped) == ["dropped"]
     assert isinstance(dropped.reports[0].error, QueueFull)
-    assert [failure.recipient for failure in full] == ["ada"]
-    assert one.hub.stats().drops == 1
+    assert [failure.recipient for failure in full] == ["ada", "ada"]
+    assert one.hub.stats().drops == 2
+    assert "new" not in {message["topic"] for message in ada.heard()}
     assert status(stored) == ["stored"]
     await one.advance(10.0)
     assert ada.heard()[-1]["topic"] == "kept"
