@@ -11,13 +11,14 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from eyewall.application.offline import Offline
 from eyewall.application.ports import Clock
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Message
+from eyewall.domain.errors import Nacked
 from eyewall.domain.identity import UserId
 from eyewall.domain.report import (
     DROP,
@@ -66,10 +67,17 @@ class Retries:
         begun = self._clock.now()
         attempts: list[SendAttempt] = []
         taken: set[str] = set()
+        answered: set[str] = set()
         while True:
             left = self._left(options, begun)
-            attempt, missed = await self._attempt(len(attempts) + 1, user_id, message, left, taken)
+            attempt, reports = await self._attempt(
+                len(attempts) + 1, user_id, message, left, answered
+            )
             attempts.append(attempt)
+            taken.update(report.target for report in reports if report.status in _TAKEN)
+            missed = [report for report in reports if report.status not in _TAKEN]
+            # A nack is final too: whoever said no is not asked again.
+            answered.update(taken, (r.target for r in missed if isinstance(r.error, Nacked)))
             if not self._may_retry(policy, len(attempts), missed):
                 break
             pause = policy.delay(len(attempts), self._luck())
@@ -92,19 +100,16 @@ class Retries:
         )
 
     async def _attempt(
-        self, number: int, user_id: UserId, message: Message, options: SendOptions, taken: set[str]
-    ) -> tuple[SendAttempt, list[DeliveryReport]]:
-        """Try once; returns what came of it and the reports of who did not take it."""
+        self, number: int, user_id: UserId, message: Message, options: SendOptions, skip: set[str]
+    ) -> tuple[SendAttempt, Sequence[DeliveryReport]]:
+        """Try once; returns what came of it, all in all and for each connection."""
         started, started_at = self._clock.now(), self._clock.wall()
-        reports = (await self._offline.to_users([user_id], message, options, skip=taken)).reports
-        got = [report for report in reports if report.status in _TAKEN]
-        missed = [report for report in reports if report.status not in _TAKEN]
-        taken.update(report.target for report in got)
-        error = missed[0].error if missed else None
-        return (
-            SendAttempt(number, started_at, self._clock.now() - started, bool(got), error),
-            missed,
-        )
+        reports = (await self._offline.to_users([user_id], message, options, skip=skip)).reports
+        errors = [report.error for report in reports if report.status not in _TAKEN]
+        took = self._clock.now() - started
+        success = len(errors) < len(reports)
+        error = errors[0] if errors else None
+        return SendAttempt(number, started_at, took, success, error), reports
 
     @staticmethod
     def _may_retry(policy: RetryPolicy, tries: int, missed: list[DeliveryReport]) -> bool:

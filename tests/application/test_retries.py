@@ -167,3 +167,20 @@ async def test_a_caller_that_gives_up_leaves_no_timer(one):
     await settle()
 
     assert len(one.clock.timers) == before - 1
+
+
+async def test_who_said_no_is_not_asked_again(one):
+    """Another device's silence is no reason to."""
+    phone, laptop = await one.connect("ada"), await one.connect("ada")
+    sending = asyncio.ensure_future(one.hub.send_to_user_with_retry("ada", NEWS, EVEN, ACKED))
+    await settle()
+    phone.nack(phone.heard()[0])
+    await one.advance(4.0)
+
+    laptop.ack(laptop.heard()[-1])
+    await settle()
+    result = await sending
+
+    assert phone.heard() == []
+    assert result.success
+    assert len(result.attempts) == 2
