@@ -43,6 +43,7 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/mypy --strict -p eyewall
+	$(BIN)/mypy --strict examples
 
 contracts: $(VENV)/.test
 	$(BIN)/lint-imports

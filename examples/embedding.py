@@ -1,0 +1,46 @@
+"""In a Tornado application that is there already: its pages speak to the sockets.
+
+    python examples/embedding.py
+    python -m websockets ws://localhost:8080/ws
+    curl -d text="deployed" localhost:8080/news
+
+What the third line posts is shown by the second, a client in another window.
+"""
+
+import asyncio
+import os
+import signal
+
+from tornado.web import Application, RequestHandler
+
+from eyewall import Server
+
+server = Server()
+
+
+class News(RequestHandler):
+    """A page of the application: what is posted here goes to everybody who is connected."""
+
+    async def post(self) -> None:
+        text = self.get_body_argument("text")
+        reached = await server.hub.broadcast("news", "message", {"text": text})
+        self.write({"reached": reached})
+
+
+async def main() -> None:
+    port = int(os.environ.get("PORT", "8080"))
+    app = Application([(r"/news", News), *server.routes("/ws")])
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    await server.start()  # what runs beside the sockets
+    http = app.listen(port, "127.0.0.1")
+    server.logger.info("listening", url=f"ws://127.0.0.1:{port}/ws")
+    await stop.wait()
+    await server.shutdown()  # tells the clients, and lets running handlers finish
+    http.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

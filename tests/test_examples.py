@@ -1,0 +1,259 @@
+"""Every file in ``examples`` is run as it is, by a client that types what its first lines say."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+import urllib.request
+from asyncio.subprocess import PIPE, Process, create_subprocess_exec
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.faults.proxy import free_port
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
+WITHIN = 20 * UNIT
+"""Seconds that anything may take which is expected to happen."""
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text()), clean=False) or ""
+
+
+class Client:
+    """Types lines, and reads what comes."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def type(self, line: str) -> None:
+        await self.socket.send(line)
+
+    async def read(self) -> dict[str, Any]:
+        return dict(json.loads(await asyncio.wait_for(self.socket.recv(), WITHIN)))
+
+    async def until(self, **fields: Any) -> dict[str, Any]:
+        """Read on to the first message with these fields."""
+        while True:
+            message = await self.read()
+            if message.items() >= fields.items():
+                return message
+
+    async def ack(self, message: dict[str, Any]) -> None:
+        await self.type(json.dumps({"event": "ack", "ref": message["id"]}))
+
+
+class Example:
+    """One of the files, running."""
+
+    def __init__(self, name: str, process: Process, port: int) -> None:
+        self.process = process
+        self.port = port
+        text = docstring(ROOT / "examples" / name)
+        self.lines = [line.strip() for line in re.findall(r"(?m)^ +\{.*\}$", text)]
+        """What its first lines tell to type."""
+        self.commands = text
+
+    @contextlib.asynccontextmanager
+    async def client(self, query: str = "") -> AsyncIterator[Client]:
+        assert query in self.commands, "the file says how to connect"
+        async with connect(f"ws://127.0.0.1:{self.port}/ws{query}") as socket:
+            yield Client(socket)
+
+    async def logged(self, what: str) -> str:
+        """Read on in the log to the first line with ``what``."""
+        assert self.process.stderr is not None
+        seen = ""
+        async with asyncio.timeout(WITHIN):
+            while line := (await self.process.stderr.readline()).decode():
+                seen += line
+                if what in line:
+                    return line
+        raise AssertionError(f"ended without {what!r}:\n{seen}")
+
+    async def http(self, path: str, method: str = "GET", body: bytes | None = None) -> Any:
+        """Return what the page says, read as JSON."""
+        assert f"localhost:8080{path}" in self.commands, "the file says what to ask"
+        url = f"http://127.0.0.1:{self.port}{path}"
+        request = urllib.request.Request(url, body, method=method)
+
+        def ask() -> bytes:
+            with urllib.request.urlopen(request, timeout=WITHIN) as answer:
+                return bytes(answer.read())
+
+        return json.loads(await asyncio.to_thread(ask) or "null")
+
+
+@contextlib.asynccontextmanager
+async def running(name: str) -> AsyncIterator[Example]:
+    """Run the file on a free port; SIGTERM has to end it with 0."""
+    port = free_port()
+    process = await create_subprocess_exec(
+        *(sys.executable, str(ROOT / "examples" / name)),
+        env={**os.environ, "PORT": str(port)},
+        stderr=PIPE,
+    )
+    try:
+        example = Example(name, process, port)
+        await example.logged("listening")
+        yield example
+        process.terminate()
+        _, rest = await asyncio.wait_for(process.communicate(), WITHIN)
+        assert process.returncode == 0, rest.decode()
+        assert b"Traceback" not in rest, rest.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_echo():
+    async with running("echo.py") as example, example.client() as client:
+        (line,) = example.lines
+
+        await client.type(line)
+
+        answer = await client.read()
+        assert answer["topic"] == "echo:pong"
+        assert answer["data"] == {"echo": "hello"}
+
+
+async def test_chat_rooms():
+    async with running("chat_rooms.py") as example, example.client("?name=ada") as ada:
+        enter, say, who, leave = example.lines
+        await ada.type(enter)
+        entered = (await ada.until(ref="1"))["data"]
+        assert (entered["members"], entered["said"]) == (1, [])
+        await ada.type(say)
+        assert (await ada.until(topic="room:tea"))["data"] == {"from": "ada", "text": "hello"}
+        await ada.type(who)
+        assert (await ada.until(ref="2"))["data"]["users"] == ["ada"]
+
+        await ada.type(leave)
+        assert (await ada.until(ref="3"))["data"]["left"] is True
+        await ada.type(say)
+        assert (await ada.until(event="error"))["data"]["code"] == "not_a_member"
+        await ada.type(enter.replace("tea", "no such room"))
+        assert (await ada.until(ref="1"))["data"]["code"] == "room_not_found"
+        await ada.type(enter)
+        said = (await ada.until(ref="1"))["data"]["said"]
+        assert said == [{"from": "ada", "text": "hello"}], "also who comes later sees it"
+
+
+async def test_private_messages():
+    async with running("private_messages.py") as example:
+        send, confirm = example.lines
+        async with example.client("?token=ada-1") as ada:
+            await ada.type(send)
+            assert (await ada.until(ref="1"))["data"]["code"] == "user_offline"
+
+            async with example.client("?token=bob-1") as bob:
+                await ada.type(send)
+                note = await bob.until(topic="pm:message")
+                assert note["ack"] is True
+                assert note["data"] == {"from": "ada", "text": "hello"}
+                await bob.type(confirm.replace("ID", note["id"]))
+                answer = await ada.until(ref="1")
+
+        assert (answer["data"]["devices"], answer["data"]["confirmed"]) == (1, 1)
+
+
+async def test_retries():
+    async with running("retries.py") as example, example.client("?name=ada") as ada:
+        (ship,) = example.lines
+        await ada.type(ship)
+        answer = await ada.until(ref="1")
+        assert (answer["data"]["success"], answer["data"]["tries"]) == (True, 1), "it is stored"
+        await example.logged("user_is_away")
+        assert "user_offline" in await example.logged("not_delivered")
+
+        async with example.client("?name=bob") as bob:
+            stored = await bob.until(topic="order:shipped")
+            assert stored["data"] == {"order": 7}
+            await bob.ack(stored)
+
+            await ada.type(ship)
+            first = await bob.until(topic="order:shipped")
+            again = await bob.until(topic="order:shipped")
+            assert again["id"] == first["id"] != stored["id"], "a retry is the same message"
+            await bob.ack(again)
+            answer = await ada.until(ref="1")
+
+        assert (answer["data"]["success"], answer["data"]["tries"]) == (True, 2)
+        await example.logged("no_answer")
+        assert "ack_timeout" in await example.logged("not_delivered")
+
+
+async def test_ack_monitor():
+    async with (
+        running("ack_monitor.py") as example,
+        example.client("?name=worker-1") as worker,
+        example.client("?name=monitor-1") as monitor,
+    ):
+        (announce,) = example.lines
+        assert (await monitor.until(topic="acks:open"))["data"] == []
+
+        await monitor.type(announce)
+        plan = await worker.until(topic="work:plan")
+        assert plan["data"] == {"text": "new plan"}
+        while not (pending := (await monitor.until(topic="acks:open"))["data"]):
+            pass  # it was on its way before the plan
+        assert [ack["message"] for ack in pending] == [plan["id"]]
+
+        await worker.ack(plan)
+        result = (await monitor.until(ref="1"))["data"]
+        assert (result["expected"], result["received"], result["timed_out"]) == (1, 1, False)
+
+
+async def test_health_and_stats():
+    async with (
+        running("health_and_stats.py") as example,
+        connect(f"ws://127.0.0.1:{example.port}/ws") as socket,
+    ):
+        assert (await example.http("/healthz"))["status"] == "ok"
+        assert (await example.http("/readyz"))["reasons"] == []
+        await socket.send('{"topic": "echo:ping", "data": {"text": "hello"}}')
+        await asyncio.wait_for(socket.recv(), WITHIN)
+
+        before = await example.http("/stats")
+        assert (before["connections"], before["in_messages"], before["out_messages"]) == (1, 1, 1)
+        assert await example.http("/stats", "DELETE") is None
+        after = await example.http("/stats")
+
+        assert (after["connections"], after["in_messages"], after["out_messages"]) == (1, 0, 0)
+
+
+async def test_embedding():
+    async with running("embedding.py") as example, example.client() as client:
+        answer = await example.http("/news", "POST", b"text=deployed")
+
+        assert answer == {"reached": 1}
+        message = await client.read()
+        assert (message["topic"], message["data"]) == ("news", {"text": "deployed"})
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_tested_and_listed(path):
+    """It is what a newcomer reads first."""
+    assert len(path.read_text().splitlines()) < 80
+    assert f"test_{path.stem}" in globals()
+    for page in ("README.md", "docs/first-steps.md"):
+        assert f"examples/{path.name})" in (ROOT / page).read_text()
+
+
+def test_there_is_an_example_of_each_kind():
+    kinds = {"echo", "chat_rooms", "private_messages", "retries", "ack_monitor"}
+
+    assert {path.stem for path in EXAMPLES} == kinds | {"health_and_stats", "embedding"}
