@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eyewall.application.connections import Connection
+from eyewall.application.threads import current_call
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import Misuse
 from eyewall.domain.identity import ConnMeta, UserId
@@ -83,8 +84,11 @@ class Context:
         if _runs_here(self._loop):
             raise Misuse("from_thread is for plain handlers: await it instead")
 
+        call = current_call()
+
         async def run() -> T:
-            return await fn(*args, **kwargs)
+            work = fn(*args, **kwargs)
+            return await (work if call is None else call.ask(work))
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 

@@ -75,6 +75,11 @@ class Failures:
                 found = True
         return found
 
+    def adopt(self, other: Failures) -> None:
+        """Take over the handlers that ``other`` has now."""
+        for kind, handlers in other._handlers.items():
+            self._handlers[kind] = (*self._handlers[kind], *handlers)
+
     async def tell(self, failure: Failure) -> None:
         """Run the handlers for ``failure`` now."""
         kind = KIND_OF.get(failure.reason)

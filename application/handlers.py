@@ -20,10 +20,12 @@ from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
 
 
-def adapt(handler: Callable[..., Any], threads: Threads) -> Handler:
-    """Return ``handler`` as a coroutine function of ``(ctx, msg)``."""
+def adapt(handler: Callable[..., Any], threads: Threads, into: Any | None) -> Handler:
+    """Return ``handler`` as a coroutine function of ``(ctx, msg)``.
+
+    ``into`` is its ``payload_type``, which only the scope that registers it can tell.
+    """
     run = handler if is_async(handler) else _in_thread(handler, threads)
-    into = payload_type(handler)
     return run if into is None else _typed(run, into)
 
 

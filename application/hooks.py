@@ -55,6 +55,10 @@ class Hooks:
                 found = True
         return found
 
+    def adopt(self, other: Hooks) -> None:
+        """Take over the hooks that ``other`` has now."""
+        self._of = {event: (*own, *other.of(event)) for event, own in self._of.items()}
+
     def of(self, event: Event) -> tuple[Callable[..., Any], ...]:
         return self._of[event]
 

@@ -21,6 +21,12 @@ class Node(Parts):
         super().__init__(config, ports)
         self._open: list[Opens] = []
 
+    def adopt(self, other: Node) -> None:
+        """Take over what users have registered with ``other`` so far: it stays there too."""
+        self.router.adopt(other.router)
+        self.hooks.adopt(other.hooks)
+        self.failures.adopt(other.failures)
+
     async def start(self) -> None:
         """Open the adapters and join the cluster."""
         for adapter in self._adapters():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from eyewall.application.context import Context
-from eyewall.application.handlers import adapt, check, is_async
+from eyewall.application.handlers import adapt, check, is_async, payload_type
 from eyewall.application.middleware import Handler, Middleware, chain
 from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
@@ -172,6 +172,8 @@ class Router:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._table: RouteTable[Route] = RouteTable()
+        self._given: list[tuple[Registration, Routes | None, Any]] = []
+        """What users registered, with its group and the type of its payload."""
         self.everywhere: tuple[Middleware, ...] = ()
         """The middleware around all handlers: another tuple when some was added."""
         self.find = self._table.find
@@ -181,14 +183,24 @@ class Router:
         self.everywhere = (*self.everywhere, *checked(middleware))
 
     def add(self, registration: Registration, group: Routes | None = None) -> None:
+        self._add(registration, group, payload_type(registration.handler))
+
+    def _add(self, registration: Registration, group: Routes | None, into: Any) -> None:
         route = Route(
             registration.pattern,
-            adapt(registration.handler, self._threads),
+            adapt(registration.handler, self._threads, into),
             registration.middleware,
             group,
             registration.ordering_key,
         )
         self._table.add(registration.pattern, route, registration.version)
+        self._given.append((registration, group, into))
+
+    def adopt(self, other: Router) -> None:
+        """Take over the routes and middleware that users gave ``other`` so far."""
+        self.use(*other.everywhere)
+        for registration, group, into in other._given:
+            self._add(registration, group, into)
 
     def add_command(self, topic: str, handler: Handler) -> None:
         """Register one of the server's own commands."""

@@ -8,26 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-class _Call:
+class Call:
     """A call on its way through a thread and back."""
 
-    __slots__ = ("fn", "future", "loop")
+    __slots__ = ("_on_change", "_questions", "fn", "future", "loop")
 
-    def __init__(self, fn: Callable[[], Any]) -> None:
+    def __init__(self, fn: Callable[[], Any], on_change: Callable[[], None]) -> None:
         self.fn = fn
+        self._on_change = on_change
+        self._questions = 0
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has asked the loop for something that is not done yet."""
+        return self._questions > 0
+
+    async def ask(self, work: Awaitable[T]) -> T:
+        """On the loop: what its thread has asked for, and waits for."""
+        self._questions += 1
+        self._on_change()
+        try:
+            return await work
+        finally:
+            self._questions -= 1
 
     def make(self) -> None:
         result: Any = None
         error: BaseException | None = None
+        _here.call = self
         try:
             result = self.fn()
         except (StopIteration, SystemExit) as stop:
@@ -37,6 +56,8 @@ class _Call:
             error.__cause__ = stop
         except BaseException as raised:  # noqa: BLE001  (it belongs to who awaits the call)
             error = raised
+        finally:
+            _here.call = None
         try:
             self.loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:
@@ -51,24 +72,56 @@ class _Call:
             self.future.set_exception(error)
 
 
+class _Here(threading.local):
+    """What the thread is at."""
+
+    call: Call | None = None
+
+
+_here = _Here()
+
+
+def current_call() -> Call | None:
+    """The call that this thread is making; None in a thread of somebody else."""
+    return _here.call
+
+
 class Threads:
     """A pool of at most ``size`` threads, each started when it is first needed."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._awaited: set[Call] = set()
+        self._changed = asyncio.Event()
         self._idle = threading.Semaphore(0)
         self._started = 0
 
     async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Return what ``fn(*args)`` returns, in a thread; context variables come along."""
-        call = _Call(partial(copy_context().run, fn, *args))
+        call = Call(partial(copy_context().run, fn, *args), self._changed.set)
         self._calls.put(call)
         if not self._idle.acquire(blocking=False) and self._started < self._size:
             self._started += 1
             work = partial(_work, self._calls, self._idle)
             threading.Thread(target=work, name=f"eyewall-{self._started}", daemon=True).start()
-        return await call.future
+        self._awaited.add(call)
+        try:
+            return await call.future
+        finally:
+            self._awaited.discard(call)
+            self._changed.set()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether anything goes on in a thread, without waiting for the loop."""
+        return any(not call.waits for call in self._awaited)
+
+    async def rest(self) -> None:
+        """Return when nothing is at work."""
+        while self.at_work:
+            self._changed.clear()
+            await self._changed.wait()
 
     def close(self) -> None:
         """Let the threads end; calls that have not begun are cancelled."""
@@ -84,7 +137,7 @@ class Threads:
             calls.put(None)
 
 
-def _work(calls: SimpleQueue[_Call | None], idle: threading.Semaphore) -> None:
+def _work(calls: SimpleQueue[Call | None], idle: threading.Semaphore) -> None:
     while (call := calls.get()) is not None:
         if not call.future.cancelled():
             call.make()

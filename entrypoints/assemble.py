@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.clock.system import SystemClock
@@ -25,8 +25,10 @@ from eyewall.application.ports import (
     AccessController,
     Authenticator,
     Clock,
+    Codec,
     Logger,
     Metrics,
+    Outbound,
     Validator,
 )
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
@@ -75,18 +77,33 @@ class Options:
     trusted_proxies: Sequence[str]
 
 
+class Front(Protocol):
+    """What a server needs of the sockets before its node."""
+
+    def routes(self, path: str) -> list[Any]:
+        """Return Tornado rules that let clients in at ``path``."""
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+
+    async def read_up(self) -> None:
+        """Return when what the clients sent so far was read and handed on."""
+
+    async def stop(self, within: float) -> None:
+        """See out the connections ``within`` so many seconds, and end."""
+
+
 def default_node_id() -> str:
     """Host name, process id and a random part: unique without being configured."""
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.") or "node"
     return f"{host[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-def assemble(options: Options) -> tuple[Node, Sockets]:
+def assemble(options: Options) -> tuple[Node, Front]:
     """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
     for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
         if (value := getattr(options, limit)) is not None:
             count(value, limit)
-    heartbeat = options.heartbeat or HeartbeatConfig()
     logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
     codec = JsonCodec()
@@ -95,7 +112,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         clock=clock,
         logger=logger,
         queue=options.queue or QueueConfig(),
-        heartbeat=heartbeat,
+        heartbeat=options.heartbeat or HeartbeatConfig(),
         max_message_size=count(options.max_message_size, "max_message_size"),
         handshake_timeout=seconds(options.handshake_timeout, "handshake_timeout", positive=True),
         check_origin=options.check_origin,
@@ -103,8 +120,17 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         compression=_compression(options.compression),
         batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
     )
+    node = build_node(options, sockets.outbound, clock=clock, codec=codec, logger=logger)
+    sockets.intake = node.intake
+    return node, sockets
+
+
+def build_node(
+    options: Options, outbound: Outbound, *, clock: Clock, codec: Codec, logger: Logger
+) -> Node:
+    """Build the node that ``options`` describe, before sockets of any kind."""
     ports = Ports(
-        outbound=sockets.outbound,
+        outbound=outbound,
         clock=clock,
         codec=codec,
         logger=logger,
@@ -118,9 +144,7 @@ def assemble(options: Options) -> tuple[Node, Sockets]:
         access_controller=options.access_controller,
         validator=options.validator,  # type: ignore[arg-type]
     )
-    node = Node(_config(options, heartbeat), ports)
-    sockets.intake = node.intake
-    return node, sockets
+    return Node(_config(options), ports)
 
 
 def _compression(config: object) -> CompressionConfig | None:
@@ -136,7 +160,8 @@ def _offline_default(options: Options) -> str:
     return default
 
 
-def _config(options: Options, heartbeat: HeartbeatConfig) -> NodeConfig:
+def _config(options: Options) -> NodeConfig:
+    heartbeat = options.heartbeat or HeartbeatConfig()
     node_id = default_node_id() if options.node_id is None else options.node_id
     return NodeConfig(
         node_id=NodeId(check_name(node_id, "node_id")),

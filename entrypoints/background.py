@@ -39,6 +39,13 @@ class Background:
         else:
             self._waiting.append(work)
 
+    def adopt(self, other: Background) -> None:
+        """Take over the functions that wait with ``other``: they wait there too.
+
+        A coroutine can be run only once, and is left to ``other``.
+        """
+        self._waiting += [work for work in other._waiting if not inspect.iscoroutine(work)]
+
     def open(self) -> None:
         """Run at once what is added from here on: a startup hook may wait for it."""
         self._is_open = True

@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from eyewall.application.hub import Hub
 from eyewall.application.middleware import Middleware
-from eyewall.application.routes import OrderingKey, Router, Routes, named
+from eyewall.application.node import Node
+from eyewall.application.routes import OrderingKey, Routes, named
 from eyewall.background import Background, Work
 
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = Callable[[], Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Inside:
+    """What stands behind a server: what is asked of the server and its hub reaches this."""
+
+    node: Node
+    background: Background
+    stop: Callable[[float], Awaitable[None]]
+
+
 class Registry:
     """The part of the server that takes in callables of the application."""
 
-    def __init__(self, hub: Hub, router: Router, background: Background) -> None:
-        self.hub = hub
-        self._router = router
-        self._background = background
+    def __init__(self, inside: Inside) -> None:
+        self.hub = Hub(inside.node)
+        self.hub.stops_by(inside.stop)
+        self.inside = inside
+        self._stand_ins: list[Inside] = []
         self._on_startup: list[Hook] = []
         self._on_shutdown: list[Hook] = []
+
+    # --- for tests: what was built and registered once, used without its sockets
+
+    def adopt(self, other: Registry) -> None:
+        """Take over what the application has registered with ``other`` so far."""
+        self.inside.node.adopt(other.inside.node)
+        self.inside.background.adopt(other.inside.background)
+        self._on_startup += other._on_startup
+        self._on_shutdown += other._on_shutdown
+
+    def stand_in(self, inside: Inside) -> None:
+        """Let ``inside`` get what is asked of the server and its hub, until ``stand_back``.
+
+        Of several, the last one does.
+        """
+        self._stand_ins.append(inside)
+        self._turn()
+
+    def stand_back(self, inside: Inside) -> None:
+        self._stand_ins.remove(inside)
+        self._turn()
+
+    @property
+    def _asked(self) -> Inside:
+        return self._stand_ins[-1] if self._stand_ins else self.inside
+
+    def _turn(self) -> None:
+        self.hub.turn_to(self._asked.node)
+        self.hub.stops_by(self._asked.stop)
+
+    # --- what an application registers
 
     def on(
         self,
@@ -57,7 +100,7 @@ class Registry:
 
     def include(self, routes: Routes, prefix: str = "") -> None:
         """Take in a group of routes, with ``prefix`` before its patterns."""
-        self._router.include(routes, prefix)
+        self._asked.node.router.include(routes, prefix)
 
     def on_startup(self, hook: F) -> F:
         """Run ``hook()`` when the hub is up and before anybody is let in."""
@@ -74,4 +117,4 @@ class Registry:
 
         Before the start it waits for the start. Raises ``ValueError`` for what can't be run.
         """
-        self._background.add(work)
+        self._asked.background.add(work)

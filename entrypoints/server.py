@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import ssl as tls
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -13,8 +14,8 @@ from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.application.drain import Step, run_steps
-from eyewall.application.hub import Hub
 from eyewall.application.middleware import trace
+from eyewall.application.node import Node
 from eyewall.application.ports import (
     AccessController,
     Authenticator,
@@ -25,13 +26,13 @@ from eyewall.application.ports import (
 )
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled
-from eyewall.assemble import Options, assemble
+from eyewall.assemble import Front, Options, assemble
 from eyewall.background import Background, call
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import Listener
-from eyewall.registry import Hook, Registry
+from eyewall.registry import Hook, Inside, Registry
 from eyewall.runner import run_until_signal
 from eyewall.settings import Settings
 
@@ -94,16 +95,20 @@ class Server(Registry):
         trusted_proxies: Sequence[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
-        self._node, self._sockets = assemble(Options(**options))
-        self.logger = self._node.logger
-        self._clock = self._node.ports.clock
+        self._options = Options(**options)
         self._metrics = metrics
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
-        hub = Hub(self._node)
-        hub.stops_by(self.shutdown)
-        super().__init__(hub, self._node.router, Background(self.logger))
+        self.stand_before(*assemble(self._options))
         if tracer is not None:
             self.use(trace(tracer))
+
+    def stand_before(self, node: Node, sockets: Front) -> None:
+        """Begin anew, with nothing registered."""
+        self._node, self._sockets = node, sockets
+        self.logger = node.logger
+        self._clock = node.ports.clock
+        self._background = Background(self.logger)
+        super().__init__(Inside(node, self._background, self._end))
         self._listener: Listener | None = None
         self._started = False
         self._starting: asyncio.Future[None] | None = None
@@ -120,6 +125,16 @@ class Server(Registry):
 
         container = Container(settings=settings or Settings.load())
         server: Server = container.server(**overrides)
+        return server
+
+    def rebuilt(self, build: Callable[[Options], tuple[Node, Front]]) -> Server:
+        """Return a server of the same options and with what is registered so far, before
+        what ``build`` makes of the options. This is the test kit's way to one without
+        sockets.
+        """
+        server = copy.copy(self)
+        server.stand_before(*build(self._options))
+        server.adopt(self)
         return server
 
     # --- where clients come in
@@ -205,7 +220,10 @@ class Server(Registry):
         awaits it is among those that it waits for, until the deadline; there,
         ``server.background(server.shutdown)`` does not wait.
         """
-        await self._stop(seconds(timeout, "timeout"))
+        await self._asked.stop(seconds(timeout, "timeout"))
+
+    async def _end(self, timeout: float) -> None:
+        await self._stop(timeout)
         self._background.drop()
 
     async def _stop(self, timeout: float) -> None:

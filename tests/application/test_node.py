@@ -2,11 +2,15 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.routes import Routes
+from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import Unavailable
+from eyewall.domain.report import FailureReason
 from tests.application.fakes import FakeClock, Harness, settle
 
 
@@ -173,3 +177,43 @@ async def test_two_clusters_on_one_bus_do_not_hear_each_other(make_node):
 
     assert len(ada.heard()) == 1
     assert bob.heard() == []
+
+
+async def test_what_is_registered_with_one_node_can_be_taken_over_by_another(make_node):
+    """Routes with their types, groups and middleware, hooks and failure handlers."""
+    heard = []
+
+    def register(harness):
+        class Sum(msgspec.Struct):  # nobody else knows it
+            of: list[int]
+
+        @harness.on("sum")
+        async def add(ctx, msg: "Envelope[Sum]"):
+            return sum(msg.data.of)
+
+    group = Routes()
+    group.use(lambda ctx, msg, go_on: go_on(ctx, msg.with_data(msg.data + 1)))
+    group.handle("double", lambda ctx, msg: msg.data * 2)
+    before = await make_node()
+    register(before)
+    before.node.router.include(group, "math:")
+    before.hub.on_connect(lambda conn: heard.append(conn.user_id))
+    before.hub.on_user_offline(lambda failure: heard.append(failure.reason))
+    after = await make_node()
+    after.node.adopt(before.node)
+    before.hub.handle("later", lambda ctx, msg: None)
+
+    ada = await after.connect(user="ada")
+    answers = [
+        await ada.ask({"id": "1", "topic": "sum", "data": {"of": [1, 2]}, "ack": True}),
+        await ada.ask({"id": "2", "topic": "math:double", "data": 3, "ack": True}),
+        await ada.ask({"id": "3", "topic": "later", "ack": True}),
+    ]
+    await after.hub.send_to_user("nobody", Message("hi"))
+
+    assert [a["data"].get("result", a["data"].get("code")) for [a] in answers] == [
+        3,
+        8,
+        "handler_not_found",
+    ]
+    assert heard == ["ada", FailureReason.USER_OFFLINE]

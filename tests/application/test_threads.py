@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from eyewall.application.threads import Threads
+from eyewall.application.threads import Threads, current_call
 
 
 @pytest.fixture
@@ -103,3 +103,46 @@ def test_a_call_that_never_returns_does_not_hold_up_the_end_of_the_process():
     )
 
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=20).returncode == 0
+
+
+async def test_a_pool_is_at_work_until_its_calls_have_come_back(threads):
+    gate = threading.Event()
+    call = asyncio.create_task(threads.run(gate.wait, 10))
+    await asyncio.sleep(0)
+    assert threads.at_work
+
+    gate.set()
+    await threads.rest()
+
+    assert not threads.at_work
+    assert await call
+
+
+async def test_a_call_that_waits_for_the_loop_is_not_at_work(threads):
+    """Else who waits for rest, and what the call waits for, would wait for each other."""
+    loop = asyncio.get_running_loop()
+    answer = loop.create_future()
+
+    def ask():
+        return asyncio.run_coroutine_threadsafe(current_call().ask(answer), loop).result()
+
+    call = asyncio.create_task(threads.run(ask))
+    await asyncio.sleep(0)
+    await threads.rest()
+    assert not call.done()
+
+    answer.set_result("done")
+    assert await call == "done"
+
+
+async def test_a_call_that_nobody_awaits_any_more_is_not_at_work(threads):
+    gate = threading.Event()
+    call = asyncio.create_task(threads.run(gate.wait, 10))
+    await asyncio.sleep(0)
+
+    call.cancel()
+    await threads.rest()
+
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
