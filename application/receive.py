@@ -144,6 +144,11 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, DRAINING)
         self._asking = 0
 
+    @property
+    def running(self) -> int:
+        """Handlers that are at work."""
+        return self._handling.running
+
     # --- a message
 
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:

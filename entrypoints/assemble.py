@@ -101,9 +101,6 @@ def default_node_id() -> str:
 
 def assemble(options: Options) -> tuple[Node, Front]:
     """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
-    for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
-        if (value := getattr(options, limit)) is not None:
-            count(value, limit)
     logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
     codec = JsonCodec()
@@ -128,7 +125,10 @@ def assemble(options: Options) -> tuple[Node, Front]:
 def build_node(
     options: Options, outbound: Outbound, *, clock: Clock, codec: Codec, logger: Logger
 ) -> Node:
-    """Build the node that ``options`` describe, before sockets of any kind."""
+    """Build the node that ``options`` describe, before sockets of any kind.
+
+    Raises ``ValueError`` for a wrong option.
+    """
     ports = Ports(
         outbound=outbound,
         clock=clock,
@@ -161,6 +161,9 @@ def _offline_default(options: Options) -> str:
 
 
 def _config(options: Options) -> NodeConfig:
+    for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
+        if (value := getattr(options, limit)) is not None:
+            count(value, limit)
     heartbeat = options.heartbeat or HeartbeatConfig()
     node_id = default_node_id() if options.node_id is None else options.node_id
     return NodeConfig(

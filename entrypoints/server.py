@@ -95,10 +95,10 @@ class Server(Registry):
         trusted_proxies: Sequence[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
-        self._options = Options(**options)
+        self.options = Options(**options)
         self._metrics = metrics
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
-        self.stand_before(*assemble(self._options))
+        self.stand_before(*assemble(self.options))
         if tracer is not None:
             self.use(trace(tracer))
 
@@ -133,7 +133,7 @@ class Server(Registry):
         sockets.
         """
         server = copy.copy(self)
-        server.stand_before(*build(self._options))
+        server.stand_before(*build(self.options))
         server.adopt(self)
         return server
 

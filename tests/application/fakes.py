@@ -7,17 +7,13 @@ that can happen at once has happened after ``settle``.
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
-from itertools import count
+from datetime import UTC, datetime
 from typing import Any
 
 from eyewall.adapters.bus.memory import MemoryPubSub
-from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.connections import Connection
@@ -28,260 +24,38 @@ from eyewall.application.node import Node
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId
-from eyewall.domain.outbox import Offer, Outbox, QueueConfig
+from eyewall.domain.outbox import QueueConfig
+from eyewall.testing import clock
+from eyewall.testing.links import CODEC, FakeLink, FakeOutbound
+from eyewall.testing.logs import RecordingLogger
+from eyewall.testing.rest import finished, settle
 
-TURNS = 10_000
-"""Turns of the loop after which something is taken to go round in circles."""
+__all__ = [
+    "CODEC",
+    "START",
+    "Client",
+    "FakeClock",
+    "FakeLink",
+    "FakeOutbound",
+    "Harness",
+    "RecordingLogger",
+    "RecordingMetrics",
+    "finished",
+    "settle",
+]
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 """The date and time at which every fake clock begins."""
 
-CODEC = JsonCodec()
 
-
-_settling: list[object] = []
-"""Who waits in ``settle``: these turns of the loop are nobody's work."""
-
-
-async def settle() -> None:
-    """Return when nothing is left to do but to wait for somebody outside."""
-    loop = asyncio.get_running_loop()
-    me = object()
-    _settling.append(me)
-    try:
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-            if len(loop._ready) < len(_settling):  # type: ignore[attr-defined]
-                return
-    finally:
-        _settling.remove(me)
-    raise AssertionError(f"the loop did not come to rest in {TURNS} turns")
-
-
-async def finished(work: Awaitable[Any]) -> Any:
-    """Return the result of ``work``, which has to end without any time passing."""
-    task = asyncio.ensure_future(work)
-    await settle()
-    if not task.done():
-        task.cancel()
-        raise AssertionError("it waits for something that does not happen by itself")
-    return task.result()
-
-
-# --- time
-
-
-class FakeTimer:
-    """Implements ``Timer``."""
-
-    def __init__(self, clock: FakeClock, when: float, fn: Callable[[], None]) -> None:
-        self._clock = clock
-        self.when = when
-        self.fn = fn
-
-    def cancel(self) -> None:
-        self._clock.timers.discard(self)
-
-
-class FakeClock:
-    """Implements ``Clock``: time passes when a test says so."""
+class FakeClock(clock.FakeClock):
+    """Begins at ``START``."""
 
     def __init__(self, start: float = 1000.0) -> None:
-        self._start = start
-        self._now = start
-        self._numbers = count()
-        self._heap: list[tuple[float, int, FakeTimer]] = []
-        self.timers: set[FakeTimer] = set()
-        """Those that are neither due nor cancelled."""
-
-    def now(self) -> float:
-        return self._now
-
-    def wall(self) -> datetime:
-        return START + timedelta(seconds=self._now - self._start)
-
-    def call_later(self, delay: float, fn: Callable[[], None]) -> FakeTimer:
-        timer = FakeTimer(self, self._now + delay, fn)
-        self.timers.add(timer)
-        heapq.heappush(self._heap, (timer.when, next(self._numbers), timer))
-        return timer
-
-    def pass_time(self, seconds: float) -> None:
-        """Move on without letting anything but due timers run (for plain tests)."""
-        for _ in self._through(seconds):
-            pass
-
-    async def advance(self, seconds: float) -> None:
-        """Move on; what a due timer sets off has happened before time moves further."""
-        await settle()
-        for _ in self._through(seconds):
-            await settle()
-        await settle()
-
-    def _through(self, seconds: float) -> Iterator[None]:
-        until = self._now + seconds
-        while self._heap and self._heap[0][0] <= until:
-            when, _, timer = heapq.heappop(self._heap)
-            if timer in self.timers:
-                self.timers.discard(timer)
-                self._now = max(self._now, when)
-                timer.fn()
-                yield
-        self._now = until
-
-
-# --- the sockets
-
-
-class FakeLink:
-    """Implements ``Link`` for a peer that reads at once, or does not.
-
-    * ``stalled``: the peer does not read; a queue with the bounds and policy of the
-      real one takes what comes, until ``read``;
-    * ``full``: nothing is taken any more, whatever the bounds.
-    """
-
-    def __init__(
-        self, clock: FakeClock, *, codec: Codec = CODEC, queue: QueueConfig | None = None
-    ) -> None:
-        self._clock = clock
-        self._config = queue or QueueConfig()
-        self._outbox: Outbox[Frame] = Outbox(self._config)
-        self.codec = codec
-        self.owner: Any = None
-        self.intake: Any = None
-        self.last_seen = clock.now()
-        self.frames: list[Frame] = []
-        """What the peer has got, in order."""
-        self.stalled = False
-        self.full = False
-        self.closed: DisconnectReason | None = None
-        """Why it was closed by our side; None while it was not."""
-        self.gone = False
-
-    @property
-    def crowded(self) -> bool:
-        return len(self._outbox) * 2 > self._config.size
-
-    @property
-    def queued(self) -> int:
-        return len(self._outbox)
-
-    def send(self, frame: Frame) -> Offer:
-        if self.closed is not None or self.gone:
-            return Offer.CLOSED
-        if self.full:
-            return Offer.DROPPED_NEWEST
-        if not self.stalled:
-            self.frames.append(frame)
-            return Offer.QUEUED
-        offer, dropped = self._outbox.offer(frame)
-        for lost in dropped:
-            if lost is not frame:
-                self._soon(self.intake.dropped, lost, offer)
-        if offer is Offer.OVERFLOWED:
-            self.close(DisconnectReason.SLOW_CONSUMER)
-            self._soon(self.intake.lost, DisconnectReason.SLOW_CONSUMER)
-        return offer
-
-    def take_later(self, frame: Frame) -> None:
-        """Take part in a fan-out, whose drops are told afterwards."""
-        if self.closed is not None or self.gone:
-            return
-        offer = self.send(frame)
-        if offer in (Offer.DROPPED_NEWEST, Offer.OVERFLOWED):
-            self._soon(self.intake.dropped, frame, offer)
-
-    def read(self) -> None:
-        """The peer reads again: what was queued goes out."""
-        self.stalled = False
-        self.frames += self._outbox.clear()
-        asyncio.get_running_loop().call_soon(self.intake.drained, self)
-
-    def close(self, reason: DisconnectReason) -> None:
-        if self.closed is None and not self.gone:
-            self.frames += self._outbox.clear()
-            self.closed = reason
-
-    def _soon(self, tell: Callable[..., Any], *args: Any) -> None:
-        asyncio.get_running_loop().call_soon(tell, self, *args)
-
-
-class FakeAudience:
-    """Implements ``Audience``."""
-
-    def __init__(self) -> None:
-        self._links: dict[FakeLink, None] = {}
-
-    def add(self, link: FakeLink) -> None:
-        self._links[link] = None
-
-    def discard(self, link: FakeLink) -> None:
-        self._links.pop(link, None)
-
-    def __len__(self) -> int:
-        return len(self._links)
-
-    def __iter__(self) -> Iterator[FakeLink]:
-        return iter(self._links)
-
-    def publish(self, frame: Frame, skip: Collection[FakeLink] = ()) -> int:
-        meant = [link for link in self._links if link not in skip]
-        for link in meant:
-            link.take_later(frame)
-        return len(meant)
-
-
-class FakeOutbound:
-    """Implements ``Outbound``. ``crowded``: too much waits to be written."""
-
-    def __init__(self) -> None:
-        self._room = asyncio.Event()
-        self._room.set()
-
-    @property
-    def crowded(self) -> bool:
-        return not self._room.is_set()
-
-    @crowded.setter
-    def crowded(self, value: bool) -> None:
-        (self._room.clear if value else self._room.set)()
-
-    def audience(self) -> FakeAudience:
-        return FakeAudience()
-
-    async def ready(self) -> None:
-        await self._room.wait()
+        super().__init__(start, START)
 
 
 # --- watching
-
-
-class RecordingLogger:
-    """Implements ``Logger``."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, str, dict[str, Any]]] = []
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self.entries.append(("debug", event, fields))
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.entries.append(("info", event, fields))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.entries.append(("warning", event, fields))
-
-    def error(self, event: str, **fields: Any) -> None:
-        self.entries.append(("error", event, fields))
-
-    def of(self, level: str) -> list[str]:
-        """The events of one level."""
-        return [event for found, event, _ in self.entries if found == level]
-
-    def fields(self, event: str) -> dict[str, Any]:
-        """The fields of the newest entry of an event."""
-        return next(f for _, e, f in reversed(self.entries) if e == event)
 
 
 class RecordingMetrics:
@@ -349,10 +123,9 @@ class Client:
 
     def say(self, what: dict[str, Any] | str | bytes) -> None:
         """Send an envelope, or any text (``str``) or binary (``bytes``) message."""
-        self.link.last_seen = self._harness.clock.now()
         text = json.dumps(what) if isinstance(what, dict) else what
         payload = text if isinstance(text, bytes) else text.encode()
-        self._harness.intake.received(self.link, payload, binary=isinstance(text, bytes))
+        self.link.say(payload, binary=isinstance(text, bytes))
 
     async def ask(self, what: dict[str, Any] | str | bytes) -> list[Any]:
         """Say it; return what was heard when everything had come to rest."""
@@ -384,8 +157,7 @@ class Client:
         error: BaseException | None = None,
     ) -> None:
         """The socket ends by itself."""
-        self.link.gone = True
-        self._harness.intake.lost(self.link, reason, error)
+        self.link.vanish(reason, error)
         await settle()
 
 
@@ -454,9 +226,7 @@ class Harness:
 
     def link(self, *, queue: QueueConfig | None = None, codec: Codec = CODEC) -> FakeLink:
         """A new link of this node, not yet opened."""
-        link = FakeLink(self.clock, codec=codec, queue=queue)
-        link.intake = self.intake
-        return link
+        return FakeLink(self.clock, self.intake, codec=codec, queue=queue)
 
     async def connect(
         self,

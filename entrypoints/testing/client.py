@@ -1,0 +1,293 @@
+"""A client of a hub in a test: what is at the other end of a fake link."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from eyewall.application.connections import Connection
+from eyewall.application.frames import Frame
+from eyewall.domain.connection import DisconnectReason, close_frame
+from eyewall.domain.envelope import Envelope, StreamPosition
+from eyewall.domain.errors import ConnectionClosed, from_code
+from eyewall.domain.identity import ConnId, RoomId, UserId
+from eyewall.testing import shown
+from eyewall.testing.links import CODEC, FakeLink
+
+if TYPE_CHECKING:
+    from eyewall.testing.hub import TestHub
+
+ANSWERS = ("ack", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a connection ended."""
+
+    reason: DisconnectReason
+    code: int
+    """The close code that the client got, or 1006 where it got none."""
+
+
+class TestClient:
+    """A client, made by ``TestHub.connect``.
+
+    What it awaits returns when all that it has set off has happened. It acks nothing by
+    itself: ``ack`` and ``nack`` do.
+    """
+
+    __test__ = False  # pytest takes classes of such a name for tests
+
+    def __init__(self, hub: TestHub, link: FakeLink, label: str) -> None:
+        self.hub = hub
+        self.label = label
+        """What it is called where a test fails: its user, or its connection's id."""
+        self.welcome: dict[str, Any] | None = None
+        """The data of ``system:welcome``, with ``session=True``; ``receive`` leaves it out."""
+        self.taken: list[Envelope | str | bytes] = []
+        """All that the test has received by it."""
+        self.due: deque[Envelope | str | bytes] = deque()
+        """What has come and was not received."""
+        self._link = link
+        self._ended: Closed | None = None
+        self._came = asyncio.Event()
+        self._number = 0
+        link.on_frame = self._on_frame
+
+    def welcomed(self, *, session: bool) -> None:
+        """Its connection has been opened; with a session, the first message says so."""
+        if session and self.due and isinstance(first := self.due.popleft(), Envelope):
+            self.welcome = first.data
+
+    # --- who it is
+
+    @property
+    def conn(self) -> Connection:
+        """The server's side of it."""
+        conn: Connection = self._link.owner
+        return conn
+
+    @property
+    def id(self) -> ConnId:
+        return self.conn.id
+
+    @property
+    def user_id(self) -> UserId | None:
+        return self.conn.user_id
+
+    @property
+    def session(self) -> str | None:
+        """The session's name, for ``resume`` by another client; None without one."""
+        return None if self.welcome is None else self.welcome["session"]
+
+    @property
+    def closed(self) -> Closed | None:
+        """How the connection ended; None while it is open."""
+        if self._ended is None and self._link.closed is not None:
+            reason = self._link.closed
+            self._ended = Closed(reason, close_frame(reason)[0])
+        return self._ended
+
+    # --- what it sends
+
+    async def send(
+        self,
+        topic: str,
+        data: Any = None,
+        event: str = "message",
+        *,
+        ack: bool = False,
+        id: str | None = None,
+        **fields: Any,
+    ) -> str | None:
+        """Send a message; returns its id, which one with ``ack`` gets if it has none.
+
+        ``fields`` are further ones of the envelope: ``ref``, ``namespace``, ``version``,
+        ``headers``. Raises ``ConnectionClosed``.
+        """
+        name = self._new_id() if ack and id is None else id
+        envelope: dict[str, Any] = {"topic": topic, "event": event, "data": data, **fields}
+        if name is not None:
+            envelope["id"] = name
+        if ack:
+            envelope["ack"] = True
+        await self.send_raw(json.dumps(envelope))
+        return name
+
+    def _new_id(self) -> str:
+        self._number += 1
+        return f"{self.label}-{self._number}"
+
+    async def send_raw(self, data: str | bytes) -> None:
+        """Send one text (``str``) or binary (``bytes``) message as it is."""
+        await self.hub.world.passed()
+        if self.closed is not None:
+            raise ConnectionClosed(f"{self.label} is closed: {self.closed.reason}")
+        payload = data if isinstance(data, bytes) else data.encode()
+        self._link.say(payload, binary=isinstance(data, bytes))
+        await self.hub.settle()
+
+    async def request(
+        self, topic: str, data: Any = None, event: str = "message", **fields: Any
+    ) -> dict[str, Any]:
+        """Send a message that asks for an ack; returns the ack's data.
+
+        Raises the error class of a refusal, ``ConnectionClosed`` if the connection ended
+        instead, and ``AssertionError`` if there is no answer. Other messages that came
+        are left to ``receive``.
+        """
+        asked = await self.send(topic, data, event, **{**fields, "ack": True})
+        await self._wait(lambda: self._answer(asked) is not None or self.closed is not None)
+        answer = self._answer(asked)
+        if answer is None:
+            if self.closed is not None:
+                raise ConnectionClosed(f"{self.label} was closed: {self.closed.reason}")
+            raise AssertionError(shown.nothing_due(self, f"no answer to {topic} is due"))
+        self.due.remove(answer)
+        self.taken.append(answer)
+        result: dict[str, Any] = answer.data
+        if answer.event == "error" or result.get("status") == "nack":
+            self._refused(result, asked)
+        return result
+
+    def _answer(self, asked: str | None) -> Envelope | None:
+        for found in self.due:
+            if isinstance(found, Envelope) and found.event in ANSWERS and found.ref == asked:
+                return found
+        return None
+
+    def _refused(self, data: dict[str, Any], asked: str | None) -> NoReturn:
+        error = from_code(data.get("code", ""), data.get("error", ""), data)
+        raise error from self.hub.raised_by(asked)
+
+    async def ack(self, message: Envelope, result: Any = None) -> None:
+        """Acknowledge a message; ``result`` is what ``hub.request`` returns."""
+        data = {"message_id": message.id, "status": "ok"}
+        await self._answer_with(message, data if result is None else {**data, "result": result})
+
+    async def nack(self, message: Envelope, error: str = "no") -> None:
+        """Refuse a message that asks for an ack."""
+        await self._answer_with(
+            message, {"message_id": message.id, "status": "nack", "error": error}
+        )
+
+    async def _answer_with(self, message: Envelope, data: dict[str, Any]) -> None:
+        if message.id is None:
+            raise ValueError(f"{message!r} has no id: there is nothing to acknowledge")
+        await self.send(message.topic, data, "ack", ref=message.id)
+
+    # --- rooms, for servers with client_commands
+
+    async def join(self, room: str) -> dict[str, Any]:
+        """Ask to join a room; returns the ack's data. Raises as ``request`` does."""
+        return await self.request("system:join", {"room": room})
+
+    async def leave(self, room: str) -> dict[str, Any]:
+        return await self.request("system:leave", {"room": room})
+
+    async def publish(self, room: str, data: Any, event: str = "message") -> dict[str, Any]:
+        """Publish to a room that it is in, which sends it to the client too."""
+        return await self.request("system:publish", {"room": room, "event": event, "data": data})
+
+    # --- what it receives
+
+    async def receive(self) -> Envelope:
+        """Return the next message; raises ``AssertionError`` at once if none is due."""
+        await self._wait(lambda: any(isinstance(one, Envelope) for one in self.due))
+        for found in self.due:
+            if isinstance(found, Envelope):
+                self._take(found)
+                return found
+        raise AssertionError(shown.nothing_due(self, "no message is due"))
+
+    async def receive_raw(self) -> str | bytes:
+        """Return the next frame without an envelope: text as ``str``, binary as ``bytes``."""
+        await self._wait(lambda: any(not isinstance(one, Envelope) for one in self.due))
+        for found in self.due:
+            if not isinstance(found, Envelope):
+                self._take(found)
+                return found
+        raise AssertionError(shown.nothing_due(self, "no raw frame is due"))
+
+    async def received(self) -> list[Envelope]:
+        """Return all messages that are due, which may be none."""
+        await self.hub.settle()
+        found = [one for one in self.due if isinstance(one, Envelope)]
+        for one in found:
+            self._take(one)
+        return found
+
+    def _take(self, one: Envelope | str | bytes) -> None:
+        # By identity: equal messages may have come twice.
+        place = next(n for n, found in enumerate(self.due) if found is one)
+        del self.due[place]
+        self.taken.append(one)
+
+    async def _wait(self, is_there: Any) -> None:
+        """Let what is set off happen; then wait as long as the hub's patience lasts."""
+        await self.hub.settle()
+        if is_there() or not self.hub.patience:
+            return
+        try:
+            async with asyncio.timeout(self.hub.patience):
+                while not is_there():
+                    self._came.clear()
+                    await self._came.wait()
+                    await self.hub.settle()
+        except TimeoutError:
+            return
+
+    def _on_frame(self) -> None:
+        new, self._link.frames = self._link.frames, []
+        self.due += map(_read, new)
+        self._came.set()
+
+    # --- how it behaves
+
+    @property
+    def stalled(self) -> bool:
+        return self._link.stalled
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait in the server's queue, because the client is stalled."""
+        return self._link.queued
+
+    def stall(self) -> None:
+        """Read nothing from now on: the server's queue takes what is sent, by its policy."""
+        self._link.stalled = True
+
+    def resume_reading(self) -> None:
+        """Read again: what has waited is due."""
+        self._link.read()
+
+    async def close(self) -> None:
+        """Close the connection, as a client does that is done."""
+        await self._end(Closed(DisconnectReason.CLIENT_CLOSED, 1000))
+
+    async def cut(self, reason: DisconnectReason = DisconnectReason.CONNECTION_LOST) -> None:
+        """Lose the connection without a goodbye."""
+        await self._end(Closed(reason, 1006))
+
+    async def _end(self, closed: Closed) -> None:
+        await self.hub.world.passed()
+        if self.closed is None:
+            self._ended = closed
+            self._link.vanish(closed.reason)
+        await self.hub.settle()
+
+    def __repr__(self) -> str:
+        return f"<TestClient {self.label} due={len(self.due)} closed={self.closed}>"
+
+
+def _read(frame: Frame) -> Envelope | str | bytes:
+    if frame.raw:
+        return frame.payload if frame.binary else frame.payload.decode()
+    envelope = CODEC.decode(frame.payload)
+    at = json.loads(frame.payload).get("stream")
+    if at is not None:
+        envelope.stream = StreamPosition(RoomId(at["room"]), at["epoch"], at["offset"])
+    return envelope

@@ -1,0 +1,290 @@
+"""A server in a test: no socket, no real time.
+
+Rules of this file:
+
+1. The server itself is left as it was: each ``TestHub`` has a node of its own, built of the
+   server's options, with what is registered when it is opened.
+2. Time passes only by ``advance``; all that can happen without it has happened when an
+   await of the kit returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from eyewall.adapters.web.origin import Origins
+from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.application.hub import Hub
+from eyewall.application.node import Node
+from eyewall.assemble import Front, Options, build_node
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.errors import ConnectionClosed, Forbidden
+from eyewall.domain.handshake import Fields, Handshake, Headers
+from eyewall.domain.identity import ConnMeta, UserId
+from eyewall.server import Server
+from eyewall.testing.client import TestClient
+from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoSockets
+from eyewall.testing.logs import RecordingLogger
+from eyewall.testing.shown import story
+from eyewall.testing.world import World
+
+WORKERS = 8
+"""Handlers that may be at work at a time: as many as a test has clients, nearly always, and
+64 take as long to start and to end as all the rest of a test."""
+
+HELD_UP = 5.0
+"""Real seconds that an authenticator or ``on_connect`` hook may wait for something outside."""
+
+
+class TestHub:
+    """A server as a test drives it: an async context manager, from start to shutdown.
+
+    ``beside`` another one, which is open, it is a further node of its cluster: they share
+    the time, the bus and the stores. ``at`` is the date and time at which it begins (None:
+    now). ``patience`` are the real seconds that ``receive`` and ``request`` wait for what
+    handlers get from outside, such as a database; by default they fail at once.
+    ``options`` are ``Server``'s own keywords, and count more than what the server was
+    given. Unless they are named here, the bus and the stores are in memory (``offline`` if the
+    server has one), and there are at most 8 ``workers``.
+
+    >>> async with TestHub(server) as th:
+    ...     alice = await th.connect(user="alice")
+    ...     await alice.send("echo:ping", {"text": "hello"})
+    ...     assert (await alice.receive()).data == {"echo": "hello"}
+    """
+
+    __test__ = False  # pytest takes classes of such a name for tests
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        beside: TestHub | None = None,
+        at: datetime | None = None,
+        patience: Seconds = 0.0,
+        **options: Any,
+    ) -> None:
+        self.logs = RecordingLogger()
+        """What the server logs; its own logger gets nothing of it."""
+        self.clients: list[TestClient] = []
+        """All that have connected, refused ones too."""
+        self.patience = seconds(patience, "patience")
+        self.world: World = World(at) if beside is None else beside.world
+        self._given = server
+        self._changes = options
+        self._options = server.options
+        self._server: Server | None = None
+
+    async def __aenter__(self) -> TestHub:
+        if self._server is not None:
+            raise RuntimeError("the hub is open")
+        server = self._server = self._given.rebuilt(self._build)
+        self.world.pools.append(self._node.threads)
+        self._given.stand_in(server.inside)
+        try:
+            await server.start()
+        except BaseException:
+            self._leave()
+            raise
+        await self.settle()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        server = self._open
+        try:
+            await self.world.end(server.shutdown(0))
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        server = self._open
+        self._given.stand_back(server.inside)
+        self.world.pools.remove(self._node.threads)
+        self._server = None
+
+    def _build(self, options: Options) -> tuple[Node, Front]:
+        self.world.hubs += 1
+        number = self.world.hubs
+        kept = options.node_id if number == 1 else None
+        given: dict[str, Any] = {
+            "node_id": kept or f"test-{number}",
+            "logger": self.logs,
+            "workers": min(options.workers, WORKERS),
+            "pubsub": self.world.bus,
+            "state": self.world.state,
+            "history": self.world.history,
+            "offline": None if options.offline is None else self.world.offline,
+        }
+        self._options = replace(options, **(given | self._changes))
+        self._origins = Origins(self._options.check_origin)
+        self._proxies = TrustedProxies(self._options.trusted_proxies)
+        node = build_node(
+            self._options,
+            FakeOutbound(),
+            clock=self.world.clock,
+            codec=CODEC,
+            logger=self._options.logger or self.logs,
+        )
+        return node, NoSockets()
+
+    @property
+    def _open(self) -> Server:
+        if self._server is None:
+            raise RuntimeError('the hub is not open: "async with TestHub(server) as th"')
+        return self._server
+
+    @property
+    def _node(self) -> Node:
+        return self._open.inside.node
+
+    # --- what a test asks
+
+    @property
+    def name(self) -> str:
+        """The id of its node."""
+        return self._options.node_id or ""
+
+    @property
+    def hub(self) -> Hub:
+        """The hub, as handlers have it by ``ctx.hub``."""
+        return self.world.asked(self._open.hub)
+
+    @property
+    def running(self) -> int:
+        """Handlers that are at work."""
+        return 0 if self._server is None else self._node.receiver.running
+
+    def now(self) -> datetime:
+        """The date and time, aware, in UTC."""
+        return self.world.clock.wall()
+
+    def advance(self, by: Seconds) -> asyncio.Task[None]:
+        """Let time pass: what is due happens in its order, each with all that it sets off.
+
+        It does so at the next await of the test; ``await th.advance(30)`` returns when it
+        has, and so does whatever of the kit is awaited next. The time is that of all hubs
+        of the cluster.
+        """
+        return self.world.advance(by)
+
+    async def settle(self) -> None:
+        """Return when all that can happen has happened."""
+        await self.world.settle()
+
+    # --- clients
+
+    async def connect(
+        self,
+        user: str | None = None,
+        *,
+        meta: ConnMeta | None = None,
+        token: str | None = None,
+        path: str = "/ws",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | None = None,
+        ip: str | None = "127.0.0.1",
+        session: bool = False,
+        **known: Any,
+    ) -> TestClient:
+        """Let a client in.
+
+        Who it is, is said here: by ``user`` and ``known`` (``roles``, ``tags``,
+        ``attributes``, ``device_id``, ``expires_at``: fields of ``ConnMeta``), or by
+        ``meta``. Without any of these the server's authenticator is asked, with
+        ``token`` as a bearer's. ``session`` negotiates one, as a client does that offers
+        a subprotocol.
+
+        Raises what the handshake was refused with (``Unauthorized``, ``Forbidden`` for
+        the origin, ``Overloaded``, ``ShuttingDown``, or what the authenticator raised),
+        and ``ConnectionClosed`` if an ``on_connect`` hook refused it; then it is the last
+        of ``clients``.
+        """
+        node = self._node
+        await self.world.passed()
+        if meta is None and (user is not None or known):
+            meta = ConnMeta(user_id=None if user is None else UserId(user), **known)
+        elif meta is not None and (user is not None or known):
+            raise ValueError("give meta, or its fields, not both")
+        if meta is not None and token is not None:
+            raise ValueError("a client is who you say, or who its token says, not both")
+        fields = Headers(headers or {})
+        if token is not None:
+            fields = Headers([*_pairs(fields), ("Authorization", f"Bearer {token}")])
+        handshake = Handshake(
+            path=path,
+            query=Fields(query or {}),
+            headers=fields,
+            cookies=cookies or {},
+            ip=self._proxies.client(ip, fields.all("X-Forwarded-For")),
+            subprotocols=(CODEC.subprotocol,) if session else (),
+        )
+        task = asyncio.ensure_future(self._let_in(node, handshake, meta, session=session))
+        await self.settle()
+        await asyncio.wait([task], timeout=HELD_UP)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+            raise AssertionError("the authenticator or an on_connect hook waits for something")
+        client = task.result()
+        await self.settle()
+        return client
+
+    async def _let_in(
+        self, node: Node, handshake: Handshake, meta: ConnMeta | None, *, session: bool
+    ) -> TestClient:
+        intake = node.intake
+        allowed = self._origins.allow(handshake.headers.all("Origin"), handshake)
+        if not (await allowed if inspect.isawaitable(allowed) else allowed):
+            raise Forbidden("this origin is not allowed")
+        reservation = intake.reserve(handshake.ip)
+        try:
+            if meta is None:
+                found = intake.authenticate(handshake)
+                meta = await found if inspect.isawaitable(found) else found
+            else:
+                meta = replace(meta, ip=meta.ip or handshake.ip)
+        except BaseException:
+            reservation.release()
+            raise
+        link = self._link()
+        client = TestClient(self, link, meta.user_id or f"client {len(self.clients) + 1}")
+        self.clients.append(client)
+        opened = await intake.open(link, meta, reservation, session=session)
+        client.welcomed(session=session)
+        if not opened:
+            assert client.closed is not None
+            raise ConnectionClosed(f"{client.label} was refused: {client.closed.reason}")
+        return client
+
+    def _link(self) -> FakeLink:
+        heartbeat = self._options.heartbeat or HeartbeatConfig()
+        return FakeLink(
+            self.world.clock,
+            self._node.intake,
+            queue=self._options.queue,
+            write_wait=seconds(heartbeat.write_wait, "write_wait"),
+            max_message_size=self._options.max_message_size,
+        )
+
+    def raised_by(self, message_id: str | None) -> BaseException | None:
+        """What the handler of a message raised unexpectedly; None if it did not."""
+        for _, event, fields in reversed(self.logs.entries):
+            if event == "handler_failed" and fields.get("message_id") == message_id:
+                error: BaseException | None = fields.get("exc_info")
+                return error
+        return None
+
+    def story(self) -> str:
+        """What the clients have got, and what went wrong: for the report of a test."""
+        return story(self.clients, self.logs)
+
+
+def _pairs(fields: Fields) -> Iterable[tuple[str, str]]:
+    return [(name, value) for name in fields for value in fields.all(name)]

@@ -1,0 +1,108 @@
+"""What the hubs of one test share: the time, the bus and the stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.history import MemoryHistory
+from eyewall.adapters.offline.memory import MemoryOffline
+from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.hub import Hub
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.testing.clock import FakeClock
+from eyewall.testing.rest import Pool, settle
+
+T = TypeVar("T")
+
+OUTSIDE = 0.5
+"""Real seconds that something outside (a database, a thread) has to answer while a hub is
+closed, before the fake time goes on to the deadline that such a wait has."""
+
+
+class World:
+    """Time, which passes when a test says so; and when all that can happen has happened."""
+
+    def __init__(self, at: datetime | None = None) -> None:
+        self.clock = FakeClock(at=at)
+        self.bus = MemoryPubSub()
+        self.state = MemoryState(clock=self.clock.now)
+        self.history = MemoryHistory()
+        self.offline = MemoryOffline(clock=self.clock.now)
+        self.pools: list[Pool] = []
+        """The threads of the hubs that are open."""
+        self.hubs = 0
+        """How many there have been."""
+        self._left = 0.0
+        self._passing: asyncio.Task[None] | None = None
+
+    def advance(self, by: Seconds) -> asyncio.Task[None]:
+        """Have time pass, from the next await on; what is returned ends with it."""
+        self._left += seconds(by, "advance")
+        if self._passing is None or self._passing.done():
+            self._passing = asyncio.get_running_loop().create_task(self._pass())
+        return self._passing
+
+    async def _pass(self) -> None:
+        while self._left:
+            by, self._left = self._left, 0.0
+            await self.clock.advance(by, self._rest)
+        await self._rest()
+
+    async def _rest(self) -> None:
+        await settle(self.pools)
+
+    async def settle(self) -> None:
+        """Return when the time that was to pass has passed, and all it set off is done."""
+        await self.passed()
+        await self._rest()
+
+    async def passed(self) -> None:
+        """Return when the time that was to pass has passed."""
+        if self._passing is not None:
+            passing = self._passing
+            await asyncio.shield(passing)
+            if passing is self._passing:
+                self._passing = None
+
+    async def end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``, moving time on where nothing else brings it to its end."""
+        task = asyncio.ensure_future(work)
+        await self.settle()
+        while not task.done():
+            await asyncio.wait([task], timeout=OUTSIDE)
+            if not task.done():
+                await self.clock.advance(1.0, self._rest)
+        await task
+
+    def asked(self, hub: Hub) -> Hub:
+        """Return ``hub``, whose coroutines begin when the time that was to pass before
+        they were called has passed."""
+        return cast("Hub", _Asked(hub, self))
+
+    def after(self, call: Awaitable[T]) -> Awaitable[T]:
+        """Await ``call`` after what is to pass now."""
+        passing = self._passing
+        return call if passing is None or passing.done() else _later(passing, call)
+
+
+class _Asked:
+    """A hub as a test calls it."""
+
+    def __init__(self, hub: Hub, world: World) -> None:
+        self._hub = hub
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._hub, name)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+        return lambda *args, **kwargs: self._world.after(found(*args, **kwargs))
+
+
+async def _later(passing: asyncio.Task[None], call: Awaitable[T]) -> T:
+    await asyncio.shield(passing)
+    return await call
