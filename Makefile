@@ -42,7 +42,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.test
-	$(BIN)/mypy --strict -p eyewall
+	$(BIN)/mypy --strict -p eyewall -m eyewall_pytest
 	$(BIN)/mypy --strict examples
 
 contracts: $(VENV)/.test

@@ -41,7 +41,7 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(
             ROOT / layer, source / layer, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
-    for path in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
         shutil.copy(path, source)
     # Without isolation nothing is fetched; it takes a setuptools that is new enough.
     here = int(version("setuptools").partition(".")[0]) >= BUILD_NEEDS
@@ -71,6 +71,7 @@ def test_it_has_every_source_file_and_nothing_else(wheel):
         for path in (ROOT / layer).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    expected |= {path.name for path in ROOT.glob("*.py")}
     found = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("eyewall-")}
 
     assert found == expected
@@ -93,6 +94,21 @@ def test_what_is_installed_can_be_imported(installed):
 
     assert Path(place).parent == installed / "eyewall"
     assert module == "eyewall.server"
+
+
+def test_pytest_finds_the_test_kit(installed, tmp_path):
+    """By the entry point, without anybody naming the plug-in."""
+    (tmp_path / "test_it.py").write_text(
+        "from eyewall import Server\n"
+        "async def test_it(test_hub):\n"
+        "    async with test_hub(Server()) as th:\n"
+        "        await th.connect(user='ada')\n"
+    )
+    pytest_run = ("-m", "pytest", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
+
+    said = run(sys.executable, *pytest_run, cwd=tmp_path, PYTHONPATH=str(installed))
+
+    assert "1 passed" in said
 
 
 def test_the_chat_s_page_is_there(installed):
