@@ -221,7 +221,7 @@ class TestClient:
         return found
 
     def _take(self, one: Envelope | str | bytes) -> None:
-        # By identity: equal messages may have come twice.
+        # By identity: to compare them would decode what nobody has asked for.
         place = next(n for n, found in enumerate(self.due) if found is one)
         del self.due[place]
         self.taken.append(one)

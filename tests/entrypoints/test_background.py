@@ -148,3 +148,21 @@ async def test_call_waits_for_what_an_async_function_does():
     await call(lambda: order.append("plain"))
 
     assert order == ["slow", "plain"]
+
+
+async def test_what_waits_with_one_can_be_taken_over_but_for_coroutines(background, logger):
+    """A function runs each time; a coroutine only once, and stays where it was given."""
+    ran, other = [], Background(logger)
+
+    async def work(name):
+        ran.append(name)
+
+    background.add(partial(work, "function"))
+    background.add(work("coroutine"))
+    other.adopt(background)
+    for owner in (other, background):
+        owner.open()
+        owner.start()
+        await settle()
+
+    assert ran == ["function", "function", "coroutine"]
