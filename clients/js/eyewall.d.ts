@@ -1,0 +1,247 @@
+/** Any JSON value. */
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+
+/** A place in the stream of a room that keeps history. */
+export interface Position {
+  epoch: string;
+  offset: number;
+}
+
+/** What travels: the fields of the wire protocol. */
+export interface Message<T = any> {
+  id?: string;
+  ref?: string;
+  topic: string;
+  event: string;
+  namespace?: string;
+  version?: string;
+  data: T;
+  headers?: Record<string, string>;
+  ack?: boolean;
+  stream?: Position & { room: string };
+}
+
+/**
+ * - `connecting`: on its way; after a cut also while what was missed comes in
+ * - `open`: all is well
+ * - `waiting`: the connection was lost, and will be tried again
+ * - `closed`: not connected yet, or ended for good
+ */
+export type State = "connecting" | "open" | "waiting" | "closed";
+
+/** What there is to know about a state. */
+export interface StateInfo {
+  /** `waiting`: seconds until the next try. */
+  delay?: number;
+  /** `waiting`: when that is, in milliseconds as of `Date.now()`. */
+  at?: number;
+  /** `waiting`: whether the hub has named the delay; only `connect()` then shortens it. */
+  asked?: boolean;
+  /** `waiting`, `closed`: the close code; 1006 where there was none. */
+  code?: number;
+  /** `waiting`, `closed`: what the hub gave as its reason. */
+  reason?: string;
+  /** `connecting`, `open`: the hub is about to close, and wants us back after so many seconds. */
+  draining?: number;
+}
+
+/** Why a room has to be loaded again. */
+export interface Lost {
+  /** Where its stream stands now; absent if it keeps no history. */
+  epoch?: string;
+  offset?: number;
+  /** Why this client is not in the room any more; absent if it is. */
+  code?: string;
+}
+
+export type Handler<T = any> = (message: Message<T>) => unknown;
+
+/** A token, or one with its end, as token endpoints answer. Seconds; ISO 8601 or milliseconds. */
+export type Token =
+  | string
+  | null
+  | {
+      token: string;
+      expiresIn?: number;
+      expires_in?: number;
+      expiresAt?: string | number | Date;
+      expires_at?: string | number | Date;
+    };
+
+export interface Options {
+  /** Who we are: a token, or what is called for one; it then renews the token before its end. */
+  token?: string | null | (() => Token | Promise<Token>);
+  /** How many messages may wait for the connection. Default 256. */
+  outbox?: number;
+  /** The WebSocket to use, where there is no global one (Node 20). */
+  WebSocket?: unknown;
+}
+
+export interface SendOptions {
+  /** Default `message`. */
+  event?: string;
+  headers?: Record<string, string>;
+  namespace?: string;
+  version?: string;
+}
+
+export interface CallOptions {
+  /** Seconds until `ack_timeout`, cuts included; `Infinity` waits for ever. Default 5. */
+  timeout?: number;
+  /** Takes the request back; it then rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+export interface RequestOptions extends SendOptions, CallOptions {
+  /** Within a session, the hub handles a repeated id once. */
+  id?: string;
+}
+
+/** The data of an ack: what the handler returned stands beside these. */
+export type Answer<T = {}> = { message_id: string; status: "ok" } & T;
+
+export interface Joined extends Partial<Position> {
+  room: string;
+  role: string;
+  members: number;
+}
+
+export interface Published extends Partial<Position> {
+  room: string;
+  delivered: number;
+}
+
+export interface Member {
+  user_id: string | null;
+  role: string;
+  connections: number;
+}
+
+export interface Presence {
+  online: boolean;
+  connections: number;
+  last_seen: string | null;
+}
+
+/**
+ * Start a client. It can be used at once: what is sent before it is connected waits.
+ *
+ * @param url of the hub's socket; relative to the page where there is one
+ */
+export function connect(url: string | URL, options?: Options): Client;
+
+export class Client {
+  constructor(url: string | URL, options?: Options);
+
+  /** Who the hub says that we are; null before it has, or for nobody. */
+  userId: string | null;
+  /** This connection's id; another one after each cut. */
+  connId: string | null;
+  readonly state: State;
+
+  /** Connect now: the first time, after the end, or instead of waiting any longer. */
+  connect(): void;
+  /** Leave for good. What was not answered rejects with `connection_closed`. */
+  close(): void;
+  /** Resolves when the connection is open; rejects when it has ended for good. */
+  ready(): Promise<Client>;
+
+  /**
+   * Listen to a topic, to all that begins with `prefix:` (`prefix:*`), or to all (`*`, without
+   * `system:`). A message that asks for an ack gets it when all its handlers are done: with
+   * what the first of them returned as `result`, or a nack with the error that one threw.
+   *
+   * @returns a function that ends it
+   */
+  on<T = any>(topic: string, handler: Handler<T>): () => void;
+  off(topic: string, handler: Handler): void;
+  /** @returns a function that ends it, as of all three */
+  onState(callback: (state: State, info: StateInfo) => void): () => void;
+  /** Messages of a room may be missing: load it again. */
+  onLost(callback: (room: string, lost: Lost) => void): () => void;
+  /** What nobody waits for: a handler that threw, a `send` that was refused, a failed token. */
+  onError(callback: (error: unknown) => void): () => void;
+
+  /** Send without an answer. Throws `overloaded` when the outbox is full. */
+  send(topic: string, data?: unknown, options?: SendOptions): void;
+  /** Ask; a cut does not end it. Rejects with an `EyewallError`. */
+  request<T = Record<string, any>>(
+    topic: string,
+    data?: unknown,
+    options?: RequestOptions,
+  ): Promise<Answer<T>>;
+
+  join(room: string, options?: CallOptions): Promise<Answer<Joined>>;
+  leave(room: string, options?: CallOptions): Promise<Answer<{ room: string }>>;
+  publish(
+    room: string,
+    data?: unknown,
+    options?: CallOptions & { event?: string },
+  ): Promise<Answer<Published>>;
+  members(
+    room: string,
+    options?: CallOptions & { limit?: number; cursor?: string },
+  ): Promise<Answer<{ members: Member[]; cursor?: string }>>;
+  presence(
+    whom: string[] | { room: string },
+    options?: CallOptions,
+  ): Promise<Answer<{ users: Record<string, Presence> }>>;
+  /** Tell the others that one is typing; the hub takes it back after `ttl` seconds. */
+  typing(room: string, typing?: boolean, options?: CallOptions & { ttl?: number }): Promise<Answer>;
+  history(
+    room: string,
+    options?: CallOptions & { since?: Position; limit?: number },
+  ): Promise<Answer<Position & { messages: Message[] }>>;
+}
+
+/** A refusal, or what could not be done. */
+export class EyewallError extends Error {
+  constructor(code: string, text?: string, data?: Record<string, any>);
+  /**
+   * The protocol's code, or one of the client: `ack_timeout` (no answer came),
+   * `connection_closed`, `overloaded` (too much waits), `message_too_big`.
+   */
+  code: string;
+  /** With `validation`: the messages by field. */
+  fields?: Record<string, string[]>;
+  /** With `rate_limited` and `overloaded`: seconds. */
+  retryAfter?: number;
+  data: Record<string, any>;
+}
+
+/** Whether a hub wants a client back after it closed with this code. */
+export function comesBack(code: number): boolean;
+/** Exponential back-off with full jitter, in seconds; attempts count from 0. */
+export function backoff(attempt: number, random?: () => number): number;
+/** Whether a subscription takes a topic. */
+export function matches(pattern: string, topic: string): boolean;
+/** An id that nobody can guess. */
+export function newId(): string;
+
+/** @internal */
+export class Recent<K = any, V = any> {
+  constructor(bound: number);
+  get(key: K): V | undefined;
+  add(key: K, value: V): void;
+}
+
+/** @internal */
+export class Outbox {
+  constructor(bound: number);
+  readonly size: number;
+  add(text: string, key?: unknown): void;
+  remove(key: unknown): void;
+  take(): { text: string; key: any }[];
+}
+
+/** @internal */
+export class Positions {
+  readonly rooms: string[];
+  has(room: string): boolean;
+  get(room: string): Position | null;
+  set(room: string, place?: Partial<Position>): void;
+  forget(room: string): void;
+  ask(rooms?: string[]): Record<string, Partial<Position>>;
+  take(stream: Position & { room: string }): "next" | "first" | "changed" | "repeat" | "gap";
+  join(room: string, now: Partial<Position>): "here" | "gap" | "changed";
+}
