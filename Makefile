@@ -87,7 +87,7 @@ $(VENV)/.made:
 # or went, or when the tree is gone, but not when a file was changed.
 $(VENV)/.files: FORCE $(VENV)/.made
 	@ls -d build/__editable__.* >/dev/null 2>&1 || rm -f $@
-	@find $(LAYERS) -type f ! -path '*/__pycache__/*' | LC_ALL=C sort > $@.now
+	@find $(LAYERS) clients -type f ! -path '*/__pycache__/*' | LC_ALL=C sort > $@.now
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 
 $(VENV)/.serve: $(VENV)/.files pyproject.toml constraints.txt

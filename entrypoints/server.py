@@ -28,6 +28,7 @@ from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, State
 from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Front, Options, assemble
 from eyewall.background import Background, call
+from eyewall.browser import client_routes
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.outbox import QueueConfig
@@ -203,7 +204,8 @@ class Server(Registry):
             raise asyncio.CancelledError  # which a hook has swallowed
         if self._listener is not None:
             render = getattr(self._metrics, "render", None)
-            rules = [*self.routes(), *ops_routes(self._not_ready, render), *pages]
+            ops = ops_routes(self._not_ready, render)
+            rules = [*self.routes(), *client_routes(), *ops, *pages]
             self._listener.serve(rules, self._handshake_timeout)
             self.logger.info("listening", url=self.url, node_id=self.hub.node_id)
         self._background.start()

@@ -16,6 +16,7 @@ from eyewall.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("domain", "application", "adapters", "entrypoints")
+JAVASCRIPT = {"eyewall.js", "eyewall.d.ts"}  # of clients/js: what the hub serves, and its types
 BUILD_NEEDS = 77  # setuptools, as in pyproject.toml
 
 
@@ -37,7 +38,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 def wheel(tmp_path_factory) -> Path:
     """Built from a copy: a build folder left by an earlier one would go into it."""
     source = tmp_path_factory.mktemp("source")
-    for layer in LAYERS:
+    for layer in (*LAYERS, "clients"):
         shutil.copytree(
             ROOT / layer, source / layer, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
@@ -72,6 +73,7 @@ def test_it_has_every_source_file_and_nothing_else(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     expected |= {path.name for path in ROOT.glob("*.py")}
+    expected |= {f"eyewall/javascript/{name}" for name in JAVASCRIPT}
     found = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("eyewall-")}
 
     assert found == expected
@@ -116,6 +118,26 @@ def test_the_chat_s_page_is_there(installed):
 
     assert (static / "index.html").is_file()
     assert any(static.glob("*.js"))
+
+
+def test_the_javascript_client_is_there_and_is_served(installed):
+    script = """
+import asyncio, urllib.request
+from eyewall import Server
+
+async def main():
+    server = Server()
+    await server.start(port=0)
+    url = f"http://127.0.0.1:{server.port}/eyewall.js"
+    print((await asyncio.to_thread(urllib.request.urlopen, url)).read().decode())
+    await server.shutdown(1)
+
+asyncio.run(main())
+"""
+
+    served = run(sys.executable, "-c", script, cwd=installed, PYTHONPATH=str(installed))
+
+    assert served.strip() == (ROOT / "clients" / "js" / "eyewall.js").read_text().strip()
 
 
 def test_the_command_is_there(installed):

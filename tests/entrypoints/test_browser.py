@@ -1,0 +1,70 @@
+"""The JavaScript client over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from eyewall import Server
+from eyewall.browser import client_routes
+
+SOURCE = Path(__file__).parents[2] / "clients" / "js" / "eyewall.js"
+
+
+@pytest.fixture
+async def get() -> AsyncIterator:
+    """Asks a server that listens itself."""
+    server = Server()
+    await server.start(port=0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+        yield session.get
+    await server.shutdown(1)
+
+
+async def test_a_server_serves_its_client_as_a_module(get):
+    async with get("/eyewall.js") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert await response.read() == SOURCE.read_bytes()
+
+
+async def test_it_is_sent_again_only_when_it_has_changed(get):
+    async with get("/eyewall.js") as first:
+        assert first.headers["Cache-Control"] == "no-cache"
+        tag = first.headers["ETag"]
+
+    async with get("/eyewall.js", headers={"If-None-Match": tag}) as second:
+        assert second.status == 304
+    async with get("/eyewall.js", headers={"If-None-Match": '"old"'}) as third:
+        assert third.status == 200
+
+
+async def test_pages_of_other_origins_may_load_it(get):
+    async with get("/eyewall.js", headers={"Origin": "https://shop.example"}) as response:
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/eyewall_js", "/eyewall.d.ts", "/package.json"])
+async def test_nothing_else_of_it_is_served(get, path):
+    async with get(path) as response:
+        assert response.status == 404
+
+
+async def test_an_application_that_is_there_already_serves_it_where_it_likes():
+    sockets = bind_sockets(0, "127.0.0.1")
+    routes = [*Server().routes("/ws"), *client_routes("/static/eyewall.js")]
+    http = HTTPServer(Application(routes))
+    http.add_sockets(sockets)
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/static/eyewall.js"
+    async with aiohttp.ClientSession() as session, session.head(url) as response:
+        assert response.status == 200
+        assert int(response.headers["Content-Length"]) == SOURCE.stat().st_size
+    http.stop()
+    await http.close_all_connections()
