@@ -7,6 +7,8 @@ from typing import Any
 
 from tornado.web import StaticFileHandler
 
+from eyewall.browser import client_routes
+
 # Resolved, because in an editable install the files are links, which Tornado would not follow.
 STATIC = Path(__file__).resolve().parent / "static"
 
@@ -33,7 +35,10 @@ class Page(StaticFileHandler):
         self.set_header("Cache-Control", "no-cache")
 
 
-def pages() -> list[tuple[str, type[Page], dict[str, Any]]]:
-    """Return Tornado's routes for the page: the index at ``/``, its files beside it."""
+def pages() -> list[Any]:
+    """Return Tornado's routes for the page: the index at ``/``, its files beside it.
+
+    One of them is the JavaScript client, which the page speaks through.
+    """
     files = {"path": str(STATIC), "default_filename": "index.html"}
-    return [(r"/((?:[a-z]+\.(?:css|js|svg))?)", Page, files)]
+    return [*client_routes(), (r"/((?:[a-z]+\.(?:css|js|svg))?)", Page, files)]

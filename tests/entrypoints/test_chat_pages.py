@@ -41,6 +41,15 @@ async def test_its_files_stand_beside_it(get, name):
         assert kinds[name.rpartition(".")[2]] in response.content_type
 
 
+async def test_the_client_that_it_speaks_through_stands_there_too(get):
+    """There is one implementation of the protocol in JavaScript, and the page has none."""
+    async with get("/eyewall.js") as response:
+        assert response.status == 200
+    texts = [path.read_text() for path in STATIC.glob("*.js")]
+    assert any('from "./eyewall.js"' in text for text in texts)
+    assert not any("WebSocket(" in text for text in texts)
+
+
 async def test_the_page_may_load_and_reach_its_own_server_only(get):
     async with get("/") as response:
         policy = response.headers["Content-Security-Policy"].split("; ")

@@ -1,6 +1,6 @@
 /** The chat: what the connection brings, what people do, and what the page knows of both. */
 
-import { Connection } from "./connection.js";
+import { Client } from "./eyewall.js";
 import { Conversation, clock, keyOf } from "./conversation.js";
 import { Letters } from "./letters.js";
 import { closePanels } from "./panels.js";
@@ -20,8 +20,10 @@ const tidy = (name) => name.trim().replace(/\s+/gu, " ");
 export const chat = {
   me: "",
   lobby: "general",
-  /** @type {Connection | null} */
-  connection: null,
+  /** @type {Client | null} */
+  client: null,
+  /** The client's state, or `draining`, with what it says of it. */
+  state: { name: "closed" },
   /** @type {Map<string, Conversation>} */
   conversations: new Map(),
   /** @type {Conversation | null} */
@@ -74,24 +76,27 @@ $("enter").addEventListener("submit", (event) => {
 });
 
 function knock(name) {
-  chat.connection?.stop();
+  chat.client?.close();
   // Where tokens are asked for, the page was opened with one: ?token=...
   const url = new URL(`/ws${location.search}`, location.href);
-  url.protocol = url.protocol.replace("http", "ws");
   url.searchParams.set("name", name);
-  chat.connection = new Connection(url, { state: onState, message: onMessage });
-  letters.connection = chat.connection;
-  chat.connection.start();
+  const client = new Client(url);
+  chat.client = client;
+  letters.client = client;
+  client.onState(onState);
+  client.on("*", onMessage);
+  client.on("system:kicked", ({ data }) => onKicked(data));
+  client.connect();
 }
 
 /** A browser does not tell why a WebSocket was refused: look whether the server is there. */
 async function explainDoor(asked, state) {
-  if (state.name === "stopped" && state.code !== 1000) {
+  if (state.name === "closed" && state.code !== 1000) {
     $("door-note").textContent = `The door stays closed: ${view.reasonOf(state)}.`;
   }
-  if (state.name !== "offline") return;
+  if (state.name !== "waiting") return;
   const alive = await fetch("/", { method: "HEAD", cache: "no-store" }).then(({ ok }) => ok, () => false);
-  if (asked !== chat.connection || chat.current) return;
+  if (asked !== chat.client || chat.current) return;
   $("door-note").textContent = alive
     ? "The server is there, but does not let you in: it may not take this name, ask for a token, or be full. " +
       "Trying again…"
@@ -99,7 +104,7 @@ async function explainDoor(asked, state) {
 }
 
 function comeIn() {
-  chat.me = chat.connection.userId ?? "";
+  chat.me = chat.client.userId ?? "";
   $("door").hidden = true;
   $("house").hidden = false;
   $("me").textContent = chat.me;
@@ -109,23 +114,27 @@ function comeIn() {
 }
 
 $("leave-house").addEventListener("click", () => {
-  chat.connection.stop();
+  chat.client.close();
   sessionStorage.removeItem("eyewall");
   location.reload();
 });
 
 // --- the connection
 
-function onState(state) {
+function onState(name, info) {
+  const isDraining = name === "open" && info.draining !== undefined;
+  const state = { ...info, name: isDraining ? "draining" : name };
+  chat.state = state;
+  letters.online = state.name === "open";
   document.body.dataset.state = state.name;
-  document.body.style.setProperty("--wait", `${state.wait ?? 1}s`);
-  if (state.name === "online" && !chat.current) comeIn();
+  document.body.style.setProperty("--wait", `${state.delay ?? 1}s`);
+  if (state.name === "open" && !chat.current) comeIn();
   if (!chat.current) {
-    explainDoor(chat.connection, state);
+    explainDoor(chat.client, state);
     return;
   }
-  if (state.name === "online") arrive();
-  if (state.name === "offline" || state.name === "stopped") depart();
+  if (state.name === "open") arrive();
+  if (state.name === "waiting" || state.name === "closed") depart();
   view.showState(state);
   view.showTalk(chat);
 }
@@ -145,6 +154,7 @@ function depart() {
   lostAt ??= Date.now();
   for (const talk of chat.conversations.values()) {
     talk.joined = false;
+    letters.interrupt(talk);
     for (const name of talk.typists) talk.stopped(name);
   }
 }
@@ -152,15 +162,18 @@ function depart() {
 /** Join a room, making it if it is gone; `since` is when the connection was lost. */
 async function enter(room, since = null) {
   const first = !room.people.size;
-  const { connection } = chat;
+  const { client } = chat;
+  const turn = {};
+  room.entering = turn; // who comes back after a cut enters anew
   try {
-    await connection.request("chat:create", { room: room.id });
-    await connection.request("system:join", { room: room.id });
-    const { members, cursor } = await connection.request("system:members", { room: room.id, limit: PEOPLE });
+    await client.request("chat:create", { room: room.id });
+    await client.join(room.id);
+    const { members, cursor } = await client.members(room.id, { limit: PEOPLE });
+    if (room.entering !== turn || !letters.online) return;
     room.joined = true;
     room.setPeople(members, { more: Boolean(cursor) });
   } catch (error) {
-    if (error.code !== "lost" && error.code !== "offline") {
+    if (room.entering === turn && letters.online) {
       room.notice(`You can't join this room: ${error.message}.`, "gap");
     }
     return;
@@ -178,13 +191,13 @@ function duration(milliseconds) {
 }
 
 $("reconnect").addEventListener("click", () => {
-  chat.connection.start();
+  chat.client.connect();
   $("text").focus();
 });
 
 /** Ask for something that nobody misses if it fails. */
-function quietly(topic, data) {
-  return chat.connection.request(topic, data).catch(() => null);
+function quietly(topic, data, options) {
+  return chat.client.request(topic, data, options).catch(() => null);
 }
 
 // --- what comes in
@@ -193,7 +206,6 @@ function onMessage({ topic, event, data }) {
   if (topic === "chat:said") onSaid(data);
   else if (topic === "chat:rooms") setRooms(data.rooms);
   else if (topic === "chat:private") onPrivate(data);
-  else if (topic === "system:kicked") onKicked(data);
   else if (topic.startsWith("room:")) onRoom(topic.slice("room:".length), event, data);
 }
 
@@ -220,6 +232,7 @@ function onPrivate(data) {
 
 function receive(talk, message) {
   const mine = message.from === chat.me;
+  if (talk.has(message)) return;
   const letter = mine && talk.letters.find(({ id }) => id === message.id);
   if (letter) {
     talk.confirm(letter, message);
@@ -298,7 +311,7 @@ $("create").addEventListener("submit", async (event) => {
   $("create-note").textContent = fits ? "" : BAD_NAME;
   if (!fits) return;
   try {
-    const { room } = await chat.connection.request("chat:create", { room: name });
+    const { room } = await chat.client.request("chat:create", { room: name });
     $("room").value = "";
     openRoom(room);
   } catch (error) {
@@ -308,7 +321,7 @@ $("create").addEventListener("submit", async (event) => {
 
 function openRoom(id) {
   const room = conversation("room", id);
-  if (!room.joined && chat.connection.online) enter(room);
+  if (!room.joined && letters.online) enter(room);
   show(room);
 }
 
@@ -323,7 +336,8 @@ $("leave-room").addEventListener("click", () => {
     room.notice("Not all of your messages here are confirmed. Send them or take them back first.", "gap");
     return;
   }
-  quietly("system:leave", { room: room.id });
+  // However long it takes: until then the client would take us back into it.
+  quietly("system:leave", { room: room.id }, { timeout: Infinity });
   chat.conversations.delete(room.key);
   show(conversation("room", chat.lobby));
 });
@@ -347,7 +361,7 @@ function forgetOne() {
 
 async function watchPresence() {
   const users = all("private").map(({ id }) => id);
-  if (!users.length || !chat.connection?.online) return;
+  if (!users.length || !letters.online) return;
   const answer = await quietly("system:presence", { users });
   if (!answer) return;
   chat.online = new Set(users.filter((user) => answer.users[user]?.online));
@@ -401,7 +415,7 @@ window.addEventListener("beforeunload", (event) => {
   if ([...chat.conversations.values()].some((talk) => talk.letters.length)) event.preventDefault();
 });
 
-setInterval(() => view.showCountdown(chat.connection?.state), 250);
+setInterval(() => view.showCountdown(chat.state), 250);
 setInterval(watchPresence, PRESENCE_EVERY);
 
 if (memory.name) {

@@ -41,8 +41,8 @@ export function clock(time) {
 export class Letter {
   /** @type {"waiting" | "sending" | "failed" | "unknown"} */
   state = "waiting";
-  /** Whether it has been on the wire, so that it may have arrived. */
-  inDoubt = false;
+  /** @type {AbortController | null} what takes it back, while the client has it */
+  sent = null;
 
   constructor(id, text) {
     this.id = id;
@@ -78,7 +78,10 @@ export class Conversation {
   draft = "";
   /** A room only: whether the hub has let us in over this connection. */
   joined = false;
+  /** A room only: the newest attempt to get into it. */
+  entering = null;
 
+  #said = new Set(); // who said it and its id, of the newest messages
   #typing = new Map(); // name -> timer
   #comings = null; // the notice about who came and left, while it is the last line
   #last = null; // {from, at} of the last line, if it is a message
@@ -100,8 +103,18 @@ export class Conversation {
 
   // --- what was said
 
-  /** @param {{id: string, from: string, text: string, at: string}} message */
-  add({ from, text, at }, mark = "") {
+  /**
+   * Whether this was said already. A message that was resent after a cut may come twice from
+   * a hub that was started anew; an id counts for its author only.
+   */
+  has({ id, from }) {
+    return Boolean(id) && this.#said.has(`${id} ${from}`);
+  }
+
+  /** @param {{id: string | null, from: string, text: string, at: string}} message */
+  add({ id, from, text, at }, mark = "") {
+    this.#said.add(`${id} ${from}`);
+    if (this.#said.size > KEPT) this.#said.delete(this.#said.values().next().value);
     const when = new Date(at).getTime();
     const follows = this.#last?.from === from && when - this.#last.at < TOGETHER;
     const who = el("bdi", { className: "who", textContent: from });
@@ -162,7 +175,7 @@ export class Conversation {
   confirm(letter, { at = new Date().toISOString(), mark = "" } = {}) {
     if (!this.letters.includes(letter)) return;
     this.take(letter);
-    this.add({ from: this.me, text: letter.text, at }, mark);
+    this.add({ id: letter.id, from: this.me, text: letter.text, at }, mark);
   }
 
   // --- who is there

@@ -3,20 +3,23 @@
  *
  * A message of ours is a letter until the hub has confirmed it. While there is no
  * connection it waits, and goes out by itself when there is one. One that was on the
- * wire when the connection broke is sent again under its id, if the hub has given us
- * our session back: it then handles the id once. Otherwise nobody can know, and the
- * writer decides.
+ * wire when the connection broke is sent again by the client under its id, so that the
+ * hub handles it once. When no answer comes at all nobody can know, and the writer
+ * decides.
  */
 
-import { newId } from "./connection.js";
 import { Letter } from "./conversation.js";
+import { newId } from "./eyewall.js";
 
 const MOST = 100; // letters of one conversation that may wait
+const ANSWER = 60; // seconds, cuts included; the hub keeps the session of a client for longer
 
 export class Letters {
   #edit;
-  /** @type {import("./connection.js").Connection | null} */
-  connection = null;
+  /** @type {import("./eyewall.js").Client | null} */
+  client = null;
+  /** Whether there is a connection that takes something on. */
+  online = false;
 
   /** @param {(talk, text: string) => void} edit puts the text of a letter back into the field */
   constructor(edit) {
@@ -25,7 +28,7 @@ export class Letters {
 
   /** Whether what is sent now would leave now. */
   ready(talk) {
-    return Boolean(this.connection?.online) && (talk.kind === "private" || talk.joined);
+    return this.online && (talk.kind === "private" || talk.joined);
   }
 
   /** Write a letter; false if too many are waiting already. */
@@ -37,29 +40,43 @@ export class Letters {
     return true;
   }
 
+  /** The connection is gone: what was on the wire has to wait, too. */
+  interrupt(talk) {
+    for (const letter of talk.letters.filter(({ state }) => state === "sending")) {
+      this.#wait(talk, letter, "Not confirmed when the connection broke.");
+    }
+  }
+
   /** The connection is back: send what has waited, in the order in which it was written. */
   flush(talk) {
     for (const letter of talk.letters.filter(({ state }) => state === "waiting")) {
-      if (letter.inDoubt && !this.connection.resumed) this.#doubt(talk, letter);
+      if (letter.sent) letter.become("sending", ""); // the client has seen to it
       else this.#send(talk, letter);
     }
   }
 
   async #send(talk, letter) {
     if (!this.ready(talk)) {
-      letter.become("waiting", "Waits for the connection.", [this.#takeBack(talk, letter)]);
+      this.#wait(talk, letter, "Waits for the connection.");
       return;
     }
     letter.become("sending", "");
+    letter.sent = new AbortController();
+    const { signal } = letter.sent;
     const [topic, data] =
       talk.kind === "room"
         ? ["chat:say", { room: talk.id, text: letter.text }]
         : ["chat:private", { to: talk.id, text: letter.text }];
     try {
-      this.#settle(talk, letter, await this.connection.request(topic, data, { id: letter.id }));
+      const answer = await this.client.request(topic, data, { id: letter.id, timeout: ANSWER, signal });
+      this.#settle(talk, letter, answer);
     } catch (error) {
-      this.#returned(talk, letter, error);
+      if (!signal.aborted) this.#returned(talk, letter, error);
     }
+  }
+
+  #wait(talk, letter, why) {
+    letter.become("waiting", why, [this.#takeBack(talk, letter)]);
   }
 
   #settle(talk, letter, { delivered, online }) {
@@ -71,23 +88,15 @@ export class Letters {
   }
 
   #returned(talk, letter, error) {
-    if (error.code === "lost") {
-      letter.inDoubt = true;
-      letter.become("waiting", "Not confirmed when the connection broke.", [this.#takeBack(talk, letter)]);
-    } else if (error.code === "timeout") {
-      this.#doubt(talk, letter);
-    } else if (error.code === "offline" || this.connection.state.name === "draining") {
-      letter.become("waiting", "Waits for the connection.", [this.#takeBack(talk, letter)]);
+    if (error.code === "ack_timeout" || error.code === "connection_closed") {
+      this.#fail(talk, letter, "unknown", "Not confirmed: it may have arrived or not.");
     } else {
       this.#fail(talk, letter, "failed", `Not sent: ${error.message}.`);
     }
   }
 
-  #doubt(talk, letter) {
-    this.#fail(talk, letter, "unknown", "Not confirmed: it may have arrived or not.");
-  }
-
   #fail(talk, letter, state, why) {
+    letter.sent = null;
     letter.become(state, why, [
       ["Send again", () => this.#sendAgain(talk, letter)],
       this.#takeBack(talk, letter),
@@ -104,6 +113,7 @@ export class Letters {
 
   #takeBack(talk, letter) {
     const takeBack = () => {
+      letter.sent?.abort();
       talk.take(letter);
       this.#edit(talk, letter.text);
     };

@@ -11,10 +11,10 @@ const MOST = 200; // people that the list shows
 
 const STATES = {
   connecting: ["Connecting", "Connecting…"],
-  online: ["Online", ""],
+  open: ["Online", ""],
   draining: ["Restarting", "The server is about to restart. You will be back soon; what you write waits."],
-  offline: ["Offline", "The connection is lost. What you write waits until it is back."],
-  stopped: ["Disconnected", "You are disconnected"],
+  waiting: ["Offline", "The connection is lost. What you write waits until it is back."],
+  closed: ["Disconnected", "You are disconnected"],
 };
 
 /** Why the hub does not want a client back, in words. */
@@ -29,21 +29,21 @@ export const reasonOf = ({ reason, code }) => REASONS[reason] || reason || `code
 
 // --- the connection
 
-/** @param {import("./connection.js").State} state */
+/** @param {Chat["state"]} state */
 export function showState(state) {
   const [word, line] = STATES[state.name];
-  const text = state.name === "stopped" ? `${line}: ${reasonOf(state)}.` : line;
+  const text = state.name === "closed" ? `${line}: ${reasonOf(state)}.` : line;
   $("state-word").textContent = word;
-  $("banner").hidden = state.name === "online";
+  $("banner").hidden = state.name === "open";
   $("banner-text").textContent = text;
-  $("reconnect").hidden = !["offline", "stopped"].includes(state.name);
-  $("reconnect").textContent = state.name === "stopped" ? "Reconnect" : "Try now";
+  $("reconnect").hidden = !["waiting", "closed"].includes(state.name);
+  $("reconnect").textContent = state.name === "closed" ? "Reconnect" : "Try now";
   tell(text || "Online.");
   showCountdown(state);
 }
 
-export function showCountdown({ name, retryAt } = {}) {
-  const left = name === "offline" ? Math.max(1, Math.ceil((retryAt - Date.now()) / 1000)) : 0;
+export function showCountdown({ name, at }) {
+  const left = name === "waiting" ? Math.max(1, Math.ceil((at - Date.now()) / 1000)) : 0;
   $("countdown").textContent = left ? `Next try in ${left} s.` : "";
 }
 
@@ -66,8 +66,8 @@ export function showTalk(chat) {
   showPeople(chat);
 }
 
-function subtitle({ connection, current, listed, online }) {
-  if (!connection.online) return STATES[connection.state.name][0];
+function subtitle({ state, current, listed, online }) {
+  if (state.name !== "open") return STATES[state.name][0];
   if (current.kind === "private") return `In private, ${online.has(current.id) ? "online" : "not here"}`;
   return current.joined ? plural(countOf(current, listed), "person", "people") : "You are not in this room";
 }
