@@ -545,7 +545,8 @@ export class Client {
     link.socket = socket;
     socket.onmessage = ({ data }) => link === this.#link && this.#receive(link, data);
     socket.onclose = ({ code, reason }) => this.#closed(link, code, reason);
-    socket.onerror = () => {}; // its close follows, and says as much
+    // Node's own says nothing more of a handshake that failed; elsewhere its close follows.
+    socket.onerror = () => link.welcome === null && this.#giveUp(link);
   }
 
   /** Give up a link that has stayed silent for too long on its way to being open. */
@@ -559,7 +560,7 @@ export class Client {
     link.welcome = welcome;
     this.userId = welcome.user_id;
     this.connId = welcome.conn_id;
-    if (this.#session !== null && !(await this.#resumeAll(link))) return;
+    if (this.#session !== null) await this.#resumeAll(link);
     if (link === this.#link) this.#open(link);
   }
 
@@ -596,6 +597,7 @@ export class Client {
   }
 
   #giveUp(link) {
+    if (link !== this.#link) return;
     this.#closed(link, 1006, "");
     link.socket?.close(); // which may take minutes: nobody waits for it
   }
@@ -616,14 +618,12 @@ export class Client {
     this.#become("waiting", { delay, at, asked: this.#asked, code, reason });
   }
 
-  /** Let go of the link, its timers, and what the client itself has asked there. */
+  /** Let go of the link; what the client itself has asked there, nobody waits for any more. */
   #release() {
     clearTimeout(this.#retry);
     const link = this.#link;
     this.#link = null;
-    if (link === null) return;
-    for (const timer of Object.values(link.timers)) clearTimeout(timer);
-    for (const ask of link.asks.values()) ask.reject(closedError());
+    for (const timer of Object.values(link?.timers ?? {})) clearTimeout(timer);
   }
 
   #end(info) {
@@ -670,7 +670,7 @@ export class Client {
       if (ends) fresh.expires ??= Date.parse(ends);
       this.#token = fresh;
     } catch (error) {
-      if (link === this.#link) this.#report(error); // and try again, until the hub says 4401
+      this.#report(error); // and try again, until the hub says 4401
     }
     if (link === this.#link) this.#planRefresh(link);
   }
@@ -721,20 +721,15 @@ export class Client {
     });
   }
 
-  /** Take the session and the rooms up again; returns false if this link is of no use. */
+  /** Take the session and the rooms up again; gives the link up if it is of no use. */
   async #resumeAll(link) {
     const { rooms } = this.#positions;
     try {
       await this.#resume(link, rooms, { session: this.#session });
     } catch (error) {
-      if (link !== this.#link) return false;
-      if (isPassing(error)) {
-        this.#giveUp(link);
-        return false;
-      }
-      await this.#rejoin(link, rooms);
+      if (isPassing(error)) this.#giveUp(link);
+      else await this.#rejoin(link, rooms);
     }
-    return link === this.#link;
   }
 
   /** Where the hub can't resume: join the plain way, and say that something may be missing. */
@@ -870,9 +865,7 @@ export class Client {
     const handling = { answer: null, link: ack ? link : null };
     if (id !== undefined) this.#seen.add(id, handling);
     handling.answer = await this.#run(message);
-    if (handling.link !== null && handling.link === this.#link) {
-      this.#write(handling.link, handling.answer);
-    }
+    if (handling.link !== null) this.#write(handling.link, handling.answer);
   }
 
   /** Let the handlers run; returns the ack. */

@@ -196,16 +196,22 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"nothing answers at {url}")
 
 
-@contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start the browser; skips where there is none, and fails there under CI."""
+def chromium_path() -> Path:
+    """Where the browser is; skips where there is none, and fails there under CI."""
     if not CHROMIUM.exists():
         missing = f"{CHROMIUM} is missing: the browser tests need Debian's chromium"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
+    return CHROMIUM
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start the browser, or skip."""
+    path = chromium_path()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
 

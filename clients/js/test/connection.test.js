@@ -127,10 +127,10 @@ test("`connect` does not wait", async () => {
   const client = await connected();
   hub.close();
   client.connect();
-  client.connect();
   await settled();
   assert.equal(client.state, "open");
 
+  client.connect();
   await pass(60);
 
   assert.equal(hub.sockets.length, 2);
@@ -148,6 +148,25 @@ test("a hub that does not answer the handshake is given up", async () => {
 
   assert.equal(client.state, "waiting");
   assert.notEqual(hub.socket.closed, undefined);
+});
+
+test("a handshake that fails is over, whether or not the WebSocket closes", async () => {
+  const { hub } = scene;
+  hub.welcomes = false;
+  const client = newClient();
+  client.connect();
+  await settled();
+  hub.socket.onerror({});
+  assert.equal(client.state, "waiting");
+  hub.socket.onclose({ code: 1006, reason: "" });
+  hub.welcomes = true;
+  await pass(0.5);
+  assert.equal(client.state, "open");
+
+  hub.socket.onerror({}); // what it means, its close says
+
+  assert.equal(client.state, "open");
+  assert.equal(hub.sockets.length, 2);
 });
 
 test("a WebSocket that can't be made is reported, and tried again", async () => {
@@ -185,6 +204,8 @@ test("closing is for good, and forgets rooms and session", async () => {
 
   assert.equal(client.state, "open");
   assert.deepEqual(hub.asked("system:resume"), []);
+  await cut();
+  assert.deepEqual(hub.asked("system:resume")[0].data, { session: "s2", rooms: {} });
 });
 
 test("closing while it connects or waits ends that, too", async () => {
@@ -272,7 +293,14 @@ test("the browser's events end the wait, and have an open connection proved", as
     await settled();
     assert.equal(client.state, "open");
 
+    hub.requests.length = 0;
     hub.answers["system:resume"] = null;
+    fire("offline");
+    fire("visibilitychange");
+    assert.equal(hub.requests.length, 1);
+    hub.answer(hub.requests[0], {});
+    await pass(12);
+    assert.equal(client.state, "open");
     hub.requests.length = 0;
     fire("offline");
     assert.deepEqual(hub.asked("system:resume")[0].data, { rooms: {} });
@@ -423,6 +451,19 @@ test("without an end in the callback's answer the hub's own counts", async () =>
   await pass(96);
 
   assert.deepEqual(hub.asked("system:refresh").map(({ data }) => data.token), ["t2", "t3"]);
+});
+
+test("the end that the callback gives counts, for it is by this machine's clock", async () => {
+  const { hub } = scene;
+  let count = 0;
+  const token = () => ({ token: `t${(count += 1)}`, expires_in: 100 });
+  hub.answers["system:refresh"] = { expires_at: new Date(0).toISOString() };
+  await connected({ token });
+
+  await pass(81);
+  await pass(60);
+
+  assert.equal(hub.asked("system:refresh").length, 1);
 });
 
 test("a refresh that is refused is reported, and tried again", async () => {

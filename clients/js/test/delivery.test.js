@@ -138,6 +138,7 @@ test("an id is handled once, and acked each time", async () => {
   }
   hub.send({ id: "m2", topic: "ask", data: 2 });
   hub.send({ id: "m2", topic: "ask", data: 2 });
+  await settled();
 
   assert.deepEqual(seen, [1, 2]);
   assert.deepEqual(hub.acks.map(({ ref }) => ref), ["m1", "m1", "m1"]);
@@ -312,8 +313,10 @@ test("when the hub can't fill a gap at all, that is told, and it goes on", async
   hub.tell(5);
   await settled();
   hub.tell(6);
+  hub.tell(8);
 
   assert.deepEqual([seen, lost], [[6], [["r", undefined, undefined, undefined]]]);
+  assert.equal(resumed().length, 2);
 });
 
 test("another epoch is told, and taken", async () => {
@@ -481,6 +484,7 @@ test("a resume that falls silent is given up, one that brings messages is not", 
     hub.tell(offset);
   }
   assert.equal(client.state, "connecting");
+  assert.equal(hub.sockets.length, 2);
 
   await pass(20);
 

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
+  Client,
   EyewallError,
   Outbox,
   Positions,
@@ -153,4 +154,21 @@ test("an error has what the refusal said", () => {
   assert.ok(error instanceof Error);
   assert.deepEqual([error.code, error.message, error.retryAfter], ["rate_limited", "slow", 3]);
   assert.deepEqual(error.fields, { a: [] });
+});
+
+test("a time that is longer than any timer does not end at once", async () => {
+  class Silent {
+    close() {}
+  }
+  const client = new Client("ws://hub/ws", { WebSocket: Silent });
+  client.connect();
+  let error = null;
+  const asked = client.request("echo", null, { timeout: 1e9 }).catch((reason) => (error = reason));
+
+  await new Promise((resolve) => setTimeout(resolve, 10)); // a timer that overflows rings at 1 ms
+  assert.equal(error, null);
+  client.close();
+  await asked;
+
+  assert.equal(error.code, "connection_closed");
 });

@@ -143,6 +143,45 @@ test("a join that was under way is asked anew: its answer is about one connectio
   assert.equal(new Set(ids).size, 2);
 });
 
+test("a request that left from the outbox is sent again, too", async () => {
+  const { hub } = scene;
+  const client = await connected();
+  hub.answers.echo = null;
+  hub.close();
+  const asked = client.request("echo");
+  await pass(0.5);
+  hub.answers.echo = {};
+  await cut();
+
+  await asked;
+  assert.equal(hub.asked("echo").length, 2);
+});
+
+test("an id may be used again, and has its own time", async () => {
+  const { hub } = scene;
+  const client = await connected();
+  await client.request("echo", 1, { id: "mine" });
+  await pass(4);
+  hub.answers.echo = null;
+  const asked = client.request("echo", 2, { id: "mine" });
+  await pass(3);
+
+  hub.answer(hub.asked("echo")[1], { n: 2 });
+
+  assert.equal((await asked).n, 2);
+});
+
+test("what is sent into a closing connection goes to the next one", async () => {
+  const { hub } = scene;
+  const client = await connected();
+  hub.socket.readyState = 2;
+  client.send("one");
+
+  await cut();
+
+  assert.equal(hub.asked("one").length, 1);
+});
+
 test("a publish that was under way keeps its id", async () => {
   const { hub } = scene;
   const client = await connected();
@@ -326,6 +365,24 @@ test("the hub's own requests say what protocol.md wants", async () => {
       ["system:history", { room: "r", since: { epoch: "e", offset: 4 }, limit: 7 }],
     ],
   );
+});
+
+test("a hub that drains while it is being resumed is told nothing new", async () => {
+  const { hub } = scene;
+  const client = await connected();
+  hub.close();
+  client.send("one");
+  hub.answers["system:resume"] = () => {
+    hub.send({ topic: "system:draining", event: "draining", data: { reconnect_in: 1 } });
+    return {};
+  };
+  await pass(0.5);
+  assert.deepEqual([client.state, hub.asked("one")], ["open", []]);
+  delete hub.answers["system:resume"];
+  hub.close(1012);
+  await pass(1);
+
+  assert.equal(hub.asked("one").length, 1);
 });
 
 test("what is asked while the hub drains waits for the next one", async () => {
