@@ -156,6 +156,7 @@ test("a handshake that fails is over, whether or not the WebSocket closes", asyn
   const client = newClient();
   client.connect();
   await settled();
+  hub.socket.close = () => hub.socket.onerror({}); // as Node's own does then
   hub.socket.onerror({});
   assert.equal(client.state, "waiting");
   hub.socket.onclose({ code: 1006, reason: "" });
@@ -296,7 +297,7 @@ test("the browser's events end the wait, and have an open connection proved", as
     hub.requests.length = 0;
     hub.answers["system:resume"] = null;
     fire("offline");
-    fire("visibilitychange");
+    fire("online");
     assert.equal(hub.requests.length, 1);
     hub.answer(hub.requests[0], {});
     await pass(12);
@@ -320,6 +321,27 @@ test("the browser's events end the wait, and have an open connection proved", as
   } finally {
     delete globalThis.addEventListener;
     delete globalThis.removeEventListener;
+  }
+});
+
+test("a page that is looked at again does not wait, one that is hidden does", async () => {
+  let look;
+  const document = { addEventListener: (_, listener) => (look = listener) };
+  globalThis.document = { ...document, removeEventListener() {}, hidden: true };
+  try {
+    const { hub } = scene;
+    const client = await connected();
+    hub.close();
+    look({ type: "visibilitychange" });
+    assert.equal(client.state, "waiting");
+    globalThis.document.hidden = false;
+    look({ type: "visibilitychange" });
+    await settled();
+
+    assert.equal(client.state, "open");
+    client.close();
+  } finally {
+    delete globalThis.document;
   }
 });
 

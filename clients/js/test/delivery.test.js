@@ -278,7 +278,7 @@ test("a gap in a room that is not known begins where the hub says", async () => 
   assert.deepEqual(resumed()[0].data, { rooms: { new: { epoch: "e1", offset: 7 } } });
 });
 
-test("a gap that can't be filled just now is asked for again, but not at each message", async () => {
+test("a gap that can't be filled now is asked for again, but not at each message", async () => {
   const { hub } = scene;
   const client = await inRoom();
   const seen = heard(client);
