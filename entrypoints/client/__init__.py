@@ -1,0 +1,23 @@
+"""The Python client: what a program needs to talk to a hub, and to go on after a cut.
+
+>>> from eyewall.client import Client
+>>> async with Client("ws://127.0.0.1:8080/ws") as client:
+...     await client.join("lobby")
+...     await client.publish("lobby", {"text": "hello"})
+
+It needs the extra ``eyewall[client]``.
+"""
+
+try:
+    import websockets  # noqa: F401  (asked for here, for a clear error)
+except ImportError as error:
+    raise ImportError(
+        "eyewall.client needs websockets: install the extra eyewall[client]", name="websockets"
+    ) from error
+
+from eyewall.client.client import Client
+from eyewall.client.receive import Counts
+from eyewall.client.session import State
+from eyewall.client.wire import Page
+
+__all__ = ["Client", "Counts", "Page", "State"]

@@ -1,0 +1,170 @@
+"""The parts of a client, put together: how it begins, sends, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from eyewall.application.ports import Logger
+from eyewall.application.tasks import Tasks
+from eyewall.client import wire
+from eyewall.client.backoff import Backoff
+from eyewall.client.callbacks import Notices
+from eyewall.client.link import GOODBYE, Address
+from eyewall.client.outbox import Outbox, Outgoing
+from eyewall.client.receive import Arrival, Receiver
+from eyewall.client.recover import Recovery
+from eyewall.client.requests import OnAnswer, Requests
+from eyewall.client.rooms import Rooms
+from eyewall.client.session import Session, State
+from eyewall.client.tokens import Tokens, TokenSource
+from eyewall.domain.errors import AckTimeout, ConnectionClosed, InvalidEnvelope, Misuse, Overloaded
+
+
+class Engine:
+    """Runs a client. Its tasks are its own, and end with ``close``."""
+
+    def __init__(
+        self,
+        *,
+        address: Address,
+        token: TokenSource | None,
+        backoff: Backoff,
+        outbox: int,
+        queue: int,
+        logger: Logger,
+    ) -> None:
+        self._address = address
+        self._backoff = backoff
+        self._tokens = Tokens(token, now=time.monotonic, wall=time.time)
+        self._logger = logger
+        self._tasks = Tasks(logger)
+        self._outbox = Outbox(outbox)
+        self._requests = Requests()
+        self._notices = Notices(logger)
+        self.on_state: list[Callable[[State], Any]] = []
+        self.on_lost: list[Callable[[str, str | None], Any]] = []
+        self.rooms: Rooms[Arrival] = Rooms()
+        self._recovery = Recovery(
+            rooms=self.rooms,
+            requests=self._requests,
+            take=lambda arrival: self.receiver.take(arrival),
+            lost=self._tell_lost,
+        )
+        self.receiver = Receiver(
+            rooms=self.rooms,
+            requests=self._requests,
+            logger=logger,
+            queue=queue,
+            behind=self._recovery.notice,
+            lost=self._tell_lost,
+        )
+        self.session: Session | None = None
+        self._callbacks: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def state(self) -> State:
+        if self.session is not None:
+            return self.session.state
+        return State.CLOSED if self._closing else State.CONNECTING
+
+    def _tell_state(self, state: State) -> None:
+        self._notices.tell(self.on_state, state)
+
+    def _tell_lost(self, room: str, code: str | None) -> None:
+        self._notices.tell(self.on_lost, room, code)
+
+    # --- beginning and end
+
+    async def start(self) -> None:
+        """Connect; returns when the connection is open, raises what it was refused with."""
+        if self.session is not None or self._closing:
+            raise Misuse("a client is entered once")
+        self.session = Session(
+            address=self._address,
+            tokens=self._tokens,
+            backoff=self._backoff,
+            rooms=self.rooms,
+            requests=self._requests,
+            outbox=self._outbox,
+            receiver=self.receiver,
+            recovery=self._recovery,
+            logger=self._logger,
+            tell=self._tell_state,
+        )
+        self._tasks.spawn(self.session.run(), "eyewall client")
+        self._tasks.spawn(self._notices.run(), "eyewall client notices")
+        self._callbacks = self._tasks.spawn(self.receiver.run(), "eyewall client callbacks")
+        try:
+            await asyncio.shield(self.session.opened)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Write what waits, let the callback that runs finish, and end all tasks."""
+        if self._closing:
+            return
+        self._closing = True
+        session = self.session
+        if session is None:
+            return
+        link = session.link if session.state is State.OPEN else None
+        if link is not None:
+            await link.flush()
+        session.end(ConnectionClosed("the client was closed"))
+        self.receiver.called.clear()
+        self.receiver.called.close()
+        self._notices.close()
+        if self._callbacks is not None and self._callbacks is not asyncio.current_task():
+            await asyncio.wait([self._callbacks], timeout=GOODBYE)
+        if link is not None:
+            await link.flush()  # the last callback's ack
+            await link.close()
+        await self._tasks.close()
+
+    # --- sending
+
+    async def post(self, item: Outgoing) -> None:
+        """Have a message written in its turn.
+
+        While the connection is open, waits for place in the outbox. Raises ``Overloaded``
+        if there is none while it is away, ``ConnectionClosed`` if it does not come back,
+        ``InvalidEnvelope`` for what is larger than the server takes.
+        """
+        self._check_size(item)
+        while True:
+            if self.session is None or self.state is State.CLOSED:
+                raise ConnectionClosed("the client is not connected")
+            if self._outbox.fits(item):
+                self._outbox.put(item)
+                return
+            if self.state is not State.OPEN:
+                raise Overloaded("too many messages wait for the connection to come back")
+            await self._outbox.change()
+
+    def _check_size(self, item: Outgoing) -> None:
+        """A message that is too large would close the connection for good."""
+        link = None if self.session is None else self.session.link
+        most = None if link is None else link.welcome.get("max_message_size")
+        if isinstance(most, int) and len(item.frame) > most:
+            raise InvalidEnvelope(f"{len(item.frame)} bytes; the server takes {most} at most")
+
+    async def request(
+        self, topic: str, data: Any, timeout: float, on_answer: OnAnswer | None = None
+    ) -> dict[str, Any]:
+        """Send a request and return the data of its ack; see ``Client.request``."""
+        try:
+            async with asyncio.timeout(timeout), self._requests.turns:
+                with self._requests.open(topic, data, on_answer=on_answer) as pending:
+                    await self.post(pending)
+                    return await pending.answer
+        except TimeoutError:
+            raise AckTimeout(f"no answer to {topic} within {timeout:g} s") from None
+
+    async def send(self, topic: str, data: Any, event: str) -> None:
+        """Send a message that nobody answers."""
+        await self.post(Outgoing(wire.encode(topic, data, event)))

@@ -1,0 +1,212 @@
+"""One live connection: a socket, what is written to it, and how it ended.
+
+Rules of this file:
+
+1. Reading never waits for anybody: each frame is handed on at once.
+2. One task writes. What belongs to this connection (acks, its own requests) goes first;
+   the application's messages follow when they may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl as tls
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+
+from eyewall.client import wire
+from eyewall.client.endings import Ending, of_close, of_refusal
+from eyewall.client.outbox import Outbox
+from eyewall.domain.errors import Forbidden, InvalidEnvelope, Unauthorized, Unavailable
+
+MOST_OWN: Final = 1024
+"""Acks that wait to be written: one for each id that is remembered. A server that makes
+more of them without reading any does without."""
+
+GOODBYE: Final = 5.0
+"""Seconds for a close: what waits is written, and the server answers."""
+
+CUT: Final = 1006
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where and how to connect. Times in seconds, sizes in bytes."""
+
+    url: str
+    headers: Mapping[str, str]
+    ssl: tls.SSLContext | None
+    timeout: float
+    """From the connect to the welcome."""
+    heartbeat: float
+    """Between two pings; without an answer for as long the connection counts as cut."""
+    max_message_size: int
+
+
+class Ended(Exception):
+    """There is no connection, or none any more."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(str(ending.error))
+        self.ending = ending
+
+
+class Link:
+    """A connection that has been welcomed."""
+
+    def __init__(self, socket: ClientConnection, welcome: Mapping[str, Any]) -> None:
+        self.welcome = welcome
+        self.reconnect_in: float | None = None
+        """What ``system:draining`` asked for."""
+        self._socket = socket
+        self._own: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._outbox: Outbox | None = None
+
+    @property
+    def session(self) -> str | None:
+        """The name of the session that began with it."""
+        name = self.welcome.get("session")
+        return name if isinstance(name, str) else None
+
+    # --- writing
+
+    def post(self, frame: bytes) -> bool:
+        """Write a frame of this connection's own soon; False if too many wait."""
+        if len(self._own) >= MOST_OWN:
+            return False
+        self._own.append(frame)
+        self._stir()
+        return True
+
+    def serve(self, outbox: Outbox) -> None:
+        """From now on write the application's messages too."""
+        self._outbox = outbox
+        outbox.wakes(self._stir)
+        self._stir()
+
+    def _stir(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
+    def _next(self) -> bytes | None:
+        if self._own:
+            return self._own.popleft()
+        item = None if self._outbox is None else self._outbox.pop()
+        return None if item is None else item.frame
+
+    async def _write(self) -> None:
+        while True:
+            frame = self._next()
+            if frame is not None:
+                await self._socket.send(frame.decode())
+            else:
+                self._idle.set()
+                await self._wake.wait()
+                self._wake.clear()
+
+    # --- reading
+
+    async def run(self, received: Callable[[str], None]) -> Ending:
+        """Read and write until the connection ends; return how."""
+        writer = asyncio.create_task(self._write(), name="eyewall client writer")
+        try:
+            while True:
+                frame = await self._socket.recv()
+                received(frame if isinstance(frame, str) else "")
+        except ConnectionClosed as error:
+            return _ending(error, self.reconnect_in)
+        finally:
+            if self._outbox is not None:
+                self._outbox.wakes(None)
+            self._idle.set()
+            writer.cancel()
+            await asyncio.wait([writer])
+            if not writer.cancelled():
+                writer.exception()  # the reader has seen the same
+            self._socket.transport.abort()
+
+    # --- the end
+
+    async def flush(self) -> None:
+        """Return when all that waits is written, or the time for a goodbye is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await self._idle.wait()
+
+    async def close(self) -> None:
+        """Close the connection; ``run`` returns then."""
+        await self._socket.close()
+
+
+async def dial(address: Address, token: str | None) -> Link:
+    """Connect and take the welcome; raises ``Ended``."""
+    headers = dict(address.headers)
+    secured: dict[str, Any] = {} if address.ssl is None else {"ssl": address.ssl}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    socket: ClientConnection | None = None
+    try:
+        async with asyncio.timeout(address.timeout):
+            socket = await connect(
+                address.url,
+                subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
+                additional_headers=headers,
+                open_timeout=None,
+                ping_interval=address.heartbeat,
+                ping_timeout=address.heartbeat,
+                close_timeout=min(GOODBYE, address.heartbeat),
+                max_size=address.max_message_size,
+                **secured,
+            )
+            link = Link(socket, await _welcome(socket))
+            socket = None  # it is the link's now
+            return link
+    except InvalidStatus as error:
+        raise Ended(of_refusal(error.response.status_code, error.response.headers)) from None
+    except ConnectionClosed as error:
+        raise Ended(_turned_away(error)) from None
+    except InvalidEnvelope as error:
+        raise Ended(Ending(Unavailable(f"no eyewall answers there: {error}"))) from None
+    except TimeoutError:
+        raise Ended(Ending(Unavailable("the server did not answer in time"))) from None
+    except (OSError, EOFError, WebSocketException) as error:
+        raise Ended(Ending(Unavailable(f"no connection: {error}"))) from error
+    finally:
+        if socket is not None:
+            socket.transport.abort()
+
+
+async def _welcome(socket: ClientConnection) -> Mapping[str, Any]:
+    if socket.subprotocol is None:
+        raise InvalidEnvelope(f"the server does not speak {wire.SUBPROTOCOL}")
+    message = wire.decode(await socket.recv())
+    if message.topic != "system:welcome" or not isinstance(message.data, dict):
+        raise InvalidEnvelope("the first message is no welcome")
+    return message.data
+
+
+def _ending(error: ConnectionClosed, reconnect_in: float | None = None) -> Ending:
+    """What the server said, or, where it said nothing, this side: that a message is too
+    large is known here first."""
+    close = error.rcvd or error.sent
+    return of_close(CUT, "") if close is None else of_close(close.code, close.reason, reconnect_in)
+
+
+def _turned_away(error: ConnectionClosed) -> Ending:
+    """The server closed before the welcome."""
+    ending = _ending(error)
+    wrong: type[Unauthorized | Unavailable | Forbidden] = Forbidden
+    if ending.stale:
+        wrong = Unauthorized
+    elif ending.comes_back:
+        wrong = Unavailable
+    return replace(ending, error=wrong(str(ending.error)))

@@ -1,0 +1,101 @@
+"""What the application has sent and no socket has taken yet: bounded, and in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from eyewall.domain.errors import Overloaded
+
+SIZE: Final = 256
+"""Messages that wait while the client is away: as many as the server remembers requests
+of a session, so that none of them can be handled twice."""
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that wait: what the server's queue for a connection holds."""
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """One message on its way out. ``dropped``: who sent it does not wait for it any more."""
+
+    frame: bytes
+    dropped: bool = False
+    written: bool = False
+
+
+class Outbox:
+    """A queue of messages that go out."""
+
+    __slots__ = ("_bytes", "_items", "_max_bytes", "_moved", "_size", "_wake")
+
+    def __init__(self, size: int = SIZE, max_bytes: int = MAX_BYTES) -> None:
+        self._size = size
+        self._max_bytes = max_bytes
+        self._items: deque[Outgoing] = deque()
+        self._bytes = 0
+        self._moved = asyncio.Event()
+        self._wake: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def fits(self, item: Outgoing) -> bool:
+        """Whether there is place. One message larger than the bytes passes when it is empty."""
+        if not self._items:
+            return True
+        return len(self._items) < self._size and self._bytes + len(item.frame) <= self._max_bytes
+
+    def put(self, item: Outgoing) -> None:
+        """Add a message; raises ``Overloaded`` if there is no place."""
+        if not self.fits(item):
+            raise Overloaded(f"{len(self._items)} messages wait for the connection to come back")
+        self._items.append(item)
+        self._bytes += len(item.frame)
+        if self._wake is not None:
+            self._wake()
+
+    def put_back(self, items: Iterable[Outgoing]) -> None:
+        """Put what was written and not answered before everything else, in its order.
+
+        They had their place before: the bound does not count them again.
+        """
+        items = list(items)
+        for item in items:
+            item.written = False
+        self._items.extendleft(reversed(items))
+        self._bytes += sum(len(item.frame) for item in items)
+
+    def pop(self) -> Outgoing | None:
+        """Return the next message that somebody still wants to be sent."""
+        found = None
+        while self._items and found is None:
+            item = self._items.popleft()
+            self._bytes -= len(item.frame)
+            found = None if item.dropped else item
+        if found is not None:
+            found.written = True
+        self.moved()
+        return found
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._items.clear()
+        self._bytes = 0
+        self.moved()
+
+    def wakes(self, somebody: Callable[[], None] | None) -> None:
+        """Call ``somebody`` from now on when a message is added."""
+        self._wake = somebody
+
+    def moved(self) -> None:
+        """Let everybody who waits for place look again."""
+        self._moved.set()
+
+    async def change(self) -> None:
+        """Return when something has gone out, or there is no hope of it."""
+        self._moved.clear()
+        await self._moved.wait()

@@ -1,0 +1,123 @@
+"""Asking for what was missed: after a reconnect, and when a room has a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from eyewall.client.endings import Ending
+from eyewall.client.link import Ended, Link
+from eyewall.client.receive import Arrival
+from eyewall.client.requests import Requests
+from eyewall.client.rooms import Place, Rooms
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    Refused,
+    Unavailable,
+    code_of,
+)
+
+TOPIC: Final = "system:resume"
+
+PATIENCE: Final = 60.0
+"""Seconds for an answer: the whole replay comes before it, at the pace at which this
+client reads."""
+
+AGAIN: Final = 1.0
+"""Seconds before a room is asked for again, when the server could not say."""
+
+
+class Recovery:
+    """Resumes rooms, and the session that they were in."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms[Arrival],
+        requests: Requests,
+        take: Callable[[Arrival], bool],
+        lost: Callable[[str, str | None], None],
+    ) -> None:
+        self._rooms = rooms
+        self._requests = requests
+        self._take = take
+        self._lost = lost
+        self._behind = asyncio.Event()
+
+    def notice(self) -> None:
+        """Something is missing, or there is place again for what was."""
+        self._behind.set()
+
+    async def resume(self, link: Link, session: str) -> None:
+        """Go on with an old session and all rooms, on a new connection.
+
+        Raises ``Ended`` when the server can't say now: the connection is of no use before
+        it can. A server that does not let this client resume has told it so for good: its
+        rooms are lost.
+        """
+        places = self._rooms.ask_all()
+        try:
+            await self._ask(link, {"session": session, "rooms": places}, places)
+        except EyewallError as error:
+            if _passes(error):
+                raise Ended(Ending(error, wait=getattr(error, "retry_after", None))) from error
+            self._give_up(places, error)
+
+    async def mend(self, link: Link) -> None:
+        """Ask for what is missing, as often as something is, for as long as it runs."""
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            while places := self._rooms.ask():
+                try:
+                    await self._ask(link, {"rooms": places}, places)
+                except EyewallError as error:
+                    if _passes(error):
+                        self._rooms.not_answered(places)
+                        await asyncio.sleep(getattr(error, "retry_after", AGAIN))
+                    else:
+                        self._give_up(places, error)
+
+    async def _ask(self, link: Link, data: Mapping[str, Any], places: Mapping[str, Place]) -> None:
+        def answered(answer: dict[str, Any]) -> None:
+            said = answer.get("rooms")
+            for room in places:
+                self._answered(room, said.get(room) if isinstance(said, dict) else None)
+
+        with self._requests.open(TOPIC, data, survives=False, on_answer=answered) as request:
+            link.post(request.frame)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await request.answer
+            except TimeoutError:
+                raise AckTimeout("no answer to system:resume") from None
+
+    def _answered(self, room: str, answer: object) -> None:
+        """Take what was kept aside for its turn, before anything newer comes in."""
+        found = self._rooms.answered(room, answer)
+        for arrival in found.early:
+            at = arrival.message.stream
+            assert at is not None
+            self._rooms.reached(room, at.offset - 1)
+            if not self._take(arrival):
+                break
+        else:
+            self._rooms.reached(room, found.upto)
+        if found.lost:
+            self._lost(room, found.code)
+        self.notice()
+
+    def _give_up(self, places: Mapping[str, Place], error: EyewallError) -> None:
+        for room in places:
+            self._rooms.left(room)
+            self._lost(room, code_of(error))
+
+
+def _passes(error: EyewallError) -> bool:
+    """Whether it is of use to ask again, be it on another connection."""
+    if isinstance(error, ConnectionClosed):
+        return True
+    return isinstance(error, (Refused, Unavailable)) and error.retryable

@@ -1,0 +1,133 @@
+"""Requests that wait for their answers, over all connections of a client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from eyewall.client import wire
+from eyewall.client.outbox import Outgoing
+from eyewall.domain.envelope import Envelope
+from eyewall.domain.errors import (
+    ConnectionClosed,
+    EyewallError,
+    InvalidEnvelope,
+    Nacked,
+    from_code,
+)
+
+MOST: Final = 256
+"""Requests without an answer: the server remembers as many, so that each of them can be
+sent again after a cut without being handled twice. Further ones wait for their turn."""
+
+OnAnswer = Callable[[dict[str, Any]], None]
+
+
+class Pending(Outgoing):
+    """One request. ``survives``: it is sent again on the next connection."""
+
+    __slots__ = ("answer", "id", "on_answer", "survives")
+
+    def __init__(
+        self, id: str, frame: bytes, *, survives: bool, on_answer: OnAnswer | None
+    ) -> None:
+        super().__init__(frame)
+        self.id = id
+        self.survives = survives
+        self.on_answer = on_answer
+        self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+
+class Requests:
+    """Gives requests their ids, and their answers to those who wait."""
+
+    def __init__(self) -> None:
+        # Unguessable: no other client's request can be taken for one of these.
+        self._prefix = secrets.token_urlsafe(9)
+        self._numbers = itertools.count(1)
+        self._pending: dict[str, Pending] = {}
+        self._turns = asyncio.Semaphore(MOST)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        survives: bool = True,
+        on_answer: OnAnswer | None = None,
+    ) -> Iterator[Pending]:
+        """A request for as long as somebody waits for its answer.
+
+        ``on_answer`` is called with the answer's data before anything that comes after it
+        is looked at. Raises ``ValueError`` for data that can't be sent.
+        """
+        request_id = f"{self._prefix}-{next(self._numbers)}"
+        frame = wire.encode(topic, data, id=request_id, ack=True)
+        pending = Pending(request_id, frame, survives=survives, on_answer=on_answer)
+        self._pending[request_id] = pending
+        try:
+            yield pending
+        finally:
+            pending.dropped = True
+            del self._pending[request_id]
+            if not pending.answer.cancel() and not pending.answer.cancelled():
+                pending.answer.exception()  # who has left does not want to be told
+
+    @property
+    def turns(self) -> asyncio.Semaphore:
+        """Hold it for as long as a request is open."""
+        return self._turns
+
+    def settle(self, message: Envelope[Any]) -> bool:
+        """Take in an ack, nack or error; False if no request of ours has the id it names."""
+        try:
+            data = message.data if isinstance(message.data, dict) else {}
+        except InvalidEnvelope as error:
+            data = {"status": "nack", "error": str(error)}
+        named = data.get("message_id") if message.event == "ack" else None
+        pending = self._pending.get(named if isinstance(named, str) else message.ref or "")
+        if pending is None or pending.answer.done():
+            return False
+        if message.event == "ack" and data.get("status", "ok") == "ok":
+            if pending.on_answer is not None:
+                pending.on_answer(data)
+            pending.answer.set_result(data)
+        else:
+            pending.answer.set_exception(_error(data))
+        return True
+
+    def unanswered(self) -> list[Pending]:
+        """Those that were written and are to be sent again, in the order of their writing."""
+        return [
+            p for p in self._pending.values() if p.survives and p.written and not p.answer.done()
+        ]
+
+    def cut(self) -> None:
+        """The connection is gone: fail those that are not sent again."""
+        self._fail([p for p in self._pending.values() if not p.survives], "the connection was cut")
+
+    def close(self, text: str) -> None:
+        """No connection comes any more: fail all."""
+        self._fail(self._pending.values(), text)
+
+    @staticmethod
+    def _fail(those: Iterable[Pending], text: str) -> None:
+        for pending in those:
+            if not pending.answer.done():
+                pending.answer.set_exception(ConnectionClosed(text))
+
+
+def _error(data: dict[str, Any]) -> EyewallError:
+    """The error that a nack or error message stands for."""
+    text = data.get("error")
+    text = text if isinstance(text, str) else ""
+    code = data.get("code")
+    return from_code(code, text, data) if isinstance(code, str) else Nacked(text)

@@ -1,0 +1,258 @@
+"""The rooms that a client is in, and how far it has come in those that keep history.
+
+Rules of this file:
+
+1. The position of a room is the last message that was taken: nothing before it is
+   missing. A message further on is not taken; what lies between is asked for.
+2. While a room is asked for, what comes ahead of its turn is kept aside. When the answer
+   says that everything has been sent, what is still missing was not meant for this client
+   (a message to all but one), and what was kept is taken.
+3. What the client could not take, because its own queue was full, is a gap like any other.
+4. Bounded: what is kept aside, in messages and in bytes, over all rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from eyewall.domain.envelope import StreamPosition
+
+M = TypeVar("M")
+
+MOST_EARLY: Final = 256
+"""Messages kept aside: what the server may have had in its queue before the replay."""
+
+MOST_EARLY_BYTES: Final = 8 * 1024 * 1024
+"""Bytes kept aside, for the same reason."""
+
+Place = dict[str, Any]
+"""``{"epoch": ..., "offset": ...}``, or empty where the room keeps no history."""
+
+
+class Roomy(Protocol):
+    """Something that may be full."""
+
+    @property
+    def roomy(self) -> bool: ...
+
+
+class Verdict(Enum):
+    """What is to be done with a message of a room with history."""
+
+    TAKE = auto()
+    REPEAT = auto()
+    """It was taken before."""
+    GAP = auto()
+    """Something before it is missing."""
+
+
+@dataclass(slots=True)
+class Recovered(Generic[M]):
+    """What the answer about one room says.
+
+    ``lost``: the gap could not be filled. ``code``: the client is not in the room any
+    more, and why. ``early``: what was kept aside and is next, in order; what lies between
+    was not meant for this client. With all of that taken, it has come to ``upto``.
+    """
+
+    lost: bool = False
+    code: str | None = None
+    early: list[M] = field(default_factory=list)
+    upto: int = 0
+
+
+@dataclass(slots=True)
+class _Room(Generic[M]):
+    epoch: str | None = None
+    offset: int = 0
+    behind: bool = False
+    """Something is missing, and has not been asked for."""
+    blocked: Roomy | None = None
+    """The queue that was full; there is no use in asking before it has drained."""
+    asked: bool = False
+    early: dict[int, tuple[M, int]] = field(default_factory=dict)
+    dropped: int | None = None
+    """The first message since the room was asked for that came and could not be kept."""
+
+    @property
+    def place(self) -> Place:
+        return {} if self.epoch is None else {"epoch": self.epoch, "offset": self.offset}
+
+    def drop(self, offset: int) -> None:
+        self.dropped = offset if self.dropped is None else min(self.dropped, offset)
+
+
+class Rooms(Generic[M]):
+    """Rooms by name, with messages of the type ``M``."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, _Room[M]] = {}
+        self._early = 0
+        self._early_bytes = 0
+
+    def __contains__(self, room: str) -> bool:
+        return room in self._rooms
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def names(self) -> frozenset[str]:
+        """The rooms that the client is in, as far as it knows."""
+        return frozenset(self._rooms)
+
+    def place(self, room: str) -> Place:
+        """How far it has come in a room that it is in."""
+        return self._rooms[room].place
+
+    # --- coming and going
+
+    def joined(self, room: str, epoch: object, offset: object) -> None:
+        """The server let the client in, and said where the room stands."""
+        known = self._rooms.setdefault(room, _Room())
+        if _is_place(epoch, offset) and known.epoch != epoch:
+            known.epoch, known.offset = str(epoch), int(str(offset))
+
+    def left(self, room: str) -> None:
+        """The client is not in the room any more."""
+        known = self._rooms.pop(room, None)
+        if known is not None:
+            self._let_go(known)
+
+    # --- messages
+
+    def look(self, at: StreamPosition) -> Verdict:
+        """Return what is to be done with a message that stands there."""
+        known = self._rooms.get(at.room)
+        if known is None or known.epoch != at.epoch or at.offset == known.offset + 1:
+            return Verdict.TAKE
+        return Verdict.REPEAT if at.offset <= known.offset else Verdict.GAP
+
+    def took(self, at: StreamPosition) -> bool:
+        """The message was taken; True if its room begins a new epoch with it, so that what
+        came before it may be lost."""
+        known = self._rooms.setdefault(at.room, _Room())
+        is_new = known.epoch not in (None, at.epoch)
+        if is_new:
+            self._let_go(known)
+        known.epoch, known.offset = at.epoch, at.offset
+        return is_new
+
+    def missed(self, at: StreamPosition, queue: Roomy) -> None:
+        """The message was next, and ``queue`` had no place for it."""
+        known = self._rooms.setdefault(at.room, _Room())
+        if known.epoch is None:
+            known.epoch, known.offset = at.epoch, at.offset - 1
+        known.blocked = queue
+        if known.asked:
+            known.drop(at.offset)
+        else:
+            known.behind = True
+
+    def early(self, at: StreamPosition, message: M, size: int) -> None:
+        """A message of ``size`` bytes came ahead of its turn."""
+        known = self._rooms[at.room]
+        if not known.asked:
+            known.behind = True
+        elif known.dropped is not None and at.offset > known.dropped:
+            pass  # it will come again with what was dropped before it
+        elif at.offset not in known.early:
+            if self._early >= MOST_EARLY or self._early_bytes + size > MOST_EARLY_BYTES:
+                known.drop(at.offset)
+                return
+            known.early[at.offset] = message, size
+            self._early += 1
+            self._early_bytes += size
+
+    def gap(self, room: str, epoch: object, offset: object) -> None:
+        """The server dropped messages after this place."""
+        if _is_place(epoch, offset):
+            known = self._rooms.setdefault(room, _Room())
+            if known.epoch is None:
+                known.epoch, known.offset = str(epoch), int(str(offset))
+            known.behind = True
+
+    # --- asking for what is missing
+
+    def ask(self) -> dict[str, Place]:
+        """Return the rooms in which something is missing, as asked for from now on."""
+        return self._ask(
+            name
+            for name, room in self._rooms.items()
+            if room.behind and not room.asked and (room.blocked is None or room.blocked.roomy)
+        )
+
+    def ask_all(self) -> dict[str, Place]:
+        """Return every room, as asked for from now on: the connection is a new one."""
+        return self._ask(self._rooms)
+
+    def _ask(self, names: Iterable[str]) -> dict[str, Place]:
+        places = {}
+        for name in list(names):
+            room = self._rooms[name]
+            room.behind, room.asked, room.blocked, room.dropped = False, True, None, None
+            places[name] = room.place
+        return places
+
+    def answered(self, room: str, answer: object) -> Recovered[M]:
+        """Take in the answer about a room that was asked for."""
+        known = self._rooms.get(room)
+        if known is None:
+            return Recovered()  # it was left meanwhile
+        early = self._let_go(known)
+        known.asked = False
+        said = answer if isinstance(answer, Mapping) else {}
+        code = said.get("code")
+        if isinstance(code, str):
+            del self._rooms[room]
+            return Recovered(lost=True, code=code)
+        epoch, offset = said.get("epoch"), said.get("offset")
+        has_place = _is_place(epoch, offset)
+        if said.get("recovered") is not True:
+            if has_place:
+                known.epoch, known.offset = str(epoch), int(str(offset))
+            return Recovered(lost=True)
+        if has_place and known.epoch != epoch:
+            known.epoch, known.offset = str(epoch), int(str(offset))
+        elif has_place:
+            return self._settle(known, early, int(str(offset)))
+        return Recovered()
+
+    def _settle(self, room: _Room[M], early: dict[int, tuple[M, int]], upto: int) -> Recovered[M]:
+        """Everything up to ``upto`` has been sent."""
+        if room.dropped is not None and room.offset < room.dropped <= upto:
+            upto = room.dropped - 1
+            room.behind = True
+        due = sorted(offset for offset in early if room.offset < offset <= upto)
+        return Recovered(early=[early[offset][0] for offset in due], upto=upto)
+
+    def reached(self, room: str, offset: int) -> None:
+        """Nothing that was meant for this client is missing up to ``offset``."""
+        known = self._rooms.get(room)
+        if known is not None:
+            known.offset = max(known.offset, offset)
+
+    def not_answered(self, rooms: Iterable[str]) -> None:
+        """These were asked for in vain: they are as they were before."""
+        for name in rooms:
+            known = self._rooms.get(name)
+            if known is not None and known.asked:
+                self._let_go(known)
+                known.asked, known.behind = False, True
+
+    def cut(self) -> None:
+        """The connection is gone: no answer comes."""
+        self.not_answered(self._rooms)
+
+    def _let_go(self, room: _Room[M]) -> dict[int, tuple[M, int]]:
+        early, room.early = room.early, {}
+        self._early -= len(early)
+        self._early_bytes -= sum(size for _, size in early.values())
+        return early
+
+
+def _is_place(epoch: object, offset: object) -> bool:
+    is_offset = isinstance(offset, int) and not isinstance(offset, bool) and offset >= 0
+    return is_offset and isinstance(epoch, str)

@@ -1,0 +1,32 @@
+"""Which messages a client remembers to have handled."""
+
+from __future__ import annotations
+
+from eyewall.client.handled import LIMIT, Handled
+
+
+def test_a_message_is_new_until_it_has_begun():
+    handled: Handled[str] = Handled()
+
+    assert handled.find("m1") is None
+    work = handled.begin("m1", "link")
+    assert handled.find("m1") is work
+    assert work.answer is None
+
+
+def test_a_message_without_an_id_is_always_new():
+    handled: Handled[str] = Handled()
+    handled.begin(None, None)
+
+    assert handled.find(None) is None
+    assert len(handled) == 0
+
+
+def test_the_oldest_is_forgotten_first():
+    handled: Handled[str] = Handled()
+    for number in range(LIMIT + 1):
+        handled.begin(f"m{number}", None)
+
+    assert len(handled) == LIMIT
+    assert handled.find("m0") is None
+    assert handled.find("m1") is not None

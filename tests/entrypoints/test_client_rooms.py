@@ -1,0 +1,382 @@
+"""How far a client has come in its rooms, and what it asks for."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyewall import StreamPosition
+from eyewall.client.rooms import MOST_EARLY, MOST_EARLY_BYTES, Recovered, Rooms, Verdict
+
+
+class Queue:
+    """A queue that is full when it is told so."""
+
+    roomy = True
+
+
+def at(offset: int, epoch: str = "e", room: str = "r") -> StreamPosition:
+    return StreamPosition(room, epoch, offset)
+
+
+def answer(offset: int, epoch: str = "e", *, recovered: bool = True) -> dict:
+    return {"recovered": recovered, "epoch": epoch, "offset": offset}
+
+
+@pytest.fixture
+def rooms() -> Rooms[str]:
+    """One room, in which the client has come to offset 3."""
+    rooms: Rooms[str] = Rooms()
+    rooms.joined("r", "e", 3)
+    return rooms
+
+
+# --- the rule for one message
+
+
+def test_the_next_one_is_taken(rooms):
+    assert rooms.look(at(4)) is Verdict.TAKE
+    assert not rooms.took(at(4))
+    assert rooms.place("r") == {"epoch": "e", "offset": 4}
+
+
+@pytest.mark.parametrize("offset", [1, 3])
+def test_what_was_taken_is_a_repeat(rooms, offset):
+    assert rooms.look(at(offset)) is Verdict.REPEAT
+
+
+def test_one_further_on_is_a_gap_that_is_asked_for(rooms):
+    assert rooms.look(at(5)) is Verdict.GAP
+    rooms.early(at(5), "five", 1)
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.ask() == {}, "once at a time"
+
+
+def test_the_first_of_an_unknown_room_is_taken_and_the_room_is_known(rooms):
+    assert rooms.look(at(7, room="new")) is Verdict.TAKE
+    rooms.took(at(7, room="new"))
+
+    assert rooms.names() == {"r", "new"}
+    assert rooms.place("new") == {"epoch": "e", "offset": 7}
+
+
+def test_a_new_epoch_is_taken_and_told(rooms):
+    assert rooms.look(at(2, "f")) is Verdict.TAKE
+    assert rooms.took(at(2, "f"))
+    assert rooms.place("r") == {"epoch": "f", "offset": 2}
+
+
+def test_history_that_begins_later_is_no_loss(rooms):
+    rooms.joined("plain", None, None)
+
+    assert rooms.place("plain") == {}
+    assert not rooms.took(at(1, room="plain"))
+
+
+# --- joining and leaving
+
+
+def test_what_came_before_the_answer_to_a_join_is_not_forgotten(rooms):
+    rooms.took(at(4))
+    rooms.joined("r", "e", 3)
+
+    assert rooms.place("r")["offset"] == 4
+
+
+@pytest.mark.parametrize(("epoch", "offset"), [(5, 5), ("f", "5"), ("f", True), ("f", -1)])
+def test_a_place_that_is_none_is_passed_over(rooms, epoch, offset):
+    rooms.joined("r", epoch, offset)
+    rooms.gap("r", epoch, offset)
+
+    assert rooms.place("r") == {"epoch": "e", "offset": 3}
+    assert rooms.ask() == {}
+
+
+def test_a_room_that_was_left_is_not_asked_for(rooms):
+    rooms.early(at(9), "nine", 1)
+    rooms.left("r")
+    rooms.left("r")
+
+    assert rooms.ask_all() == {}
+    assert "r" not in rooms
+    assert len(rooms) == 0
+
+
+def test_an_answer_about_a_room_that_was_left_changes_nothing(rooms):
+    rooms.ask_all()
+    rooms.left("r")
+
+    assert rooms.answered("r", answer(9)) == Recovered()
+    assert "r" not in rooms
+
+
+# --- gaps
+
+
+def test_a_gap_that_the_server_tells_of_is_asked_for_from_the_own_place(rooms):
+    rooms.gap("r", "e", 1)
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+
+
+def test_a_gap_that_begins_at_once_in_an_unknown_room(rooms):
+    rooms.gap("new", "e", 0)
+
+    assert rooms.ask() == {"new": {"epoch": "e", "offset": 0}}
+
+
+def test_what_the_client_had_no_place_for_is_asked_for_when_there_is_place(rooms):
+    queue = Queue()
+    queue.roomy = False
+    rooms.missed(at(4), queue)
+    assert rooms.look(at(5)) is Verdict.GAP
+    rooms.early(at(5), "five", 1)
+    assert rooms.ask() == {}
+    queue.roomy = True
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+
+
+def test_the_first_of_an_unknown_room_can_be_missed_too(rooms):
+    rooms.missed(at(7, room="new"), Queue())
+
+    assert rooms.ask() == {"new": {"epoch": "e", "offset": 6}}
+
+
+# --- the answer
+
+
+def test_what_came_early_is_taken_once_its_turn_has_come(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.early(at(5), "five", 1)
+    rooms.early(at(6), "six", 1)
+    rooms.took(at(4))
+    rooms.took(at(5))
+
+    assert rooms.answered("r", answer(6)) == Recovered(early=["six"], upto=6)
+
+
+def test_what_is_missing_after_the_answer_was_for_others(rooms):
+    """A message to all but this client leaves a hole in its offsets."""
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.early(at(5), "five", 1)
+
+    found = rooms.answered("r", answer(6))
+    assert found == Recovered(early=["five"], upto=6)
+    rooms.reached("r", found.upto)
+    assert rooms.look(at(7)) is Verdict.TAKE
+    assert rooms.ask() == {}
+
+
+def test_what_was_dropped_while_it_was_asked_for_is_asked_for_again(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.early(at(5), "five", 1)
+    rooms.missed(at(6), Queue())
+    rooms.early(at(7), "seven", 1)
+
+    found = rooms.answered("r", answer(7))
+    assert found == Recovered(early=["five"], upto=5)
+    rooms.reached("r", found.upto)
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 5}}
+
+
+@pytest.mark.parametrize("size", [1, MOST_EARLY_BYTES // 4])
+def test_what_is_kept_aside_is_bounded(rooms, size):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    most = min(MOST_EARLY, MOST_EARLY_BYTES // size)
+    for offset in range(5, 5 + most + 2):
+        rooms.early(at(offset), str(offset), size)
+
+    found = rooms.answered("r", answer(1000))
+    assert len(found.early) == most
+    assert found.upto == 4 + most
+    rooms.ask()
+    rooms.early(at(1000), "place again", size)
+    assert rooms.answered("r", answer(1000)).early == ["place again"]
+
+
+def test_one_that_is_kept_is_kept_once(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    for _ in range(MOST_EARLY + 1):
+        rooms.early(at(5), "five", 1)
+
+    assert rooms.answered("r", answer(5)) == Recovered(early=["five"], upto=5)
+
+
+def test_what_can_not_be_recovered_is_lost_and_goes_on_where_the_room_stands(rooms):
+    rooms.ask_all()
+    rooms.early(at(5), "five", 1)
+
+    assert rooms.answered("r", answer(9, "f", recovered=False)) == Recovered(lost=True)
+    assert rooms.place("r") == {"epoch": "f", "offset": 9}
+
+
+def test_who_is_not_let_in_again_is_not_in_the_room(rooms):
+    rooms.ask_all()
+    refused = {"recovered": False, "code": "join_forbidden"}
+
+    assert rooms.answered("r", refused) == Recovered(lost=True, code="join_forbidden")
+    assert "r" not in rooms
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {}, {"recovered": "yes"}, {"recovered": 1}])
+def test_an_answer_that_says_nothing_recovers_nothing(rooms, wrong):
+    rooms.ask_all()
+
+    assert rooms.answered("r", wrong) == Recovered(lost=True)
+    assert rooms.place("r") == {"epoch": "e", "offset": 3}
+
+
+def test_a_room_without_history_gets_its_place_when_it_has_one(rooms):
+    rooms.joined("plain", None, None)
+    assert rooms.ask_all()["plain"] == {}
+
+    assert rooms.answered("plain", {"recovered": True}) == Recovered()
+    rooms.ask_all()
+    assert rooms.answered("plain", answer(4)) == Recovered()
+    assert rooms.place("plain") == {"epoch": "e", "offset": 4}
+
+
+def test_a_new_epoch_forgets_what_was_kept_of_the_old_one(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.early(at(5), "old", 1)
+    rooms.took(at(1, "f"))
+
+    assert rooms.answered("r", answer(9, "f")).early == []
+
+
+def test_what_was_asked_for_in_vain_is_asked_for_again(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.early(at(5), "five", 1)
+    rooms.cut()
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.answered("r", answer(5)).early == [], "it comes again with the replay"
+
+
+def test_a_reconnect_asks_for_every_room(rooms):
+    rooms.joined("plain", None, None)
+
+    assert rooms.ask_all() == {"r": {"epoch": "e", "offset": 3}, "plain": {}}
+    rooms.cut()
+    assert set(rooms.ask_all()) == {"r", "plain"}
+
+
+# --- against a server that loses and repeats
+
+
+class World:
+    """A server with one room, its line to one client, and that client."""
+
+    def __init__(self, room_for: int) -> None:
+        self.log: list[bool] = []  # whether the message at this place is for the client
+        self.line: deque = deque()
+        self.asked: deque = deque()
+        self.gap: int | None = None
+        self.rooms: Rooms[StreamPosition] = Rooms()
+        self.rooms.joined("r", "e", 0)
+        self.queue = Queue()
+        self.room_for = room_for
+        self.waiting = 0
+        self.taken: list[int] = []
+
+    # the server
+
+    def publish(self, *, meant: bool, dropped: bool) -> None:
+        self.log.append(meant)
+        offset = len(self.log)
+        if meant and dropped:
+            self.gap = min(self.gap if self.gap is not None else offset, offset - 1)
+        elif meant:
+            self.line.append(at(offset))
+
+    def tell_gap(self) -> None:
+        if self.gap is not None:
+            self.line.append(("gap", self.gap))
+            self.gap = None
+
+    def serve(self) -> None:
+        if self.asked:
+            since = self.asked.popleft()["r"]["offset"]
+            missed = range(since + 1, len(self.log) + 1)
+            self.line.extend(at(offset) for offset in missed if self.log[offset - 1])
+            self.line.append(answer(len(self.log)))
+
+    # the client
+
+    def take(self, place: StreamPosition) -> bool:
+        if self.waiting >= self.room_for:
+            self.queue.roomy = False
+            self.rooms.missed(place, self.queue)
+            return False
+        self.waiting += 1
+        self.taken.append(place.offset)
+        assert not self.rooms.took(place)
+        return True
+
+    def empty(self) -> None:
+        self.waiting = 0
+        self.queue.roomy = True
+
+    def ask(self) -> None:
+        if places := self.rooms.ask():
+            self.asked.append(places)
+
+    def read(self) -> None:
+        if not self.line:
+            return
+        came = self.line.popleft()
+        if isinstance(came, tuple):
+            self.rooms.gap("r", "e", came[1])
+        elif isinstance(came, dict):
+            found = self.rooms.answered("r", came)
+            for place in found.early:
+                self.rooms.reached("r", place.offset - 1)
+                if not self.take(place):
+                    return
+            self.rooms.reached("r", found.upto)
+        else:
+            verdict = self.rooms.look(came)
+            if verdict is Verdict.TAKE:
+                self.take(came)
+            elif verdict is Verdict.GAP:
+                self.rooms.early(came, came, 1)
+
+    def settle(self) -> None:
+        for _ in range(20 * len(self.log) + 20):
+            self.empty()
+            self.tell_gap()
+            self.read()
+            self.serve()
+            self.ask()
+
+
+STEPS = st.one_of(
+    st.builds(lambda m, d: ("publish", m, d), st.booleans(), st.booleans()),
+    st.sampled_from([("tell_gap",), ("serve",), ("empty",), ("ask",), ("read",), ("read",)]),
+)
+
+
+@given(st.lists(STEPS, max_size=120), st.integers(1, 6))
+def test_every_message_is_taken_once_and_in_order_whatever_gets_lost(steps, room_for):
+    world = World(room_for)
+    for name, *rest in steps:
+        if name == "publish":
+            world.publish(meant=rest[0], dropped=rest[1])
+        else:
+            getattr(world, name)()
+    world.settle()
+
+    assert world.taken == [n for n, meant in enumerate(world.log, 1) if meant]
+    assert not world.line
