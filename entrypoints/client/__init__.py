@@ -18,6 +18,5 @@ except ImportError as error:
 from eyewall.client.client import Client
 from eyewall.client.receive import Counts
 from eyewall.client.session import State
-from eyewall.client.wire import Page
 
-__all__ = ["Client", "Counts", "Page", "State"]
+__all__ = ["Client", "Counts", "State"]

@@ -21,6 +21,7 @@ from eyewall.client.tokens import TokenSource
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import Misuse
+from eyewall.domain.history import HistoryPage, position_of
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -285,13 +286,15 @@ class Client:
         limit: int = 100,
         *,
         timeout: Seconds = TIMEOUT,
-    ) -> wire.Page:
+    ) -> HistoryPage:
         """The newest ``limit`` messages of a room, oldest first, or the first after ``since``:
         whatever has an epoch and an offset, as a message's ``stream``, a page, or a mapping.
+        Raises ``ValueError`` for what has none.
         """
         fields: dict[str, Any] = {"room": room, "limit": count(limit, "limit")}
         if since is not None:
-            fields["since"] = wire.place_of(since)
+            at = position_of(since)
+            fields["since"] = {"epoch": at.epoch, "offset": at.offset}
         return wire.page(await self._command("history", fields, timeout))
 
     async def _command(

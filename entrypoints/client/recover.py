@@ -46,6 +46,8 @@ class Recovery:
         self._take = take
         self._lost = lost
         self._behind = asyncio.Event()
+        self._later = False
+        """Something is to be asked for again, but not at once."""
 
     def notice(self) -> None:
         """Something is missing, or there is place again for what was."""
@@ -80,6 +82,9 @@ class Recovery:
                         await asyncio.sleep(getattr(error, "retry_after", AGAIN))
                     else:
                         self._give_up(places, error)
+                if self._later:
+                    self._later = False
+                    await asyncio.sleep(AGAIN)
 
     async def _ask(self, link: Link, data: Mapping[str, Any], places: Mapping[str, Place]) -> None:
         def answered(answer: dict[str, Any]) -> None:
@@ -108,6 +113,7 @@ class Recovery:
             self._rooms.reached(room, found.upto)
         if found.lost:
             self._lost(room, found.code)
+        self._later = self._later or found.later
         self.notice()
 
     def _give_up(self, places: Mapping[str, Place], error: EyewallError) -> None:

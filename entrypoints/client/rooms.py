@@ -28,6 +28,9 @@ MOST_EARLY: Final = 256
 MOST_EARLY_BYTES: Final = 8 * 1024 * 1024
 """Bytes kept aside, for the same reason."""
 
+PASSING: Final = frozenset({"unavailable", "overloaded", "rate_limited"})
+"""Codes that say nothing about the client's place in a room."""
+
 Place = dict[str, Any]
 """``{"epoch": ..., "offset": ...}``, or empty where the room keeps no history."""
 
@@ -54,12 +57,14 @@ class Recovered(Generic[M]):
     """What the answer about one room says.
 
     ``lost``: the gap could not be filled. ``code``: the client is not in the room any
-    more, and why. ``early``: what was kept aside and is next, in order; what lies between
-    was not meant for this client. With all of that taken, it has come to ``upto``.
+    more, and why. ``later``: the server could not say now, and is to be asked again.
+    ``early``: what was kept aside and is next, in order; what lies between was not meant
+    for this client. With all of that taken, it has come to ``upto``.
     """
 
     lost: bool = False
     code: str | None = None
+    later: bool = False
     early: list[M] = field(default_factory=list)
     upto: int = 0
 
@@ -205,6 +210,9 @@ class Rooms(Generic[M]):
         known.asked = False
         said = answer if isinstance(answer, Mapping) else {}
         code = said.get("code")
+        if code in PASSING:
+            known.behind = True
+            return Recovered(later=True)
         if isinstance(code, str):
             del self._rooms[room]
             return Recovered(lost=True, code=code)

@@ -7,7 +7,6 @@ besides, and may nest deeper, since a page of history holds messages.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from eyewall.adapters.codec.json import JsonCodec
 from eyewall.domain.envelope import MAX_TOPIC, Envelope, Raw, StreamPosition
 from eyewall.domain.errors import InvalidEnvelope, Misuse
+from eyewall.domain.history import HistoryPage
 from eyewall.domain.identity import RoomId
 
 SUBPROTOCOL: Final = JsonCodec.subprotocol
@@ -57,16 +57,6 @@ class _Plain(_Fields, kw_only=True):
 _decode = msgspec.json.Decoder(_Wire).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of a room's history, oldest first; ``epoch`` and ``offset`` are the room's
-    last position, and None where it keeps none."""
-
-    messages: list[Envelope[Any]]
-    epoch: str | None
-    offset: int | None
-
-
 def decode(frame: str | bytes) -> Envelope[Any]:
     """Read one message; raises ``InvalidEnvelope`` for what is none."""
     try:
@@ -78,25 +68,14 @@ def decode(frame: str | bytes) -> Envelope[Any]:
     return _envelope(found, raw=Raw(bytes(found.data), _CODEC.format))
 
 
-def page(answer: Mapping[str, Any]) -> Page:
+def page(answer: Mapping[str, Any]) -> HistoryPage:
     """Read the answer to ``system:history``; raises ``InvalidEnvelope``."""
     try:
         found = msgspec.convert(answer.get("messages"), list[_Plain])
     except msgspec.ValidationError as error:
         raise InvalidEnvelope(str(error)) from None
     messages = [_envelope(message, data=message.data) for message in found]
-    return Page(messages, answer.get("epoch"), answer.get("offset"))
-
-
-def place_of(since: object) -> dict[str, Any]:
-    """Return the place that ``since`` stands for; raises ``ValueError`` if it has none."""
-    if isinstance(since, Mapping):
-        epoch, offset = since.get("epoch"), since.get("offset")
-    else:
-        epoch, offset = getattr(since, "epoch", None), getattr(since, "offset", None)
-    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
-        raise ValueError(f"since must have an epoch and an offset, not {since!r:.80}")
-    return {"epoch": epoch, "offset": offset}
+    return HistoryPage(messages, answer.get("epoch"), answer.get("offset"))
 
 
 def _envelope(found: _Fields, *, data: Any = None, raw: Raw | None = None) -> Envelope[Any]:

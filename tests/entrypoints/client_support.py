@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from eyewall.client import Client
+from eyewall.client import Client, State
 from tests.application.fakes import RecordingLogger
-from tests.entrypoints.wire import JSON, soon
-from tests.faults.proxy import free_port
+from tests.entrypoints.wire import JSON, eventually, soon
+from tests.faults.proxy import TcpProxy, free_port
 
 RESUME = "system:resume"
 
@@ -27,6 +27,16 @@ def client(url: str, **options: Any) -> Client:
     """A client that comes back within a moment."""
     quick = {"first_delay": 0.02, "max_delay": 0.05, "logger": RecordingLogger()}
     return Client(url, **{**quick, **options})
+
+
+def through(proxy: TcpProxy, query: str = "") -> str:
+    """The address of the server behind a proxy."""
+    return f"ws://127.0.0.1:{proxy.port}/ws{query}"
+
+
+async def reopened(c: Client, before: str | None) -> None:
+    """Wait until a client is open, on another connection than before."""
+    await eventually(lambda: c.state is State.OPEN and c.conn_id != before)
 
 
 class Line:

@@ -228,6 +228,14 @@ def test_who_is_not_let_in_again_is_not_in_the_room(rooms):
     assert "r" not in rooms
 
 
+@pytest.mark.parametrize("code", ["unavailable", "overloaded", "rate_limited"])
+def test_a_server_that_cannot_say_now_is_asked_again(rooms, code):
+    rooms.ask_all()
+
+    assert rooms.answered("r", {"recovered": False, "code": code}) == Recovered(later=True)
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+
+
 @pytest.mark.parametrize("wrong", [None, 5, {}, {"recovered": "yes"}, {"recovered": 1}])
 def test_an_answer_that_says_nothing_recovers_nothing(rooms, wrong):
     rooms.ask_all()

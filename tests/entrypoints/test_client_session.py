@@ -20,18 +20,9 @@ from eyewall import (
     Unavailable,
 )
 from eyewall.client import State
-from tests.entrypoints.client_support import RESUME, client, scripted, talking
+from tests.entrypoints.client_support import RESUME, client, reopened, scripted, talking, through
 from tests.entrypoints.wire import eventually, running, soon
 from tests.faults.proxy import TcpProxy, free_port
-
-
-def through(proxy: TcpProxy) -> str:
-    return f"ws://127.0.0.1:{proxy.port}/ws"
-
-
-async def reopened(c, before: str | None) -> None:
-    await eventually(lambda: c.state is State.OPEN and c.conn_id != before)
-
 
 # --- refusals at the beginning
 
@@ -297,7 +288,8 @@ async def test_a_request_is_handled_once_when_the_line_is_cut_before_its_answer(
                 await reopened(c, before)
                 go.set()
 
-                assert (await soon(ordering))["call"] >= 1
+                assert (await soon(ordering))["call"] == 1
+    assert calls == [before]
 
 
 async def test_the_outbox_arrives_in_order_at_a_real_server():

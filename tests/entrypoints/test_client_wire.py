@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall import Envelope, InvalidEnvelope, StreamPosition
+from eyewall import Envelope, HistoryPage, InvalidEnvelope, StreamPosition
 from eyewall.client import wire
-from eyewall.client.wire import Page
 from eyewall.domain.errors import InvalidEnvelope as Invalid
 
 PLACE = {"room": "r", "epoch": "e", "offset": 3}
@@ -129,7 +128,7 @@ def test_a_page_holds_messages_at_their_places():
     }
     found = wire.page(answer)
 
-    assert found == Page(
+    assert found == HistoryPage(
         [Envelope("room:r", "message", {"n": 1}, "m3", stream=StreamPosition("r", "e", 3))], "e", 9
     )
 
@@ -138,21 +137,3 @@ def test_a_page_holds_messages_at_their_places():
 def test_a_page_that_is_none_is_told(messages):
     with pytest.raises(InvalidEnvelope):
         wire.page({"messages": messages})
-
-
-@pytest.mark.parametrize(
-    "since",
-    [
-        StreamPosition("r", "e", 3),
-        Page([], "e", 3),
-        {"epoch": "e", "offset": 3, "role": "member"},
-    ],
-)
-def test_whatever_has_an_epoch_and_an_offset_is_a_place(since):
-    assert wire.place_of(since) == {"epoch": "e", "offset": 3}
-
-
-@pytest.mark.parametrize("since", [3, "e", {}, {"epoch": "e", "offset": True}, Page([], None, 3)])
-def test_what_has_none_is_told(since):
-    with pytest.raises(ValueError, match="since must have"):
-        wire.place_of(since)
