@@ -62,6 +62,7 @@ class Engine:
             lost=self._tell_lost,
         )
         self.session: Session | None = None
+        self._coming_back: asyncio.Task[None] | None = None
         self._callbacks: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -95,7 +96,7 @@ class Engine:
             logger=self._logger,
             tell=self._tell_state,
         )
-        self._tasks.spawn(self.session.run(), "eyewall client")
+        self._coming_back = self._tasks.spawn(self.session.run(), "eyewall client")
         self._tasks.spawn(self._notices.run(), "eyewall client notices")
         self._callbacks = self._tasks.spawn(self.receiver.run(), "eyewall client callbacks")
         try:
@@ -115,6 +116,8 @@ class Engine:
         link = session.link if session.state is State.OPEN else None
         if link is not None:
             await link.flush()
+        elif self._coming_back not in (None, asyncio.current_task()):
+            self._coming_back.cancel()
         session.end(ConnectionClosed("the client was closed"))
         self.receiver.called.clear()
         self.receiver.called.close()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from eyewall.client import wire
@@ -110,17 +110,9 @@ class Requests:
             p for p in self._pending.values() if p.survives and p.written and not p.answer.done()
         ]
 
-    def cut(self) -> None:
-        """The connection is gone: fail those that are not sent again."""
-        self._fail([p for p in self._pending.values() if not p.survives], "the connection was cut")
-
     def close(self, text: str) -> None:
         """No connection comes any more: fail all."""
-        self._fail(self._pending.values(), text)
-
-    @staticmethod
-    def _fail(those: Iterable[Pending], text: str) -> None:
-        for pending in those:
+        for pending in self._pending.values():
             if not pending.answer.done():
                 pending.answer.set_exception(ConnectionClosed(text))
 

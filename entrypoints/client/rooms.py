@@ -161,8 +161,6 @@ class Rooms(Generic[M]):
         known = self._rooms[at.room]
         if not known.asked:
             known.behind = True
-        elif known.dropped is not None and at.offset > known.dropped:
-            pass  # it will come again with what was dropped before it
         elif at.offset not in known.early:
             if self._early >= MOST_EARLY or self._early_bytes + size > MOST_EARLY_BYTES:
                 known.drop(at.offset)
@@ -197,6 +195,7 @@ class Rooms(Generic[M]):
         places = {}
         for name in list(names):
             room = self._rooms[name]
+            self._let_go(room)
             room.behind, room.asked, room.blocked, room.dropped = False, True, None, None
             places[name] = room.place
         return places
@@ -249,10 +248,6 @@ class Rooms(Generic[M]):
             if known is not None and known.asked:
                 self._let_go(known)
                 known.asked, known.behind = False, True
-
-    def cut(self) -> None:
-        """The connection is gone: no answer comes."""
-        self.not_answered(self._rooms)
 
     def _let_go(self, room: _Room[M]) -> dict[int, tuple[M, int]]:
         early, room.early = room.early, {}

@@ -29,7 +29,7 @@ from eyewall.client.recover import Recovery
 from eyewall.client.requests import Requests
 from eyewall.client.rooms import Rooms
 from eyewall.client.tokens import Tokens
-from eyewall.domain.errors import EyewallError, Refused, Unavailable
+from eyewall.domain.errors import ConnectionClosed, EyewallError, Refused, Unavailable
 
 Tell = Callable[["State"], None]
 
@@ -84,8 +84,8 @@ class Session:
         """Done at the first opening; it has failed if that was refused."""
 
     def turn(self, state: State) -> None:
-        """Go over to another state, and tell; from CLOSED there is no way back."""
-        if state is not self.state and self.state is not State.CLOSED:
+        """Go over to another state, and tell."""
+        if state is not self.state:
             self.state = state
             self._outbox.moved()  # who waits for place has to know whether it is of use
             self._tell(state)
@@ -101,7 +101,7 @@ class Session:
                 ending = await self._once()
                 if ending.stale:
                     self._tokens.refused()
-                if not ending.comes_back or not self.opened.done():
+                if self._is_over(ending):
                     return
                 await self._wait(ending)
         finally:
@@ -117,6 +117,11 @@ class Session:
         self._receiver.iterated.close()
         self.turn(State.CLOSED)
 
+    def _is_over(self, ending: Ending) -> bool:
+        """Whether it is of no use to come back, or not wanted (any more, or yet)."""
+        never_open = not self.opened.done()
+        return never_open or not ending.comes_back or self.state is State.CLOSED
+
     async def _once(self) -> Ending:
         """One connection, from the token to its end."""
         try:
@@ -129,6 +134,8 @@ class Session:
         except Exception as error:
             self._logger.error("token_failed", error=repr(error), exc_info=error)
             return Ending(Unavailable(f"the token callback failed: {type(error).__name__}"))
+        if self.state is State.CLOSED:  # by the callback
+            return Ending(ConnectionClosed("the client was closed"), comes_back=False)
         try:
             link = await dial(self._address, token)
         except Ended as ended:
@@ -157,8 +164,6 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            self._rooms.cut()
-            self._requests.cut()
             self._outbox.put_back(self._requests.unanswered())
 
     async def _work(self, link: Link) -> Ending:

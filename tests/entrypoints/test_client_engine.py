@@ -123,6 +123,51 @@ async def test_a_callback_that_runs_may_finish_and_is_acked():
     assert done == [1], "what waits is the server's to try again"
 
 
+@pytest.mark.parametrize("open_at_the_end", [True, False])
+async def test_who_closes_does_not_come_back_meanwhile(open_at_the_end):
+    """Not while the last callback takes its time."""
+    async with talking() as (script, c, line):
+        begun, go, states = asyncio.Event(), asyncio.Event(), []
+        c.on_state(states.append)
+
+        @c.on("order")
+        async def order(message):
+            begun.set()
+            await go.wait()
+
+        await line.send("order", 1)
+        await soon(begun.wait())
+        if not open_at_the_end:
+            script.refusals.extend([(503, {})] * 1000)
+            line.cut()
+            await eventually(lambda: c.state is not State.OPEN)
+        closing = asyncio.ensure_future(c.close())
+        await eventually(lambda: c.state is State.CLOSED)
+        line.cut()
+        await eventually(lambda: others(set()) == {c._engine._callbacks})
+        go.set()
+        await soon(closing)
+
+        assert states[-1] is State.CLOSED
+
+
+async def test_a_token_callback_may_close_the_client():
+    async with scripted() as script:
+        asked: list = []
+
+        async def token():
+            asked.append(1)
+            if len(asked) == 2:
+                await c.close()
+            return "t"
+
+        c = client(script.url, token=token)
+        async with c:
+            (await script.line()).cut()
+            await eventually(lambda: c.state is State.CLOSED and not others(set()))
+        assert len(script.requests) == 1
+
+
 async def test_a_callback_that_does_not_end_is_ended(monkeypatch):
     monkeypatch.setattr(engine, "GOODBYE", 0.05)
     async with talking() as (_, c, line):

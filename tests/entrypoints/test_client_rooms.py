@@ -267,7 +267,7 @@ def test_what_was_asked_for_in_vain_is_asked_for_again(rooms):
     rooms.gap("r", "e", 3)
     rooms.ask()
     rooms.early(at(5), "five", 1)
-    rooms.cut()
+    rooms.not_answered(["r", "left meanwhile"])
 
     assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
     assert rooms.answered("r", answer(5)).early == [], "it comes again with the replay"
@@ -277,8 +277,26 @@ def test_a_reconnect_asks_for_every_room(rooms):
     rooms.joined("plain", None, None)
 
     assert rooms.ask_all() == {"r": {"epoch": "e", "offset": 3}, "plain": {}}
-    rooms.cut()
     assert set(rooms.ask_all()) == {"r", "plain"}
+
+
+def test_a_reconnect_forgets_what_was_kept_for_the_last_answer(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.early(at(5), "five", 1)
+    rooms.ask_all()
+
+    assert rooms.answered("r", answer(5)).early == []
+
+
+def test_a_gap_that_is_told_while_the_room_is_asked_for_is_asked_for_afterwards(rooms):
+    rooms.gap("r", "e", 3)
+    rooms.ask()
+    rooms.gap("r", "e", 4)
+    assert rooms.ask() == {}
+    rooms.reached("r", rooms.answered("r", answer(4)).upto)
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 4}}
 
 
 # --- against a server that loses and repeats
