@@ -125,7 +125,6 @@ class Engine:
         if self._callbacks is not None and self._callbacks is not asyncio.current_task():
             await asyncio.wait([self._callbacks], timeout=GOODBYE)
         if link is not None:
-            await link.flush()  # the last callback's ack
             await link.close()
         await self._tasks.close()
 

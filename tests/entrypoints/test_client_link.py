@@ -13,7 +13,7 @@ from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.client.link import MOST_OWN, Address, Ended, Link, dial
 from eyewall.client.outbox import Outbox, Outgoing
 from tests.entrypoints.client_support import scripted
-from tests.entrypoints.wire import UNIT, peer, running, soon
+from tests.entrypoints.wire import UNIT, WITHIN, eventually, peer, running, soon
 from tests.faults.proxy import TcpProxy, free_port
 
 SHORT = 0.3 * UNIT
@@ -240,13 +240,15 @@ async def test_a_line_that_went_dead_is_noticed_by_its_pings():
             assert (await soon(reading)).comes_back
 
 
-async def test_what_waits_to_be_written_does_not_hold_up_the_end():
+async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr("eyewall.client.link.GOODBYE", 10 * WITHIN)
     async with linked() as (link, _, reading, line):
         line.socket.transport.pause_reading()
         outbox = Outbox(size=100_000, max_bytes=1 << 30)
         link.serve(outbox)
         for _ in range(100):
             outbox.put(Outgoing(json.dumps("x" * 500_000).encode()))
+        await eventually(lambda: len(outbox) < 100)
         line.cut()
 
         assert (await soon(reading)).comes_back

@@ -175,6 +175,20 @@ async def test_a_room_that_cannot_be_joined_now_is_joined_later(monkeypatch):
     assert heard.lost == []
 
 
+async def test_such_a_room_is_not_asked_for_without_end(monkeypatch):
+    monkeypatch.setattr(recover, "AGAIN", 60.0)
+    async with talking() as (script, c, first):
+        await first.placed(1)
+        await soon(anext(c))
+        first.cut()
+        line = await script.line()
+        for _ in range(2):
+            await line.resumed(r={"recovered": False, "code": "unavailable"})
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.socket.recv(), 0.1)
+
+
 # --- a gap while it is open
 
 
@@ -209,6 +223,34 @@ async def test_a_hole_that_was_for_others_does_not_hold_up_the_rest():
         await line.placed(5)
 
         await heard.until(1, 3, 5)
+
+
+async def test_what_was_kept_aside_and_has_no_place_is_asked_for_again():
+    async with talking(queue=2) as (_, c, line):
+        begun, go, heard = asyncio.Event(), asyncio.Event(), []
+
+        @c.on("room:r")
+        async def slow(message):
+            begun.set()
+            await go.wait()
+            heard.append(message.data)
+
+        await line.placed(1)
+        await soon(begun.wait())
+        await line.placed(3)
+        request = await line.expect(RESUME)
+        for offset in (3, 4, 5, 6):
+            await line.placed(offset)
+        await line.answer(request, rooms={"r": recovered(6)})
+        await eventually(lambda: c.counts.gaps == 6)
+        go.set()
+        request = await line.expect(RESUME)
+        assert request["data"] == {"rooms": {"r": at(4)}}
+        for offset in (5, 6):
+            await line.placed(offset)
+        await line.answer(request, rooms={"r": recovered(6)})
+
+        await eventually(lambda: heard == [1, 3, 4, 5, 6])
 
 
 async def test_a_gap_that_the_server_tells_of_is_filled():
