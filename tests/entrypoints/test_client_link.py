@@ -242,17 +242,21 @@ async def test_a_line_that_went_dead_is_noticed_by_its_pings():
 
 async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):
     monkeypatch.setattr("eyewall.client.link.GOODBYE", 10 * WITHIN)
-    async with linked() as (link, _, reading, line):
-        line.socket.transport.pause_reading()
-        outbox = Outbox(size=100_000, max_bytes=1 << 30)
-        link.serve(outbox)
-        for _ in range(100):
-            outbox.put(Outgoing(json.dumps("x" * 500_000).encode()))
-        await eventually(lambda: len(outbox) < 100)
-        line.cut()
+    async with scripted() as script:
+        with TcpProxy("127.0.0.1", script.port) as proxy:
+            link = await dial(address(f"ws://127.0.0.1:{proxy.port}/ws"), None)
+            reading = asyncio.ensure_future(link.run(print))
+            proxy.stall()
+            outbox = Outbox(size=100, max_bytes=1 << 30)
+            for _ in range(100):
+                outbox.put(Outgoing(json.dumps("x" * 500_000).encode()))
+            link.serve(outbox)
+            await eventually(lambda: len(outbox) < 100)
+            proxy.cut()
 
-        assert (await soon(reading)).comes_back
-        await soon(link.flush())
+            assert (await soon(reading)).comes_back
+            assert len(outbox) > 0
+            await soon(link.flush())
 
 
 def test_a_welcome_without_a_session_has_none():
