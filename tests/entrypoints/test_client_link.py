@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 
 import pytest
 
@@ -249,7 +250,7 @@ async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):
             proxy.stall()
             outbox = Outbox(size=100, max_bytes=1 << 30)
             for _ in range(100):
-                outbox.put(Outgoing(json.dumps("x" * 500_000).encode()))
+                outbox.put(Outgoing(json.dumps(secrets.token_hex(250_000)).encode()))
             link.serve(outbox)
             await eventually(lambda: len(outbox) < 100)
             proxy.cut()
