@@ -282,7 +282,7 @@ class Room:
         """Take seats away; returns those that were there.
 
         An invite ends when its user has left with the last connection; after a cut it
-        stays good for ``grace``.
+        stays good for ``grace``, unless the user is kicked meanwhile.
         """
         gone = [(c, standing.seats.pop(c)) for c in conn_ids if c in standing.seats]
         self.seats -= len(gone)
@@ -291,6 +291,8 @@ class Room:
                 standing.invite_until = now + grace
             else:
                 self.revoke_invite(standing)
+        elif reason is LeaveReason.KICKED and standing.invite_until is not None:
+            self.revoke_invite(standing)
         return gone
 
     def ban(

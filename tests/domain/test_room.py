@@ -316,6 +316,27 @@ def test_an_invite_does_not_outlive_a_cut_by_more():
         join(room, ada, "c2", now=later(120))
 
 
+def test_who_is_kicked_while_cut_off_needs_a_new_invite():
+    room, ada = invited_room(), Standing()
+    room.invite(ada)
+    join(room, ada)
+    leave(room, ada, reason=LeaveReason.DISCONNECTED)
+
+    assert room.release(ada, [], LeaveReason.KICKED, now=later(1)) == []
+
+    with pytest.raises(JoinForbidden):
+        join(room, ada, "c2", now=later(2))
+
+
+def test_a_kick_leaves_an_invite_that_nobody_has_used():
+    room, ada = invited_room(), Standing()
+    room.invite(ada)
+
+    room.release(ada, [], LeaveReason.KICKED, now=NOW)
+
+    assert join(room, ada)
+
+
 def test_coming_back_stops_the_grace():
     room, ada = invited_room(), Standing()
     room.invite(ada)

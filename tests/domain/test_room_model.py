@@ -162,6 +162,8 @@ class RoomMachine(RuleBasedStateMachine):
                 self.model.invites[user] = self.seconds + GRACE
             else:
                 self.model.drop_invite(user)
+        elif reason is LeaveReason.KICKED and self.model.invites.get(user, FOREVER) < FOREVER:
+            self.model.drop_invite(user)
         if not self.model.there:
             self.model = Model()
 

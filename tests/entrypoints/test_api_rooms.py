@@ -20,7 +20,7 @@ from eyewall import (
     RoomRole,
 )
 from tests.entrypoints.house import ADA, BEN
-from tests.entrypoints.wire import UNIT, peer, running
+from tests.entrypoints.wire import UNIT, eventually, peer, running
 
 # --- rooms
 
@@ -181,6 +181,21 @@ async def test_an_invite_is_used_up_but_good_for_the_users_other_devices(house):
     await hub.leave("r", two.conn_id)
     with pytest.raises(JoinForbidden):
         await hub.join("r", one.conn_id)
+
+
+async def test_a_kick_ends_the_invite_of_a_user_who_is_cut_off_for_a_moment(house):
+    hub, client = house.hub, await house.come("ada")
+    await hub.create_room("r", RoomOptions(policy=RoomPolicy.INVITE_ONLY))
+    await hub.invite("r", ADA)
+    await hub.join("r", client.conn_id)
+    await client.socket.close()
+    await eventually(lambda: not hub.user_connections(ADA))
+
+    await hub.kick_user_from_room("ada", "r")
+
+    again = await house.come("ada")
+    with pytest.raises(JoinForbidden):
+        await hub.join("r", again.conn_id)
 
 
 async def test_an_invite_can_be_taken_back(house):
