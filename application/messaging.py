@@ -14,6 +14,7 @@ from eyewall.application.register import Registrations
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.identity import ConnId, RoomId, UserId, Where
+from eyewall.domain.identity import name as check_name
 from eyewall.domain.report import (
     AckOptions,
     AckResult,
@@ -102,7 +103,8 @@ class Messaging(Registrations):
 
         Raises ``Misuse`` if it is to be stored and the server has no store.
         """
-        return await self._node.offline.to_users([user_id], message, options)
+        _check(options, SendOptions, "options")
+        return await self._node.offline.to_users([_user(user_id)], message, options)
 
     async def send_to_users(
         self,
@@ -111,6 +113,7 @@ class Messaging(Registrations):
         options: SendOptions | None = None,
     ) -> BatchDeliveryReport:
         """Send to all connections of all users, at the same time."""
+        _check(options, SendOptions, "options")
         return await self._node.offline.to_users(several(user_ids), message, options)
 
     async def emit_with_ack(
@@ -120,6 +123,7 @@ class Messaging(Registrations):
 
         Raises ``AckTimeout`` under ``require_all`` if one was missing.
         """
+        _check(options, AckOptions, "options")
         return await self._node.offline.with_ack(target, message, options)
 
     async def request(self, conn_id: ConnId | str, message: Message, timeout: Seconds = 5.0) -> Any:
@@ -147,7 +151,10 @@ class Messaging(Registrations):
         Asks for an ack only when ``options`` do. ``success`` means that at least one
         connection took it, or that it was stored.
         """
-        return await self._node.retries.send(UserId(user_id), message, policy, options)
+        _check(message, Message, "a message")
+        _check(policy, RetryPolicy, "policy")
+        _check(options, SendOptions, "options")
+        return await self._node.retries.send(_user(user_id), message, policy, options)
 
     def pending_acks(self, conn_id: ConnId | str) -> list[PendingAck]:
         """What waits for an ack of the connection, oldest first."""
@@ -158,4 +165,17 @@ def several(user_ids: Iterable[UserId | str]) -> list[UserId | str]:
     """Notice one id in the place of several: a string would be read letter by letter."""
     if isinstance(user_ids, str):
         raise ValueError(f"user_ids must be several ids, not one: {user_ids!r:.80}")
-    return list(user_ids)
+    return [_user(user_id) for user_id in user_ids]
+
+
+def _user(user_id: UserId | str) -> UserId:
+    """Notice what can't be a user, such as an anonymous connection's None, before anything
+    is kept for it."""
+    return UserId(check_name(user_id, "user_id"))
+
+
+def _check(given: object, kind: type, what: str) -> None:
+    """Notice the wrong kind of options here, not where a part of them is first needed."""
+    if given is not None and not isinstance(given, kind):
+        article = "an" if kind is AckOptions else "a"
+        raise ValueError(f"{what} must be {article} {kind.__name__}, not {given!r:.80}")

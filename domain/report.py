@@ -26,6 +26,7 @@ from eyewall.domain.errors import (
     ValidationError,
 )
 from eyewall.domain.identity import ConnId, RoomId, UserId
+from eyewall.domain.identity import name as check_name
 
 
 class DeliveryStatus(StrEnum):
@@ -220,10 +221,19 @@ class TargetKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom ``emit_with_ack`` addresses: one connection, a user's, or a room's."""
+    """Whom ``emit_with_ack`` addresses: one connection, a user's, or a room's.
+
+    Raises ``ValueError`` for what can't be the id of one.
+    """
 
     kind: TargetKind
     id: str
+
+    def __post_init__(self) -> None:
+        if self.kind is not TargetKind.CONN:
+            check_name(self.id, f"{self.kind}_id")
+        elif not isinstance(self.id, str) or not self.id:
+            raise ValueError(f"conn_id must be a string, not {self.id!r:.80}")
 
     @classmethod
     def conn(cls, conn_id: ConnId | str) -> Target:

@@ -16,6 +16,9 @@ from eyewall import (
     Misuse,
     Priority,
     QueueConfig,
+    RetryPolicy,
+    SendOptions,
+    Target,
     UserId,
     UserOffline,
     Where,
@@ -282,3 +285,23 @@ async def test_a_peer_that_is_gone_is_no_recipient(house):
 
     assert await house.hub.broadcast("news", "message", 1) == 0
     assert (await house.hub.send_to_user(ADA, NEWS)).failed == 1
+
+
+@pytest.mark.parametrize("wrong", [{"require_ack": True}, RetryPolicy()])
+async def test_options_of_the_wrong_kind_are_named_before_anything_is_sent(house, wrong):
+    client, hub = await house.come("ada"), house.hub
+
+    with pytest.raises(ValueError, match="options must be a SendOptions"):
+        await hub.send_to_user(ADA, NEWS, wrong)
+    with pytest.raises(ValueError, match="options must be a SendOptions"):
+        await hub.send_to_users([ADA], NEWS, wrong)
+    with pytest.raises(ValueError, match="options must be a SendOptions"):
+        await hub.send_to_user_with_retry(ADA, NEWS, None, wrong)
+    with pytest.raises(ValueError, match="options must be an AckOptions"):
+        await hub.emit_with_ack(Target.user(ADA), NEWS, wrong)
+    with pytest.raises(ValueError, match="policy must be a RetryPolicy"):
+        await hub.send_to_user_with_retry(ADA, NEWS, SendOptions())
+    with pytest.raises(ValueError, match="a message must be a Message"):
+        await hub.send_to_user_with_retry(ADA, "hello")
+
+    assert await client.before_fence() == []

@@ -57,6 +57,20 @@ async def test_what_is_sent_to_a_user_who_is_away_comes_at_the_next_connect(hous
     assert len({message["id"] for message in heard}) == 3
 
 
+@pytest.mark.parametrize("nobody", [None, "", "u" * 201, 5])
+async def test_what_is_no_user_is_refused_and_nothing_is_kept_for_it(house, nobody):
+    failures = []
+    house.hub.on_send_failure(failures.append)
+
+    for send in (house.hub.send_to_user, house.hub.send_to_user_with_retry):
+        with pytest.raises(ValueError, match="user_id must be"):
+            await send(nobody, NEWS, options=STORE)
+    with pytest.raises(ValueError, match="user_id must be"):
+        await house.hub.send_to_users(["ada", nobody], NEWS, STORE)
+
+    assert failures == []
+
+
 async def test_it_comes_until_it_is_acked(house):
     await house.hub.send_to_user(ADA, NEWS, STORE)
     client = await house.come("ada")

@@ -250,6 +250,13 @@ def test_a_target_is_a_connection_a_user_or_a_room():
     assert Target.user("u") == Target.user("u")
 
 
+@pytest.mark.parametrize("wrong", ["", None, 5])
+@pytest.mark.parametrize("make", [Target.conn, Target.user, Target.room])
+def test_a_target_that_can_be_nobodys_id_raises(make, wrong):
+    with pytest.raises(ValueError, match=f"{make.__name__}_id must be"):
+        make(wrong)
+
+
 def test_where_takes_tags_roles_user_ids_and_attributes():
     Where(tags=["a"], roles=["b"], user_ids=["c"], attributes={"d": 1})
 
