@@ -50,9 +50,9 @@ def prepare(path: Path, busy_timeout: float) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        if _version(db, path) < VERSION:
+        if _version(db) < VERSION:
             db.execute("BEGIN IMMEDIATE")
-            if _version(db, path) < VERSION:  # nobody else has made them meanwhile
+            if _version(db) < VERSION:  # nobody else has made them meanwhile
                 for table in _TABLES:
                     db.execute(table)
                 db.execute(f"PRAGMA user_version = {VERSION}")
@@ -64,10 +64,10 @@ def prepare(path: Path, busy_timeout: float) -> sqlite3.Connection:
     return db
 
 
-def _version(db: sqlite3.Connection, path: Path) -> int:
+def _version(db: sqlite3.Connection) -> int:
     (found,) = db.execute("PRAGMA user_version").fetchone()
     if found > VERSION:
-        raise Unavailable(f"{path} was written by a newer version (schema {found})")
+        raise Unavailable(f"it was written by a newer version (schema {found})")
     return int(found)
 
 

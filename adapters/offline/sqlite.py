@@ -119,6 +119,9 @@ class SqliteOffline:
                 self._thread.start()
         try:
             await self._do(lambda _: None)
+        except Unavailable as error:
+            await self.close()
+            raise Unavailable(f"{self._path} can't be used: {error}") from error
         except BaseException:
             await self.close()
             raise
