@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from eyewall.adapters.bus.memory import MemoryPubSub
@@ -129,6 +130,7 @@ def build_node(
 
     Raises ``ValueError`` for a wrong option.
     """
+    _check_adapters(options)
     ports = Ports(
         outbound=outbound,
         clock=clock,
@@ -145,6 +147,14 @@ def build_node(
         validator=options.validator,  # type: ignore[arg-type]
     )
     return Node(_config(options), ports)
+
+
+def _check_adapters(options: Options) -> None:
+    """Notice a class without its parentheses, or a path, here and not at the first send."""
+    for what in ("pubsub", "state", "history", "offline"):
+        given = getattr(options, what)
+        if isinstance(given, type | str | Path | bool):
+            raise ValueError(f"{what} must be an adapter's object, not {given!r:.80}")
 
 
 def _compression(config: object) -> CompressionConfig | None:

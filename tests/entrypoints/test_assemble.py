@@ -162,6 +162,25 @@ def test_the_bounds_of_queue_and_heartbeat_are_the_node_s_own_unless_given():
     assert sockets()._node.queue == QueueConfig()
 
 
+# --- adapters
+
+
+@pytest.mark.parametrize(
+    ("what", "wrong"),
+    [
+        ("pubsub", MemoryPubSub),
+        ("state", MemoryState),
+        ("history", MemoryHistory),
+        ("offline", MemoryOffline),
+        ("offline", "offline.db"),
+        ("offline", True),
+    ],
+)
+def test_what_is_no_adapter_is_named_where_the_server_is_built(what, wrong):
+    with pytest.raises(ValueError, match=f"{what} must be an adapter's object"):
+        Server(**{what: wrong})
+
+
 # --- the name of a node
 
 
