@@ -114,7 +114,7 @@ class Offline:
         if self._stored is None:
             return await self._messages.to_users(user_ids, message, chosen, skip=skip)
         given: object = message
-        if chosen.offline == STORE and isinstance(given, Message) and message.id is None:
+        if chosen.offline == STORE and isinstance(given, Message) and not message.id:
             message = replace(message, id=self._sender.new_id())  # one for all that follows
         lines = self._stored.replays.lines
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]

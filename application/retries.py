@@ -62,7 +62,7 @@ class Retries:
         chosen = self._offline.chosen(options)
         expires_at = self._offline.end_of(chosen)
         options = replace(chosen, offline=DROP)
-        if message.id is None:
+        if not message.id:
             message = replace(message, id=self._new_id())
         begun = self._clock.now()
         attempts: list[SendAttempt] = []

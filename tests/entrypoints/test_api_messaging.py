@@ -305,3 +305,15 @@ async def test_options_of_the_wrong_kind_are_named_before_anything_is_sent(house
         await hub.send_to_user_with_retry(ADA, "hello")
 
     assert await client.before_fence() == []
+
+
+async def test_retries_of_a_message_with_an_empty_id_have_one_id_too(house):
+    client = await house.come("ada")
+    policy = RetryPolicy(max_retries=1, base_delay=0)
+    options = SendOptions(require_ack=True, ack_timeout=0.05)
+
+    await house.hub.send_to_user_with_retry(ADA, Message("news", id=""), policy, options)
+
+    first, second = await client.receive(), await client.receive()
+    assert first["id"]
+    assert first["id"] == second["id"]
