@@ -123,7 +123,7 @@ async def test_the_hub_asks_and_gets_what_the_handler_returns(where):
         assert await h.hub.request(conn, Message("ask", data={"n": 1})) == {"got": {"n": 1}}
         with pytest.raises(Nacked, match="I won't"):
             await h.hub.request(conn, Message("refuse"))
-        assert client.of("error")
+        await client.until(lambda: bool(client.of("error")))
 
 
 async def test_it_ends_when_the_hub_wants_that(where):
@@ -294,6 +294,7 @@ async def test_what_the_room_has_not_kept_is_told(where):
         await client.until(lambda: bool(client.heard("room:r")))
 
         assert client.heard("room:r") == [10]
+        await client.until(lambda: len(client.of("lost")) > 1)
         lost = {facts["room"]: facts.get("offset") for facts in client.of("lost")}
         assert lost == {"r": 10, "plain": None}
         assert (await client.call("publish", "plain", 1))["delivered"] == 1
@@ -318,6 +319,7 @@ async def test_it_comes_back_to_the_next_server_when_the_first_has_drained(where
 
         assert (await asked)["did"] == 7
         assert second.done == [7]
+        await client.until(lambda: bool(client.of("lost")))
         assert [facts["room"] for facts in client.of("lost")] == ["r"]
         assert (await client.call("publish", "r", 1))["delivered"] == 1
 
