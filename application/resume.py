@@ -117,6 +117,7 @@ class Resumer:
         finally:
             for room_id in back:
                 self._streams.let_go(room_id, conn.link)
+            self._sessions.returned(conn)
         for room_id, room in back.items():
             done[room_id] = self._result(room_id, conn, room)
         return done

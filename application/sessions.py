@@ -7,7 +7,9 @@ Rules of this file:
 2. A session goes on with one connection: who takes it up ends the one that had it.
 3. Requests in work go along: on the same node their answers reach the new connection,
    and another node gets the session when they have been answered.
-4. What a session gives is a memory, not a right: rooms are joined under their rules.
+4. A session that is on its way to a connection is waited for, and reaches it also when
+   that has ended meanwhile: who is cut off again while it comes back loses nothing.
+5. What a session gives is a memory, not a right: rooms are joined under their rules.
 """
 
 from __future__ import annotations
@@ -75,6 +77,10 @@ class Sessions:
         self._kept = KeptSessions()
         self._deadlines = Deadlines(clock)
         self._next: Deadline | None = None
+        self._arriving: dict[SessionName, set[asyncio.Event]] = {}
+        """The sessions that are being joined with an earlier one, and who waits for them."""
+        self._returning: dict[ConnId, frozenset[RoomId]] = {}
+        """Connections that are being brought back into these rooms, and not in all yet."""
         cluster.on_call(_TAKE, self._take_take)
 
     def __len__(self) -> int:
@@ -85,9 +91,14 @@ class Sessions:
     def ended(self, conn: Connection, reason: DisconnectReason) -> None:
         """Keep the session of a connection that may come back."""
         if conn.session is None or reason not in COMES_BACK:
+            self._returning.pop(conn.id, None)
             return
-        session = Session(conn.user_id, frozenset(conn.roles), conn.asked)
-        self._keep(SessionName(conn.session), session)
+        self._keep(SessionName(conn.session), self._session_of(conn))
+        self._returning.pop(conn.id, None)
+
+    def _session_of(self, conn: Connection) -> Session:
+        rooms = self._returning.get(conn.id, frozenset()).union(conn.roles)
+        return Session(conn.user_id, rooms, conn.asked)
 
     def _keep(self, name: SessionName, session: Session) -> None:
         if self._ttl:
@@ -109,25 +120,42 @@ class Sessions:
     async def resume(self, name: str, conn: Connection) -> Session | None:
         """Let ``conn`` go on with a session; None if that is unknown or another user's.
 
-        Raises ``Unavailable`` when the node that has it does not say.
+        Its rooms go on being remembered until ``returned``. Raises ``Unavailable`` when the
+        node that has it does not say.
         """
-        if conn.session is None or len(name) > MAX_NAME:
+        if conn.session is None or not conn.is_open or len(name) > MAX_NAME:
             return None
+        own = SessionName(conn.session)
+        waiting = self._arriving.setdefault(own, set())
+        try:
+            return await self._follow(name, conn, own)
+        finally:
+            self._arriving.pop(own, None)
+            for over in waiting:
+                over.set()
+
+    def returned(self, conn: Connection) -> None:
+        """It is back in all rooms that let it in: those that it is in count from now on."""
+        self._returning.pop(conn.id, None)
+
+    async def _follow(self, name: str, conn: Connection, own: SessionName) -> Session | None:
+        """Find the session, however often it has moved on."""
         for _ in range(MOVES):
-            found = await self._find(name, conn)
+            found = await self._find(name, conn, own)
             if found is None or found.moved is None:
                 return found
-            if same(found.moved, conn.session):
+            if same(found.moved, own):
                 return None  # it is this connection's own already
             name = found.moved
         return None
 
-    async def _find(self, name: str, conn: Connection) -> Session | None:
+    async def _find(self, name: str, conn: Connection, own: SessionName) -> Session | None:
         """Take the session up where it is: here, on another node, or left to the state."""
-        own = SessionName(conn.session or "")
         node = node_of(name)
         found: Session | None = None
         if node == self._node:
+            if not same(name, own):
+                await self._arrived(name)
             found = self._give_up(name, conn.user_id, own)
         elif node and await self._cluster.is_alive(node):
             found = await self._ask(node, name, conn.user_id, own)
@@ -136,9 +164,26 @@ class Sessions:
             found = None if record is None else _read(record)
             if found is not None and found.user_id != conn.user_id:
                 return None
-        if found is not None and found.repeats is not None:
-            self._go_on(conn, found.repeats)
+        if found is not None and found.moved is None:
+            self._go_on(conn, own, found)
         return found
+
+    async def _arrived(self, name: str) -> None:
+        """Return when no earlier session is on its way to this one.
+
+        Raises ``Unavailable`` if that takes too long.
+        """
+        waiting = self._arriving.get(SessionName(name))
+        if waiting is None:
+            return
+        over = asyncio.Event()
+        waiting.add(over)
+        deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
+        await over.wait()
+        deadline.cancel()
+        waiting.discard(over)
+        if SessionName(name) in self._arriving:
+            raise Unavailable("the session is still on its way")
 
     async def _ask(
         self, node: NodeId, name: str, user_id: UserId | None, heir: SessionName
@@ -147,21 +192,25 @@ class Sessions:
         answer = await self._cluster.call(node, _TAKE, header)
         return None if answer is None else _read(answer)
 
-    @staticmethod
-    def _go_on(conn: Connection, repeats: Repeats) -> None:
+    def _go_on(self, conn: Connection, own: SessionName, found: Session) -> None:
         """Let the connection remember what was asked before, and be answered what is in
-        work."""
-        if conn.asked is not None:
-            repeats.take_in(conn.asked)
-        repeats.holder = conn
-        conn.asked = repeats
+        work; if it has ended meanwhile, its session remembers it."""
+        if found.repeats is not None:
+            if conn.asked is not None:
+                found.repeats.take_in(conn.asked)
+            found.repeats.holder = conn
+            conn.asked = found.repeats
+        if conn.is_open:
+            self._returning[conn.id] = found.rooms
+        elif (kept := self._kept.find(own, self._clock.now())) is not None:
+            self._keep(own, Session(conn.user_id, kept.rooms | found.rooms, conn.asked))
 
     def _give_up(self, name: str, user_id: UserId | None, heir: SessionName) -> Session | None:
         """Hand a session of this node to ``heir``; its connection, if open, is ended."""
         session = self._kept.find(name, self._clock.now())
         conn = None if session is not None else self._holder(name)
         if conn is not None:
-            session = Session(conn.user_id, frozenset(conn.roles), conn.asked)
+            session = self._session_of(conn)
         if session is None or session.user_id != user_id or same(name, heir):
             return None
         if session.moved is None:
@@ -183,6 +232,7 @@ class Sessions:
         name, user_id, heir = header["name"], header["user"], header["heir"]
         if not isinstance(name, str) or not isinstance(heir, str):
             raise BadPacket("a session without a name")
+        await self._arrived(name)
         session = self._give_up(name, user_id, SessionName(heir))
         if session is None:
             return None

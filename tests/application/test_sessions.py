@@ -7,6 +7,7 @@ import pytest
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.sessions import PATIENCE
 from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.errors import Unavailable
 from eyewall.domain.session import MAX_NAME
 from tests.application.engines import Engine
 from tests.application.fakes import settle
@@ -270,3 +271,91 @@ async def test_a_state_that_is_away_costs_the_sessions_and_a_warning(make_node, 
     await node.stop()
 
     assert "sessions_not_kept" in node.logger.of("warning")
+
+
+@pytest.mark.parametrize("place", ["here", "elsewhere"])
+async def test_who_is_cut_while_it_takes_its_session_up_loses_nothing(one, two, place):
+    """The session arrives when the connection that it was for has ended."""
+    go = asyncio.Event()
+    runs = counted(one, result=go) + counted(two)
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    ada.say(REQUEST)
+    await settle()
+    await ada.vanish()
+    second = await two.connect("ada", session=True)
+    taking = asyncio.create_task(two.node.sessions.resume(ada.welcome["session"], second.conn))
+    await settle()
+    await second.vanish()
+
+    returning = asyncio.create_task(back(two if place == "here" else one, ada.welcome["session"]))
+    await settle()
+    assert not returning.done()
+    go.set()
+    await taking
+    again, found = await returning
+
+    assert found.rooms == {"lab"}
+    assert [answer["data"]["n"] for answer in await again.ask(REQUEST)] == [1]
+    assert runs in ([], ["r1"])
+
+
+async def test_but_it_is_not_waited_for_without_end(make_node):
+    engine = Engine(MemoryState())
+    node = await make_node(session_ttl=TTL, state=engine)
+    ada = await node.connect("ada", session=True)
+    engine.before.add("take_session")
+    taking = asyncio.create_task(node.node.sessions.resume("secret.conn@gone", ada.conn))
+    await settle()
+    await ada.vanish()
+    again = await node.connect("ada", session=True)
+    returning = asyncio.create_task(node.node.sessions.resume(ada.welcome["session"], again.conn))
+    await settle()
+    assert not returning.done()
+
+    await node.advance(PATIENCE)
+
+    with pytest.raises(Unavailable):
+        await returning
+    engine.go_on()
+    assert await taking is None
+    assert await node.node.sessions.resume(ada.welcome["session"], again.conn) is not None
+
+
+async def test_who_has_gone_takes_nothing_up(one):
+    """Its request was read too late: the session stays where it can be found."""
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    await ada.vanish()
+    late = await one.connect("ada", session=True)
+    await late.vanish()
+
+    assert await one.node.sessions.resume(ada.welcome["session"], late.conn) is None
+    _, found = await back(one, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+
+
+async def test_who_is_cut_before_it_is_back_in_its_rooms_may_still_come_back(one):
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    await ada.vanish()
+    second, _ = await back(one, ada.welcome["session"])
+    await second.vanish()
+
+    _, found = await back(one, ada.welcome["session"])
+
+    assert found.rooms == {"lab"}
+
+
+async def test_but_not_into_those_that_did_not_let_it_in(one):
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    await ada.vanish()
+    second, _ = await back(one, ada.welcome["session"])
+    one.node.sessions.returned(second.conn)
+    await second.vanish()
+
+    _, found = await back(one, second.welcome["session"])
+
+    assert found.rooms == frozenset()
