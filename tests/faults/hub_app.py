@@ -42,6 +42,7 @@ from eyewall import (
     Server,
     Target,
 )
+from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.web import node
 from eyewall.domain.report import AckOptions
 
@@ -185,7 +186,8 @@ def add_handlers(server: Server) -> None:
 def make_servers() -> list[Server]:
     shared: dict[str, Any] = {}
     if LIKE.get("nodes", 1) > 1:
-        shared = {"pubsub": MemoryPubSub(), "state": MemoryState()}
+        parts = {"pubsub": MemoryPubSub(), "state": MemoryState(), "history": MemoryHistory()}
+        shared |= parts
     return [make_server(f"n{n}", shared) for n in range(LIKE.get("nodes", 1))]
 
 
