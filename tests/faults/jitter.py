@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
 import select
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
-from random import Random
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.faults.clients import Peer, request
+from tests.faults.jitter_rooms import Room, Stay
 from tests.faults.support import UNIT
+
+if TYPE_CHECKING:
+    from tests.faults.storm import Storm
 
 AWAY = 0.3 * UNIT
 """Seconds that a client is away at most before it dials again."""
@@ -54,68 +53,6 @@ class Line(Peer):
             self.open = True
             data = rest
         return super()._parse(data)
-
-
-@dataclass
-class Stay:
-    """What a connection brought of a room without history, and what it had to bring."""
-
-    conn_id: str
-    asked_at: int
-    """The first number that was not acked yet when the join was asked for."""
-    since: int | None = None
-    """The first number that was not sent yet when the join was answered."""
-    fenced: int = 0
-    """The first number that was not acked yet when the last fence was set: what is before
-    it was on its way before the fence was answered."""
-    got: list[int] = field(default_factory=list)
-
-
-class Room:
-    """One client in one room, by the rules for the offsets."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.epoch: str | None = None
-        self.last = 0
-        self.got: list[tuple[int, Any]] = []
-        self.kept: dict[int, Any] = {}
-        """What came during a resume and does not follow what was taken."""
-        self.resuming = False
-        self.gap = False
-        """Whether a gap was told while a resume was under way."""
-        self.stays: list[Stay] = []
-
-    @property
-    def position(self) -> dict[str, Any]:
-        return {} if self.epoch is None else {"epoch": self.epoch, "offset": self.last}
-
-    def take(self, offset: int, data: Any) -> bool:
-        """Take a message by its offset; False if others are missing before it."""
-        if offset > self.last + 1:
-            self.kept[offset] = data
-            return False
-        if offset == self.last + 1:
-            self._deliver(offset, data)
-            while self.last + 1 in self.kept:
-                self._deliver(self.last + 1, self.kept.pop(self.last + 1))
-        return True
-
-    def _deliver(self, offset: int, data: Any) -> None:
-        self.got.append((offset, data))
-        self.last = offset
-
-    def recovered(self, offset: int) -> None:
-        """The replay up to ``offset`` is here: what is missing of it was not meant for us."""
-        for at in sorted(self.kept):
-            if at <= offset:
-                data = self.kept.pop(at)
-                if at > self.last:
-                    self._deliver(at, data)
-        self.last = max(self.last, offset)
-        for at in sorted(self.kept):
-            if at in self.kept and at <= self.last + 1:
-                self.take(at, self.kept.pop(at))
 
 
 class Member:
@@ -370,112 +307,3 @@ class Member:
         self.abandoned.clear()
         for ref in self.pending:
             self.ask_again(ref)
-
-
-class Storm:
-    """All clients, and what happens to them; one thread, driven by ``until``."""
-
-    def __init__(self, ports: list[int], seed: int, *, lives: float, fences: bool) -> None:
-        self.ports = ports
-        self.random = Random(seed)
-        self.lives = lives
-        """Seconds for which a connection lives on average."""
-        self.fences = fences
-        """Whether who is to be cut off first makes sure what has come until then."""
-        self.cutting = False
-        self.members: list[Member] = []
-        self.cuts: Counter[str] = Counter()
-        self.ended: Counter[str] = Counter()
-        """Connections that ended without being cut here, by how."""
-        self.refused: Counter[str] = Counter()
-        self.gaps = 0
-        self.deliveries = 0
-        self.lost: list[str] = []
-        """Rooms whose history did not recover."""
-        self.published: dict[str, list[tuple[int, Any]]] = {}
-        """What was acked, by room: the offset and the data."""
-        self.waiting: dict[str, set[int]] = {}
-        self._by_fd: dict[int, Member] = {}
-        self._epoll = select.epoll()
-        self._timers: list[tuple[float, int, Callable[[], Any]]] = []
-        self._numbers = count()
-
-    def add(self, name: str, rooms: list[str], *, stalls: bool = False) -> Member:
-        for room in rooms:
-            self.published.setdefault(room, [])
-            self.waiting.setdefault(room, set())
-        member = Member(self, name, rooms, stalls=stalls)
-        self.members.append(member)
-        return member
-
-    def sent(self, room: str) -> int:
-        """How many messages were published in a room with one publisher."""
-        return len(self.published[room]) + len(self.waiting[room])
-
-    def acked(self, room: str) -> int:
-        """The first number that was not acked in a room with one publisher."""
-        return min(self.waiting[room], default=self.sent(room))
-
-    # --- the loop
-
-    def later(self, seconds: float, what: Callable[[], Any]) -> None:
-        due = time.monotonic() + seconds
-        heapq.heappush(self._timers, (due, next(self._numbers), what))
-
-    def every(self, seconds: float, what: Callable[[], Any]) -> None:
-        """Do something again and again while connections are being cut."""
-
-        def again() -> None:
-            if self.cutting:
-                what()
-                self.later(seconds, again)
-
-        self.later(self.random.uniform(0, seconds), again)
-
-    def watch(self, member: Member, events: int) -> None:
-        assert member.line is not None
-        self._by_fd[member.line.sock.fileno()] = member
-        self._epoll.register(member.line.sock.fileno(), events)
-
-    def change(self, member: Member, events: int) -> None:
-        assert member.line is not None
-        self._epoll.modify(member.line.sock.fileno(), events)
-
-    def forget(self, member: Member) -> None:
-        assert member.line is not None
-        if self._by_fd.pop(member.line.sock.fileno(), None) is not None:
-            self._epoll.unregister(member.line.sock.fileno())
-
-    def until(self, condition: Callable[[], Any], within: float, what: Callable[[], str]) -> None:
-        """Run until ``condition`` is true; fail when it takes too long."""
-        deadline = time.monotonic() + within
-        while not condition():
-            assert time.monotonic() < deadline, f"within {within} s: {what()}"
-            self._turn()
-
-    def run(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._turn()
-
-    def _turn(self) -> None:
-        for fd, events in self._epoll.poll(0.01, 1024):
-            member = self._by_fd.get(fd)
-            if member is not None:
-                member.ready(events)
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
-        for member in self.members:
-            if member.line is not None and member.line._unsent:
-                member.line.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._epoll.close()
-        for member in self.members:
-            for line in (member.line, *member.abandoned):
-                if line is not None:
-                    line.close()

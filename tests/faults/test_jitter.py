@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.faults.clients import Crowd, Peer
-from tests.faults.jitter import Member, Stay, Storm
+from tests.faults.jitter import Member
+from tests.faults.jitter_rooms import Stay
+from tests.faults.storm import Storm
 from tests.faults.support import UNIT, WITHIN, HubProcess
 
 CLIENTS = 1000
