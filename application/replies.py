@@ -30,6 +30,7 @@ from eyewall.domain.errors import (
 )
 from eyewall.domain.repeats import Seen
 
+RESERVED = "system:"
 _TRY_AGAIN = (RateLimited, Overloaded, Unavailable, Unauthorized)
 """Refusals that are not remembered: time, or a new token, may have changed the answer."""
 
@@ -128,7 +129,7 @@ class Replies:
         # Who asked in a session has it: ``is_repeat`` saw to that.
         if request.id is not None and (repeats := conn.asked) is not None:
             waited = (
-                repeats.answered(request.id, frame.payload)
+                repeats.answered(request.id, frame.payload, bound=_is_bound(request))
                 if remember
                 else repeats.forgotten(request.id)
             )
@@ -165,6 +166,12 @@ class Replies:
         """
         if conn.is_open and self._sender.post(conn, frame) and code is not None:
             self._stats.failed(code)
+
+
+def _is_bound(request: Envelope) -> bool:
+    """Whether the answer is about the connection: that it is in a room, say. Publishing is
+    the one command that does the same whoever does it, and must not be done twice."""
+    return request.topic.startswith(RESERVED) and request.topic != PUBLISH
 
 
 def describe(error: BaseException) -> tuple[str, str, dict[str, Any]]:

@@ -225,11 +225,13 @@ class Resumer:
 
     async def _has_read(self, conn: Connection) -> bool:
         """Wait for the client to read; False if it does not, or if too many don't."""
-        for _ in range(2):
-            await asyncio.sleep(0)  # what is only collected goes out at the end of the turn
+        while conn.link.crowded and not conn.link.queued and conn.is_open:  # noqa: ASYNC110
+            # It is only collected: it goes out in one of the next turns, or shows itself to
+            # be stuck. Behind a large fan-out that may be many.
+            await asyncio.sleep(0)
         if not conn.link.crowded:
             return conn.is_open
-        if not conn.link.queued or len(self._slow) >= MAX_SLOW:
+        if len(self._slow) >= MAX_SLOW:
             return False
         read = self._slow[conn] = asyncio.Event()
         timer = self._clock.call_later(PATIENCE, read.set)

@@ -18,6 +18,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from eyewall.application.cluster import Cluster
@@ -45,6 +46,8 @@ MOVES = 8
 """How often a session may have moved on while its client did not hear of it."""
 PATIENCE = 3.0
 """Seconds that another node waits for the requests in work, within the time of a call."""
+SKEW = 1.0
+"""Seconds by which the clocks of two nodes may differ."""
 _TAKE = "session"
 
 
@@ -156,9 +159,9 @@ class Sessions:
         if node == self._node:
             if not same(name, own):
                 await self._arrived(name)
-            found = self._give_up(name, conn.user_id, own)
+            found = self._give_up(name, conn.user_id, own, conn.connected_at)
         elif node and await self._cluster.is_alive(node):
-            found = await self._ask(node, name, conn.user_id, own)
+            found = await self._ask(node, name, conn, own)
         if found is None:
             record = await self._state.take_session(name)
             found = None if record is None else _read(record)
@@ -186,9 +189,10 @@ class Sessions:
             raise Unavailable("the session is still on its way")
 
     async def _ask(
-        self, node: NodeId, name: str, user_id: UserId | None, heir: SessionName
+        self, node: NodeId, name: str, conn: Connection, heir: SessionName
     ) -> Session | None:
-        header = {"name": name, "user": user_id, "heir": heir}
+        since = conn.connected_at.timestamp()
+        header = {"name": name, "user": conn.user_id, "heir": heir, "since": since}
         answer = await self._cluster.call(node, _TAKE, header)
         return None if answer is None else _read(answer)
 
@@ -205,14 +209,23 @@ class Sessions:
         elif (kept := self._kept.find(own, self._clock.now())) is not None:
             self._keep(own, Session(conn.user_id, kept.rooms | found.rooms, conn.asked))
 
-    def _give_up(self, name: str, user_id: UserId | None, heir: SessionName) -> Session | None:
-        """Hand a session of this node to ``heir``; its connection, if open, is ended."""
+    def _give_up(
+        self, name: str, user_id: UserId | None, heir: SessionName, since: datetime
+    ) -> Session | None:
+        """Hand a session of this node to ``heir``, whose connection is there ``since`` then.
+
+        A connection that has the session is ended, unless it is the newer one.
+        """
         session = self._kept.find(name, self._clock.now())
         conn = None if session is not None else self._holder(name)
         if conn is not None:
             session = self._session_of(conn)
         if session is None or session.user_id != user_id or same(name, heir):
             return None
+        if conn is not None and conn.connected_at > since:
+            return None  # a resume that was under way for long: the client has moved on
+        if session.repeats is not None:
+            session.repeats.unbind()
         if session.moved is None:
             self._keep(SessionName(name), Session(user_id, moved=heir))
         if conn is not None:
@@ -229,11 +242,12 @@ class Sessions:
 
     async def _take_take(self, header: Mapping[str, Any], _: bytes) -> Any:
         """Another node has the client now."""
-        name, user_id, heir = header["name"], header["user"], header["heir"]
+        name, user_id, heir, since = (header[key] for key in ("name", "user", "heir", "since"))
         if not isinstance(name, str) or not isinstance(heir, str):
             raise BadPacket("a session without a name")
         await self._arrived(name)
-        session = self._give_up(name, user_id, SessionName(heir))
+        when = datetime.fromtimestamp(float(since) + SKEW, UTC)
+        session = self._give_up(name, user_id, SessionName(heir), when)
         if session is None:
             return None
         if session.repeats is not None:

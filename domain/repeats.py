@@ -37,7 +37,7 @@ class Seen(Enum):
 class Repeats:
     """Ids of requests by what became of them, in the order in which they were answered."""
 
-    __slots__ = ("_answers", "_bytes", "_in_work", "holder", "when_idle")
+    __slots__ = ("_answers", "_bound", "_bytes", "_in_work", "holder", "when_idle")
 
     def __init__(self) -> None:
         self.holder: Any = None
@@ -47,6 +47,8 @@ class Repeats:
         """Called when the last request in work has been answered."""
         self._answers: dict[str, bytes] = {}
         self._in_work: dict[str, int] = {}
+        self._bound: set[str] = set()
+        """Those whose answer is true of the connection that asked, and of no other."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -64,17 +66,21 @@ class Repeats:
         self._in_work[request_id] = 0
         return Seen.NEW
 
-    def answered(self, request_id: str, answer: bytes) -> int:
-        """Remember the answer; returns how many repeats waited for it."""
+    def answered(self, request_id: str, answer: bytes, *, bound: bool = False) -> int:
+        """Remember the answer; returns how many repeats waited for it.
+
+        ``bound``: it is about the connection itself, such as that it is in a room.
+        """
         self._remember(request_id, answer)
+        if bound:
+            self._bound.add(request_id)
         return self.forgotten(request_id)
 
     def _remember(self, request_id: str, answer: bytes) -> None:
         self._bytes += len(answer) - len(self._answers.pop(request_id, b""))
         self._answers[request_id] = answer
         while len(self._answers) > LIMIT or (self._bytes > MAX_BYTES and len(self._answers) > 1):
-            oldest = next(iter(self._answers))
-            self._bytes -= len(self._answers.pop(oldest))
+            self._drop(next(iter(self._answers)))
 
     def forgotten(self, request_id: str) -> int:
         """The request was not handled after all; returns how many repeats waited."""
@@ -103,10 +109,21 @@ class Repeats:
         """The answer to a request; None if none is remembered."""
         return self._answers.get(request_id)
 
+    def unbind(self) -> None:
+        """Forget what was true of the connection that had the session: the next one has to
+        ask anew."""
+        for request_id in list(self._bound):
+            self._drop(request_id)
+
+    def _drop(self, request_id: str) -> None:
+        self._bytes -= len(self._answers.pop(request_id, b""))
+        self._bound.discard(request_id)
+
     def take_in(self, later: Repeats) -> None:
         """Add what another connection of the session has asked since: its answers, and
         its requests that are in work."""
         for request_id, answer in later.answers():
             self._remember(request_id, answer)
+        self._bound |= later._bound
         for request_id, waiting in later._in_work.items():
             self._in_work.setdefault(request_id, waiting)

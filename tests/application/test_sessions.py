@@ -359,3 +359,34 @@ async def test_but_not_into_those_that_did_not_let_it_in(one):
     _, found = await back(one, second.welcome["session"])
 
     assert found.rooms == frozenset()
+
+
+async def test_a_join_that_is_sent_again_after_a_cut_is_a_join_of_the_new_connection(make_node):
+    """The answer to the first one was about a connection that is gone."""
+    node = await make_node(client_commands=True)
+    ada = await node.connect("ada", session=True)
+    join = {"id": "j", "topic": "system:join", "ack": True, "data": {"room": "lab"}}
+    await ada.ask(join)
+    await ada.vanish()
+
+    again, _ = await back(node, ada.welcome["session"])
+    await again.ask(join)
+
+    assert again.conn.rooms == {"lab"}
+
+
+@pytest.mark.parametrize("place", ["one", "two"])
+async def test_a_connection_that_was_given_up_takes_nothing_from_a_newer_one(one, two, place):
+    """Its resume may have been under way for long."""
+    node = {"one": one, "two": two}[place]
+    ada = await one.connect("ada", session=True)
+    await ada.vanish()
+    stuck = await node.connect("ada", session=True)
+    await one.advance(2.0)
+    newer, found = await back(one, ada.welcome["session"])
+
+    late = await node.node.sessions.resume(ada.welcome["session"], stuck.conn)
+
+    assert found is not None
+    assert late is None
+    assert newer.closed is None

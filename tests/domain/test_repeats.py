@@ -147,3 +147,15 @@ def test_the_last_answer_is_told(repeats):
 
     assert early == []
     assert idle == [0]
+
+
+def test_what_was_true_of_one_connection_is_not_of_the_next(repeats):
+    for request_id, bound in (("join", True), ("pay", False)):
+        repeats.look(request_id)
+        repeats.answered(request_id, b"yes", bound=bound)
+
+    repeats.unbind()
+
+    assert repeats.look("join") is Seen.NEW
+    assert repeats.look("pay") == b"yes"
+    assert repeats.size == 3
