@@ -46,8 +46,8 @@ MOVES = 8
 """How often a session may have moved on while its client did not hear of it."""
 PATIENCE = 3.0
 """Seconds that another node waits for the requests in work, within the time of a call."""
-SKEW = 1.0
-"""Seconds by which the clocks of two nodes may differ."""
+SKEW = 0.05
+"""Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
 _TAKE = "session"
 
 

@@ -231,6 +231,8 @@ class Member:
             room.stays[-1].got.append(message["data"]["n"])
             return
         stream = message["stream"]
+        if room.epoch is None:  # it is quicker than the answer to the join
+            room.epoch, room.last = stream["epoch"], stream["offset"] - 1
         assert stream["epoch"] == room.epoch, message
         if not room.take(stream["offset"], message["data"]) and not room.resuming:
             self.resume([room])
@@ -254,7 +256,8 @@ class Member:
         elif ref.startswith("join "):
             assert data["status"] == "ok", data
             room = self.rooms[data["room"]]
-            room.epoch, room.last = data.get("epoch"), data.get("offset", 0)
+            if room.epoch is None:
+                room.epoch, room.last = data.get("epoch"), data.get("offset", 0)
             room.stays[-1].since = 0
             self.joined += 1
             self.live = self.joined == len(self.rooms)
@@ -288,7 +291,11 @@ class Member:
             answer = data["rooms"][room.name]
             assert "code" not in answer, answer
             room.resuming = False
-            if room.epoch is None:
+            if room.epoch is None and "epoch" in answer:
+                # Cut off before the join was answered: nothing has been said before it.
+                room.epoch, room.last = answer["epoch"], 0
+                self.resume([room])
+            elif room.epoch is None:
                 assert answer == {"recovered": False}
                 room.stays[-1].since = self.storm.sent(room.name)
             elif not answer["recovered"]:
