@@ -37,7 +37,7 @@ UNSTEADY = {
     "Stats.in_messages",
     "Stats.out_messages",
     "Stats.stray_acks",
-    "StreamLink.due",
+    "TlsLink.due",
     "asyncio.locks.Event",  # the gates of the application that the tests bring
     "asyncio.events.TimerHandle",  # the cancelled ones too; the others count as "timers"
 }
