@@ -8,6 +8,7 @@ from eyewall.application import acks
 from eyewall.application.acks import MARGIN, PAGE
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import ConnMeta
 from eyewall.domain.report import (
     AckOptions,
     DeliveryStatus,
@@ -220,3 +221,29 @@ async def test_a_connection_that_went_on_the_way_is_reported(one, two):
 async def test_a_question_that_makes_no_sense_is_refused(one, two, header):
     with pytest.raises(Unavailable):
         await one.node.cluster.call("n2", "deliver", header, b'{"id":"1","topic":"t","ack":true}')
+
+
+async def test_ten_thousand_recipients_cost_one_timer_and_no_task_each(make_node):
+    """They wait together: the answer of one is neither before nor behind another's."""
+    node = await make_node()
+    clients = []
+    for _ in range(10_000):
+        link = node.link()
+        await node.intake.open(link, ConnMeta(user_id="ada"), node.intake.reserve(None), session=False)
+        clients.append(link.owner)
+    timers, tasks = len(node.clock.timers), len(asyncio.all_tasks())
+
+    options = AckOptions(timeout=5.0)
+    news = Message("news", id="m1")
+    waiting = asyncio.create_task(node.hub.emit_with_ack(Target.user("ada"), news, options))
+    await settle()
+    more_timers = len(node.clock.timers) - timers
+    more_tasks = len(asyncio.all_tasks()) - tasks
+    for conn in clients[:9_999]:
+        node.intake.received(conn.link, b'{"topic":"news","event":"ack","ref":"m1"}', binary=False)
+    await node.advance(5.0)
+    result = await waiting
+
+    assert (result.expected, result.received, result.timed_out) == (10_000, 9_999, True)
+    assert more_timers == 1
+    assert more_tasks <= 3
