@@ -227,9 +227,10 @@ async def test_ten_thousand_recipients_cost_one_timer_and_no_task_each(make_node
     """They wait together: the answer of one is neither before nor behind another's."""
     node = await make_node()
     clients = []
+    meta = ConnMeta(user_id="ada")
     for _ in range(10_000):
         link = node.link()
-        await node.intake.open(link, ConnMeta(user_id="ada"), node.intake.reserve(None), session=False)
+        await node.intake.open(link, meta, node.intake.reserve(None), session=False)
         clients.append(link.owner)
     timers, tasks = len(node.clock.timers), len(asyncio.all_tasks())
 
