@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 # What the tests need besides wheels: the Debian package, and a program or a header in it.
-PARTS := chromium:chromium nodejs:node
+PARTS := chromium:chromium nodejs:node nginx:nginx
 BENCH_PARTS := build-essential:cc libssl-dev:openssl/ssl.h zlib1g-dev:zlib.h
 
 # Setuptools warns of its own strict mode, at length.
