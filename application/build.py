@@ -54,9 +54,9 @@ class Parts:
         self.ports = ports
         self.logger = ports.logger
         clock, logger = ports.clock, ports.logger
-        self.stats = Stats(clock, ports.metrics)
+        self.stats = Stats(clock, ports.metrics, logger)
         self.hooks = Hooks(logger)
-        self.failures = Failures(logger)
+        self.failures = Failures(logger, self.stats)
         self.threads = Threads(config.workers)
         self.router = Router(self.threads)
         self.connections = Connections(

@@ -27,6 +27,7 @@ from eyewall.application.stores import CountsListeners, PubSub, StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
 from eyewall.domain.identity import NodeId, RoomId
+from eyewall.domain.report import Incident
 
 Caster = Callable[[dict[str, Any], bytes], None]
 """Takes in what another node cast: header and payload. Never waits."""
@@ -84,10 +85,6 @@ class Cluster:
         self.running = False
         """Whether the node has started and not yet stopped."""
         self._away = False
-        self.bad_packets = 0
-        """What came from the bus and was no packet of ours."""
-        self.unsent = 0
-        """Casts to many that the bus did not take."""
 
     # --- what is heard
 
@@ -197,7 +194,7 @@ class Cluster:
         try:
             await self._cast(channel, kind, header, payload)
         except Unavailable as error:
-            self.unsent += 1
+            self._stats.happened(Incident.UNSENT)
             if not self._away:  # once per absence, not once per message
                 self._away = True
                 self._logger.warning("bus_away", error=str(error))
@@ -273,11 +270,11 @@ class Cluster:
         except BadPacket as error:
             self._bad(error)
         except Exception as error:
-            self.bad_packets += 1
+            self._stats.happened(Incident.BAD_PACKETS)
             self._logger.error("packet_failed", error=repr(error), exc_info=error)
 
     def _bad(self, error: BadPacket) -> None:
-        self.bad_packets += 1
+        self._stats.happened(Incident.BAD_PACKETS)
         self._logger.warning("bad_packet", error=str(error))
 
     def _questioned(self, packet: Packet) -> None:

@@ -33,7 +33,7 @@ from eyewall.domain.errors import (
 )
 from eyewall.domain.identity import ConnId
 from eyewall.domain.outbox import Offer
-from eyewall.domain.report import FailureReason, PendingAck
+from eyewall.domain.report import FailureReason, Incident, PendingAck
 
 MAX_PENDING = 1024
 """Messages that may wait for an ack from one connection: a client that never acks
@@ -212,7 +212,7 @@ class Deliveries:
                 or not isinstance(message_id, str)
                 or not late.answered(conn, message_id)
             ):
-                self._stats.stray_acks += 1
+                self._stats.happened(Incident.STRAY_ACKS)
             return
         if data.get("status", "ok") == "ok":
             waiting.result = data.get("result")

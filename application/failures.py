@@ -14,8 +14,9 @@ from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
 from eyewall.application.ports import Logger
+from eyewall.application.stats import Stats
 from eyewall.application.tasks import LAST_WORD, is_cancelled
-from eyewall.domain.report import Failure, FailureReason
+from eyewall.domain.report import Failure, FailureReason, Incident
 
 F = TypeVar("F", bound=Callable[[Failure], Any])
 
@@ -52,13 +53,12 @@ KIND_OF: Final = {
 class Failures:
     """Failure handlers of one node, and the failures that wait to be told."""
 
-    def __init__(self, logger: Logger) -> None:
+    def __init__(self, logger: Logger, stats: Stats) -> None:
         self._logger = logger
+        self._stats = stats
         self._handlers: dict[Kind, tuple[Callable[[Failure], Any], ...]] = dict.fromkeys(Kind, ())
         self._later: deque[Failure] = deque()
         self._task: asyncio.Task[None] | None = None
-        self.untold = 0
-        """Failures of fan-outs that were too many to report."""
 
     def add(self, kind: Kind, handler: F) -> F:
         """Register a handler; returns it, so that this works as a decorator."""
@@ -106,7 +106,7 @@ class Failures:
         if not any(self._handlers.values()):
             return
         if len(self._later) >= BACKLOG:
-            self.untold += 1
+            self._stats.happened(Incident.UNREPORTED_FAILURES)
             return
         self._later.append(failure)
         if self._task is None or self._task.done():
@@ -119,7 +119,9 @@ class Failures:
 
     async def close(self) -> None:
         """End the handlers that still run; what waits is forgotten."""
-        self._later.clear()
+        if self._later:
+            self._stats.happened(Incident.UNREPORTED_FAILURES, len(self._later))
+            self._later.clear()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=LAST_WORD)

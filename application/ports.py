@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason
@@ -227,6 +227,25 @@ class Metrics(Protocol):
 
     def consumed(self, messages: int) -> None:
         """Messages of other nodes taken from the bus."""
+
+
+@runtime_checkable
+class WatchesNode(Protocol):
+    """Metrics that want the facts of the node, too, beside those of its messages. Optional:
+    each method by itself.
+
+    Labels are words of a fixed list. The same promises hold as for ``Metrics``.
+    """
+
+    def refused(self, reason: str) -> None:
+        """A handshake was refused, for a reason of a fixed list."""
+
+    def incident(self, name: str, count: int) -> None:
+        """Something happened ``count`` times that concerns no single client; ``name`` is
+        the value of an ``Incident``."""
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop was with a timer, measured about once a second."""
 
 
 class Tracer(Protocol):

@@ -243,7 +243,7 @@ class Sender:
     def dropped(self, conn: Connection, frame: Frame) -> None:
         """A frame that the link had taken did not fit after all."""
         if not frame.raw:
-            self._stats.unsent()
+            self._stats.take_back_sent()
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.gaps.note(conn, frame)
         self.tell_dropped(conn, frame)
@@ -254,7 +254,7 @@ class Sender:
         One that asked for an ack is reported by who waits for that.
         """
         if not frame.raw:
-            self._stats.unsent()
+            self._stats.take_back_sent()
         self._stats.metrics.dropped(reason.value, 1)
         if frame.envelope is None or not frame.envelope.ack:
             error = (

@@ -1,46 +1,78 @@
-"""Counters of one node, and the metrics that hear of the same facts."""
+"""Counters of one node, and the metrics that hear of the same facts.
+
+Rule of this file: metrics that fail cost a log line, once for each method, and nothing
+else. Whatever they raise ends with the call.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
-from eyewall.application.ports import Clock, Metrics
+from eyewall.application.ports import Clock, Logger, Metrics
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.report import HubStats
+from eyewall.domain.report import HubStats, Incident
 
 
-class NoMetrics:
-    """Implements ``Metrics`` for who does not want any."""
+class GuardedMetrics:
+    """Implements ``Metrics`` and ``WatchesNode`` on top of a user's metrics, which may lack
+    any method and may raise anything. None counts nothing."""
 
-    def connected(self) -> None:
-        """Count nothing."""
+    __slots__ = (
+        "acked",
+        "connected",
+        "consumed",
+        "disconnected",
+        "dropped",
+        "failed",
+        "handled",
+        "incident",
+        "loop_lag",
+        "published",
+        "received",
+        "refused",
+        "sent",
+    )
 
-    def disconnected(self, reason: DisconnectReason) -> None:
-        """Count nothing."""
+    connected: Callable[[], None]
+    disconnected: Callable[[DisconnectReason], None]
+    received: Callable[[str], None]
+    sent: Callable[[int], None]
+    dropped: Callable[[str, int], None]
+    failed: Callable[[str], None]
+    handled: Callable[[str, float], None]
+    acked: Callable[[str, float], None]
+    published: Callable[[int], None]
+    consumed: Callable[[int], None]
+    refused: Callable[[str], None]
+    incident: Callable[[str, int], None]
+    loop_lag: Callable[[float], None]
 
-    def received(self, route: str) -> None:
-        """Count nothing."""
+    def __init__(self, metrics: Metrics | None, logger: Logger) -> None:
+        for name in self.__slots__:
+            method = getattr(metrics, name, None)
+            setattr(self, name, _ignore if method is None else _guarded(name, method, logger))
 
-    def sent(self, messages: int) -> None:
-        """Count nothing."""
 
-    def dropped(self, reason: str, messages: int) -> None:
-        """Count nothing."""
+def _ignore(*_facts: Any) -> None:
+    """Count nothing."""
 
-    def failed(self, code: str) -> None:
-        """Count nothing."""
 
-    def handled(self, route: str, seconds: float) -> None:
-        """Count nothing."""
+def _guarded(name: str, method: Callable[..., Any], logger: Logger) -> Callable[..., None]:
+    has_failed = False
 
-    def acked(self, outcome: str, seconds: float) -> None:
-        """Count nothing."""
+    def call(*facts: Any) -> None:
+        nonlocal has_failed
+        try:
+            method(*facts)
+        except BaseException as error:
+            if not has_failed:
+                has_failed = True
+                logger.error("metrics_failed", method=name, exc_info=error)
 
-    def published(self, messages: int) -> None:
-        """Count nothing."""
-
-    def consumed(self, messages: int) -> None:
-        """Count nothing."""
+    return call
 
 
 class Stats:
@@ -52,19 +84,20 @@ class Stats:
         "drops",
         "errors",
         "in_messages",
+        "incidents",
         "metrics",
         "out_messages",
+        "refusals",
         "started_at",
-        "stray_acks",
         "wanted",
     )
 
-    def __init__(self, clock: Clock, metrics: Metrics | None) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics | None, logger: Logger) -> None:
         self._clock = clock
-        self.wanted = metrics
-        """None if nobody wants any: what would be told of every message is not even
-        looked up then."""
-        self.metrics: Metrics = NoMetrics() if metrics is None else metrics
+        self.metrics = GuardedMetrics(metrics, logger)
+        self.wanted = None if metrics is None else self.metrics
+        """None without metrics: what would be told of every message is not even looked up
+        then."""
         self.reset()
 
     def reset(self) -> None:
@@ -73,8 +106,9 @@ class Stats:
         self.out_messages = 0
         self.errors = 0
         self.drops = 0
-        self.stray_acks = 0
-        """Acks of ids that nobody waits for."""
+        self.incidents: Counter[Incident] = Counter()
+        self.refusals: Counter[str] = Counter()
+        """Refused handshakes by reason."""
         self.started_at: datetime = self._clock.wall()
         self._since = self._clock.now()
 
@@ -83,7 +117,7 @@ class Stats:
         if self.wanted is not None:
             self.wanted.sent(messages)
 
-    def unsent(self) -> None:
+    def take_back_sent(self) -> None:
         """A message that was counted as sent did not fit after all."""
         self.out_messages = max(0, self.out_messages - 1)  # it may have been reset since
 
@@ -96,6 +130,16 @@ class Stats:
         self.errors += 1
         self.metrics.failed(code)
 
+    def refused(self, reason: str) -> None:
+        """A handshake was refused; ``reason`` is a word of a fixed list."""
+        self.refusals[reason] += 1
+        self.metrics.refused(reason)
+
+    def happened(self, incident: Incident, times: int = 1) -> None:
+        """Count an incident that concerns no single client."""
+        self.incidents[incident] += times
+        self.metrics.incident(incident.value, times)
+
     def snapshot(self, *, connections: int, users: int, rooms: int) -> HubStats:
         return HubStats(
             connections=connections,
@@ -107,4 +151,6 @@ class Stats:
             drops=self.drops,
             started_at=self.started_at,
             uptime=self._clock.now() - self._since,
+            refused=dict(self.refusals),
+            **{incident.value: self.incidents[incident] for incident in Incident},
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -275,6 +275,28 @@ class PendingAck:
     deadline: datetime
 
 
+class Incident(StrEnum):
+    """Something that a node noticed and that concerns no single client.
+
+    ``HubStats`` and the metrics count each under its value.
+    """
+
+    UNSENT = "unsent"
+    """A message to the other nodes that the bus did not take."""
+    BAD_PACKETS = "bad_packets"
+    """A message from the bus that is not one of ours, or does not fit its kind."""
+    FOREIGN_EPOCHS = "foreign_epochs"
+    """A room message whose epoch the history of this node does not know."""
+    STRAY_ACKS = "stray_acks"
+    """An ack of an id that no send waits for."""
+    UNREPORTED_FAILURES = "unreported_failures"
+    """A failed delivery that the failure handlers were not told of, for too many waited."""
+    LOOP_STALLS = "loop_stalls"
+    """The event loop stood still for longer than a second."""
+    ACCEPT_PAUSES = "accept_pauses"
+    """Accepting connections paused, because the process ran out of file descriptors."""
+
+
 @dataclass(frozen=True, slots=True)
 class HubStats:
     """Counters of this node since its start, or since ``reset_stats()``.
@@ -282,7 +304,8 @@ class HubStats:
     ``uptime`` is in seconds. ``in_messages`` counts every envelope received,
     ``out_messages`` every envelope sent, ``errors`` every error or nack sent,
     ``drops`` every message that a full queue did not take, and every one that was stored
-    for a user and had to go.
+    for a user and had to go. ``refused`` counts refused handshakes by reason. The fields
+    from ``unsent`` on are explained at ``Incident``.
     """
 
     connections: int
@@ -294,6 +317,14 @@ class HubStats:
     drops: int
     started_at: datetime
     uptime: float
+    refused: Mapping[str, int] = field(default_factory=dict)
+    unsent: int = 0
+    bad_packets: int = 0
+    foreign_epochs: int = 0
+    stray_acks: int = 0
+    unreported_failures: int = 0
+    loop_stalls: int = 0
+    accept_pauses: int = 0
 
 
 Result = Any

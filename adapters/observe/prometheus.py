@@ -65,8 +65,8 @@ class _Histogram:
 
 
 class PrometheusMetrics(Collector):
-    """Implements ``Metrics``. Each has a registry of its own unless one is given, so that
-    several servers fit into one process.
+    """Implements ``Metrics`` and ``WatchesNode``. Each has a registry of its own unless one is
+    given, so that several servers fit into one process.
 
     >>> metrics = PrometheusMetrics()
     >>> metrics.received("chat:*")
@@ -79,7 +79,10 @@ class PrometheusMetrics(Collector):
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._connections = self._connects = 0
         self._sent = self._published = self._consumed = 0
+        self._loop_lag = 0.0
         self._disconnects: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._incidents: Counter[str] = Counter()
         self._received: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
@@ -97,6 +100,9 @@ class PrometheusMetrics(Collector):
         yield GaugeMetricFamily(
             "eyewall_connections", "Connections that are open.", self._connections
         )
+        yield GaugeMetricFamily(
+            "eyewall_loop_lag_seconds", "How late the event loop is.", self._loop_lag
+        )
         for name, text, number in (
             ("connects", "Connections since the start.", self._connects),
             ("messages_sent", "Messages to clients.", self._sent),
@@ -105,6 +111,8 @@ class PrometheusMetrics(Collector):
         ):
             yield CounterMetricFamily(f"eyewall_{name}", text, number)
         yield _counted("disconnects", "Connections that ended.", "reason", self._disconnects)
+        yield _counted("refused", "Handshakes that were refused.", "reason", self._refused)
+        yield _counted("incidents", "What went wrong on the node.", "incident", self._incidents)
         yield _counted("messages_received", "Messages from clients.", "route", self._received)
         yield _counted("messages_dropped", "Messages that were lost.", "reason", self._dropped)
         yield _counted("errors", "Errors and nacks that were sent.", "code", self._errors)
@@ -146,6 +154,15 @@ class PrometheusMetrics(Collector):
 
     def consumed(self, messages: int) -> None:
         self._consumed += messages
+
+    def refused(self, reason: str) -> None:
+        self._refused[reason] += 1
+
+    def incident(self, name: str, count: int) -> None:
+        self._incidents[name] += count
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag = seconds
 
 
 def _counted(name: str, text: str, label: str, counts: Counter[str]) -> Metric:

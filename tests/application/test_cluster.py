@@ -11,6 +11,7 @@ from eyewall.application.cluster import CALL_TIMEOUT, Cluster, Silent
 from eyewall.application.packets import BadPacket, Packet
 from eyewall.application.stats import Stats
 from eyewall.domain.errors import Forbidden, Misuse, RateLimited, Refused, Unavailable
+from eyewall.domain.report import Incident
 from tests.application.engines import Bus, Engine
 from tests.application.fakes import FakeClock, RecordingLogger, RecordingMetrics, settle
 
@@ -27,6 +28,7 @@ class World:
 
     async def start(self, node):
         logger = RecordingLogger()
+        stats = Stats(self.clock, self.metrics, logger)
         cluster = Cluster(
             node=node,
             prefix="p",
@@ -34,11 +36,12 @@ class World:
             state=self.state,
             clock=self.clock,
             logger=logger,
-            stats=Stats(self.clock, self.metrics),
+            stats=stats,
             lease=10.0,
             max_payload=1000,
         )
         cluster.logger = logger
+        cluster.stats = stats
         cluster.heard = []
         cluster.on_cast("say", lambda header, payload: cluster.heard.append((header, payload)))
         await cluster.start()
@@ -158,7 +161,7 @@ async def test_a_bus_that_is_away_costs_a_cast_to_many_a_count():
         await one.cast_all("say", {})
         await one.cast_room("lab", "say", {})
 
-    assert one.unsent == 6
+    assert one.stats.incidents[Incident.UNSENT] == 6
     assert one.logger.of("warning") == ["bus_away"], "once per absence"
     world.bus.away = False
     await one.cast_all("say", {})
@@ -276,7 +279,7 @@ async def test_an_answer_that_comes_too_late_is_nobodys(world, one, two):
 
     with pytest.raises(Silent):
         await asked
-    assert one.bad_packets == 0
+    assert one.stats.incidents[Incident.BAD_PACKETS] == 0
 
 
 async def test_only_the_node_that_was_asked_answers(world, one, two):
@@ -379,7 +382,7 @@ async def test_a_bad_packet_is_dropped_and_counted_and_never_raised(world, one, 
     await world.bus.publish("p:node:n1", data)
     await settle()
 
-    assert one.bad_packets == 1
+    assert one.stats.incidents[Incident.BAD_PACKETS] == 1
     assert len(one.logger.entries) == 1
 
 
@@ -398,7 +401,7 @@ async def test_an_answer_that_can_not_be_read_is_no_answer(world, one, answer):
 
     with pytest.raises(Silent):
         await asked
-    assert one.bad_packets == 1
+    assert one.stats.incidents[Incident.BAD_PACKETS] == 1
 
 
 async def test_an_unknown_code_is_a_plain_refusal(world, one):

@@ -3,9 +3,10 @@ import asyncio
 import pytest
 
 from eyewall.application.failures import BACKLOG, KIND_OF, SLICE, Failures, Kind
+from eyewall.application.stats import Stats
 from eyewall.domain.envelope import Message
-from eyewall.domain.report import Failure, FailureReason
-from tests.application.fakes import RecordingLogger, settle
+from eyewall.domain.report import Failure, FailureReason, Incident
+from tests.application.fakes import FakeClock, RecordingLogger, settle
 
 
 def failure(reason=FailureReason.QUEUE_FULL, recipient="ada"):
@@ -19,7 +20,7 @@ def logger():
 
 @pytest.fixture
 def failures(logger):
-    return Failures(logger)
+    return Failures(logger, Stats(FakeClock(), None, logger))
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ async def test_what_is_too_much_to_report_is_counted(failures):
     await failures.settled()
 
     assert len(told) == BACKLOG
-    assert failures.untold == 3
+    assert failures._stats.incidents[Incident.UNREPORTED_FAILURES] == 3
 
 
 async def test_with_no_handler_nothing_is_kept(failures):

@@ -290,7 +290,7 @@ async def test_a_bus_that_is_away_does_not_keep_it_from_the_own_members(make_nod
     assert await one.hub.broadcast_text("3") == 1
     assert await one.hub.broadcast_with_filter(Message("news", data=4), Where()) == 1
 
-    assert one.node.cluster.unsent == 4
+    assert one.hub.stats().unsent == 4
     assert len(ada.heard()) == 4
     assert bob.heard() == []
 
@@ -329,7 +329,7 @@ async def test_what_makes_no_sense_is_dropped_and_counted(one, kind, header, pay
     await settle()
 
     assert ada.heard() == []
-    assert one.node.cluster.bad_packets == 1
+    assert one.hub.stats().bad_packets == 1
 
 
 async def test_what_comes_from_the_bus_is_not_published_again(make_node):

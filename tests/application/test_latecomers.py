@@ -51,7 +51,7 @@ async def test_a_late_answer_takes_it_out_of_the_store(one, store, answer):
     await settle()
 
     assert await kept(store) == []
-    assert one.node.stats.stray_acks == 0
+    assert one.hub.stats().stray_acks == 0
 
 
 async def test_a_second_late_answer_is_a_stray_one(one, store):
@@ -61,7 +61,7 @@ async def test_a_second_late_answer_is_a_stray_one(one, store):
     ada.ack(message)
     await settle()
 
-    assert one.node.stats.stray_acks == 1
+    assert one.hub.stats().stray_acks == 1
 
 
 async def test_it_counts_only_from_the_connection_that_it_went_to(one, store):
@@ -74,7 +74,7 @@ async def test_it_counts_only_from_the_connection_that_it_went_to(one, store):
     await settle()
 
     assert await kept(store) == [message["id"]]
-    assert one.node.stats.stray_acks == 1
+    assert one.hub.stats().stray_acks == 1
 
 
 async def test_an_answer_while_it_is_being_stored_counts(one, store):
@@ -124,4 +124,4 @@ async def test_who_has_no_name_has_nothing_stored(one):
     await asyncio.gather(asked, return_exceptions=True)
 
     assert len(one.node.stored.latecomers) == 0
-    assert one.node.stats.stray_acks == 1
+    assert one.hub.stats().stray_acks == 1

@@ -553,7 +553,7 @@ async def test_what_makes_no_sense_is_dropped_and_counted(one, kind, header, pay
     await one.bus.publish("eyewall:node:n1", Packet("evil", kind, header, payload).pack())
     await settle()
 
-    assert one.node.cluster.bad_packets == 1
+    assert one.hub.stats().bad_packets == 1
 
 
 async def test_a_message_for_who_has_gone_meanwhile_is_nobodys(one, two):
@@ -565,4 +565,4 @@ async def test_a_message_for_who_has_gone_meanwhile_is_nobodys(one, two):
     )
     await settle()
 
-    assert one.node.cluster.bad_packets == 0
+    assert one.hub.stats().bad_packets == 0

@@ -390,7 +390,7 @@ async def test_a_bad_packet_is_counted_and_moves_nothing(one, two, bus, header):
     await bus.publish(LAB, Packet("n9", "stream", header, b'{"topic":"t"}').pack())
     await settle()
 
-    assert two.node.cluster.bad_packets == 1
+    assert two.hub.stats().bad_packets == 1
     assert bob.heard() == []
 
 

@@ -1,11 +1,12 @@
-from eyewall.application.stats import NoMetrics, Stats
+from eyewall.application.stats import GuardedMetrics, Stats
 from eyewall.domain.connection import DisconnectReason
-from tests.application.fakes import START, RecordingMetrics
+from eyewall.domain.report import Incident
+from tests.application.fakes import START, RecordingLogger, RecordingMetrics
 
 
 def test_each_fact_is_counted_and_told_to_the_metrics(clock):
     metrics = RecordingMetrics()
-    stats = Stats(clock, metrics)
+    stats = Stats(clock, metrics, RecordingLogger())
 
     stats.sent(3)
     stats.dropped("queue_full")
@@ -22,7 +23,7 @@ def test_each_fact_is_counted_and_told_to_the_metrics(clock):
 
 
 def test_a_snapshot_says_since_when_it_counts(clock):
-    stats = Stats(clock, None)
+    stats = Stats(clock, None, RecordingLogger())
     stats.in_messages += 2
     clock.pass_time(90)
 
@@ -35,8 +36,10 @@ def test_a_snapshot_says_since_when_it_counts(clock):
 
 
 def test_reset_starts_again_from_zero_the_uptime_too(clock):
-    stats = Stats(clock, None)
-    stats.in_messages = stats.stray_acks = 1
+    stats = Stats(clock, None, RecordingLogger())
+    stats.in_messages = 1
+    stats.happened(Incident.STRAY_ACKS)
+    stats.refused("origin")
     stats.sent(1)
     stats.dropped("queue_full")
     stats.failed("internal")
@@ -47,24 +50,56 @@ def test_reset_starts_again_from_zero_the_uptime_too(clock):
 
     found = stats.snapshot(connections=0, users=0, rooms=0)
     assert (found.in_messages, found.out_messages, found.errors, found.drops) == (0, 0, 0, 0)
-    assert stats.stray_acks == 0
+    assert (found.stray_acks, found.refused) == (0, {})
     assert found.uptime == 5
     assert (found.started_at - START).total_seconds() == 90
 
 
 def test_without_metrics_every_fact_may_still_be_told(clock):
-    metrics = NoMetrics()
+    stats = Stats(clock, None, RecordingLogger())
 
-    metrics.connected()
-    metrics.disconnected(DisconnectReason.NORMAL)
-    metrics.received("r")
-    metrics.sent(1)
-    metrics.dropped("queue_full", 1)
-    metrics.failed("internal")
-    metrics.handled("r", 0.1)
-    metrics.acked("ok", 0.1)
-    metrics.published(1)
-    metrics.consumed(1)
+    for name in GuardedMetrics.__slots__:
+        getattr(stats.metrics, name)("fact", 1)
+
+    assert stats.wanted is None
+
+
+def test_metrics_that_raise_break_nothing_and_are_logged_once(clock):
+    """Whatever a user's metrics raise, the fact that they were told of has happened."""
+
+    class Broken:
+        def dropped(self, reason, messages):
+            raise SystemExit("no disk")
+
+    logger = RecordingLogger()
+    stats = Stats(clock, Broken(), logger)
+
+    stats.dropped("queue_full")
+    stats.dropped("queue_full")
+
+    assert stats.drops == 2
+    assert logger.of("error") == ["metrics_failed"]
+    assert logger.fields("metrics_failed")["method"] == "dropped"
+
+
+def test_metrics_hear_of_incidents_and_refusals_if_they_want_to(clock):
+    class Watching(RecordingMetrics):
+        def refused(self, reason):
+            self.facts.append(("refused", reason))
+
+        def incident(self, name, count):
+            self.facts.append(("incident", name, count))
+
+    metrics = Watching()
+    stats = Stats(clock, metrics, RecordingLogger())
+
+    stats.refused("origin")
+    stats.happened(Incident.BAD_PACKETS)
+    stats.metrics.loop_lag(0.1)
+
+    assert metrics.facts == [("refused", "origin"), ("incident", "bad_packets", 1)]
+    found = stats.snapshot(connections=0, users=0, rooms=0)
+    assert (found.refused, found.bad_packets, found.unsent) == ({"origin": 1}, 1, 0)
 
 
 async def test_the_hub_counts_what_comes_and_goes(node):
@@ -91,7 +126,7 @@ async def test_the_hub_counts_what_comes_and_goes(node):
     assert found.in_messages == 5
     assert found.out_messages == 6
     assert found.errors == 4
-    assert node.node.stats.stray_acks == 1
+    assert node.hub.stats().stray_acks == 1
 
 
 async def test_a_fan_out_counts_each_recipient(node):
@@ -126,18 +161,18 @@ async def test_metrics_hear_of_connections_messages_and_handlers(make_node):
 
 
 def test_what_did_not_fit_after_all_was_not_sent(clock):
-    stats = Stats(clock, None)
+    stats = Stats(clock, None, RecordingLogger())
     stats.sent(2)
 
-    stats.unsent()
+    stats.take_back_sent()
 
     assert stats.out_messages == 1
 
 
 def test_a_late_drop_does_not_count_below_zero(clock):
     """The counters may have been reset since the message was counted."""
-    stats = Stats(clock, None)
+    stats = Stats(clock, None, RecordingLogger())
 
-    stats.unsent()
+    stats.take_back_sent()
 
     assert stats.out_messages == 0

@@ -261,7 +261,9 @@ def test_the_fields_come_in_the_documented_order():
         Failure: "message recipient reason error queue duration",
         PendingAck: "message conn_id attempt since deadline",
         HubStats: (
-            "connections users rooms in_messages out_messages errors drops started_at uptime"
+            "connections users rooms in_messages out_messages errors drops started_at uptime "
+            "refused unsent bad_packets foreign_epochs stray_acks unreported_failures "
+            "loop_stalls accept_pauses"
         ),
     }
 

@@ -36,7 +36,7 @@ UNSTEADY = {
     "Stats.errors",
     "Stats.in_messages",
     "Stats.out_messages",
-    "Stats.stray_acks",
+    "Stats.incidents",
     "TlsLink.due",
     "asyncio.locks.Event",  # the gates of the application that the tests bring
     "asyncio.events.TimerHandle",  # the cancelled ones too; the others count as "timers"
