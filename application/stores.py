@@ -156,7 +156,9 @@ class HistoryStore(Protocol):
     ) -> Position:
         """Keep a message as the room's next; returns where it stands.
 
-        What ``retention`` does not let the room keep is gone, the oldest first.
+        What ``retention`` does not let the room keep is gone, the oldest first. It is the
+        word from this call to the next ``append``; what had become too old by the one
+        before is gone too, and does not come back.
         """
 
     async def position(self, room_id: RoomId) -> Position:

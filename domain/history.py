@@ -7,6 +7,8 @@ Rules of this file:
 2. Offsets are one more for each message; 0 is before the first. Trimming takes the
    oldest, so what is kept is one piece.
 3. A position can be recovered if it is of the epoch and nothing after it is missing.
+4. A message that was too old by the word that held until now is gone, whatever the next
+   word says: nothing that has expired comes back.
 """
 
 from __future__ import annotations
@@ -137,7 +139,11 @@ class Log:
         return self.last - len(self._kept) + 1
 
     def append(self, entry: Entry, retention: Retention, now: datetime) -> Position:
-        """Take in the next message; trims by the newest word on how much is kept."""
+        """Take in the next message; ``retention`` is the word from now on.
+
+        It holds for all that is kept, but not for what the word before it has ended.
+        """
+        self.trim(now)
         self._ttl = retention.ttl
         self._kept.append((now, entry))
         self.last += 1

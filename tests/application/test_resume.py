@@ -107,6 +107,24 @@ async def test_who_missed_nothing_gets_nothing(one):
     assert answer["lab"]["recovered"]
 
 
+async def test_what_has_expired_does_not_come_back_when_the_room_keeps_longer(one):
+    """Nobody has read between its end and the next message."""
+    await one.hub.update_room("lab", history_ttl=1)
+    ada = await member(one)
+    stood = {"epoch": (await one.hub.room("lab")).epoch, "offset": 0}
+    await publish(one, 1)
+    await ada.vanish()
+    one.clock.pass_time(1)
+
+    await one.hub.update_room("lab", history_ttl=None)
+    await publish(one, 2)
+    _, answer, missed, _ = await back(one, {"lab": stood})
+
+    assert missed == []
+    assert answer["lab"]["recovered"] is False
+    assert [m.data for m in (await one.hub.history("lab")).messages] == [2]
+
+
 async def test_the_beginning_is_a_place_too(one):
     membership = await one.hub.join("lab", (await one.connect("eve")).id)
     await publish(one, 1, 2)

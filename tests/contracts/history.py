@@ -215,6 +215,28 @@ class HistoryContract:
         assert await history.append("lab", entry(3), keeps, self.now()) == Position(at[0].epoch, 3)
         assert numbers(await self.read(history)) == [3]
 
+    @pytest.mark.parametrize("longer", [None, 3600.0], ids=["for ever", "an hour"])
+    async def test_what_has_expired_does_not_come_back_with_another_ttl(
+        self, history, grow_old, longer
+    ):
+        """Also when nobody has read in between."""
+        (at,) = await self.fill(history, 1, keeps=Retention(100, self.ttl))
+        await grow_old(self.ttl + 0.1)
+
+        await history.append("lab", entry(2), Retention(100, longer), self.now())
+
+        page = await self.read(history, Position(at.epoch, 0))
+        assert (numbers(page), page.first, page.recovered) == ([2], 2, False)
+
+    async def test_what_is_not_too_old_yet_lives_by_the_newest_word(self, history, grow_old):
+        (at,) = await self.fill(history, 1, keeps=Retention(100, self.ttl))
+        await history.append("lab", entry(2), Retention(100, None), self.now())
+        await grow_old(self.ttl + 0.1)
+
+        page = await self.read(history, Position(at.epoch, 0))
+
+        assert (numbers(page), page.recovered) == ([1, 2], True)
+
     async def test_a_room_that_was_removed_begins_a_new_epoch(self, history):
         at = await self.fill(history, 2)
 

@@ -123,6 +123,39 @@ def test_a_clock_that_goes_back_loses_nothing_and_leaves_no_hole():
     assert log.first == 1
 
 
+@pytest.mark.parametrize("ttl", [None, 60.0], ids=["for ever", "longer"])
+def test_what_has_expired_does_not_come_back_with_another_ttl(ttl):
+    """Nobody has read in between: the message is gone by the word that held until then."""
+    log = Log("e")
+    log.append(entry(1), Retention(5, 1.0), NOW)
+    later = NOW + timedelta(seconds=1)
+
+    log.append(entry(2), Retention(5, ttl), later)
+
+    page = log.read(Position("e", 0), 10, later)
+    assert (payloads(page), page.first, page.recovered) == ([2], 2, False)
+
+
+def test_a_message_that_is_not_too_old_yet_lives_by_the_newest_word():
+    log = Log("e")
+    log.append(entry(1), Retention(5, 10.0), NOW)
+    log.append(entry(2), Retention(5, None), NOW + timedelta(seconds=9))
+
+    page = log.read(Position("e", 0), 10, NOW + timedelta(seconds=60))
+
+    assert (payloads(page), page.recovered) == ([1, 2], True)
+
+
+def test_what_a_reader_found_expired_is_gone_for_one_whose_clock_is_behind():
+    log = Log("e")
+    log.append(entry(1), Retention(5, 10.0), NOW)
+    log.read(None, 10, NOW + timedelta(seconds=10))
+
+    page = log.read(Position("e", 0), 10, NOW)
+
+    assert (payloads(page), page.recovered) == ([], False)
+
+
 def test_a_ttl_of_any_length_is_taken():
     log = Log("e")
 
@@ -200,8 +233,9 @@ class HistoryModel(RuleBasedStateMachine):
 
         assert at == Position(f"e{self.epochs}", len(self.ever))
 
-    @rule(seconds=st.floats(0, 15))
+    @rule(seconds=st.floats(-5, 15))
     def time_passes(self, seconds):
+        """By another node's clock it may be earlier."""
         self.now += timedelta(seconds=seconds)
 
     @precondition(lambda self: self.ever)
@@ -233,6 +267,8 @@ class HistoryModel(RuleBasedStateMachine):
 
     @rule(offset=st.integers(0, 12))
     def read_from_another_epoch(self, offset):
+        self.lose_old(self.ttl)
+
         page = self.log.read(Position("foreign", offset), 5, self.now)
 
         assert (payloads(page), page.recovered) == ([], False)
