@@ -181,6 +181,99 @@ async def test_what_was_not_for_the_client_is_not_for_it_later(one):
     assert answer["lab"]["recovered"]
 
 
+# --- what is published meanwhile
+
+
+async def started(node, client, rooms):
+    """Ask for a resume that the store, or something else, does not let end yet."""
+    request = {"id": "r", "topic": "system:resume", "ack": True, "data": {"rooms": rooms}}
+    client.say(request)
+    await settle()
+
+
+def order(client):
+    """What a client has heard: values, and ``ack`` where the answer came."""
+    return ["ack" if m.get("event") == "ack" else m["data"] for m in client.heard()]
+
+
+@pytest.mark.parametrize("held_back", ["before", "after"])
+@pytest.mark.parametrize("publisher", ["here", "there"])
+async def test_what_is_published_while_the_missed_is_read_comes_after_it(
+    make_node, held_back, publisher
+):
+    """The client is a member already and the store's answer is still out: what passes the
+    gate in that moment must not overtake what it missed, nor come twice."""
+    store = Engine(MemoryHistory())
+    one, two = [await make_node(client_commands=True, history=store) for _ in range(2)]
+    await one.hub.create_room("lab", KEPT)
+    ada, bob = await member(one), await member(one, "bob")
+    await publish(one, 1)
+    stood = place(ada)
+    await ada.vanish()
+    await publish(one, 2, 3)
+    bob.heard()
+    again = await one.connect("ada", session=True)
+    getattr(store, held_back).add("read")
+    await started(one, again, {"lab": stood})
+    assert again.conn.rooms == {"lab"}, "it is in, and the answer is out"
+
+    await publish(one if publisher == "here" else two, 4, 5)
+    await settle()
+    assert [m["data"] for m in bob.heard()] == [4, 5], "the members have had it"
+    assert order(again) == []
+    store.go_on()
+    await settle()
+    await publish(one, 6)
+    await settle()
+
+    assert order(again) == [2, 3, 4, 5, "ack", 6]
+
+
+async def test_a_room_that_is_level_waits_for_the_others(make_node):
+    """Until all rooms are level nothing of any of them passes, and then nothing is missing."""
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    for room in ("lab", "hall"):
+        await one.hub.create_room(room, KEPT)
+    places = {}
+    for room in ("lab", "hall"):
+        epoch = (await one.hub.room(room)).epoch
+        places[room] = {"epoch": epoch, "offset": 0}
+    await publish(one, "hall 1", room="hall")
+    ada = await one.connect("ada", session=True)
+    store.after.add("read")  # of the hall: the lab has nothing that was missed
+
+    await started(one, ada, places)
+    await publish(one, "lab 1", room="lab")
+    await settle()
+    assert order(ada) == []
+    store.go_on()
+    await settle()
+    await publish(one, "lab 2", room="lab")
+
+    assert order(ada) == ["hall 1", "lab 1", "ack", "lab 2"]
+
+
+async def test_a_member_that_resumes_is_held_as_well(make_node):
+    """A client that was told of a gap has never left the room."""
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    await one.hub.create_room("lab", KEPT)
+    ada = await member(one)
+    stood = {"epoch": (await one.hub.room("lab")).epoch, "offset": 0}
+    await publish(one, 1)
+    ada.heard()
+    store.after.add("read")
+    await started(one, ada, {"lab": stood})
+
+    await publish(one, 2)
+    store.go_on()
+    await settle()
+    await publish(one, 3)
+
+    assert order(ada) == [1, 2, "ack", 3]
+
+
 # --- what can't be filled
 
 
