@@ -132,7 +132,7 @@ class Link:
             await asyncio.wait([writer])
             if not writer.cancelled():
                 writer.exception()  # the reader has seen the same
-            self._socket.transport.abort()
+            _cut(self._socket)
 
     # --- the end
 
@@ -182,7 +182,17 @@ async def dial(address: Address, token: str | None) -> Link:
         raise Ended(Ending(Unavailable(f"no connection: {error}"))) from error
     finally:
         if socket is not None:
-            socket.transport.abort()
+            _cut(socket)
+
+
+def _cut(socket: ClientConnection) -> None:
+    """Close the TCP connection now, if that has not happened yet.
+
+    In Python 3.11.2, which is Debian 12's, a TLS transport that was closed twice has let go of
+    its protocol, and its ``abort()`` raises instead of doing nothing.
+    """
+    with contextlib.suppress(AttributeError):
+        socket.transport.abort()
 
 
 async def _welcome(socket: ClientConnection) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from eyewall.adapters.web.http_server import (
     deadline_of,
     http_server,
 )
-from tests.adapters.web_support import PATIENCE, UNIT, tls_contexts
+from tests.adapters.web_support import PATIENCE, UNIT, cut, tls_contexts
 
 SOON = 0.3 * UNIT
 HEAD = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -77,7 +77,7 @@ async def serving(timeout: float = PATIENCE, *, tls: bool = False) -> AsyncItera
         server.stop()
         await server.close_all_connections()
         for writer in site.writers:
-            writer.transport.abort()
+            cut(writer)
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         assert not server._unread

@@ -23,6 +23,7 @@ from tests.adapters.web_support import (
     PONG,
     TEXT,
     UNIT,
+    cut,
     header,
     masked,
     raw,
@@ -535,7 +536,7 @@ async def test_a_peer_that_does_not_close_its_side_is_cut_off_after_a_while(tls)
         client.pause()
         link.close(Reason.NORMAL)
         if tls:  # asyncio's TLS would answer the close by itself
-            client.writer.transport.abort()
+            cut(client.writer)
         await until(lambda: link.state == GONE)
         assert here.intake.ends == []
 

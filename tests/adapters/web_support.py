@@ -283,7 +283,7 @@ async def served(
         await sockets.stop(PATIENCE)
         await server.close_all_connections()
         for client in here.clients:
-            client.writer.transport.abort()
+            cut(client.writer)
         for client in here.clients:
             with contextlib.suppress(OSError):
                 await client.writer.wait_closed()
@@ -422,10 +422,20 @@ class Client:
         """Reset the connection."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        cut(self.writer)
 
     def leave(self) -> None:
         self.writer.close()
+
+
+def cut(writer: asyncio.StreamWriter) -> None:
+    """Close the connection now, if that has not happened yet.
+
+    In Python 3.11.2, which is Debian 12's, a TLS transport that was closed twice has let go of
+    its protocol, and its ``abort()`` raises.
+    """
+    with contextlib.suppress(AttributeError):
+        writer.transport.abort()
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -13,6 +13,8 @@ from eyewall import ConnMeta, Forbidden, Server, Unauthorized, Unavailable
 from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.client.link import MOST_OWN, Address, Ended, Link, dial
 from eyewall.client.outbox import Outbox, Outgoing
+from tests.certificate import tls_contexts
+from tests.entrypoints import wire
 from tests.entrypoints.client_support import scripted
 from tests.entrypoints.wire import UNIT, WITHIN, eventually, peer, running, soon
 from tests.faults.proxy import TcpProxy, free_port
@@ -65,6 +67,18 @@ async def test_it_is_welcomed_by_a_real_server():
         await soon(link.close())
 
         assert not (await soon(reading)).comes_back
+
+
+async def test_a_transport_that_was_closed_twice_ends_the_link_like_any_other(monkeypatch):
+    """Old releases of asyncio raise where such a TLS transport is closed once more."""
+    monkeypatch.setattr(wire, "over_tls", True)
+    async with running() as server:
+        link = await dial(address(server.url, ssl=tls_contexts()[1]), None)
+        reading = asyncio.ensure_future(link.run(print))
+        link._socket.transport.close()
+        link._socket.transport.close()
+
+        assert (await soon(reading)).comes_back
 
 
 async def test_the_token_travels_as_a_bearer_and_headers_as_they_are():
