@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from eyewall.application.deadlines import Deadline, Deadlines
 from eyewall.application.fanout import FanOut
+from eyewall.application.logs import told
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.seats import Left, Seats
 from eyewall.application.tasks import Tasks
@@ -71,7 +72,7 @@ class Announcements:
                 room_id, conn_id, await self._seats.stays_away(room_id, conn_id, user_id)
             )
         except Unavailable as error:
-            self._logger.warning("absence_not_told", room=room_id, error=str(error))
+            self._logger.warning("absence_not_told", room=room_id, error=told(error))
 
     async def _tell(
         self, room_id: RoomId, event: str, conn_id: ConnId, user_id: UserId | None, connections: int

@@ -13,6 +13,7 @@ from typing import Any
 
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.expiry import Expiry
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.application.presences import Presences
 from eyewall.application.replays import Replays
@@ -81,7 +82,7 @@ class Belongings:
                 await self._presences.appear(conn)
                 await self._rooms.become(conn)
             except Unavailable as error:
-                self._logger.warning("user_not_changed", conn_id=conn.id, error=str(error))
+                self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
         if self._replays is not None and conn.user_id is not None and conn.is_open:
             self._replays.begin(conn.user_id)  # who logs in later has come as well
 

@@ -22,6 +22,7 @@ from eyewall.application.hooks import Hooks
 from eyewall.application.intake import Inbound, Welcome
 from eyewall.application.latecomers import Latecomers
 from eyewall.application.locate import Locator
+from eyewall.application.logs import guarded
 from eyewall.application.messages import Messages
 from eyewall.application.moderate import Moderator
 from eyewall.application.needs import NodeConfig, Ports
@@ -52,8 +53,8 @@ class Parts:
     def __init__(self, config: NodeConfig, ports: Ports) -> None:
         self.config = config
         self.ports = ports
-        self.logger = ports.logger
-        clock, logger = ports.clock, ports.logger
+        self.logger = logger = guarded(ports.logger)
+        clock = ports.clock
         self.stats = Stats(clock, ports.metrics, logger)
         self.hooks = Hooks(logger)
         self.failures = Failures(logger, self.stats)

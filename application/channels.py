@@ -16,6 +16,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.application.stores import PubSub, Subscription
 from eyewall.application.tasks import Tasks
@@ -120,4 +121,4 @@ class Channels:
             if inspect.isawaitable(closed):
                 await closed
         except EyewallError as error:
-            self._logger.warning("unsubscribe_failed", channel=name, error=str(error))
+            self._logger.warning("unsubscribe_failed", channel=name, error=told(error))

@@ -20,6 +20,7 @@ from itertools import count
 from typing import Any
 
 from eyewall.application.channels import Channels
+from eyewall.application.logs import shown, told
 from eyewall.application.packets import BadPacket, Packet, unpack
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stats import Stats
@@ -120,7 +121,7 @@ class Cluster:
         try:
             await self._state.release(self.node, self._clock.wall())
         except Unavailable as error:
-            self._logger.warning("release_failed", error=str(error))
+            self._logger.warning("release_failed", error=told(error))
 
     def on_lapse(self, step: Callable[[], Awaitable[None]]) -> None:
         """Have ``step`` awaited when the lease was renewed after it may have lapsed:
@@ -197,7 +198,7 @@ class Cluster:
             self._stats.happened(Incident.UNSENT)
             if not self._away:  # once per absence, not once per message
                 self._away = True
-                self._logger.warning("bus_away", error=str(error))
+                self._logger.warning("bus_away", error=told(error))
         else:
             self._away = False
 
@@ -271,11 +272,11 @@ class Cluster:
             self._bad(error)
         except Exception as error:
             self._stats.happened(Incident.BAD_PACKETS)
-            self._logger.error("packet_failed", error=repr(error), exc_info=error)
+            self._logger.error("packet_failed", error=shown(error), exc_info=error)
 
     def _bad(self, error: BadPacket) -> None:
         self._stats.happened(Incident.BAD_PACKETS)
-        self._logger.warning("bad_packet", error=str(error))
+        self._logger.warning("bad_packet", error=told(error))
 
     def _questioned(self, packet: Packet) -> None:
         header = packet.header
@@ -295,7 +296,7 @@ class Cluster:
         except (Refused, Unavailable) as error:
             reply["error"] = {"code": code_of(error), "text": str(error), **error.details()}
         except Exception as error:
-            self._logger.error("answer_failed", error=repr(error), exc_info=error)
+            self._logger.error("answer_failed", error=shown(error), exc_info=error)
             reply["error"] = {"code": "unavailable", "text": "the other node failed"}
         await self._cast(self._of_node(node), _REPLY, reply, b"")
 
@@ -316,7 +317,7 @@ class Cluster:
         try:
             await work
         except EyewallError as error:
-            self._logger.warning("cluster_task_failed", error=str(error))
+            self._logger.warning("cluster_task_failed", error=told(error))
 
 
 def _silence(future: asyncio.Future[Any], node: str) -> None:

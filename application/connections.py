@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from eyewall.application.hooks import Event, Hooks
+from eyewall.application.logs import shown
 from eyewall.application.places import Places
 from eyewall.application.ports import Audience, Clock, Link, Logger, Outbound, Reservation
 from eyewall.application.stats import Stats
@@ -262,7 +263,7 @@ class Connections:
             if self._after_end is not None:
                 await self._after_end(conn)
         except Exception as error:  # noqa: BLE001  (the hooks must run whatever failed)
-            self._logger.error("leaving_failed", conn_id=conn.id, error=repr(error))
+            self._logger.error("leaving_failed", conn_id=conn.id, error=shown(error))
         if conn.announced:
             await self.hooks.tell(Event.DISCONNECT, conn, reason)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.stats import Stats
 from eyewall.application.tasks import LAST_WORD, is_cancelled
@@ -97,7 +98,7 @@ class Failures:
                 self._logger.error(
                     "failure_handler_failed",
                     reason=failure.reason.value,
-                    error=repr(error),
+                    error=shown(error),
                     exc_info=error,
                 )
 

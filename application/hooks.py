@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum, auto
 from typing import Any, Final, TypeVar
 
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.tasks import is_cancelled
 
@@ -85,7 +86,7 @@ class Hooks:
                     "hook_failed",
                     hook=_name(hook),
                     on=event.name.lower(),
-                    error=repr(error),
+                    error=shown(error),
                     exc_info=error,
                 )
 

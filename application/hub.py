@@ -36,7 +36,9 @@ class Hub(Messaging):
 
     @property
     def logger(self) -> Logger:
-        return self._node.logger
+        """The logger that the server was given. It may raise; the server's own lines go
+        through a guard."""
+        return self._node.ports.logger
 
     @property
     def node_id(self) -> str:
@@ -131,7 +133,7 @@ class Hub(Messaging):
     ) -> None:
         """Let a user into an invite-only room. ``by`` is noted in the log."""
         await self._node.moderator.invite(RoomId(room_id), UserId(user_id))
-        self.logger.info("invited", room=room_id, user_id=user_id, by=by)
+        self._node.logger.info("invited", room=room_id, user_id=user_id, by=by)
 
     async def revoke_invite(self, room_id: RoomId | str, user_id: UserId | str) -> None:
         await self._node.moderator.revoke_invite(RoomId(room_id), UserId(user_id))

@@ -17,6 +17,7 @@ from eyewall.application.connections import Connection, Connections
 from eyewall.application.expiry import Expiry
 from eyewall.application.frames import Frame
 from eyewall.application.hooks import Event, Hooks
+from eyewall.application.logs import shown, told
 from eyewall.application.middleware import method
 from eyewall.application.operate import Operations
 from eyewall.application.ports import Authenticator, Link, Logger, Maybe, Reservation
@@ -166,7 +167,7 @@ class Inbound:
             if self._max_per_user is not None and conn.user_id is not None:
                 await self._operations.keep_newest(conn.user_id, self._max_per_user)
         except Unavailable as error:
-            self._logger.warning("presence_not_set", conn_id=conn.id, error=str(error))
+            self._logger.warning("presence_not_set", conn_id=conn.id, error=told(error))
 
     async def _ask_hooks(self, conn: Connection) -> None:
         """Run the ``on_connect`` hooks; one that raises refuses the connection."""
@@ -178,7 +179,7 @@ class Inbound:
                 raise
             if not isinstance(error, EyewallError):
                 self._logger.error(
-                    "on_connect_failed", conn_id=conn.id, error=repr(error), exc_info=error
+                    "on_connect_failed", conn_id=conn.id, error=shown(error), exc_info=error
                 )
                 self._operations.tell_error(conn, error)
             self._connections.end(conn, DisconnectReason.POLICY_VIOLATION)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eyewall.application.connections import Connection
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.application.stores import OfflineStore
 from eyewall.application.tasks import Tasks
@@ -64,7 +65,7 @@ class Latecomers:
             await self._store.remove(user_id, message_id)
         except Unavailable as error:
             # It will be delivered once more, under its id.
-            self._logger.warning("answered_message_kept", id=message_id, error=str(error))
+            self._logger.warning("answered_message_kept", id=message_id, error=told(error))
 
     async def close(self) -> None:
         """See through what is under way: it keeps a message from being sent again."""

@@ -11,6 +11,7 @@ from typing import Any
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import Audiences, Filter, where_in, where_out
+from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Logger
 from eyewall.application.stores import StateStore
@@ -129,7 +130,7 @@ class Locator:
             return [ConnId(c) for c in strings(await self._cluster.call(node, _WHO, header))]
         except (Unavailable, BadPacket) as error:
             # Nobody knows whom it has; the other nodes' connections must not miss out.
-            self._logger.warning("node_silent", asked=_WHO, error=str(error))
+            self._logger.warning("node_silent", asked=_WHO, error=told(error))
             return []
 
     async def _take_who(self, header: Mapping[str, Any], _: bytes) -> list[ConnId]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from eyewall.application.context import Context
+from eyewall.application.logs import guarded, shown
 from eyewall.application.ports import Limiter, Logger, Tracer, Validator
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import EyewallError, Forbidden, RateLimited, Refused, Unauthorized
@@ -65,12 +66,12 @@ def recover(logger: Logger | None = None) -> Middleware:
         except EyewallError:
             raise
         except Exception as error:
-            (logger or ctx.hub.logger).error(
+            guarded(logger or ctx.hub.logger).error(
                 "handler_failed",
                 route=ctx.route,
                 conn_id=ctx.conn.id,
                 message_id=msg.id,
-                error=repr(error),
+                error=shown(error),
                 exc_info=error,
             )
             raise Internal("internal error") from error
@@ -83,7 +84,7 @@ def log(logger: Logger | None = None) -> Middleware:
     """Log every message: route, event, user, outcome and seconds, never the payload."""
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
-        out = logger or ctx.hub.logger
+        out = guarded(logger or ctx.hub.logger)
         started = time.perf_counter()
         outcome = "ok"
         try:

@@ -18,6 +18,7 @@ from eyewall.application.cluster import Answerer, Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
 from eyewall.application.histories import Histories
+from eyewall.application.logs import told
 from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.rooms import Rooms
@@ -290,7 +291,7 @@ class Moderator:
         try:
             await self._cluster.call(node, kind, header)
         except Silent as error:
-            self._logger.warning("node_silent", asked=kind, error=str(error))
+            self._logger.warning("node_silent", asked=kind, error=told(error))
 
     async def _take_removed(self, header: Mapping[str, Any], _: bytes) -> None:
         room_id, why = RoomId(header["room"]), LeaveReason(header["why"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eyewall.application.build import Parts
+from eyewall.application.logs import shown
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.stores import Opens
 
@@ -77,7 +78,7 @@ class Node(Parts):
             async with asyncio.timeout(CLOSING):
                 await adapter.close()
         except Exception as error:  # noqa: BLE001  (the others have to be closed all the same)
-            self.logger.error("close_failed", adapter=type(adapter).__name__, error=repr(error))
+            self.logger.error("close_failed", adapter=type(adapter).__name__, error=shown(error))
 
     def _adapters(self) -> Sequence[Opens]:
         ports: list[Any] = [

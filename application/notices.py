@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from eyewall.application.connections import Connection
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.tasks import Tasks
 from eyewall.domain.identity import ConnId
@@ -92,4 +93,4 @@ class Notices:
         try:
             await notice()
         except Exception as error:
-            self._logger.error("notice_failed", error=repr(error), exc_info=error)
+            self._logger.error("notice_failed", error=shown(error), exc_info=error)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from eyewall.application.latecomers import Latecomers
+from eyewall.application.logs import told
 from eyewall.application.messages import Messages
 from eyewall.application.outcomes import read_frame
 from eyewall.application.packets import BadPacket
@@ -254,7 +255,7 @@ class Offline:
                 frame = read_frame(self._codec, header, one.message.payload)
             except BadPacket as problem:
                 self._logger.error(
-                    "stored_message_unreadable", id=one.message.id, error=str(problem)
+                    "stored_message_unreadable", id=one.message.id, error=told(problem)
                 )
                 continue
             await self._sender.failed(frame, one.user_id, one.reason, error)
@@ -280,7 +281,7 @@ class Offline:
                 if len(evicted) < SWEPT:
                     return
         except Unavailable as error:
-            self._logger.warning("offline_not_swept", error=str(error))
+            self._logger.warning("offline_not_swept", error=told(error))
 
     async def close(self) -> None:
         """End the sweep and the replays; what was not answered stays stored."""

@@ -11,6 +11,7 @@ from eyewall.application.cluster import Cluster, Silent
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.locate import Locator
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.application.rooms import Rooms
 from eyewall.application.stores import StateStore
@@ -94,7 +95,7 @@ class Operations:
         try:
             return int(await self._cluster.call(node, _DISCONNECT, header))
         except Silent as error:
-            self._logger.warning("node_silent", asked=_DISCONNECT, error=str(error))
+            self._logger.warning("node_silent", asked=_DISCONNECT, error=told(error))
             return 0
 
     async def _take_disconnect(self, header: Mapping[str, Any], _: bytes) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.fanout import FanOut
+from eyewall.application.logs import told
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stores import StateStore
 from eyewall.application.tasks import Tasks
@@ -132,7 +133,7 @@ class Presences:
             await self._state.set_typing(user_id, room_id, None, self._clock.wall())
         except Unavailable as error:
             # It runs out there by itself.
-            self._logger.warning("typing_not_cleared", error=str(error))
+            self._logger.warning("typing_not_cleared", error=told(error))
         await self._tell(user_id, room_id, typing=False)
 
     async def _tell(self, user_id: UserId, room_id: RoomId, typing: bool) -> None:

@@ -18,6 +18,7 @@ from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.hooks import MESSAGE, Event, Hooks
 from eyewall.application.lanes import Lanes
+from eyewall.application.logs import shown
 from eyewall.application.middleware import Internal, cause
 from eyewall.application.ports import AccessController, Clock, Link, Logger, Validator
 from eyewall.application.replies import Replies
@@ -217,7 +218,7 @@ class Receiver:
 
     def _hook_failed(self, conn: Connection, error: BaseException) -> None:
         self._logger.error(
-            "hook_failed", on="message", conn_id=conn.id, error=repr(error), exc_info=error
+            "hook_failed", on="message", conn_id=conn.id, error=shown(error), exc_info=error
         )
         self._tell_error(conn, error)
 
@@ -310,17 +311,17 @@ class Receiver:
 
     async def _failed(self, ctx: Context, error: BaseException, *, remember: bool) -> None:
         """Answer for an unexpected error; its text stays here."""
+        self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
         if not isinstance(error, (Internal, Unavailable)):
             self._logger.error(
                 "handler_failed",
                 route=ctx.route,
                 conn_id=ctx.conn.id,
                 message_id=ctx.message.id,
-                error=repr(error),
+                error=shown(error),
                 exc_info=error,
             )
-        self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
         await self._hooks.tell(Event.ERROR, ctx.conn, cause(error))
 
     def _fault(self, error: BaseException) -> None:
-        self._logger.error("receive_failed", error=repr(error), exc_info=error)
+        self._logger.error("receive_failed", error=shown(error), exc_info=error)

@@ -27,6 +27,7 @@ from eyewall.application.deliveries import Deliveries
 from eyewall.application.frames import Frame
 from eyewall.application.lines import Lines
 from eyewall.application.locate import Locator
+from eyewall.application.logs import told
 from eyewall.application.outcomes import Outcome, read_frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Logger
@@ -131,7 +132,7 @@ class Replays:
             elif missed:
                 await self._cluster.cast_node(next(iter(missed)), _START, {"user": user_id})
         except Unavailable as error:
-            self._logger.warning("replay_not_begun", error=str(error))
+            self._logger.warning("replay_not_begun", error=told(error))
 
     # --- the replay
 
@@ -159,7 +160,7 @@ class Replays:
         try:
             return await self._pass(replay)
         except Unavailable as error:
-            self._logger.warning("replay_stopped", error=str(error))
+            self._logger.warning("replay_stopped", error=told(error))
             return False
 
     async def _pass(self, replay: Window) -> bool:
@@ -228,7 +229,7 @@ class Replays:
             if frame.envelope is None or frame.envelope.id != message.id:
                 raise BadPacket("it has another id")
         except BadPacket as error:
-            self._logger.error("stored_message_unreadable", id=message.id, error=str(error))
+            self._logger.error("stored_message_unreadable", id=message.id, error=told(error))
             self._settle(replay, message.id)
             return
         now, deadline = self._clock.now(), None
@@ -280,7 +281,7 @@ class Replays:
             await self._store.remove(replay.user_id, message_id)
         except Unavailable as error:
             # It will be delivered once more, under its id.
-            self._logger.warning("answered_message_kept", id=message_id, error=str(error))
+            self._logger.warning("answered_message_kept", id=message_id, error=told(error))
         finally:
             replay.removed()
 

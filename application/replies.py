@@ -13,6 +13,7 @@ from typing import Any
 from eyewall.application.admit import PUBLISH
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.application.send import Sender, ack
 from eyewall.application.stats import Stats
@@ -156,7 +157,7 @@ class Replies:
             try:
                 return self._sender.reply_frame(envelope.with_data(whole))
             except Misuse as error:
-                self._logger.error("details_not_sent", topic=envelope.topic, error=str(error))
+                self._logger.error("details_not_sent", topic=envelope.topic, error=told(error))
         return self._sender.reply_frame(envelope)
 
     def _send(self, conn: Connection, frame: Frame, code: str | None = None) -> None:

@@ -23,6 +23,7 @@ from eyewall.application.doors import Door
 from eyewall.application.effects import Effects
 from eyewall.application.fanout import Audiences
 from eyewall.application.hooks import Event, Hooks
+from eyewall.application.logs import told
 from eyewall.application.notices import Notices
 from eyewall.application.ports import Logger
 from eyewall.application.seats import Left, Seats, Taken
@@ -251,7 +252,7 @@ class Rooms:
             return await self._seats.give_back(room_id, conn, why)
         except Unavailable as error:
             # The store takes the seat back by itself when the lease lapses.
-            self._logger.warning("seat_not_released", room=room_id, error=str(error))
+            self._logger.warning("seat_not_released", room=room_id, error=told(error))
             return Left()
 
     def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:

@@ -25,6 +25,7 @@ from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.deadlines import Deadline, Deadlines
 from eyewall.application.locate import node_of
+from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.stores import StateStore
@@ -277,7 +278,7 @@ class Sessions:
         try:
             await self._state.keep_sessions(records)
         except Unavailable as error:
-            self._logger.warning("sessions_not_kept", sessions=len(records), error=str(error))
+            self._logger.warning("sessions_not_kept", sessions=len(records), error=told(error))
         self._kept.clear()
 
     def close(self) -> None:

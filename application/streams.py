@@ -20,6 +20,7 @@ from eyewall.application.connections import Connections
 from eyewall.application.fanout import Audiences
 from eyewall.application.frames import Frame
 from eyewall.application.gates import Arrival, Gate
+from eyewall.application.logs import told
 from eyewall.application.outcomes import read_frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Link, Logger, Timer
@@ -266,7 +267,7 @@ class Streams:
                 if not gate.again and not gate.waiting:
                     break
         except Unavailable as error:
-            self._logger.warning("history_not_read", room=gate.room_id, error=str(error))
+            self._logger.warning("history_not_read", room=gate.room_id, error=told(error))
             for arrival in gate.waiting.values():
                 if arrival.turn is not None:
                     arrival.turn.fail(error)
@@ -317,7 +318,7 @@ class Streams:
         try:
             return read_frame(self._codec, header, entry.payload, recipient=room_id, fan_out=True)
         except BadPacket as error:
-            self._logger.error("entry_not_read", room=room_id, error=str(error))
+            self._logger.error("entry_not_read", room=room_id, error=told(error))
             return None
 
     def _arrival(self, room_id: RoomId, entry: Entry) -> Arrival | None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 
 LAST_WORD = 0.5
@@ -61,5 +62,5 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error(
-                "task_failed", task=task.get_name(), error=repr(error), exc_info=error
+                "task_failed", task=task.get_name(), error=shown(error), exc_info=error
             )

@@ -14,6 +14,7 @@ from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.application.drain import Step, run_steps
+from eyewall.application.logs import shown
 from eyewall.application.middleware import trace
 from eyewall.application.node import Node
 from eyewall.application.ports import (
@@ -106,9 +107,10 @@ class Server(Registry):
     def stand_before(self, node: Node, sockets: Front) -> None:
         """Begin anew, with nothing registered."""
         self._node, self._sockets = node, sockets
-        self.logger = node.logger
+        self.logger = node.ports.logger
+        self._logger = node.logger
         self._clock = node.ports.clock
-        self._background = Background(self.logger)
+        self._background = Background(self._logger)
         super().__init__(Inside(node, self._background, self._end))
         self._listener: Listener | None = None
         self._started = False
@@ -207,7 +209,7 @@ class Server(Registry):
             ops = ops_routes(self._not_ready, render)
             rules = [*self.routes(), *client_routes(), *ops, *pages]
             self._listener.serve(rules, self._handshake_timeout)
-            self.logger.info("listening", url=self.url, node_id=self.hub.node_id)
+            self._logger.info("listening", url=self.url, node_id=self.hub.node_id)
         self._background.start()
 
     def _not_ready(self) -> list[str]:
@@ -274,14 +276,14 @@ class Server(Registry):
         self._started = False
         self._ended.set()
         if unfinished:
-            self.logger.warning("unfinished_at_shutdown", steps=unfinished)
-        self.logger.info("stopped", node_id=self.hub.node_id)
+            self._logger.warning("unfinished_at_shutdown", steps=unfinished)
+        self._logger.info("stopped", node_id=self.hub.node_id)
 
     async def _quietly(self, hook: Hook) -> None:
         try:
             await call(hook)
         except Exception as error:
-            self.logger.error("on_shutdown_failed", error=repr(error), exc_info=error)
+            self._logger.error("on_shutdown_failed", error=shown(error), exc_info=error)
 
     async def __aenter__(self) -> Server:
         try:

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
@@ -19,6 +20,7 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 
 MASK = "***"
@@ -42,28 +44,37 @@ def make_logger(kind: str = "text", level: str = "info", stream: TextIO | None =
 
     ``kind`` is ``text`` for people or ``json`` for collectors, ``level`` the least of
     ``debug``, ``info``, ``warning``, ``error`` that is written. Raises ``ValueError`` for
-    another kind or level.
+    another kind or level. In a process without a standard error nothing is written.
 
     >>> make_logger("json", stream=sys.stdout).info("joined", room="lab", token="abc")
     {"room": "lab", "token": "***", "event": "joined", "level": "info", "timestamp": ...}
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-    stream = sys.stderr if stream is None else stream
+    out: Any = sys.stderr if stream is None else stream
+    if out is None:  # closed before the start of the process
+        out = _Nowhere()
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        structlog.PrintLogger(out),
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             redact,
-            *_renderers(kind, stream),
+            *_renderers(kind, out),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
     )
     # Bound once: the proxy that structlog gives would do it anew for every line.
     return cast("Logger", logger.bind())
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes everything, and keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def redact(
@@ -84,7 +95,7 @@ def _masked(value: Any, depth: int) -> Any:
         return _masked(value.decode("utf-8", "replace"), depth)
     if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
         # An object's own text, an exception's for one, may quote what it was given.
-        return value if isinstance(value, (int, float, type(None))) else _masked(str(value), depth)
+        return value if isinstance(value, (int, float, type(None))) else _masked(told(value), depth)
     if depth == 0:
         return "..."
     if isinstance(value, Mapping):
@@ -104,13 +115,20 @@ def _one_line(
     return event
 
 
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # a writer of somebody's own, or one that is closed
+        return False
+
+
 def _renderers(kind: str, stream: TextIO) -> list[Any]:
     if kind == "json":
         return [structlog.processors.JSONRenderer()]
     if kind != "text":
         raise ValueError(f"kind must be text or json, not {kind!r}")
     renderer = structlog.dev.ConsoleRenderer(
-        colors=stream.isatty(),
+        colors=_is_terminal(stream),
         repr_native_str=True,
         exception_formatter=structlog.dev.plain_traceback,
     )

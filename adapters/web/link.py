@@ -28,6 +28,7 @@ from eyewall.adapters.web.outgoing import ENDING, GONE, NOTHING, OPEN, PARTING, 
 from eyewall.adapters.web.parser import Parser, Violation
 from eyewall.adapters.web.plan import LAST
 from eyewall.adapters.web.wire import BINARY, PING, PONG, SocketWire
+from eyewall.application.logs import shown
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.outbox import Offer
@@ -119,7 +120,7 @@ class SocketLink(Outgoing):
 
     def on_error(self, error: Exception) -> None:
         """Something that is no fault of the peer's."""
-        self.node.logger.error("connection_failed", error=repr(error), exc_info=error)
+        self.node.logger.error("connection_failed", error=shown(error), exc_info=error)
         self._decide(DisconnectReason.INTERNAL_ERROR, error)
 
     def _take_in(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.origin import OriginRule, Origins
 from eyewall.adapters.web.poller import Source
 from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.application.logs import guarded
 from eyewall.application.ports import Clock, Codec, Intake, Logger
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
@@ -49,7 +50,7 @@ class Sockets:
         inflater = compression and Inflater(max_message_size, compression.max_ratio)
         self._node = Node(
             clock=clock,
-            logger=logger,
+            logger=guarded(logger),
             queue=queue,
             heartbeat=heartbeat,
             max_message_size=max_message_size,

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.tasks import is_cancelled
 from eyewall.client.inbox import Inbox
@@ -62,7 +63,7 @@ async def attempt(
             is_cancelled() or isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         ):
             raise
-        logger.error("callback_failed", callback=name, error=repr(error), exc_info=error)
+        logger.error("callback_failed", callback=name, error=shown(error), exc_info=error)
         return None, error
 
 

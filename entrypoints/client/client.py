@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
 from eyewall.adapters.observe.logs import make_logger
+from eyewall.application.logs import guarded
 from eyewall.application.ports import Logger
 from eyewall.client import inbox, outbox, wire
 from eyewall.client.backoff import FIRST, MOST, Backoff
@@ -83,7 +84,7 @@ class Client:
             backoff=Backoff(seconds(first_delay, "first_delay"), seconds(max_delay, "max_delay")),
             outbox=count(outbox, "outbox"),
             queue=count(queue, "queue"),
-            logger=make_logger(level="warning") if logger is None else logger,
+            logger=guarded(make_logger(level="warning") if logger is None else logger),
         )
         self._handed: Arrival | None = None
         self._iterating = False

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.client import wire
 from eyewall.client.callbacks import attempt, called
@@ -209,5 +210,5 @@ class Receiver:
         try:
             return wire.accepted(message, result)
         except ValueError as unsendable:
-            self._logger.error("result_not_sent", topic=message.topic, error=str(unsendable))
+            self._logger.error("result_not_sent", topic=message.topic, error=told(unsendable))
             return wire.refused(message, "the callback's result can't be sent")

@@ -19,6 +19,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.client.backoff import Backoff
 from eyewall.client.endings import Ending
@@ -132,7 +133,7 @@ class Session:
         except Refused as error:
             return Ending(error, comes_back=False)
         except Exception as error:
-            self._logger.error("token_failed", error=repr(error), exc_info=error)
+            self._logger.error("token_failed", error=shown(error), exc_info=error)
             return Ending(Unavailable(f"the token callback failed: {type(error).__name__}"))
         if self.state is State.CLOSED:  # by the callback
             return Ending(ConnectionClosed("the client was closed"), comes_back=False)
@@ -203,7 +204,7 @@ class Session:
                     link.post(request.frame)
                     await request.answer
         except Exception as error:  # noqa: BLE001  (the application's function)
-            self._logger.warning("token_not_renewed", error=repr(error))
+            self._logger.warning("token_not_renewed", error=shown(error))
             self._tokens.refused()
 
     # --- between two
