@@ -32,6 +32,10 @@ class Hub(Messaging):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._stop: Callable[[float], Awaitable[None]] | None = None
+        self.serve(node)
+
+    def serve(self, node: Node) -> None:
+        """Be the hub that the handlers of ``node`` get."""
         node.receiver.hub = self
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from eyewall.application.build import Parts
 from eyewall.application.logs import shown
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.stores import Opens
+from eyewall.domain.identity import NodeId
 
 CLOSING = 2.0
 """Seconds that an adapter has to close; one that hangs must not keep the others."""
@@ -28,8 +30,19 @@ class Node(Parts):
         self.hooks.adopt(other.hooks)
         self.failures.adopt(other.failures)
 
+    def successor(self, node_id: NodeId) -> Node:
+        """A node with the same adapters and registrations, to begin a further life with.
+
+        All else is new: nothing of it belongs to the event loop, or to the process, in
+        which this one has been.
+        """
+        node = Node(replace(self.config, node_id=node_id), self.ports)
+        node.adopt(self)
+        return node
+
     async def start(self) -> None:
         """Open the adapters and join the cluster."""
+        self.stats.begin()
         for adapter in self._adapters():
             await adapter.open()
             self._open.append(adapter)

@@ -100,6 +100,11 @@ class Stats:
         then."""
         self.reset()
 
+    def begin(self) -> None:
+        """The node starts: the uptime counts from here."""
+        self.started_at: datetime = self._clock.wall()
+        self._since = self._clock.now()
+
     def reset(self) -> None:
         """Start again from zero; the uptime too."""
         self.in_messages = 0
@@ -109,8 +114,7 @@ class Stats:
         self.incidents: Counter[Incident] = Counter()
         self.refusals: Counter[str] = Counter()
         """Refused handshakes by reason."""
-        self.started_at: datetime = self._clock.wall()
-        self._since = self._clock.now()
+        self.begin()
 
     def sent(self, messages: int) -> None:
         self.out_messages += messages

@@ -27,6 +27,7 @@ from eyewall.application.ports import (
     Authenticator,
     Clock,
     Codec,
+    Intake,
     Logger,
     Metrics,
     Outbound,
@@ -81,6 +82,9 @@ class Options:
 class Front(Protocol):
     """What a server needs of the sockets before its node."""
 
+    intake: Intake
+    """What the connections are told to."""
+
     def routes(self, path: str) -> list[Any]:
         """Return Tornado rules that let clients in at ``path``."""
 
@@ -98,6 +102,12 @@ def default_node_id() -> str:
     """Host name, process id and a random part: unique without being configured."""
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.") or "node"
     return f"{host[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def own_node_id(options: Options) -> NodeId:
+    """The id that was given, or a new one; raises ``ValueError``."""
+    node_id = default_node_id() if options.node_id is None else options.node_id
+    return NodeId(check_name(node_id, "node_id"))
 
 
 def assemble(options: Options) -> tuple[Node, Front]:
@@ -175,9 +185,8 @@ def _config(options: Options) -> NodeConfig:
         if (value := getattr(options, limit)) is not None:
             count(value, limit)
     heartbeat = options.heartbeat or HeartbeatConfig()
-    node_id = default_node_id() if options.node_id is None else options.node_id
     return NodeConfig(
-        node_id=NodeId(check_name(node_id, "node_id")),
+        node_id=own_node_id(options),
         cluster_channel=check_name(options.cluster_channel, "cluster_channel"),
         lease=seconds(options.lease, "lease", positive=True),
         session_ttl=seconds(options.session_ttl, "session_ttl"),

@@ -15,11 +15,15 @@ Work = Coroutine[Any, Any, Any] | Callable[[], Any]
 class Background:
     """Work that waits for the start, and then runs until it is done or ended.
 
-    Its failure is logged and ends nothing else.
+    Its failure is logged and ends nothing else. A function that was given before a start
+    runs in each life from that one on, a coroutine in one; what is given to a running
+    server is part of that life only.
     """
 
     def __init__(self, logger: Logger) -> None:
         self._waiting: list[Work] = []
+        self._begun: list[Work] = []
+        """The functions that have waited, and will again."""
         self._tasks = Tasks(logger)
         self._is_open = False
 
@@ -44,7 +48,8 @@ class Background:
 
         A coroutine can be run only once, and is left to ``other``.
         """
-        self._waiting += [work for work in other._waiting if not inspect.iscoroutine(work)]
+        given = [*other._begun, *other._waiting]
+        self._waiting += [work for work in given if not inspect.iscoroutine(work)]
 
     def open(self) -> None:
         """Run at once what is added from here on: a startup hook may wait for it."""
@@ -52,24 +57,32 @@ class Background:
 
     def start(self) -> None:
         """Run what has waited."""
-        for work in self._waiting:
+        waiting, self._waiting = self._waiting, []
+        self._begun += [work for work in waiting if not inspect.iscoroutine(work)]
+        for work in waiting:
             self._run(work)
-        self._waiting.clear()
 
     def _run(self, work: Work) -> None:
         coroutine = work if inspect.iscoroutine(work) else call(work)
         self._tasks.spawn(coroutine, getattr(work, "__qualname__", None))
 
     async def close(self) -> None:
-        """End what runs. What is added from here on waits again."""
+        """End what runs. Functions that have waited do so again, and so does what is added
+        from here on."""
         self._is_open = False
+        self._waiting[:0], self._begun = self._begun, []
         await self._tasks.close()
 
-    def drop(self) -> None:
-        """Forget what waits, without a warning that it was never awaited."""
+    def drop_coroutines(self) -> None:
+        """Forget the coroutines that wait, without a warning that they were never awaited."""
         for work in self._waiting:
             if inspect.iscoroutine(work):
                 work.close()
+        self._waiting = [work for work in self._waiting if not inspect.iscoroutine(work)]
+
+    def drop(self) -> None:
+        """Forget all that waits."""
+        self.drop_coroutines()
         self._waiting.clear()
 
 

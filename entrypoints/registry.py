@@ -36,6 +36,12 @@ class Registry:
         self._on_startup: list[Hook] = []
         self._on_shutdown: list[Hook] = []
 
+    def become(self, inside: Inside) -> None:
+        """Have ``inside`` behind the server from now on."""
+        self.inside = inside
+        self.hub.serve(inside.node)
+        self._turn()
+
     # --- for tests: what was built and registered once, used without its sockets
 
     def adopt(self, other: Registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import ssl as tls
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -27,11 +28,12 @@ from eyewall.application.ports import (
 )
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled
-from eyewall.assemble import Front, Options, assemble
+from eyewall.assemble import Front, Options, assemble, own_node_id
 from eyewall.background import Background, call
 from eyewall.browser import client_routes
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import Listener
 from eyewall.registry import Hook, Inside, Registry
@@ -107,12 +109,18 @@ class Server(Registry):
     def stand_before(self, node: Node, sockets: Front) -> None:
         """Begin anew, with nothing registered."""
         self._node, self._sockets = node, sockets
+        # An application that is there already may accept before the node has started.
+        node.connections.draining = True
         self.logger = node.ports.logger
         self._logger = node.logger
         self._clock = node.ports.clock
         self._background = Background(self._logger)
         super().__init__(Inside(node, self._background, self._end))
         self._listener: Listener | None = None
+        self._process = os.getpid()
+        """The process that the node belongs to."""
+        self._is_fresh = True
+        """Whether the node has not been started yet."""
         self._started = False
         self._starting: asyncio.Future[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
@@ -174,13 +182,21 @@ class Server(Registry):
     ) -> None:
         """Start the hub; with a ``port`` (0: a free one), listen there too.
 
+        Each start is a life of its own: unless ``node_id`` was given, the node gets a new
+        id with each further life, and in each process that was forked from this one.
+
         ``pages`` are further Tornado rules to serve. Raises ``OSError`` if the port
         can't be had, ``Unavailable`` if an adapter can't be opened, what a startup hook
-        raised, and ``RuntimeError`` if it was started or was shut down meanwhile. Then
-        nothing is left behind, and it may be tried again.
+        raised, ``RuntimeError`` if it was started or was shut down meanwhile, and
+        ``Misuse`` in a fork of the process that has started it. Then nothing is left
+        behind, and it may be tried again.
         """
+        self._check_process()
         if self._started:
             raise RuntimeError("the server has been started")
+        if not self._is_fresh or self._process != os.getpid():
+            self._begin_anew()
+        self._is_fresh = False
         self._listener = None if port is None else Listener(host, port, ssl)
         self._started = True
         self._stopping = None
@@ -196,6 +212,24 @@ class Server(Registry):
             if was_stopped and not is_cancelled():
                 raise RuntimeError("the server was shut down while it started") from error
             raise
+
+    def _check_process(self) -> None:
+        """Raise ``Misuse`` in a fork of the process in which the server runs: the sockets,
+        connections and adapters are that one's."""
+        if self._started and self._process != os.getpid():
+            raise Misuse(
+                f"the server was started in process {self._process}, of which this one "
+                f"({os.getpid()}) is a fork: start it after the fork, in each process"
+            )
+
+    def _begin_anew(self) -> None:
+        """Have a new node, before the same sockets: the one before has had its life, or
+        belongs to the process that this one was forked from."""
+        self._process = os.getpid()
+        self._node = self._node.successor(own_node_id(self.options))
+        self._node.connections.draining = True
+        self._sockets.intake = self._node.intake
+        self.become(Inside(self._node, self._background, self._end))
 
     async def _start(self, pages: Sequence[Any]) -> None:
         await self._node.start()
@@ -228,9 +262,10 @@ class Server(Registry):
 
     async def _end(self, timeout: float) -> None:
         await self._stop(timeout)
-        self._background.drop()
+        self._background.drop_coroutines()
 
     async def _stop(self, timeout: float) -> None:
+        self._check_process()
         if self._stopping is None and self._started:
             self._stopping = asyncio.ensure_future(self._shut_down(timeout))
         if self._stopping is not None:
@@ -289,7 +324,7 @@ class Server(Registry):
         try:
             await self.start()
         except BaseException:
-            self._background.drop()
+            self._background.drop_coroutines()
             raise
         return self
 
@@ -317,4 +352,4 @@ class Server(Registry):
                 )
             )
         finally:
-            self._background.drop()
+            self._background.drop_coroutines()

@@ -69,16 +69,19 @@ class Source(Protocol):
 
 
 class EpollSource:
-    """One private epoll, whose own descriptor is a single reader of the loop."""
+    """One private epoll, whose own descriptor is a single reader of the loop.
+
+    It is made when it is opened: one made before a fork would be shared with the child,
+    and each process would get the other's events.
+    """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll: select.epoll
         self._loop: asyncio.AbstractEventLoop | None = None
         self._known: set[int] = set()
 
     def open(self, on_ready: Callable[[], None]) -> None:
-        if self._epoll.closed:
-            self._epoll = select.epoll()
+        self._epoll = select.epoll()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._epoll.fileno(), on_ready)
 
@@ -86,7 +89,7 @@ class EpollSource:
         if self._loop is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._loop = None
-        self._epoll.close()
+            self._epoll.close()
         self._known.clear()
 
     def set(self, fd: int, interest: int) -> None:

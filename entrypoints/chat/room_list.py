@@ -57,6 +57,7 @@ class RoomList:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._changed = asyncio.Event()
+        """Of the event loop in which ``tell`` runs: a server may have several lives."""
         hub.on_join(self._note)
         hub.on_leave(self._note)
 
@@ -71,6 +72,9 @@ class RoomList:
 
     async def tell(self, *, pause: float = 0.25) -> None:
         """Send the list when it has changed: once for all the joins of a storm."""
+        before, self._changed = self._changed, asyncio.Event()
+        if before.is_set():
+            self._changed.set()
         while True:
             await self._changed.wait()
             self._changed.clear()

@@ -209,6 +209,8 @@ class FakeOutbound:
 class NoSockets:
     """Implements ``Front``: nobody comes in by it."""
 
+    intake: Intake
+
     def routes(self, path: str) -> list[Any]:
         return []
 
