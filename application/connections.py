@@ -206,6 +206,7 @@ class Connections:
         self.roster.add(conn.id, conn.meta)
         self.everyone.add(conn.link)
         self._stats.metrics.connected()
+        self._logger.debug("connected", conn_id=conn.id, user_id=conn.user_id)
 
     def set_meta(self, conn: Connection, changes: dict[str, Any]) -> ConnMeta:
         """Merge ``changes`` into what is known; moves every index."""
@@ -251,6 +252,9 @@ class Connections:
             conn.reservation.release()
             conn.reservation = None
         self._stats.metrics.disconnected(reason)
+        self._logger.debug(
+            "disconnected", conn_id=conn.id, user_id=conn.user_id, reason=str(reason)
+        )
         task = asyncio.get_running_loop().create_task(self._finish(conn, reason))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

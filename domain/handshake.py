@@ -4,6 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class RefusalReason(StrEnum):
+    """Why a handshake was refused: what ``HubStats.refused`` and the metrics count by."""
+
+    MALFORMED = "malformed"
+    """400: not a request of HTTP/1.1, or not one that can be read."""
+    KEY = "key"
+    """400: an upgrade without a valid ``Sec-WebSocket-Key``."""
+    NOT_AN_UPGRADE = "not_an_upgrade"
+    """426: no upgrade to a WebSocket of version 13."""
+    HEADERS = "headers"
+    """431: too many header fields; or too many bytes of them, and the connection was cut."""
+    HOST = "host"
+    """403: a ``Host`` that is none of ``allowed_hosts``."""
+    ORIGIN = "origin"
+    """403: a page of another origin."""
+    UNAUTHORIZED = "unauthorized"
+    """401: the authenticator said no."""
+    ORIGIN_CHECK_FAILED = "origin_check_failed"
+    """500: what ``check_origin`` raised."""
+    AUTHENTICATOR_FAILED = "authenticator_failed"
+    """500: what the authenticator raised."""
+    INTERNAL = "internal"
+    """500: a fault of the server."""
+    UNAVAILABLE = "unavailable"
+    """503: what the authenticator needs could not be reached."""
+    OVERLOADED = "overloaded"
+    """503: the authenticator said so, or too many handshakes are on their way."""
+    RATE_LIMITED = "rate_limited"
+    """503: the authenticator said so."""
+    CONNECTIONS = "connections"
+    """503: a limit on connections is reached."""
+    DRAINING = "draining"
+    """503: the server does not run yet, or no longer."""
+    TIMEOUT = "timeout"
+    """The handshake was not finished in time, and the connection was cut."""
 
 
 class Fields(Mapping[str, str]):
@@ -39,8 +77,10 @@ class Fields(Mapping[str, str]):
         return list(self._values.get(self._key(name), ()))
 
     def __repr__(self) -> str:
-        # Values may be credentials: only the names are shown.
-        return f"{type(self).__name__}({sorted(self._values)})"
+        # Values may be credentials: only the names are shown, and those only that have a
+        # value, for "?TOKEN" is a name without one.
+        names = sorted(name for name, values in self._values.items() if any(values))
+        return f"{type(self).__name__}({names})"
 
 
 class Headers(Fields):
@@ -53,14 +93,19 @@ class Headers(Fields):
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """An upgrade request. ``ip`` is the client's, by way of trusted proxies only."""
+    r"""An upgrade request. ``ip`` is the client's, by way of trusted proxies only.
+
+    ``path`` is as the client wrote it, with its percent signs; ``params`` has what the named
+    groups of ``server.routes(r"/b/(?P<room>\w+)")`` found in it, decoded.
+    """
 
     path: str = "/ws"
     query: Fields = field(default_factory=Fields)
     headers: Headers = field(default_factory=Headers)
     cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     ip: str | None = None
-    subprotocols: tuple[str, ...] = ()
+    subprotocols: tuple[str, ...] = field(default=(), repr=False)  # some carry a token in one
+    params: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A test or a user may hand in plain mappings.

@@ -77,6 +77,7 @@ class Options:
     client_commands: bool
     implicit_rooms: bool
     trusted_proxies: Sequence[str]
+    allowed_hosts: Sequence[str] | None
 
 
 class Front(Protocol):
@@ -90,6 +91,9 @@ class Front(Protocol):
 
     def start(self) -> None:
         """Begin on the running loop."""
+
+    def turn_away(self) -> None:
+        """Let nobody in any more; who waits to be let in is told when to come back."""
 
     async def read_up(self) -> None:
         """Return when what the clients sent so far was read and handed on."""
@@ -125,11 +129,13 @@ def assemble(options: Options) -> tuple[Node, Front]:
         handshake_timeout=seconds(options.handshake_timeout, "handshake_timeout", positive=True),
         check_origin=options.check_origin,
         trusted_proxies=options.trusted_proxies,
+        allowed_hosts=options.allowed_hosts,
         compression=_compression(options.compression),
         batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
     )
     node = build_node(options, sockets.outbound, clock=clock, codec=codec, logger=logger)
     sockets.intake = node.intake
+    sockets.refusals.count = node.stats.refused
     return node, sockets
 
 

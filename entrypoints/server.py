@@ -97,6 +97,7 @@ class Server(Registry):
         client_commands: bool = False,
         implicit_rooms: bool = True,
         trusted_proxies: Sequence[str] = (),
+        allowed_hosts: Sequence[str] | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
         self.options = Options(**options)
@@ -278,6 +279,7 @@ class Server(Registry):
             self._starting.cancel()
             await asyncio.wait([self._starting], timeout=LAST_WORD)
         node.connections.draining = True
+        self._sockets.turn_away()
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
             [

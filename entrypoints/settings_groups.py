@@ -54,6 +54,10 @@ class ServerSettings(Checked):
     port: int = 8080
     """0 takes a free one. ``PORT`` is taken too, after ``EYEWALL_SERVER__PORT``."""
 
+    allowed_hosts: tuple[str, ...] | None = None
+    """Hosts that requests may be for; None is every one. Off: the names under which a server
+    is reached, health checks included, only its owner knows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionSettings(Checked):

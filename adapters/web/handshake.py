@@ -1,19 +1,26 @@
 """From an HTTP request to an open connection.
 
 Tornado reads the request; what follows is here: who may come in, the answer, and the
-hand-over of the socket. Whatever goes wrong before the connection is open is answered
-in HTTP, and gives the reserved place back.
+hand-over of the socket. Rules of this file:
+
+1. Whatever goes wrong before the connection is open is answered in HTTP, and gives the
+   reserved place back. The answer goes first, what is to be logged after it.
+2. Every refusal, whatever raised it, goes through ``_refuse`` or ``_cut``, and leaves a
+   trace: see ``refusals``.
+3. What an application's function raises, a ``CancelledError`` of its own or a
+   ``SystemExit`` too, is a failure of that handshake and of nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from tornado.web import RequestHandler
+from tornado.httputil import parse_cookie
 
 from eyewall.adapters.web.connection import take_socket
 from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
@@ -21,18 +28,38 @@ from eyewall.adapters.web.extensions import agree
 from eyewall.adapters.web.http_server import deadline_of
 from eyewall.adapters.web.link import SocketLink
 from eyewall.adapters.web.node import Node
-from eyewall.adapters.web.origin import Origins
+from eyewall.adapters.web.origin import Hosts, Origins
 from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.adapters.web.refusals import Refusals
+from eyewall.adapters.web.target import AbsoluteForm, DiscreetHandler
 from eyewall.adapters.web.tls import link_on
-from eyewall.adapters.web.upgrade import Refusal, accept_key, answer, busy, check_number
+from eyewall.adapters.web.upgrade import (
+    Refusal,
+    accept_key,
+    answer,
+    busy,
+    check_number,
+    draining,
+)
 from eyewall.adapters.web.wire import SocketWire, TextWire
+from eyewall.application.logs import shown
 from eyewall.application.ports import Codec, Reservation
+from eyewall.application.tasks import is_cancelled
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import Overloaded, RateLimited, Unauthorized, Unavailable
-from eyewall.domain.handshake import Fields, Handshake, Headers
+from eyewall.domain.errors import (
+    Overloaded,
+    RateLimited,
+    ShuttingDown,
+    Unauthorized,
+    Unavailable,
+)
+from eyewall.domain.handshake import Fields, Handshake, Headers, RefusalReason
 from eyewall.domain.identity import ConnMeta
 
 T = TypeVar("T")
+
+_TAKEN = frozenset({"self", "transforms"})
+"""Names that a group of a path can't have: Tornado hands groups over beside these."""
 
 MAX_DECIDING: Final = 4096
 """Handshakes that may wait for an origin check or authenticator at the same time. With
@@ -53,8 +80,12 @@ class Door:
     origins: Origins
     proxies: TrustedProxies
     timeout: float
-    deciding: int = 0
-    """Handshakes that wait for somebody's decision."""
+    hosts: Hosts
+    refusals: Refusals
+    is_open: bool = False
+    """Whether anybody may come in: not before the start, and not once it drains."""
+    deciding: dict[asyncio.Timeout, SocketHandler] = field(default_factory=dict)
+    """Handshakes that wait for somebody's decision, by what ends the wait."""
 
     @classmethod
     def of(
@@ -64,6 +95,9 @@ class Door:
         origins: Origins,
         proxies: TrustedProxies,
         timeout: float,
+        *,
+        hosts: Hosts,
+        refusals: Refusals,
         compression: CompressionConfig | None = None,
     ) -> Door:
         wires = [TextWire(codec) for codec in codecs]
@@ -71,7 +105,30 @@ class Door:
             {} if compression is None else {w.name: DeflateWire(w, compression) for w in wires}
         )
         pairs = list(zip(codecs, wires, strict=True))
-        return cls(node, pairs, deflated, origins, proxies, timeout)
+        return cls(node, pairs, deflated, origins, proxies, timeout, hosts, refusals)
+
+    def routes(self, path: str) -> list[Any]:
+        """Return rules for a Tornado application, which let clients in at ``path``.
+
+        Raises ``ValueError`` for a path that is no regular expression, or whose groups have
+        names that Tornado needs itself.
+        """
+        try:
+            names = set(re.compile(path).groupindex)
+        except re.error as error:
+            raise ValueError(f"routes: {path!r} is no regular expression: {error}") from None
+        if names & _TAKEN:
+            raise ValueError(f"routes: no group may be called {' or '.join(names & _TAKEN)}")
+        options = {"door": self}
+        return [(path, SocketHandler, options), (AbsoluteForm(path), SocketHandler, options)]
+
+    def close(self) -> None:
+        """Let nobody in any more, and answer those who wait for a decision."""
+        self.is_open = False
+        for limit, handler in list(self.deciding.items()):
+            handler.turn_away()
+            if not limit.expired():
+                limit.reschedule(self.node.loop.time())
 
     def choose(self, offered: Sequence[str]) -> tuple[Codec, SocketWire, bool]:
         """Return the codec for a client, and whether it was negotiated."""
@@ -91,19 +148,28 @@ class _TooLate(Exception):
     """The time for the handshake has run out."""
 
 
-class SocketHandler(RequestHandler):
+class _Over(Exception):
+    """There is nobody to answer: the client has left, or was answered already."""
+
+
+class SocketHandler(DiscreetHandler):
     """Lets WebSocket connections in."""
 
     def initialize(self, door: Door) -> None:
         self._door = door
 
-    async def get(self, *_: str) -> None:
+    async def get(self, /, *_: str, **params: str | None) -> None:
         """Answer a request of any method: only a GET can be an upgrade."""
         reservation: Reservation | None = None
+        request = self.request
         try:
-            check_number(self.request.headers)
-            accept = accept_key(self.request.method, self.request.headers)
-            handshake = self._handshake()
+            if not self._door.is_open:
+                raise draining()
+            check_number(request.headers)
+            if not self._door.hosts.allow(request.headers.get_list("Host")):
+                raise Refusal(RefusalReason.HOST, 403, "this host is not served here")
+            accept = accept_key(request.method, request.headers, request.version)
+            handshake = self._handshake(params)
             await self._check_origin(handshake)
             reservation = self._reserve(handshake)
             meta = await self._authenticate(handshake)
@@ -111,9 +177,9 @@ class SocketHandler(RequestHandler):
         except Refusal as refusal:
             self._refuse(refusal)
         except _TooLate:
-            self.detach().close()
-        except OSError:
-            pass  # the client has left meanwhile
+            self._cut()
+        except _Over:
+            pass
         else:
             place, reservation = reservation, None  # from here on the connection's
             await self._open(link, meta, place, session=session, ahead=ahead)
@@ -126,9 +192,13 @@ class SocketHandler(RequestHandler):
     def check_xsrf_cookie(self) -> None:
         """Nothing is done for a form: only the upgrade counts, and its origin is checked."""
 
+    def turn_away(self) -> None:
+        """Answer now, whatever is still to be decided."""
+        self._refuse(draining())
+
     # --- who knocks
 
-    def _handshake(self) -> Handshake:
+    def _handshake(self, params: Mapping[str, str | None]) -> Handshake:
         request = self.request
         headers = Headers(request.headers.get_all())
         offered = [
@@ -139,16 +209,22 @@ class SocketHandler(RequestHandler):
             for name, values in request.query_arguments.items()
             for value in values
         ]
-        peer = request.remote_ip
-        cookies = request.cookies if "Cookie" in request.headers else {}
         return Handshake(
             path=request.path,
             query=Fields(query),
             headers=headers,
-            cookies={name: morsel.value for name, morsel in cookies.items()},
-            ip=self._door.proxies.client(peer, headers.all("X-Forwarded-For")),
+            # HTTP/2 splits them into fields of their own, and a proxy may pass them on like
+            # that; together they are one list (RFC 9113, 8.2.3).
+            cookies=parse_cookie("; ".join(headers.all("Cookie"))),
+            ip=self._address,
             subprotocols=tuple(name for name in offered if name),
+            params={name: value for name, value in params.items() if value is not None},
         )
+
+    @property
+    def _address(self) -> str | None:
+        forwarded = self.request.headers.get_list("X-Forwarded-For")
+        return self._door.proxies.client(self.request.remote_ip, forwarded)
 
     async def _check_origin(self, handshake: Handshake) -> None:
         origins = handshake.headers.all("Origin")
@@ -156,61 +232,100 @@ class SocketHandler(RequestHandler):
             allowed = self._door.origins.allow(origins, handshake)
             if inspect.isawaitable(allowed):
                 allowed = await self._in_time(allowed)
-        except (Refusal, _TooLate):
+        except (Refusal, _TooLate, _Over):
             raise
-        except Exception as error:
-            self._door.node.logger.error("origin_check_failed", exc_info=error)
-            raise Refusal(500, "internal error") from error
+        except BaseException as error:
+            raise _failure(error, RefusalReason.ORIGIN_CHECK_FAILED) from error
         if not allowed:
-            raise Refusal(403, "this origin is not allowed")
+            raise Refusal(RefusalReason.ORIGIN, 403, "this origin is not allowed")
 
     def _reserve(self, handshake: Handshake) -> Reservation:
         try:
             return self._door.node.intake.reserve(handshake.ip)
+        except ShuttingDown as error:
+            raise draining() from error
         except Overloaded as error:
-            raise busy(error.retry_after) from error
+            raise busy(error.retry_after, RefusalReason.CONNECTIONS) from error
 
     async def _authenticate(self, handshake: Handshake) -> ConnMeta:
         try:
             meta = self._door.node.intake.authenticate(handshake)
             return await self._in_time(meta) if inspect.isawaitable(meta) else meta
-        except (Refusal, _TooLate):
+        except (Refusal, _TooLate, _Over):
             raise
         except Unauthorized as error:
-            raise Refusal(401, "authentication failed") from error
-        except (Overloaded, RateLimited) as error:
+            # RFC 9110, 15.5.2: how to come in is said with it.
+            raise Refusal(
+                RefusalReason.UNAUTHORIZED, 401, "authentication failed", WWW_Authenticate="Bearer"
+            ) from error
+        except ShuttingDown as error:
+            raise draining() from error
+        except RateLimited as error:
+            raise busy(error.retry_after, RefusalReason.RATE_LIMITED) from error
+        except Overloaded as error:
             raise busy(error.retry_after) from error
         except Unavailable as error:
-            raise busy(1.0) from error
-        except Exception as error:
-            self._door.node.logger.error("authenticator_failed", exc_info=error)
-            raise Refusal(500, "internal error") from error
+            raise busy(1.0, RefusalReason.UNAVAILABLE) from error
+        except BaseException as error:
+            raise _failure(error, RefusalReason.AUTHENTICATOR_FAILED) from error
 
     async def _in_time(self, decision: Awaitable[T]) -> T:
         """Wait for a decision, until the time for the handshake has run out."""
         door = self._door
-        if door.deciding >= MAX_DECIDING:
+        if len(door.deciding) >= MAX_DECIDING:
             _drop(decision)
             raise busy(1.0)
         deadline = deadline_of(self.request) or door.node.loop.time() + door.timeout
         limit = asyncio.timeout_at(deadline)
-        door.deciding += 1
+        door.deciding[limit] = self
         try:
             async with limit:
-                return await decision
+                decided = await decision
         except TimeoutError:
             if limit.expired():
-                raise _TooLate from None
+                raise (_Over if self._finished else _TooLate) from None
             raise
         finally:
-            door.deciding -= 1
+            del door.deciding[limit]
+        if self._finished:  # turned away, and the decision would not be ended
+            raise _Over
+        return decided
+
+    # --- and does not get in
 
     def _refuse(self, refusal: Refusal) -> None:
+        if self._finished:
+            return
         self.set_status(refusal.status)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         for name, value in refusal.headers.items():
             self.set_header(name, value)
         self.finish(f"{refusal}\n")
+        if refusal.__cause__ is not None and refusal.status == 500:
+            ours = refusal.reason is RefusalReason.INTERNAL
+            event = "handshake_failed" if ours else refusal.reason.value
+            self._door.node.logger.error(event, exc_info=refusal.__cause__)
+        self._tell(refusal.reason, refusal.status)
+
+    def _cut(self) -> None:
+        self.detach().close()
+        self._tell(RefusalReason.TIMEOUT, None)
+
+    def _tell(self, reason: RefusalReason, status: int | None) -> None:
+        headers = self.request.headers
+        self._door.refusals.tell(reason, status, headers=headers, address=self._address)
+
+    def log_exception(self, *_: Any) -> None:
+        """Nothing yet: the answer goes first."""
+
+    def write_error(self, status_code: int, **known: Any) -> None:
+        """Answer for what Tornado finds wrong with a request, or with this handler."""
+        is_ours = status_code >= 500
+        reason = RefusalReason.INTERNAL if is_ours else RefusalReason.MALFORMED
+        text = "internal error" if is_ours else "this is no request that is served here"
+        refusal = Refusal(reason, status_code, text)
+        refusal.__cause__ = known.get("exc_info", (None, None))[1]
+        self._refuse(refusal)
 
     # --- the upgrade
 
@@ -218,7 +333,7 @@ class SocketHandler(RequestHandler):
         """Answer 101 and take the connection out of Tornado's hands.
 
         Returns the link, whether a subprotocol was negotiated, and what came behind
-        the request. Raises ``OSError`` if the client is gone.
+        the request. Raises ``_Over`` if the client is gone.
         """
         codec, wire, session = self._door.choose(handshake.subprotocols)
         wire, extensions = self._door.compress(
@@ -226,14 +341,20 @@ class SocketHandler(RequestHandler):
         )
         head = answer(accept, codec.subprotocol if session else None, extensions)
         self.set_status(101)
-        self.application.log_request(self)
         stream = self.detach()
         # Templates, which are not used here, make a handler refer to itself: without this
         # all of the handshake would stay until the collector finds it.
         self.ui.clear()
-        sock, ahead = await take_socket(stream, self._door.timeout)
-        link = link_on(self._door.node, codec, wire, sock)
-        link.answer(head)
+        try:
+            sock, ahead = await take_socket(stream, self._door.timeout)
+            link = link_on(self._door.node, codec, wire, sock)
+            link.answer(head)
+        except OSError as error:
+            if not isinstance(error, ConnectionError):  # the machine is short of something
+                self._door.node.logger.error("take_over_failed", error=shown(error))
+                self._tell(RefusalReason.INTERNAL, None)
+            raise _Over from error
+        self._log()
         return link, session, ahead
 
     async def _open(
@@ -248,12 +369,24 @@ class SocketHandler(RequestHandler):
         node = self._door.node
         try:
             opened = await node.intake.open(link, meta, reservation, session=session)
-        except Exception as error:
-            node.logger.error("open_failed", exc_info=error)
+        except BaseException as error:
             link.close(DisconnectReason.INTERNAL_ERROR)
+            if is_cancelled():
+                raise
+            node.logger.error("open_failed", exc_info=error)
         else:
             if opened:
                 link.begin(ahead)
+
+
+def _failure(error: BaseException, reason: RefusalReason) -> Refusal:
+    """Return the answer to a handshake for which an application's function failed.
+
+    Raises ``error`` again if it is the end of this very task, or of the program by Ctrl-C.
+    """
+    if isinstance(error, KeyboardInterrupt) or is_cancelled():
+        raise error
+    return Refusal(reason, 500, "internal error")
 
 
 def _drop(decision: Awaitable[Any]) -> None:

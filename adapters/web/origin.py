@@ -2,6 +2,10 @@
 
 A browser names the page's origin in every handshake, and sends the cookies of ours
 with it whatever the page is. What is no browser sends no ``Origin`` and is let in.
+
+A page whose own name has been made to point at this machine (DNS rebinding) is of the same
+origin as the server, as far as the browser can see. What tells it is the ``Host`` that it
+asks for, which ``Hosts`` looks at.
 """
 
 from __future__ import annotations
@@ -16,6 +20,10 @@ from eyewall.domain.handshake import Handshake
 OriginCheck = Callable[[str, Handshake], bool | Awaitable[bool]]
 OriginRule = None | OriginCheck | Sequence[str]
 """None: the same origin only. Or a callable, or a list of origins with wildcards."""
+
+_OPAQUE = re.compile(r"null|[a-z][a-z0-9+.-]*://")
+"""Origins without a host: of sandboxed frames and of files, say. Who lists one lets in every
+page of that kind, wherever it comes from."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -67,13 +75,17 @@ def _same_origin(text: str, handshake: Handshake) -> bool:
     origin = _parse(text)
     host = handshake.headers.get("Host")
     # The page's scheme stands in for ours: behind a proxy nobody here knows it.
-    return origin is not None and host is not None and origin == _parse(f"{origin.scheme}://{host}")
+    if origin is None or host is None or origin.scheme not in DEFAULT_PORTS:
+        return False  # an application on the same machine is no page of ours
+    return origin == _parse(f"{origin.scheme}://{host}")
 
 
 def _pattern(text: str) -> Callable[[str], bool]:
     """Return what matches an allowed origin, such as ``https://*.example.com``."""
     if text == "*":
         return lambda _: True
+    if _OPAQUE.fullmatch(text.lower()) is not None:
+        return lambda origin: origin.lower() == text.lower()
     allowed = _parse(text)
     if allowed is None:
         raise ValueError(f"check_origin: {text!r} is no origin, such as https://*.example.com")
@@ -88,3 +100,55 @@ def _pattern(text: str) -> Callable[[str], bool]:
         )
 
     return matches
+
+
+class Hosts:
+    """Says whether a request names a host that this server answers for.
+
+    ``rule`` lists names or addresses, with ``*`` wildcards, and with a port where only that
+    one counts; None answers for every host. Raises ``ValueError`` for what is no host.
+    """
+
+    def __init__(self, rule: Sequence[str] | None = None) -> None:
+        if isinstance(rule, str):
+            raise ValueError("allowed_hosts must be a list of hosts, not one string")
+        self._allowed = None if rule is None else [_host_pattern(text) for text in rule]
+
+    def allow(self, hosts: Sequence[str]) -> bool:
+        """``hosts`` are the values of the ``Host`` header: just one, in HTTP/1.1."""
+        if self._allowed is None:
+            return True
+        host = _parse_host(hosts[0]) if len(hosts) == 1 else None
+        if host is None:
+            return False
+        return any(
+            name.fullmatch(host[0]) is not None and (ports is None or host[1] in ports)
+            for name, ports in self._allowed
+        )
+
+
+def _parse_host(text: str) -> tuple[str, int | None] | None:
+    """Return name and port of a ``Host``; None for what is none."""
+    text = text.strip().lower()
+    if text.count(":") > 1 and not text.startswith("["):
+        text = f"[{text}]"  # an IPv6 address, as people write it
+    try:
+        parts = urlsplit(f"//{text}")
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.netloc != text or "@" in text:
+        return None
+    return parts.hostname.removesuffix("."), port
+
+
+def _host_pattern(text: str) -> tuple[re.Pattern[str], set[int | None] | None]:
+    host = _parse_host(text)
+    if host is None:
+        raise ValueError(f"allowed_hosts: {text!r} is no host, such as app.example.com")
+    name, port = host
+    # Clients leave out the port of their scheme, which nobody here knows.
+    ports: set[int | None] | None = None if port is None else {port}
+    if ports is not None and port in (80, 443):
+        ports.add(None)
+    return re.compile(re.escape(name).replace(r"\*", r"[^/@:]*")), ports

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from eyewall.adapters.web.deflate import CompressionConfig, Inflater
 from eyewall.adapters.web.flush import Flush
-from eyewall.adapters.web.handshake import Door, SocketHandler
+from eyewall.adapters.web.handshake import Door
 from eyewall.adapters.web.node import Node
-from eyewall.adapters.web.origin import OriginRule, Origins
+from eyewall.adapters.web.origin import Hosts, OriginRule, Origins
 from eyewall.adapters.web.poller import Source
 from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.adapters.web.refusals import Refusals
 from eyewall.application.logs import guarded
 from eyewall.application.ports import Clock, Codec, Intake, Logger
 from eyewall.domain.connection import HeartbeatConfig
@@ -46,11 +47,13 @@ class Sockets:
         source: Source | None = None,
         compression: CompressionConfig | None = None,
         max_queued: int | None = None,
+        allowed_hosts: Sequence[str] | None = None,
     ) -> None:
+        logger = guarded(logger)
         inflater = compression and Inflater(max_message_size, compression.max_ratio)
         self._node = Node(
             clock=clock,
-            logger=guarded(logger),
+            logger=logger,
             queue=queue,
             heartbeat=heartbeat,
             max_message_size=max_message_size,
@@ -65,7 +68,9 @@ class Sockets:
             Origins(check_origin),
             TrustedProxies(trusted_proxies),
             handshake_timeout,
-            compression,
+            hosts=Hosts(allowed_hosts),
+            refusals=Refusals(clock, logger),
+            compression=compression,
         )
 
     @property
@@ -81,16 +86,31 @@ class Sockets:
     def outbound(self) -> Flush:
         return self._node.flush
 
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts that are served."""
+        return self._door.hosts
+
+    @property
+    def refusals(self) -> Refusals:
+        """What is told of every handshake that is refused."""
+        return self._door.refusals
+
     def __len__(self) -> int:
         return len(self._node.links)
 
     def routes(self, path: str = "/ws") -> list[Any]:
         """Return rules for a Tornado application."""
-        return [(path, SocketHandler, {"door": self._door})]
+        return self._door.routes(path)
 
     def start(self) -> None:
         """Begin on the running loop."""
         self._node.start()
+        self._door.is_open = True
+
+    def turn_away(self) -> None:
+        """Let nobody in any more; who waits to be let in is told when to come back."""
+        self._door.close()
 
     async def read_up(self) -> None:
         """Return when what the clients sent so far was read and handed on.
@@ -112,4 +132,6 @@ class Sockets:
                 await self._node.empty()
         except TimeoutError:
             pass
+        self._door.close()
         self._node.stop()
+        self.refusals.close()

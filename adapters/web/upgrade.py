@@ -14,6 +14,8 @@ from typing import Final
 
 from tornado.httputil import HTTPHeaders
 
+from eyewall.domain.handshake import RefusalReason
+
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455, 1.3."""
 
@@ -25,31 +27,45 @@ is looked at, and kept while an authenticator waits."""
 class Refusal(Exception):
     """The handshake ends with this answer."""
 
-    def __init__(self, status: int, text: str, **headers: str) -> None:
+    def __init__(self, reason: RefusalReason, status: int, text: str, **headers: str) -> None:
         super().__init__(text)
+        self.reason = reason
         self.status = status
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def busy(retry_after: float) -> Refusal:
+def busy(
+    retry_after: float, reason: RefusalReason = RefusalReason.OVERLOADED, **headers: str
+) -> Refusal:
     """Come back after so many seconds."""
-    return Refusal(503, "try again later", Retry_After=str(max(1, math.ceil(retry_after))))
+    wait = str(max(1, math.ceil(retry_after)))
+    return Refusal(reason, 503, "try again later", Retry_After=wait, **headers)
+
+
+def draining() -> Refusal:
+    """Come back to another node, or when this one runs again."""
+    return busy(1.0, RefusalReason.DRAINING, Connection="close")
 
 
 def check_number(headers: HTTPHeaders) -> None:
     """Raise ``Refusal`` if there are more fields than anybody needs."""
     if sum(1 for _ in headers.get_all()) > MAX_HEADERS:
-        raise Refusal(431, f"more than {MAX_HEADERS} header fields")
+        raise Refusal(RefusalReason.HEADERS, 431, f"more than {MAX_HEADERS} header fields")
 
 
-def accept_key(method: str | None, headers: HTTPHeaders) -> str:
-    """Check that this is an upgrade (RFC 6455, 4.2.1); returns the key to answer with."""
+def accept_key(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.1") -> str:
+    """Check that this is an upgrade (RFC 6455, 4.2.1); returns the key to answer with.
+
+    ``http`` is the version of the request: in 1.0 an ``Upgrade`` means nothing (RFC 9110, 7.8).
+    """
     upgrade = {token.strip().lower() for token in headers.get("Upgrade", "").split(",")}
     connection = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
     version = headers.get("Sec-WebSocket-Version", "").strip()
-    asked = method == "GET" and "websocket" in upgrade and "upgrade" in connection
+    asked = method == "GET" and http != "HTTP/1.0"
+    asked = asked and "websocket" in upgrade and "upgrade" in connection
     if not asked or version != "13":
         raise Refusal(
+            RefusalReason.NOT_AN_UPGRADE,
             426,
             "this is a WebSocket (version 13)",
             Upgrade="websocket",
@@ -62,7 +78,7 @@ def accept_key(method: str | None, headers: HTTPHeaders) -> str:
     except (binascii.Error, ValueError):
         valid = False
     if not valid:
-        raise Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+        raise Refusal(RefusalReason.KEY, 400, "Sec-WebSocket-Key must be 16 bytes in base64")
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()  # noqa: S324
 
 

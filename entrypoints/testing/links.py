@@ -217,6 +217,9 @@ class NoSockets:
     def start(self) -> None:
         """Nothing listens."""
 
+    def turn_away(self) -> None:
+        """Nobody waits."""
+
     async def read_up(self) -> None:
         """What was sent has been read."""
 

@@ -286,7 +286,8 @@ async def test_an_authenticator_that_refuses_or_fails(error, status):
         assert b"s3cret" not in body
         assert b"10.0.0.1" not in body
         assert [place.released for place in here.intake.places] == [1]
-        assert bool(here.log.entries) is (status == 500)
+        faults = [event for level, event, _ in here.log.entries if level == "error"]
+        assert faults == (["authenticator_failed"] if status == 500 else [])
         assert here.intake.links == []
 
 

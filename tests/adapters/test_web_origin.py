@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eyewall.adapters.web.origin import Origins
+from eyewall.adapters.web.origin import Hosts, Origins
 from eyewall.domain.handshake import Handshake
 
 
@@ -77,6 +77,37 @@ async def test_a_list_may_have_wildcards_for_hosts(pattern, origin, allowed):
     assert Origins(rule).allow([origin], from_host("x")) is allowed
 
 
+OPAQUE = [
+    "null",
+    "file://",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "app://.",
+    "tauri://localhost",
+    "chrome-extension://abcdefghijklmnop",
+    "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+    "vscode-webview://1a2b3c",
+]
+
+
+@pytest.mark.parametrize("origin", OPAQUE)
+async def test_an_opaque_origin_is_let_in_where_it_is_listed_and_nowhere_else(origin):
+    """Listed as it is: another of its kind is not meant."""
+    assert Origins([origin]).allow([origin], from_host("a.com")) is True
+    assert Origins([origin.upper()]).allow([origin], from_host("a.com")) is True
+    for other in OPAQUE:
+        allowed = Origins([origin]).allow([other], from_host("a.com"))
+        assert allowed is (other == origin)
+    assert Origins(["https://a.com"]).allow([origin], from_host("a.com")) is False
+
+
+@pytest.mark.parametrize("origin", OPAQUE)
+@pytest.mark.parametrize("host", ["localhost", "a.com", ".", "null", "abcdefghijklmnop"])
+async def test_an_opaque_origin_is_never_the_same_origin(origin, host):
+    """An application's own page at ``capacitor://localhost`` is no page of a server there."""
+    assert Origins().allow([origin], from_host(host)) is False
+
+
 async def test_a_list_replaces_the_rule_of_the_same_origin():
     assert not Origins(["https://a.com"]).allow(["https://b.com"], from_host("b.com"))
 
@@ -92,7 +123,60 @@ async def test_a_callable_decides_and_may_have_to_wait():
     assert at_once.allow(["https://c.com"], from_host("b.com")) is False
 
 
-@pytest.mark.parametrize("rule", ["https://a.com", ["a.com"], ["https://a.com/path"], ["null"]])
+@pytest.mark.parametrize(
+    "rule", ["https://a.com", ["a.com"], ["https://a.com/path"], ["://"], [""]]
+)
 def test_a_rule_that_can_match_nothing_is_a_mistake(rule):
     with pytest.raises(ValueError, match="check_origin"):
         Origins(rule)
+
+
+# --- hosts
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "allowed"),
+    [
+        ("app.example.com", "app.example.com", True),
+        ("app.example.com", "APP.example.com", True),
+        ("app.example.com", "app.example.com.", True),
+        ("app.example.com", "app.example.com:8443", True),
+        ("app.example.com", "app.example.com.evil.com", False),
+        ("app.example.com", "evil.com", False),
+        ("app.example.com", "evil.com#app.example.com", False),
+        ("app.example.com", "app.example.com@evil.com", False),
+        ("app.example.com", "evil.com/app.example.com", False),
+        ("app.example.com", "", False),
+        ("app.example.com:8443", "app.example.com:8443", True),
+        ("app.example.com:8443", "app.example.com", False),
+        ("app.example.com:443", "app.example.com", True),
+        ("*.example.com", "a.example.com:80", True),
+        ("*.example.com", "example.com", False),
+        ("*.example.com", "aexample.com", False),
+        ("127.0.0.1", "127.0.0.1:8080", True),
+        ("[::1]", "[::1]:8080", True),
+        ("::1", "[::1]", True),
+        ("*", "anything.org", True),
+        ("app.example.com", "app.example.com:port", False),
+        ("app.example.com", "app.example.com:99999", False),
+    ],
+)
+def test_a_list_of_hosts_may_have_wildcards_and_ports(pattern, host, allowed):
+    assert Hosts(["other.org", pattern]).allow([host]) is allowed
+
+
+def test_without_a_list_every_host_is_served():
+    assert Hosts().allow(["evil.com"])
+    assert Hosts().allow([])
+
+
+def test_with_a_list_a_request_has_to_name_one_host():
+    assert not Hosts(["a.com"]).allow([])
+    assert not Hosts(["a.com"]).allow(["a.com", "a.com"])
+    assert not Hosts([]).allow(["a.com"])
+
+
+@pytest.mark.parametrize("rule", ["a.com", ["https://a.com"], ["a.com/path"], [""], ["a b@c"]])
+def test_a_list_that_can_match_nothing_is_a_mistake(rule):
+    with pytest.raises(ValueError, match="allowed_hosts"):
+        Hosts(rule)

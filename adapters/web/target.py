@@ -1,0 +1,101 @@
+"""The target of a request, in the form that routing knows (RFC 9112, 3.2).
+
+A client that believes itself behind a proxy names the whole URL
+(``GET ws://host/ws HTTP/1.1``). A server has to serve that, and the host that stands there
+counts, whatever ``Host`` says (3.2.2).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+from tornado.escape import url_unescape
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import Matcher
+from tornado.web import RequestHandler
+
+MASK: Final = "***"
+
+_ABSOLUTE = re.compile(
+    r"(?:https?|wss?)://(?:[^/?#@]*@)?(?P<host>[^/?#@]+)(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?",
+    re.IGNORECASE,
+)
+_HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\[\]:]+)(?::[0-9]*)?", re.IGNORECASE)
+
+
+class Target(NamedTuple):
+    """What a URL that stands in a request line comes to."""
+
+    uri: str
+    """Path and query; an empty path is ``/``."""
+    host: str
+    """With its port, if it has one. Who asks (``user:password@``) is left out."""
+
+
+def absolute(uri: str) -> Target | None:
+    """Return the parts of an absolute form; None for any other form, or a broken one."""
+    found = _ABSOLUTE.fullmatch(uri)
+    if found is None or _HOST.fullmatch(found["host"]) is None:
+        return None
+    return Target(f"{found['path'] or '/'}{found['query'] or ''}", found["host"])
+
+
+def masked(uri: str) -> str:
+    """Return a request's target for a log: what stands in a query may be a token."""
+    path, question, query = uri.partition("?")
+    scheme, _, rest = path.rpartition("://")
+    if scheme and "@" in rest.partition("/")[0]:
+        path = f"{scheme}://{rest.partition('@')[2]}"
+    return f"{path}?{MASK}" if question and query else path
+
+
+class AbsoluteForm(Matcher):
+    """Matches requests for ``pattern`` that name the whole URL, and brings them into the
+    usual form.
+
+    For applications whose server is not ours: ours has done so before.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._path = re.compile(pattern if pattern.endswith("$") else f"{pattern}$")
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        target = absolute(request.uri or "")
+        if target is None:
+            return None
+        path = target.uri.partition("?")[0]
+        found = self._path.match(path)
+        if found is None:
+            return None
+        request.uri, request.path = target.uri, path
+        request.headers["Host"] = request.host = target.host
+        named = found.groupdict()
+        unnamed = () if named else found.groups()
+        return {
+            "path_kwargs": {name: _unquoted(value) for name, value in named.items()},
+            "path_args": [_unquoted(value) for value in unnamed],
+        }
+
+
+def _unquoted(value: str | None) -> bytes | None:
+    return None if value is None else url_unescape(value, encoding=None, plus=False)
+
+
+class DiscreetHandler(RequestHandler):
+    """A handler whose requests may be logged: nothing that logs one sees its query.
+
+    The access log of an application, the lines of a handler that fails, and the request's
+    own ``repr`` all show ``request.uri``.
+    """
+
+    def __init__(self, application: Any, request: HTTPServerRequest, **kwargs: Any) -> None:
+        request.uri = masked(request.uri or "")
+        super().__init__(application, request, **kwargs)
+
+    def _log(self) -> None:
+        # The application's own function may raise, after the answer and before its end.
+        try:
+            super()._log()
+        except BaseException:  # noqa: BLE001, S110  (a line of a log is lost, and no more)
+            pass
