@@ -344,6 +344,7 @@ class Parts:
         """In the same step in which the end of a connection is decided."""
         self.sessions.ended(conn, reason)
         self.rooms.ended(conn)
+        self.receiver.ended(conn)
         self.deliveries.lost(conn)
         self.sender.gaps.forget(conn)
         self.resumer.drained(conn)

@@ -122,8 +122,14 @@ class Receiver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking = 0
         """Messages that wait for an ``async`` hook."""
-        bounds = {"workers": workers, "worker_queue": worker_queue, "lane_queue": lane_queue}
-        self._handling: Lanes[_Job] = Lanes(self._work, on_fault=self._fault, **bounds)
+        bounds: dict[str, Any] = {
+            "workers": workers,
+            "worker_queue": worker_queue,
+            "lane_queue": lane_queue,
+        }
+        self._handling: Lanes[_Job] = Lanes(
+            self._work, on_fault=self._fault, on_drop=self._dropped, **bounds
+        )
         # Lanes of their own: an ack that a hook has to see first never waits for a
         # handler, which may be waiting for this very ack.
         self._watching: Lanes[_Asked] = Lanes(self._ask, on_fault=self._fault, **bounds)
@@ -144,6 +150,11 @@ class Receiver:
         for job in await self._handling.stop():
             self._replies.refuse(job.conn, job.message, DRAINING)
         self._asking = 0
+
+    def ended(self, conn: Connection) -> None:
+        """A connection has gone: what it left behind holds up nobody else."""
+        self._handling.ended(conn.id)
+        self._watching.ended(conn.id)
 
     @property
     def running(self) -> int:
@@ -262,15 +273,19 @@ class Receiver:
         job.found = route
         job.fault = None
         key: Hashable = conn.id
+        owner: Hashable = None
         if route is not None and route.ordering_key is not None:
             try:
                 # In a name space of their own: a key that looks like an id is another lane.
-                key = ("key", route.ordering_key(job, envelope))
+                key, owner = ("key", route.ordering_key(job, envelope)), conn.id
                 hash(key)
             except Exception as error:  # noqa: BLE001  (the user's function)
-                key, job.fault = conn.id, error
-        if not self._handling.submit(key, job):
-            self._replies.refuse(conn, envelope, Overloaded("too much waits"))
+                key, owner, job.fault = conn.id, None, error
+        if not self._handling.submit(key, job, owner):
+            self._dropped(job)
+
+    def _dropped(self, job: _Job) -> None:
+        self._replies.refuse(job.conn, job.message, Overloaded("too much waits"))
 
     # --- in the lane
 

@@ -277,6 +277,82 @@ async def test_two_messages_with_the_same_key_never_overlap(node, ada, by_room):
     assert log[3:] == ["slow ada out", "slow bob in", "slow bob out"]
 
 
+@pytest.fixture
+def stuck(node):
+    """Two topics: ``stuck`` holds each message in a lane of its own, ``ping`` answers.
+
+    Returns the numbers that are held, and what lets all of them go on.
+    """
+    begun, gate = [], asyncio.Event()
+
+    @node.on("stuck", ordering_key=lambda ctx, msg: msg.data)
+    async def stuck(ctx, msg):
+        begun.append(msg.data)
+        await gate.wait()
+
+    @node.on("ping")
+    async def ping(ctx, msg):
+        return {"pong": True}
+
+    return begun, gate
+
+
+PING = {"id": "p", "topic": "ping", "ack": True}
+
+
+async def test_a_client_that_names_many_keys_leaves_workers_to_the_others(node, ada, stuck):
+    begun, gate = stuck
+    bob = await node.connect("bob")
+    for n in range(40):
+        ada.say({"topic": "stuck", "data": n})
+    await settle()
+
+    [ack] = await bob.ask(PING)
+
+    assert ack["data"]["pong"] is True
+    assert len(begun) == 6, "of 8 workers two are left"
+    assert await ada.ask(PING), "its own lane is not held up by its keys"
+    gate.set()
+    await settle()
+    assert sorted(begun) == list(range(40))
+
+
+async def test_handlers_of_connections_that_are_gone_hold_up_nobody(node, stuck):
+    begun, gate = stuck
+    for n in range(8):
+        guest = await node.connect(None)
+        await guest.ask({"topic": "stuck", "data": n})
+        await guest.vanish()
+    assert len(begun) == 8, "all workers are at it"
+    bob = await node.connect("bob")
+
+    [ack] = await bob.ask(PING)
+
+    assert ack["data"]["pong"] is True
+    gate.set()
+
+
+async def test_a_client_that_names_many_keys_leaves_room_in_the_queue(make_node):
+    node = await make_node(workers=1, worker_queue=16)
+    gate = asyncio.Event()
+
+    @node.on("stuck", ordering_key=lambda ctx, msg: msg.data)
+    async def stuck(ctx, msg):
+        await gate.wait()
+
+    ada, bob = await node.connect("ada"), await node.connect("bob")
+    for n in range(40):
+        ada.say({"id": f"{n}", "topic": "stuck", "data": n, "ack": True})
+    await settle()
+    answered = [code_of(m) for m in ada.heard()]
+    bob.say({"topic": "stuck", "data": "b"})
+    await settle()
+
+    assert answered == ["overloaded"] * 28, "12 of 16 places, before any was in work"
+    assert bob.heard() == []
+    gate.set()
+
+
 async def test_a_key_that_looks_like_a_connection_is_not_its_lane(node, ada):
     gate, done = asyncio.Event(), []
 
