@@ -55,7 +55,8 @@ class Announcements:
         missing, self._missing = self._missing, {}
         self._deadlines.close()
         for (room_id, conn_id), (user_id, _) in missing.items():
-            await self._look(room_id, conn_id, user_id)
+            if not await self._look(room_id, conn_id, user_id):
+                break  # away: each of the others would have to wait as long
         await self._tasks.close()
 
     def _miss(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
@@ -66,13 +67,16 @@ class Announcements:
         deadline = self._deadlines.at(self._clock.now() + self._grace, over)
         self._missing[room_id, conn_id] = (user_id, deadline)
 
-    async def _look(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
+    async def _look(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> bool:
+        """Tell of one who is missing; False if the state can't be asked."""
         try:
             await self.leave(
                 room_id, conn_id, await self._seats.stays_away(room_id, conn_id, user_id)
             )
         except Unavailable as error:
             self._logger.warning("absence_not_told", room=room_id, error=told(error))
+            return False
+        return True
 
     async def _tell(
         self, room_id: RoomId, event: str, conn_id: ConnId, user_id: UserId | None, connections: int

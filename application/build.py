@@ -17,6 +17,7 @@ from eyewall.application.drain import Farewell
 from eyewall.application.expiry import Expiry
 from eyewall.application.failures import Failures
 from eyewall.application.fanout import Audiences, FanOut
+from eyewall.application.guards import with_deadlines
 from eyewall.application.histories import Histories
 from eyewall.application.hooks import Hooks
 from eyewall.application.intake import Inbound, Welcome
@@ -54,6 +55,7 @@ class Parts:
         self.config = config
         self.ports = ports
         self.logger = logger = guarded(ports.logger)
+        self._ports = ports = with_deadlines(ports, logger)
         clock = ports.clock
         self.stats = Stats(clock, ports.metrics, logger)
         self.hooks = Hooks(logger)
@@ -103,7 +105,7 @@ class Parts:
         self._build_intake()
 
     def _build_streams(self) -> None:
-        config, ports = self.config, self.ports
+        config, ports = self.config, self._ports
         self.streams = Streams(
             history=ports.history,
             state=ports.state,
@@ -130,7 +132,7 @@ class Parts:
         )
 
     def _build_rooms(self) -> None:
-        config, ports = self.config, self.ports
+        config, ports = self.config, self._ports
         self.presences = Presences(
             node=config.node_id,
             state=ports.state,
@@ -190,7 +192,7 @@ class Parts:
         )
 
     def _build_messages(self) -> None:
-        config, ports = self.config, self.ports
+        config, ports = self.config, self._ports
         locator = Locator(
             node=config.node_id,
             state=ports.state,
@@ -283,7 +285,7 @@ class Parts:
 
     def _stored(self, locator: Locator, acks: Acks) -> Stored | None:
         """What only a node with an offline store has."""
-        config, ports = self.config, self.ports
+        config, ports = self.config, self._ports
         if ports.offline is None:
             return None
         latecomers = Latecomers(ports.offline, self.logger)
@@ -304,7 +306,7 @@ class Parts:
         return Stored(ports.offline, replays, latecomers)
 
     def _build_intake(self) -> None:
-        config, ports = self.config, self.ports
+        config, ports = self.config, self._ports
         self.replies = Replies(self.sender, self.stats, self.logger)
         self.receiver = Receiver(
             connections=self.connections,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.expiry import Expiry
 from eyewall.application.frames import Frame
+from eyewall.application.guards import AdapterFailed
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.logs import shown, told
 from eyewall.application.middleware import method
@@ -166,6 +167,8 @@ class Inbound:
             await self._presences.appear(conn)
             if self._max_per_user is not None and conn.user_id is not None:
                 await self._operations.keep_newest(conn.user_id, self._max_per_user)
+        except AdapterFailed:
+            raise  # a bug, not an absence: the connection ends with 1011
         except Unavailable as error:
             self._logger.warning("presence_not_set", conn_id=conn.id, error=told(error))
 

@@ -11,8 +11,12 @@ from eyewall.application.build import Parts
 from eyewall.application.logs import shown
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.stores import Opens
+from eyewall.application.tasks import is_cancelled
+from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import NodeId
 
+OPENING = 10.0
+"""Seconds that an adapter has to open: a container is given some thirty to be ready in."""
 CLOSING = 2.0
 """Seconds that an adapter has to close; one that hangs must not keep the others."""
 
@@ -44,7 +48,7 @@ class Node(Parts):
         """Open the adapters and join the cluster."""
         self.stats.begin()
         for adapter in self._adapters():
-            await adapter.open()
+            await self._open_up(adapter)
             self._open.append(adapter)
         self.connections.draining = False
         await self.cluster.start()
@@ -86,11 +90,24 @@ class Node(Parts):
         while self._open:
             await self._close(self._open.pop())
 
+    async def _open_up(self, adapter: Opens) -> None:
+        try:
+            async with asyncio.timeout(OPENING) as limit:
+                await adapter.open()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            name = type(adapter).__name__
+            raise Unavailable(f"{name} did not open within {OPENING:g} s") from error
+
     async def _close(self, adapter: Opens) -> None:
         try:
             async with asyncio.timeout(CLOSING):
                 await adapter.close()
-        except Exception as error:  # noqa: BLE001  (the others have to be closed all the same)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
+            # The others have to be closed all the same.
             self.logger.error("close_failed", adapter=type(adapter).__name__, error=shown(error))
 
     def _adapters(self) -> Sequence[Opens]:

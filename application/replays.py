@@ -332,8 +332,8 @@ class Replays:
         """End the replays; what was not answered stays stored."""
         claimed = [user_id for user_id, replay in self._running.items() if replay.is_claimed]
         await self._tasks.close()
-        for user_id in claimed:
-            await self._release(user_id)
+        # All at once: with a store that is silent, each would have to wait for the others.
+        await asyncio.gather(*(self._release(user_id) for user_id in claimed))
 
 
 def _tell(done: Callable[[Outcome], None], sent: asyncio.Future[list[Outcome]]) -> None:

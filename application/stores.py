@@ -1,6 +1,18 @@
 """What the nodes of a cluster share, as promises: the bus, and what holds for all of them.
 
-Every port's docstring is its contract, and ``tests/contracts`` holds adapters to it.
+Every port's docstring is its contract, and ``tests/contracts`` holds adapters to it. What
+holds for every call of every port here:
+
+* it returns within ``PROMISED`` seconds, or raises ``Unavailable`` when it can't: a retry
+  within a call counts against that time;
+* whoever calls may be cancelled, and so is the call then: it leaves no lock and no
+  connection in a state that a later call finds, and no subscription that nobody knows of;
+* a call that raised ``Unavailable`` or was cancelled may have been done all the same,
+  where nothing else is said; calling again is safe;
+* it raises what its port names, and nothing else.
+
+The hub does not rely on it: ``guards`` has a deadline of its own behind each call, and turns
+what else is raised into ``Unavailable``.
 """
 
 from __future__ import annotations
@@ -18,13 +30,18 @@ from eyewall.domain.room import Room, Standing
 
 T = TypeVar("T")
 
+PROMISED = 5.0
+"""Seconds that a call may take. A handler, a join or a publish waits for it, and so does a
+client, whose own patience commonly is ten."""
+
 
 @runtime_checkable
 class Opens(Protocol):
     """Something that is opened at start and closed at shutdown. Optional.
 
     What several servers share is opened by each and stays open until the last has
-    closed it; it can be opened again.
+    closed it; it can be opened again. ``open`` raises ``Unavailable``; it has ten seconds,
+    and ``close`` has two.
     """
 
     async def open(self) -> None: ...

@@ -1,0 +1,276 @@
+"""Every call of the bus and the stores has an end, and fails in a way that is known.
+
+Rules of this file:
+
+1. A call that does not return within ``DEADLINE`` is ended, and is ``Unavailable``. It may
+   have been done all the same: whoever asked knows neither that nor the opposite.
+2. What an adapter raises beside the families of ``eyewall.domain.errors`` is its bug or
+   its engine's: logged here, and ``Unavailable`` for whoever asked. What a decision's
+   rule raises is the caller's own, and goes back to it as it is.
+3. A call that does not wait costs no timer: an adapter in memory is run through at once.
+4. The deadline is the loop's time, not the ``Clock``'s: it is about the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import replace
+from functools import partial
+from types import CoroutineType, coroutine
+from typing import Any, NoReturn, cast
+
+from eyewall.application.logs import shown
+from eyewall.application.needs import Ports
+from eyewall.application.ports import Logger
+from eyewall.application.stores import (
+    CountsListeners,
+    HistoryStore,
+    OfflineStore,
+    PubSub,
+    StateStore,
+    Subscription,
+)
+from eyewall.application.tasks import Tasks, is_cancelled
+from eyewall.domain.errors import EyewallError, Unavailable
+
+DEADLINE = 6.0
+"""Seconds that a call may take. The ports promise five (``stores``): an adapter that keeps
+its promise can say itself what it waited for. Whoever waits here may hold the turn of a
+connection, and a client waits for the answer."""
+
+_WRONG = (Exception, SystemExit, asyncio.CancelledError)
+"""What may come out of an adapter. A ``KeyboardInterrupt`` is somebody else's."""
+
+
+def with_deadlines(ports: Ports, logger: Logger) -> Ports:
+    """The same ports, with a guard before each that may have to wait."""
+    guard = Guard(logger)
+    offline = ports.offline
+    return replace(
+        ports,
+        pubsub=_Bus(guard, ports.pubsub),
+        state=cast("StateStore", _State(guard, ports.state)),
+        history=cast("HistoryStore", _Store(guard, ports.history, HistoryStore)),
+        offline=offline and cast("OfflineStore", _Store(guard, offline, OfflineStore)),
+    )
+
+
+class AdapterFailed(Unavailable):
+    """An adapter raised what no port allows it to."""
+
+    code = Unavailable.code
+
+
+class Guard:
+    """Sees calls of adapters through, or to their end."""
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+
+    def begin(self, what: str, method: Callable[..., Any], *args: Any) -> Any:
+        """Call, and return the result, or what has to be awaited at once for it."""
+        try:
+            result = method(*args)
+            if type(result) is not CoroutineType:
+                if not inspect.isawaitable(result):
+                    return result
+                result = _awaited(result)
+            waits = result.send(None)
+        except StopIteration as done:
+            return done.value
+        except _WRONG as error:
+            self.failed(what, error)
+        return self._rest(what, result, waits)
+
+    def failed(self, what: str, error: BaseException) -> NoReturn:
+        """Raise what the caller is to know of an error that came out of a call."""
+        ended = isinstance(error, asyncio.CancelledError) and is_cancelled()
+        if ended or isinstance(error, EyewallError):
+            raise error
+        self.logger.error("adapter_failed", call=what, error=shown(error), exc_info=error)
+        raise AdapterFailed(f"{what} failed") from error
+
+    def late(self, what: str) -> Unavailable:
+        """What the caller is to know of a call that has taken too long."""
+        self.logger.warning("adapter_silent", call=what, seconds=DEADLINE)
+        return Unavailable(f"{what} did not return within {DEADLINE:g} s")
+
+    async def _rest(self, what: str, begun: Coroutine[Any, Any, Any], waits: Any) -> Any:
+        """Go through with a call that waits for something."""
+        task = asyncio.current_task()
+        assert task is not None
+        before, is_late = task.cancelling(), False
+
+        def end() -> None:
+            nonlocal is_late
+            is_late = True
+            task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(DEADLINE, end)
+        try:
+            result = await _go_on(begun, waits)
+        except _WRONG as error:
+            if is_late and task.uncancel() <= before:
+                raise self.late(what) from error
+            self.failed(what, error)
+        finally:
+            timer.cancel()
+        if is_late:
+            task.uncancel()  # it has returned all the same
+        return result
+
+    async def within(self, what: str, begun: Awaitable[Any], drop: Callable[[Any], None]) -> Any:
+        """The same in a task of its own, whose result goes to ``drop`` if it comes when
+        nobody waits for it any more."""
+        work = asyncio.ensure_future(_awaited(begun))
+        try:
+            await asyncio.wait([work], timeout=DEADLINE)
+            if not work.done():
+                raise self.late(what)
+        finally:
+            if not work.done():
+                work.cancel()
+                work.add_done_callback(partial(_dropped, drop))
+        try:
+            return work.result()
+        except _WRONG as error:
+            self.failed(what, error)
+
+
+@coroutine
+def _go_on(begun: Coroutine[Any, Any, Any], waits: Any) -> Generator[Any, Any, Any]:
+    """``yield from`` for a coroutine that has been begun, and waits for ``waits``."""
+    while True:
+        try:
+            sent = yield waits
+        except GeneratorExit:
+            begun.close()
+            raise
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is for the call)
+            step = partial(begun.throw, error)
+        else:
+            step = partial(begun.send, sent)
+        try:
+            waits = step()
+        except StopIteration as done:
+            return done.value
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
+
+
+def _dropped(drop: Callable[[Any], None], work: asyncio.Future[Any]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        drop(work.result())
+
+
+# --- the ports
+
+
+class _Store:
+    """A store, all of whose methods are ``async``."""
+
+    def __init__(self, guard: Guard, inner: Any, *ports: type) -> None:
+        for name in (name for port in ports for name in methods(port)):
+            setattr(self, name, _guarded(guard, inner, name))
+
+
+def methods(port: type) -> list[str]:
+    """The names of what a port promises."""
+    found = [name for name, value in vars(port).items() if inspect.isfunction(value)]
+    return [name for name in found if not name.startswith("_")]
+
+
+def _guarded(guard: Guard, inner: Any, name: str) -> Callable[..., Awaitable[Any]]:
+    what = f"{type(inner).__name__}.{name}"
+
+    async def call(*args: Any) -> Any:
+        # Begun when this is awaited: an adapter may look which task it is in.
+        result = guard.begin(what, getattr(inner, name), *args)
+        return await result if type(result) is CoroutineType else result
+
+    return call
+
+
+class _State(_Store):
+    """The state, within whose calls rules of the application run."""
+
+    def __init__(self, guard: Guard, inner: Any) -> None:
+        super().__init__(guard, inner, StateStore)
+        self._decide = cast("Callable[..., Awaitable[Any]]", vars(self)["decide"])
+        self.decide = self._watched
+
+    async def _watched(self, room_id: Any, member: Any, rule: Callable[..., Any]) -> Any:
+        raised: list[Exception] = []
+
+        def noted(room: Any, standing: Any) -> Any:
+            try:
+                return rule(room, standing)
+            except EyewallError:
+                raise
+            except Exception as error:
+                raised.append(error)
+                raise _RuleFailed(repr(error)) from error
+
+        try:
+            return await self._decide(room_id, member, noted)
+        except _RuleFailed:
+            raise raised[-1] from None
+
+
+class _RuleFailed(EyewallError):
+    """Carries what a rule raised through the adapter."""
+
+
+class _Bus:
+    """The bus, whose methods may be plain."""
+
+    def __init__(self, guard: Guard, inner: PubSub) -> None:
+        self._guard = guard
+        self._inner = inner
+        self._name = type(inner).__name__
+        self._publishing = f"{self._name}.publish"
+        self._closing = Tasks(guard.logger)
+        if isinstance(inner, CountsListeners):
+            self.listeners = inner.listeners
+
+    def publish(self, channel: str, payload: bytes) -> Any:
+        return self._guard.begin(self._publishing, self._inner.publish, channel, payload)
+
+    def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Any:
+        what = f"{self._name}.subscribe"
+        try:
+            subscription = self._inner.subscribe(channel, handler)
+        except _WRONG as error:
+            self._guard.failed(what, error)
+        if inspect.isawaitable(subscription):
+            return self._stand(what, subscription)
+        return _Subscription(self._guard, self._name, subscription)
+
+    async def _stand(self, what: str, begun: Awaitable[Subscription]) -> _Subscription:
+        subscription = await self._guard.within(what, begun, self._drop)
+        return _Subscription(self._guard, self._name, subscription)
+
+    def _drop(self, subscription: Subscription) -> None:
+        """It stands, but nobody wants it any more."""
+        closing = _Subscription(self._guard, self._name, subscription)
+        self._closing.spawn(_closed(closing))
+
+
+class _Subscription:
+    def __init__(self, guard: Guard, bus: str, inner: Subscription) -> None:
+        self._guard = guard
+        self._what = f"{bus}.unsubscribe"
+        self._inner = inner
+
+    def close(self) -> Any:
+        return self._guard.begin(self._what, self._inner.close)
+
+
+async def _closed(subscription: _Subscription) -> None:
+    closing = subscription.close()
+    if inspect.isawaitable(closing):
+        await closing
