@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 from tornado.iostream import IOStream
 
-from eyewall.adapters.web.link import CHUNK, SocketLink
+from eyewall.adapters.web.link import CHUNK, DISCARD, SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.outgoing import GONE, OPEN
 from eyewall.adapters.web.poller import READ, WRITE
@@ -117,14 +117,16 @@ class PlainLink(SocketLink):
             self._begin_backlog(memoryview(head)[sent:])
 
     def on_readable(self) -> None:
+        size = DISCARD
         if self.state == OPEN:
+            size = CHUNK
             if not self._reading:  # nobody asked to read, so this is the end
                 self._read_failed(None)
                 return
             if self._parser is not None and self._parser.more:
                 return  # it has a turn of its own coming
         try:
-            data = self._socket.recv(CHUNK)
+            data = self._socket.recv(size)
         except BlockingIOError:
             return
         except OSError as error:
@@ -135,6 +137,8 @@ class PlainLink(SocketLink):
             self._end_of_input()
         elif self.state == OPEN:
             self._take_in(data)
+        else:
+            self._throw_away(data)
 
     @property
     def _writer(self) -> Callable[[bytes | memoryview], int]:

@@ -3,8 +3,10 @@
 What goes out is in ``outgoing``. Rules of both files:
 
 1. The states only go forward: open, ending (its close is decided, what was sent
-   before is still to be written), parting (the close frame is next), shut (nothing
-   more goes out; what comes is thrown away until the peer has closed too), gone.
+   before is still to be written), parting (the close frame is next), lingering (it is
+   written; the socket stays open both ways until the peer's has come), shut (both have
+   been said, and our side of the socket is closed), gone. From ending on what comes is
+   thrown away.
 2. The application hears of an end once, and only of one that it did not ask for. It
    is never called from within ``send``, ``close`` or a write: what happens there is
    told in the next turn of the loop.
@@ -14,6 +16,10 @@ What goes out is in ``outgoing``. Rules of both files:
    progress for ``write_wait``.
 5. What a peer begins it has to finish: a message of which some comes now and then, but
    never the end, would be held for ever.
+6. The server closes the TCP connection first, but after both close frames (RFC 6455,
+   7.1.1). Many clients that find its end drop what they have not handled yet, and the
+   code with it. What is unread at a close would reset the connection and take away even
+   what was written: so it is read, to the peer's own end.
 """
 
 from __future__ import annotations
@@ -23,8 +29,18 @@ from abc import abstractmethod
 from typing import Any, Final
 
 from eyewall.adapters.web import wire as rfc6455
+from eyewall.adapters.web.closing import CloseSearch
 from eyewall.adapters.web.node import Node
-from eyewall.adapters.web.outgoing import ENDING, GONE, NOTHING, OPEN, PARTING, SHUT, Outgoing
+from eyewall.adapters.web.outgoing import (
+    ENDING,
+    GONE,
+    LINGERING,
+    NOTHING,
+    OPEN,
+    PARTING,
+    SHUT,
+    Outgoing,
+)
 from eyewall.adapters.web.parser import Parser, Violation
 from eyewall.adapters.web.plan import LAST
 from eyewall.adapters.web.wire import BINARY, PING, PONG, SocketWire
@@ -41,9 +57,14 @@ CONTROLS_AT_ONCE: Final = 200
 """Pings and pongs that a peer may send. Nobody needs more than one in some seconds; the ones
 that a proxy held back come all at once."""
 
-LINGER: Final = 2.0
-"""Seconds that a peer has to close its side after our close frame: some round trips of the
-worst networks. Its socket is of no other use by then."""
+LINGER: Final = 5.0
+"""Seconds that a peer has for its close frame and the end of its side once our close frame
+is written, ``write_wait`` if that is less: for reading what was written before it, and some
+round trips of the worst networks. Its socket is of no other use by then."""
+
+DISCARD: Final = 16 * 1024
+"""Bytes read at a time when they are thrown away, which may be very many tiny frames. No
+less than a TLS record."""
 
 PING_FRAME: Final = rfc6455.build(b"", PING)
 
@@ -58,6 +79,7 @@ class SocketLink(Outgoing):
         "_inflates",
         "_parser",
         "_reading",
+        "_search",
         "codec",
         "due",
         "last_seen",
@@ -76,6 +98,8 @@ class SocketLink(Outgoing):
         self._begun = 0.0  # when what the parser holds began to come
         self._controls = 0.0  # when the control frames so far would have been due
         self._deadline = 0.0
+        # For the peer's close frame, once our end is decided; None when it has come.
+        self._search: CloseSearch | None = None
         node.enter(self)
 
     # --- what carries the bytes
@@ -169,6 +193,16 @@ class SocketLink(Outgoing):
         elif opcode == PING:
             self._write_urgently(rfc6455.build(payload, PONG))
 
+    def _throw_away(self, data: bytes) -> None:
+        """The end is decided: only the peer's close frame is of interest."""
+        search = self._search
+        if search is not None:
+            self.node.taken += search.feed(data)
+            if search.found:
+                self._search = None
+                if self.state == LINGERING:
+                    self._shut()
+
     def _end_of_input(self) -> None:
         """The peer has closed its side."""
         self._reading = False
@@ -249,6 +283,7 @@ class SocketLink(Outgoing):
             return
         self.state = ENDING
         self._goodbye = goodbye
+        self._search = self._search_behind(self._parser)
         self._parser = None
         self._reading = True  # to throw away what comes, and to see the end
         self._deadline = self.node.clock.now() + self.node.heartbeat.write_wait
@@ -258,20 +293,35 @@ class SocketLink(Outgoing):
         self._adjust()
         self.node.flush.send(self, LAST, 0)
 
+    def _search_behind(self, parser: Parser | None) -> CloseSearch | None:
+        """Look on for the peer's close frame where its frames were last read."""
+        search = CloseSearch()
+        if parser is not None:
+            if parser.closed:
+                return None
+            search.feed(parser.unread)
+        return None if search.found else search
+
+    def _linger(self) -> None:
+        self.state = LINGERING
+        linger = min(LINGER, self.node.heartbeat.write_wait)
+        self._deadline = self.node.clock.now() + linger
+        if not self._reading:  # the peer has closed its side
+            self._gone()
+        elif self._search is None:
+            self._shut()
+        else:
+            self._adjust()
+
     def _shut(self) -> None:
-        """Our side is done: wait for the peer's, lest a reset takes the close frame away."""
+        """Both sides have said that they are done: be the first to close."""
         self.state = SHUT
         try:
             self._shut_writing()
         except OSError:
             self._gone()
-            return
-        if not self._reading:  # the peer's was closed before
-            self._gone()
-            return
-        linger = min(LINGER, self.node.heartbeat.write_wait)
-        self._deadline = self.node.clock.now() + linger
-        self._adjust()
+        else:
+            self._adjust()
 
     def _lose(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
         """The socket is of no use any more."""

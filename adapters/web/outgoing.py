@@ -28,8 +28,9 @@ QUEUED: Final = Offer.QUEUED
 OPEN: Final = 0
 ENDING: Final = 1
 PARTING: Final = 2
-SHUT: Final = 3
-GONE: Final = 4
+LINGERING: Final = 3
+SHUT: Final = 4
+GONE: Final = 5
 
 NOTHING: Final[Callable[[bytes], int]] = len
 """Stands in for ``write`` when nothing may go out: takes everything, does nothing."""
@@ -114,7 +115,7 @@ class Outgoing(ABC):
         """The socket is of no use any more."""
 
     @abstractmethod
-    def _shut(self) -> None:
+    def _linger(self) -> None:
         """The close frame has been written."""
 
     @property
@@ -301,7 +302,7 @@ class Outgoing(ABC):
     def _drained(self, backlog: Backlog) -> None:
         self._backlog = None
         if self.state == PARTING:
-            self._shut()
+            self._linger()
             return
         self.write = self._writer
         self._adjust()

@@ -125,6 +125,7 @@ class Parser:
         "_most",
         "_need",
         "_rest",
+        "_spoilt",
         "failure",
     )
 
@@ -138,7 +139,19 @@ class Parser:
         self._need = 2  # how many bytes from there would tell more
         self._message: _Message | None = None
         self._ended = False
+        self._spoilt = b""
         self.failure: Violation | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether a close frame has ended the reading."""
+        return self._ended and self.failure is None
+
+    @property
+    def unread(self) -> bytes:
+        """What was fed and is in no event: it begins where a frame does. After a violation
+        some of its frames may have been events."""
+        return self._spoilt or bytes(self._rest[self._at :])
 
     @property
     def idle(self) -> bool:
@@ -176,6 +189,7 @@ class Parser:
             violation.__context__ = None
             self.failure = violation.with_traceback(None)
             self._ended = True
+            self._spoilt = data[self._at :]
         if self._ended:
             self._rest, self._at, self._message = b"", 0, None
         elif at == len(data):

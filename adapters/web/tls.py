@@ -9,7 +9,7 @@ OpenSSL differs from a kernel's socket in four ways, and this file is about thos
 3. To read it may have to write, and to write it may have to read (a key update, a
    renegotiation). Then the link waits for that alone.
 4. The end is said within TLS first, and by the socket after that. Many a client takes
-   it for the end of both directions: so it gets a moment to answer our close frame.
+   it for the end of both directions, and can't answer our close frame any more.
 """
 
 from __future__ import annotations
@@ -23,28 +23,20 @@ from eyewall.adapters.web.connection import PlainLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.outgoing import GONE, SHUT
 from eyewall.adapters.web.poller import READ, WRITE
-from eyewall.adapters.web.wire import CLOSE, SocketWire
+from eyewall.adapters.web.wire import SocketWire
 from eyewall.application.ports import Codec
 
 RECORD: Final = 16 * 1024
 """The most that a TLS record holds."""
 
 
-ANSWER: Final = 0.1
-"""Seconds that a peer has to answer our close frame before it is told the end. Without
-them, a client that finds both in one read can't answer any more, and some then report
-1006 instead of our code."""
-
-
 class TlsSocket:
     """Has an ``ssl.SSLSocket`` answer as a plain socket would. Implements ``Carrier``."""
 
-    __slots__ = ("_tls", "answered", "needs")
+    __slots__ = ("_tls", "needs")
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
-        self.answered = False
-        """Whether the peer's close frame has come, as far as one can tell."""
         self.needs = 0
         """What OpenSSL waits for before anything goes on: 0, or ``READ`` although it was
         to write, or ``WRITE`` although it was to read."""
@@ -121,9 +113,7 @@ class TlsLink(PlainLink):
             self._go_on()
             return
         super().on_readable()
-        if self.state == SHUT and not self._socket.answered:
-            self._say_end()
-        elif self._socket.needs:
+        if self._socket.needs:
             self._adjust()
 
     def on_writable(self) -> None:
@@ -136,31 +126,12 @@ class TlsLink(PlainLink):
         """Try again what OpenSSL could not do without something else."""
         self._socket.needs = 0
         if self.state == SHUT:
-            self._say_end()
+            self._shut()
         else:
             super().on_writable()
         if self.state != GONE and self.wants_read:
             super().on_readable()
         self._adjust()
-
-    def _take_control(self, opcode: int, payload: bytes) -> None:
-        self._socket.answered = opcode == CLOSE
-        super()._take_control(opcode, payload)
-
-    def _shut_writing(self) -> None:
-        if self._socket.answered:
-            self._socket.shutdown(socket.SHUT_WR)
-        else:
-            self.node.loop.call_later(ANSWER, self._say_end)
-
-    def _say_end(self) -> None:
-        if self.state == SHUT:
-            self._socket.answered = True
-            try:
-                self._socket.shutdown(socket.SHUT_WR)
-            except OSError:
-                self._gone()
-            self._adjust()
 
     def _adjust(self) -> None:
         if self._socket.needs:

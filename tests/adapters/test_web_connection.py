@@ -16,7 +16,7 @@ from eyewall.adapters.web.connection import PlainLink, take_socket
 from eyewall.adapters.web.outgoing import GONE
 from eyewall.adapters.web.poller import LoopSource
 from eyewall.domain.connection import DisconnectReason as Reason
-from tests.adapters.web_support import Client, masked, raw, request, served, turns, until
+from tests.adapters.web_support import CLOSE, Client, masked, raw, request, served, turns, until
 
 
 @pytest.fixture(params=["epoll", "loop"])
@@ -220,7 +220,8 @@ async def test_a_peer_that_says_goodbye_and_closes_its_side_reads_what_was_sent(
         client.writer.write_eof()
 
         assert await client.text() == "hello"
-        assert await client.closed() == (1000, "")
+        assert await client.frame() == (CLOSE, b"\x03\xe8")
+        assert await client.end() == b""
         await until(lambda: not len(here.sockets))
         assert here.intake.reasons() == [Reason.CLIENT_CLOSED]
 

@@ -36,6 +36,9 @@ pytestmark = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 KIB = 1024
 
+MORE = masked("z" * 1000) * 10
+"""What a peer goes on sending that has not read its close frame yet."""
+
 
 async def stalled(here, **queue):
     """Return a client that does not read, its link, and how many messages were sent to
@@ -114,7 +117,7 @@ async def test_a_ping_is_answered_with_its_own_bytes(tls):
         (masked(b"\x03", 0x88), 1002, "protocol_error"),
         (masked(b"\xff\xfe"), 1007, "invalid_utf8"),
         (masked(b"\x03\xe8\xff", 0x88), 1007, "invalid_utf8"),
-        (header(1 << 40), 1009, "message_too_big"),
+        (header(1 << 21) + b"z" * (1 << 21), 1009, "message_too_big"),
         (masked("", 0x01) + masked("", 0x00) * 100, 1008, "policy_violation"),
         (masked("", 0x89) * (CONTROLS_AT_ONCE * 2), 1008, "policy_violation"),
     ],
@@ -123,14 +126,14 @@ async def test_a_violation_closes_with_its_code_which_no_reset_takes_away(tls, d
     """The peer goes on sending after its mistake, and still reads why it was closed."""
     async with served(tls=tls) as here:
         client = await here.connect()
-        client.write(masked("good") + data + b"z" * 10_000)
+        client.write(masked("good") + data + MORE)
 
         frames = [await client.frame()]
         while frames[-1][0] != CLOSE:
             frames.append(await client.frame())
         assert (TEXT, b"good") in frames
         assert frames[-1][1] == code.to_bytes(2, "big") + reason.encode()
-        client.write(b"z" * 10_000)
+        client.write(MORE + masked(frames[-1][1][:2], 0x88))
         assert await client.end() == b""
         client.leave()
         await until(lambda: not len(here.sockets))
@@ -143,7 +146,7 @@ async def test_a_close_frame_is_not_lost_to_what_was_not_read_yet(tls):
     async with served(tls=tls) as here:
         client = await here.connect()
         client.pause()
-        client.write(b"\x81\x02hi" + b"z" * 1_000_000)
+        client.write(b"\x81\x02hi" + MORE * 100)
         await until(lambda: here.intake.ends)
         await turns(50)
         client.resume()
@@ -409,7 +412,7 @@ async def test_who_does_not_read_its_replies_is_not_read_either_until_it_does(tl
 
         assert [payload for _, payload, _ in here.intake.messages] == [b"unread"]
         assert link.listening
-        link.close(Reason.NORMAL)
+        link.abort()
         await reader
 
 
@@ -424,7 +427,7 @@ async def test_the_silence_of_a_peer_that_was_not_read_is_forgotten_when_it_is_a
         await until(lambda: link._backlog is None)
 
         assert link.last_seen > 0.0
-        link.close(Reason.NORMAL)
+        link.abort()
         await reader
 
 
@@ -658,7 +661,7 @@ async def test_the_time_in_which_a_peer_is_not_read_is_not_its_own(tls):
         await until(lambda: link._backlog is None)
 
         assert before + 999 < link.message_due < before + 1010
-        link.close(Reason.NORMAL)
+        link.abort()
         await reader
 
 

@@ -13,14 +13,13 @@ import pytest
 import websockets
 from tornado.tcpserver import TCPServer
 
-from eyewall.adapters.web import tls as tls_module
 from eyewall.adapters.web.connection import take_socket
-from eyewall.adapters.web.outgoing import GONE, SHUT
+from eyewall.adapters.web.outgoing import GONE, LINGERING
 from eyewall.adapters.web.poller import READ, WRITE, LoopSource
 from eyewall.adapters.web.tls import TlsLink, TlsSocket
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import Offer, QueueConfig
-from tests.adapters.tls_support import tls_peer
+from tests.adapters.tls_support import GOODBYE, tls_peer
 from tests.adapters.web_support import (
     PATIENCE,
     Client,
@@ -34,7 +33,6 @@ from tests.adapters.web_support import (
 from tests.certificate import tls_contexts
 
 CLOSED_BY_SERVER = b"\x88\x11\x03\xf4server_shutdown"
-GOODBYE = masked(b"\x03\xe8", 0x88)
 ECHOED_GOODBYE = b"\x88\x02\x03\xe8"
 
 
@@ -80,6 +78,7 @@ async def test_a_stream_that_left_something_in_openssl_is_taken_over_with_it():
     """An application's own server may read less at a time than a record."""
     server = Keeping(ssl_options=tls_contexts()[0], read_chunk_size=64)
     listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
     server.add_socket(listening)
     _, writer = await asyncio.open_connection(
         *listening.getsockname(), ssl=tls_contexts()[1], server_hostname="localhost"
@@ -167,7 +166,7 @@ async def test_the_end_is_said_in_tls_before_the_socket_closes(source):
         await until(lambda: here.intake.links)
         here.intake.links[0].close(Reason.SERVER_SHUTDOWN)
 
-        assert await peer.rest() == CLOSED_BY_SERVER  # ``rest`` fails at an end unsaid
+        assert await peer.answered() == CLOSED_BY_SERVER  # fails at an end unsaid
         await peer.say_end()
         assert await asyncio.get_running_loop().sock_recv(peer.socket, 1) == b""
         peer.socket.close()
@@ -194,6 +193,7 @@ async def test_a_peer_that_has_said_its_end_in_tls_still_reads_what_was_sent(sou
         await peer.say_end()
 
         assert await peer.rest() == b"\x81\x05hello" + ECHOED_GOODBYE
+        peer.socket.close()
         await until(lambda: not len(here.sockets))
         assert here.intake.reasons() == [Reason.CLIENT_CLOSED]
 
@@ -206,11 +206,11 @@ async def test_the_peers_goodbye_in_tls_may_have_come_before_ours(source):
         here.node.poller.forget(link._fd)  # so that our side is first
         await peer.say_end()
         link.close(Reason.SERVER_SHUTDOWN)
-        assert await peer.rest() == CLOSED_BY_SERVER
-        assert link.state == SHUT
-        peer.socket.close()
+        assert await peer.read() == CLOSED_BY_SERVER
+        assert link.state == LINGERING
         here.node.poller.watch(link._fd, link, READ)
 
+        assert await peer.rest() == b""
         await until(lambda: not len(here.sockets))
 
 
@@ -368,7 +368,7 @@ async def test_a_goodbye_in_tls_that_did_not_fit_is_said_when_it_does():
         carrier._tls = Scripted(carrier._tls, unwrap=ssl.SSLWantWriteError)
         link.close(Reason.SERVER_SHUTDOWN)
 
-        assert await peer.rest() == CLOSED_BY_SERVER
+        assert await peer.answered() == CLOSED_BY_SERVER
 
 
 def test_bytes_that_are_partly_taken_are_counted():
@@ -407,7 +407,7 @@ async def test_who_goes_on_sending_after_our_end_was_said_is_not_reset(source):
     """What they send is thrown away until they end too, lest the close frame be lost."""
     async with served(tls=True, source=source) as here, tls_peer(here) as peer:
         await peer.write(b"\x81\x02hi")
-        assert await peer.rest() == b"\x88\x10\x03\xeaprotocol_error"
+        assert await peer.answered() == b"\x88\x10\x03\xeaprotocol_error"
         for _ in range(20):
             await peer.write(b"z" * 10_000)
         await turns(20)
@@ -415,22 +415,6 @@ async def test_who_goes_on_sending_after_our_end_was_said_is_not_reset(source):
         assert await asyncio.get_running_loop().sock_recv(peer.socket, 1) == b""
         peer.socket.close()
         await until(lambda: not len(here.sockets))
-
-
-async def test_a_client_may_answer_the_close_frame_before_it_is_told_the_end(monkeypatch):
-    """asyncio closes both ways when TLS ends: aiohttp then reported 1006."""
-    monkeypatch.setattr(tls_module, "ANSWER", 60)
-    async with served(tls=True) as here:
-        client, link = await here.pair()
-        link.close(Reason.REPLACED)
-        await client.frame()
-        await turns(50)
-        assert not client.reader.at_eof()
-        assert not client.writer.is_closing()
-        client.write(GOODBYE)
-
-        assert await client.end() == b""
-        assert link.state == GONE or link._socket.answered
 
 
 # --- all of them

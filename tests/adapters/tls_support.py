@@ -10,7 +10,9 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from tests.adapters.web_support import PATIENCE, Served, request
+from tests.adapters.web_support import PATIENCE, Served, masked, request
+
+GOODBYE = masked(b"\x03\xe8", 0x88)
 
 
 class TlsPeer:
@@ -52,6 +54,13 @@ class TlsPeer:
         while more := await self.read():
             data += more
         return data
+
+    async def answered(self) -> bytes:
+        """Answer the close frame, which is next; return it, when the end was said in TLS
+        behind it."""
+        data = await self.read()
+        await self.write(GOODBYE)
+        return data + await self.rest()
 
     async def say_end(self) -> None:
         """Say in TLS that nothing more comes; it may still be read from."""

@@ -399,9 +399,10 @@ class Client:
         return [await self.text() for _ in range(count)]
 
     async def closed(self) -> tuple[int, str]:
-        """Return the code and reason of the close frame that comes next, before the end."""
+        """Answer the close frame that comes next, before the end; return its code and reason."""
         opcode, payload = await self.frame()
         assert opcode == CLOSE, (opcode, payload)
+        self.write(masked(payload[:2], 0x88))
         async with asyncio.timeout(PATIENCE):
             assert await self.reader.read() == b""
         return int.from_bytes(payload[:2], "big"), payload[2:].decode()
