@@ -29,6 +29,7 @@ from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Clock, Codec, Link
 from eyewall.application.publish import Publisher, place_out
 from eyewall.application.send import Sender
+from eyewall.application.whom import Whom, whom_in
 from eyewall.domain.delivery import Plan
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed, Unavailable
@@ -79,7 +80,7 @@ class Acks:
         """Deliver with acks, everywhere at once; the failure handlers have run."""
         frame = self._sender.frame(message, ack=True)
         parts = [
-            self._on(node, some, recipient.name, frame, plan, result=result)
+            self._on(node, some, recipient, frame, plan, result=result)
             for recipient in recipients
             for node, conn_ids in recipient.by_node.items()
             for some in ([conn_ids] if node == self._node else _pages(conn_ids))
@@ -105,7 +106,7 @@ class Acks:
         # Who reads it later is not asked for an ack.
         kept = self._sender.frame(replace(message, id=frame.envelope.id), recipient=room_id)
         found, gone = self._found(everyone.by_node.get(self._node, ()))
-        turn = _Turn(self._deliveries, found, plan)
+        turn = _Turn(self._deliveries, found, plan, everyone.whom)
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
         arrival = Arrival(frame, list(skip), turn)
         try:
@@ -117,7 +118,7 @@ class Acks:
         # A later page of a node, and a question that the next message has overtaken, find
         # that the turn is over: they repeat the message under its id, with its place.
         parts = [
-            self._there(node, some, frame, plan, result=False, place=place)
+            self._there(node, some, frame, plan, everyone.whom, place=place)
             for node, conn_ids in others.items()
             for some in _pages(conn_ids)
         ]
@@ -140,30 +141,35 @@ class Acks:
                     duration=outcome.seconds,
                 )
 
-    async def there(self, node: NodeId, conn_id: ConnId, frame: Frame, plan: Plan) -> Outcome:
+    async def there(
+        self, node: NodeId, conn_id: ConnId, frame: Frame, plan: Plan, whom: Whom
+    ) -> Outcome:
         """Deliver to one connection of another node; nobody has been told of a failure."""
-        (outcome,) = await self._there(node, [conn_id], frame, plan, result=False)
+        (outcome,) = await self._there(node, [conn_id], frame, plan, whom)
         return outcome
 
     async def _on(
         self,
         node: NodeId,
         conn_ids: list[ConnId],
-        name: str,
+        recipient: Recipient,
         frame: Frame,
         plan: Plan,
         *,
         result: bool,
     ) -> list[tuple[str, Outcome]]:
+        name, whom = recipient.name, recipient.whom
         if node == self._node:
-            outcomes = await self._here(conn_ids, frame.addressed(name), plan)
+            outcomes = await self._here(conn_ids, frame.addressed(name), plan, whom)
         else:
-            outcomes = await self._there(node, conn_ids, frame, plan, result=result)
+            outcomes = await self._there(node, conn_ids, frame, plan, whom, result=result)
         return [(name, outcome) for outcome in outcomes]
 
-    async def _here(self, conn_ids: Iterable[ConnId], frame: Frame, plan: Plan) -> list[Outcome]:
+    async def _here(
+        self, conn_ids: Iterable[ConnId], frame: Frame, plan: Plan, whom: Whom
+    ) -> list[Outcome]:
         found, gone = self._found(conn_ids)
-        return gone + await self._deliveries.deliver(found, frame, plan)
+        return gone + await self._deliveries.deliver(found, frame, plan, whom)
 
     def _found(self, conn_ids: Iterable[ConnId]) -> tuple[list[Connection], list[Outcome]]:
         """The connections of this node, and what became of those that are gone."""
@@ -184,8 +190,9 @@ class Acks:
         conn_ids: list[ConnId],
         frame: Frame,
         plan: Plan,
+        whom: Whom,
         *,
-        result: bool,
+        result: bool = False,
         place: Mapping[str, Any] | None = None,
     ) -> list[Outcome]:
         left = None if plan.deadline is None else plan.deadline - self._clock.now()
@@ -194,6 +201,7 @@ class Acks:
             "p": int(frame.priority),
             "plan": [plan.ack_timeout, plan.retry_max, plan.retry_backoff, left],
             "result": result,
+            **whom.header(),
         }
         if place is not None:
             header["s"] = place
@@ -213,30 +221,35 @@ class Acks:
         deadline = None if left is None else self._clock.now() + left
         plan = Plan(timeout, retries, backoff, deadline)
         conn_ids = [ConnId(conn_id) for conn_id in strings(header["conns"])]
+        whom = whom_in(header)
         if "s" in header:
             found, outcomes = self._found(conn_ids)
-            turn = _Turn(self._deliveries, found, plan)
+            turn = _Turn(self._deliveries, found, plan, whom)
             self._publisher.arrived(header["s"], Arrival(frame, turn=turn))
             outcomes += await turn.outcomes()
         else:
-            outcomes = await self._here(conn_ids, frame, plan)
+            outcomes = await self._here(conn_ids, frame, plan, whom)
         return [outcome_out(outcome, result=bool(header["result"])) for outcome in outcomes]
 
 
 class _Turn:
     """Deliveries that begin when their message has its turn in the room."""
 
-    def __init__(self, deliveries: Deliveries, conns: Sequence[Connection], plan: Plan) -> None:
+    def __init__(
+        self, deliveries: Deliveries, conns: Sequence[Connection], plan: Plan, whom: Whom
+    ) -> None:
         self._deliveries = deliveries
         self._conns = conns
         self._plan = plan
+        self._whom = whom
         self._begun: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
 
     def begin(self, frame: Frame) -> Collection[Link]:
         if self._begun.done():
             return ()  # nobody waits for it any more
         try:
-            self._begun.set_result(self._deliveries.begin(self._conns, frame, self._plan))
+            batch = self._deliveries.begin(self._conns, frame, self._plan, self._whom)
+            self._begun.set_result(batch)
         except Exception as error:  # noqa: BLE001  (whoever waits for the outcomes gets it)
             self._begun.set_exception(error)
         return [conn.link for conn in self._conns]

@@ -12,8 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from eyewall.application.connections import Connection, Connections
+from eyewall.application.deliveries import Deliveries
 from eyewall.application.expiry import Expiry
 from eyewall.application.logs import told
+from eyewall.application.operate import Operations
 from eyewall.application.ports import Logger
 from eyewall.application.presences import Presences
 from eyewall.application.replays import Replays
@@ -36,6 +38,8 @@ class Belongings:
         rooms: Rooms,
         seats: Seats,
         expiry: Expiry,
+        operations: Operations,
+        deliveries: Deliveries,
         logger: Logger,
         replays: Replays | None,
     ) -> None:
@@ -44,10 +48,15 @@ class Belongings:
         self._rooms = rooms
         self._seats = seats
         self._expiry = expiry
+        self._operations = operations
+        self._deliveries = deliveries
         self._logger = logger
         self._replays = replays
         self._turns = Turns()
         self._tasks = Tasks(logger)
+        self._telling = Tasks(logger)
+        """Hooks that hear of what has changed. They may wait for ``settled``, so that does
+        not wait for them."""
 
     async def leave(self, conn: Connection) -> None:
         """A connection has ended: take back what it had, before the hooks hear of it."""
@@ -70,6 +79,8 @@ class Belongings:
             self._expiry.watch(conn)
         if meta.user_id != before.user_id:
             self._seats.renamed(conn, before.user_id)
+            self._presences.renamed(conn, before.user_id)
+            self._deliveries.changed(conn)
             self._tasks.spawn(self._become(conn, before.user_id))
         return meta
 
@@ -83,8 +94,12 @@ class Belongings:
                 await self._rooms.become(conn)
             except Unavailable as error:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
-        if self._replays is not None and conn.user_id is not None and conn.is_open:
+        self._telling.spawn(self._rooms.tell(conn))
+        if conn.user_id is None or not conn.is_open or not conn.is_in:
+            return  # one that is not let in yet sees to the rest when it is
+        if self._replays is not None:
             self._replays.begin(conn.user_id)  # who logs in later has come as well
+        await self._operations.keep_newest(conn.user_id)
 
     async def restore(self) -> None:
         """Put back what the state may have lost with this node's lease."""
@@ -101,3 +116,4 @@ class Belongings:
     async def close(self) -> None:
         """End what is under way."""
         await self._tasks.close()
+        await self._telling.close()

@@ -256,6 +256,7 @@ class Parts:
             locator=locator,
             hooks=self.hooks,
             logger=self.logger,
+            max_per_user=config.max_connections_per_user,
         )
         self.expiry = Expiry(self.connections, ports.clock)
         self.belongings = Belongings(
@@ -264,6 +265,8 @@ class Parts:
             rooms=self.rooms,
             seats=self.seats,
             expiry=self.expiry,
+            operations=self.operations,
+            deliveries=self.deliveries,
             logger=self.logger,
             replays=None if self.stored is None else self.stored.replays,
         )
@@ -330,6 +333,7 @@ class Parts:
             connections=self.connections,
             receiver=self.receiver,
             presences=self.presences,
+            rooms=self.rooms,
             operations=self.operations,
             expiry=self.expiry,
             hooks=self.hooks,
@@ -338,7 +342,6 @@ class Parts:
             logger=self.logger,
             authenticator=ports.authenticator,
             welcome=Welcome(config.heartbeat, config.max_message_size, f"eyewall/{config.version}"),
-            max_per_user=config.max_connections_per_user,
             replays=None if self.stored is None else self.stored.replays,
         )
 

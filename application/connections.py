@@ -7,12 +7,16 @@ Rules of this file:
 2. Whatever ends it goes through ``end``, once. Hooks come in pairs: who was told of
    the connect is told of the disconnect, after it.
 3. A place in the limits is taken before anything waits, and given back once.
+4. A connection is registered from its beginning, and let in when no ``on_connect`` hook
+   can refuse it any more. What is addressed to many, to a room or to a user goes only to
+   connections that are let in.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
 
 _NO_ROOMS: dict[RoomId, RoomRole] = {}
 
+BEING_ASKED: ContextVar[Connection | None] = ContextVar("being_asked", default=None)
+"""The connection whose ``on_connect`` hooks run in this context."""
+
 
 class Connection:
     """One client's connection, as handlers and hooks see it."""
@@ -45,9 +52,11 @@ class Connection:
         "_user_data",
         "announced",
         "asked",
+        "came_as",
         "connections",
         "fate",
         "id",
+        "is_in",
         "is_open",
         "link",
         "meta",
@@ -69,11 +78,15 @@ class Connection:
         self.id = conn_id
         self.link = link
         self.meta = meta
+        self.came_as = meta
+        """What the handshake said of it; ``meta`` is what is true now."""
         self.connections = connections
         self.reservation: Reservation | None = reservation
         self.session = session
         """The session's unguessable name; None for a client without a subprotocol."""
         self.is_open = True
+        self.is_in = False
+        """Whether it was let in: no ``on_connect`` hook can refuse it any more."""
         self.fate = FailureReason.CONN_CLOSED
         """When it has ended: why what waits for it does not arrive."""
         self.opening: asyncio.Future[None] | None = None
@@ -204,9 +217,13 @@ class Connections:
         conn.link.owner = conn
         self._by_id[conn.id] = conn
         self.roster.add(conn.id, conn.meta)
-        self.everyone.add(conn.link)
         self._stats.metrics.connected()
         self._logger.debug("connected", conn_id=conn.id, user_id=conn.user_id)
+
+    def let_in(self, conn: Connection) -> None:
+        """It gets what is for everybody, and for its user, from now on."""
+        conn.is_in = True
+        self.everyone.add(conn.link)
 
     def set_meta(self, conn: Connection, changes: dict[str, Any]) -> ConnMeta:
         """Merge ``changes`` into what is known; moves every index."""

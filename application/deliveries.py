@@ -2,7 +2,8 @@
 
 The domain's ``Delivery`` decides; here its actions are carried out and what happened
 is told to it. Each delivery belongs to one message and one connection: an ack counts
-only from the connection that the message went to.
+only from the connection that the message went to. Each try asks again whether the
+connection still is one of those that the message is for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from eyewall.application.outcomes import Outcome
 from eyewall.application.ports import Clock
 from eyewall.application.send import TAKEN, Sender
 from eyewall.application.stats import Stats
+from eyewall.application.whom import ANYBODY, Whom
 from eyewall.domain.delivery import Action, Delivery, Event, Plan, Send, Settle, State, WaitUntil
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import (
@@ -61,6 +63,7 @@ class _Waiting:
         "result",
         "since",
         "until",
+        "whom",
     )
 
     def __init__(
@@ -70,8 +73,10 @@ class _Waiting:
         delivery: Delivery,
         since: float,
         done: Callable[[Outcome], None],
+        whom: Whom,
     ) -> None:
         self.conn = conn
+        self.whom = whom
         self.frame = frame
         self.delivery = delivery
         self.since = since
@@ -116,7 +121,9 @@ class Deliveries:
 
     # --- out
 
-    async def deliver(self, conns: Iterable[Connection], frame: Frame, plan: Plan) -> list[Outcome]:
+    async def deliver(
+        self, conns: Iterable[Connection], frame: Frame, plan: Plan, whom: Whom = ANYBODY
+    ) -> list[Outcome]:
         """Send ``frame`` to all of ``conns`` and wait for all of them at the same time.
 
         The envelope of ``frame`` asks for an ack and has an id. Failures are in the
@@ -126,16 +133,19 @@ class Deliveries:
         if not targets:
             return []
         await self._sender.ready()
-        return await self.finish(self.begin(targets, frame, plan))
+        return await self.finish(self.begin(targets, frame, plan, whom))
 
-    def begin(self, conns: Sequence[Connection], frame: Frame, plan: Plan) -> Batch:
-        """Send ``frame`` to all of ``conns`` without waiting. ``finish`` has to follow."""
+    def begin(
+        self, conns: Sequence[Connection], frame: Frame, plan: Plan, whom: Whom = ANYBODY
+    ) -> Batch:
+        """Send ``frame`` to all of ``conns`` that ``whom`` means, without waiting.
+        ``finish`` has to follow."""
         batch = Batch(len(conns), asyncio.get_running_loop().create_future())
         if not conns:
             batch.future.set_result([])
         try:
             for conn in conns:
-                waiting = self._start(conn, frame, plan, batch.add)
+                waiting = self._start(conn, frame, plan, batch.add, whom)
                 if waiting is not None:
                     batch.started.append(waiting)
                     self._send(waiting)
@@ -158,7 +168,12 @@ class Deliveries:
             self._forget(waiting)
 
     def _start(
-        self, conn: Connection, frame: Frame, plan: Plan, done: Callable[[Outcome], None]
+        self,
+        conn: Connection,
+        frame: Frame,
+        plan: Plan,
+        done: Callable[[Outcome], None],
+        whom: Whom,
     ) -> _Waiting | None:
         """Note that the connection's answer is awaited; None if that is over already."""
         message_id = _id(frame)
@@ -167,6 +182,8 @@ class Deliveries:
             done(
                 _refused(conn, FailureReason.CONN_CLOSED, ConnectionClosed(f"{conn.id} is closed"))
             )
+        elif not whom.means(conn):
+            done(_refused(conn, FailureReason.CONN_CLOSED, _another(conn)))
         elif message_id in of_conn:
             error: EyewallError = Misuse(
                 f"a message with the id {message_id} is on its way already"
@@ -177,12 +194,15 @@ class Deliveries:
             self._stats.dropped(FailureReason.PENDING_FULL.value)
             done(_refused(conn, FailureReason.PENDING_FULL, error))
         else:
-            waiting = _Waiting(conn, frame, Delivery(plan), self._clock.now(), done)
+            waiting = _Waiting(conn, frame, Delivery(plan), self._clock.now(), done, whom)
             self._waiting.setdefault(conn.id, of_conn)[message_id] = waiting
             return waiting
         return None
 
     def _send(self, waiting: _Waiting) -> None:
+        if waiting.delivery.attempt > 1 and not _is_meant(waiting):
+            self._tell(waiting, Event.LOST)
+            return
         offer = self._sender.to_link(waiting.conn.link, waiting.frame)
         if waiting.delivery.is_settled:
             return  # the overflow has ended the connection, and that settled it
@@ -210,7 +230,7 @@ class Deliveries:
             if (
                 late is None
                 or not isinstance(message_id, str)
-                or not late.answered(conn, message_id)
+                or not late.answered(conn.id, message_id)
             ):
                 self._stats.happened(Incident.STRAY_ACKS)
             return
@@ -225,6 +245,16 @@ class Deliveries:
         """The connection has ended: what waits for it is settled at once."""
         for waiting in list(self._waiting.get(conn.id, {}).values()):
             self._tell(waiting, Event.LOST)
+
+    def changed(self, conn: Connection) -> None:
+        """The connection is another user's: what waits there for the one before is settled
+        at once, as if that one's connection had ended."""
+        for waiting in list(self._waiting.get(conn.id, {}).values()):
+            if waiting.whom.user is not None and not _is_meant(waiting):
+                if self.latecomers is not None:
+                    # What was written before may still be answered: then it need not be kept.
+                    self.latecomers.silent(waiting.whom.user, conn.id, _id(waiting.frame))
+                self._tell(waiting, Event.LOST)
 
     def pending(self, conn_id: ConnId) -> list[PendingAck]:
         """What waits for an ack of the connection, oldest first."""
@@ -282,8 +312,12 @@ class Deliveries:
         took = self._clock.now() - waiting.since
         self._stats.metrics.acked("ok" if reason is None else _OUTCOMES.get(reason, reason), took)
         error = None if reason is None else _error(reason, conn, waiting.nack)
+        if reason is FailureReason.CONN_CLOSED and conn.is_open:
+            error = _another(conn)
         if reason is FailureReason.ACK_TIMEOUT and self.latecomers is not None:
-            self.latecomers.silent(conn, _id(waiting.frame))
+            user_id = waiting.whom.user or conn.user_id
+            if user_id is not None:
+                self.latecomers.silent(user_id, conn.id, _id(waiting.frame))
         waiting.done(
             Outcome(
                 conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
@@ -316,6 +350,19 @@ def _message(frame: Frame) -> Message:
     """The message, under the id that it travels with: the ack will name it."""
     assert frame.message is not None
     return replace(frame.message, id=_id(frame))
+
+
+def _is_meant(waiting: _Waiting) -> bool:
+    """Whether the message still is for the connection. A filter that fails means nobody: it
+    is the application's own, and is asked by a timer here."""
+    try:
+        return waiting.whom.means(waiting.conn)
+    except Exception:  # noqa: BLE001
+        return False
+
+
+def _another(conn: Connection) -> ConnectionClosed:
+    return ConnectionClosed(f"{conn.id} is none of those that it is for any more")
 
 
 def _refused(conn: Connection, reason: FailureReason, error: EyewallError) -> Outcome:

@@ -1,4 +1,9 @@
-"""Who may listen where, by the access controller's word."""
+"""Who may listen where, by the access controller's word.
+
+A word is about the owner that the connection had when it was asked for. Where the
+connection has become another user's, or got other roles, while the controller thought
+about it, the word is void, and the controller is asked again.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,12 @@ from eyewall.application.connections import Connection
 from eyewall.application.middleware import method
 from eyewall.application.ports import AccessController
 from eyewall.domain.errors import Forbidden
-from eyewall.domain.identity import RoomId
+from eyewall.domain.identity import ConnMeta, RoomId
+
+TRIES = 3
+"""How often a decision is made anew because the connection has changed meanwhile. One
+that goes on changing is refused: it would keep the controller busy for ever."""
+CHANGING = "this connection goes on becoming somebody else"
 
 
 class Door:
@@ -17,13 +27,23 @@ class Door:
     def __init__(self, access: AccessController | None) -> None:
         self._can_subscribe = None if access is None else method(access, "can_subscribe")
 
-    async def check(self, room_id: RoomId, conn: Connection) -> None:
-        """Raise ``Forbidden`` if the connection may not listen to the room."""
+    async def check(self, room_id: RoomId, conn: Connection) -> ConnMeta:
+        """Return the owner who may listen to the room: the connection's at this moment.
+
+        Raises ``Forbidden`` if that one may not.
+        """
         if self._can_subscribe is None:
-            return
-        allowed = self._can_subscribe(conn.meta, room_id)
-        if not (await allowed if inspect.isawaitable(allowed) else allowed):
-            raise Forbidden(f"you may not join {room_id}")
+            return conn.meta
+        for _ in range(TRIES):
+            meta = conn.meta
+            allowed = self._can_subscribe(meta, room_id)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+            if conn.meta.is_same_owner(meta):
+                if not allowed:
+                    raise Forbidden(f"you may not join {room_id}")
+                return conn.meta
+        raise Forbidden(CHANGING)
 
     async def refusal(self, room_id: RoomId, conn: Connection) -> Forbidden | None:
         """What ``check`` would raise."""

@@ -6,7 +6,7 @@ A message from the bus is fanned out here and never published again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from eyewall.application.cluster import Cluster
@@ -16,11 +16,9 @@ from eyewall.application.outcomes import read_frame, read_text
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.send import Sender
+from eyewall.application.whom import Filter, where_in, where_out
 from eyewall.domain.envelope import Message
-from eyewall.domain.errors import Misuse
-from eyewall.domain.identity import ConnMeta, RoomId, Where
-
-Filter = Callable[[ConnMeta], bool]
+from eyewall.domain.identity import RoomId, Where
 
 _ROOM, _ALL, _TEXT, _WHERE = "room", "all", "text", "where"
 
@@ -32,6 +30,8 @@ class Audiences:
         self._outbound = outbound
         self.of: dict[RoomId, Audience] = {}
         """Read by who has to ask for every message; changed only here."""
+        self.held: dict[RoomId, set[Link]] = {}
+        """Members whose connections are not let in yet: they get nothing so far."""
 
     def __len__(self) -> int:
         return len(self.of)
@@ -39,13 +39,24 @@ class Audiences:
     def get(self, room_id: str) -> Audience | None:
         return self.of.get(RoomId(room_id))
 
-    def add(self, room_id: RoomId, link: Link) -> None:
+    def add(self, room_id: RoomId, link: Link, *, held: bool = False) -> None:
         audience = self.of.get(room_id)
         if audience is None:
             audience = self.of[room_id] = self._outbound.audience()
         audience.add(link)
+        if held:
+            self.held.setdefault(room_id, set()).add(link)
+
+    def release(self, room_id: RoomId, link: Link) -> None:
+        """A member whose connection is let in gets what the others get."""
+        held = self.held.get(room_id)
+        if held is not None:
+            held.discard(link)
+            if not held:
+                del self.held[room_id]
 
     def discard(self, room_id: RoomId, link: Link) -> None:
+        self.release(room_id, link)
         audience = self.of.get(room_id)
         if audience is None:
             return
@@ -140,19 +151,22 @@ class FanOut:
         if audience is None:
             return 0
         # Nothing waits from here on: the room's audience may be another one afterwards.
-        return self._sender.publish(audience, frame, self._links(skip, skip_user))
+        return self._sender.publish(audience, frame, self._links(room_id, skip, skip_user))
 
-    def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
-        if not skip and skip_user is None:
+    def _links(
+        self, room_id: str, skip: Collection[str], skip_user: str | None
+    ) -> Collection[Link]:
+        held = self._audiences.held
+        if not skip and skip_user is None and not held:
             return ()
         conns = [c for conn_id in skip if (c := self._connections.get(conn_id)) is not None]
         if skip_user is not None:
             conns += self._connections.of_user(skip_user)
-        return {conn.link for conn in conns}
+        return {conn.link for conn in conns}.union(held.get(RoomId(room_id), ()))
 
     async def _local_fitting(self, frame: Frame, fits: Filter) -> int:
         await self._sender.ready()
-        conns = [conn for conn in self._connections if fits(conn.meta)]
+        conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
         return self._sender.to_many(conns, frame)
 
     # --- what other nodes sent
@@ -167,7 +181,7 @@ class FanOut:
         frame = self._frame(header, payload, room_id)
         audience = self._audiences.get(room_id)
         if audience is not None:
-            self._sender.publish(audience, frame, self._links(skip, user))
+            self._sender.publish(audience, frame, self._links(room_id, skip, user))
 
     def _take_all(self, header: dict[str, Any], payload: bytes) -> None:
         self._sender.publish(self._connections.everyone, self._frame(header, payload, "*"))
@@ -179,23 +193,5 @@ class FanOut:
     def _take_where(self, header: dict[str, Any], payload: bytes) -> None:
         fits = where_in(header.get("where"))
         frame = self._frame(header, payload, "*")
-        self._sender.to_many([conn for conn in self._connections if fits(conn.meta)], frame)
-
-
-def where_out(where: Where) -> dict[str, Any]:
-    for key, value in where.attributes.items():
-        if not isinstance(value, (str, int, float, bool, type(None))):
-            raise Misuse(f"the attribute {key} can't be compared across nodes")
-    return {
-        "tags": sorted(where.tags),
-        "roles": sorted(where.roles),
-        "user_ids": sorted(where.user_ids),
-        "attributes": dict(where.attributes),
-    }
-
-
-def where_in(fields: Any) -> Where:
-    try:
-        return Where(**fields)
-    except (TypeError, ValueError) as error:
-        raise BadPacket(f"not a filter: {error}") from None
+        conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+        self._sender.to_many(conns, frame)

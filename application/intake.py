@@ -1,8 +1,9 @@
 """What the web adapter tells the application: how a connection begins, what it says.
 
 The order of a beginning is fixed (api.md, "Hooks"): registered, welcomed, the
-``on_connect`` hooks, stored messages, then reading. A hook that raises refuses the
-connection.
+``on_connect`` hooks, let in, stored messages, then reading. A hook that raises refuses the
+connection. What is addressed to many, to a room or to a user reaches it only when it is
+let in; only then does it count against its user's limit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import secrets
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 
-from eyewall.application.connections import Connection, Connections
+from eyewall.application.connections import BEING_ASKED, Connection, Connections
 from eyewall.application.expiry import Expiry
 from eyewall.application.frames import Frame
 from eyewall.application.guards import AdapterFailed
@@ -26,11 +27,12 @@ from eyewall.application.presences import Presences
 from eyewall.application.receive import Receiver
 from eyewall.application.replays import Replays
 from eyewall.application.resume import Resumer
+from eyewall.application.rooms import Rooms
 from eyewall.application.send import Sender
 from eyewall.application.sessions import new_name
 from eyewall.application.tasks import is_cancelled
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import EyewallError, ShuttingDown, Unauthorized, Unavailable
+from eyewall.domain.errors import Refused, ShuttingDown, Unauthorized, Unavailable
 from eyewall.domain.handshake import Handshake
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId
 from eyewall.domain.outbox import Offer
@@ -56,6 +58,7 @@ class Inbound:
         connections: Connections,
         receiver: Receiver,
         presences: Presences,
+        rooms: Rooms,
         operations: Operations,
         expiry: Expiry,
         hooks: Hooks,
@@ -64,13 +67,13 @@ class Inbound:
         logger: Logger,
         authenticator: Authenticator | None,
         welcome: Welcome,
-        max_per_user: int | None,
         replays: Replays | None,
     ) -> None:
         self._node = node
         self._connections = connections
         self._receiver = receiver
         self._presences = presences
+        self._rooms = rooms
         self._operations = operations
         self._expiry = expiry
         self._hooks = hooks
@@ -81,7 +84,6 @@ class Inbound:
             None if authenticator is None else method(authenticator, "authenticate")
         )
         self._welcome = welcome
-        self._max_per_user = max_per_user
         self._replays = replays
         self.received = receiver.received
 
@@ -144,11 +146,31 @@ class Inbound:
             self._expiry.watch(conn)
         if conn.session is not None:
             self._sender.to_link(conn.link, self._welcome_frame(conn))
+        stored_first = self._replays is not None and conn.user_id is not None
+        if not self._hooks.of(Event.CONNECT) and not stored_first:
+            self._connections.let_in(conn)  # nothing can refuse it
         await self._appear(conn)
         if conn.is_open:
             await self._ask_hooks(conn)
-        if conn.is_open and self._replays is not None:
-            await self._replays.opened(conn)
+        if conn.is_open:
+            await self._let_in(conn)
+
+    async def _let_in(self, conn: Connection) -> None:
+        """It is one of all the others from now on; returns when it has been sent what it
+        gets before it is read."""
+        if not conn.is_in:
+            self._connections.let_in(conn)
+        places = self._rooms.let_in(conn)
+        # Nothing waits before this: what is sent to the user now comes after what is stored.
+        stored = None
+        if self._replays is not None and conn.user_id is not None:
+            stored = self._replays.begin(conn.user_id).written
+        if conn.user_id is not None:
+            await self._operations.keep_newest(conn.user_id)
+        if places:
+            await self._resumer.catch_up(conn, places)
+        if stored is not None:
+            await stored.wait()
 
     def _welcome_frame(self, conn: Connection) -> Frame:
         data = {
@@ -165,8 +187,6 @@ class Inbound:
     async def _appear(self, conn: Connection) -> None:
         try:
             await self._presences.appear(conn)
-            if self._max_per_user is not None and conn.user_id is not None:
-                await self._operations.keep_newest(conn.user_id, self._max_per_user)
         except AdapterFailed:
             raise  # a bug, not an absence: the connection ends with 1011
         except Unavailable as error:
@@ -175,17 +195,39 @@ class Inbound:
     async def _ask_hooks(self, conn: Connection) -> None:
         """Run the ``on_connect`` hooks; one that raises refuses the connection."""
         conn.announced = True
+        asked = BEING_ASKED.set(conn)
         try:
             await self._hooks.ask(Event.CONNECT, conn)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
                 raise
-            if not isinstance(error, EyewallError):
-                self._logger.error(
-                    "on_connect_failed", conn_id=conn.id, error=shown(error), exc_info=error
-                )
-                self._operations.tell_error(conn, error)
-            self._connections.end(conn, DisconnectReason.POLICY_VIOLATION)
+            self._not_let_in(conn, error)
+        finally:
+            BEING_ASKED.reset(asked)
+
+    def _not_let_in(self, conn: Connection, error: BaseException) -> None:
+        """End a connection that a hook has refused, or that it could not decide on.
+
+        The close code tells the client whether to come back (protocol.md, "Close codes"): after
+        a moment's failure it should.
+        """
+        passes = isinstance(error, Refused | Unavailable) and error.retryable
+        passes = passes and not isinstance(error, AdapterFailed)
+        if passes:
+            reason = DisconnectReason.OVERLOADED
+        elif isinstance(error, Refused):
+            reason = DisconnectReason.POLICY_VIOLATION
+        else:
+            reason = DisconnectReason.INTERNAL_ERROR
+        self._connections.end(conn, reason)
+        about = {"conn_id": conn.id, "reason": reason.value, "error": shown(error)}
+        if reason is DisconnectReason.INTERNAL_ERROR:
+            self._logger.error("on_connect_failed", **about, exc_info=error)
+            self._operations.tell_error(conn, error)
+        elif passes:
+            self._logger.warning("on_connect_put_off", **about)
+        else:
+            self._logger.info("on_connect_refused", **about)
 
     # --- what happens to it
 

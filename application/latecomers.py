@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eyewall.application.connections import Connection
 from eyewall.application.logs import told
 from eyewall.application.ports import Logger
 from eyewall.application.stores import OfflineStore
@@ -30,34 +29,35 @@ class Latecomers:
         self._store = store
         self._logger = logger
         self._tasks = Tasks(logger)
-        self._silent: dict[_Key, bool] = {}
-        """Whether an answer has come meanwhile, by connection and message."""
+        self._silent: dict[_Key, tuple[UserId, bool]] = {}
+        """Whose the message was, and whether an answer has come meanwhile, by connection
+        and message. The connection may be another user's when it answers."""
 
     def __len__(self) -> int:
         return len(self._silent)
 
-    def silent(self, conn: Connection, message_id: str) -> None:
-        """The connection did not answer in time."""
-        if conn.user_id is None:
-            return
-        self._silent.pop((conn.id, message_id), None)
-        self._silent[conn.id, message_id] = False
+    def silent(self, user_id: UserId, conn_id: ConnId, message_id: str) -> None:
+        """The connection, the user's then, did not answer in time."""
+        self._silent.pop((conn_id, message_id), None)
+        self._silent[conn_id, message_id] = user_id, False
         if len(self._silent) > MEMORY:
             del self._silent[next(iter(self._silent))]
 
-    def answered(self, conn: Connection, message_id: str) -> bool:
+    def answered(self, conn_id: ConnId, message_id: str) -> bool:
         """An answer that nobody waits for; False if it is none to a message of ours."""
-        if self._silent.get((conn.id, message_id)) is not False or conn.user_id is None:
+        user_id, was_answered = self._silent.get((conn_id, message_id), (None, True))
+        if was_answered or user_id is None:
             return False
         # It stays known: the message may be about to be stored.
-        self._silent[conn.id, message_id] = True
-        self._tasks.spawn(self._remove(conn.user_id, message_id))
+        self._silent[conn_id, message_id] = user_id, True
+        self._tasks.spawn(self._remove(user_id, message_id))
         return True
 
     async def stored(self, user_id: UserId, message_id: str, conn_ids: Iterable[str]) -> None:
         """The message was stored: if somebody has answered since, that was too late to
         hinder it."""
-        if any(self._silent.get((ConnId(conn_id), message_id)) for conn_id in conn_ids):
+        late = (user_id, True)
+        if any(self._silent.get((ConnId(conn_id), message_id)) == late for conn_id in conn_ids):
             await self._remove(user_id, message_id)
 
     async def _remove(self, user_id: UserId, message_id: str) -> None:

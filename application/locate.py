@@ -10,11 +10,12 @@ from typing import Any
 
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
-from eyewall.application.fanout import Audiences, Filter, where_in, where_out
+from eyewall.application.fanout import Audiences
 from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Logger
 from eyewall.application.stores import StateStore
+from eyewall.application.whom import ANYBODY, Filter, Whom, where_in, where_out
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
 from eyewall.domain.report import Target, TargetKind
@@ -29,6 +30,8 @@ class Recipient:
 
     name: str
     by_node: By
+    whom: Whom = ANYBODY
+    """What has to be true of a connection when it is written to."""
 
     def without(self, skip: Collection[str]) -> Recipient:
         """The same, but for some connections."""
@@ -38,7 +41,8 @@ class Recipient:
             node: [conn_id for conn_id in conn_ids if conn_id not in skip]
             for node, conn_ids in self.by_node.items()
         }
-        return Recipient(self.name, {node: conn_ids for node, conn_ids in left.items() if conn_ids})
+        by_node = {node: conn_ids for node, conn_ids in left.items() if conn_ids}
+        return Recipient(self.name, by_node, self.whom)
 
 
 def node_of(conn_id: str) -> NodeId:
@@ -80,7 +84,8 @@ class Locator:
         node = await self.remote(conn_id)
         return Recipient(conn_id, {} if node is None else {node: [ConnId(conn_id)]})
 
-    async def users(self, users: Sequence[UserId]) -> list[Recipient]:
+    async def users(self, users: Sequence[UserId], *, only_in: bool = True) -> list[Recipient]:
+        """The connections of each user; ``only_in``: those of this node that are let in."""
         known = await self._state.connections_of(users)
         found = []
         for user in users:
@@ -88,7 +93,8 @@ class Locator:
             for conn_id, node in known.get(user, {}).items():
                 if node != self._node:
                     by_node[node].append(conn_id)
-            found.append(self._with_local(user, self._connections.of_user(user), by_node))
+            here = [c for c in self._connections.of_user(user) if c.is_in or not only_in]
+            found.append(self._with_local(user, here, by_node, Whom(user=user)))
         return found
 
     async def target(self, target: Target) -> Recipient:
@@ -106,8 +112,9 @@ class Locator:
             for conn_id, seat in standing.seats.items():
                 if seat.node != self._node and conn_id not in skip:
                     by_node[seat.node].append(conn_id)
-        here = [conn for conn in self._audiences.members(room_id) if conn.id not in skip]
-        return self._with_local(room_id, here, by_node)
+        members = self._audiences.members(room_id)
+        here = [conn for conn in members if conn.is_in and conn.id not in skip]
+        return self._with_local(room_id, here, by_node, Whom(room=room_id))
 
     async def fitting(self, fits: Filter | Where) -> Recipient:
         """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
@@ -117,13 +124,15 @@ class Locator:
             nodes = await self._cluster.others()
             answers = await asyncio.gather(*(self._ask_who(node, header) for node in nodes))
             by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
-        here = [conn for conn in self._connections if fits(conn.meta)]
-        return self._with_local("*", here, by_node)
+        here = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+        return self._with_local("*", here, by_node, Whom(fits=fits))
 
-    def _with_local(self, name: str, here: Iterable[Connection], by_node: By) -> Recipient:
+    def _with_local(
+        self, name: str, here: Iterable[Connection], by_node: By, whom: Whom
+    ) -> Recipient:
         """This node first, and as it is now: what was asked for took its time."""
         local = [conn.id for conn in here]
-        return Recipient(name, ({self._node: local} if local else {}) | by_node)
+        return Recipient(name, ({self._node: local} if local else {}) | by_node, whom)
 
     async def _ask_who(self, node: NodeId, header: dict[str, Any]) -> list[ConnId]:
         try:
@@ -135,4 +144,4 @@ class Locator:
 
     async def _take_who(self, header: Mapping[str, Any], _: bytes) -> list[ConnId]:
         fits = where_in(header["where"])
-        return [conn.id for conn in self._connections if fits(conn.meta)]
+        return [conn.id for conn in self._connections if conn.is_in and fits(conn.meta)]

@@ -11,8 +11,7 @@ from typing import Any
 
 from eyewall.application.acks import Acks
 from eyewall.application.cluster import Cluster
-from eyewall.application.connections import Connection, Connections
-from eyewall.application.fanout import Filter
+from eyewall.application.connections import BEING_ASKED, Connection, Connections
 from eyewall.application.frames import Frame
 from eyewall.application.locate import Locator, Recipient
 from eyewall.application.outcomes import Outcome, is_unknown, read_frame, read_text, report_of
@@ -20,12 +19,14 @@ from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Codec
 from eyewall.application.send import Sender
 from eyewall.application.turns import Turns
+from eyewall.application.whom import ANYBODY, Filter, Whom, whom_in
 from eyewall.domain.delivery import Plan
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
+    Misuse,
     ShuttingDown,
     Unavailable,
     UserOffline,
@@ -81,6 +82,8 @@ class Messages:
     ) -> DeliveryReport:
         """Send to one connection, wherever it is."""
         _check(options)
+        if options is not None and options.require_ack:
+            _check_readable(conn_id)
         if not self._cluster.running:
             return await self._closed(message, conn_id)
         recipient = await self._locate.conn(conn_id)
@@ -136,6 +139,8 @@ class Messages:
             raise ValueError(
                 f"the target must be a Target, such as Target.user(id), not {given!r:.80}"
             )
+        if target.kind is TargetKind.CONN:
+            _check_readable(target.id)
         chosen = options or AckOptions()
         if not self._cluster.running:
             error = (await self._closed(message, target.id)).error
@@ -165,6 +170,7 @@ class Messages:
 
         Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
         """
+        _check_readable(conn_id)
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
             raise ConnectionClosed(f"{conn_id} is not connected")
@@ -246,9 +252,11 @@ class Messages:
         reports = []
         for node, conn_ids in recipient.by_node.items():
             if node == self._node:
-                reports += [await self._to_local(conn_id, frame) for conn_id in conn_ids]
+                reports += [
+                    await self._to_local(conn_id, frame, recipient.whom) for conn_id in conn_ids
+                ]
             else:
-                header = {"conns": conn_ids, "p": int(frame.priority)}
+                header = {"conns": conn_ids, "p": int(frame.priority), **recipient.whom.header()}
                 if frame.expires is not None:
                     header["ttl"] = frame.expires - self._clock.now()
                 reports += await self._to_node(node, conn_ids, frame, _SEND, header)
@@ -283,9 +291,11 @@ class Messages:
         await self._sender.failed(frame, name, FailureReason.CHANNEL_CLOSED, error)
         return DeliveryReport(name, DeliveryStatus.FAILED, error)
 
-    async def _to_local(self, conn_id: ConnId, frame: Frame) -> DeliveryReport:
+    async def _to_local(
+        self, conn_id: ConnId, frame: Frame, whom: Whom = ANYBODY
+    ) -> DeliveryReport:
         conn = self._connections.get(conn_id)
-        if conn is None:
+        if conn is None or not whom.means(conn):
             return await self._gone(frame, conn_id)
         refused = await self._sender.to_conn(conn, frame)
         if refused is None:
@@ -312,8 +322,10 @@ class Messages:
         frame = read_frame(self._codec, header, payload)
         if isinstance(ttl := header.get("ttl"), int | float):
             frame.expires = self._clock.now() + ttl
+        whom = whom_in(header)
         found = [self._connections.get(conn_id) for conn_id in strings(header["conns"])]
-        self._sender.to_many([conn for conn in found if conn is not None], frame)
+        conns = [conn for conn in found if conn is not None and whom.means(conn)]
+        self._sender.to_many(conns, frame)
 
     def _take_text(self, header: Mapping[str, Any], payload: bytes) -> None:
         conn = self._connections.get(header["conn"])
@@ -324,6 +336,16 @@ class Messages:
 def _check(options: SendOptions | None) -> None:
     if options is not None and options.offline == STORE:
         raise ValueError("offline='store' is for messages to users: only they can be away")
+
+
+def _check_readable(conn_id: str) -> None:
+    """Raise ``Misuse`` for a question to the very connection whose ``on_connect`` hook asks
+    it: nothing is read from that one before the hook has ended."""
+    conn = BEING_ASKED.get()
+    if conn is not None and conn.id == conn_id and conn.opening is not None:
+        raise Misuse(
+            f"on_connect can't wait for an answer of {conn_id}: it is read when the hook has ended"
+        )
 
 
 def _is_silent(outcome: Outcome) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from eyewall.application.connections import Connection
-from eyewall.application.fanout import Filter
 from eyewall.application.register import Registrations
+from eyewall.application.whom import Filter
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.identity import ConnId, RoomId, UserId, Where
@@ -129,7 +129,8 @@ class Messaging(Registrations):
     async def request(self, conn_id: ConnId | str, message: Message, timeout: Seconds = 5.0) -> Any:
         """Ask a client; returns the ``result`` of its ack.
 
-        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
+        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``; and ``Misuse`` at once when
+        a connection's own ``on_connect`` hook asks it, which is not read before that has ended.
         """
         patience = seconds(timeout, "timeout", positive=True)
         return await self._node.messages.request(conn_id, message, patience)

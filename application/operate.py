@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from eyewall.application.cluster import Cluster, Silent
@@ -12,18 +12,20 @@ from eyewall.application.connections import Connection, Connections
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.locate import Locator
 from eyewall.application.logs import told
+from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Logger
 from eyewall.application.rooms import Rooms
 from eyewall.application.stores import StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import ConnectionClosed
+from eyewall.domain.errors import ConnectionClosed, Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Membership
 from eyewall.domain.room import JoinOptions, RoomRole
 
 _DISCONNECT, _JOIN, _LEAVE, _LEAVE_ALL = "disconnect", "join", "leave", "leave_all"
+_IN = "let_in"
 
 
 class Operations:
@@ -40,6 +42,7 @@ class Operations:
         locator: Locator,
         hooks: Hooks,
         logger: Logger,
+        max_per_user: int | None,
     ) -> None:
         self._node = node
         self._state = state
@@ -49,11 +52,13 @@ class Operations:
         self._locate = locator
         self._hooks = hooks
         self._logger = logger
+        self._max_per_user = max_per_user
         self._tasks = Tasks(logger)
         cluster.on_call(_DISCONNECT, self._take_disconnect)
         cluster.on_call(_JOIN, self._take_join)
         cluster.on_call(_LEAVE, self._take_leave)
         cluster.on_call(_LEAVE_ALL, self._take_leave_all)
+        cluster.on_call(_IN, self._take_in)
 
     # --- ends
 
@@ -62,34 +67,73 @@ class Operations:
         if conn is not None:
             return self._connections.end(conn, reason)
         node = await self._locate.remote(conn_id)
-        return node is not None and bool(await self._end({node: [conn_id]}, reason))
+        return node is not None and bool(await self._end({node: [conn_id]}, reason, None))
 
     async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
-        (user,) = await self._locate.users([UserId(user_id)])
-        return await self._end(user.by_node, reason)
+        (user,) = await self._locate.users([UserId(user_id)], only_in=False)
+        return await self._end(user.by_node, reason, user_id)
 
-    async def keep_newest(self, user_id: UserId, limit: int) -> None:
-        """Disconnect a user's oldest connections until ``limit`` are left."""
-        known = (await self._state.connections_of([user_id])).get(user_id, {})
-        surplus: dict[NodeId, list[str]] = defaultdict(list)
-        for conn_id in list(known)[: max(0, len(known) - limit)]:
-            surplus[known[conn_id]].append(conn_id)
-        await self._end(surplus, DisconnectReason.REPLACED)
+    async def keep_newest(self, user_id: UserId) -> None:
+        """Disconnect a user's oldest connections until it has no more than it may have.
 
-    async def _end(self, by_node: Mapping[NodeId, Sequence[str]], reason: DisconnectReason) -> int:
-        """End connections on all nodes at the same time; returns how many were ended.
+        One that its node has not let in yet is no use to the user so far: it neither counts
+        nor has to go. It sees to the limit itself when it is let in.
+        """
+        limit = self._max_per_user
+        if limit is None:
+            return
+        try:
+            known = (await self._state.connections_of([user_id])).get(user_id, {})
+            if len(known) <= limit:
+                return
+            by_node: dict[NodeId, list[str]] = defaultdict(list)
+            for conn_id, node in known.items():
+                by_node[node].append(conn_id)
+            answers = await asyncio.gather(*(self._in_at(n, ids) for n, ids in by_node.items()))
+            let_in = set().union(*answers)
+            surplus: dict[NodeId, list[str]] = defaultdict(list)
+            for conn_id in [c for c in known if c in let_in][: max(0, len(let_in) - limit)]:
+                surplus[known[conn_id]].append(conn_id)
+            await self._end(surplus, DisconnectReason.REPLACED, user_id)
+        except Unavailable as error:
+            self._logger.warning("user_limit_not_kept", error=told(error))
+
+    async def _in_at(self, node: NodeId, conn_ids: Sequence[str]) -> Collection[str]:
+        """Which of a node's connections are let in; all of them where it does not say."""
+        header = {"conns": list(conn_ids)}
+        if node == self._node:
+            return await self._take_in(header, b"")
+        try:
+            return strings(await self._cluster.call(node, _IN, header))
+        except (Silent, BadPacket) as error:
+            self._logger.warning("node_silent", asked=_IN, error=told(error))
+            return conn_ids
+
+    async def _take_in(self, header: Mapping[str, Any], _: bytes) -> list[str]:
+        found = [self._connections.get(conn_id) for conn_id in strings(header["conns"])]
+        return [conn.id for conn in found if conn is not None and conn.is_in]
+
+    async def _end(
+        self, by_node: Mapping[NodeId, Sequence[str]], reason: DisconnectReason, user_id: str | None
+    ) -> int:
+        """End connections on all nodes at the same time, as far as they still are
+        ``user_id``'s (None: whoever's they are); returns how many were ended.
 
         A node that does not answer has ended none as far as is known, and is logged.
         """
-        parts = [self._end_at(node, conn_ids, reason) for node, conn_ids in by_node.items()]
+        parts = [
+            self._end_at(node, conn_ids, reason, user_id) for node, conn_ids in by_node.items()
+        ]
         ended = await asyncio.gather(*parts, return_exceptions=True)
         for result in ended:
             if isinstance(result, BaseException):
                 raise result
         return sum(result for result in ended if isinstance(result, int))
 
-    async def _end_at(self, node: NodeId, conn_ids: Sequence[str], reason: DisconnectReason) -> int:
-        header = {"conns": list(conn_ids), "reason": reason.value}
+    async def _end_at(
+        self, node: NodeId, conn_ids: Sequence[str], reason: DisconnectReason, user_id: str | None
+    ) -> int:
+        header = {"conns": list(conn_ids), "reason": reason.value, "user": user_id}
         if node == self._node:
             return await self._take_disconnect(header, b"")
         try:
@@ -99,9 +143,13 @@ class Operations:
             return 0
 
     async def _take_disconnect(self, header: Mapping[str, Any], _: bytes) -> int:
-        reason = DisconnectReason(header["reason"])
+        reason, user_id = DisconnectReason(header["reason"]), header.get("user")
         conns = [c for conn_id in header["conns"] if (c := self._connections.get(conn_id))]
-        return sum(self._connections.end(conn, reason) for conn in conns)
+        return sum(
+            self._connections.end(conn, reason)
+            for conn in conns
+            if user_id is None or conn.user_id == user_id
+        )
 
     # --- rooms
 

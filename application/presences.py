@@ -85,6 +85,11 @@ class Presences:
             self._typing.set(user_id, room_id, until)
             self._arm()
             await self._state.set_typing(user_id, room_id, until, now)
+            if not self._typing.is_set(user_id, room_id):
+                # It has left or stopped meanwhile, which the others have heard; the state
+                # may have had that word before this one.
+                await self._state.set_typing(user_id, room_id, None, now)
+                return
         else:
             self._typing.clear(user_id, room_id)
             await self._state.set_typing(user_id, room_id, None, now)
@@ -93,10 +98,18 @@ class Presences:
     def gone(self, conn: Connection, room_id: RoomId) -> None:
         """A connection is out of a room: its user types there no longer, unless it
         has another one in the room."""
-        user_id = conn.user_id
-        if user_id is None or self._is_in(user_id, room_id):
+        if conn.user_id is not None:
+            self._stop(conn.user_id, room_id)
+
+    def renamed(self, conn: Connection, before: UserId | None) -> None:
+        """The connection is another user's: the one before no longer types by it."""
+        if before is None:
             return
-        if self._typing.clear(user_id, room_id):
+        for room_id in conn.roles:
+            self._stop(before, room_id)
+
+    def _stop(self, user_id: UserId, room_id: RoomId) -> None:
+        if not self._is_in(user_id, room_id) and self._typing.clear(user_id, room_id):
             self._tasks.spawn(self._stopped(user_id, room_id))
 
     def _is_in(self, user_id: UserId, room_id: RoomId) -> bool:

@@ -34,7 +34,11 @@ class Registrations:
     def on_connect(self, hook: F) -> F:
         """Run ``hook(conn)`` for each new connection, before anything is read from it.
 
-        A hook that raises refuses the connection with 1008.
+        A hook that raises ``Refused`` ends the connection with 1008, and the client stays
+        away; with 1013 if it is ``Unavailable`` or a refusal that may be retried
+        (``Overloaded``, ``RateLimited``), and with 1011 for whatever else it raises: the client
+        comes back then. Until its hooks have let it in, a connection gets what is sent to it by
+        name, and nothing that is for many, for a room or for a user.
         """
         return self._node.hooks.add(Event.CONNECT, hook)
 

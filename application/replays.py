@@ -22,7 +22,7 @@ from typing import Any
 
 from eyewall.application.acks import Acks
 from eyewall.application.cluster import Cluster
-from eyewall.application.connections import Connection, Connections
+from eyewall.application.connections import Connections
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.frames import Frame
 from eyewall.application.lines import Lines
@@ -34,6 +34,7 @@ from eyewall.application.ports import Clock, Codec, Logger
 from eyewall.application.send import Sender
 from eyewall.application.stores import OfflineStore
 from eyewall.application.tasks import Tasks
+from eyewall.application.whom import Whom
 from eyewall.application.windows import WINDOW, Window
 from eyewall.domain.delivery import Plan
 from eyewall.domain.errors import Unavailable
@@ -90,8 +91,6 @@ class Replays:
         self._logger = logger
         self._tasks = Tasks(logger)
         self._running: dict[UserId, Window] = {}
-        self._opened: set[ConnId] = set()
-        """Connections whose hooks have let them in, and that do not read yet."""
         self.lines = Lines()
         cluster.on_call(_REPLAY, self._take_replay)
         cluster.on_cast(_START, self._take_start)
@@ -100,16 +99,6 @@ class Replays:
         return len(self._running)
 
     # --- who has come
-
-    async def opened(self, conn: Connection) -> None:
-        """A connection is let in; returns when the first messages have been written."""
-        if conn.user_id is None:
-            return
-        self._opened.add(conn.id)
-        try:
-            await self.begin(conn.user_id).written.wait()
-        finally:
-            self._opened.discard(conn.id)
 
     def begin(self, user_id: UserId) -> Window:
         """Have what is stored for the user go to all who have not got it."""
@@ -183,18 +172,13 @@ class Replays:
         return True
 
     async def _places(self, user_id: UserId) -> list[_Place]:
-        """The user's connections, but for those that the hooks have not let in yet."""
+        """The user's connections that are let in, as far as this node knows."""
         [recipient] = await self._locate.users([user_id])
         return [
             _Place(node, conn_id)
             for node, conn_ids in recipient.by_node.items()
             for conn_id in conn_ids
-            if node != self._node or self._is_in(conn_id)
         ]
-
-    def _is_in(self, conn_id: ConnId) -> bool:
-        conn = self._connections.get(conn_id)
-        return conn is not None and (conn.opening is None or conn_id in self._opened)
 
     async def _offer(self, replay: Window, message: StoredMessage, places: list[_Place]) -> bool:
         """Send a message to who has not got it, when there is room for it in the window.
@@ -211,7 +195,11 @@ class Replays:
         await self._sender.ready()
         if self._is_over(replay):
             return False
-        places = [p for p in places if self._is_open(p) and replay.may_get(message.id, p.conn_id)]
+        places = [
+            place
+            for place in places
+            if self._is_there(place, replay.user_id) and replay.may_get(message.id, place.conn_id)
+        ]
         if places:
             self._send(replay, message, places)
         return True
@@ -219,8 +207,12 @@ class Replays:
     def _is_over(self, replay: Window) -> bool:
         return replay.again or self._connections.draining
 
-    def _is_open(self, place: _Place) -> bool:
-        return place.node != self._node or self._connections.get(place.conn_id) is not None
+    def _is_there(self, place: _Place, user_id: UserId) -> bool:
+        """Whether the connection still is the user's; another node says so of its own."""
+        if place.node != self._node:
+            return True
+        conn = self._connections.get(place.conn_id)
+        return conn is not None and Whom(user=user_id).means(conn)
 
     def _send(self, replay: Window, message: StoredMessage, places: list[_Place]) -> None:
         try:
@@ -235,21 +227,21 @@ class Replays:
         now, deadline = self._clock.now(), None
         if message.expires_at is not None:
             deadline = now + (message.expires_at - self._clock.wall()).total_seconds()
-        plan = Plan(ACK_TIMEOUT, 0, 0.0, deadline)
+        plan, whom = Plan(ACK_TIMEOUT, 0, 0.0, deadline), Whom(user=replay.user_id)
         replay.sent(message.id, [place.conn_id for place in places])
         for place in places:
             done = partial(self._came, replay, message.id, frame)
             conn = self._connections.get(place.conn_id)
             if conn is not None:
-                sent = self._deliveries.begin([conn], frame, plan).future
+                sent = self._deliveries.begin([conn], frame, plan, whom).future
                 sent.add_done_callback(partial(_tell, done))
             else:
-                self._tasks.spawn(self._there(place, frame, plan, done))
+                self._tasks.spawn(self._there(place, frame, plan, whom, done))
 
     async def _there(
-        self, place: _Place, frame: Frame, plan: Plan, done: Callable[[Outcome], None]
+        self, place: _Place, frame: Frame, plan: Plan, whom: Whom, done: Callable[[Outcome], None]
     ) -> None:
-        done(await self._acks.there(place.node, place.conn_id, frame, plan))
+        done(await self._acks.there(place.node, place.conn_id, frame, plan, whom))
 
     def _came(self, replay: Window, message_id: str, frame: Frame, outcome: Outcome) -> None:
         """What became of a message to one connection."""

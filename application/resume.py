@@ -142,6 +142,19 @@ class Resumer:
             return Resumed(recovered=False, position=self._streams.position(room_id))
         return Resumed(recovered=True, position=room.at)
 
+    async def catch_up(self, conn: Connection, places: Mapping[RoomId, Position]) -> None:
+        """Send a member what came in each room since it stood there; it is held at their
+        gates. What can't be had is told by ``system:gap``."""
+        back = {room_id: _Room(at) for room_id, at in places.items()}
+        try:
+            await self._bring_back(conn, back, {conn.id})
+        finally:
+            for room_id in back:
+                self._streams.let_go(room_id, conn.link)
+        for room_id, room in back.items():
+            if room.end is _End.LOST and room_id in conn.roles and conn.is_open:
+                self._sender.post(conn, self._sender.gap(room_id, room.at))
+
     # --- sending what was missed
 
     async def _bring_back(
@@ -182,6 +195,8 @@ class Resumer:
             here = self._streams.position(room_id)
             if not self._streams.is_held(room_id, conn.link) or here is None or not conn.is_open:
                 return _End.LOST
+            if room_id in self._rooms.unsettled(conn):
+                return _End.LOST  # it may not be the new user's to read
             if room.at.epoch == here.epoch and room.at.is_past(here):
                 # It has had more from another node than the members here have.
                 await self._streams.refresh(room_id)
@@ -210,6 +225,8 @@ class Resumer:
                 return _End.SLOW
             here = self._streams.position(room_id)
             if here is None or not self._streams.is_held(room_id, conn.link):
+                return _End.LOST
+            if self._rooms.moving and room_id in self._rooms.unsettled(conn):
                 return _End.LOST
             if at.is_past(here):
                 break  # it will pass the gate

@@ -7,23 +7,24 @@ Rules of this file:
 2. Steps that wait between a decision and its effect take turns per connection; hooks
    and announcements follow when the turn is over.
 3. ``on_join`` and ``on_leave`` come in pairs, per connection and room.
-4. An effect asks again whether the connection is open: it may have ended meanwhile.
+4. An effect asks again whether the connection is open, and whose it is: it may have
+   ended, or become another user's, meanwhile. What was decided for that other is void.
 5. What takes rights away is seen through, whatever happens to the task that asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from eyewall.application.announcements import Announcements
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
-from eyewall.application.doors import Door
+from eyewall.application.doors import CHANGING, TRIES, Door
 from eyewall.application.effects import Effects
 from eyewall.application.fanout import Audiences
 from eyewall.application.hooks import Event, Hooks
-from eyewall.application.logs import told
+from eyewall.application.logs import shown, told
 from eyewall.application.notices import Notices
 from eyewall.application.ports import Logger
 from eyewall.application.seats import Left, Seats, Taken
@@ -32,7 +33,8 @@ from eyewall.application.streams import Streams
 from eyewall.application.tasks import Tasks
 from eyewall.application.turns import Turns
 from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, Unavailable
-from eyewall.domain.identity import RoomId
+from eyewall.domain.history import Position
+from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Membership
 from eyewall.domain.room import JoinOptions, LeaveReason, RoomRole
@@ -49,6 +51,10 @@ class TooManyRooms(Forbidden):
     """The connection is in as many rooms as one may be."""
 
     code = Forbidden.code
+
+
+class _Another(Exception):
+    """The connection has become another user's meanwhile."""
 
 
 class Rooms:
@@ -81,6 +87,8 @@ class Rooms:
         self._tasks = Tasks(logger)
         self.effects = Effects(logger)
         self._on_gone: list[Callable[[Connection, RoomId], None]] = []
+        self._places: dict[ConnId, dict[RoomId, Position]] = {}
+        """Where connections that are not let in yet stood in rooms when they joined them."""
 
     def on_gone(self, step: Callable[[Connection, RoomId], None]) -> None:
         """Have ``step`` run, without waiting, when a connection is out of a room."""
@@ -104,36 +112,50 @@ class Rooms:
         ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.
         """
         check_name(room_id, "room_id")
-        await self._door.check(room_id, conn)
-        async with self._turns.take(conn.id):
-            membership = await self._join(room_id, conn, options, hold)
-        await self._notices.tell(conn)
-        return membership
+        asked_by = conn.user_id
+        for _ in range(TRIES):
+            owner = await self._door.check(room_id, conn)
+            async with self._turns.take(conn.id):
+                if conn.user_id != asked_by:
+                    options, asked_by = _carried(options, asked_by), conn.user_id
+                membership = await self._join(room_id, conn, owner, options, hold)
+            await self._notices.tell(conn)
+            if membership is not None:
+                return membership
+        raise Forbidden(CHANGING)
 
     async def _join(
-        self, room_id: RoomId, conn: Connection, options: JoinOptions | None, hold: bool
-    ) -> Membership:
+        self,
+        room_id: RoomId,
+        conn: Connection,
+        owner: ConnMeta,
+        options: JoinOptions | None,
+        hold: bool,
+    ) -> Membership | None:
+        """Seat the connection; None if it is not ``owner``'s any more, and out then."""
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
         if room_id in self._seats.misnamed(conn):
             await self._move(room_id, conn)
+        if not conn.meta.is_same_owner(owner):
+            return None
         if room_id in conn.roles:
             taken = await self._seats.take(room_id, conn, options)
+            if not conn.meta.is_same_owner(owner):
+                return None  # its seat is moved first
             conn.enter(room_id, taken.role)
             return self._membership(room_id, conn, taken, hold)
         if len(conn.roles) >= MAX_ROOMS:
             raise TooManyRooms(f"a connection may be in {MAX_ROOMS} rooms")
         # Heard before it is decided: what is published after the ack must arrive.
         await self._cluster.hear_room(room_id)
-        as_of = self._streams.changes
         try:
-            taken = await self._seats.take(room_id, conn, options)
-            await self._streams.open(room_id, taken.history, as_of)
-            if not conn.is_open:
-                raise ConnectionClosed(f"{conn.id} is closed")
+            taken = await self._seat(room_id, conn, owner, options)
         except BaseException as error:
             self._cluster.leave_room(room_id)
             self._streams.left(room_id)
+            if isinstance(error, _Another):
+                return None
             if isinstance(error, ConnectionClosed) or not isinstance(error, Refused):
                 # It may have got a seat that nobody knows of.
                 self._tasks.spawn(self._take_back(room_id, conn))
@@ -142,18 +164,36 @@ class Rooms:
         self._enter(room_id, conn, taken)
         return self._membership(room_id, conn, taken, hold)
 
+    async def _seat(
+        self, room_id: RoomId, conn: Connection, owner: ConnMeta, options: JoinOptions | None
+    ) -> Taken:
+        """Take a seat and have a gate; the connection is open, and ``owner``'s, then."""
+        as_of = self._streams.changes
+        if not conn.meta.is_same_owner(owner):
+            raise _Another
+        taken = await self._seats.take(room_id, conn, options)
+        await self._streams.open(room_id, taken.history, as_of)
+        if not conn.is_open:
+            raise ConnectionClosed(f"{conn.id} is closed")
+        if not conn.meta.is_same_owner(owner):
+            await self._seats.undo(room_id, conn)
+            raise _Another
+        return taken
+
     def _membership(
         self, room_id: RoomId, conn: Connection, taken: Taken, hold: bool
     ) -> Membership:
-        if hold:
-            self._streams.hold(room_id, conn.link)
         at = self._streams.position(room_id)
+        if hold or not conn.is_in:
+            self._streams.hold(room_id, conn.link)
+        if at is not None and not conn.is_in:
+            self._places.setdefault(conn.id, {}).setdefault(room_id, at)
         epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
         return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)
 
     def _enter(self, room_id: RoomId, conn: Connection, taken: Taken) -> None:
         """Let what was decided take effect here."""
-        self._audiences.add(room_id, conn.link)
+        self._audiences.add(room_id, conn.link, held=not conn.is_in)
         conn.enter(room_id, taken.role)
         user_id = conn.user_id
 
@@ -168,6 +208,15 @@ class Rooms:
         async with self._turns.take(conn.id):
             if room_id not in conn.roles:
                 await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
+
+    def let_in(self, conn: Connection) -> Mapping[RoomId, Position]:
+        """Let a connection that has just been let in hear the rooms that it has joined
+        before that. Returns where it stood in those with history: what came since then it
+        has to be sent, and ``Streams.let_go`` has to follow."""
+        for room_id in conn.roles:
+            self._audiences.release(room_id, conn.link)
+        places = self._places.pop(conn.id, {})
+        return {room_id: at for room_id, at in places.items() if room_id in conn.roles}
 
     # --- leaving
 
@@ -236,6 +285,7 @@ class Rooms:
         """The end of a connection is decided: no room sends to it any more."""
         for room_id in conn.roles:
             self._audiences.discard(room_id, conn.link)
+        self._places.pop(conn.id, None)
 
     async def after_end(self, conn: Connection) -> None:
         """Give back the seats of a connection that has ended; the hooks have run then."""
@@ -264,6 +314,7 @@ class Rooms:
         """Let it take effect here that a connection is out of a room."""
         self._seats.forget_room(room_id, conn)
         self._audiences.discard(room_id, conn.link)
+        self._streams.let_go(room_id, conn.link)
         self._streams.left(room_id)
         self._cluster.leave_room(room_id)
         for step in self._on_gone:
@@ -277,13 +328,35 @@ class Rooms:
 
     # --- another user, another lease
 
+    @property
+    def moving(self) -> bool:
+        """Whether there are connections whose seats still are those of another user."""
+        return self._seats.moving
+
+    def unsettled(self, conn: Connection) -> Collection[RoomId]:
+        """The rooms where the connection's membership still is that of another user."""
+        return self._seats.misnamed(conn)
+
+    async def settle(self, room_id: RoomId, conn: Connection) -> None:
+        """Return when the connection's membership is its user's own, not that of the user
+        whose it was before. Raises ``Unavailable`` when that can't be decided."""
+        while room_id in self._seats.misnamed(conn) and conn.is_open:
+            async with self._turns.take(conn.id):
+                if room_id in self._seats.misnamed(conn):
+                    await self._move(room_id, conn)
+            await self._notices.tell(conn)
+
     async def become(self, conn: Connection) -> None:
-        """Move the seats of a connection that has become another user's.
+        """Move the seats of a connection that has become another user's; ``tell`` has to
+        follow.
 
         Where the new user would not be let in, it is out.
         """
         async with self._turns.take(conn.id):
             await self._move_all(conn)
+
+    async def tell(self, conn: Connection) -> None:
+        """Have the hooks and the others hear of what ``become`` has changed."""
         await self._notices.tell(conn)
 
     async def _move_all(self, conn: Connection) -> None:
@@ -292,23 +365,45 @@ class Rooms:
                 await self._move(room_id, conn)
 
     async def _move(self, room_id: RoomId, conn: Connection) -> None:
-        refused = await self._door.refusal(room_id, conn)
-        left = await self._seats.give_back(room_id, conn, LeaveReason.LEFT)
-        role = conn.roles.get(room_id)
-        if role is None:
-            return  # it is out: there is nothing to move
-        if left.user_id is None:
-            # Nobody else's rights: it was let in as itself, and stays.
-            options = JoinOptions(role=role, force=True)
-        else:
-            options = JoinOptions(role=min(role, RoomRole.MEMBER))
+        left: Left | None = None
+        for _ in range(TRIES):
+            refused = await self._word(room_id, conn)
+            owner = conn.meta
+            if left is None:
+                left = await self._seats.give_back(room_id, conn, LeaveReason.LEFT)
+                role = conn.roles.get(room_id)
+                if role is None:
+                    return  # it is out: there is nothing to move
+                # Where it was let in as nobody, it was let in as itself, and stays.
+                options = _carried(JoinOptions(role=role, force=True), left.user_id)
+            if not conn.meta.is_same_owner(owner):
+                continue
+            try:
+                if refused is not None:
+                    raise refused
+                taken = await self._seats.take(room_id, conn, options)
+            except Refused as error:
+                self._put_out(room_id, conn, LeaveReason.KICKED, error.code, left)
+                return
+            if conn.meta.is_same_owner(owner):
+                self._moved(room_id, conn, taken, left)
+                return
+            await self._seats.undo(room_id, conn)
+        self._put_out(room_id, conn, LeaveReason.KICKED, Forbidden.code, left or _ANNOUNCED)
+
+    async def _word(self, room_id: RoomId, conn: Connection) -> Refused | None:
+        """Why the connection's owner may not be in the room. A controller that fails has
+        not let it in."""
         try:
-            if refused is not None:
-                raise refused
-            taken = await self._seats.take(room_id, conn, options)
-        except Refused as error:
-            self._put_out(room_id, conn, LeaveReason.KICKED, error.code, left)
-            return
+            return await self._door.refusal(room_id, conn)
+        except Exception as error:  # noqa: BLE001  (the application's own code)
+            self._logger.error(
+                "access_not_decided", room=room_id, conn_id=conn.id, error=shown(error)
+            )
+            return Forbidden(f"you may not be in {room_id}")
+
+    def _moved(self, room_id: RoomId, conn: Connection, taken: Taken, left: Left) -> None:
+        """Let it take effect here that a member is another user's."""
         conn.enter(room_id, taken.role)
         user_id = conn.user_id
 
@@ -341,3 +436,12 @@ class Rooms:
         await self._notices.close()
         await self._announcements.close()
         await self._tasks.close()
+
+
+def _carried(options: JoinOptions | None, before: UserId | None) -> JoinOptions | None:
+    """How a connection is let in that has become another user's since ``options`` were
+    meant for ``before``: nothing that was another's right goes along. Where it was
+    nobody's, they were meant for the connection itself."""
+    if before is None or options is None:
+        return options
+    return JoinOptions(role=min(options.role, RoomRole.MEMBER))

@@ -124,6 +124,17 @@ class Seats:
         self.forget_room(room_id, conn)
         return left
 
+    async def undo(self, room_id: RoomId, conn: Connection) -> None:
+        """Take a seat back that was taken for an owner whom the connection no longer has."""
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.withdraw(standing, conn.id)
+            return room, None
+
+        await self._state.decide(room_id, _key(conn.id, self.name_in(room_id, conn)), rule)
+        self.forget_room(room_id, conn)
+
     async def stays_away(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> Left:
         """The time of a connection that was cut off is over: what the others are told,
         which is nothing if the user has come back meanwhile."""
@@ -166,6 +177,11 @@ class Seats:
                 del names[room_id]  # it is who it was
         if not names:
             self.forget(conn)
+
+    @property
+    def moving(self) -> bool:
+        """Whether any seat stands under a name that its connection no longer has."""
+        return bool(self._names)
 
     def misnamed(self, conn: Connection) -> list[RoomId]:
         """The rooms in which the connection sits under a name that it had before."""

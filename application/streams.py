@@ -226,6 +226,7 @@ class Streams:
             return
         frame = arrival.frame.placed(gate.room_id, at)
         skip = self._links(arrival.skip) | gate.held
+        skip.update(self._audiences.held.get(gate.room_id, ()))
         if arrival.turn is not None:
             skip.update(arrival.turn.begin(frame))
         audience = self._audiences.get(gate.room_id)
@@ -305,7 +306,8 @@ class Streams:
         self._logger.warning("history_lost", room=gate.room_id, offset=gate.position.offset)
         audience = self._audiences.get(gate.room_id)
         if audience is not None:
-            self._sender.publish(audience, self._sender.gap(gate.room_id, gate.position))
+            gap = self._sender.gap(gate.room_id, gate.position)
+            self._sender.publish(audience, gap, self._audiences.held.get(gate.room_id, ()))
         if page.position.epoch == gate.position.epoch:
             gate.position = Position(page.position.epoch, page.first - 1)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NewType
@@ -97,6 +97,11 @@ class ConnMeta:
             isinstance(expires_at, datetime) and expires_at.tzinfo is not None
         ):
             raise ValueError("expires_at must be an aware datetime")
+
+    def is_same_owner(self, other: ConnMeta) -> bool:
+        """Whether a decision made for ``other`` holds for this: all that a rule may look
+        at is equal. When the credentials run out is no part of that."""
+        return self is other or replace(self, expires_at=other.expires_at) == other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

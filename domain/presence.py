@@ -66,6 +66,10 @@ class Typing:
         self._tidy()
         return before is None
 
+    def is_set(self, user_id: UserId, room_id: RoomId) -> bool:
+        """Whether the user was said to type in the room, and not to have stopped."""
+        return room_id in self._until.get(user_id, {})
+
     def clear(self, user_id: UserId, room_id: RoomId) -> bool:
         """Say that the user stopped typing in the room; return whether that is news."""
         rooms = self._until.get(user_id)

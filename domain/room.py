@@ -295,6 +295,11 @@ class Room:
             self.revoke_invite(standing)
         return gone
 
+    def withdraw(self, standing: Standing, conn_id: ConnId) -> None:
+        """Take a seat back that its connection has not come to use: an invite stays good."""
+        if standing.seats.pop(conn_id, None) is not None:
+            self.seats -= 1
+
     def ban(
         self, standing: Standing, *, now: datetime, duration: timedelta | None
     ) -> list[tuple[ConnId, Seat]]:

@@ -6,9 +6,20 @@ import pytest
 
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.errors import Unauthorized, Unavailable
+from eyewall.domain.envelope import Message
+from eyewall.domain.errors import (
+    Forbidden,
+    Misuse,
+    Overloaded,
+    RateLimited,
+    RoomFull,
+    Unauthorized,
+    Unavailable,
+)
 from eyewall.domain.handshake import Handshake
-from eyewall.domain.identity import ConnMeta
+from eyewall.domain.identity import ConnMeta, Where
+from eyewall.domain.report import AckOptions, SendOptions, Target
+from eyewall.domain.room import RoomOptions
 from tests.application.fakes import START, settle
 
 
@@ -136,17 +147,45 @@ async def test_without_a_subprotocol_there_is_no_welcome(node):
     assert ada.conn.session is None
 
 
-async def test_a_hook_that_raises_refuses_the_connection(node, told):
+async def test_a_hook_that_refuses_ends_the_connection(node, told):
     @node.hub.on_connect
     async def no(conn):
-        raise PermissionError("not you")
+        raise Forbidden("not you")
 
     ada = await node.connect("ada")
 
     assert ada.closed is DisconnectReason.POLICY_VIOLATION
     assert told == [("connect", "ada"), ("disconnect", DisconnectReason.POLICY_VIOLATION)]
     assert node.hub.connection_ids() == []
-    assert node.logger.of("error") == ["on_connect_failed"]
+    assert node.logger.of("error") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "level", "event"),
+    [
+        (Forbidden("no"), "POLICY_VIOLATION", "info", "on_connect_refused"),
+        (Unauthorized("no"), "POLICY_VIOLATION", "info", "on_connect_refused"),
+        (Unavailable("away"), "OVERLOADED", "warning", "on_connect_put_off"),
+        (Overloaded("full"), "OVERLOADED", "warning", "on_connect_put_off"),
+        (RateLimited(1.0), "OVERLOADED", "warning", "on_connect_put_off"),
+        (RoomFull("full"), "OVERLOADED", "warning", "on_connect_put_off"),
+        (Misuse("a bug"), "INTERNAL_ERROR", "error", "on_connect_failed"),
+        (RuntimeError("a bug"), "INTERNAL_ERROR", "error", "on_connect_failed"),
+        (TimeoutError(), "INTERNAL_ERROR", "error", "on_connect_failed"),
+    ],
+    ids=repr,
+)
+async def test_the_close_tells_whether_to_come_back(node, error, reason, level, event):
+    """After a moment's failure a client should; after a refusal it should not."""
+
+    @node.hub.on_connect
+    async def fails(conn):
+        raise error
+
+    ada = await node.connect("ada")
+
+    assert ada.closed is DisconnectReason[reason]
+    assert node.logger.of(level) == [event]
 
 
 async def test_a_hook_that_refuses_on_purpose_is_no_fault(node):
@@ -160,7 +199,7 @@ async def test_a_hook_that_refuses_on_purpose_is_no_fault(node):
     assert node.logger.of("error") == []
 
 
-async def test_a_hook_that_awaits_something_cancelled_refuses_too(node):
+async def test_a_hook_that_awaits_something_cancelled_has_failed(node):
     @node.hub.on_connect
     async def broken(conn):
         future = asyncio.get_running_loop().create_future()
@@ -169,7 +208,7 @@ async def test_a_hook_that_awaits_something_cancelled_refuses_too(node):
 
     ada = await node.connect("ada")
 
-    assert ada.closed is DisconnectReason.POLICY_VIOLATION
+    assert ada.closed is DisconnectReason.INTERNAL_ERROR
 
 
 async def test_on_error_hears_of_a_hook_that_fails(node):
@@ -180,9 +219,10 @@ async def test_on_error_hears_of_a_hook_that_fails(node):
     def broken(conn):
         raise RuntimeError("bug")
 
-    await node.connect("ada")
+    ada = await node.connect("ada")
 
     assert errors == ["bug"]
+    assert ada.closed is DisconnectReason.INTERNAL_ERROR
 
 
 async def test_a_slow_hook_delays_only_its_own_connection(node):
@@ -307,6 +347,233 @@ async def test_over_the_user_s_limit_the_oldest_has_to_go(make_node):
 
     assert first.closed is DisconnectReason.REPLACED
     assert (second.closed, third.closed) == (None, None)
+
+
+async def test_a_connection_that_is_refused_costs_the_user_no_other(make_node):
+    node = await make_node(max_connections_per_user=1)
+    first = await node.connect("ada")
+
+    @node.hub.on_connect
+    async def no(conn):
+        raise Forbidden("not you")
+
+    second = await node.connect("ada")
+
+    assert second.closed is DisconnectReason.POLICY_VIOLATION
+    assert first.closed is None
+
+
+async def test_a_connection_that_is_being_asked_for_does_not_count(make_node):
+    """On any node: it may be refused, and then the others went for nothing."""
+    one, two = [await make_node(max_connections_per_user=2) for _ in range(2)]
+    first, gate = await one.connect("ada"), asyncio.Event()
+
+    @two.hub.on_connect
+    async def slow(conn):
+        await gate.wait()
+
+    task = asyncio.ensure_future(two.connect("ada"))
+    await settle()
+    second = await one.connect("ada")
+    assert (first.closed, second.closed) == (None, None)
+
+    gate.set()
+    third = await task
+    await settle()
+    assert (first.closed, second.closed) == (DisconnectReason.REPLACED, None)
+    assert third.closed is None
+
+
+# --- before it is let in
+
+
+class Asked:
+    """A node whose hook decides on ``ada`` when the test says so."""
+
+    def __init__(self, node, then=None):
+        self.node, self.then = node, then
+        self.gate, self.error, self.begun = asyncio.Event(), None, asyncio.Event()
+        node.hub.on_connect(self.hook)
+        self.link = node.link()
+
+    async def hook(self, conn):
+        if conn.user_id != "ada":
+            return
+        if self.then is not None:
+            await self.then(conn)
+        self.begun.set()
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def begin(self):
+        self.task = asyncio.ensure_future(self.node.connect("ada", link=self.link, tags={"red"}))
+        await self.begun.wait()
+        return self.link.owner
+
+    async def end(self, error=None):
+        self.error = error
+        self.gate.set()
+        client = await self.task
+        await settle()
+        return client
+
+
+async def send_everything(node):
+    """All ways to reach somebody who is not named by its connection."""
+    hub, news = node.hub, Message("news")
+    await hub.broadcast("news")
+    await hub.broadcast_text("news")
+    await hub.broadcast_room("lab", "news")
+    await hub.broadcast_with_filter(news, lambda meta: True)
+    await hub.broadcast_with_filter(news, Where(tags={"red"}))
+    await hub.emit_to_room("lab", news)
+    await hub.emit_to_room_except("lab", [], news)
+    report = await hub.send_to_user("ada", news)
+    assert report.success == 0
+    acked = SendOptions(require_ack=True, ack_timeout=1.0)
+    assert (await hub.send_to_user("ada", news, acked)).success == 0
+    assert await hub.emit_to_room("lab", news, acked) == 0
+    assert await hub.broadcast_with_filter(news, Where(tags={"red"}), acked) == 0
+    result = await hub.emit_with_ack(Target.room("lab"), news, AckOptions(timeout=1.0))
+    assert result.expected == 0
+    result = await hub.emit_with_ack(Target.user("ada"), news, AckOptions(timeout=1.0))
+    assert result.received == 0
+
+
+async def test_who_is_refused_has_got_nothing_of_the_others(make_node):
+    """Broadcasts, filters, its user's messages, and rooms that the hook has joined it to."""
+    one, two = await make_node(), await make_node()
+    asked = Asked(one, lambda conn: one.hub.join("lab", conn.id))
+    await asked.begin()
+
+    await send_everything(one)
+    await two.hub.broadcast("news")
+    await two.hub.broadcast_room("lab", "news")
+    await two.hub.broadcast_with_filter(Message("news"), Where(tags={"red"}))
+    await two.hub.send_to_user("ada", Message("news"))
+    await settle()
+    ada = await asked.end(Forbidden("no"))
+
+    assert ada.heard() == []
+    assert ada.closed is DisconnectReason.POLICY_VIOLATION
+    assert len(one.node.audiences) == 0
+
+
+async def test_who_is_let_in_gets_all_from_then_on(node):
+    asked = Asked(node, lambda conn: node.hub.join("lab", conn.id))
+    await asked.begin()
+    await node.hub.broadcast_room("lab", "before")
+    ada = await asked.end()
+
+    await node.hub.broadcast("news")
+    await node.hub.broadcast_room("lab", "after")
+    await node.hub.send_to_user("ada", Message("mail"))
+
+    assert [m["topic"] for m in ada.heard()] == ["news", "after", "mail"]
+
+
+async def test_a_room_with_history_has_no_gap_for_who_joined_it_in_the_hook(make_node):
+    one, two = await make_node(), await make_node()
+    await one.hub.create_room("lab", RoomOptions(history_size=10))
+    await one.hub.broadcast_room("lab", "zero")
+    asked = Asked(one, lambda conn: one.hub.join("lab", conn.id))
+    await asked.begin()
+    await one.hub.broadcast_room("lab", "first")
+    await two.hub.broadcast_room("lab", "second")
+    await settle()
+    ada = await asked.end()
+    await one.hub.broadcast_room("lab", "third")
+    await settle()
+
+    assert [m["topic"] for m in ada.heard()] == ["first", "second", "third"]
+
+
+async def test_what_is_lost_before_it_is_let_in_is_told_as_a_gap(make_node):
+    node = await make_node()
+    await node.hub.create_room("lab", RoomOptions(history_size=1))
+    asked = Asked(node, lambda conn: node.hub.join("lab", conn.id))
+    await asked.begin()
+    for topic in ("first", "second"):
+        await node.hub.broadcast_room("lab", topic)
+    ada = await asked.end()
+
+    [gap] = ada.heard()
+    assert (gap["topic"], gap["data"]["room"], gap["data"]["offset"]) == ("system:gap", "lab", 0)
+
+
+async def test_a_hook_reaches_its_own_connection(node):
+    """By its id, and as one of the registry: it may be greeted, joined and looked up."""
+    seen = []
+
+    @node.hub.on_connect
+    async def hook(conn):
+        await conn.send("one")
+        report = await node.hub.send_to_conn(conn.id, "two")
+        seen.append((report.error, report.target))
+        seen.append((await node.hub.join("lab", conn.id)).members)
+        seen.append((conn.rooms, node.hub.connection(conn.id) is conn, node.hub.users()))
+        seen.append([m.user_id for m in await node.hub.members("lab")])
+
+    ada = await node.connect("ada")
+
+    assert [m["topic"] for m in ada.heard()] == ["one", "two"]
+    assert seen == [(None, ada.id), 1, ({"lab"}, True, ["ada"]), ["ada"]]
+
+
+@pytest.mark.parametrize("how", ["request", "emit_with_ack", "deliver", "in a task"])
+async def test_a_hook_can_not_wait_for_an_answer_of_its_own_connection(node, how):
+    """It is read when the hook has ended: the answer could not come."""
+    raised = []
+
+    async def ask(conn):
+        hub, message = node.hub, Message("who")
+        if how == "request":
+            await hub.request(conn.id, message)
+        elif how == "emit_with_ack":
+            await hub.emit_with_ack(Target.conn(conn.id), message)
+        elif how == "deliver":
+            await hub.deliver(conn.id, message, SendOptions(require_ack=True))
+        else:
+            await asyncio.wait_for(hub.request(conn.id, message), 5)
+
+    @node.hub.on_connect
+    async def hook(conn):
+        try:
+            await ask(conn)
+        except Misuse as error:
+            raised.append(error)
+
+    ada = await node.connect("ada")
+
+    assert len(raised) == 1
+    assert ada.heard() == []
+
+
+async def test_a_hook_may_ask_another_connection(node):
+    ben, answers = await node.connect("ben"), []
+
+    @node.hub.on_connect
+    async def hook(conn):
+        answers.append(await node.hub.request(ben.id, Message("who")))
+
+    task = asyncio.ensure_future(node.connect("ada"))
+    await settle()
+    [question] = ben.heard()
+    ben.ack(question, "ada is fine")
+    await task
+
+    assert answers == ["ada is fine"]
+
+
+async def test_an_operator_reaches_who_is_being_asked_for(node):
+    asked = Asked(node)
+    await asked.begin()
+
+    assert await node.hub.disconnect_user("ada") == 1
+
+    ada = await asked.end()
+    assert ada.closed is DisconnectReason.DISCONNECTED
 
 
 async def test_a_token_that_has_run_out_already_ends_the_connection_at_once(node):

@@ -9,6 +9,7 @@ import pytest
 from eyewall import (
     ConnMeta,
     DisconnectReason,
+    Forbidden,
     Server,
     UserId,
 )
@@ -100,7 +101,7 @@ async def test_a_refused_connection_gets_its_disconnect_once():
 
     @server.hub.on_connect
     async def refuse(conn):
-        raise PermissionError("no")
+        raise Forbidden("no")
 
     @server.hub.on_connect
     def third(conn):
