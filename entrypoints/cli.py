@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,9 +24,15 @@ from eyewall import chat, reload
 from eyewall.server import Server
 from eyewall.settings import Settings
 from eyewall.settings_groups import SettingsError
+from eyewall.settings_sources import CONFIG
 from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2
+
+APPLIED = ("server.", "tls.")
+"""The settings that ``serve`` itself sees to, whatever the server was built from."""
+FLAGS = {"host": "EYEWALL_SERVER__HOST", "port": "EYEWALL_SERVER__PORT"}
+"""What the flags of ``serve`` are called in the environment."""
 
 _NOT_LISTENING = {
     errno.EADDRINUSE: "is in use; take another with --port",
@@ -92,6 +100,7 @@ def _version(_options: argparse.Namespace, _arguments: Sequence[str]) -> int:
 def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int:
     settings = Settings.load(options.config)
     _build(lambda: Server.from_settings(settings))
+    _tls(settings)
     print(settings.describe())
     return OK
 
@@ -101,14 +110,89 @@ def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         rest = [argument for argument in arguments if argument != "--reload"]
         return reload.serve([sys.executable, "-m", "eyewall", *rest], Path.cwd())
     settings = Settings.load(options.config, overrides=_overrides(options))
-    tls = _tls(settings)
-    if options.server is None:
-        server, private = _chat(settings)
-    else:
-        server, private = _find(options.server), {}
-    host, port = settings.server.host, settings.server.port
+    with _told(options):
+        if options.server is None:
+            server, private = _chat(settings)
+        else:
+            server, private = _find(options.server), {}
+            _check_settings(options.server, server, settings)
+        return _run(server, _place(server, settings, options), private)
+
+
+@contextmanager
+def _told(options: argparse.Namespace) -> Iterator[None]:
+    """Have ``Settings.load()`` find what the command line says, wherever it is called: in
+    the application, and in the processes that this one starts."""
+    before = dict(os.environ)
+    if options.config:
+        os.environ[CONFIG] = str(Path(options.config).expanduser().absolute())
+    for flag, variable in FLAGS.items():
+        if (value := getattr(options, flag)) is not None:
+            os.environ[variable] = value
     try:
-        server.run(host, port, ssl=tls, **private)
+        yield
+    finally:
+        for variable in (CONFIG, *FLAGS.values()):
+            os.environ.pop(variable, None)
+            if variable in before:
+                os.environ[variable] = before[variable]
+
+
+def _check_settings(place: str, server: Server, settings: Settings) -> None:
+    """Stop where the server was built without what the operator has set: it would run
+    without the authentication, say, that the file asks for."""
+    ignored = [
+        f"{key} ({Path(settings.origins[key]).name})"
+        for key in _unseen(server, settings)
+        if not key.startswith(APPLIED)
+    ]
+    if ignored:
+        built = "Server()" if server.settings is None else "other settings"
+        raise _Stop(
+            f"{place} was built from {built} and ignores what is set: {', '.join(ignored)}. "
+            "Build it with Server.from_settings(), or take these settings away",
+            WRONG_USE,
+        )
+
+
+def _unseen(server: Server, settings: Settings) -> list[str]:
+    """Return the keys that were set and that the server's own settings know nothing of."""
+    own = server.settings
+    if own is None:
+        return sorted(settings.origins)
+    return sorted(
+        key
+        for key in settings.origins
+        if key not in own.origins and own.value(key) != settings.value(key)
+    )
+
+
+def _place(
+    server: Server, settings: Settings, options: argparse.Namespace
+) -> tuple[str, int, ssl.SSLContext | None]:
+    """Where to listen: the command line counts more than the server's own settings."""
+    own = settings
+    if server.settings is not None:
+        unseen = [key for key in _unseen(server, settings) if key.startswith(APPLIED)]
+        own = settings if unseen else server.settings
+    host = own.server.host if options.host is None else settings.server.host
+    port = own.server.port if options.port is None else settings.server.port
+    return host, port, _tls(own)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    try:
+        return settings.tls.context()
+    except SettingsError as error:  # the files are wrong, and no setting
+        raise _Stop("; ".join(error.mistakes), WRONG_USE) from None
+
+
+def _run(
+    server: Server, where: tuple[str, int, ssl.SSLContext | None], private: dict[str, Any]
+) -> int:
+    host, port, _ = where
+    try:
+        server.run(*where, **private)
     except socket.gaierror:
         raise _Stop(f"{host} is not an address of this machine", FAILED) from None
     except OSError as error:
@@ -126,19 +210,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.server is None:
         overrides["client_commands"] = True  # the chat's pages speak them
     return overrides
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls.cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        # A key with a passphrase must fail here, not ask for it on a terminal.
-        context.load_cert_chain(settings.tls.cert, settings.tls.key, password=lambda: "")
-    except (OSError, ssl.SSLError) as error:
-        why = getattr(error, "reason", None) or error.strerror
-        raise _Stop(f"tls.cert and tls.key are of no use: {why}", WRONG_USE) from None
-    return context
 
 
 def _chat(settings: Settings) -> tuple[Server, dict[str, Any]]:

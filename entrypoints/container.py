@@ -92,6 +92,7 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
         "offline_default": settings.offline.default,
     }
     server = Server(**(given | ports))
+    server.settings = settings
     if limiter is not None:
         server.use(rate_limit(limiter))
     return server

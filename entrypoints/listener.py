@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl as tls
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -12,10 +13,28 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from eyewall.adapters.web.http_server import http_server
+from eyewall.settings import Settings
 
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted: all clients come back at
 once after a restart."""
+
+
+def place(
+    settings: Settings,
+    host: str | EllipsisType,
+    port: int | EllipsisType,
+    ssl: tls.SSLContext | EllipsisType | None,
+) -> tuple[str, int, tls.SSLContext | None]:
+    """Return where to listen: as the settings say, but for what is given.
+
+    Raises ``SettingsError`` if the files for TLS are of no use.
+    """
+    return (
+        settings.server.host if host is ... else host,
+        settings.server.port if port is ... else port,
+        settings.tls.context() if ssl is ... else ssl,
+    )
 
 
 class Listener:

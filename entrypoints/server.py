@@ -9,6 +9,7 @@ import ssl as tls
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
+from types import EllipsisType
 from typing import Any
 
 from eyewall.adapters.web.deflate import CompressionConfig
@@ -35,13 +36,15 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
-from eyewall.listener import Listener
+from eyewall.listener import Listener, place
 from eyewall.registry import Hook, Inside, Registry
 from eyewall.runner import run_until_signal
 from eyewall.settings import Settings
 
 _OPTIONS = frozenset(field.name for field in fields(Options))
 
+PLAIN = Settings()
+"""Where a server listens that has no settings of its own."""
 CLOSE_SHARE = 0.2
 """The part of a shutdown's time that is kept for flushing and closing connections."""
 LETTING_GO = 5.0
@@ -101,6 +104,10 @@ class Server(Registry):
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
         self.options = Options(**options)
+        self.settings: Settings | None = None
+        """What it was built from; None for one that was built by keywords alone."""
+        self._is_embedded = False
+        """Whether another application lets clients in."""
         self._metrics = metrics
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
         self.stand_before(*assemble(self.options))
@@ -155,8 +162,9 @@ class Server(Registry):
         """Return Tornado rules that let clients in at ``path``.
 
         For an application that is there already; ``await server.start()`` then starts
-        what runs beside the sockets.
+        what runs beside the sockets, and listens nowhere itself.
         """
+        self._is_embedded = True
         return self._sockets.routes(path)
 
     # --- life
@@ -175,13 +183,17 @@ class Server(Registry):
 
     async def start(
         self,
-        host: str = "127.0.0.1",
-        port: int | None = None,
-        ssl: tls.SSLContext | None = None,
+        host: str | EllipsisType = ...,
+        port: int | EllipsisType | None = ...,
+        ssl: tls.SSLContext | EllipsisType | None = ...,
         *,
         pages: Sequence[Any] = (),
     ) -> None:
         """Start the hub; with a ``port`` (0: a free one), listen there too.
+
+        Left out, ``host`` is 127.0.0.1, and there is no port and no TLS. A server from settings
+        listens where they say, unless its ``routes`` were given to an application; what is
+        given here counts more, and ``port=None`` does not listen.
 
         Each start is a life of its own: unless ``node_id`` was given, the node gets a new
         id with each further life, and in each process that was forked from this one.
@@ -198,7 +210,7 @@ class Server(Registry):
         if not self._is_fresh or self._process != os.getpid():
             self._begin_anew()
         self._is_fresh = False
-        self._listener = None if port is None else Listener(host, port, ssl)
+        self._listener = self._listen(host, port, ssl)
         self._started = True
         self._stopping = None
         self._background.open()
@@ -213,6 +225,17 @@ class Server(Registry):
             if was_stopped and not is_cancelled():
                 raise RuntimeError("the server was shut down while it started") from error
             raise
+
+    def _listen(
+        self,
+        host: str | EllipsisType,
+        port: int | EllipsisType | None,
+        ssl: tls.SSLContext | EllipsisType | None,
+    ) -> Listener | None:
+        """Listen where ``start`` was told to, or the settings say."""
+        if port is ... and (self.settings is None or self._is_embedded):
+            return None
+        return None if port is None else Listener(*place(self.settings or PLAIN, host, port, ssl))
 
     def _check_process(self) -> None:
         """Raise ``Misuse`` in a fork of the process in which the server runs: the sockets,
@@ -242,7 +265,7 @@ class Server(Registry):
         if self._listener is not None:
             render = getattr(self._metrics, "render", None)
             ops = ops_routes(self._not_ready, render)
-            rules = [*self.routes(), *client_routes(), *ops, *pages]
+            rules = [*self._sockets.routes("/ws"), *client_routes(), *ops, *pages]
             self._listener.serve(rules, self._handshake_timeout)
             self._logger.info("listening", url=self.url, node_id=self.hub.node_id)
         self._background.start()
@@ -324,7 +347,7 @@ class Server(Registry):
 
     async def __aenter__(self) -> Server:
         try:
-            await self.start()
+            await self.start(port=None)
         except BaseException:
             self._background.drop_coroutines()
             raise
@@ -335,20 +358,23 @@ class Server(Registry):
 
     def run(
         self,
-        host: str = "127.0.0.1",
-        port: int = 8080,
-        ssl: tls.SSLContext | None = None,
+        host: str | EllipsisType = ...,
+        port: int | EllipsisType = ...,
+        ssl: tls.SSLContext | EllipsisType | None = ...,
         *,
         pages: Sequence[Any] = (),
     ) -> None:
         """Serve until SIGTERM or SIGINT, drain, and return. A second signal ends at once.
 
+        What is left out is as the settings say that the server was built from; without any
+        it is 127.0.0.1, 8080 and no TLS.
         Returns too when it was shut down in another way.
         """
         try:
+            where = place(self.settings or PLAIN, host, port, ssl)
             asyncio.run(
                 run_until_signal(
-                    start=lambda: self.start(host, port, ssl, pages=pages),
+                    start=lambda: self.start(*where, pages=pages),
                     ended=lambda: self._ended.wait(),
                     stop=self.shutdown,
                 )

@@ -13,8 +13,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 from eyewall import settings_schema as schema
 from eyewall.domain.connection import HeartbeatConfig
@@ -40,8 +42,30 @@ from eyewall.settings_sources import gather
 MASK = "***"
 
 
+class _Read(Checked):
+    """Settings that know where they were read. That is no setting itself."""
+
+    __slots__ = ("_origins",)
+    _origins: Mapping[str, str]
+
+    def read_from(self, origins: Mapping[str, str]) -> Self:
+        """Note where the values are from, and return the same."""
+        object.__setattr__(self, "_origins", MappingProxyType(dict(origins)))
+        return self
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each value that was read is from, by its key (``queue.size``): a file, a
+        variable, or the command line. Empty for settings that were not read."""
+        return getattr(self, "_origins", MappingProxyType({}))
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key: ``queue.size``."""
+        return attrgetter(key)(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(Checked):
+class Settings(_Read):
     """Everything that can be set. Times are seconds, sizes bytes; a limit of None is off."""
 
     _schema: ClassVar = schema.SettingsSchema
@@ -143,7 +167,7 @@ class Settings(Checked):
             raise SettingsError(mistakes)
         for name, group in _GROUPS.items():
             values[name] = group(**values.get(name, {}))
-        return cls(**values)
+        return cls(**values).read_from(sources.origins)
 
     def describe(self) -> str:
         """Return the settings as TOML, a key to a line, with secrets masked.

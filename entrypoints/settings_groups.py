@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,3 +225,19 @@ class TlsSettings(Checked):
 
     cert: str | None = None
     key: str | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return what the server listens with, from the files as they are now.
+
+        Raises ``SettingsError`` if they are of no use.
+        """
+        if self.cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            # A key with a passphrase must fail here, not ask for it on a terminal.
+            context.load_cert_chain(self.cert, self.key, password=lambda: "")
+        except (OSError, ssl.SSLError) as error:
+            why = getattr(error, "reason", None) or error.strerror
+            raise SettingsError([f"tls.cert and tls.key are of no use: {why}"]) from None
+        return context

@@ -88,7 +88,7 @@ class TestHub:
         self.world.pools.append(self._node.threads)
         self._given.stand_in(server.inside)
         try:
-            await server.start()
+            await server.start(port=None)
         except BaseException:
             self._leave()
             raise

@@ -19,11 +19,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from eyewall.version import VERSION
 
@@ -348,3 +350,110 @@ def test_reload_serves_what_was_saved_even_after_a_mistake(tmp_path, start):
     process.terminate()
     assert process.wait(PATIENCE) == 0
     assert not listens(port)
+
+
+# --- what is set reaches the application
+
+JWT = 'max_connections = 7\n[auth]\nkind = "jwt"\nkey = "%s"\nalgorithms = ["HS256"]\n' % ("k" * 32)
+
+FROM_SETTINGS = (
+    SHOP.replace("Server()", "Server.from_settings()")
+    + """
+from eyewall import Settings
+
+@server.on("settings")
+async def settings(ctx, msg):
+    found = Settings.load()
+    return {"host": found.server.host, "port": found.server.port, "max": found.max_connections}
+"""
+)
+
+
+async def refusal(port: int, path: str = "/ws") -> int:
+    """The status that refuses a client without a token."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"ws://127.0.0.1:{port}{path}"):
+            """It must not come to this."""
+    return refused.value.response.status_code
+
+
+@pytest.mark.parametrize("how", ["--config", "--config --reload", "eyewall.toml"])
+async def test_an_application_finds_the_settings_that_serve_was_given(tmp_path, start, how):
+    """All of them, in the file that is named; flags count more."""
+    (tmp_path / "shop.py").write_text(FROM_SETTINGS)
+    named = how if how.endswith(".toml") else "conf/live.toml"
+    (tmp_path / named).parent.mkdir(exist_ok=True)
+    (tmp_path / named).write_text(JWT + "[server]\nport = 1\n")
+    port = free_port()
+    flags = ["--config", named, *how.split()[1:]] if how.startswith("--") else []
+    start("shop:server", "--port", str(port), *flags, port=port)
+
+    assert await refusal(port) == 401
+    token = jwt.encode({"sub": "ada", "exp": int(time.time()) + 600}, "k" * 32, "HS256")
+    answer = await ask(port, "settings", path=f"/ws?token={token}")
+    assert (answer["host"], answer["port"], answer["max"]) == ("127.0.0.1", port, 7)
+
+
+async def test_where_to_listen_may_come_from_the_file(tmp_path, start):
+    """Host, port and TLS, to a plain server and to one from settings alike."""
+    cert, key = certificate(tmp_path, "here")
+    tls = ssl.create_default_context(cafile=cert)
+    tls.check_hostname = False
+    for name, text in (("plain", SHOP), ("settings", FROM_SETTINGS)):
+        port = free_port()
+        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / "live.toml").write_text(
+            f'[server]\nport = {port}\n[tls]\ncert = "{cert}"\nkey = "{key}"\n'
+        )
+        start(f"{name}:server", "--config", "live.toml", port=port)
+
+        assert (await ask(port, "price", tls=tls))["price"] == 1
+
+
+@pytest.mark.parametrize(
+    ("built", "from_what"),
+    [
+        ("Server()", "Server()"),
+        ("Server.from_settings(Settings())", "other settings"),
+        ("Server.from_settings(Settings.load('other.toml'))", "other settings"),
+    ],
+)
+def test_a_server_that_ignores_what_is_set_does_not_start(tmp_path, built, from_what):
+    """It would serve whoever comes, say, where the file asks for tokens."""
+    text = SHOP.replace("Server()", built).replace("import Server", "import Server, Settings")
+    (tmp_path / "shop.py").write_text(text)
+    (tmp_path / "other.toml").write_text("workers = 3\n[logging]\nkind = 'json'\n")
+    (tmp_path / "live.toml").write_text(
+        JWT + "[server]\nport = 0\n[logging]\nlevel = 'debug'\n[limits]\nburst = 3\n"
+    )
+    done = run("serve", "shop:server", "--config", "live.toml", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"shop:server was built from {from_what} and ignores" in done.stderr
+    for key in ("max_connections", "auth.kind", "auth.key", "logging.level", "limits.burst"):
+        assert f"{key} (live.toml)" in done.stderr
+    assert "Server.from_settings()" in done.stderr
+    for not_told in ("server.port", "k" * 32, "Traceback"):
+        assert not_told not in done.stderr
+
+
+def test_variables_that_a_plain_server_ignores_are_named_too(tmp_path):
+    (tmp_path / "shop.py").write_text(SHOP)
+    variables = {"EYEWALL_AUTH__KIND": "jwt", "EYEWALL_AUTH__ALGORITHMS": "HS256"}
+
+    done = run("serve", "shop:server", cwd=tmp_path, EYEWALL_AUTH__KEY="hunter2" * 5, **variables)
+
+    assert done.returncode == 2
+    assert "auth.kind (EYEWALL_AUTH__KIND)" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_check_config_says_when_a_certificate_is_of_no_use(tmp_path):
+    cert, _ = certificate(tmp_path, "one")
+    _, key = certificate(tmp_path, "other")
+
+    done = run("check-config", cwd=tmp_path, EYEWALL_TLS__CERT=cert, EYEWALL_TLS__KEY=key)
+
+    assert done.returncode == 2
+    assert "tls.cert and tls.key are of no use" in done.stderr
