@@ -17,6 +17,9 @@ from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, RoomId, UserId
 
+AGAIN = 5.0
+"""Seconds until the state is asked again that was away when an absence was over."""
+
 
 class Announcements:
     """Tells of joins and leaves, and holds back the leaves that may be made good."""
@@ -46,7 +49,7 @@ class Announcements:
     async def leave(self, room_id: RoomId, conn_id: ConnId, left: Left) -> None:
         """Tell the members that are left, at once or when nobody has come back."""
         if left.quietly:
-            self._miss(room_id, conn_id, left.user_id)
+            self._miss(room_id, conn_id, left.user_id, self._grace)
         elif left.announce:
             await self._tell(room_id, "leave", conn_id, left.user_id, left.connections)
 
@@ -58,14 +61,23 @@ class Announcements:
             if not await self._look(room_id, conn_id, user_id):
                 break  # away: each of the others would have to wait as long
         await self._tasks.close()
+        self._deadlines.close()
+        self._missing.clear()
 
-    def _miss(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
+    def _miss(
+        self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None, seconds: float
+    ) -> None:
         def over() -> None:
             del self._missing[room_id, conn_id]
-            self._tasks.spawn(self._look(room_id, conn_id, user_id))
+            self._tasks.spawn(self._look_again(room_id, conn_id, user_id))
 
-        deadline = self._deadlines.at(self._clock.now() + self._grace, over)
+        deadline = self._deadlines.at(self._clock.now() + seconds, over)
         self._missing[room_id, conn_id] = (user_id, deadline)
+
+    async def _look_again(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
+        """The others hear of it in the end, also if the state is away just now."""
+        if not await self._look(room_id, conn_id, user_id):
+            self._miss(room_id, conn_id, user_id, AGAIN)
 
     async def _look(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> bool:
         """Tell of one who is missing; False if the state can't be asked."""

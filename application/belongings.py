@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-1. The end of a connection, its becoming another user's and the putting back after a
-   lapse take turns: each of them has several steps that wait.
+1. The end of a connection, its becoming another user's and the mending of what is in
+   doubt take turns: each of them has several steps that wait.
 2. What is in the state under a name is taken back under that name.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.deliveries import Deliveries
+from eyewall.application.doubts import Doubt
 from eyewall.application.expiry import Expiry
 from eyewall.application.logs import told
 from eyewall.application.operate import Operations
@@ -24,7 +25,7 @@ from eyewall.application.seats import Seats
 from eyewall.application.tasks import Tasks
 from eyewall.application.turns import Turns
 from eyewall.domain.errors import ConnectionClosed, Unavailable
-from eyewall.domain.identity import ConnMeta, UserId
+from eyewall.domain.identity import ConnId, ConnMeta, UserId
 
 
 class Belongings:
@@ -62,8 +63,12 @@ class Belongings:
         """A connection has ended: take back what it had, before the hooks hear of it."""
         async with self._turns.take(conn.id):
             await self._rooms.after_end(conn)
-            if conn.user_id is not None:
-                await self._presences.vanish(conn.id, conn.user_id)
+            try:
+                if conn.user_id is not None:
+                    await self._presences.vanish(conn.id, conn.user_id)
+            except Unavailable as error:
+                # It is in doubt now, and taken back as soon as the state is there.
+                self._logger.warning("presence_not_released", conn_id=conn.id, error=told(error))
 
     def change_meta(self, conn_id: str, changes: dict[str, Any]) -> ConnMeta:
         """Change what is known of a connection, here and for the cluster.
@@ -101,12 +106,17 @@ class Belongings:
             self._replays.begin(conn.user_id)  # who logs in later has come as well
         await self._operations.keep_newest(conn.user_id)
 
-    async def restore(self) -> None:
-        """Put back what the state may have lost with this node's lease."""
-        for conn in self._connections:
-            async with self._turns.take(conn.id):
+    async def mend(self, conn_id: ConnId, doubt: Doubt) -> None:
+        """Compare what is in doubt of a connection, here or gone, with the state, and put
+        right what differs. Raises ``Unavailable``, and changes nothing more then."""
+        async with self._turns.take(conn_id):
+            conn = self._connections.get(conn_id)
+            for user_id in doubt.users:
+                if conn is None or conn.user_id != user_id:
+                    await self._presences.vanish(conn_id, user_id)
+            if conn is not None:
                 await self._presences.appear(conn)
-                await self._rooms.restore(conn)
+            await self._rooms.mend(conn_id, conn, doubt)
 
     async def settled(self) -> None:
         """Return when the state knows who the connections are: ``set_meta`` can't wait

@@ -13,6 +13,7 @@ from eyewall.application.commands import Commands
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.doors import Door
+from eyewall.application.doubts import Doubts
 from eyewall.application.drain import Farewell
 from eyewall.application.expiry import Expiry
 from eyewall.application.failures import Failures
@@ -33,6 +34,7 @@ from eyewall.application.packets import PACKET_SLACK
 from eyewall.application.presences import Presences
 from eyewall.application.publish import Publisher
 from eyewall.application.receive import Receiver
+from eyewall.application.repairs import Repairs
 from eyewall.application.replays import Replays
 from eyewall.application.replies import Replies
 from eyewall.application.resume import Resumer
@@ -133,6 +135,7 @@ class Parts:
 
     def _build_rooms(self) -> None:
         config, ports = self.config, self._ports
+        self.doubts = Doubts()
         self.presences = Presences(
             node=config.node_id,
             state=ports.state,
@@ -141,6 +144,7 @@ class Parts:
             clock=ports.clock,
             logger=self.logger,
             grace=config.presence_grace,
+            doubts=self.doubts,
         )
         self.sessions = Sessions(
             node=config.node_id,
@@ -158,6 +162,7 @@ class Parts:
             implicit=config.implicit_rooms,
             invite_grace=config.session_ttl,
             presence_grace=config.presence_grace,
+            doubts=self.doubts,
         )
         self.rooms = Rooms(
             seats=self.seats,
@@ -272,7 +277,18 @@ class Parts:
         )
         self.connections.on_end(self._ended)
         self.connections.after_end(self.belongings.leave)
-        self.cluster.on_lapse(self.belongings.restore)
+        self.repairs = Repairs(
+            node=config.node_id,
+            doubts=self.doubts,
+            mend=self.belongings.mend,
+            state=ports.state,
+            connections=self.connections,
+            seats=self.seats,
+            clock=ports.clock,
+            logger=self.logger,
+            luck=random.random,
+        )
+        self.cluster.on_lapse(self.repairs.restore)
         Commands(
             connections=self.connections,
             rooms=self.rooms,

@@ -27,6 +27,7 @@ from eyewall.application.ports import Logger
 from eyewall.application.stores import (
     CountsListeners,
     HistoryStore,
+    KnowsOwned,
     OfflineStore,
     PubSub,
     StateStore,
@@ -199,7 +200,8 @@ class _State(_Store):
     """The state, within whose calls rules of the application run."""
 
     def __init__(self, guard: Guard, inner: Any) -> None:
-        super().__init__(guard, inner, StateStore)
+        optional = (KnowsOwned,) if isinstance(inner, KnowsOwned) else ()
+        super().__init__(guard, inner, StateStore, *optional)
         self._decide = cast("Callable[..., Awaitable[Any]]", vars(self)["decide"])
         self.decide = self._watched
 

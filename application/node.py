@@ -52,6 +52,7 @@ class Node(Parts):
             self._open.append(adapter)
         self.connections.draining = False
         await self.cluster.start()
+        self.repairs.start()
         self.offline.start()
         self.receiver.start()
 
@@ -78,6 +79,7 @@ class Node(Parts):
         await self.connections.close()
         await self.failures.close()
         await self.operations.close()
+        await self.repairs.close()
         await self.belongings.close()
         await self.rooms.close()
         await self.publisher.close()

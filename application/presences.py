@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from eyewall.application.connections import Connection, Connections
+from eyewall.application.doubts import Doubts
 from eyewall.application.fanout import FanOut
 from eyewall.application.logs import told
 from eyewall.application.ports import Clock, Logger, Timer
@@ -36,7 +37,9 @@ class Presences:
         clock: Clock,
         logger: Logger,
         grace: float = 0.0,
+        doubts: Doubts | None = None,
     ) -> None:
+        self._doubts = Doubts() if doubts is None else doubts
         self._node = node
         self._state = state
         self._connections = connections
@@ -53,14 +56,22 @@ class Presences:
         user_id = conn.user_id
         if user_id is None or not conn.is_open:
             return
-        await self._state.appear(self._node, conn.id, user_id, self._clock.wall())
+        try:
+            await self._state.appear(self._node, conn.id, user_id, self._clock.wall())
+        except BaseException:
+            self._doubts.presence(conn.id, user_id)
+            raise
         if not conn.is_open or conn.user_id != user_id:
             # Whoever ended it may have taken it back before it was there.
             await self.vanish(conn.id, user_id)
 
     async def vanish(self, conn_id: ConnId, user_id: UserId) -> None:
         """It is gone, or no longer that user's."""
-        await self._state.vanish(conn_id, user_id, self._clock.wall(), self._grace)
+        try:
+            await self._state.vanish(conn_id, user_id, self._clock.wall(), self._grace)
+        except BaseException:
+            self._doubts.presence(conn_id, user_id)
+            raise
 
     async def of(self, user_ids: Sequence[UserId]) -> dict[UserId, PresenceState]:
         """The presence of every user asked for, the unknown too."""

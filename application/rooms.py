@@ -21,6 +21,7 @@ from eyewall.application.announcements import Announcements
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
 from eyewall.application.doors import CHANGING, TRIES, Door
+from eyewall.application.doubts import Doubt
 from eyewall.application.effects import Effects
 from eyewall.application.fanout import Audiences
 from eyewall.application.hooks import Event, Hooks
@@ -291,19 +292,24 @@ class Rooms:
         """Give back the seats of a connection that has ended; the hooks have run then."""
         why = LeaveReason.DISCONNECTED
         async with self._turns.take(conn.id):
+            away = False
             for room_id in list(conn.roles):
-                left = await self._give_back(room_id, conn, why)
-                self._left(room_id, conn, why, left)
+                # Away: each of the others would have to wait as long.
+                left = None if away else await self._give_back(room_id, conn, why)
+                if left is None:
+                    away = True
+                    self._seats.doubt(room_id, conn)
+                self._left(room_id, conn, why, left or Left())
             self._seats.forget(conn)
         await self._notices.settled(conn)
 
-    async def _give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left:
+    async def _give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left | None:
         try:
             return await self._seats.give_back(room_id, conn, why)
         except Unavailable as error:
-            # The store takes the seat back by itself when the lease lapses.
+            # It is in doubt now, and taken back as soon as the state is there.
             self._logger.warning("seat_not_released", room=room_id, error=told(error))
-            return Left()
+            return None
 
     def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
         # Who has ended keeps the list of its rooms, for the hooks of the disconnect.
@@ -385,6 +391,10 @@ class Rooms:
             except Refused as error:
                 self._put_out(room_id, conn, LeaveReason.KICKED, error.code, left)
                 return
+            except BaseException:
+                # Not decided: what it may have had by another's rights is still to be moved.
+                self._seats.stays(room_id, conn, left.user_id)
+                raise
             if conn.meta.is_same_owner(owner):
                 self._moved(room_id, conn, taken, left)
                 return
@@ -414,21 +424,46 @@ class Rooms:
 
         self._notices.note(conn, notice)
 
-    async def restore(self, conn: Connection) -> None:
-        """Put back the seats that the state may have lost with this node's lease.
+    async def mend(self, conn_id: ConnId, conn: Connection | None, doubt: Doubt) -> None:
+        """Compare seats that are in doubt with the state, and put right what differs.
 
-        A seat that somebody else has taken meanwhile stays theirs.
+        ``conn`` is None for a connection that is gone. Raises ``Unavailable``.
         """
-        async with self._turns.take(conn.id):
-            await self._move_all(conn)
-            for room_id, role in list(conn.roles.items()):
-                if not conn.is_open:
-                    break
-                try:
-                    await self._seats.take(room_id, conn, JoinOptions(role=role, force=True))
-                except Refused as error:
-                    self._put_out(room_id, conn, LeaveReason.KICKED, error.code)
-        await self._notices.tell(conn)
+        async with self._turns.take(conn_id):
+            if conn is not None:
+                await self._move_all(conn)
+            for (room_id, name), member in doubt.seats.items():
+                if conn is None or (room_id, name) not in self._seats.of(conn):
+                    await self._take_away(room_id, conn_id, name, member=member)
+            if conn is not None:
+                rooms = conn.roles if doubt.whole else (room_id for room_id, _ in doubt.seats)
+                for room_id in list(rooms):
+                    await self._put_back(room_id, conn)
+        if conn is not None:
+            await self._notices.tell(conn)
+
+    async def _take_away(
+        self, room_id: RoomId, conn_id: ConnId, name: UserId | None, *, member: bool
+    ) -> None:
+        """Take a seat that nobody sits on out of the state."""
+        why = LeaveReason.DISCONNECTED
+        left = await self._seats.take_away(room_id, conn_id, name, why, member=member)
+        if member:
+            await self._announcements.leave(room_id, conn_id, left)
+
+    async def _put_back(self, room_id: RoomId, conn: Connection) -> None:
+        """Put back a seat that the state may have lost. One that somebody else has taken
+        meanwhile stays theirs."""
+        role = conn.roles.get(room_id)
+        if role is None or not conn.is_open:
+            return
+        try:
+            taken = await self._seats.take(room_id, conn, JoinOptions(role=role, force=True))
+        except Refused as error:
+            self._put_out(room_id, conn, LeaveReason.KICKED, error.code)
+            return
+        if conn.is_open and room_id in conn.roles:
+            conn.enter(room_id, taken.role)
 
     async def close(self) -> None:
         """End what is under way."""

@@ -7,20 +7,25 @@ Rules of this file:
 2. A seat stands under the name that its connection had when it took it. Where the
    connection has another name by now, that is noted until the seat has moved.
 3. Who calls holds the connection's turn.
+4. A decision that failed may have been made: the seat is in doubt until it is compared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from eyewall.application.connections import Connection
+from eyewall.application.doubts import Doubts
 from eyewall.application.ports import Clock
-from eyewall.application.stores import MemberKey, StateStore
-from eyewall.domain.errors import RoomNotFound, Unavailable
+from eyewall.application.stores import MemberKey, Rule, StateStore
+from eyewall.domain.errors import Refused, RoomNotFound, Unavailable
 from eyewall.domain.history import Retention
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, RoomRole, Standing
+
+_T = TypeVar("_T")
 
 
 def user_key(user_id: str) -> MemberKey:
@@ -30,6 +35,11 @@ def user_key(user_id: str) -> MemberKey:
 def _key(conn_id: ConnId, user_id: UserId | None) -> MemberKey:
     """Whose standing it is: the user's, or an anonymous connection's own."""
     return f"c:{conn_id}" if user_id is None else user_key(user_id)
+
+
+def owner_of(key: MemberKey) -> UserId | None:
+    """Whose standing a key names: the way back."""
+    return UserId(key.removeprefix("u:")) if key.startswith("u:") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,9 @@ class Seats:
         implicit: bool,
         invite_grace: float,
         presence_grace: float = 0.0,
+        doubts: Doubts | None = None,
     ) -> None:
+        self._doubts = Doubts() if doubts is None else doubts
         self._node = node
         self._state = state
         self._clock = clock
@@ -101,28 +113,41 @@ class Seats:
             keeps = Retention.of(room.options)
             return room, Taken(seat.role, room.seats, len(standing.seats), announce, keeps)
 
-        taken = await self._state.decide(room_id, _key(conn.id, name), rule)
+        taken = await self._decide(room_id, conn.id, name, rule, member=room_id in conn.roles)
         if conn.user_id != name:
             self._names.setdefault(conn.id, {})[room_id] = name
         return taken
 
     async def give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left:
         """Take the connection's seat away; one that is not there changes nothing."""
-        now, name = self._clock.wall(), self.name_in(room_id, conn)
+        name, member = self.name_in(room_id, conn), room_id in conn.roles
+        left = await self.take_away(room_id, conn.id, name, why, member=member)
+        self.forget_room(room_id, conn)
+        return left
+
+    async def take_away(
+        self,
+        room_id: RoomId,
+        conn_id: ConnId,
+        name: UserId | None,
+        why: LeaveReason,
+        *,
+        member: bool,
+    ) -> Left:
+        """The same for a connection that may be gone, by the name that its seat is under."""
+        now = self._clock.wall()
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
             if room is None:
-                return None, Left()
-            gone = room.release(standing, [conn.id], why, now=now, grace=self._grace)
+                return None, Left(name)
+            gone = room.release(standing, [conn_id], why, now=now, grace=self._grace)
             announce = bool(gone) and room.options.announce
             quietly = announce and why is LeaveReason.DISCONNECTED and bool(self._unnoticed)
             if quietly:
-                standing.leave_for(conn.id, now + self._unnoticed)
+                standing.leave_for(conn_id, now + self._unnoticed)
             return room, Left(name, len(standing.seats), announce, quietly)
 
-        left = await self._state.decide(room_id, _key(conn.id, name), rule)
-        self.forget_room(room_id, conn)
-        return left
+        return await self._decide(room_id, conn_id, name, rule, member=member)
 
     async def undo(self, room_id: RoomId, conn: Connection) -> None:
         """Take a seat back that was taken for an owner whom the connection no longer has."""
@@ -132,8 +157,30 @@ class Seats:
                 room.withdraw(standing, conn.id)
             return room, None
 
-        await self._state.decide(room_id, _key(conn.id, self.name_in(room_id, conn)), rule)
+        name = self.name_in(room_id, conn)
+        await self._decide(room_id, conn.id, name, rule, member=False)
         self.forget_room(room_id, conn)
+
+    async def _decide(
+        self,
+        room_id: RoomId,
+        conn_id: ConnId,
+        name: UserId | None,
+        rule: Rule[_T],
+        *,
+        member: bool,
+    ) -> _T:
+        try:
+            return await self._state.decide(room_id, _key(conn_id, name), rule)
+        except Refused:
+            raise
+        except BaseException:
+            self._doubts.seat(conn_id, room_id, name, member=member)
+            raise
+
+    def doubt(self, room_id: RoomId, conn: Connection) -> None:
+        """Have the seat of a member compared with the state."""
+        self._doubts.seat(conn.id, room_id, self.name_in(room_id, conn), member=True)
 
     async def stays_away(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> Left:
         """The time of a connection that was cut off is over: what the others are told,
@@ -168,6 +215,15 @@ class Seats:
             return None
 
     # --- names
+
+    def of(self, conn: Connection) -> set[tuple[RoomId, UserId | None]]:
+        """The seats that the connection should have, each with the name it stands under."""
+        return {(room_id, self.name_in(room_id, conn)) for room_id in conn.roles}
+
+    def stays(self, room_id: RoomId, conn: Connection, name: UserId | None) -> None:
+        """The seat could not be moved: it is to be taken for one of that name still."""
+        if name != conn.user_id:
+            self._names.setdefault(conn.id, {})[room_id] = name
 
     def renamed(self, conn: Connection, before: UserId | None) -> None:
         """The connection is another user's now; its seats still are ``before``'s."""

@@ -17,7 +17,8 @@ what else is raised into ``Unavailable``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -95,7 +96,8 @@ class StateStore(Protocol):
       that raises leaves nothing behind;
     * a room without seats that is not ``lasting`` is gone, and so is a ``blank`` standing;
     * what a node owns (seats, presence) is gone when its lease, which counts from its
-      last ``renew``, has lapsed or was released.
+      last ``renew``, has lapsed or was released: every seat that bears its name, and every
+      user as whom a connection of its has appeared and not vanished.
 
     Any method raises ``Unavailable`` when the engine is away.
     """
@@ -152,6 +154,30 @@ class StateStore(Protocol):
 
     async def release(self, node: NodeId, now: datetime) -> None:
         """The node ends in order: take back everything that it owns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What a state has of one connection: the users as whom it is there, and its seats,
+    each a room and whose standing it is in."""
+
+    conn_id: ConnId
+    users: Collection[UserId] = ()
+    seats: Collection[tuple[RoomId, MemberKey]] = ()
+
+
+@runtime_checkable
+class KnowsOwned(Protocol):
+    """A state store that can say what a node owns. Optional.
+
+    The hub compares it with what it believes, now and then. Without this it can only
+    put back what may be missing, and does not find what is left of connections that have
+    gone.
+    """
+
+    async def owned(self, node: NodeId, after: str, limit: int) -> list[Owned]:
+        """Return what the node owns, by connection: the first ``limit`` whose ids sort
+        after ``after`` (empty: from the first on), in the order of their ids."""
 
 
 class HistoryStore(Protocol):

@@ -6,13 +6,14 @@ One lock makes every method one atomic step, also for servers on several event l
 from __future__ import annotations
 
 import copy
+import heapq
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from eyewall.application.stores import MemberKey, Rule
+from eyewall.application.stores import MemberKey, Owned, Rule
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.presence import PresenceState, Typing
 from eyewall.domain.room import Room, Standing
@@ -34,9 +35,9 @@ class MemoryState:
         self._lock = threading.RLock()
         self._rooms: dict[RoomId, Room] = {}
         self._standings: dict[RoomId, dict[MemberKey, Standing]] = {}
-        self._seats: dict[NodeId, dict[tuple[RoomId, ConnId], MemberKey]] = {}
         self._users: dict[UserId, dict[ConnId, NodeId]] = {}
-        self._nodes: dict[NodeId, dict[ConnId, UserId]] = {}
+        self._seats: _Index[tuple[RoomId, MemberKey]] = _Index()
+        self._appeared: _Index[UserId] = _Index()
         self._leases: dict[NodeId, float] = {}
         self._last_seen: dict[UserId, datetime] = {}
         self._lingering: dict[UserId, float] = {}
@@ -78,16 +79,10 @@ class MemoryState:
         """Keep the index of who owns which seats in step with a standing."""
         for conn_id, seat in before.seats.items():
             if conn_id not in after.seats:
-                self._unindex(seat.node, room_id, conn_id)
+                self._seats.discard(seat.node, conn_id, (room_id, member))
         for conn_id, seat in after.seats.items():
             if conn_id not in before.seats:
-                self._seats.setdefault(seat.node, {})[room_id, conn_id] = member
-
-    def _unindex(self, node: NodeId, room_id: RoomId, conn_id: ConnId) -> None:
-        seats = self._seats.get(node, {})
-        seats.pop((room_id, conn_id), None)
-        if not seats:
-            self._seats.pop(node, None)
+                self._seats.add(seat.node, conn_id, (room_id, member))
 
     def _keep(self, room_id: RoomId, room: Room | None) -> None:
         if room is None or not (room.seats or room.lasting):
@@ -99,9 +94,9 @@ class MemoryState:
         """Forget a room; returns its standings."""
         self._rooms.pop(room_id, None)
         standings = self._standings.pop(room_id, {})
-        for standing in standings.values():
+        for member, standing in standings.items():
             for conn_id, seat in standing.seats.items():
-                self._unindex(seat.node, room_id, conn_id)
+                self._seats.discard(seat.node, conn_id, (room_id, member))
         return standings
 
     def _drop_standing(self, room_id: RoomId, member: MemberKey) -> None:
@@ -138,7 +133,7 @@ class MemoryState:
         with self._lock:
             self._lingering.pop(user_id, None)
             self._users.setdefault(user_id, {})[conn_id] = node
-            self._nodes.setdefault(node, {})[conn_id] = user_id
+            self._appeared.add(node, conn_id, user_id)
             self._saw(user_id, now)
 
     async def vanish(
@@ -163,10 +158,7 @@ class MemoryState:
         connections = self._users.get(user_id, {})
         node = connections.pop(conn_id, None)
         if node is not None:
-            of_node = self._nodes.get(node, {})
-            of_node.pop(conn_id, None)
-            if not of_node:
-                self._nodes.pop(node, None)
+            self._appeared.discard(node, conn_id, user_id)
             if now is not None:
                 self._saw(user_id, now)
         if not connections:
@@ -253,18 +245,51 @@ class MemoryState:
             self._forget(node, None)
 
     def _forget(self, node: NodeId, now: datetime | None) -> None:
-        for (room_id, conn_id), member in list(self._seats.get(node, {}).items()):
+        for conn_id, (room_id, member) in self._seats.pop(node):
             room = self._rooms[room_id]
             standing = self._standings[room_id][member]
             # The engine's own clean-up: an invite stays good for who was cut off.
-            seat = standing.seats.pop(conn_id)
+            del standing.seats[conn_id]
             room.seats -= 1
-            self._unindex(seat.node, room_id, conn_id)
             if standing.blank:
                 self._drop_standing(room_id, member)
             self._keep(room_id, room)
-        for conn_id, user_id in list(self._nodes.get(node, {}).items()):
+        for conn_id, user_id in self._appeared.pop(node):
             self._vanish(conn_id, user_id, now)
+
+    async def owned(self, node: NodeId, after: str, limit: int) -> list[Owned]:
+        with self._lock:
+            self._reap()
+            seats, users = self._seats.of(node), self._appeared.of(node)
+            ids = heapq.nsmallest(limit, (c for c in seats.keys() | users.keys() if c > after))
+            return [Owned(c, tuple(users.get(c, ())), tuple(seats.get(c, ()))) for c in ids]
+
+
+class _Index(Generic[T]):
+    """What belongs to which connections of which nodes."""
+
+    def __init__(self) -> None:
+        self._of: dict[NodeId, dict[ConnId, dict[T, None]]] = {}
+
+    def of(self, node: NodeId) -> Mapping[ConnId, Collection[T]]:
+        return self._of.get(node, {})
+
+    def add(self, node: NodeId, conn_id: ConnId, what: T) -> None:
+        self._of.setdefault(node, {}).setdefault(conn_id, {})[what] = None
+
+    def discard(self, node: NodeId, conn_id: ConnId, what: T) -> None:
+        of_node = self._of.get(node, {})
+        of_conn = of_node.get(conn_id, {})
+        of_conn.pop(what, None)
+        if not of_conn:
+            of_node.pop(conn_id, None)
+        if not of_node:
+            self._of.pop(node, None)
+
+    def pop(self, node: NodeId) -> list[tuple[ConnId, T]]:
+        """Take out all that belongs to a node's connections."""
+        gone = self._of.pop(node, {})
+        return [(conn_id, what) for conn_id, of_conn in gone.items() for what in of_conn]
 
 
 def _seated(standings: dict[MemberKey, Standing]) -> dict[MemberKey, Standing]:

@@ -3,6 +3,7 @@
 import pytest
 
 from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.announcements import AGAIN
 from eyewall.domain.room import JoinOptions, RoomOptions
 from tests.application.engines import Engine
 from tests.application.fakes import settle
@@ -149,7 +150,7 @@ async def test_a_node_that_ends_tells_of_who_is_missing(one, two):
     assert notices(bob) == [("leave", "ada", 0)]
 
 
-async def test_an_absence_that_the_state_cant_be_asked_about_is_logged(make_node, clock):
+async def test_an_absence_that_the_state_cant_be_asked_about_is_told_later(make_node, clock):
     engine = Engine(MemoryState(clock=clock.now))
     node = await make_node(presence_grace=GRACE, state=engine)
     await node.hub.create_room("lab", RoomOptions(announce=True))
@@ -163,6 +164,9 @@ async def test_an_absence_that_the_state_cant_be_asked_about_is_logged(make_node
 
     assert notices(bob) == []
     assert "absence_not_told" in node.logger.of("warning")
+    await node.advance(AGAIN)
+    assert [(n["event"], n["data"]["user_id"]) for n in bob.heard()] == [("leave", "ada")]
+    assert len(node.node.rooms._announcements) == 0
 
 
 async def test_without_a_grace_nothing_is_hidden(make_node):

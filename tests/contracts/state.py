@@ -32,7 +32,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.stores import StateStore
+from eyewall.application.stores import KnowsOwned, StateStore
 from eyewall.domain.errors import Refused, RoomFull
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Standing
 from tests.contracts.bus import Connect, opened
@@ -563,6 +563,59 @@ class StateContract:
         await advance(self.lease + 1)
 
         assert await state.decide("lab", "u:bob", joins("c2")) == 1
+
+    async def test_all_that_a_lapsed_node_owned_is_gone(self, state, advance):
+        """Also what it forgot: a connection under two users, as it has become another."""
+        await state.renew("n3", self.lease)
+        for user in ("ada", "eve"):
+            await state.decide("lab", f"u:{user}", joins("c1", "n3"))
+            await state.appear("n3", "c1", user, NOW)
+
+        await advance(self.lease + 1)
+
+        assert await state.room("lab") is None
+        assert await state.standings("lab") == {}
+        assert await state.connections_of(["ada", "eve"]) == {}
+
+    async def test_what_a_node_owns_can_be_asked_for(self, state, other):
+        """By a store that can say so: page by page, in the order of the connections."""
+        if not isinstance(other, KnowsOwned):
+            return
+        for number in (3, 1, 2):
+            await state.appear("n1", f"c{number}", "ada", NOW)
+        await state.appear("n1", "c1", "eve", NOW)
+        await state.appear("n2", "c9", "bob", NOW)
+        await state.decide("lab", "u:ada", joins("c2"))
+        await state.decide("hall", "u:eve", joins("c2"))
+        await state.decide("lab", "c:c4", joins("c4"))
+        await state.decide("lab", "u:bob", joins("c9", "n2"))
+
+        first = await other.owned("n1", "", 2)
+        rest = await other.owned("n1", "c2", 5)
+
+        assert [(o.conn_id, set(o.users), set(o.seats)) for o in (*first, *rest)] == [
+            ("c1", {"ada", "eve"}, set()),
+            ("c2", {"ada"}, {("lab", "u:ada"), ("hall", "u:eve")}),
+            ("c3", {"ada"}, set()),
+            ("c4", set(), {("lab", "c:c4")}),
+        ]
+        assert await other.owned("n1", "c4", 5) == await other.owned("n8", "", 5) == []
+
+    async def test_what_a_node_owns_no_longer_is_not_named(self, state, advance):
+        if not isinstance(state, KnowsOwned):
+            return
+        await state.renew("n3", self.lease)
+        await state.appear("n3", "c3", "eve", NOW)
+        await state.appear("n1", "c1", "ada", NOW)
+        await state.decide("lab", "u:ada", joins("c1"))
+        await state.decide("hall", "u:ada", joins("c1"))
+        await state.decide("lab", "u:ada", leaves("c1"))
+        await state.remove_room("hall")
+        await state.vanish("c1", "ada", NOW)
+
+        await advance(self.lease + 1)
+
+        assert await state.owned("n1", "", 5) == await state.owned("n3", "", 5) == []
 
     async def test_a_node_that_comes_back_begins_anew(self, state, advance):
         await state.renew("n3", self.lease)
