@@ -69,7 +69,8 @@ async def test_a_violation_of_the_framing_ends_with_1002(data):
         await client.write(data)
 
         assert (await client.read_frame()).close == (1002, "protocol_error")
-        await client.write(frame(CLOSE, b"\x03\xea"))
+        if data[0] != 0x80 | CLOSE:  # else it has closed already
+            await client.write(frame(CLOSE, b"\x03\xea"))
         assert await client.ended() == b""
         assert reasons == [DisconnectReason.PROTOCOL_ERROR]
 
