@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 # What the tests need besides wheels: the Debian package, and a program or a header in it.
-PARTS := chromium:chromium nodejs:node nginx:nginx
+PARTS := chromium:chromium nodejs:node npm:npm nginx:nginx libwebsockets-dev:libwebsockets.h
 BENCH_PARTS := build-essential:cc libssl-dev:openssl/ssl.h zlib1g-dev:zlib.h
 
 # Setuptools warns of its own strict mode, at length.
@@ -31,7 +31,7 @@ serve: $(VENV)/.serve
 	$(BIN)/eyewall serve
 
 # pytest comes last, so that its closing line does.
-test: parts $(VENV)/.test $(VENV)/.bench lint types contracts
+test: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm lint types contracts
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test lint types contracts
@@ -104,6 +104,16 @@ $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
 	@$(INSTALL) --only-binary :all: --group bench || \
 		echo "not all of the bench's peers could be installed: it leaves those out" >&2
 	@touch $@
+
+# Clients for Node that the tests run, of the versions in the lock file. Their install scripts
+# only compile what they can do without.
+LIBRARIES := tests/libraries/package.json tests/libraries/package-lock.json
+$(VENV)/.npm: $(VENV)/.made $(LIBRARIES)
+	@rm -rf $(VENV)/npm && mkdir $(VENV)/npm && cp $(LIBRARIES) $(VENV)/npm
+	@if npm ci --prefix $(VENV)/npm --ignore-scripts --no-audit --no-fund --loglevel error >&2; \
+	then touch $@; \
+	else rm -rf $(VENV)/npm; echo "npm could not install the clients for Node, so what needs" \
+		"them can't run" >&2; [ "$(CI)" != true ]; fi
 
 # --- what does not come as a wheel
 
