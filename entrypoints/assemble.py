@@ -18,7 +18,8 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.web.deflate import CompressionConfig
-from eyewall.adapters.web.origin import OriginRule
+from eyewall.adapters.web.origin import Hosts, OriginRule
+from eyewall.adapters.web.refusals import Refusals
 from eyewall.adapters.web.sockets import Sockets
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.node import Node
@@ -91,6 +92,14 @@ class Front(Protocol):
 
     def start(self) -> None:
         """Begin on the running loop."""
+
+    @property
+    def hosts(self) -> Hosts | None:
+        """The hosts that are served; None: all."""
+
+    @property
+    def refusals(self) -> Refusals | None:
+        """What is told of every handshake that is refused."""
 
     def turn_away(self) -> None:
         """Let nobody in any more; who waits to be let in is told when to come back."""

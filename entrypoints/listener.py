@@ -1,23 +1,39 @@
-"""Where a server listens: the port, and what is served there over HTTP."""
+"""Where a server listens: the port, and what is served there over HTTP.
+
+A host is an address or a name; ``*`` and the empty one are all addresses of the machine, of
+both families, and several may stand with commas between them. Each family has a socket of
+its own: ``::`` is every IPv6 address and no IPv4 one, on every system alike.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
+from tornado.routing import Matcher
 from tornado.web import Application
 
-from eyewall.adapters.web.http_server import http_server
+from eyewall.adapters.web.http_server import LimitedServer, http_server
+from eyewall.adapters.web.origin import Hosts
+from eyewall.adapters.web.refusals import Refusals
+from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.domain.handshake import RefusalReason
 from eyewall.settings import Settings
 
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted: all clients come back at
 once after a restart."""
+
+EVERYWHERE = ("", "*")
+_ALL = ("0.0.0.0", "::")  # noqa: S104  (asked for by name)
+_NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def place(
@@ -43,34 +59,129 @@ class Listener:
     def __init__(self, host: str, port: int, ssl: tls.SSLContext | None) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise ValueError(f"port must be a whole number from 0 to 65535, not {port!r:.80}")
-        self._sockets: list[socket.socket] = bind_sockets(port, host, backlog=BACKLOG)
+        if not isinstance(host, str):
+            raise ValueError(f"host must be a string, not {host!r:.80}")
+        self._sockets = _bind(host, port)
         self._ssl = ssl
-        self._http: HTTPServer | None = None
+        self._http: LimitedServer | None = None
         self.host = host
         self.port = int(self._sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
         """Where clients connect."""
-        host = self.host or "localhost"  # "" is every address of the machine
+        host = self.host.partition(",")[0].strip()
+        host = "localhost" if host in EVERYWHERE else host
         host = f"[{host}]" if ":" in host else host
         return f"{'ws' if self._ssl is None else 'wss'}://{host}:{self.port}/ws"
 
-    def serve(self, rules: Sequence[Any], handshake_timeout: float) -> None:
-        """Let requests in; ``rules`` are Tornado's."""
-        application = Application(list(rules), log_function=_no_access_log)
-        self._http = http_server(application, ssl=self._ssl, handshake_timeout=handshake_timeout)
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, each with its port."""
+        return [
+            f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+            for name in (sock.getsockname() for sock in self._sockets)
+        ]
+
+    @property
+    def families(self) -> list[str]:
+        """What it can be reached by: ``IPv4``, ``IPv6`` or both."""
+        known = {sock.family for sock in self._sockets}
+        return [
+            name
+            for name, family in (("IPv4", socket.AF_INET), ("IPv6", socket.AF_INET6))
+            if family in known
+        ]
+
+    def serve(
+        self,
+        rules: Sequence[Any],
+        handshake_timeout: float,
+        *,
+        hosts: Hosts | None = None,
+        refusals: Refusals | None = None,
+        paused: Callable[[OSError], None] | None = None,
+    ) -> None:
+        """Let requests in; ``rules`` are Tornado's.
+
+        Only for ``hosts``, if these are given; ``refusals`` hears of each handshake that is
+        refused, and ``paused`` of each pause in accepting.
+        """
+        foreign: list[Any] = []
+        if hosts is not None:
+            foreign.append((_ForeignHost(hosts), _NotHere, {"refusals": refusals}))
+        application = Application([*foreign, *rules], log_function=_no_access_log)
+        self._http = http_server(
+            application,
+            ssl=self._ssl,
+            handshake_timeout=handshake_timeout,
+            refusals=refusals,
+            paused=paused,
+        )
         self._http.add_sockets(self._sockets)
 
     async def close(self) -> None:
-        """Listen no longer, and end the requests that are under way."""
+        """Listen no longer, and end the requests that are under way: those that are half
+        read are answered first."""
         if self._http is not None:
             self._http.stop()
         for sock in self._sockets:  # those that were never let in, too
             sock.close()
         if self._http is not None:
+            await self._http.turn_away()
             await self._http.close_all_connections()
             self._http = None
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for name in host.split(","):
+            one = name.strip()
+            for address in _ALL if one in EVERYWHERE else (one,):
+                # Port 0 is a free one: the same for all.
+                number = port or (sockets[0].getsockname()[1] if sockets else 0)
+                try:
+                    sockets += bind_sockets(number, address, backlog=BACKLOG)
+                except OSError as error:
+                    # All that the machine has: it may be without one of the families.
+                    if one not in EVERYWHERE or error.errno not in _NO_SUCH_FAMILY:
+                        raise
+        if not sockets:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    except BaseException:
+        for sock in sockets:
+            with suppress(OSError):
+                sock.close()
+        raise
+    return sockets
+
+
+class _ForeignHost(Matcher):
+    """Matches requests for a host that is not served."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+
+    def match(self, request: Any) -> dict[str, Any] | None:
+        return None if self._hosts.allow(request.headers.get_list("Host")) else {}
+
+
+class _NotHere(DiscreetHandler):
+    """Whatever is asked for, in whatever way, there is nothing of it under this host."""
+
+    def initialize(self, refusals: Refusals | None) -> None:
+        self._refusals = refusals
+
+    def prepare(self) -> None:
+        self.set_status(403)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("this host is not served here\n")
+        if self._refusals is not None:
+            request = self.request
+            self._refusals.tell(
+                RefusalReason.HOST, 403, headers=request.headers, peer=request.remote_ip
+            )
 
 
 def _no_access_log(_: Any) -> None:

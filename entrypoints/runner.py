@@ -1,4 +1,7 @@
-"""Runs a program until it is told to end: SIGTERM and SIGINT drain, a second ends at once."""
+"""Runs a program until it is told to end: SIGTERM and SIGINT drain, a second ends at once.
+
+In a thread that is not the main one there are no signals: Python hands them to that one.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,21 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from eyewall.application.tasks import LAST_WORD
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+ONE = {signal.SIGINT: 0.5, signal.SIGTERM: 0.0005}
+"""Seconds within which the same signal again is the same one. A terminal's Ctrl-C goes to the
+whole group of processes, of which one (a shell, ``npm``, ``timeout``) may pass it on as well;
+nobody means two keystrokes so soon after another. SIGTERM is sent by programs, which mean two,
+but for those that send one to a process and to its group in the same breath."""
 
 
 async def run_until_signal(
@@ -24,26 +36,38 @@ async def run_until_signal(
 
     A signal that comes during ``start`` cancels it.
     """
-    loop = asyncio.get_running_loop()
     asked = asyncio.Event()
+    with _signals(asked):
+        if await _done_before(asked, start()):
+            await _done_before(asked, ended())
+        await stop()
+        await _end_what_is_left()
 
-    caught: list[int] = []
+
+@contextmanager
+def _signals(asked: asyncio.Event) -> Iterator[None]:
+    """Set ``asked`` at the first signal, and end the process at a second."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    first: tuple[int, float] | None = None
 
     def on_signal(number: int, _frame: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = number, now
+            loop.call_soon_threadsafe(asked.set)
+        elif number != first[0] or now - first[1] >= ONE[signal.Signals(number)]:
             # Whoever asks twice does not want to wait. 128 + n is the shell's custom.
             os._exit(128 + number)
-        loop.call_soon_threadsafe(asked.set)
 
     # Not the loop's own signal handlers: they are not called while something blocks it,
     # and that is when a second signal is needed.
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
-        if await _done_before(asked, start()):
-            await _done_before(asked, ended())
-        await stop()
-        await _end_what_is_left()
+        yield
     finally:
         for number, handler in before.items():
             # None: what was there is not Python's, and can't be put back from here.
@@ -72,6 +96,7 @@ async def _end_what_is_left() -> None:
     for task in left:
         task.cancel()
     if left and (await asyncio.wait(left, timeout=LAST_WORD))[1]:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # none, or a broken one
+                stream.flush()
         os._exit(0)

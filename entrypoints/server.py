@@ -32,6 +32,7 @@ from eyewall.application.tasks import LAST_WORD, is_cancelled
 from eyewall.assemble import Front, Options, assemble, own_node_id
 from eyewall.background import Background, call
 from eyewall.browser import client_routes
+from eyewall.descriptors import Shortage, raise_limit, warn
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
@@ -215,6 +216,7 @@ class Server(Registry):
         self._stopping = None
         self._background.open()
         self._ended = asyncio.Event()
+        warn(self._logger, self.options.max_connections)
         # A task of its own, so that a shutdown can end it wherever it is.
         self._starting = asyncio.ensure_future(self._start(pages))
         try:
@@ -253,6 +255,8 @@ class Server(Registry):
         self._node = self._node.successor(own_node_id(self.options))
         self._node.connections.draining = True
         self._sockets.intake = self._node.intake
+        if self._sockets.refusals is not None:
+            self._sockets.refusals.count = self._node.stats.refused
         self.become(Inside(self._node, self._background, self._end))
 
     async def _start(self, pages: Sequence[Any]) -> None:
@@ -266,8 +270,20 @@ class Server(Registry):
             render = getattr(self._metrics, "render", None)
             ops = ops_routes(self._not_ready, render)
             rules = [*self._sockets.routes("/ws"), *client_routes(), *ops, *pages]
-            self._listener.serve(rules, self._handshake_timeout)
-            self._logger.info("listening", url=self.url, node_id=self.hub.node_id)
+            self._listener.serve(
+                rules,
+                self._handshake_timeout,
+                hosts=self._sockets.hosts,
+                refusals=self._sockets.refusals,
+                paused=Shortage(self._node.stats, self._logger, self._clock).paused,
+            )
+            self._logger.info(
+                "listening",
+                url=self.url,
+                addresses=self._listener.addresses,
+                families=self._listener.families,
+                node_id=self.hub.node_id,
+            )
         self._background.start()
 
     def _not_ready(self) -> list[str]:
@@ -368,8 +384,11 @@ class Server(Registry):
 
         What is left out is as the settings say that the server was built from; without any
         it is 127.0.0.1, 8080 and no TLS.
-        Returns too when it was shut down in another way.
+        Returns too when it was shut down in another way. In a thread that is not the main
+        one it takes no signals: there, that is how it ends. As the process is taken for its
+        own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``).
         """
+        raise_limit()
         try:
             where = place(self.settings or PLAIN, host, port, ssl)
             asyncio.run(

@@ -216,15 +216,10 @@ class SocketHandler(DiscreetHandler):
             # HTTP/2 splits them into fields of their own, and a proxy may pass them on like
             # that; together they are one list (RFC 9113, 8.2.3).
             cookies=parse_cookie("; ".join(headers.all("Cookie"))),
-            ip=self._address,
+            ip=self._door.proxies.client(request.remote_ip, headers.all("X-Forwarded-For")),
             subprotocols=tuple(name for name in offered if name),
             params={name: value for name, value in params.items() if value is not None},
         )
-
-    @property
-    def _address(self) -> str | None:
-        forwarded = self.request.headers.get_list("X-Forwarded-For")
-        return self._door.proxies.client(self.request.remote_ip, forwarded)
 
     async def _check_origin(self, handshake: Handshake) -> None:
         origins = handshake.headers.all("Origin")
@@ -312,8 +307,8 @@ class SocketHandler(DiscreetHandler):
         self._tell(RefusalReason.TIMEOUT, None)
 
     def _tell(self, reason: RefusalReason, status: int | None) -> None:
-        headers = self.request.headers
-        self._door.refusals.tell(reason, status, headers=headers, address=self._address)
+        request = self.request
+        self._door.refusals.tell(reason, status, headers=request.headers, peer=request.remote_ip)
 
     def log_exception(self, *_: Any) -> None:
         """Nothing yet: the answer goes first."""

@@ -6,10 +6,14 @@ and takes in as many requests at the same time as come.
 Rules of this file:
 
 1. A request has ``handshake_timeout`` seconds to be read, body included, from the moment
-   that the connection is there (or, on one that is kept alive, that the answer before is
-   done). What answers it can ask for the same deadline: ``deadline_of``.
-2. All deadlines are equally long, so the requests stand in their order, and one timer
-   watches the first.
+   that the connection is there or, on one that is kept alive, that its first bytes are
+   (give or take as long again). What answers it can ask for the same deadline:
+   ``deadline_of``.
+2. A connection that is kept alive may be silent for ``KEEP_ALIVE`` seconds in between.
+3. All deadlines of a kind are equally long, so those that wait stand in their order, and
+   one timer watches the first of each.
+4. What is refused or cut before a handler has it leaves a trace, as what handlers refuse.
+5. At the end a request that is half read is told so, in HTTP.
 """
 
 from __future__ import annotations
@@ -17,20 +21,29 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as tls
-from collections.abc import Awaitable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
+    HTTPInputError,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
     HTTPServerRequest,
     RequestStartLine,
     ResponseStartLine,
+    parse_request_start_line,
 )
+from tornado.iostream import UnsatisfiableReadError
+
+from eyewall.adapters.web.accept import Accepting
+from eyewall.adapters.web.refusals import Refusals
+from eyewall.adapters.web.target import usual
+from eyewall.domain.handshake import RefusalReason
 
 MAX_HEADER_SIZE: Final = 16 * 1024
 """Bytes of a request's headers. Tokens fit well; Tornado's own limit is 64 KiB."""
@@ -44,10 +57,59 @@ some 15 KiB for each, 64 MiB. A handshake is on its way for a few round trips, s
 more of them than a node can answer; what is over it are clients that do not go on."""
 
 
-class _Unread(HTTPMessageDelegate):
-    """A request that is on its way."""
+KEEP_ALIVE: Final = 75.0
+"""Seconds that a connection may be silent between two requests. Proxies keep theirs open for
+60, and who closes first must not be the server, or a request meets the end of it."""
 
-    __slots__ = ("_connection", "_inner", "_server", "deadline")
+GOODBYE: Final = 0.5
+"""Seconds that a client whose request is half read has to take the answer that there will be
+none, and to close."""
+
+_GOODBYE: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 16\r\n\r\ntry again later\n"
+)
+
+_UNREADABLE: Final = "the request can't be read"
+"""All that a log is told: Tornado's own texts quote headers, which may hold a token."""
+
+
+class _Reading(HTTP1Connection):
+    """A request as Tornado reads it, which tells of what it can't read."""
+
+    malformed: Callable[[HTTPHeaders | None], None]
+
+    def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
+        try:
+            line, headers = super()._parse_headers(data)
+            parse_request_start_line(line)  # what comes next, but nobody hears of it there
+            return line, headers
+        except HTTPInputError:
+            self.malformed(None)
+            raise HTTPInputError(_UNREADABLE) from None
+
+    def _read_body(
+        self, code: int, headers: HTTPHeaders, delegate: HTTPMessageDelegate
+    ) -> Awaitable[None] | None:
+        try:
+            body = super()._read_body(code, headers, delegate)
+        except HTTPInputError:
+            self.malformed(headers)
+            raise HTTPInputError(_UNREADABLE) from None
+        return None if body is None else self._told(body, headers)
+
+    async def _told(self, body: Awaitable[None], headers: HTTPHeaders) -> None:
+        try:
+            await body
+        except HTTPInputError:
+            self.malformed(headers)
+            raise HTTPInputError(_UNREADABLE) from None
+
+
+class _Unread(HTTPMessageDelegate):
+    """A request that is on its way, or a connection that waits for one."""
+
+    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "refused")
 
     def __init__(
         self,
@@ -60,34 +122,69 @@ class _Unread(HTTPMessageDelegate):
         self._connection = connection
         self._inner = inner
         self.deadline = deadline
+        self.headers: HTTPHeaders | None = None
+        self.refused = False
+        """Whether it was answered before it was read: nobody else is to answer it."""
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        return self._inner.headers_received(start_line, headers)
+        if self.refused:
+            return None
+        self.headers = headers
+        self._server.has_begun(self._connection)
+        try:
+            line = usual(cast("RequestStartLine", start_line), headers)
+            return self._inner.headers_received(line, headers)
+        except HTTPInputError:
+            self._server.malformed(self._connection, headers)
+            raise HTTPInputError(_UNREADABLE) from None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return self._inner.data_received(chunk)
+        return None if self.refused else self._inner.data_received(chunk)
 
     def finish(self) -> None:
         self._server.was_read(self._connection)
-        self._inner.finish()
+        if self.refused:
+            self._connection.stream.close()
+        else:
+            self._inner.finish()
 
     def on_connection_close(self) -> None:
-        self._inner.on_connection_close()
+        if self.headers is not None:  # else nothing knows of it yet
+            self._inner.on_connection_close()
 
 
 class LimitedServer(HTTPServer):
-    """A server whose requests have to come in time."""
+    """A server whose requests have to come in time.
+
+    ``refusals`` hears of those that get no handler, ``paused`` of each pause in accepting.
+    """
 
     def initialize(  # type: ignore[override]
-        self, app: HTTPServerConnectionDelegate, *, request_timeout: float, **options: Any
+        self,
+        app: HTTPServerConnectionDelegate,
+        *,
+        request_timeout: float,
+        refusals: Refusals | None = None,
+        paused: Callable[[OSError], None] | None = None,
+        **options: Any,
     ) -> None:
         super().initialize(app, **options)
         self.conn_params.header_timeout = None  # ours is the deadline
         self._request_timeout = request_timeout
-        self._unread: dict[object, _Unread] = {}
+        self._idle_timeout = max(KEEP_ALIVE, request_timeout)
+        self._refusals = refusals
+        self._accepting = Accepting(paused or (lambda _: None))
+        self._unread: dict[HTTP1ServerConnection, _Unread] = {}
+        self._idle: dict[HTTP1ServerConnection, _Unread] = {}
+        """Those that have had an answer, and of whose next request nothing has come yet."""
         self._timer: asyncio.TimerHandle | None = None
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            self._sockets[sock.fileno()] = sock
+            self._handlers[sock.fileno()] = self._accepting.add(sock, self._handle_connection)
 
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
@@ -95,22 +192,47 @@ class LimitedServer(HTTPServer):
         inner = super().start_request(server_conn, request_conn)
         if not isinstance(server_conn, HTTP1ServerConnection):
             return inner
-        if len(self._unread) >= MAX_UNREAD:
+        if isinstance(request_conn, HTTP1Connection):
+            request_conn.__class__ = _Reading
+            cast("_Reading", request_conn).malformed = partial(self.malformed, server_conn)
+        if len(self._unread) + len(self._idle) >= MAX_UNREAD:
             # The one that has taken the longest: of those that go on, none takes long.
-            self._cut(next(iter(self._unread)))
-        deadline = asyncio.get_running_loop().time() + self._request_timeout
+            self._make_room()
+        is_first = not hasattr(server_conn, "deadline")
+        waiting, within = (
+            (self._unread, self._request_timeout)
+            if is_first or _has_bytes(server_conn)
+            else (self._idle, self._idle_timeout)
+        )
+        deadline = asyncio.get_running_loop().time() + within
         setattr(server_conn, "deadline", deadline)  # noqa: B010  (Tornado's object, our note)
-        unread = self._unread[server_conn] = _Unread(self, server_conn, inner, deadline)
-        if self._timer is None:
-            self._arm()
+        unread = waiting[server_conn] = _Unread(self, server_conn, inner, deadline)
+        self._arm()
         return unread
 
-    def was_read(self, server_conn: object) -> None:
+    def has_begun(self, server_conn: HTTP1ServerConnection) -> None:
+        """The first bytes of a request are there: from now on it has to go on."""
+        unread = self._idle.pop(server_conn, None)
+        if unread is not None:
+            unread.deadline = asyncio.get_running_loop().time() + self._request_timeout
+            setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
+            self._unread[server_conn] = unread
+            self._arm()
+
+    def was_read(self, server_conn: HTTP1ServerConnection) -> None:
         """The request is there as a whole, or never will be."""
         self._unread.pop(server_conn, None)
+        self._idle.pop(server_conn, None)
+
+    def malformed(self, server_conn: HTTP1ServerConnection, headers: HTTPHeaders | None) -> None:
+        """The request is no HTTP, and is answered with 400."""
+        self._tell(server_conn, RefusalReason.MALFORMED, 400, headers)
 
     def on_close(self, server_conn: object) -> None:
-        self.was_read(server_conn)
+        conn = cast("HTTP1ServerConnection", server_conn)
+        self.was_read(conn)
+        if isinstance(conn.stream.error, UnsatisfiableReadError):
+            self._tell(conn, RefusalReason.HEADERS, None)  # there was no end to them
         super().on_close(server_conn)
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
@@ -122,6 +244,21 @@ class LimitedServer(HTTPServer):
         except OSError:
             connection.close()
 
+    async def turn_away(self) -> None:
+        """Answer the requests that are half read with 503, and give their clients a moment."""
+        leaving: list[asyncio.Future[Any]] = []
+        for conn, unread in [*self._unread.items(), *self._idle.items()]:
+            if unread.headers is None and not _has_bytes(conn):
+                continue  # it has asked for nothing
+            unread.refused = True
+            written = asyncio.ensure_future(_say_goodbye(conn))
+            written.add_done_callback(lambda task: task.cancelled() or task.exception())
+            if conn._serving_future is not None:  # noqa: SLF001  (there is no public way)
+                leaving.append(conn._serving_future)  # noqa: SLF001
+            self._tell(conn, RefusalReason.DRAINING, 503, unread.headers)
+        if leaving:
+            await asyncio.wait(leaving, timeout=GOODBYE)
+
     async def close_all_connections(self) -> None:
         """End the requests that are under way, and wait for them."""
         await super().close_all_connections()
@@ -130,24 +267,70 @@ class LimitedServer(HTTPServer):
             self._timer = None
 
     def _arm(self) -> None:
-        for unread in self._unread.values():
+        if self._timer is None and (self._unread or self._idle):
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(unread.deadline, self._look)
-            break
+            # Nobody says when the first bytes of a silent connection come: it is looked at.
+            due = loop.time() + self._request_timeout
+            for waiting in (self._unread, self._idle):
+                if waiting:
+                    due = min(due, next(iter(waiting.values())).deadline)
+            self._timer = loop.call_at(due, self._look)
 
     def _look(self) -> None:
         """Cut those whose time has run out."""
         self._timer = None
         now = asyncio.get_running_loop().time()
+        for server_conn in [conn for conn in self._idle if _has_bytes(conn)]:
+            self.has_begun(server_conn)
         for server_conn, unread in list(self._unread.items()):
             if unread.deadline > now:
                 break
-            self._cut(server_conn)
+            self._cut(server_conn, RefusalReason.TIMEOUT)
+        for server_conn, unread in list(self._idle.items()):
+            if unread.deadline > now:
+                break
+            self._let_go(server_conn)
         self._arm()
 
-    def _cut(self, server_conn: Any) -> None:
-        del self._unread[server_conn]
+    def _make_room(self) -> None:
+        if self._idle:
+            self._let_go(next(iter(self._idle)))
+        else:
+            self._cut(next(iter(self._unread)), RefusalReason.OVERLOADED)
+
+    def _cut(self, server_conn: HTTP1ServerConnection, reason: RefusalReason) -> None:
+        unread = self._unread.pop(server_conn)
         server_conn.stream.close()
+        self._tell(server_conn, reason, None, unread.headers)
+
+    def _let_go(self, server_conn: HTTP1ServerConnection) -> None:
+        del self._idle[server_conn]
+        server_conn.stream.close()
+
+    def _tell(
+        self,
+        server_conn: HTTP1ServerConnection,
+        reason: RefusalReason,
+        status: int | None,
+        headers: HTTPHeaders | None = None,
+    ) -> None:
+        if self._refusals is not None:
+            peer = getattr(server_conn.context, "remote_ip", None)
+            self._refusals.tell(reason, status, headers=headers, peer=peer)
+
+
+def _has_bytes(server_conn: HTTP1ServerConnection) -> bool:
+    """Whether something has come that was not asked for yet."""
+    return bool(server_conn.stream._read_buffer)  # noqa: SLF001  (there is no public way)
+
+
+async def _say_goodbye(server_conn: HTTP1ServerConnection) -> None:
+    """Answer, and say that nothing more comes; the connection is read on until its end, for
+    closing it with unread input would take the answer away."""
+    stream = server_conn.stream
+    await stream.write(_GOODBYE)
+    if not isinstance(stream.socket, tls.SSLSocket):
+        stream.socket.shutdown(socket.SHUT_WR)
 
 
 def deadline_of(request: HTTPServerRequest) -> float | None:
@@ -164,11 +347,15 @@ def http_server(
     *,
     ssl: tls.SSLContext | None = None,
     handshake_timeout: float = 10.0,
-) -> HTTPServer:
+    refusals: Refusals | None = None,
+    paused: Callable[[OSError], None] | None = None,
+) -> LimitedServer:
     """Return a server whose limits suit handshakes."""
     return LimitedServer(
         app,
         request_timeout=handshake_timeout,
+        refusals=refusals,
+        paused=paused,
         ssl_options=ssl,
         max_header_size=MAX_HEADER_SIZE,
         max_body_size=MAX_BODY_SIZE,

@@ -16,6 +16,7 @@ from typing import Final
 
 from tornado.httputil import HTTPHeaders
 
+from eyewall.adapters.web.proxies import TrustedProxies
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.domain.handshake import RefusalReason
 
@@ -49,10 +50,11 @@ in every day."""
 class Refusals:
     """Counts and logs refused handshakes."""
 
-    def __init__(self, clock: Clock, logger: Logger) -> None:
+    def __init__(self, clock: Clock, logger: Logger, proxies: TrustedProxies) -> None:
         self.count: Callable[[str], None] | None = None
         """Hears each reason; set when the node is put together."""
         self._clock = clock
+        self._proxies = proxies
         self._logger = logger
         self._lines: Counter[RefusalReason] = Counter()
         self._left_out: Counter[RefusalReason] = Counter()
@@ -65,9 +67,13 @@ class Refusals:
         status: int | None,
         *,
         headers: HTTPHeaders | None = None,
-        address: str | None = None,
+        peer: str | None = None,
     ) -> None:
-        """A handshake was answered with ``status``, or cut off without an answer (None)."""
+        """A handshake was answered with ``status``, or cut off without an answer (None).
+
+        ``headers`` are the request's, as far as it was read, and ``peer`` is the address of
+        who has sent it, which may be a proxy.
+        """
         if self.count is not None:
             self.count(reason.value)
         now = self._clock.now()
@@ -87,7 +93,7 @@ class Refusals:
             reason=reason.value,
             origin=_field(headers, "Origin"),
             host=_field(headers, "Host"),
-            address=address,
+            address=self._proxies.client(peer, _all(headers, "X-Forwarded-For")),
         )
 
     def close(self) -> None:
@@ -106,8 +112,12 @@ class Refusals:
 
 
 def _field(headers: HTTPHeaders | None, name: str) -> str | None:
-    values = [] if headers is None else headers.get_list(name)
+    values = _all(headers, name)
     return harmless(values[0]) if values else None
+
+
+def _all(headers: HTTPHeaders | None, name: str) -> list[str]:
+    return [] if headers is None else headers.get_list(name)
 
 
 def harmless(text: str) -> str:

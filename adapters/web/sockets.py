@@ -62,14 +62,15 @@ class Sockets:
             inflate=inflater.inflate if inflater else None,
             max_queued=max_queued,
         )
+        proxies = TrustedProxies(trusted_proxies)
         self._door = Door.of(
             self._node,
             codecs,
             Origins(check_origin),
-            TrustedProxies(trusted_proxies),
+            proxies,
             handshake_timeout,
             hosts=Hosts(allowed_hosts),
-            refusals=Refusals(clock, logger),
+            refusals=Refusals(clock, logger, proxies),
             compression=compression,
         )
 

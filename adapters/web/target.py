@@ -11,7 +11,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 from tornado.escape import url_unescape
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest, RequestStartLine
 from tornado.routing import Matcher
 from tornado.web import RequestHandler
 
@@ -21,6 +21,7 @@ _ABSOLUTE = re.compile(
     r"(?:https?|wss?)://(?:[^/?#@]*@)?(?P<host>[^/?#@]+)(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?",
     re.IGNORECASE,
 )
+_SCHEME = re.compile("(?:http|ws)s?://", re.IGNORECASE)
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\[\]:]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
@@ -39,6 +40,20 @@ def absolute(uri: str) -> Target | None:
     if found is None or _HOST.fullmatch(found["host"]) is None:
         return None
     return Target(f"{found['path'] or '/'}{found['query'] or ''}", found["host"])
+
+
+def usual(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+    """Return the start line in the form that routing knows, and have ``headers`` name the host
+    that counts. Raises ``HTTPInputError`` for a URL that is none."""
+    if _SCHEME.match(start_line.path) is None:
+        return start_line
+    target = absolute(start_line.path)
+    if target is None:
+        raise HTTPInputError("the URL in the request line can't be read")
+    # One that is missing or stands there twice is refused all the same (RFC 9112, 3.2).
+    if len(headers.get_list("Host")) == 1 or start_line.version == "HTTP/1.0":
+        headers["Host"] = target.host
+    return start_line._replace(path=target.uri)
 
 
 def masked(uri: str) -> str:

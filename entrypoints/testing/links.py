@@ -217,6 +217,9 @@ class NoSockets:
     def start(self) -> None:
         """Nothing listens."""
 
+    hosts = None
+    refusals = None
+
     def turn_away(self) -> None:
         """Nobody waits."""
 

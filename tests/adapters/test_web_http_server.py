@@ -10,13 +10,18 @@ import pytest
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+from eyewall.adapters.clock.system import SystemClock
 from eyewall.adapters.web import http_server as module
 from eyewall.adapters.web.http_server import (
     MAX_BODY_SIZE,
     MAX_HEADER_SIZE,
+    LimitedServer,
     deadline_of,
     http_server,
 )
+from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.adapters.web.refusals import Refusals
+from eyewall.testing.logs import RecordingLogger
 from tests.adapters.web_support import PATIENCE, UNIT, cut, tls_contexts
 
 SOON = 0.3 * UNIT
@@ -28,6 +33,9 @@ class Site:
 
     def __init__(self) -> None:
         self.port = 0
+        self.server: LimitedServer | None = None
+        self.log = RecordingLogger()
+        self.refused: list[str] = []
         self.asked = 0
         self.gate: asyncio.Event | None = None
         self.deadlines: list[float | None] = []
@@ -67,7 +75,10 @@ async def serving(timeout: float = PATIENCE, *, tls: bool = False) -> AsyncItera
     if tls:
         context, site.tls = tls_contexts()
     app = Application([("/page", Page, {"site": site})], log_function=lambda _: None)
-    server = http_server(app, ssl=context, handshake_timeout=timeout)
+    refusals = Refusals(SystemClock(), site.log, TrustedProxies())
+    refusals.count = site.refused.append
+    server = http_server(app, ssl=context, handshake_timeout=timeout, refusals=refusals)
+    site.server = server
     sockets = bind_sockets(0, "127.0.0.1")
     site.port = sockets[0].getsockname()[1]
     server.add_sockets(sockets)
@@ -80,7 +91,9 @@ async def serving(timeout: float = PATIENCE, *, tls: bool = False) -> AsyncItera
             cut(writer)
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+        refusals.close()
         assert not server._unread
+        assert not server._idle
         assert server._timer is None
 
 
@@ -141,8 +154,8 @@ async def test_a_byte_now_and_then_does_not_keep_a_request_alive(slow):
         assert site.asked == 0
 
 
-async def test_each_request_of_a_connection_has_a_time_of_its_own():
-    """And silence in between is part of the next one's."""
+async def test_each_request_of_a_connection_has_a_time_of_its_own(monkeypatch):
+    monkeypatch.setattr(module, "KEEP_ALIVE", SOON)
     async with serving(SOON) as site:
         reader = await site.dial(HEAD)
         assert await answered(reader) == 200
@@ -230,4 +243,169 @@ async def test_a_body_over_the_limit_is_refused_before_it_comes():
         told = await ended(await site.dial(head.encode()))
 
         assert told.startswith(b"HTTP/1.1 400 ")
+        assert site.asked == 0
+
+
+# --- kept alive
+
+
+def test_a_connection_is_kept_alive_for_longer_than_proxies_keep_theirs():
+    """They reuse one that they have had for up to 60 s."""
+    assert module.KEEP_ALIVE > 60
+
+
+async def test_a_silent_connection_outlives_the_time_of_a_request_and_is_served():
+    async with serving(SOON) as site:
+        reader = await site.dial(HEAD)
+        assert await answered(reader) == 200
+        for _ in range(2):  # each of them as silent as may be, and cut after SOON
+            assert await ended(await site.dial()) == b""
+        site.writers[0].write(HEAD)
+
+        assert await answered(reader) == 200
+        assert site.refused == ["timeout", "timeout"]  # the first is none of them
+
+
+@pytest.mark.parametrize("begun", [b"G", HEAD[:-2]], ids=["first byte", "headers"])
+async def test_a_request_that_was_begun_on_a_kept_connection_has_to_go_on(begun):
+    async with serving(SOON) as site:
+        reader = await site.dial(HEAD)
+        assert await answered(reader) == 200
+        site.writers[0].write(begun)
+
+        assert await ended(reader) == b""
+        assert site.refused == ["timeout"]
+
+
+async def test_two_requests_in_one_piece_are_both_served():
+    async with serving(SOON) as site:
+        reader = await site.dial(HEAD + HEAD)
+
+        assert await answered(reader) == 200
+        assert await answered(reader) == 200
+
+
+async def test_of_too_many_a_silent_one_that_had_its_answer_makes_room_first(monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNREAD", 2)
+    async with serving() as site:
+        waiting = await site.dial(HEAD[:-2])
+        kept = await site.dial(HEAD)
+        assert await answered(kept) == 200
+        await site.dial()
+
+        assert await ended(kept) == b""
+        site.writers[0].write(b"\r\n")
+        assert await answered(waiting) == 200
+        assert site.refused == []
+
+
+# --- what is no request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /page?token=s3cret HTTP/1.1\r\n\r\n",
+        b"GET /page HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET /page HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s3cret\x01\r\n\r\n",
+        b"GET http:///page?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x:y/page?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /page HTTP/1.1\r\nHost: x\r\nContent-Length: s3cret\r\n\r\n",
+        b"POST /page HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\ns3cret\r\n",
+        b"POST /page HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: s3cret\r\n\r\n",
+    ],
+)
+async def test_what_can_t_be_read_gets_400_and_leaves_a_trace(request_, caplog):
+    """Tornado's own line quotes what it can't read: that may be a token."""
+    caplog.set_level("DEBUG")
+    async with serving() as site:
+        assert (await ended(await site.dial(request_))).startswith(b"HTTP/1.1 400 ")
+
+        assert site.asked == 0
+        assert site.refused == ["malformed"]
+        assert site.log.fields("handshake_refused")["status"] == 400
+        assert "s3cret" not in f"{caplog.text}{site.log.entries}"
+        assert [record.levelname for record in caplog.records if record.levelno > 20] == []
+
+
+async def test_headers_without_an_end_are_counted():
+    async with serving() as site:
+        await ended(await site.dial(HEAD[:-2] + b"X: " + b"x" * MAX_HEADER_SIZE))
+
+        assert site.refused == ["headers"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/page",
+        "https://example.com/page",
+        "ws://example.com:8080/page",
+        "WSS://ada:s3cret@example.com/page",
+        "http://[::1]:80/page?a=b",
+        "http://example.com:/page",
+    ],
+)
+async def test_a_request_may_name_the_whole_url(url):
+    async with serving() as site:
+        reader = await site.dial(f"GET {url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+        assert await answered(reader) == 200
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: x\r\nHost: y\r\n"], ids=["no host", "two"])
+async def test_a_whole_url_does_not_stand_for_the_host_field(hosts):
+    """RFC 9112, 3.2: without one, and with two, the answer is 400 all the same."""
+    async with serving() as site:
+        told = await ended(await site.dial(f"GET http://x/page HTTP/1.1\r\n{hosts}\r\n".encode()))
+
+        assert told.startswith(b"HTTP/1.1 400 ")
+
+
+# --- the end
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    "half", [b"G", HEAD[:-2], b"POST /page HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"]
+)
+async def test_a_request_that_is_half_read_at_the_end_is_told_to_come_back(half, tls):
+    async with serving(tls=tls) as site:
+        reader = await site.dial(half)
+        silent = await site.dial()
+        kept = await site.dial(HEAD)
+        assert await answered(kept) == 200
+        async with asyncio.timeout(PATIENCE):
+            while not any(map(module._has_bytes, site.server._unread)) and not any(
+                unread.headers for unread in site.server._unread.values()
+            ):
+                await asyncio.sleep(0.001)
+        site.server.stop()
+        ending = asyncio.ensure_future(site.server.turn_away())
+        told = await reader.readuntil(b"try again later\n")
+        site.writers[0].close()
+        await ending
+
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: " in told
+        assert b"\r\nConnection: close\r\n" in told
+        assert site.refused == ["draining"]
+        await site.server.close_all_connections()
+        assert await ended(silent) == await ended(kept) == b""
+
+
+async def test_a_request_that_was_told_to_come_back_is_not_answered_twice():
+    async with serving() as site:
+        reader = await site.dial(HEAD[:-2])
+        async with asyncio.timeout(PATIENCE):
+            while not any(map(module._has_bytes, site.server._unread)):
+                await asyncio.sleep(0.001)
+        ending = asyncio.ensure_future(site.server.turn_away())
+        told = await reader.readuntil(b"try again later\n")
+        site.writers[0].write(b"\r\n")
+        told += await ended(reader)
+        await ending
+
+        assert told.count(b"HTTP/1.1") == 1
         assert site.asked == 0

@@ -195,3 +195,57 @@ server.on_startup(hook)
         program.signal(signal.SIGTERM)
 
         assert program.ended() == (0, ["no"], "")
+
+
+def test_two_interrupts_within_a_moment_are_one():
+    """A terminal's Ctrl-C goes to the whole group, and a shell in it may pass it on: the
+    second comes while the first is drained for."""
+    body = """
+import os
+async def last():
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGINT)
+    say("closing")
+server.on_shutdown(last)
+"""
+    with running(body) as program:
+        program.line()
+        program.signal(signal.SIGINT)
+
+        assert program.ended() == (0, ["closing", "returned"], "")
+
+
+def test_a_later_interrupt_ends_at_once():
+    with running("from eyewall import runner; runner.ONE[signal.SIGINT] = 0" + HANGS) as program:
+        program.line()
+        program.signal(signal.SIGINT)
+        assert program.line() == "closing"
+
+        program.signal(signal.SIGINT)
+
+        assert program.ended() == (128 + signal.SIGINT, [], "")
+
+
+def test_in_a_thread_it_runs_until_it_is_shut_down_and_leaves_signals_alone():
+    body = """
+import queue, threading
+before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+loops = queue.Queue()
+async def begun():
+    loops.put(asyncio.get_running_loop())
+server.background(begun)
+thread = threading.Thread(target=server.run, kwargs={"port": 0})
+thread.start()
+loop = loops.get()
+assert before == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+assert thread.is_alive()
+asyncio.run_coroutine_threadsafe(server.hub.shutdown(timeout=1), loop)
+thread.join()
+say("ended")
+sys.exit()
+"""
+    with running(body) as program:
+        status, lines, complaint = program.ended()
+
+    assert (status, lines[-1:], complaint) == (0, ["ended"], "")

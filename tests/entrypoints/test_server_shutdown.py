@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
 
 from eyewall import MemoryState, Server
 from tests.application.fakes import RecordingLogger, settle
@@ -239,3 +242,93 @@ async def test_while_it_drains_it_answers_that_it_is_busy(server):
         assert (await late.get("/readyz")).status == 503
         go.set()
         await soon(ending)
+
+
+# --- handshakes that are under way
+
+
+async def asked(server, data):
+    """Send the bytes of a request; returns the answer's reader and the writer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data)
+    return reader, writer
+
+
+UPGRADE_HEAD = (
+    b"GET /ws HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["that ends", "that will not"])
+@pytest.mark.parametrize("where", ["authenticator", "check_origin"])
+async def test_a_handshake_that_waits_for_a_decision_is_told_to_come_back(logger, where, deaf):
+    """At once, and not when the decision or the shutdown is through."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def decide(*_):
+        begun.set()
+        while not go_on.is_set():
+            try:
+                await go_on.wait()
+            except asyncio.CancelledError:
+                if not deaf:
+                    raise
+
+    server = Server(logger=logger, **{where: decide})
+    async with running(server):
+        reader, writer = await asked(server, UPGRADE_HEAD + b"Origin: http://here\r\n\r\n")
+        await soon(begun.wait())
+        stopping = asyncio.ensure_future(server.shutdown(timeout=1))
+        answer = await soon(reader.readuntil(b"\r\n\r\n"))
+        go_on.set()
+        await stopping
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: " in answer
+    assert b"\r\nConnection: close\r\n" in answer
+    assert server.hub.stats().refused == {"draining": 1}
+    assert logger.of("error") == []
+
+
+async def test_a_request_that_is_half_read_is_told_to_come_back(server, logger):
+    async with running(server):
+        reader, writer = await asked(server, UPGRADE_HEAD)
+        async with peer(server):  # it came later, so the half has been read
+            pass
+        stopping = asyncio.ensure_future(server.shutdown(timeout=1))
+        answer = await soon(reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+        await stopping
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: " in answer
+    assert server.hub.stats().refused == {"draining": 1}
+
+
+async def test_before_the_start_and_after_the_end_nobody_is_let_in(server):
+    """In an application of somebody's whose port is open already."""
+    sock, port = bind_unused_port()
+    http = HTTPServer(Application(server.routes()))
+    http.add_sockets([sock])
+
+    async def status():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(UPGRADE_HEAD + b"\r\n")
+        answer = await soon(reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+        return int(answer.split()[1])
+
+    try:
+        assert await status() == 503
+        await server.start()
+        assert await status() == 101
+        await server.shutdown(timeout=1)
+        assert await status() == 503
+        await server.start()
+        assert await status() == 101
+        await server.shutdown(timeout=1)
+    finally:
+        http.stop()
+        await http.close_all_connections()

@@ -1,0 +1,81 @@
+"""How many descriptors the process may have: each connection takes one.
+
+Where the process is ours (``server.run()``, the command line) the soft limit is raised to the
+hard one, which needs no right. In an application of somebody else it is only looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from typing import Any, Final
+
+from eyewall.application.ports import Clock, Logger
+from eyewall.application.stats import Stats
+from eyewall.domain.report import Incident
+
+_resource = importlib.import_module("resource") if os.name == "posix" else None
+"""Windows has no such limit."""
+
+OWN: Final = 64
+"""Descriptors that a process has for itself: listening sockets, epolls, files, a database."""
+
+BETWEEN: Final = 60.0
+"""Seconds between two lines about a shortage that goes on."""
+
+
+def limit() -> int | None:
+    """Return how many descriptors the process may have; None if there is no limit."""
+    if _resource is None:
+        return None
+    soft, _ = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    return None if soft == _resource.RLIM_INFINITY else soft
+
+
+def raise_limit() -> None:
+    """Let the process have as many descriptors as it may ask for."""
+    if _resource is None:
+        return
+    soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            _resource.setrlimit(_resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass  # some systems name a hard limit that they don't give; it stays as it is
+
+
+def warn(logger: Logger, max_connections: int | None) -> None:
+    """Say it if there are fewer descriptors than connections that may come."""
+    have = limit()
+    if have is not None and max_connections is not None and have < max_connections + OWN:
+        logger.warning(
+            "too_few_descriptors",
+            limit=have,
+            wanted=max_connections + OWN,
+            max_connections=max_connections,
+        )
+
+
+class Shortage:
+    """Counts the pauses in accepting, and logs the first, and then one now and then."""
+
+    def __init__(self, stats: Stats, logger: Logger, clock: Clock) -> None:
+        self._stats = stats
+        self._logger = logger
+        self._clock = clock
+        self._logged: float | None = None
+        self._pauses = 0
+
+    def paused(self, error: OSError) -> None:
+        """Nothing is accepted for a second, because of ``error``."""
+        self._stats.happened(Incident.ACCEPT_PAUSES)
+        self._pauses += 1
+        now = self._clock.now()
+        if self._logged is not None and now - self._logged < BETWEEN:
+            return
+        self._logged = now
+        fields: dict[str, Any] = {"pauses": self._pauses, "limit": limit()}
+        reason = errno.errorcode.get(error.errno or 0, str(error.errno))
+        self._logger.error("accepting_paused", reason=reason, **fields)
+        self._pauses = 0

@@ -1,0 +1,291 @@
+"""What is refused at the handshake leaves a trace, and no secret in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
+
+from eyewall import Overloaded, RateLimited, Server, Unauthorized, Unavailable
+from eyewall.adapters.web import refusals
+from eyewall.testing.logs import RecordingLogger
+from tests.entrypoints.house import by_name
+from tests.entrypoints.wire import UNIT, UPGRADE, eventually, free_port, peer
+
+SECRET = "s3cret"
+
+
+class Counting:
+    """Metrics of a user's own, with one method."""
+
+    def __init__(self):
+        self.reasons = []
+
+    def refused(self, reason):
+        self.reasons.append(reason)
+
+
+class Place:
+    """A server that listens by itself, or in an application of somebody's."""
+
+    def __init__(self, server, port, log, metrics):
+        self.server = server
+        self.port = port
+        self.log = log
+        self.metrics = metrics
+
+    @property
+    def url(self):
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    def lines(self):
+        return [fields for _, event, fields in self.log.entries if event == "handshake_refused"]
+
+    async def status(self, path="/ws", version="1.1", method="GET", **changes):
+        fields = {"Host": "here", **UPGRADE}
+        fields |= {name.replace("_", "-"): value for name, value in changes.items()}
+        lines = [f"{n}: {v}" for n, v in fields.items() if v is not None]
+        head = "\r\n".join([f"{method} {path} HTTP/{version}", *lines, "", ""])
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(head.encode("latin-1"))
+            async with asyncio.timeout(5 * UNIT):
+                answer = await reader.readuntil(b"\r\n\r\n")
+        finally:
+            writer.close()
+        return int(answer.split()[1]), answer.decode("latin-1")
+
+
+@contextlib.asynccontextmanager
+async def serving(*, embedded=False, path="/ws", **options):
+    log, metrics = RecordingLogger(), Counting()
+    server = Server(logger=log, metrics=metrics, **options)
+    http = None
+    if embedded:
+        sock, port = bind_unused_port()
+        http = HTTPServer(Application(server.routes(path)))
+        http.add_sockets([sock])
+        await server.start()
+    else:
+        port = free_port()
+        await server.start(port=port)
+    try:
+        yield Place(server, port, log, metrics)
+    finally:
+        await server.shutdown(timeout=1)
+        if http is not None:
+            http.stop()
+            await http.close_all_connections()
+
+
+EMBEDDED = pytest.mark.parametrize("embedded", [False, True], ids=["own", "embedded"])
+
+
+def raises(error):
+    def fail(handshake):
+        raise error
+
+    return fail
+
+
+def fails_by_itself(handshake):
+    raise RuntimeError(f"no such token: {handshake.query.get('token')}")
+
+
+@EMBEDDED
+@pytest.mark.parametrize(
+    ("options", "changes", "status", "reason"),
+    [
+        ({}, {"Upgrade": None}, 426, "not_an_upgrade"),
+        ({}, {"method": "OPTIONS"}, 426, "not_an_upgrade"),
+        ({}, {"method": "HEAD"}, 426, "not_an_upgrade"),
+        ({}, {"version": "1.0"}, 426, "not_an_upgrade"),
+        ({}, {"Sec_WebSocket_Key": "short"}, 400, "key"),
+        ({}, {f"X_{n}": "1" for n in range(200)}, 431, "headers"),
+        ({}, {"Origin": "https://evil.example"}, 403, "origin"),
+        ({"check_origin": lambda o, h: 1 / 0}, {"Origin": "x"}, 500, "origin_check_failed"),
+        ({"allowed_hosts": ["other"]}, {}, 403, "host"),
+        ({"authenticator": lambda handshake: None}, {}, 401, "unauthorized"),
+        ({"authenticator": raises(Unauthorized("no"))}, {}, 401, "unauthorized"),
+        ({"authenticator": raises(Unavailable("no"))}, {}, 503, "unavailable"),
+        ({"authenticator": raises(Overloaded("no"))}, {}, 503, "overloaded"),
+        ({"authenticator": raises(RateLimited(1.0))}, {}, 503, "rate_limited"),
+        ({"authenticator": raises(ValueError("no"))}, {}, 500, "authenticator_failed"),
+        ({"authenticator": raises(asyncio.CancelledError())}, {}, 500, "authenticator_failed"),
+        ({"authenticator": raises(SystemExit(1))}, {}, 500, "authenticator_failed"),
+        ({"max_connections": 0}, {}, 503, "connections"),
+        ({}, {"method": "BREW"}, 405, "malformed"),
+    ],
+)
+async def test_every_refusal_is_counted_and_logged(embedded, options, changes, status, reason):
+    if options.get("max_connections") == 0:
+        options = {"max_connections": 1}
+    async with serving(embedded=embedded, **options) as here, contextlib.AsyncExitStack() as stack:
+        if "max_connections" in options:
+            await stack.enter_async_context(peer(here.url))
+        assert (await here.status(**changes))[0] == status
+
+        (line,) = here.lines()
+        assert (line["status"], line["reason"]) == (status, reason)
+        assert (line["host"], line["address"]) == ("here", "127.0.0.1")
+        assert line["origin"] == changes.get("Origin")
+        assert here.server.hub.stats().refused == {reason: 1}
+        assert here.metrics.reasons == [reason]
+
+
+@EMBEDDED
+async def test_a_handshake_that_takes_too_long_is_counted_and_logged(embedded):
+    async def hang(handshake):
+        await asyncio.Event().wait()
+
+    options = {"handshake_timeout": 0.2 * UNIT, "authenticator": hang}
+    async with serving(embedded=embedded, **options) as here:
+        with pytest.raises(asyncio.IncompleteReadError):
+            await here.status()
+
+        assert [(line["status"], line["reason"]) for line in here.lines()] == [(None, "timeout")]
+        assert here.server.hub.stats().refused == {"timeout": 1}
+
+
+async def test_behind_a_proxy_that_is_trusted_the_client_s_address_is_told():
+    async with serving(trusted_proxies=["127.0.0.1"], authenticator=lambda h: None) as here:
+        await here.status(X_Forwarded_For="203.0.113.7")
+        await here.status(Upgrade=None, X_Forwarded_For="203.0.113.8")
+
+        assert [line["address"] for line in here.lines()] == ["203.0.113.7", "203.0.113.8"]
+
+
+async def test_of_a_flood_some_lines_are_written_and_the_others_are_counted(monkeypatch):
+    """Of one reason only: what else is refused meanwhile can still be seen."""
+    monkeypatch.setattr(refusals, "PERIOD", 0.5 * UNIT)
+    async with serving() as here:
+        for _ in range(refusals.LINES + 20):
+            await here.status(Upgrade=None)
+        await here.status(Origin="https://evil.example")
+
+        reasons = [line["reason"] for line in here.lines()]
+        written = reasons.count("not_an_upgrade")
+        assert written < refusals.LINES + 20
+        assert "origin" in reasons
+        stats = here.server.hub.stats().refused
+        assert stats == {"not_an_upgrade": refusals.LINES + 20, "origin": 1}
+
+        def told():
+            return [f for _, event, f in here.log.entries if event == "handshakes_refused"]
+
+        await eventually(
+            lambda: sum(f["left_out"] for f in told()) == refusals.LINES + 20 - written
+        )
+        assert {f["reason"] for f in told()} == {"not_an_upgrade"}
+
+
+async def test_what_was_left_out_is_told_at_the_end_at_the_latest(monkeypatch):
+    monkeypatch.setattr(refusals, "LINES", 1)
+    async with serving() as here:
+        for _ in range(3):
+            await here.status(Upgrade=None)
+        await here.server.shutdown(timeout=1)
+
+        assert here.log.fields("handshakes_refused") == {"reason": "not_an_upgrade", "left_out": 2}
+
+
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        ("https://a.example\x1b[31m", r"https://a.example\x1b[31m"),
+        ("https://\xe4.example", r"https://\xe4.example"),
+        ("https://a.example?token=s3cret", "https://a.example"),
+        ("https://ada:s3cret@a.example", "https://a.example"),
+        ("x" * 5000, "x" * refusals.LONGEST + "..."),
+    ],
+)
+def test_what_a_client_chose_is_bounded_and_forges_no_line(origin, shown):
+    assert refusals.harmless(origin) == shown
+
+
+# --- who comes and goes
+
+
+@EMBEDDED
+async def test_who_comes_and_goes_is_logged_for_those_who_look_closely(embedded):
+    async with serving(embedded=embedded, authenticator=by_name) as here:
+        async with peer(f"{here.url}?name=ada"):
+            (conn_id,) = here.server.hub.connection_ids()
+        await eventually(lambda: "disconnected" in here.log.of("debug"))
+
+        assert here.log.fields("connected") == {"conn_id": conn_id, "user_id": "ada"}
+        gone = here.log.fields("disconnected")
+        assert gone == {"conn_id": conn_id, "user_id": "ada", "reason": "client_closed"}
+        assert here.log.of("info") == ([] if embedded else ["listening"])
+
+
+# --- secrets
+
+
+def complete(secret):
+    return {
+        "path": f"/ws?token={secret}&{secret}",
+        "Authorization": f"Bearer {secret}",
+        "Cookie": f"session={secret}",
+        "Sec_WebSocket_Protocol": f"bearer.{secret}",
+    }
+
+
+@EMBEDDED
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"authenticator": lambda handshake: None},
+        {"authenticator": raises(ValueError("no"))},
+        {"authenticator": lambda handshake: repr(handshake) and 1 / 0},
+        {"check_origin": lambda origin, handshake: 1 / 0},
+        {"allowed_hosts": ["other"]},
+    ],
+    ids=["let in", "refused", "failed", "shown", "origin check failed", "host"],
+)
+@pytest.mark.parametrize("target", ["", "ws://ada:s3cret@here"], ids=["path", "url"])
+async def test_no_log_shows_the_token_of_a_handshake(embedded, options, target, caplog):
+    """Neither ours nor the access log and the tracebacks of the application around it."""
+    caplog.set_level(logging.DEBUG)
+    asyncio.get_running_loop().set_debug(True)
+    async with serving(embedded=embedded, **options) as here:
+        said = complete(SECRET)
+        status, answer = await here.status(f"{target}{said.pop('path')}", Origin="http://x", **said)
+        assert status in {101, 401, 403, 500}
+        assert SECRET not in answer
+        with contextlib.suppress(Exception):
+            await here.status("/ws/elsewhere", **said)
+        assert (await here.status(f"/ws?token={SECRET}", method="BREW"))[0] == 405
+
+    logged = "".join(record.getMessage() + str(record.exc_text or "") for record in caplog.records)
+    assert SECRET not in logged
+    assert SECRET not in repr(here.log.entries)
+    if embedded:
+        access = [r.getMessage() for r in caplog.records if r.name == "tornado.access"]
+        assert any(f"{status} GET /ws?*** (127.0.0.1)" in line for line in access)
+
+
+async def test_an_access_log_that_fails_keeps_nobody_out():
+    """The application's own function is called after the answer."""
+
+    def fail(handler):
+        raise SystemExit(f"{handler.request.uri}: the disk is full")
+
+    server = Server()
+    sock, port = bind_unused_port()
+    http = HTTPServer(Application(server.routes(), log_function=fail))
+    http.add_sockets([sock])
+    try:
+        async with server, peer(f"ws://127.0.0.1:{port}/ws"):
+            here = Place(server, port, None, None)
+            assert (await here.status(Upgrade=None))[0] == 426
+            assert len(server.hub.connection_ids()) == 1
+    finally:
+        http.stop()
+        await http.close_all_connections()
