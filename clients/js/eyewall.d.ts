@@ -56,7 +56,10 @@ export interface Lost {
 
 export type Handler<T = any> = (message: Message<T>) => unknown;
 
-/** A token, or one with its end, as token endpoints answer. Seconds; ISO 8601 or milliseconds. */
+/**
+ * A token, or one with its end, as token endpoints answer. Seconds; ISO 8601 or milliseconds.
+ * Seconds do not depend on this machine's clock.
+ */
 export type Token =
   | string
   | null
@@ -131,6 +134,7 @@ export interface Presence {
 export function connect(url: string | URL, options?: Options): Client;
 
 export class Client {
+  /** Throws a TypeError, without what is secret in it, for a wrong address or token. */
   constructor(url: string | URL, options?: Options);
 
   /** Who the hub says that we are; null before it has, or for nobody. */
@@ -150,16 +154,21 @@ export class Client {
    * Listen to a topic, to all that begins with `prefix:` (`prefix:*`), or to all (`*`, without
    * `system:`). A message that asks for an ack gets it when all its handlers are done: with
    * what the first of them returned as `result`, or a nack with the error that one threw.
+   * Events may have any name, `ack` and `error` too.
    *
-   * @returns a function that ends it
+   * @returns a function that ends this registration, and no other of the same function
    */
   on<T = any>(topic: string, handler: Handler<T>): () => void;
+  /** Ends the last registration of a function for a topic. */
   off(topic: string, handler: Handler): void;
   /** @returns a function that ends it, as of all three */
   onState(callback: (state: State, info: StateInfo) => void): () => void;
   /** Messages of a room may be missing: load it again. */
   onLost(callback: (room: string, lost: Lost) => void): () => void;
-  /** What nobody waits for: a handler that threw, a `send` that was refused, a failed token. */
+  /**
+   * What nobody waits for: a handler that threw, a `send` that was refused, a failed token. The
+   * refusal of a `send` goes to the handlers of its topic, too, as an event `error` without id.
+   */
   onError(callback: (error: unknown) => void): () => void;
 
   /** Send without an answer. Throws `overloaded` when the outbox is full. */
@@ -172,6 +181,7 @@ export class Client {
   ): Promise<Answer<T>>;
 
   join(room: string, options?: CallOptions): Promise<Answer<Joined>>;
+  /** The room is left whether or not an answer comes, unless the hub refuses; no need to wait. */
   leave(room: string, options?: CallOptions): Promise<Answer<{ room: string }>>;
   publish(
     room: string,

@@ -15,6 +15,8 @@
  * 2. After a cut the order is fixed: the session and the rooms are resumed, then requests
  *    without an answer go out again under their ids, then what has waited in the outbox.
  * 3. A place in a room's stream is looked at and moved in one step, without waiting.
+ * 4. No promise that is started here is left alone: what fails is reported.
+ * 5. A token, and an address with one, stands in no error's text.
  *
  * Times are seconds, as everywhere in the protocol.
  */
@@ -30,7 +32,12 @@ const QUIET = 15; // never ask for a sign of life more often than this
 const HEARTBEAT = 30; // where the hub does not say how often it pings
 const TOKEN_MARGIN = 10; // a token that ends sooner is not taken along any more
 const REFRESH_AT = 0.8; // of the time that a token has left
-const REFRESH_PAUSE = 1; // at least, between two tries
+const REFRESH_PAUSE = 15; // at least, between two tries; twice as long after each of no use
+const REFRESH_DOUBLINGS = 4;
+const PATIENCE = 60; // for an answer to the client itself: the whole replay comes before it
+const LATE = 1; // a timer that rings so much later says that this machine stood still
+const GRACE = 2; // for reading what came in the meantime
+const LONGEST_ASKED = 3600; // a hub that wants to be left alone for longer is mistaken
 const LONGEST_TIMER = 2 ** 31 - 1; // milliseconds; beyond it a timer rings at once
 
 const IN_FLIGHT = 256; // requests without an answer: as many as a hub remembers of a session
@@ -213,12 +220,117 @@ function parse(text) {
   }
 }
 
-/** What a token callback gave: a token, or one with its end as token endpoints name it. */
-function readToken(found) {
-  if (found === null || typeof found !== "object") return { token: found };
-  const { token, expires_in: seconds = found.expiresIn, expires_at: end = found.expiresAt } = found;
-  if (seconds !== undefined) return { token, expires: Date.now() + seconds * 1000 };
-  return { token, expires: end ? new Date(end).getTime() : undefined };
+const isSystem = (topic) => topic.startsWith("system:");
+
+/** Seconds that the hub asked for; null for what is no such number. */
+function askedWait(seconds) {
+  return Number.isFinite(seconds) && seconds >= 0 ? Math.min(seconds, LONGEST_ASKED) : null;
+}
+
+/** What went wrong, in words; a handler may throw anything. */
+function textOf(error) {
+  try {
+    return String(error?.message ?? error);
+  } catch {
+    return "the handler failed";
+  }
+}
+
+/** A token without the line's end of the file that it was in; throws a TypeError without it. */
+function plainToken(token) {
+  if (token === null || token === undefined) return null;
+  if (typeof token !== "string") throw new TypeError("a token must be a text");
+  const text = token.trim();
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(text)) {
+    throw new TypeError("a token must have no control characters");
+  }
+  return text;
+}
+
+/** The address of a hub's socket; throws a TypeError without it: it may hold a token. */
+function hubAddress(address) {
+  let url;
+  try {
+    url = new URL(address, globalThis.location?.href);
+    url.protocol = url.protocol.replace("http", "ws");
+  } catch {
+    throw new TypeError("url is not the address of a hub");
+  }
+  if (!/^wss?:$/.test(url.protocol)) throw new TypeError("url must begin with ws: or wss:");
+  if (url.hash) throw new TypeError("url must have no fragment (#)");
+  return url;
+}
+
+/** An error that quotes no token: a WebSocket that can't be made may name its address. */
+function discreet(error) {
+  const text = textOf(error);
+  const shown = text
+    .replace(/\/\/[^/?#\s"']*@/g, "//***@")
+    .replace(/([?&][^=&#\s"']*=)[^&#\s"']*/g, "$1***");
+  return shown === text ? error : Object.assign(new Error(shown), { name: error.name });
+}
+
+/**
+ * A token, and how long it has left, counted from when it came.
+ *
+ * Of the two clocks the one that says less is believed: one stands still while the machine
+ * sleeps, and the other may be set. An end that has passed when the token comes says only
+ * that the clock is wrong: then nobody knows it, and the hub says when it is over.
+ */
+class Token {
+  #lasts; // seconds
+  #wall = Date.now();
+  #ticks = performance.now();
+
+  /** @param {any} given a token, or one with its end as token endpoints name it */
+  constructor(given) {
+    const fields = given !== null && typeof given === "object" ? given : { token: given ?? null };
+    if (fields.token === undefined) throw new TypeError("there is no `token` in what came for one");
+    this.text = plainToken(fields.token);
+    const seconds = fields.expires_in ?? fields.expiresIn;
+    if (Number.isFinite(seconds)) this.#lasts = seconds;
+    else this.endsAt(fields.expires_at ?? fields.expiresAt);
+  }
+
+  /** Seconds; undefined where nobody knows. */
+  get left() {
+    if (this.#lasts === undefined) return undefined;
+    return this.#lasts - Math.max(Date.now() - this.#wall, performance.now() - this.#ticks) / 1000;
+  }
+
+  /** Take in its end, if it is not known. */
+  endsAt(date) {
+    const seconds = date ? (new Date(date).getTime() - this.#wall) / 1000 : NaN;
+    if (this.#lasts === undefined && seconds > 0) this.#lasts = seconds;
+  }
+}
+
+/** Registrations: each is one of its own, also of a function that is there already. */
+class Callbacks {
+  #all = []; // replaced and never changed, for whoever is going through it
+
+  /** @returns how to end it */
+  add(callback, pattern = null) {
+    const one = { callback, pattern, isOver: false };
+    this.#all = [...this.#all, one];
+    return () => this.#end(one);
+  }
+
+  /** End the last one of a function. */
+  remove(callback, pattern) {
+    const is = (one) => one.callback === callback && one.pattern === pattern;
+    const found = [...this.#all].reverse().find(is);
+    if (found !== undefined) this.#end(found);
+  }
+
+  get all() {
+    return this.#all;
+  }
+
+  #end(one) {
+    one.isOver = true;
+    this.#all = this.#all.filter((other) => other !== one);
+  }
 }
 
 /** The ack to a message, as JSON; throws a TypeError for a result that JSON can't hold. */
@@ -227,18 +339,17 @@ function ackTo({ id, topic }, answer) {
 }
 
 function nackTo(message, error) {
-  const text = String(error?.message ?? error).slice(0, LONGEST_ERROR);
-  return ackTo(message, { status: "nack", error: text });
+  return ackTo(message, { status: "nack", error: textOf(error).slice(0, LONGEST_ERROR) });
 }
 
 /** Whether it may go better in a moment. */
 function isPassing({ code }) {
-  return ["unavailable", "overloaded", "rate_limited", "internal"].includes(code);
+  return ["unavailable", "overloaded", "rate_limited", "internal", "ack_timeout"].includes(code);
 }
 
 /** Whether a request is about one connection: on another its old answer would be of no use. */
 function isOfConnection({ topic }) {
-  return topic.startsWith("system:") && topic !== "system:publish";
+  return isSystem(topic) && topic !== "system:publish";
 }
 
 /** An id that nobody can guess; `randomUUID` is missing where a page came over plain HTTP. */
@@ -258,7 +369,28 @@ class Link {
   draining = null; // seconds after which the hub wants us back
   asks = new Map(); // requests of the client itself, which end with the link
   resuming = new Set(); // rooms that a resume is under way for
+  refreshes = null; // tries to renew the token in a row that were of no use; null before the first
   timers = {}; // deadline, settled, watch, probe, refresh
+  #alarms = new Set(); // the timers without a name
+
+  /** Call back after some seconds, if the link has not ended by then. */
+  later(seconds, callback) {
+    const alarm = later(seconds, () => {
+      this.#alarms.delete(alarm);
+      callback();
+    });
+    this.#alarms.add(alarm);
+    return alarm;
+  }
+
+  cancel(alarm) {
+    clearTimeout(alarm);
+    this.#alarms.delete(alarm);
+  }
+
+  end() {
+    for (const timer of [...Object.values(this.timers), ...this.#alarms]) clearTimeout(timer);
+  }
 }
 
 /** A client that is connected, or on its way to be. See `Client`. */
@@ -276,7 +408,7 @@ export class Client {
   #url;
   #WebSocket;
   #tokens;
-  #token = null; // {token, expires?}: the last one, `expires` by this machine's clock
+  #token = null; // the last one that the callback gave
   #state = "closed";
   #link = null;
   #session = null; // the one to be resumed
@@ -288,9 +420,10 @@ export class Client {
   #pending = new Map(); // id -> request, in the order in which they were made
   #outbox;
   #positions = new Positions();
+  #left = new Set(); // rooms that the application wants to be out of, until the hub says so too
   #seen = new Recent(SEEN); // id -> {answer, link}: what became of it, and who waits for that
-  #handlers = []; // [pattern, handler], in the order in which they came
-  #listeners = { state: new Set(), lost: new Set(), error: new Set() };
+  #handlers = new Callbacks();
+  #listeners = { state: new Callbacks(), lost: new Callbacks(), error: new Callbacks() };
 
   /**
    * @param {string | URL} url of the hub's socket; relative to the page where there is one
@@ -298,9 +431,8 @@ export class Client {
    */
   constructor(url, { token = null, outbox = OUTBOX, WebSocket = globalThis.WebSocket } = {}) {
     if (!WebSocket) throw new TypeError("there is no WebSocket here: hand one in as an option");
-    this.#url = new URL(url, globalThis.location?.href);
-    this.#url.protocol = this.#url.protocol.replace("http", "ws");
-    this.#tokens = token;
+    this.#url = hubAddress(url);
+    this.#tokens = typeof token === "function" ? token : plainToken(token);
     this.#outbox = new Outbox(outbox);
     this.#WebSocket = WebSocket;
   }
@@ -314,7 +446,7 @@ export class Client {
   connect() {
     if (this.#link !== null) return;
     if (this.#state === "closed") this.#watchBrowser("addEventListener");
-    this.#dial();
+    this.#letRun(this.#dial());
   }
 
   /** Leave for good, with all rooms; what was not answered is rejected. */
@@ -322,7 +454,9 @@ export class Client {
     const link = this.#link;
     this.#release();
     this.#positions = new Positions();
+    this.#left.clear();
     this.#session = null;
+    this.#attempt = 0;
     link?.socket?.close(1000);
     this.#end({ code: 1000, reason: "normal" });
   }
@@ -332,11 +466,11 @@ export class Client {
     return new Promise((resolve, reject) => {
       const look = (state) => {
         if (state !== "open" && state !== "closed") return;
-        this.#listeners.state.delete(look);
+        stop();
         if (state === "open") resolve(this);
         else reject(closedError());
       };
-      this.#listeners.state.add(look);
+      const stop = this.#listeners.state.add(look);
       look(this.#state);
     });
   }
@@ -345,35 +479,30 @@ export class Client {
 
   /** Hand messages of a topic, or of a `prefix:*`, to `handler`; returns how to undo it. */
   on(topic, handler) {
-    this.#handlers.push([topic, handler]);
-    return () => this.off(topic, handler);
+    return this.#handlers.add(handler, topic);
   }
 
+  /** Undo the last registration of `handler` for this topic. */
   off(topic, handler) {
-    this.#handlers = this.#handlers.filter(([t, h]) => t !== topic || h !== handler);
+    this.#handlers.remove(handler, topic);
   }
 
   onState(callback) {
-    return this.#listen("state", callback);
+    return this.#listeners.state.add(callback);
   }
 
   onLost(callback) {
-    return this.#listen("lost", callback);
+    return this.#listeners.lost.add(callback);
   }
 
   onError(callback) {
-    return this.#listen("error", callback);
-  }
-
-  #listen(what, callback) {
-    this.#listeners[what].add(callback);
-    return () => this.#listeners[what].delete(callback);
+    return this.#listeners.error.add(callback);
   }
 
   #tell(what, ...facts) {
-    for (const callback of [...this.#listeners[what]]) {
+    for (const one of this.#listeners[what].all) {
       try {
-        callback(...facts);
+        if (!one.isOver) one.callback(...facts);
       } catch (error) {
         console.error(error); // of a callback, and not for it: it might be the one for errors
       }
@@ -382,8 +511,13 @@ export class Client {
 
   /** Something failed that nobody waits for. */
   #report(error) {
-    if (this.#listeners.error.size) this.#tell("error", error);
+    if (this.#listeners.error.all.length) this.#tell("error", error);
     else console.error(error);
+  }
+
+  /** Go on without waiting for it. */
+  #letRun(work) {
+    work.catch((error) => this.#report(error));
   }
 
   #become(state, info = {}) {
@@ -404,10 +538,15 @@ export class Client {
    * A cut does not end it: it is sent again under its id, until its time is over.
    */
   request(topic, data = null, options = {}) {
-    return this.#request(topic, data, options, () => {});
+    return this.#request(topic, data, options);
   }
 
-  async #request(topic, data, options, answered) {
+  /**
+   * What it means is done in the very step in which it is known: `begun` when it is sent or
+   * will be, `answered` with the answer, `failed` when none comes, or a refusal. `failed` hears
+   * whether all is as it was before.
+   */
+  async #request(topic, data, options, { begun, answered, failed } = {}) {
     const { id = this.#nextId(), timeout = 5, signal, ...more } = options;
     signal?.throwIfAborted();
     if (this.#pending.has(id)) throw new EyewallError("validation", `a request ${id} is under way`);
@@ -415,13 +554,16 @@ export class Client {
       throw new EyewallError("overloaded", `${IN_FLIGHT} requests wait for their answers already`);
     }
     const message = { ...envelope(topic, data, more), id, ack: true };
-    const request = { id, message, text: JSON.stringify(message), answered, sent: false };
+    const text = JSON.stringify(message);
+    const request = { id, message, text, answered, failed, sent: false };
     const answer = new Promise((resolve, reject) => Object.assign(request, { resolve, reject }));
     this.#pending.set(id, request);
+    begun?.();
     try {
       request.sent = this.#go(request.text, request);
     } catch (error) {
       this.#pending.delete(id);
+      failed?.(this.#isReady);
       throw error;
     }
     const abort = () => this.#reject(request, signal.reason);
@@ -470,24 +612,38 @@ export class Client {
 
   #resolve(request, data) {
     this.#pending.delete(request.id);
-    request.answered(data);
+    request.answered?.(data);
     request.resolve(data);
   }
 
-  #reject(request, error) {
+  #reject(request, error, { isAsBefore = false } = {}) {
     this.#pending.delete(request.id);
     if (!request.sent) this.#outbox.remove(request);
+    request.failed?.(isAsBefore);
     request.reject(error);
   }
 
   // --- rooms, presence, history: the hub's own requests
 
   join(room, options = {}) {
-    return this.#request("system:join", { room }, options, (answer) => this.#joined(room, answer));
+    return this.#request("system:join", { room }, options, {
+      begun: () => this.#left.delete(room),
+      answered: (answer) => this.#joined(room, answer),
+    });
   }
 
+  /** The room is left whether or not the hub answers, unless it refuses. */
   leave(room, options = {}) {
-    return this.#request("system:leave", { room }, options, () => this.#positions.forget(room));
+    const left = this.#request("system:leave", { room }, options, {
+      begun: () => this.#left.add(room),
+      answered: () => this.#isOut(room),
+      failed: (isAsBefore) => {
+        if (isAsBefore) this.#left.delete(room);
+        else this.#positions.forget(room);
+      },
+    });
+    left.catch(() => {}); // it is nothing that has to be known
+    return left;
   }
 
   publish(room, data = null, { event, ...options } = {}) {
@@ -511,10 +667,16 @@ export class Client {
     return this.request("system:history", { room, since, limit }, options);
   }
 
+  /** The hub says that we are in none, or not any more. */
+  #isOut(room) {
+    this.#positions.forget(room);
+    this.#left.delete(room);
+  }
+
   /** Called with the answer, before any message that follows it. */
   #joined(room, answer) {
     const found = this.#positions.join(room, answer);
-    if (found === "gap") this.#catchUp(this.#link, room);
+    if (found === "gap") this.#letRun(this.#catchUp(this.#link, room));
     if (found === "changed") this.#tellLost(room, answer);
   }
 
@@ -530,12 +692,13 @@ export class Client {
     this.#link = link;
     this.#expect(link);
     this.#become("connecting");
+    if (link !== this.#link) return; // whoever was told has closed it
     try {
-      const url = await this.#address();
+      const url = await this.#address(link);
       if (link === this.#link) this.#plug(link, url);
     } catch (error) {
       if (link !== this.#link) return;
-      this.#report(error);
+      this.#report(discreet(error));
       this.#closed(link, 1006, "");
     }
   }
@@ -553,15 +716,43 @@ export class Client {
   #expect(link) {
     link.heard = false;
     const look = () => (link.heard ? this.#expect(link) : this.#giveUp(link));
-    link.timers.deadline = later(HANDSHAKE, look);
+    this.#inTime(link, "deadline", look);
+  }
+
+  /** Look after the time for a sign of life, and not before all that has come is read. */
+  #inTime(link, name, look) {
+    const due = Date.now() + HANDSHAKE * 1000;
+    link.timers[name] = later(HANDSHAKE, () => {
+      if (Date.now() - due <= LATE * 1000) look();
+      else link.timers[name] = later(GRACE, look);
+    });
   }
 
   async #welcome(link, welcome) {
+    if (link.welcome !== null) return;
     link.welcome = welcome;
     this.userId = welcome.user_id;
     this.connId = welcome.conn_id;
-    if (this.#session !== null) await this.#resumeAll(link);
+    const rooms = this.#stillIn();
+    if (this.#session !== null) await this.#resumeAll(link, rooms);
     if (link === this.#link) this.#open(link);
+  }
+
+  /**
+   * The rooms to be in on a new connection. One that is being left is only if something that
+   * was asked before is still to be done there.
+   */
+  #stillIn() {
+    const asked = [...this.#pending.values()].map(({ message: { topic, data } }) => ({
+      room: isSystem(topic) ? data?.room : undefined,
+      isLeave: topic === "system:leave",
+    }));
+    for (const room of [...this.#left]) {
+      const open = asked.filter((request) => request.room === room);
+      if (open.every(({ isLeave }) => isLeave)) this.#positions.forget(room);
+      if (!open.some(({ isLeave }) => isLeave)) this.#left.delete(room);
+    }
+    return this.#positions.rooms;
   }
 
   #open(link) {
@@ -579,10 +770,13 @@ export class Client {
   }
 
   #sendAgain(link) {
-    for (const request of [...this.#pending.values()].filter(({ sent }) => sent)) {
-      if (isOfConnection(request.message)) this.#rename(request);
-      this.#write(link, request.text);
+    const requests = [...this.#pending.values()];
+    this.#pending.clear(); // those with a new id keep their turn all the same
+    for (const request of requests) {
+      if (request.sent && isOfConnection(request.message)) this.#rename(request);
+      this.#pending.set(request.id, request);
     }
+    for (const { sent, text } of requests) if (sent) this.#write(link, text);
     for (const { text, key } of this.#outbox.take()) {
       if (key !== null) key.sent = true;
       this.#write(link, text);
@@ -590,10 +784,8 @@ export class Client {
   }
 
   #rename(request) {
-    this.#pending.delete(request.id);
     request.id = this.#nextId();
     request.text = JSON.stringify({ ...request.message, id: request.id });
-    this.#pending.set(request.id, request);
   }
 
   #giveUp(link) {
@@ -614,16 +806,15 @@ export class Client {
     this.#asked = link.draining !== null; // the hub spreads its clients over time
     const delay = this.#asked ? link.draining : backoff(this.#attempt++);
     const at = Date.now() + delay * 1000;
-    this.#retry = later(delay, () => this.#dial());
+    this.#retry = later(delay, () => this.#letRun(this.#dial()));
     this.#become("waiting", { delay, at, asked: this.#asked, code, reason });
   }
 
   /** Let go of the link; what the client itself has asked there, nobody waits for any more. */
   #release() {
     clearTimeout(this.#retry);
-    const link = this.#link;
+    this.#link?.end();
     this.#link = null;
-    for (const timer of Object.values(link?.timers ?? {})) clearTimeout(timer);
   }
 
   #end(info) {
@@ -638,41 +829,59 @@ export class Client {
 
   // --- the token
 
-  async #address() {
+  async #address(link) {
     const url = new URL(this.#url);
-    const token = typeof this.#tokens === "function" ? await this.#freshToken() : this.#tokens;
+    const token = typeof this.#tokens === "function" ? await this.#freshToken(link) : this.#tokens;
     // No header can be set from a browser.
     if (token) url.searchParams.set("token", token);
     return url.href;
   }
 
-  async #freshToken() {
-    const ends = this.#token?.expires ?? Infinity;
-    if (this.#token === null || ends < Date.now() + TOKEN_MARGIN * 1000) {
-      this.#token = readToken(await this.#tokens());
+  async #freshToken(link) {
+    if (this.#token === null || this.#token.left < TOKEN_MARGIN) {
+      const fresh = new Token(await this.#tokens());
+      if (link !== this.#link) throw closedError(); // it took too long: another try has begun
+      this.#token = fresh;
     }
-    return this.#token.token;
+    return this.#token.text;
   }
 
   #planRefresh(link) {
-    const ends = this.#token?.expires;
-    if (ends === undefined) return;
-    const left = (ends - Date.now()) / 1000;
-    const wait = Math.max(REFRESH_PAUSE, left * REFRESH_AT);
-    link.timers.refresh = later(wait, () => this.#refresh(link));
+    const left = this.#token?.left;
+    if (left === undefined) return;
+    let wait = Math.max(0, left * REFRESH_AT);
+    if (wait >= REFRESH_PAUSE) link.refreshes &&= 0;
+    if (link.refreshes !== null) {
+      wait = Math.max(wait, REFRESH_PAUSE * 2 ** Math.min(link.refreshes, REFRESH_DOUBLINGS));
+      link.refreshes += 1;
+    }
+    link.timers.refresh = later(wait, () => this.#letRun(this.#refresh(link)));
   }
 
   async #refresh(link) {
+    link.refreshes ??= 0;
     try {
-      const fresh = readToken(await this.#tokens());
+      const fresh = new Token(await this.#inPatience(link, HANDSHAKE, this.#tokens()));
       if (link !== this.#link) return;
-      const { expires_at: ends } = await this.#ask(link, "system:refresh", { token: fresh.token });
-      if (ends) fresh.expires ??= Date.parse(ends);
+      const answer = await this.#ask(link, "system:refresh", { token: fresh.text });
+      fresh.endsAt(answer.expires_at);
       this.#token = fresh;
     } catch (error) {
+      if (link !== this.#link) return;
       this.#report(error); // and try again, until the hub says 4401
     }
     if (link === this.#link) this.#planRefresh(link);
+  }
+
+  /** What the callback gives, unless it takes too long. */
+  #inPatience(link, seconds, work) {
+    return new Promise((resolve, reject) => {
+      const late = () => reject(new EyewallError("unavailable", "no token came in time"));
+      const alarm = link.later(seconds, late);
+      Promise.resolve(work)
+        .then(resolve, reject)
+        .finally(() => link.cancel(alarm));
+    });
   }
 
   // --- signs of life: a page sees nothing of the hub's pings
@@ -685,7 +894,7 @@ export class Client {
   /** Ask for any answer at all; a refusal is one, too. */
   #probe(link) {
     if (link.timers.probe) return;
-    link.timers.probe = later(HANDSHAKE, () => this.#giveUp(link));
+    this.#inTime(link, "probe", () => this.#giveUp(link));
     this.#ask(link, "system:resume", { rooms: {} }).catch(() => {});
   }
 
@@ -699,34 +908,38 @@ export class Client {
   #nudge = ({ type }) => {
     if (type === "visibilitychange" && document.hidden) return;
     if (this.#state === "open") this.#probe(this.#link);
-    else if (this.#state === "waiting" && type !== "offline" && !this.#asked) this.#dial();
+    else if (this.#state === "waiting" && type !== "offline" && !this.#asked) {
+      this.#letRun(this.#dial());
+    }
   };
 
   // --- resuming
 
   /** Ask for what was missed. */
-  #resume(link, rooms, { session, attempt = 1 } = {}) {
+  #resume(link, rooms, { session, attempt = 1, patience = PATIENCE } = {}) {
     const data = { session, rooms: this.#positions.ask(rooms) };
     for (const room of rooms) link.resuming.add(room);
-    return this.#ask(link, "system:resume", data, (answer) => {
+    const answered = (answer) => {
       for (const room of rooms) {
         const found = answer.rooms?.[room] ?? { recovered: false };
         if (isPassing(found)) {
           this.#catchUpLater(link, room, backoff(attempt), attempt);
         } else {
           link.resuming.delete(room);
-          this.#resumed(room, found);
+          this.#resumed(link, room, found);
         }
       }
-    });
+    };
+    return this.#ask(link, "system:resume", data, { answered, patience });
   }
 
   /** Take the session and the rooms up again; gives the link up if it is of no use. */
-  async #resumeAll(link) {
-    const { rooms } = this.#positions;
+  async #resumeAll(link, rooms) {
     try {
-      await this.#resume(link, rooms, { session: this.#session });
+      // However long the replay takes: the link has its own deadline for silence.
+      await this.#resume(link, rooms, { session: this.#session, patience: Infinity });
     } catch (error) {
+      if (link !== this.#link) return;
       if (isPassing(error)) this.#giveUp(link);
       else await this.#rejoin(link, rooms);
     }
@@ -735,16 +948,22 @@ export class Client {
   /** Where the hub can't resume: join the plain way, and say that something may be missing. */
   async #rejoin(link, rooms) {
     link.resuming.clear();
-    const joins = rooms.map((room) =>
-      this.#ask(link, "system:join", { room }, (answer) =>
-        this.#resumed(room, { ...answer, recovered: false }),
-      ).catch(({ code }) => link === this.#link && this.#resumed(room, { code })),
-    );
+    const joins = rooms.map((room) => {
+      const answered = (answer) => this.#resumed(link, room, { ...answer, recovered: false });
+      return this.#ask(link, "system:join", { room }, { answered, patience: Infinity }).catch(
+        ({ code }) => link === this.#link && this.#resumed(link, room, { code }),
+      );
+    });
     await Promise.all(joins);
   }
 
-  #resumed(room, { recovered, epoch, offset, code }) {
-    if (!this.#positions.has(room)) return; // left meanwhile
+  #resumed(link, room, { recovered, epoch, offset, code }) {
+    if (!this.#positions.has(room)) {
+      // Left meanwhile: the hub has taken us in all the same.
+      const isIn = code === undefined && this.#left.has(room);
+      if (isIn) this.#ask(link, "system:leave", { room }).catch(() => {});
+      return;
+    }
     const now = { epoch, offset };
     // All that was for us came before this answer: what is missing yet, was not for us.
     const isBehind = !recovered || this.#positions.join(room, now) === "gap";
@@ -755,13 +974,16 @@ export class Client {
 
   /** Messages are missing before the newest of a room: have them sent again. */
   async #catchUp(link, room, attempt = 1) {
-    if (link.resuming.has(room)) return;
+    if (link.resuming.has(room) || this.#left.has(room)) return;
     try {
       await this.#resume(link, [room], { attempt });
     } catch (error) {
       if (link !== this.#link) return;
       if (isPassing(error)) {
-        this.#catchUpLater(link, room, error.retryAfter ?? backoff(attempt), attempt);
+        const wait = askedWait(error.retryAfter) ?? backoff(attempt);
+        this.#catchUpLater(link, room, wait, attempt);
+      } else if (!this.#positions.has(room)) {
+        link.resuming.delete(room); // left meanwhile
       } else {
         link.resuming.delete(room);
         this.#positions.set(room);
@@ -772,18 +994,22 @@ export class Client {
 
   /** The room stays marked until then, or each further message of it would ask. */
   #catchUpLater(link, room, seconds, attempt) {
-    later(seconds, () => {
+    link.later(seconds, () => {
       link.resuming.delete(room);
-      if (link !== this.#link || !this.#positions.has(room)) return;
-      this.#catchUp(link, room, attempt + 1);
+      if (this.#positions.has(room)) this.#letRun(this.#catchUp(link, room, attempt + 1));
     });
   }
 
   /** A request of the client itself: it ends with the link, and waits for nothing else. */
-  #ask(link, topic, data, answered = () => {}) {
+  #ask(link, topic, data, { answered = () => {}, patience = PATIENCE } = {}) {
     const id = this.#nextId();
     return new Promise((resolve, reject) => {
-      link.asks.set(id, { resolve, reject, answered });
+      const late = () => {
+        link.asks.delete(id);
+        reject(noAnswer(topic));
+      };
+      const alarm = patience < Infinity ? link.later(patience, late) : 0;
+      link.asks.set(id, { resolve, reject, answered, alarm });
       this.#write(link, JSON.stringify({ id, topic, data, ack: true }));
     });
   }
@@ -799,64 +1025,90 @@ export class Client {
       this.#report(new EyewallError("invalid_envelope", "the hub sent what is no envelope"));
       return;
     }
-    const { topic, event, ref, data } = message;
-    if (event === "ack") this.#answered(link, data?.message_id ?? ref, data ?? {});
-    else if (event === "error" && data?.code) this.#refused(link, ref, data);
-    else if (topic === "system:welcome") this.#welcome(link, data);
-    else if (topic === "system:draining") this.#drains(link, data.reconnect_in);
+    try {
+      this.#take(link, message);
+    } catch (error) {
+      this.#report(error); // of a hub that does not keep to the protocol
+    }
+  }
+
+  #take(link, message) {
+    const { topic, event, data } = message;
+    if ((event === "ack" || event === "error") && this.#isAnswer(link, message)) return;
+    if (topic === "system:welcome") this.#letRun(this.#welcome(link, data));
+    else if (topic === "system:draining") this.#drains(link, askedWait(data.reconnect_in));
     else if (topic === "system:gap") this.#gap(link, data);
     else this.#deliver(link, message);
   }
 
-  #answered(link, id, data) {
-    if (data.status === "nack") {
-      this.#refused(link, id, data);
-      return;
+  /**
+   * Settle what it answers; false for a message that is the application's own.
+   *
+   * By its event alone it is no answer: applications may have an `ack` and an `error` too. It
+   * names a request under way; or, without an id of its own, as only answers are, what nobody
+   * waits for any more. An error of that kind may be to a `send`, or the application's.
+   */
+  #isAnswer(link, { id, topic, event, ref, data }) {
+    const named = event === "ack" ? (data?.message_id ?? ref) : ref;
+    if (link.asks.has(named) || this.#pending.has(named)) {
+      this.#answered(link, named, data ?? {}, event);
+      return true;
     }
+    if (event === "ack") return topic === undefined || (id === undefined && named !== undefined);
+    const isHubs = isSystem(topic);
+    if (data?.code !== undefined && (id === undefined || isHubs)) this.#report(refusal(data));
+    return isHubs;
+  }
+
+  #answered(link, id, data, event) {
     const ask = link.asks.get(id);
+    const request = this.#pending.get(id);
     if (ask !== undefined) {
       link.asks.delete(id);
+      link.cancel(ask.alarm);
+    }
+    if (event === "error" || data.status === "nack") {
+      this.#refused(link, ask, request, refusal(data));
+    } else if (ask !== undefined) {
       ask.answered(data);
       ask.resolve(data);
-    } else if (this.#pending.has(id)) {
-      this.#resolve(this.#pending.get(id), data);
+    } else {
+      this.#resolve(request, data);
     }
   }
 
-  #refused(link, id, data) {
-    const error = refusal(data);
-    const request = this.#pending.get(id);
-    if (link.asks.has(id)) {
-      link.asks.get(id).reject(error);
-      link.asks.delete(id);
-    } else if (request === undefined) {
-      this.#report(error); // to a message that did not ask for an answer
+  #refused(link, ask, request, error) {
+    if (ask !== undefined) {
+      ask.reject(error);
     } else if (link.draining === null || error.code !== "overloaded") {
-      this.#reject(request, error);
+      this.#reject(request, error, { isAsBefore: error.code !== "not_a_member" });
     } // else it was too late for this hub, and goes to the next under its id
   }
 
   #drains(link, seconds) {
+    if (seconds === null) return;
     link.draining = seconds;
     this.#become(this.#state, { draining: seconds });
   }
 
   #gap(link, { room, epoch, offset }) {
+    if (this.#left.has(room)) return;
     if (!this.#positions.has(room)) this.#positions.set(room, { epoch, offset });
-    this.#catchUp(link, room);
+    this.#letRun(this.#catchUp(link, room));
   }
 
   #deliver(link, message) {
     const { id, topic, data, stream } = message;
-    if (topic === "system:kicked") this.#positions.forget(data.room);
-    const fate = stream ? this.#positions.take(stream) : "next";
+    if (topic === "system:kicked") this.#isOut(data.room);
+    const isPlaced = typeof stream?.room === "string" && !this.#left.has(stream.room);
+    const fate = isPlaced ? this.#positions.take(stream) : "next";
     if (fate === "gap") {
-      this.#catchUp(link, stream.room);
+      this.#letRun(this.#catchUp(link, stream.room));
     } else if (fate === "repeat" || (id !== undefined && this.#seen.get(id) !== undefined)) {
       this.#ackAgain(link, message);
     } else {
       if (fate === "changed") this.#tellLost(stream.room, stream);
-      this.#handle(link, message);
+      this.#letRun(this.#handle(link, message));
     }
   }
 
@@ -871,9 +1123,10 @@ export class Client {
   /** Let the handlers run; returns the ack. */
   async #run(message) {
     const full = { event: "message", data: null, ...message };
-    const handlers = this.#handlers.filter(([pattern]) => matches(pattern, message.topic));
+    const handlers = this.#handlers.all.filter(({ pattern }) => matches(pattern, message.topic));
     // The first steps of all run at once, so that messages are begun in their order.
-    const done = await Promise.allSettled(handlers.map(async ([, handler]) => handler(full)));
+    const begin = async (one) => (one.isOver ? undefined : one.callback(full));
+    const done = await Promise.allSettled(handlers.map(begin));
     const failed = done.filter(({ status }) => status === "rejected");
     for (const { reason } of failed) this.#report(reason);
     if (failed.length) return nackTo(message, failed[0].reason);
