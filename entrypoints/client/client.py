@@ -12,9 +12,9 @@ from eyewall.adapters.observe.logs import make_logger
 from eyewall.application.logs import guarded
 from eyewall.application.ports import Logger
 from eyewall.client import inbox, outbox, wire
+from eyewall.client.address import Address, plain_headers, plain_url, shown
 from eyewall.client.backoff import FIRST, MOST, Backoff
 from eyewall.client.engine import Engine
-from eyewall.client.link import Address
 from eyewall.client.receive import Arrival, Counts
 from eyewall.client.requests import OnAnswer
 from eyewall.client.session import State
@@ -39,7 +39,9 @@ class Client:
     ``token`` is a text, or a function (plain or async) that returns one, or a mapping
     ``{"token": ..., "expires_in": seconds}`` (or ``expires_at``): with its end known it is
     renewed in time. ``headers`` go with the handshake, ``ssl`` is for ``wss`` addresses
-    with certificates of one's own. ``outbox`` messages wait while there is no connection,
+    with certificates of one's own. Redirects are not followed.
+
+    ``outbox`` messages wait while there is no connection,
     ``queue`` messages for callbacks, and as many for the iteration. Times are seconds:
     ``connect_timeout`` for everything up to the welcome, ``heartbeat`` between two pings,
     the first wait before a reconnect (``first_delay`` at most) and the longest.
@@ -68,13 +70,14 @@ class Client:
         max_delay: Seconds = MOST,
         logger: Logger | None = None,
     ) -> None:
-        if not isinstance(url, str) or not url.lower().startswith(("ws://", "wss://")):
-            raise ValueError("url must begin with ws:// or wss://")
-        self._shown = url.partition("?")[0]
+        url = plain_url(url)
+        if ssl is not None and url.lower().startswith("ws://"):
+            raise ValueError("ssl is for addresses that begin with wss://")
+        self._shown = shown(url)
         self._engine = Engine(
             address=Address(
                 url=url,
-                headers=dict(headers or {}),
+                headers=plain_headers(headers or {}),
                 ssl=ssl,
                 timeout=seconds(connect_timeout, "connect_timeout", positive=True),
                 heartbeat=seconds(heartbeat, "heartbeat", positive=True),
@@ -221,13 +224,12 @@ class Client:
         def joined(answer: dict[str, Any]) -> None:
             self._engine.rooms.joined(room, answer.get("epoch"), answer.get("offset"))
 
+        self._engine.rooms.stay(room)
         return await self._command("join", {"room": room}, timeout, joined)
 
     async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
-        """Leave a room."""
-        return await self._command(
-            "leave", {"room": room}, timeout, lambda _: self._engine.rooms.left(room)
-        )
+        """Leave a room: whether or not the server answers, unless it refuses."""
+        return await self._engine.leave(room, seconds(timeout, "timeout", positive=True))
 
     async def publish(
         self, room: str, data: Any = None, event: str = "message", *, timeout: Seconds = TIMEOUT
@@ -306,7 +308,9 @@ class Client:
         on_answer: OnAnswer | None = None,
     ) -> dict[str, Any]:
         within = seconds(timeout, "timeout", positive=True)
-        return await self._engine.request(f"system:{name}", fields, within, on_answer)
+        room = fields.get("room")
+        with self._engine.rooms.busy(room if isinstance(room, str) else None):
+            return await self._engine.request(f"system:{name}", fields, within, on_answer)
 
     # --- iteration
 

@@ -67,8 +67,10 @@ def of_refusal(status: int, headers: Mapping[str, str]) -> Ending:
         return Ending(error, comes_back=False, stale=True)
     if status == 403:
         return Ending(Forbidden("the server answers 403"), comes_back=False)
+    moved = ", a redirect: give the address that it leads to" if 300 <= status < 400 else ""
     return Ending(
-        Unavailable(f"the server answers {status}"), wait=asked_wait(headers.get("Retry-After"))
+        Unavailable(f"the server answers {status}{moved}"),
+        wait=asked_wait(headers.get("Retry-After")),
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from eyewall.application.ports import Logger
 from eyewall.application.tasks import Tasks
 from eyewall.client import wire
+from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff
 from eyewall.client.callbacks import Notices
-from eyewall.client.link import GOODBYE, Address
+from eyewall.client.link import GOODBYE
 from eyewall.client.outbox import Outbox, Outgoing
 from eyewall.client.receive import Arrival, Receiver
 from eyewall.client.recover import Recovery
@@ -20,7 +21,15 @@ from eyewall.client.requests import OnAnswer, Requests
 from eyewall.client.rooms import Rooms
 from eyewall.client.session import Session, State
 from eyewall.client.tokens import Tokens, TokenSource
-from eyewall.domain.errors import AckTimeout, ConnectionClosed, InvalidEnvelope, Misuse, Overloaded
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    InvalidEnvelope,
+    Misuse,
+    NotAMember,
+    Overloaded,
+)
 
 
 class Engine:
@@ -166,6 +175,37 @@ class Engine:
                     return await pending.answer
         except TimeoutError:
             raise AckTimeout(f"no answer to {topic} within {timeout:g} s") from None
+
+    async def leave(self, room: str, timeout: float) -> dict[str, Any]:
+        """Leave a room, whether or not the server answers; see ``Client.leave``."""
+
+        def is_out(_: dict[str, Any]) -> None:
+            self.rooms.left(room)
+            self.rooms.stay(room)
+
+        with self.rooms.leaving(room):
+            try:
+                return await self.request("system:leave", {"room": room}, timeout, is_out)
+            except BaseException as error:
+                if self._is_refusal(error):
+                    self.rooms.stay(room)
+                else:
+                    self.rooms.left(room)
+                    self._tell_out(room)
+                raise
+
+    def _is_refusal(self, error: BaseException) -> bool:
+        """Whether the server has said that the client stays in a room."""
+        local = (AckTimeout, ConnectionClosed, NotAMember)
+        if not isinstance(error, EyewallError) or isinstance(error, local):
+            return False
+        return self.state is State.OPEN  # while it is away, nobody but the outbox refuses
+
+    def _tell_out(self, room: str) -> None:
+        """The request may not have been written: say it without asking for an answer."""
+        link = None if self.session is None else self.session.link
+        if link is not None and self.state is State.OPEN:
+            self._recovery.leave(link, room)
 
     async def send(self, topic: str, data: Any, event: str) -> None:
         """Send a message that nobody answers."""

@@ -5,23 +5,26 @@ Rules of this file:
 1. Reading never waits for anybody: each frame is handed on at once.
 2. One task writes. What belongs to this connection (acks, its own requests) goes first;
    the application's messages follow when they may.
+3. Whatever keeps a connection from being made is an ``Ending``, and its text shows no
+   secret.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl as tls
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from eyewall.client import wire
+from eyewall.client.address import Address
 from eyewall.client.endings import Ending, of_close, of_refusal
 from eyewall.client.outbox import Outbox
 from eyewall.domain.errors import Forbidden, InvalidEnvelope, Unauthorized, Unavailable
@@ -34,20 +37,9 @@ GOODBYE: Final = 5.0
 """Seconds for a close: what waits is written, and the server answers."""
 
 CUT: Final = 1006
+TOO_BIG: Final = 1009
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where and how to connect. Times in seconds, sizes in bytes."""
-
-    url: str
-    headers: Mapping[str, str]
-    ssl: tls.SSLContext | None
-    timeout: float
-    """From the connect to the welcome."""
-    heartbeat: float
-    """Between two pings; without an answer for as long the connection counts as cut."""
-    max_message_size: int
+_LOGIN: Final = "authorization"
 
 
 class Ended(Exception):
@@ -147,11 +139,35 @@ class Link:
         await self._socket.close()
 
 
+class _Socket(ClientConnection):
+    """Follows no redirect: where one leads is not whom the credentials are meant for."""
+
+    async def handshake(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super().handshake(*args, **kwargs)
+        except InvalidStatus as error:
+            waits = error.response.headers.get_all("Retry-After")
+            headers = {"Retry-After": waits[0]} if waits else {}
+            raise Ended(of_refusal(error.response.status_code, headers)) from None
+
+
+class _NoDebug(logging.LoggerAdapter[logging.Logger]):
+    """Passes on all but the debug lines of websockets: they show every header and frame,
+    and so the token."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  (logging's own name)
+        return level > logging.DEBUG and super().isEnabledFor(level)
+
+
+_LOGGER = _NoDebug(logging.getLogger("websockets.client"), {})
+
+
 async def dial(address: Address, token: str | None) -> Link:
-    """Connect and take the welcome; raises ``Ended``."""
+    """Connect and take the welcome; raises ``Ended``, and nothing else."""
     headers = dict(address.headers)
     secured: dict[str, Any] = {} if address.ssl is None else {"ssl": address.ssl}
     if token is not None:
+        headers = {name: value for name, value in headers.items() if name.lower() != _LOGIN}
         headers["Authorization"] = f"Bearer {token}"
     socket: ClientConnection | None = None
     try:
@@ -165,21 +181,25 @@ async def dial(address: Address, token: str | None) -> Link:
                 ping_timeout=address.heartbeat,
                 close_timeout=min(GOODBYE, address.heartbeat),
                 max_size=address.max_message_size,
+                create_connection=_Socket,
+                logger=_LOGGER,
                 **secured,
             )
             link = Link(socket, await _welcome(socket))
             socket = None  # it is the link's now
             return link
-    except InvalidStatus as error:
-        raise Ended(of_refusal(error.response.status_code, error.response.headers)) from None
+    except Ended:
+        raise
     except ConnectionClosed as error:
         raise Ended(_turned_away(error)) from None
     except InvalidEnvelope as error:
-        raise Ended(Ending(Unavailable(f"no eyewall answers there: {error}"))) from None
+        said = address.discreet(error, token)
+        raise Ended(Ending(Unavailable(f"no eyewall answers there: {said}"))) from None
     except TimeoutError:
         raise Ended(Ending(Unavailable("the server did not answer in time"))) from None
-    except (OSError, EOFError, WebSocketException) as error:
-        raise Ended(Ending(Unavailable(f"no connection: {error}"))) from error
+    except Exception as error:  # noqa: BLE001  (whatever a server, a proxy or a library thinks of)
+        said = address.discreet(error, token) or type(error).__name__
+        raise Ended(Ending(Unavailable(f"no connection: {said}"))) from None
     finally:
         if socket is not None:
             _cut(socket)
@@ -205,15 +225,18 @@ async def _welcome(socket: ClientConnection) -> Mapping[str, Any]:
 
 
 def _ending(error: ConnectionClosed, reconnect_in: float | None = None) -> Ending:
-    """What the server said, or, where it said nothing, this side: that a message is too
-    large is known here first."""
-    close = error.rcvd or error.sent
+    """What the server said. Where it said nothing it is a cut, whatever this side has sent
+    (that the bytes made no sense, or that no pong came), but for a message that is too
+    large: it would come again."""
+    close = error.rcvd
+    if close is None and error.sent is not None and error.sent.code == TOO_BIG:
+        close = error.sent
     return of_close(CUT, "") if close is None else of_close(close.code, close.reason, reconnect_in)
 
 
 def _turned_away(error: ConnectionClosed) -> Ending:
     """The server closed before the welcome."""
-    ending = _ending(error)
+    ending = of_close(CUT, "") if error.rcvd is None else _ending(error)
     wrong: type[Unauthorized | Unavailable | Forbidden] = Forbidden
     if ending.stale:
         wrong = Unauthorized

@@ -101,28 +101,28 @@ class Receiver:
     def received(self, link: Link, frame: str) -> None:
         """Take one frame in. Never waits, never raises."""
         try:
-            message = wire.decode(frame)
+            self._take_in(link, wire.decode(frame), len(frame))
         except InvalidEnvelope:
             self.counts.unreadable += 1
+        except Exception as error:
+            # Of a server that keeps to nothing: it ends neither the connection nor the client.
+            self.counts.unreadable += 1
+            self._logger.error("message_failed", exc_info=error)
+
+    def _take_in(self, link: Link, message: Envelope[Any], size: int) -> None:
+        if message.event in ("ack", "error") and self._requests.is_answer(message):
             return
-        if message.event == "ack":
-            self._requests.settle(message)
-            return
-        if message.event == "error" and self._requests.settle(message):
-            return
-        arrival = Arrival(message, len(frame), link)
-        if message.stream is not None:
+        arrival = Arrival(message, size, link)
+        if message.stream is not None and not self._rooms.is_out(message.stream.room):
             self._placed(arrival)
-        elif not is_system(message.topic) or self._noticed(link, message):
-            self._deliver(arrival)
+        elif is_system(message.topic) and not self._noticed(link, message):
+            return
+        elif not self._deliver(arrival):
+            self.counts.dropped += 1
 
     def _noticed(self, link: Link, message: Envelope[Any]) -> bool:
         """Act on a notice of the server; True if it is for the application too."""
-        try:
-            said = message.data if isinstance(message.data, dict) else {}
-        except InvalidEnvelope:
-            self.counts.unreadable += 1
-            return False
+        said = message.data if isinstance(message.data, dict) else {}
         room = said.get("room")
         if message.topic == "system:draining":
             link.reconnect_in = asked_wait(said.get("reconnect_in"))
@@ -155,6 +155,7 @@ class Receiver:
         assert at is not None
         queue = self._queue(arrival)
         if not self._deliver(arrival):
+            self.counts.gaps += 1
             self._rooms.missed(at, queue)
             self._behind()
             return False
@@ -176,10 +177,6 @@ class Receiver:
             self._answer_again(arrival)
             return True
         if not self._queue(arrival).put(arrival, arrival.size):
-            if message.stream is None:
-                self.counts.dropped += 1
-            else:
-                self.counts.gaps += 1
             return False
         arrival.work = self._handled.begin(message.id, arrival.link if message.ack else None)
         return True

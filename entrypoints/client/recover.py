@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from eyewall.client import wire
 from eyewall.client.endings import Ending
 from eyewall.client.link import Ended, Link
 from eyewall.client.receive import Arrival
@@ -86,11 +87,17 @@ class Recovery:
                     self._later = False
                     await asyncio.sleep(AGAIN)
 
+    def leave(self, link: Link, room: str) -> None:
+        """Tell the server that the client is out of a room, and wait for nothing."""
+        link.post(wire.encode("system:leave", {"room": room}))
+
     async def _ask(self, link: Link, data: Mapping[str, Any], places: Mapping[str, Place]) -> None:
         def answered(answer: dict[str, Any]) -> None:
             said = answer.get("rooms")
             for room in places:
                 self._answered(room, said.get(room) if isinstance(said, dict) else None)
+                if self._rooms.is_out(room) and room not in self._rooms:
+                    self.leave(link, room)  # left meanwhile; the server took us in all the same
 
         with self._requests.open(TOPIC, data, survives=False, on_answer=answered) as request:
             link.post(request.frame)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from eyewall.client import wire
@@ -86,14 +86,23 @@ class Requests:
         """Hold it for as long as a request is open."""
         return self._turns
 
+    def is_answer(self, message: Envelope[Any]) -> bool:
+        """Take in an ack, nack or error; False for a message of the application's own.
+
+        By its event alone it is no answer: applications may have an ``ack`` and an
+        ``error`` too. It names a request of ours; or, without an id of its own, as only
+        answers are, it is an ack of what nobody waits for any more.
+        """
+        if self.settle(message):
+            return True
+        if message.event != "ack":
+            return False
+        return not message.topic or (message.id is None and bool(_named(message, _data(message))))
+
     def settle(self, message: Envelope[Any]) -> bool:
         """Take in an ack, nack or error; False if no request of ours has the id it names."""
-        try:
-            data = message.data if isinstance(message.data, dict) else {}
-        except InvalidEnvelope as error:
-            data = {"status": "nack", "error": str(error)}
-        named = data.get("message_id") if message.event == "ack" else None
-        pending = self._pending.get(named if isinstance(named, str) else message.ref or "")
+        data = _data(message)
+        pending = self._pending.get(_named(message, data) or "")
         if pending is None or pending.answer.done():
             return False
         if message.event == "ack" and data.get("status", "ok") == "ok":
@@ -115,6 +124,19 @@ class Requests:
         for pending in self._pending.values():
             if not pending.answer.done():
                 pending.answer.set_exception(ConnectionClosed(text))
+
+
+def _data(message: Envelope[Any]) -> dict[str, Any]:
+    try:
+        return message.data if isinstance(message.data, dict) else {}
+    except InvalidEnvelope as error:
+        return {"status": "nack", "error": str(error)}
+
+
+def _named(message: Envelope[Any], data: Mapping[str, Any]) -> str | None:
+    """The id that an answer names."""
+    named = data.get("message_id") if message.event == "ack" else None
+    return named if isinstance(named, str) else message.ref
 
 
 def _error(data: dict[str, Any]) -> EyewallError:

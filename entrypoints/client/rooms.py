@@ -9,11 +9,16 @@ Rules of this file:
    (a message to all but one), and what was kept is taken.
 3. What the client could not take, because its own queue was full, is a gap like any other.
 4. Bounded: what is kept aside, in messages and in bytes, over all rooms.
+5. A room that the application leaves is out: nothing more is asked for in it, and what
+   still comes from it does not bring it back, until it is joined again, or a new
+   connection has begun without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -95,6 +100,10 @@ class Rooms(Generic[M]):
 
     def __init__(self) -> None:
         self._rooms: dict[str, _Room[M]] = {}
+        self._out: dict[str, int] = {}
+        """Rooms that are left: how many leaves of each are without an answer yet."""
+        self._busy: Counter[str] = Counter()
+        """Requests about a room, but for leaves, that are under way."""
         self._early = 0
         self._early_bytes = 0
 
@@ -125,6 +134,38 @@ class Rooms(Generic[M]):
         known = self._rooms.pop(room, None)
         if known is not None:
             self._let_go(known)
+
+    @contextlib.contextmanager
+    def leaving(self, room: str) -> Iterator[None]:
+        """The room is out from now on, whatever becomes of the request that says so."""
+        self._out[room] = self._out.get(room, 0) + 1
+        try:
+            yield
+        finally:
+            if room in self._out:
+                self._out[room] -= 1
+
+    def stay(self, room: str) -> None:
+        """The room is not out: it is joined again, was never left, or the server knows."""
+        self._out.pop(room, None)
+
+    def is_out(self, room: str) -> bool:
+        """Whether the application has left, and the server has not said so yet."""
+        return room in self._out
+
+    @contextlib.contextmanager
+    def busy(self, room: str | None) -> Iterator[None]:
+        """Something is to be done in the room, which has to be done before it is left."""
+        if room is None:
+            yield
+            return
+        self._busy[room] += 1
+        try:
+            yield
+        finally:
+            self._busy[room] -= 1
+            if not self._busy[room]:
+                del self._busy[room]
 
     # --- messages
 
@@ -171,7 +212,7 @@ class Rooms(Generic[M]):
 
     def gap(self, room: str, epoch: object, offset: object) -> None:
         """The server dropped messages after this place."""
-        if _is_place(epoch, offset):
+        if _is_place(epoch, offset) and room not in self._out:
             known = self._rooms.setdefault(room, _Room())
             if known.epoch is None:
                 known.epoch, known.offset = str(epoch), int(str(offset))
@@ -185,10 +226,16 @@ class Rooms(Generic[M]):
             name
             for name, room in self._rooms.items()
             if room.behind and not room.asked and (room.blocked is None or room.blocked.roomy)
+            if name not in self._out
         )
 
     def ask_all(self) -> dict[str, Place]:
-        """Return every room, as asked for from now on: the connection is a new one."""
+        """Return every room to be in, as asked for from now on: the connection is a new one."""
+        for room, leaves in list(self._out.items()):
+            if not self._busy[room]:
+                self.left(room)
+            if not leaves:
+                del self._out[room]
         return self._ask(self._rooms)
 
     def _ask(self, names: Iterable[str]) -> dict[str, Place]:
@@ -209,7 +256,7 @@ class Rooms(Generic[M]):
         known.asked = False
         said = answer if isinstance(answer, Mapping) else {}
         code = said.get("code")
-        if code in PASSING:
+        if isinstance(code, str) and code in PASSING:
             known.behind = True
             return Recovered(later=True)
         if isinstance(code, str):

@@ -21,21 +21,26 @@ from typing import Any, Final
 
 from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
+from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff
 from eyewall.client.endings import Ending
-from eyewall.client.link import Address, Ended, Link, dial
+from eyewall.client.link import Ended, Link, dial
 from eyewall.client.outbox import Outbox
 from eyewall.client.receive import Receiver
 from eyewall.client.recover import Recovery
 from eyewall.client.requests import Requests
 from eyewall.client.rooms import Rooms
-from eyewall.client.tokens import Tokens
+from eyewall.client.tokens import Pace, Tokens
 from eyewall.domain.errors import ConnectionClosed, EyewallError, Refused, Unavailable
 
 Tell = Callable[["State"], None]
 
-SOONEST: Final = 1.0
-"""Seconds between two renewals of a token, whatever its callback says of its life."""
+SOONEST: Final = 15.0
+"""Seconds between two renewals of a token in a connection, whatever its callback says of
+its life."""
+
+AGAIN: Final = 15.0
+"""Seconds until the next try after a renewal that failed."""
 
 
 class State(StrEnum):
@@ -124,7 +129,14 @@ class Session:
         return never_open or not ending.comes_back or self.state is State.CLOSED
 
     async def _once(self) -> Ending:
-        """One connection, from the token to its end."""
+        """One connection, from the token to its end, whatever that is."""
+        try:
+            return await self._connection()
+        except Exception as error:
+            self._logger.error("connection_failed", exc_info=error)
+            return Ending(Unavailable(f"the connection failed: {type(error).__name__}"))
+
+    async def _connection(self) -> Ending:
         try:
             async with asyncio.timeout(self._address.timeout):
                 token = await self._tokens.get()
@@ -186,17 +198,20 @@ class Session:
 
     async def _keep_token(self, link: Link) -> None:
         """Show a new token before the old one ends."""
-        while True:
-            left = self._tokens.renew_in()
-            if left is None:
-                await asyncio.Event().wait()  # nobody knows when: the server will say
-                continue
-            await asyncio.sleep(max(left, SOONEST))
-            await self._renew(link)
+        pace = Pace(SOONEST, AGAIN)
+        wait = self._tokens.renew_in()
+        while wait is not None:
+            await asyncio.sleep(wait)
+            if await self._renew(link):
+                left = self._tokens.renew_in()
+                wait = None if left is None else pace.next(left)
+            else:
+                wait = pace.failed()
+        await asyncio.Event().wait()  # nobody knows when: the server will say
 
-    async def _renew(self, link: Link) -> None:
-        """Refresh in band. Whatever fails leaves it to the server to close with 4401,
-        after which there is another chance."""
+    async def _renew(self, link: Link) -> bool:
+        """Refresh in band; False if that failed. It is tried again until the server closes
+        with 4401, and then with the next connection."""
         try:
             async with asyncio.timeout(self._address.timeout):
                 data = {"token": await self._tokens.renew()}
@@ -206,6 +221,8 @@ class Session:
         except Exception as error:  # noqa: BLE001  (the application's function)
             self._logger.warning("token_not_renewed", error=shown(error))
             self._tokens.refused()
+            return False
+        return True
 
     # --- between two
 

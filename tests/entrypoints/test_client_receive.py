@@ -103,16 +103,80 @@ def test_what_no_callback_takes_waits_for_the_iteration(desk):
     assert len(desk.receiver.called) == 1
 
 
-def test_an_answer_goes_to_its_request_and_nowhere_else(desk):
-    desk.get("t", event="ack", ref="nobody")
-
-    assert desk.waiting() == []
-
-
 def test_an_error_that_answers_nothing_is_a_message(desk):
     desk.get("chat:say", {"code": "forbidden"}, event="error")
 
     assert desk.waiting() == [{"code": "forbidden"}]
+
+
+@pytest.mark.parametrize("event", ["ack", "error", "join", "leave", "typing", "gap", "kicked"])
+@pytest.mark.parametrize("topic", ["orders", "room:r"])
+def test_an_application_s_event_may_have_any_name(desk, event, topic):
+    desk.get(topic, {"code": 7, "message_id": "order-5"}, event=event, id="m1", ack=True)
+    desk.get(topic, "plain", event=event, id="m2")
+
+    assert desk.waiting() == [{"code": 7, "message_id": "order-5"}, "plain"]
+
+
+@pytest.mark.parametrize("event", ["ack", "error"])
+def test_in_a_room_with_history_it_moves_the_place_on(desk, event):
+    desk.placed(1, event=event)
+    desk.placed(2)
+    desk.placed(1, event=event)
+
+    assert desk.waiting() == [1, 2]
+    assert (desk.counts.repeats, desk.counts.gaps) == (1, 0)
+
+
+async def test_it_is_acked_as_often_as_it_comes_and_handled_once(desk):
+    done = []
+    desk.receiver.callbacks.add("orders", lambda message: done.append(message.event))
+    async with working(desk):
+        for _ in range(2):
+            desk.get("orders", 7, event="ack", id="m1", ack=True)
+            assert (await desk.link.next())["message_id"] == "m1"
+
+    assert done == ["ack"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ref": "long gone"},
+        {"data": {"message_id": "long gone", "status": "ok"}},
+        {"ref": "long gone", "data": {"status": "nack", "code": "forbidden"}},
+        {"topic": ""},
+    ],
+)
+def test_a_late_ack_is_no_message(desk, fields):
+    desk.get(**{"topic": "orders", "event": "ack", **fields})
+
+    assert desk.waiting() == []
+    assert desk.counts.unreadable == 0
+
+
+async def test_an_answer_with_an_id_of_its_own_is_one(desk):
+    with desk.requests.open("orders", 1) as pending:
+        desk.get("orders", {"sum": 3}, event="ack", ref=pending.id, id="m1")
+
+        assert (await pending.answer)["sum"] == 3
+    assert desk.waiting() == []
+
+
+@pytest.mark.parametrize("code", [[], {}, 5, None])
+async def test_a_server_that_keeps_to_nothing_ends_nothing(desk, code):
+    desk.rooms.joined("r", None, None)
+
+    def answered(answer):
+        assert desk.rooms.answered("r", answer["rooms"]["r"]).lost
+        raise LookupError
+
+    with desk.requests.open("system:resume", {}, on_answer=answered) as pending:
+        desk.get("system:resume", {"rooms": {"r": {"code": code}}}, event="ack", ref=pending.id)
+        desk.get("news", 1)
+
+    assert desk.waiting() == [1]
+    assert desk.logger.of("error") == ["message_failed"]
 
 
 def test_without_an_iteration_the_first_wait_and_the_rest_is_counted(desk):

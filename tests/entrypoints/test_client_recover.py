@@ -466,13 +466,16 @@ async def test_a_message_to_all_but_this_client_is_no_gap_for_long():
 async def test_a_slow_callback_gets_everything_in_time():
     async with cuttable(queue=5) as (server, _, c):
         heard: list = []
+        go = asyncio.Event()
 
         @c.on("room:r")
         async def slow(message):
-            await asyncio.sleep(0)
+            await go.wait()
             heard.append(message.data)
 
         await say(server, *range(200))
+        await eventually(lambda: c.counts.gaps)
+        go.set()
         await eventually(lambda: len(heard) >= 200)
 
         assert heard == list(range(200))

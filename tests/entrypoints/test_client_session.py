@@ -384,6 +384,43 @@ async def test_a_renewal_that_fails_leaves_it_to_the_server(monkeypatch):
         assert len(given) >= 3
 
 
+async def test_a_clock_that_is_ahead_asks_for_no_token_before_the_server_says_so():
+    """The end of each token has passed by this machine's clock when it comes."""
+    given: list = []
+
+    def token():
+        given.append(f"t{len(given) + 1}")
+        return {"token": given[-1], "expires_at": datetime.now(UTC) - timedelta(hours=1)}
+
+    async with talking(token=token) as (script, c, line):
+        assert c._engine._tokens.renew_in() is None
+        await line.close(4401)
+        await (await script.line()).resumed()
+        await reopened(c, "s1")
+
+    assert given == ["t1", "t2"]
+
+
+async def test_a_renewal_that_fails_is_tried_again(monkeypatch):
+    monkeypatch.setattr("eyewall.client.session.AGAIN", 0.01)
+    given: list = []
+
+    async def token():
+        given.append(1)
+        if len(given) == 2:
+            raise asyncio.CancelledError
+        if len(given) == 3:
+            raise OSError("no login")
+        return {"token": f"t{len(given)}", "expires_in": 0.1 if len(given) < 4 else 1000}
+
+    async with talking(token=token) as (_, c, line):
+        refresh = await line.expect("system:refresh")
+        await line.answer(refresh)
+
+        assert refresh["data"] == {"token": "t4"}
+        assert c.state is State.OPEN
+
+
 async def test_a_token_that_was_kept_and_is_refused_is_tried_once_more_anew():
     given: list = []
 

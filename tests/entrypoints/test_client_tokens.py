@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from eyewall.client.tokens import EARLY, Token, Tokens, read
+from eyewall.client.tokens import EARLY, Pace, Token, Tokens, read
 
 WALL = 1_800_000_000.0
 
@@ -34,6 +34,9 @@ def tokens(source, time=None) -> Tokens:
         ({"token": "t", "expires_at": datetime.fromtimestamp(WALL + 600, UTC)}, 700 - EARLY),
         ({"token": "t", "expires_at": "2027-01-15T08:10:00Z"}, 700 - EARLY),
         ({"token": "t", "expires_at": None}, None),
+        ({"token": "t", "expires_at": datetime.fromtimestamp(WALL - 3600, UTC)}, None),
+        ({"token": "t", "expires_at": "2027-01-15T08:00:00Z"}, None),
+        ({"token": " t\n"}, None),
     ],
 )
 def test_what_a_callback_may_give(given, renew_at):
@@ -53,6 +56,10 @@ def test_what_a_callback_may_give(given, renew_at):
         {"token": "s3cret", "expires_at": 5},
         {"token": "s3cret", "expires_at": "tomorrow"},
         {"token": "s3cret", "expires_at": datetime(2027, 1, 1)},  # noqa: DTZ001
+        "s3cret\nor two",
+        {"token": "s3cret\x00"},
+        {"token": " \n"},
+        b"s3cret",
     ],
 )
 def test_what_it_may_not_give_is_told_without_the_token(given):
@@ -114,6 +121,15 @@ async def test_one_that_was_refused_is_not_shown_again():
 
     assert source.renew_in() is None
     assert await source.get() == "b"
+
+
+def test_renewals_that_are_of_no_use_come_ever_less_often():
+    pace = Pace(soonest=15.0, again=10.0)
+
+    assert [pace.next(0.0) for _ in range(7)] == [15.0, 30.0, 60.0, 120.0, 240.0, 240.0, 240.0]
+    assert [pace.next(left) for left in (20.0, 4.0, 15.0, 14.9)] == [20.0, 15.0, 15.0, 15.0]
+    assert [pace.failed(), pace.failed()] == [20.0, 40.0]
+    assert [pace.next(20.0), pace.failed()] == [20.0, 10.0]
 
 
 async def test_what_the_callback_raises_goes_to_who_asks():

@@ -11,29 +11,27 @@ import { connected, newClient, scene } from "./support.js";
 const HOUR = 3_600_000;
 const refreshes = () => scene.hub.asked("system:refresh").length;
 
-for (const [how, end, most] of [
-  ["an hour ahead", -HOUR, 0],
-  ["just so much ahead that 4 s seem left", 4000, 7],
-  ["an hour behind", 2 * HOUR, 0],
+for (const [how, name, end, most] of [
+  ["an hour ahead", "expires_at", -HOUR, 0],
+  ["just so much ahead that 4 s seem left", "expiresAt", 4000, 5],
+  ["an hour behind", "expires_at", 2 * HOUR, 0],
 ]) {
-  for (const name of ["expires_at", "expiresAt"]) {
-    test(`a clock that is ${how} asks for a token (${name}) now and then`, async () => {
-      let asked = 0;
-      const token = () => {
-        asked += 1;
-        return { token: "t", [name]: new Date(Date.now() + end).toISOString() };
-      };
-      const client = await connected({ token });
+  test(`a clock that is ${how} asks for a token now and then`, async () => {
+    let asked = 0;
+    const token = () => {
+      asked += 1;
+      return { token: "t", [name]: new Date(Date.now() + end).toISOString() };
+    };
+    const client = await connected({ token });
 
-      for (let n = 0; n < 60; n += 1) {
-        await pass(10);
-        scene.hub.send({ topic: "news" });
-      }
+    for (let n = 0; n < 20; n += 1) {
+      await pass(10);
+      scene.hub.send({ topic: "news" });
+    }
 
-      assert.ok(asked - 1 <= most, `${asked} times in ten minutes`);
-      assert.equal(client.state, "open");
-    });
-  }
+    assert.ok(asked - 1 <= most, `${asked} times in 200 s`);
+    assert.equal(client.state, "open");
+  });
 }
 
 test("a hub whose clock differs is not asked each second, either", async () => {
@@ -41,7 +39,7 @@ test("a hub whose clock differs is not asked each second, either", async () => {
   scene.hub.answers["system:refresh"] = { expires_at: new Date(-HOUR).toISOString() };
   await connected({ token: () => tokens.shift() ?? "t2" });
 
-  await pass(400);
+  await pass(200);
 
   assert.equal(refreshes(), 1);
 });
@@ -68,7 +66,7 @@ test("a clock that is set while the client runs changes nothing but one question
   await connected({ token });
   skew = HOUR;
 
-  await pass(1500);
+  await pass(900);
 
   assert.equal(refreshes(), 1);
   assert.equal(asked, 2);

@@ -1,0 +1,135 @@
+"""Where a client connects to, and what of that may be shown.
+
+Rules of this file:
+
+1. What is wrong with an address, a header or a token is said without quoting it: any of
+   them may be a secret.
+2. A text that others wrote (a library, a server) is shown cut, on one line, and without
+   what is secret in the address and its headers.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl as tls
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+LONGEST_SHOWN: Final = 300
+"""Characters of a text that others wrote."""
+
+SHORTEST_SECRET: Final = 4
+"""Characters: what is shorter would be found in the middle of words."""
+
+MASK: Final = "***"
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.1
+_SECRETS_IN_TEXT: Final = (
+    (re.compile(r"((?:[a-z][a-z0-9+.-]*://)?)\S*@", re.IGNORECASE), rf"\g<1>{MASK}@"),
+    (re.compile(r"([?&][^=&#\s\"']*=)[^&#\s\"']*"), rf"\g<1>{MASK}"),
+    (re.compile(r"(\b(?:bearer|basic)\s+)\S+", re.IGNORECASE), rf"\g<1>{MASK}"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where and how to connect. Times in seconds, sizes in bytes."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    ssl: tls.SSLContext | None
+    timeout: float
+    """From the connect to the welcome."""
+    heartbeat: float
+    """Between two pings; without an answer for as long the connection counts as cut."""
+    max_message_size: int
+
+    def discreet(self, text: object, token: str | None = None) -> str:
+        """Return what others said of this address, without what is secret."""
+        said = " ".join(str(text).split())
+        for secret in self._secrets(token):
+            if len(secret) >= SHORTEST_SECRET:
+                said = said.replace(secret, MASK)
+        return _masked(said[: 4 * LONGEST_SHOWN])[:LONGEST_SHOWN]
+
+    def _secrets(self, token: str | None) -> Iterator[str]:
+        parts = urlsplit(self.url)
+        yield from filter(None, (token, parts.username, parts.password))
+        for _, value in parse_qsl(parts.query):
+            yield value
+        for value in self.headers.values():
+            yield value
+            yield value.rpartition(" ")[2]
+
+
+def plain_url(url: object) -> str:
+    """Return the address of a hub; raises ``ValueError``, without the address in its text.
+
+    A host that no name server knows is none of it: that may change.
+    """
+    if not isinstance(url, str) or not url.strip().lower().startswith(("ws://", "wss://")):
+        raise ValueError("url must begin with ws:// or wss://")
+    text = url.strip()
+    if not is_plain(text) or " " in text:
+        raise ValueError("url must have no spaces and no control characters")
+    try:
+        parts = urlsplit(text)
+        _check(parts)
+    except ValueError:  # its text quotes the address
+        raise ValueError("url must be like wss://HOST[:PORT][/PATH]") from None
+    if "#" in text:
+        raise ValueError("url must have no fragment (#)")
+    return text
+
+
+def _check(parts: SplitResult) -> None:
+    if not parts.hostname or parts.port == 0:
+        raise ValueError
+    for name in (parts.username, parts.password):
+        unquote(name or "", errors="strict")
+    if parts.username is not None and parts.password is None:
+        raise ValueError
+
+
+def plain_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers that can be sent; raises ``ValueError``, without their values."""
+    found = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name):
+            raise ValueError("headers: a name must be a token (RFC 9110, 5.1)")
+        if not isinstance(value, str) or not is_plain(value.strip()):
+            raise ValueError(f"headers: {name} must be a text without control characters")
+        found[name] = value.strip()
+    return found
+
+
+def plain_token(token: str) -> str:
+    """Return a token without the line's end of the file that it was in.
+
+    Raises ``ValueError``, without the token in its text, if it can't be sent.
+    """
+    text = token.strip()
+    if not text or not is_plain(text):
+        raise ValueError("a token must be a text that is not empty, without control characters")
+    return text
+
+
+def is_plain(text: str) -> bool:
+    """Whether there are no control characters, line separators or lone surrogates in it."""
+    if text.isascii():
+        return text.isprintable()
+    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def shown(url: str) -> str:
+    """Return an address as it may be shown: without a query, a user or a password."""
+    return _masked(url.partition("?")[0])
+
+
+def _masked(text: str) -> str:
+    for pattern, masked in _SECRETS_IN_TEXT:
+        text = pattern.sub(masked, text)
+    return text
