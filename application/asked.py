@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from eyewall.application.connections import Connection
 from eyewall.domain.envelope import Envelope, Raw
-from eyewall.domain.errors import Forbidden, NotAMember, ValidationError
+from eyewall.domain.errors import ConnectionClosed, Forbidden, NotAMember, ValidationError
 from eyewall.domain.history import Position, position_of
 from eyewall.domain.identity import MAX_NAME, RoomId, UserId
 from eyewall.domain.room import RoomRole
@@ -88,10 +88,17 @@ def positions_of(data: Mapping[str, Any], most: int) -> dict[RoomId, Position | 
     return found
 
 
+def check_member(conn: Connection, room_id: RoomId) -> None:
+    """Let only members see what is the room's. One that has ended is none any more, though
+    it keeps the list of its rooms."""
+    if not conn.is_open:
+        raise ConnectionClosed(f"{conn.id} has ended")
+    if room_id not in conn.roles:
+        raise NotAMember(f"you are not in {room_id}")
+
+
 def check_speaker(conn: Connection, room_id: RoomId) -> None:
     """Let only members speak, and not as guests."""
-    role = conn.roles.get(room_id)
-    if role is None:
-        raise NotAMember(f"you are not in {room_id}")
-    if role < RoomRole.MEMBER:
+    check_member(conn, room_id)
+    if conn.roles[room_id] < RoomRole.MEMBER:
         raise Forbidden("guests may only listen")

@@ -258,6 +258,7 @@ class Parts:
             cluster=self.cluster,
             connections=self.connections,
             rooms=self.rooms,
+            sessions=self.sessions,
             locator=locator,
             hooks=self.hooks,
             logger=self.logger,
@@ -275,6 +276,7 @@ class Parts:
             logger=self.logger,
             replays=None if self.stored is None else self.stored.replays,
         )
+        self.sessions.become = self.belongings.change_meta
         self.connections.on_end(self._ended)
         self.connections.after_end(self.belongings.leave)
         self.repairs = Repairs(

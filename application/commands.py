@@ -2,15 +2,21 @@
 
 A command runs like a handler, in the lane of its connection: what it returns stands in
 the ack, and what it raises is the refusal.
+
+Rule of this file: after each wait a command looks again whether the connection is open,
+whose it is, and what it is in the room. One that has ended does nothing more.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from eyewall.application.asked import (
     MAX_USERS,
+    check_member,
     check_speaker,
     decoded,
     field_of,
@@ -40,11 +46,11 @@ from eyewall.domain.envelope import ROOM, Envelope, Message
 from eyewall.domain.errors import (
     ConnectionClosed,
     Forbidden,
-    NotAMember,
     Unauthorized,
     ValidationError,
 )
 from eyewall.domain.handshake import Fields, Handshake, Headers
+from eyewall.domain.identity import RoomId
 from eyewall.domain.membership import Member
 from eyewall.domain.presence import PresenceState
 
@@ -132,6 +138,7 @@ class Commands:
         """Relay ``data`` to the room as it came, byte for byte."""
         fields = raw_object(msg)
         room_id = room_of({"room": decoded(fields, "room")})
+        await self._settled(ctx, room_id)
         check_speaker(ctx.conn, room_id)
         event = decoded(fields, "event")
         if event is not None and (not isinstance(event, str) or not event):
@@ -139,9 +146,13 @@ class Commands:
         if event in RESERVED:
             raise ValidationError({"event": [f"{event} is the server's own"]})
         message = Message(f"{ROOM}{room_id}", event or "message", fields.get("data"))
+        await self._fanout.ready()
+        # Nothing waits between this look and the sending: there is room for the message.
+        self._check_speaker(ctx, room_id)
         if self._publisher.is_plain(room_id):
             return {"room": room_id, "delivered": await self._fanout.to_room(room_id, message)}
-        done = await self._publisher.publish(room_id, message)
+        look = partial(self._check_speaker, ctx, room_id)
+        done = await self._publisher.publish(room_id, message, look=look)
         answer: dict[str, Any] = {"room": room_id, "delivered": done.delivered}
         if done.position is not None:
             answer |= {"epoch": done.position.epoch, "offset": done.position.offset}
@@ -150,9 +161,7 @@ class Commands:
     async def members(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """A page of members; the cursor is the number of those before it."""
         data = object_of(msg)
-        room_id = room_of(data)
-        if room_id not in ctx.conn.roles:
-            raise NotAMember(f"you are not in {room_id}")
+        room_id = await self._readable(ctx, data)
         limit = min(field_of(data, "limit", int, MAX_PAGE), MAX_PAGE)
         cursor = field_of(data, "cursor", str, "0")
         if limit < 1:
@@ -161,6 +170,7 @@ class Commands:
             raise ValidationError({"cursor": ["is not one of ours"]})
         start = int(cursor)
         found = await self._moderator.members(room_id)
+        await self._readable(ctx, data)
         answer: dict[str, Any] = {"members": [_member(m) for m in found[start : start + limit]]}
         if start + limit < len(found):
             answer["cursor"] = str(start + limit)
@@ -169,13 +179,12 @@ class Commands:
     async def history(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """A page of messages; none, without a position, where the room keeps none."""
         data = object_of(msg)
-        room_id = room_of(data)
-        if room_id not in ctx.conn.roles:
-            raise NotAMember(f"you are not in {room_id}")
+        room_id = await self._readable(ctx, data)
         since, limit = since_of(data), min(field_of(data, "limit", int, PAGE), MAX_PAGE)
         if limit < 1:
             raise ValidationError({"limit": ["must be at least 1"]})
         page = await self._histories.read(room_id, since, limit)
+        await self._readable(ctx, data)
         if page is None:
             return {"messages": []}
         found = encoded(room_id, page, ctx.conn.id, MAX_PAGE_BYTES, newest=since is None)
@@ -204,20 +213,20 @@ class Commands:
     async def presence(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         data = object_of(msg)
         if "room" in data:
-            room_id = room_of(data)
-            if room_id not in ctx.conn.roles:
-                raise NotAMember(f"you are not in {room_id}")
-            found = await self._moderator.members(room_id)
+            found = await self._moderator.members(await self._readable(ctx, data))
             users = [m.user_id for m in found if m.user_id is not None][:MAX_USERS]
         else:
             users = users_of(data)
         states = await self._presences.of(users)
+        if "room" in data:
+            await self._readable(ctx, data)
         return {"users": {user: _presence(state) for user, state in states.items()}}
 
     async def typing(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         data = object_of(msg)
         room_id = room_of(data)
-        check_speaker(ctx.conn, room_id)
+        await self._settled(ctx, room_id)
+        self._check_speaker(ctx, room_id)
         if ctx.user_id is None:
             raise Unauthorized("typing needs a user")
         typing = field_of(data, "typing", bool, None)
@@ -226,6 +235,30 @@ class Commands:
             raise ValidationError({"ttl": [f"must be more than 0 and at most {MAX_TYPING:g}"]})
         await self._presences.set_typing(ctx.user_id, room_id, typing, float(ttl))
         return {}
+
+    # --- who asks
+
+    async def _readable(self, ctx: Context, data: Mapping[str, Any]) -> RoomId:
+        """The room that ``data`` names, if it is the connection's to look into now."""
+        room_id = room_of(data)
+        await self._settled(ctx, room_id)
+        ctx.check_owner()
+        check_member(ctx.conn, room_id)
+        return room_id
+
+    async def _settled(self, ctx: Context, room_id: RoomId) -> None:
+        """Where the connection has just become another user's: wait for the word on whether
+        that one is in the room."""
+        if ctx.owner is None:
+            ctx.owner = ctx.meta
+        if self._rooms.moving:
+            await self._rooms.settle(room_id, ctx.conn)
+
+    def _check_speaker(self, ctx: Context, room_id: RoomId) -> None:
+        ctx.check_owner()
+        check_speaker(ctx.conn, room_id)
+        if self._rooms.moving and room_id in self._rooms.unsettled(ctx.conn):
+            raise Unauthorized("who asks this has changed meanwhile: ask again")
 
     # --- credentials
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from eyewall.application.connections import Connection
 from eyewall.application.threads import current_call
 from eyewall.domain.envelope import Envelope, Message
-from eyewall.domain.errors import Misuse
+from eyewall.domain.errors import Misuse, Unauthorized
 from eyewall.domain.identity import ConnMeta, UserId
 from eyewall.domain.report import DeliveryReport, SendOptions
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Context:
     """One message being handled. Who sent it comes from the connection."""
 
-    __slots__ = ("_loop", "_state", "conn", "hub", "message", "route")
+    __slots__ = ("_loop", "_state", "conn", "hub", "message", "owner", "route")
 
     def __init__(
         self,
@@ -37,6 +37,9 @@ class Context:
         self.message = message
         self.route = route
         """The pattern that matched: bounded in number, so fit for labels."""
+        self.owner: ConnMeta | None = None
+        """For whom ``auth_required`` or a command has decided that the message may go on;
+        None where nobody did."""
         self._loop = loop
         self._state: dict[str, Any] | None = None
 
@@ -54,6 +57,15 @@ class Context:
         if self._state is None:
             self._state = {}
         return self._state
+
+    def check_owner(self) -> None:
+        """Raise ``Unauthorized`` if the connection is not, any more, whose it was when the
+        message was let through: what was decided for that one is void."""
+        owner, meta = self.owner, self.conn.meta
+        if owner is None or owner is meta:
+            return
+        if owner.user_id != meta.user_id or owner.roles != meta.roles:
+            raise Unauthorized("who asks this has changed meanwhile: ask again")
 
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to the connection that sent this one.

@@ -87,6 +87,7 @@ class FanOut:
         self._connections = connections
         self._sender = sender
         self._codec = codec
+        self.ready = sender.ready
         cluster.on_cast(_ROOM, self._take_room)
         cluster.on_cast(_ALL, self._take_all)
         cluster.on_cast(_TEXT, self._take_text)

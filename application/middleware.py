@@ -40,9 +40,22 @@ def cause(error: BaseException) -> BaseException:
 def chain(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
     """Wrap ``handler``; the first middleware is the outermost, but for ``recover``."""
     ordered = sorted(middleware, key=lambda m: not getattr(m, "outermost", False))
+    if ordered:
+        handler = _for_its_owner(handler)
     for wrap in reversed(ordered):
         handler = _bind(wrap, handler)
     return handler
+
+
+def _for_its_owner(handler: Handler) -> Handler:
+    """Middleware may wait: the handler runs only if what was decided about who sent the
+    message still holds."""
+
+    def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
+        ctx.check_owner()
+        return handler(ctx, msg)
+
+    return run
 
 
 def _bind(wrap: Middleware, inner: Handler) -> Handler:
@@ -120,6 +133,8 @@ def auth_required(*roles: str) -> Middleware:
             raise Unauthorized("this needs a user")
         if wanted and wanted.isdisjoint(ctx.meta.roles):
             raise Forbidden("this needs another role")
+        if ctx.owner is None:
+            ctx.owner = ctx.meta
         return await next(ctx, msg)
 
     return middleware

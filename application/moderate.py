@@ -8,6 +8,8 @@ those who are in the room is seen through also when the task that asked is cance
 from __future__ import annotations
 
 import asyncio
+import copy
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +27,10 @@ from eyewall.application.rooms import Rooms
 from eyewall.application.seats import Seats, user_key
 from eyewall.application.stores import MemberKey, Rule, StateStore
 from eyewall.application.streams import Streams
+from eyewall.application.turns import Turns
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message
-from eyewall.domain.errors import RoomNotFound
+from eyewall.domain.errors import RoomNotFound, Unavailable
 from eyewall.domain.history import Retention, position_of
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
@@ -39,7 +42,35 @@ _REMOVED, _ROLE, _KEEPS = "removed", "role", "keeps"
 LONGEST_BAN = 100 * 365 * 86400.0
 """Seconds: a ban that is longer is for ever; a date can't be as late as any number."""
 
+CLAIM = timedelta(seconds=30)
+"""How long a node may take to switch a room's history on or off: five calls of the stores,
+each with its deadline. One that has died meanwhile holds up the others for so long."""
+AGAIN = 0.1
+"""Seconds before a claim that another node has is asked for again."""
+
 Seated = list[tuple[ConnId, Seat]]
+
+
+class _Lost(Exception):
+    """Another has the claim on the room, or nobody has."""
+
+
+class Claim:
+    """The right to switch a room's history, from entering it to its end."""
+
+    def __init__(self, moderator: Moderator, room_id: RoomId) -> None:
+        self._moderator = moderator
+        self.room_id = room_id
+        self.name = secrets.token_hex(8)
+        self.room: Room | None = None
+        """The room as it was when it was claimed; None if there was none."""
+
+    async def __aenter__(self) -> Claim:
+        self.room = await self._moderator.claim(self.room_id, self.name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._moderator.let_go(self.room_id, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +110,7 @@ class Moderator:
         self._fanout = fanout
         self._clock = clock
         self._logger = logger
+        self._alone = Turns()
         cluster.on_call(_REMOVED, self._take_removed)
         cluster.on_call(_ROLE, self._take_role)
         cluster.on_call(_KEEPS, self._take_keeps)
@@ -95,7 +127,7 @@ class Moderator:
             room.create(wanted)
             return room, info(room)
 
-        return await self._change(room_id, rule, history=wanted.history_size, spread=False)
+        return await self._switch(room_id, rule)
 
     async def update(self, room_id: RoomId, changes: Mapping[str, Any]) -> RoomInfo:
         def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
@@ -104,32 +136,84 @@ class Moderator:
             room.change(changes)
             return room, info(room)
 
-        spread = not changes.keys().isdisjoint(("history_size", "history_ttl"))
-        return await self._change(room_id, rule, history=changes.get("history_size"), spread=spread)
-
-    async def _change(
-        self, room_id: RoomId, rule: Rule[RoomInfo], *, history: Any, spread: bool
-    ) -> RoomInfo:
-        """Decide on a room's options; ``spread`` what all nodes have to know of them."""
+        if not changes.keys().isdisjoint(("history_size", "history_ttl")):
+            return await self._switch(room_id, rule)
 
         async def act() -> RoomInfo:
-            epoch = await self._begin(room_id) if history else None
             known = await self._state.decide(room_id, None, rule)
-            if spread or epoch is not None:
-                await self._keep(known, epoch)
             return await self._histories.with_position(known)
 
         return await self._rooms.effects.see_through(act)
 
-    async def _begin(self, room_id: RoomId) -> str | None:
-        """Begin an epoch for a room that has kept no history so far, and returns its name.
+    async def _switch(self, room_id: RoomId, rule: Rule[RoomInfo]) -> RoomInfo:
+        """Decide on a room's options, and on its history with them."""
 
-        Before it is decided: as long as nobody knows of the history, nobody adds to it.
-        """
-        room = await self._state.room(room_id)
-        if room is None or Retention.of(room.options) is not None:
-            return None
-        return (await self._histories.renew(room_id)).epoch
+        async def act() -> RoomInfo:
+            while True:
+                async with self._alone.take(room_id), Claim(self, room_id) as claim:
+                    try:
+                        return await self._switch_alone(claim, rule)
+                    except _Lost:
+                        continue  # the room has arisen, or the claim has run out, meanwhile
+
+        return await self._rooms.effects.see_through(act)
+
+    async def _switch_alone(self, claim: Claim, rule: Rule[RoomInfo]) -> RoomInfo:
+        room_id, before = claim.room_id, claim.room
+        kept = None if before is None else Retention.of(before.options)
+
+        def wanted(room: Room | None, standing: Standing) -> tuple[Room | None, RoomInfo]:
+            if room is not None and not room.is_claimed_by(claim.name):
+                raise _Lost
+            return rule(room, standing)
+
+        # Before it is decided: as long as nobody knows of a history, nobody adds to it.
+        epoch = None
+        if before is not None and kept is None and self._would_keep(before, rule):
+            epoch = (await self._histories.renew(room_id)).epoch
+        known = await self._state.decide(room_id, None, wanted)
+        if before is not None and Retention.of(known.options) != kept:
+            await self._keep(known, epoch)
+        return await self._histories.with_position(known)
+
+    @staticmethod
+    def _would_keep(room: Room, rule: Rule[RoomInfo]) -> bool:
+        """Whether the room keeps a history under a rule; raises what that refuses with."""
+        _, known = rule(copy.copy(room), Standing())
+        return Retention.of(known.options) is not None
+
+    async def claim(self, room_id: RoomId, name: str) -> Room | None:
+        """Be the only one in the cluster that switches a room's history; returns the room as
+        it is then, None if there is none."""
+
+        def rule(room: Room | None, _: Standing) -> tuple[Room | None, tuple[Room | None, bool]]:
+            now = self._clock.wall()
+            mine = room is None or room.claim(name, now=now, until=now + CLAIM)
+            return room, (copy.copy(room), mine)
+
+        while True:
+            room, mine = await self._state.decide(room_id, None, rule)
+            if mine:
+                return room
+            over = asyncio.Event()
+            timer = self._clock.call_later(AGAIN, over.set)
+            try:
+                await over.wait()
+            finally:
+                timer.cancel()
+
+    async def let_go(self, room_id: RoomId, name: str) -> None:
+        """Give the claim back. Where that can't be done it runs out by itself."""
+
+        def rule(room: Room | None, _: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.let_go(name)
+            return room, None
+
+        try:
+            await self._state.decide(room_id, None, rule)
+        except Unavailable as error:
+            self._logger.warning("claim_not_released", room=room_id, error=told(error))
 
     async def _keep(self, room: RoomInfo, epoch: str | None) -> None:
         """Have all nodes know how much the room keeps from now on."""
@@ -143,18 +227,24 @@ class Moderator:
 
     async def delete(self, room_id: RoomId) -> None:
         async def act() -> None:
-            room = await self._state.room(room_id)
-            kept = room is not None and Retention.of(room.options) is not None
-            if kept:  # before: if that fails, nothing is deleted
-                await self._histories.forget(room_id)
-            seated = await self._state.remove_room(room_id)
-            if seated is None:
-                raise RoomNotFound(f"there is no room {room_id}")
-            await self._remove(room_id, _seats(seated), LeaveReason.DELETED, "deleted")
-            if kept:  # after: somebody may have published meanwhile
-                await self._histories.forget(room_id)
+            async with self._alone.take(room_id), Claim(self, room_id) as claim:
+                await self._delete_alone(claim)
 
         await self._rooms.effects.see_through(act)
+
+    async def _delete_alone(self, claim: Claim) -> None:
+        room_id, room = claim.room_id, claim.room
+        kept = room is not None and Retention.of(room.options) is not None
+        if kept:  # before: if that fails, nothing is deleted
+            await self._histories.forget(room_id)
+        seated = await self._state.remove_room(room_id)
+        if seated is None:
+            raise RoomNotFound(f"there is no room {room_id}")
+        await self._remove(room_id, _seats(seated), LeaveReason.DELETED, "deleted")
+        # After: somebody may have published meanwhile. What a new room of the name keeps
+        # is none of that.
+        if kept and await self._state.room(room_id) is None:
+            await self._histories.forget(room_id)
 
     async def room(self, room_id: RoomId) -> RoomInfo | None:
         room = await self._state.room(room_id)

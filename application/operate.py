@@ -15,9 +15,10 @@ from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Logger
 from eyewall.application.rooms import Rooms
+from eyewall.application.sessions import Sessions
 from eyewall.application.stores import StateStore
 from eyewall.application.tasks import Tasks
-from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import ConnectionClosed, Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
@@ -39,6 +40,7 @@ class Operations:
         cluster: Cluster,
         connections: Connections,
         rooms: Rooms,
+        sessions: Sessions,
         locator: Locator,
         hooks: Hooks,
         logger: Logger,
@@ -49,6 +51,7 @@ class Operations:
         self._cluster = cluster
         self._connections = connections
         self._rooms = rooms
+        self._sessions = sessions
         self._locate = locator
         self._hooks = hooks
         self._logger = logger
@@ -70,6 +73,8 @@ class Operations:
         return node is not None and bool(await self._end({node: [conn_id]}, reason, None))
 
     async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
+        if reason not in COMES_BACK:  # else it finds what it left when it does
+            await self._sessions.forget(UserId(user_id))
         (user,) = await self._locate.users([UserId(user_id)], only_in=False)
         return await self._end(user.by_node, reason, user_id)
 

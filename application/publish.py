@@ -12,7 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +32,10 @@ from eyewall.domain.history import Entry, Position, Retention, position_of
 from eyewall.domain.identity import NodeId, RoomId
 
 _STREAM = "stream"
+
+
+def _nothing() -> None:
+    """There is nothing to look at again."""
 
 
 class Published(NamedTuple):
@@ -88,15 +92,26 @@ class Publisher:
         return (await self.publish(room_id, message, skip=skip)).delivered
 
     async def publish(
-        self, room_id: RoomId, message: Message, *, skip: Collection[str] = ()
+        self,
+        room_id: RoomId,
+        message: Message,
+        *,
+        skip: Collection[str] = (),
+        look: Callable[[], None] = _nothing,
     ) -> Published:
-        """The same; returns where the message stands too."""
+        """The same; returns where the message stands too.
+
+        ``look`` is called right before the message is given to the store or to the members:
+        what it raises keeps it back.
+        """
         retention = await self._streams.retention(room_id)
         if retention is None:
+            await self._fanout.ready()
+            look()
             return Published(await self._fanout.to_room(room_id, message, skip=skip))
         frame = self._sender.frame(message, recipient=room_id, fan_out=True)
         arrival = Arrival(frame, list(skip))
-        at = await self.place(room_id, retention, arrival, frame)
+        at = await self.place(room_id, retention, arrival, frame, look=look)
         return Published(self._streams.meant(room_id, skip), at)
 
     async def place(
@@ -106,13 +121,14 @@ class Publisher:
         arrival: Arrival,
         kept: Frame,
         called: Sequence[NodeId] = (),
+        look: Callable[[], None] = _nothing,
     ) -> Position:
         """Give a message its place: ``kept`` is what the store and the other nodes get.
 
         The nodes ``called`` hear of it in another way.
         """
         await self._sender.ready()
-        work = partial(self._place, room_id, retention, arrival, kept, called)
+        work = partial(self._place, room_id, retention, arrival, kept, called, look)
         return await self._effects.see_through(work)
 
     async def _place(
@@ -122,7 +138,9 @@ class Publisher:
         arrival: Arrival,
         kept: Frame,
         called: Sequence[NodeId],
+        look: Callable[[], None],
     ) -> Position:
+        look()
         entry = Entry(kept.payload, kept.priority, arrival.skip)
         at = await self._history.append(room_id, entry, retention, self._clock.wall())
         # Nothing waits in between: a later message of this node must not come first.

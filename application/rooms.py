@@ -75,6 +75,7 @@ class Rooms:
         door: Door,
     ) -> None:
         self._seats = seats
+        self.moving = seats.moving
         self._cluster = cluster
         self._audiences = audiences
         self._announcements = announcements
@@ -333,11 +334,6 @@ class Rooms:
         self._notices.note(conn, notice)
 
     # --- another user, another lease
-
-    @property
-    def moving(self) -> bool:
-        """Whether there are connections whose seats still are those of another user."""
-        return self._seats.moving
 
     def unsettled(self, conn: Connection) -> Collection[RoomId]:
         """The rooms where the connection's membership still is that of another user."""

@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -90,6 +91,9 @@ class Seats:
         self._grace = timedelta(seconds=invite_grace)
         self._unnoticed = timedelta(seconds=presence_grace)
         self._names: dict[ConnId, dict[RoomId, UserId | None]] = {}
+        self.moving: Mapping[ConnId, object] = self._names
+        """Connections that have seats under a name that is no longer theirs; nearly always
+        empty, which is all that who asks with every message wants to know."""
 
     def implied(self, room_id: RoomId) -> Room:
         """The room that arises because somebody names it.
@@ -233,11 +237,6 @@ class Seats:
                 del names[room_id]  # it is who it was
         if not names:
             self.forget(conn)
-
-    @property
-    def moving(self) -> bool:
-        """Whether any seat stands under a name that its connection no longer has."""
-        return bool(self._names)
 
     def misnamed(self, conn: Connection) -> list[RoomId]:
         """The rooms in which the connection sits under a name that it had before."""

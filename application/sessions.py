@@ -10,6 +10,9 @@ Rules of this file:
 4. A session that is on its way to a connection is waited for, and reaches it also when
    that has ended meanwhile: who is cut off again while it comes back loses nothing.
 5. What a session gives is a memory, not a right: rooms are joined under their rules.
+6. A session is its user's. Where that one logged in by a message, it belongs to whoever comes
+   by the same handshake with its name, who is that user again then: the requests that come
+   again were that user's, and so were the rooms.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,13 +35,14 @@ from eyewall.application.ports import Clock, Logger
 from eyewall.application.stores import StateStore
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import Unavailable
-from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId
 from eyewall.domain.repeats import Repeats
 from eyewall.domain.session import (
     MAX_NAME,
     KeptSessions,
     Session,
     SessionName,
+    became,
     conn_of,
     name_of,
     same,
@@ -49,7 +54,7 @@ PATIENCE = 3.0
 """Seconds that another node waits for the requests in work, within the time of a call."""
 SKEW = 0.05
 """Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
-_TAKE = "session"
+_TAKE, _FORGET = "session", "session_forget"
 
 
 def new_name(conn_id: ConnId) -> SessionName:
@@ -85,7 +90,10 @@ class Sessions:
         """The sessions that are being joined with an earlier one, and who waits for them."""
         self._returning: dict[ConnId, frozenset[RoomId]] = {}
         """Connections that are being brought back into these rooms, and not in all yet."""
+        self.become: Callable[[str, dict[str, Any]], object]
+        """Changes what is known of a connection; set when the node is put together."""
         cluster.on_call(_TAKE, self._take_take)
+        cluster.on_cast(_FORGET, self._take_forget)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -93,8 +101,9 @@ class Sessions:
     # --- a connection ends
 
     def ended(self, conn: Connection, reason: DisconnectReason) -> None:
-        """Keep the session of a connection that may come back."""
-        if conn.session is None or reason not in COMES_BACK:
+        """Keep the session of a connection that may come back. One that was never let in has
+        none yet."""
+        if conn.session is None or reason not in COMES_BACK or not conn.is_in:
             self._returning.pop(conn.id, None)
             return
         self._keep(SessionName(conn.session), self._session_of(conn))
@@ -102,7 +111,26 @@ class Sessions:
 
     def _session_of(self, conn: Connection) -> Session:
         rooms = self._returning.get(conn.id, frozenset()).union(conn.roles)
-        return Session(conn.user_id, rooms, conn.asked)
+        return Session(
+            conn.user_id,
+            rooms,
+            conn.asked,
+            came_as=conn.came_as.user_id,
+            identity=became(conn.meta, conn.came_as),
+        )
+
+    async def forget(self, user_id: UserId) -> None:
+        """Keep nothing for a user any more, on any node: it was sent away for good."""
+        self._forget(user_id)
+        await self._cluster.cast_all(_FORGET, {"user": user_id})
+
+    def _forget(self, user_id: object) -> None:
+        for name, session, _ in self._kept.all(self._clock.now()):
+            if session.user_id == user_id:
+                self._kept.drop(name)
+
+    def _take_forget(self, header: Mapping[str, Any], _: bytes) -> None:
+        self._forget(header["user"])
 
     def _keep(self, name: SessionName, session: Session) -> None:
         if self._ttl:
@@ -160,15 +188,16 @@ class Sessions:
         if node == self._node:
             if not same(name, own):
                 await self._arrived(name)
-            found = self._give_up(name, conn.user_id, own, conn.connected_at)
+            found = self._give_up(name, conn.user_id, conn.came_as.user_id, own, conn.connected_at)
         elif node and await self._cluster.is_alive(node):
             found = await self._ask(node, name, conn, own)
         if found is None:
             record = await self._state.take_session(name)
             found = None if record is None else _read(record)
-            if found is not None and found.user_id != conn.user_id:
-                return None
-        if found is not None and found.moved is None:
+        # Asked again, whoever has said yes: the connection may be another user's since.
+        if found is None or not self._is_for(found, conn.user_id, conn.came_as.user_id):
+            return None
+        if found.moved is None:
             self._go_on(conn, own, found)
         return found
 
@@ -192,8 +221,13 @@ class Sessions:
     async def _ask(
         self, node: NodeId, name: str, conn: Connection, heir: SessionName
     ) -> Session | None:
-        since = conn.connected_at.timestamp()
-        header = {"name": name, "user": conn.user_id, "heir": heir, "since": since}
+        header = {
+            "name": name,
+            "user": conn.user_id,
+            "came": conn.came_as.user_id,
+            "heir": heir,
+            "since": conn.connected_at.timestamp(),
+        }
         answer = await self._cluster.call(node, _TAKE, header)
         return None if answer is None else _read(answer)
 
@@ -207,11 +241,22 @@ class Sessions:
             conn.asked = found.repeats
         if conn.is_open:
             self._returning[conn.id] = found.rooms
+            if conn.user_id != found.user_id and found.identity is not None:
+                self.become(conn.id, dict(found.identity))
         elif (kept := self._kept.find(own, self._clock.now())) is not None:
-            self._keep(own, Session(conn.user_id, kept.rooms | found.rooms, conn.asked))
+            rooms = kept.rooms | found.rooms
+            self._keep(own, replace(found, rooms=rooms, repeats=conn.asked))
+
+    def _is_for(self, session: Session, user_id: UserId | None, came_as: UserId | None) -> bool:
+        return session.is_for(user_id, came_as, self._clock.wall())
 
     def _give_up(
-        self, name: str, user_id: UserId | None, heir: SessionName, since: datetime
+        self,
+        name: str,
+        user_id: UserId | None,
+        came_as: UserId | None,
+        heir: SessionName,
+        since: datetime,
     ) -> Session | None:
         """Hand a session of this node to ``heir``, whose connection is there ``since`` then.
 
@@ -221,14 +266,15 @@ class Sessions:
         conn = None if session is not None else self._holder(name)
         if conn is not None:
             session = self._session_of(conn)
-        if session is None or session.user_id != user_id or same(name, heir):
+        if session is None or same(name, heir) or not self._is_for(session, user_id, came_as):
             return None
         if conn is not None and conn.connected_at > since:
             return None  # a resume that was under way for long: the client has moved on
         if session.repeats is not None:
             session.repeats.unbind()
         if session.moved is None:
-            self._keep(SessionName(name), Session(user_id, moved=heir))
+            moved = replace(session, rooms=frozenset(), repeats=None, moved=heir)
+            self._keep(SessionName(name), moved)
         if conn is not None:
             conn.session = None  # it has none to keep any more
             self._connections.end(conn, DisconnectReason.CONNECTION_LOST)
@@ -248,7 +294,8 @@ class Sessions:
             raise BadPacket("a session without a name")
         await self._arrived(name)
         when = datetime.fromtimestamp(float(since) + SKEW, UTC)
-        session = self._give_up(name, user_id, SessionName(heir), when)
+        came_as = header.get("came", user_id)
+        session = self._give_up(name, user_id, came_as, SessionName(heir), when)
         if session is None:
             return None
         if session.repeats is not None:
@@ -290,14 +337,39 @@ class Sessions:
 def _record(session: Session) -> str:
     """A session as text. Answers are JSON, so they can stand in it."""
     answers = [] if session.repeats is None else session.repeats.answers()
-    return json.dumps(
-        {
-            "user": session.user_id,
-            "rooms": sorted(session.rooms),
-            "answers": [[request_id, answer.decode()] for request_id, answer in answers],
-            "moved": session.moved,
-        }
-    )
+    fields = {
+        "user": session.user_id,
+        "rooms": sorted(session.rooms),
+        "answers": [[request_id, answer.decode()] for request_id, answer in answers],
+        "moved": session.moved,
+    }
+    if session.identity is None:
+        return json.dumps(fields)
+    try:
+        identity = {name: _plain(value) for name, value in session.identity.items()}
+        return json.dumps({**fields, "came": session.came_as, "identity": identity})
+    except (TypeError, ValueError):
+        # Attributes of the application that are no JSON: its client has to log in again.
+        return json.dumps(fields)
+
+
+def _plain(value: Any) -> Any:
+    """A field of ``ConnMeta`` as JSON has it."""
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _identity(fields: Any) -> Mapping[str, Any] | None:
+    """Read what ``_record`` wrote of who the client is; raises as ``ConnMeta`` does."""
+    if fields is None:
+        return None
+    if fields.get("expires_at") is not None:
+        fields["expires_at"] = datetime.fromisoformat(fields["expires_at"])
+    meta = ConnMeta(**fields)
+    return {name: getattr(meta, name) for name in fields}
 
 
 def _read(record: Any) -> Session:
@@ -308,9 +380,8 @@ def _read(record: Any) -> Session:
         for request_id, answer in fields["answers"]:
             repeats.answered(request_id, answer.encode())
         rooms = frozenset(RoomId(room_id) for room_id in fields["rooms"])
-        moved = fields["moved"]
-        return Session(
-            fields["user"], rooms, repeats, None if moved is None else SessionName(moved)
-        )
+        moved = None if fields["moved"] is None else SessionName(fields["moved"])
+        identity = _identity(fields.get("identity"))
+        return Session(fields["user"], rooms, repeats, moved, fields.get("came"), identity)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadPacket(f"not a session: {error}") from None

@@ -195,6 +195,25 @@ class Room:
     visited: bool = False
     """Somebody has joined it."""
     seats: int = 0
+    switching: tuple[str, datetime] | None = None
+    """Who alone may switch its history on or off, by a name of its own, and until when the
+    others wait for that: what is kept elsewhere changes along, in several steps."""
+
+    def claim(self, name: str, *, now: datetime, until: datetime) -> bool:
+        """Let ``name`` alone switch the history; False while somebody else does."""
+        if self.switching is not None and now < self.switching[1]:
+            return False
+        self.switching = name, until
+        return True
+
+    def is_claimed_by(self, name: str) -> bool:
+        """Whether ``name`` still is the one that may switch the history."""
+        return self.switching is not None and self.switching[0] == name
+
+    def let_go(self, name: str) -> None:
+        """Let others switch the history again."""
+        if self.is_claimed_by(name):
+            self.switching = None
 
     @property
     def lasting(self) -> bool:

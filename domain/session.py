@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-1. A session's name can't be guessed, and is worth nothing to another user.
+1. A session's name can't be guessed, and is worth nothing to another user: neither to one
+   whom the handshake has named otherwise, nor to who has become somebody else since.
 2. The name says which connection, and so which node, it belongs to.
 3. What is kept is bounded in number, in bytes and in time; the oldest go first.
 """
@@ -10,11 +11,12 @@ Rules of this file:
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NewType
+from datetime import datetime
+from typing import Any, Final, NewType
 
-from eyewall.domain.identity import ConnId, RoomId, UserId
+from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.repeats import Repeats
 
 SessionName = NewType("SessionName", str)
@@ -46,6 +48,17 @@ def same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
 
 
+_IDENTITY: Final = ("user_id", "device_id", "roles", "attributes", "tags", "expires_at")
+
+
+def became(meta: ConnMeta, came_as: ConnMeta) -> Mapping[str, Any] | None:
+    """What a connection's owner is beside what the handshake said; None for the same user."""
+    if meta.user_id == came_as.user_id:
+        return None
+    fields = {name: getattr(meta, name) for name in _IDENTITY}
+    return {name: value for name, value in fields.items() if value != getattr(came_as, name)}
+
+
 @dataclass(slots=True)
 class Session:
     """What a client finds again when it comes back.
@@ -57,6 +70,21 @@ class Session:
     rooms: frozenset[RoomId] = frozenset()
     repeats: Repeats | None = None
     moved: SessionName | None = None
+    came_as: UserId | None = None
+    """The user whom the handshake had named."""
+    identity: Mapping[str, Any] | None = None
+    """The fields of ``ConnMeta`` in which its owner is another than the handshake said; None
+    where the user is the same. A client that logs in by a message comes back as it came the
+    first time, and its requests are that user's: so it is that user again."""
+
+    def is_for(self, user_id: UserId | None, came_as: UserId | None, now: datetime) -> bool:
+        """Whether a connection may go on with it that is ``user_id``'s now."""
+        if self.user_id == user_id:
+            return True
+        if self.identity is None or not user_id == came_as == self.came_as:
+            return False
+        expires_at = self.identity.get("expires_at")
+        return expires_at is None or now < expires_at
 
     @property
     def size(self) -> int:
