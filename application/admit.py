@@ -24,6 +24,8 @@ class Admission:
     """Asks the access controller, then the validator, as far as there are any.
 
     A message that is not let through raises ``Forbidden``, or what the validator raised.
+    What a client publishes into a room is looked at as its members will get it: topic
+    ``room:<room>``, and its own event and data.
     """
 
     def __init__(self, access: AccessController | None, validator: Validator | None) -> None:
@@ -52,7 +54,13 @@ class Admission:
     def _check(self, message: Envelope) -> Awaitable[None] | None:
         if self._validate is None:
             return None
-        result = self._validate(message.topic, message.event, message.data)
+        topic, event, data = message.topic, message.event, message.data
+        if topic == PUBLISH:
+            topic, event = published(message)
+            if topic == PUBLISH:
+                return None  # into no room: the command refuses it
+            data = data.get("data")
+        result = self._validate(topic, event, data)
         return result if inspect.isawaitable(result) else None
 
 

@@ -25,10 +25,11 @@ from eyewall.application.packets import BadPacket, Packet, unpack
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stats import Stats
 from eyewall.application.stores import CountsListeners, PubSub, StateStore
-from eyewall.application.tasks import Tasks
-from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
+from eyewall.application.tasks import Tasks, is_end
+from eyewall.domain.errors import EyewallError, Refused, Unavailable, from_code
 from eyewall.domain.identity import NodeId, RoomId
 from eyewall.domain.report import Incident
+from eyewall.domain.telling import tell
 
 Caster = Callable[[dict[str, Any], bytes], None]
 """Takes in what another node cast: header and payload. Never waits."""
@@ -270,7 +271,7 @@ class Cluster:
                 raise BadPacket(f"unknown kind {packet.kind!r:.40}")
         except BadPacket as error:
             self._bad(error)
-        except Exception as error:
+        except BaseException as error:  # (of a bus, which must go on)
             self._stats.happened(Incident.BAD_PACKETS)
             self._logger.error("packet_failed", error=shown(error), exc_info=error)
 
@@ -294,11 +295,24 @@ class Cluster:
             self._bad(error)
             reply["error"] = {"code": "unavailable", "text": "the question can't be read"}
         except (Refused, Unavailable) as error:
-            reply["error"] = {"code": code_of(error), "text": str(error), **error.details()}
-        except Exception as error:
-            self._logger.error("answer_failed", error=shown(error), exc_info=error)
-            reply["error"] = {"code": "unavailable", "text": "the other node failed"}
-        await self._cast(self._of_node(node), _REPLY, reply, b"")
+            known = tell(error)
+            reply["error"] = {**known.details, "code": known.code, "text": known.text}
+        except BaseException as error:
+            if is_end(error):
+                raise
+            reply["error"] = self._failed(error)
+        try:
+            await self._cast(self._of_node(node), _REPLY, reply, b"")
+        except (TypeError, ValueError, RecursionError) as error:
+            # What can't be encoded must not leave the other node waiting.
+            brief = {name: reply.get("error", {}).get(name) for name in ("code", "text")}
+            refused = brief["code"] is not None
+            reply = {"id": number, "error": brief if refused else self._failed(error)}
+            await self._cast(self._of_node(node), _REPLY, reply, b"")
+
+    def _failed(self, error: BaseException) -> dict[str, str]:
+        self._logger.error("answer_failed", error=shown(error), exc_info=error)
+        return {"code": "unavailable", "text": "the other node failed"}
 
     def _replied(self, packet: Packet) -> None:
         asked, future = self._questions.get(packet.header["id"], ("", None))

@@ -26,7 +26,7 @@ from eyewall.application.logs import shown
 from eyewall.application.places import Places
 from eyewall.application.ports import Audience, Clock, Link, Logger, Outbound, Reservation
 from eyewall.application.stats import Stats
-from eyewall.application.tasks import LAST_WORD
+from eyewall.application.tasks import LAST_WORD, is_end
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import ShuttingDown
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
@@ -283,7 +283,9 @@ class Connections:
                 await asyncio.wait([conn.opening])
             if self._after_end is not None:
                 await self._after_end(conn)
-        except Exception as error:  # noqa: BLE001  (the hooks must run whatever failed)
+        except BaseException as error:  # (the hooks must run whatever failed)
+            if is_end(error):
+                raise
             self._logger.error("leaving_failed", conn_id=conn.id, error=shown(error))
         if conn.announced:
             await self.hooks.tell(Event.DISCONNECT, conn, reason)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from eyewall.application.ports import Logger
-from eyewall.application.tasks import Tasks
+from eyewall.application.tasks import Tasks, is_end
 from eyewall.domain.errors import Refused
 
 _T = TypeVar("_T")
@@ -36,7 +36,9 @@ class Effects:
         async def run() -> None:
             try:
                 result = await work()
-            except Exception as error:
+            except BaseException as error:
+                if is_end(error):
+                    raise
                 if not asked.done():
                     asked.set_exception(error)
                 elif not isinstance(error, Refused):

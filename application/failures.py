@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.stats import Stats
-from eyewall.application.tasks import LAST_WORD, is_cancelled
+from eyewall.application.tasks import LAST_WORD, is_end
 from eyewall.domain.report import Failure, FailureReason, Incident
 
 F = TypeVar("F", bound=Callable[[Failure], Any])
@@ -90,10 +90,10 @@ class Failures:
                 result = handler(failure)
                 if inspect.isawaitable(result):
                     await result
-            except (Exception, asyncio.CancelledError) as error:
+            except BaseException as error:
                 # A watcher can't break delivery: only the end of this very task is
                 # passed on.
-                if is_cancelled():
+                if is_end(error):
                     raise
                 self._logger.error(
                     "failure_handler_failed",

@@ -16,6 +16,7 @@ from eyewall.application.outcomes import read_frame, read_text
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.send import Sender
+from eyewall.application.tasks import as_failure
 from eyewall.application.whom import Filter, where_in, where_out
 from eyewall.domain.envelope import Message
 from eyewall.domain.identity import RoomId, Where
@@ -167,7 +168,8 @@ class FanOut:
 
     async def _local_fitting(self, frame: Frame, fits: Filter) -> int:
         await self._sender.ready()
-        conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+        with as_failure("the filter"):
+            conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
         return self._sender.to_many(conns, frame)
 
     # --- what other nodes sent

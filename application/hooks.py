@@ -6,7 +6,6 @@ sees the disconnect, once.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from enum import IntEnum, auto
@@ -14,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.tasks import is_end
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,10 +76,10 @@ class Hooks:
                 result = hook(*args)
                 if inspect.isawaitable(result):
                     await result
-            except (Exception, asyncio.CancelledError) as error:
+            except BaseException as error:
                 # A watcher can't break what it watches: only the end of this very task
                 # is passed on.
-                if is_cancelled():
+                if is_end(error):
                     raise
                 self._logger.error(
                     "hook_failed",

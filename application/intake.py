@@ -30,7 +30,7 @@ from eyewall.application.resume import Resumer
 from eyewall.application.rooms import Rooms
 from eyewall.application.send import Sender
 from eyewall.application.sessions import new_name
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.tasks import is_end
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Refused, ShuttingDown, Unauthorized, Unavailable
 from eyewall.domain.handshake import Handshake
@@ -198,8 +198,8 @@ class Inbound:
         asked = BEING_ASKED.set(conn)
         try:
             await self._hooks.ask(Event.CONNECT, conn)
-        except (Exception, asyncio.CancelledError) as error:
-            if is_cancelled():
+        except BaseException as error:
+            if is_end(error):
                 raise
             self._not_let_in(conn, error)
         finally:

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
 
-from eyewall.application.tasks import LAST_WORD
+from eyewall.application.tasks import LAST_WORD, is_end
 
 J = TypeVar("J")
 
@@ -481,10 +481,8 @@ class Lanes(Generic[J]):
                     self._wake_one()
                 try:
                     await self._handle(job)
-                except Exception as error:  # noqa: BLE001  (of one job: it ends only that)
-                    self._on_fault(error)
-                except asyncio.CancelledError as error:
-                    if worker.cancelling():
+                except BaseException as error:  # (of one job: it ends only that)
+                    if is_end(error):
                         raise
                     self._on_fault(error)
                 if worker.cancelling():

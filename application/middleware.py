@@ -17,7 +17,14 @@ from eyewall.application.context import Context
 from eyewall.application.logs import guarded, shown
 from eyewall.application.ports import Limiter, Logger, Tracer, Validator
 from eyewall.domain.envelope import Envelope
-from eyewall.domain.errors import EyewallError, Forbidden, RateLimited, Refused, Unauthorized
+from eyewall.domain.errors import (
+    EyewallError,
+    Forbidden,
+    RateLimited,
+    Refused,
+    Unauthorized,
+    code_of,
+)
 
 Handler = Callable[[Context, Envelope[Any]], Awaitable[Any]]
 Middleware = Callable[[Context, Envelope[Any], Handler], Awaitable[Any]]
@@ -103,7 +110,7 @@ def log(logger: Logger | None = None) -> Middleware:
         try:
             return await next(ctx, msg)
         except Refused as error:
-            outcome = error.code
+            outcome = code_of(error)
             raise
         except BaseException:
             outcome = "failed"
@@ -154,12 +161,38 @@ def validate(validator: Validator) -> Middleware:
 
 
 def trace(tracer: Tracer) -> Middleware:
-    """Run every message in a span named for its route, child of what its headers say."""
+    """Run every message in a span named for its route, child of what its headers say.
+
+    A tracer that fails costs a log line, once, and nothing else.
+    """
+    has_failed = False
+
+    def failed(ctx: Context, error: BaseException) -> None:
+        nonlocal has_failed
+        if not has_failed:
+            has_failed = True
+            ctx.hub.logger.error("tracer_failed", error=shown(error), exc_info=error)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         attributes = {"route": ctx.route, "event": msg.event, "conn_id": ctx.conn.id}
-        with tracer.span(ctx.route, msg.headers, attributes):
+        try:
+            span = tracer.span(ctx.route, msg.headers, attributes)
+            span.__enter__()
+        except BaseException as error:  # noqa: BLE001  (of a watcher)
+            failed(ctx, error)
             return await next(ctx, msg)
+        told: tuple[Any, Any, Any] = (None, None, None)
+        try:
+            return await next(ctx, msg)
+        except BaseException as error:
+            told = (type(error), error, error.__traceback__)
+            raise
+        finally:
+            try:
+                span.__exit__(*told)
+            except BaseException as error:  # noqa: BLE001  (of a watcher)
+                if error is not told[1]:
+                    failed(ctx, error)
 
     return middleware
 

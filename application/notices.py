@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from eyewall.application.connections import Connection
 from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
-from eyewall.application.tasks import Tasks
+from eyewall.application.tasks import Tasks, is_end
 from eyewall.domain.identity import ConnId
 
 Notice = Callable[[], Awaitable[None]]
@@ -92,5 +92,7 @@ class Notices:
     async def _quietly(self, notice: Notice) -> None:
         try:
             await notice()
-        except Exception as error:
+        except BaseException as error:
+            if is_end(error):
+                raise
             self._logger.error("notice_failed", error=shown(error), exc_info=error)

@@ -13,6 +13,7 @@ from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
 from eyewall.domain.identity import ConnId
 from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason
+from eyewall.domain.telling import text_of
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ def outcome_out(outcome: Outcome, *, result: bool = False) -> dict[str, Any]:
     if outcome.reason is not None:
         fields["reason"] = outcome.reason.value
     if outcome.error is not None:
-        fields["error"] = [code_of(outcome.error), str(outcome.error)]
+        fields["error"] = [code_of(outcome.error), text_of(outcome.error)]
     fields["took"] = outcome.seconds
     return fields
 

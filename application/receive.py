@@ -21,10 +21,10 @@ from eyewall.application.lanes import Lanes
 from eyewall.application.logs import shown
 from eyewall.application.middleware import Internal, cause
 from eyewall.application.ports import AccessController, Clock, Link, Logger, Validator
-from eyewall.application.replies import Replies
+from eyewall.application.replies import Replies, ReservedKey
 from eyewall.application.routes import Route, Router
 from eyewall.application.stats import Stats
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.tasks import is_end
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import (
     HandlerNotFound,
@@ -56,7 +56,7 @@ class _Job(Context):
     __slots__ = ("fault", "found")
 
     found: Route | None
-    fault: Exception | None
+    fault: BaseException | None
 
 
 class _Asked:
@@ -176,7 +176,7 @@ class Receiver:
                 self._consult(_Asked(conn, payload, binary, iter(hooks)))
             else:
                 self._take(conn, payload, binary)
-        except Exception as error:  # noqa: BLE001  (a fault here must not end the batch)
+        except BaseException as error:  # noqa: BLE001  (a fault here must not end the batch)
             self._fault(error)
 
     # --- the hooks that see it first
@@ -203,7 +203,7 @@ class Receiver:
     def _call(self, hook: Hook, asked: _Asked) -> Any:
         try:
             return hook(asked.conn, asked.raw)
-        except Exception as error:  # noqa: BLE001  (a watcher can't break what it watches)
+        except BaseException as error:  # noqa: BLE001  (a watcher can't break what it watches)
             self._hook_failed(asked.conn, error)
             return None
 
@@ -223,7 +223,11 @@ class Receiver:
     async def _is_taken(self, asked: _Asked, taken: Any) -> bool:
         try:
             return (await taken if inspect.isawaitable(taken) else taken) is True
-        except Exception as error:  # noqa: BLE001  (a watcher can't break what it watches)
+        except BaseException as error:
+            # A watcher can't break what it watches, also not by ending its own task: the
+            # message goes on, and the worker ends behind it.
+            if is_end(error) and self._watching.stopping:
+                raise
             self._hook_failed(asked.conn, error)
             return False
 
@@ -251,14 +255,22 @@ class Receiver:
         except Refused as error:
             self._replies.refuse_unread(conn, error, None, None)
             return
+        except BaseException as error:  # noqa: BLE001  (a codec that fails)
+            self._replies.refuse_unread(conn, error, None, None)
+            self._fault(error)
+            return
         self._stats.in_messages += 1
         if envelope.event == "ack":
             self._deliveries.answered(conn, envelope)
         elif not self._replies.is_repeat(conn, envelope):
             if overloaded:
                 self._replies.refuse(conn, envelope, Overloaded("too much waits"))
-            else:
+                return
+            try:
                 self._dispatch(conn, envelope)
+            except BaseException as error:  # noqa: BLE001  (what was taken in is answered)
+                self._replies.refuse(conn, envelope, error)
+                self._fault(error)
 
     def _dispatch(self, conn: Connection, envelope: Envelope) -> None:
         route = self._router.find(envelope.topic, envelope.version)
@@ -279,7 +291,7 @@ class Receiver:
                 # In a name space of their own: a key that looks like an id is another lane.
                 key, owner = ("key", route.ordering_key(job, envelope)), conn.id
                 hash(key)
-            except Exception as error:  # noqa: BLE001  (the user's function)
+            except BaseException as error:  # noqa: BLE001  (the user's function)
                 key, owner, job.fault = conn.id, None, error
         if not self._handling.submit(key, job, owner):
             self._dropped(job)
@@ -306,27 +318,32 @@ class Receiver:
             reached = True
             result = await route.bound(self._router.everywhere)(job, message)
             self._replies.accept(conn, message, result)
-        except Refused as error:
-            self._replies.refuse(conn, message, error, remember=reached)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's handler, which
-            # must not take the server along)
-            await self._failed(job, error, remember=reached)
-        except asyncio.CancelledError as error:
-            if is_cancelled():
-                # By the end of the node, or by the handler itself.
-                ended = self._handling.stopping
-                self._replies.refuse(conn, message, DRAINING if ended else error)
-                raise
-            await self._failed(job, error, remember=reached)
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is answered)
+            await self._refuse(job, error, remember=reached)
         finally:
             if metrics is not None:
                 metrics.handled(job.route, self._clock.now() - started)
 
     # --- what went wrong
 
+    async def _refuse(self, job: _Job, error: BaseException, *, remember: bool) -> None:
+        """Answer for what came out of a handler, or stood before it: whatever it is, it must
+        not take the worker along, or the server."""
+        if is_end(error):
+            # By the end of the node, or by the handler itself.
+            ended = self._handling.stopping
+            self._replies.refuse(job.conn, job.message, DRAINING if ended else error)
+            raise error
+        if isinstance(error, Refused):
+            self._replies.refuse(job.conn, job.message, error, remember=remember)
+        else:
+            await self._failed(job, error, remember=remember)
+
     async def _failed(self, ctx: Context, error: BaseException, *, remember: bool) -> None:
         """Answer for an unexpected error; its text stays here."""
-        self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
+        # A result that nobody asked for does no harm: there is nothing to answer.
+        if ctx.message.ack or not isinstance(error, ReservedKey):
+            self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
         if not isinstance(error, (Internal, Unavailable)):
             self._logger.error(
                 "handler_failed",

@@ -3,37 +3,44 @@
 Every request with ``ack: true`` gets exactly one ack; a refusal without one is an
 ``error``; never both. In a session the last answers are remembered, and a request that
 is sent again gets the same one.
+
+Rule of this file: nothing that serves an answer can prevent it. What is told of a refusal
+never raises, and who else wants to hear of it (failure handlers, the log) does so after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eyewall.application.admit import PUBLISH
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
-from eyewall.application.logs import told
+from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.send import Sender, ack
 from eyewall.application.stats import Stats
-from eyewall.domain.envelope import ERROR_TOPIC, Envelope
+from eyewall.domain.envelope import ERROR_TOPIC, SYSTEM, Envelope
 from eyewall.domain.errors import (
-    INTERNAL,
-    EyewallError,
     Misuse,
     Overloaded,
     RateLimited,
-    Refused,
     Unauthorized,
     Unavailable,
-    code_of,
 )
 from eyewall.domain.repeats import Seen
+from eyewall.domain.telling import MAX_DETAILS, RESERVED, Told, tell
 
-RESERVED = "system:"
 _TRY_AGAIN = (RateLimited, Overloaded, Unavailable, Unauthorized)
 """Refusals that are not remembered: time, or a new token, may have changed the answer."""
+
+
+class ReservedKey(Misuse):
+    """A handler's result has keys that the protocol itself puts into an ack."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        names = ", ".join(sorted(keys))
+        super().__init__(f"a handler's result has the reserved {names}: name it otherwise")
 
 
 class Replies:
@@ -71,16 +78,21 @@ class Replies:
         return True
 
     def accept(self, conn: Connection, request: Envelope, result: Any) -> None:
-        """Ack a request with what its handler returned; raises ``Misuse`` for a
-        result that can't be encoded."""
-        if not request.ack:
-            return
+        """Ack a request with what its handler returned.
+
+        Raises ``ReservedKey`` for a result that would stand in the place of the ack's own
+        fields, ``Misuse`` for one that can't be encoded. Nothing has been sent then.
+        """
         if result is None:
-            frame = self._sender.ack_frame(request)
-        else:
-            data = result if isinstance(result, Mapping) else {"result": result}
+            if request.ack:
+                self._answer(conn, request, self._sender.ack_frame(request), remember=True)
+            return
+        data = result if isinstance(result, Mapping) else {"result": result}
+        if not RESERVED.isdisjoint(data):
+            raise ReservedKey(RESERVED.intersection(data))
+        if request.ack:
             frame = self._sender.reply_frame(ack(request, data))
-        self._answer(conn, request, frame, remember=True)
+            self._answer(conn, request, frame, remember=True)
 
     def refuse(
         self,
@@ -90,32 +102,48 @@ class Replies:
         *,
         remember: bool = False,
     ) -> None:
-        """Nack a request, or send an ``error`` if it did not ask for an ack.
+        """Nack a request, or send an ``error`` if it did not ask for an ack. Never raises.
 
         ``remember``: the refusal came from the handler or command itself.
         """
+        told = tell(error)
+        whole = True
+        try:
+            if request.ack:
+                data = {
+                    "message_id": request.id,
+                    "status": "nack",
+                    "error": told.text,
+                    "code": told.code,
+                }
+                remember = remember and not isinstance(error, _TRY_AGAIN)
+                answer = Envelope(request.topic, "ack", data, ref=request.id)
+                frame, whole = self._frame(answer, told)
+                self._answer(conn, request, frame, remember=remember, code=told.code)
+            else:
+                whole = self._send_error(conn, request.id, request.topic, told)
+        except BaseException as problem:
+            if request.id is not None and (repeats := conn.asked) is not None:
+                repeats.forgotten(request.id)
+            self._logger.error("answer_not_sent", error=shown(problem), exc_info=problem)
+        if told.problem or not whole:
+            why = told.problem or "they can't be sent as they are"
+            self._logger.error("details_not_sent", topic=request.topic, code=told.code, error=why)
         if request.topic == PUBLISH:
-            self._sender.refused(request, error)
-        code, text, details = describe(error)
-        if not request.ack:
-            self._send_error(conn, request.id, request.topic, code, text, details)
-            return
-        data = {
-            "message_id": request.id,
-            "status": "nack",
-            "error": text,
-            "code": code,
-        }
-        remember = remember and not isinstance(error, _TRY_AGAIN)
-        frame = self._frame(Envelope(request.topic, "ack", data, ref=request.id), details)
-        self._answer(conn, request, frame, remember=remember, code=code)
+            self._tell_room(request, error)
 
     def refuse_unread(
-        self, conn: Connection, error: Refused, ref: str | None, topic: str | None
+        self, conn: Connection, error: BaseException, ref: str | None, topic: str | None
     ) -> None:
         """Send an ``error`` about a frame that is no message."""
-        code, text, details = describe(error)
-        self._send_error(conn, ref, topic or ERROR_TOPIC, code, text, details)
+        self._send_error(conn, ref, topic or ERROR_TOPIC, tell(error))
+
+    def _tell_room(self, request: Envelope, error: BaseException) -> None:
+        """Have the failure handlers hear that a client's message was refused."""
+        try:
+            self._sender.refused(request, error)
+        except BaseException as problem:
+            self._logger.error("refusal_not_reported", error=shown(problem), exc_info=problem)
 
     def _answer(
         self,
@@ -126,7 +154,7 @@ class Replies:
         remember: bool,
         code: str | None = None,
     ) -> None:
-        self._send(conn, frame, code)
+        waited = 0
         # Who asked in a session has it: ``is_repeat`` saw to that.
         if request.id is not None and (repeats := conn.asked) is not None:
             waited = (
@@ -134,53 +162,58 @@ class Replies:
                 if remember
                 else repeats.forgotten(request.id)
             )
+        self._send(conn, frame, code)
+        if waited:
+            assert repeats is not None
             for _ in range(waited):
                 self._send(repeats.holder or conn, frame, code)
 
-    def _send_error(
-        self,
-        conn: Connection,
-        ref: str | None,
-        topic: str,
-        code: str,
-        text: str,
-        details: Mapping[str, Any],
-    ) -> None:
-        data = {"code": code, "error": text}
-        self._send(conn, self._frame(Envelope(topic, "error", data, ref=ref), details), code)
+    def _send_error(self, conn: Connection, ref: str | None, topic: str, told: Told) -> bool:
+        """Send an ``error``; False if it lacks details that it should have."""
+        data = {"code": told.code, "error": told.text}
+        frame, whole = self._frame(Envelope(topic, "error", data, ref=ref), told)
+        self._send(conn, frame, told.code)
+        return whole
 
-    def _frame(self, envelope: Envelope, details: Mapping[str, Any]) -> Frame:
-        """Encode an answer, with ``details`` beside its fields if they can be encoded:
-        they come from the application's exceptions, and there must be an answer."""
-        if details:
-            whole = {**envelope.data, **details, **envelope.data}
-            try:
-                return self._sender.reply_frame(envelope.with_data(whole))
-            except Misuse as error:
-                self._logger.error("details_not_sent", topic=envelope.topic, error=told(error))
-        return self._sender.reply_frame(envelope)
+    def _frame(self, envelope: Envelope, told: Told) -> tuple[Frame, bool]:
+        """Encode a refusal with those of the error's further fields that can be encoded, and
+        say whether all can: they come from the application's exceptions, and there must be an
+        answer."""
+        if not told.details:
+            return self._sender.reply_frame(envelope), True
+        frame = self._with(told.details, envelope)
+        if frame is not None:
+            return frame, True
+        some = {
+            name: value
+            for name, value in told.details.items()
+            if self._with({name: value}, envelope) is not None
+        }
+        return self._with(some, envelope) or self._sender.reply_frame(envelope), False
+
+    def _with(self, details: Mapping[str, Any], envelope: Envelope) -> Frame | None:
+        try:
+            frame = self._sender.reply_frame(envelope.with_data({**envelope.data, **details}))
+        except BaseException:  # noqa: BLE001  (whatever a type of the application's raises)
+            return None
+        return frame if len(frame.payload) <= MAX_DETAILS else None
 
     def _send(self, conn: Connection, frame: Frame, code: str | None = None) -> None:
         """Send a reply; to who has gone meanwhile, nothing is sent and nothing counted.
+        Never raises.
 
         ``code``: it is an error or a nack.
         """
-        if conn.is_open and self._sender.post(conn, frame) and code is not None:
-            self._stats.failed(code)
+        try:
+            if conn.is_open and self._sender.post(conn, frame) and code is not None:
+                self._stats.failed(code)
+        except BaseException as problem:
+            self._logger.error(
+                "answer_not_sent", conn_id=conn.id, error=shown(problem), exc_info=problem
+            )
 
 
 def _is_bound(request: Envelope) -> bool:
     """Whether the answer is about the connection: that it is in a room, say. Publishing is
     the one command that does the same whoever does it, and must not be done twice."""
-    return request.topic.startswith(RESERVED) and request.topic != PUBLISH
-
-
-def describe(error: BaseException) -> tuple[str, str, dict[str, Any]]:
-    """Return code, text and further fields that a client is told of ``error``.
-
-    An unexpected exception's text never leaves the server.
-    """
-    code = code_of(error)
-    if code == INTERNAL or not isinstance(error, EyewallError):
-        return INTERNAL, "internal error", {}
-    return code, str(error), error.details()
+    return request.topic.startswith(SYSTEM) and request.topic != PUBLISH

@@ -31,9 +31,15 @@ from eyewall.application.ports import Logger
 from eyewall.application.seats import Left, Seats, Taken
 from eyewall.application.send import Sender
 from eyewall.application.streams import Streams
-from eyewall.application.tasks import Tasks
+from eyewall.application.tasks import Tasks, is_end
 from eyewall.application.turns import Turns
-from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, Unavailable
+from eyewall.domain.errors import (
+    ConnectionClosed,
+    Forbidden,
+    Refused,
+    Unavailable,
+    code_of,
+)
 from eyewall.domain.history import Position
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.identity import name as check_name
@@ -385,7 +391,7 @@ class Rooms:
                     raise refused
                 taken = await self._seats.take(room_id, conn, options)
             except Refused as error:
-                self._put_out(room_id, conn, LeaveReason.KICKED, error.code, left)
+                self._put_out(room_id, conn, LeaveReason.KICKED, code_of(error), left)
                 return
             except BaseException:
                 # Not decided: what it may have had by another's rights is still to be moved.
@@ -402,7 +408,9 @@ class Rooms:
         not let it in."""
         try:
             return await self._door.refusal(room_id, conn)
-        except Exception as error:  # noqa: BLE001  (the application's own code)
+        except BaseException as error:  # (the application's own code)
+            if is_end(error):
+                raise
             self._logger.error(
                 "access_not_decided", room=room_id, conn_id=conn.id, error=shown(error)
             )
@@ -456,7 +464,7 @@ class Rooms:
         try:
             taken = await self._seats.take(room_id, conn, JoinOptions(role=role, force=True))
         except Refused as error:
-            self._put_out(room_id, conn, LeaveReason.KICKED, error.code)
+            self._put_out(room_id, conn, LeaveReason.KICKED, code_of(error))
             return
         if conn.is_open and room_id in conn.roles:
             conn.enter(room_id, taken.role)

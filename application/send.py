@@ -13,14 +13,14 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
-from eyewall.application.admit import published
+from eyewall.application.admit import PUBLISH, published
 from eyewall.application.connections import Connection
 from eyewall.application.failures import Failures
 from eyewall.application.frames import Acknowledges, Frame
 from eyewall.application.gaps import GAP, Gaps
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.stats import Stats
-from eyewall.domain.envelope import ROOM, Envelope, Message, Priority, Raw
+from eyewall.domain.envelope import MAX_TOPIC, ROOM, Envelope, Message, Priority, Raw
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
@@ -269,9 +269,12 @@ class Sender:
         reason = reason_of(error)
         if reason in (FailureReason.PERMISSION, FailureReason.VALIDATION):
             topic, event = published(request)
-            message = Message(topic, event, request.raw, request.id)
-            room_id = topic.removeprefix(ROOM)
+            try:
+                message = Message(topic, event, request.raw, request.id)
+            except ValueError:  # a name of the client's that is too long for a message
+                message = Message(PUBLISH, "message", request.raw, request.id)
             assert isinstance(error, EyewallError)
+            room_id = topic.removeprefix(ROOM)[:MAX_TOPIC]
             self._failures.tell_soon(Failure(message, room_id, reason, error))
 
     def tell_dropped(self, conn: Connection, frame: Frame) -> None:

@@ -1,9 +1,21 @@
-"""Tasks with an owner: reported when they fail, ended when the owner ends."""
+"""Tasks with an owner: reported when they fail, ended when the owner ends.
+
+Whatever an application's code raises is a failure of that one call, also what Python means
+for the end of a task or of the program (``CancelledError``, ``SystemExit`` and the like).
+Code that calls it catches ``BaseException``, and
+
+* where nothing was awaited, that is all: no cancellation arrives there;
+* where something was, it passes on what ``is_end`` says.
+
+Ctrl-C comes as a signal, and ends a server by that.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from eyewall.application.logs import shown
@@ -23,6 +35,33 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def is_end(error: BaseException) -> bool:
+    """Whether ``error``, which came out of an ``await``, is the end of what runs here, and
+    not a failure of what was awaited."""
+    if isinstance(error, GeneratorExit):
+        return not _in_a_task()  # else the application's own: a coroutine is closed outside
+    return isinstance(error, asyncio.CancelledError) and is_cancelled()
+
+
+def _in_a_task() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:  # no loop runs
+        return False
+
+
+@contextmanager
+def as_failure(what: str) -> Iterator[None]:
+    """Raise ``RuntimeError`` for what plain code of the application raises and that is no
+    ``Exception``: it must not end the task, or the program, of whoever called it."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{what} raised {shown(error)}") from error
+
+
 class Tasks:
     """A set of running tasks."""
 
@@ -35,9 +74,9 @@ class Tasks:
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
         """Run ``work``; what it raises is logged."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(_contained(work), name=name)
         self._running.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, work))
         return task
 
     async def settled(self) -> None:
@@ -58,9 +97,23 @@ class Tasks:
                 self._logger.warning("task_does_not_end", task=task.get_name())
             self._running -= deaf
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, work: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        work.close()  # it may have been cancelled before it had begun
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self._logger.error(
                 "task_failed", task=task.get_name(), error=shown(error), exc_info=error
             )
+
+
+async def _contained(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await ``work``; what would end the loop, or look like a cancellation, is a failure."""
+    try:
+        return await work
+    except Exception:
+        raise
+    except BaseException as error:
+        if is_end(error):
+            raise
+        raise RuntimeError(f"it raised {shown(error)}") from error

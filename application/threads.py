@@ -49,15 +49,15 @@ class Call:
         _here.call = self
         try:
             result = self.fn()
-        except (StopIteration, SystemExit) as stop:
-            # A future can't hold the one (PEP 479), and the other would end the loop: a
-            # library that gives up must not take the server along.
-            error = RuntimeError(f"the handler raised {type(stop).__name__}")
-            error.__cause__ = stop
-        except BaseException as raised:  # noqa: BLE001  (it belongs to who awaits the call)
+        except Exception as raised:  # noqa: BLE001  (it belongs to who awaits the call)
             error = raised
+        except BaseException as stop:  # noqa: BLE001  (what ends a task, or the program)
+            # A library that gives up must not take the server along.
+            error = _failed(stop)
         finally:
             _here.call = None
+        if isinstance(error, StopIteration):  # which no future holds (PEP 479)
+            error = _failed(error)
         try:
             self.loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:
@@ -70,6 +70,12 @@ class Call:
             self.future.set_result(result)
         else:
             self.future.set_exception(error)
+
+
+def _failed(stop: BaseException) -> RuntimeError:
+    error = RuntimeError(f"the handler raised {type(stop).__name__}")
+    error.__cause__ = stop
+    return error
 
 
 class _Here(threading.local):

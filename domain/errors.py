@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, ClassVar
 
 
@@ -20,20 +21,27 @@ class EyewallError(Exception):
     """
 
     code: ClassVar[str] = "eyewall_error"
+    text: str = ""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
-        self.text = text
+        # Applications give other errors, numbers and None too.
+        given: object = text
+        self.text = given if isinstance(given, str) else as_text(given)
 
     def __init_subclass__(cls) -> None:
         if "code" not in cls.__dict__:
             cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __str__(self) -> str:
-        return self.text or self.code.replace("_", " ")
+        return self.text or _code(self).replace("_", " ")
 
     def details(self) -> dict[str, Any]:
-        """Return the fields that the wire puts beside ``code`` and ``error``."""
+        """Return the fields that the wire puts beside ``code`` and ``error``.
+
+        What JSON can't hold is told as text, and what is the wire's own (``RESERVED``) is
+        left out.
+        """
         return {}
 
 
@@ -97,7 +105,9 @@ class ValidationError(Refused):
 
     def __init__(self, fields: Mapping[str, Any], text: str = "") -> None:
         super().__init__(text or "the payload does not fit its schema")
-        self.fields = dict(fields)
+        given: object = fields
+        # A list of messages, or one, is about the payload as a whole.
+        self.fields = dict(given) if isinstance(given, Mapping) else {"_schema": given}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.fields, self.text)
@@ -116,7 +126,7 @@ class RateLimited(Refused):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, Any]:
-        return {"retry_after": self.retry_after}
+        return {"retry_after": wait_of(self.retry_after)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.retry_after, self.text)
@@ -132,7 +142,7 @@ class Overloaded(Refused):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, Any]:
-        return {"retry_after": self.retry_after}
+        return {"retry_after": wait_of(self.retry_after)}
 
 
 class ShuttingDown(Overloaded):
@@ -193,15 +203,49 @@ class Nacked(Refused):
     """The receiver refused the message; the text is its own."""
 
 
+LONGEST_WAIT = 1e9
+"""Seconds beyond which a wait means nothing: 30 years."""
+
 INTERNAL = "internal"
 """The code of an unexpected exception: its text never leaves the server."""
 
+MAX_CODE = 256
+"""Longest code, in characters: as for the other names in a message."""
+
 
 def code_of(error: BaseException) -> str:
-    """Return the wire protocol's code for any exception."""
-    if isinstance(error, (Refused, Unavailable)):
-        return "unavailable" if isinstance(error, Unavailable) else error.code
-    return INTERNAL
+    """Return the wire protocol's code for any exception. Never raises."""
+    if isinstance(error, Unavailable):
+        return "unavailable"
+    return _code(error) if isinstance(error, Refused) else INTERNAL
+
+
+def _code(error: EyewallError) -> str:
+    """The code of ``error``; that of its base class, if an application's class has one that
+    is none: a number, say."""
+    try:
+        found: list[Any] = [error.code]
+    except BaseException:  # noqa: BLE001  (a property of the application's)
+        found = []
+    found += [kind.__dict__.get("code") for kind in type(error).__mro__]
+    return next(str.__str__(code) for code in found if _is_code(code))
+
+
+def _is_code(value: object) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CODE:
+        return False
+    return as_text(value) == value
+
+
+def as_text(value: object) -> str:
+    """Return ``value`` as a text that can be sent; empty if it has none. Never raises.
+
+    Half a surrogate pair, which no message can hold, becomes a question mark.
+    """
+    try:
+        return str.__str__(str(value)).encode(errors="replace").decode()
+    except BaseException:  # noqa: BLE001  (whatever a __str__ of the application's raises)
+        return ""
 
 
 def from_code(code: str, text: str, details: Mapping[str, Any]) -> EyewallError:
@@ -226,7 +270,17 @@ def from_code(code: str, text: str, details: Mapping[str, Any]) -> EyewallError:
 def _wait(details: Mapping[str, Any], default: float) -> float:
     value = details.get("retry_after")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < 1e9 else default  # type: ignore[arg-type, operator]
+    return float(value) if is_number and 0 <= value < LONGEST_WAIT else default  # type: ignore[arg-type, operator]
+
+
+def wait_of(value: object, default: float = 1.0) -> float:
+    """Return ``value`` as seconds to wait, at least 0; ``default`` for what is no time that
+    anybody can wait (NaN, infinity, 30 years). Never raises."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < LONGEST_WAIT:
+        return default
+    return max(0.0, float(value)) if value > -LONGEST_WAIT else 0.0
 
 
 _BY_CODE: dict[str, type[Refused]] = {

@@ -28,7 +28,7 @@ from eyewall.application.ports import (
     Validator,
 )
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
-from eyewall.application.tasks import LAST_WORD, is_cancelled
+from eyewall.application.tasks import LAST_WORD, is_cancelled, is_end
 from eyewall.assemble import Front, Options, assemble, own_node_id
 from eyewall.background import Background, call
 from eyewall.browser import client_routes
@@ -263,7 +263,14 @@ class Server(Registry):
         await self._node.start()
         self._sockets.start()
         for hook in self._on_startup:
-            await call(hook)
+            try:
+                await call(hook)
+            except Exception:
+                raise
+            except BaseException as error:
+                if is_end(error):
+                    raise
+                raise RuntimeError(f"a startup hook raised {shown(error)}") from error
         if self._stopping is not None:
             raise asyncio.CancelledError  # which a hook has swallowed
         if self._listener is not None:
@@ -358,7 +365,9 @@ class Server(Registry):
     async def _quietly(self, hook: Hook) -> None:
         try:
             await call(hook)
-        except Exception as error:
+        except BaseException as error:
+            if is_end(error):
+                raise
             self._logger.error("on_shutdown_failed", error=shown(error), exc_info=error)
 
     async def __aenter__(self) -> Server:

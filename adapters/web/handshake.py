@@ -44,7 +44,7 @@ from eyewall.adapters.web.upgrade import (
 from eyewall.adapters.web.wire import SocketWire, TextWire
 from eyewall.application.logs import shown
 from eyewall.application.ports import Codec, Reservation
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.tasks import is_end
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import (
     Overloaded,
@@ -366,7 +366,7 @@ class SocketHandler(DiscreetHandler):
             opened = await node.intake.open(link, meta, reservation, session=session)
         except BaseException as error:
             link.close(DisconnectReason.INTERNAL_ERROR)
-            if is_cancelled():
+            if is_end(error):
                 raise
             node.logger.error("open_failed", exc_info=error)
         else:
@@ -377,9 +377,9 @@ class SocketHandler(DiscreetHandler):
 def _failure(error: BaseException, reason: RefusalReason) -> Refusal:
     """Return the answer to a handshake for which an application's function failed.
 
-    Raises ``error`` again if it is the end of this very task, or of the program by Ctrl-C.
+    Raises ``error`` again if it is the end of this very task.
     """
-    if isinstance(error, KeyboardInterrupt) or is_cancelled():
+    if is_end(error):
         raise error
     return Refusal(reason, 500, "internal error")
 

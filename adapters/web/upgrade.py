@@ -14,6 +14,7 @@ from typing import Final
 
 from tornado.httputil import HTTPHeaders
 
+from eyewall.domain.errors import wait_of
 from eyewall.domain.handshake import RefusalReason
 
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -38,7 +39,7 @@ def busy(
     retry_after: float, reason: RefusalReason = RefusalReason.OVERLOADED, **headers: str
 ) -> Refusal:
     """Come back after so many seconds."""
-    wait = str(max(1, math.ceil(retry_after)))
+    wait = str(max(1, math.ceil(wait_of(retry_after))))
     return Refusal(reason, 503, "try again later", Retry_After=wait, **headers)
 
 

@@ -1,8 +1,13 @@
-import pytest
+import asyncio
 
+import pytest
+from marshmallow import Schema, fields
+
+from eyewall.adapters.validation.marshmallow import MarshmallowValidator
 from eyewall.application.admit import Admission, published
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import Forbidden, ValidationError
+from tests.application.fakes import settle
 
 
 def answers(fn, *, later):
@@ -83,3 +88,105 @@ async def test_nothing_is_awaited_that_is_decided(conn):
 def test_what_a_publish_means_to_the_access_controller(data, means):
     """It is asked about what the room will see: the room's topic, the event inside."""
     assert published(Envelope("system:publish", data=data)) == means
+
+
+# --- what clients publish into rooms
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_the_validator_sees_what_the_room_will_see(make_node, waits):
+    """After the access controller, and before any member."""
+    asked = []
+
+    def validate(topic, event, data):
+        asked.append(("validate", topic, event, data))
+        if data != {"text": "good"}:
+            raise ValidationError({"text": ["not good"]})
+
+    class Access:
+        def can_publish(self, meta, topic, event):
+            asked.append(("access", topic, event))
+            return True
+
+        def can_subscribe(self, meta, room):
+            return True
+
+    node = await make_node(
+        client_commands=True,
+        access_controller=Access(),
+        validator=answers(validate, later=waits),
+    )
+    ada, ben = await node.connect("ada"), await node.connect("ben")
+    await node.hub.join("r", ada.id)
+    await node.hub.join("r", ben.id)
+
+    def publish(id, text):
+        data = {"room": "r", "event": "said", "data": {"text": text}}
+        return {"id": id, "topic": "system:publish", "ack": True, "data": data}
+
+    [nack] = await ada.ask(publish("1", "bad"))
+    assert nack["data"]["code"] == "validation"
+    assert nack["data"]["fields"] == {"text": ["not good"]}
+    assert ben.heard() == []
+
+    await ada.ask(publish("2", "good"))
+    assert [(m["topic"], m["event"], m["data"]) for m in ben.heard()] == [
+        ("room:r", "said", {"text": "good"})
+    ]
+    assert asked == [
+        ("access", "room:r", "said"),
+        ("validate", "room:r", "said", {"text": "bad"}),
+        ("access", "room:r", "said"),
+        ("validate", "room:r", "said", {"text": "good"}),
+    ]
+
+
+async def test_a_publish_without_data_is_looked_at_as_null(make_node):
+    asked = []
+    node = await make_node(client_commands=True, validator=lambda *args: asked.append(args))
+    ada = await node.connect("ada")
+
+    await ada.ask({"topic": "system:publish", "data": {"room": "r"}})
+    await ada.ask({"topic": "system:publish", "data": {"room": 5, "data": 1}})
+    await ada.ask({"topic": "system:publish", "data": [1]})
+
+    assert asked == [("room:r", "message", None)]
+
+
+async def test_schemas_for_rooms_hold_for_what_clients_publish(make_node):
+    schema = Schema.from_dict({"text": fields.Str(required=True)})
+    node = await make_node(client_commands=True, validator=MarshmallowValidator({"room:*": schema}))
+    ada = await node.connect("ada")
+    await node.hub.join("r", ada.id)
+    ada.heard()
+
+    [error] = await ada.ask(
+        {"id": "1", "topic": "system:publish", "data": {"room": "r", "data": {"txt": 1}}}
+    )
+
+    assert error["data"]["code"] == "validation"
+    assert sorted(error["data"]["fields"]) == ["text", "txt"]
+
+
+async def test_who_is_kicked_while_a_validator_waits_publishes_nothing(make_node):
+    gate, asked = asyncio.Event(), asyncio.Event()
+
+    async def validate(topic, event, data):
+        if topic == "room:r":
+            asked.set()
+            await gate.wait()
+
+    node = await make_node(client_commands=True, validator=validate)
+    ada, ben = await node.connect("ada"), await node.connect("ben")
+    await node.hub.join("r", ada.id)
+    await node.hub.join("r", ben.id)
+    ada.say(
+        {"id": "1", "topic": "system:publish", "ack": True, "data": {"room": "r", "data": "hi"}}
+    )
+    await asked.wait()
+    await node.hub.kick_user_from_room("ada", "r")
+    gate.set()
+    await settle()
+
+    assert [m["data"].get("code") for m in ada.heard() if m["event"] == "ack"] == ["not_a_member"]
+    assert ben.heard() == []

@@ -2,7 +2,6 @@ import asyncio
 
 import pytest
 
-from eyewall.application.replies import describe
 from eyewall.domain.errors import (
     Forbidden,
     Misuse,
@@ -12,6 +11,7 @@ from eyewall.domain.errors import (
     Unavailable,
     ValidationError,
 )
+from eyewall.domain.telling import tell
 from tests.application.fakes import settle
 
 
@@ -51,7 +51,11 @@ async def test_a_request_that_does_not_ask_gets_none(node, ada):
     [
         (None, {}),
         ({"n": 1, "m": [2]}, {"n": 1, "m": [2]}),
-        ({"status": "mine", "message_id": "mine"}, {}),
+        (
+            {"ref": "mine", "topic": "mine", "event": "mine"},
+            {"ref": "mine", "topic": "mine", "event": "mine"},
+        ),
+        ({1: "one"}, {"1": "one"}),
         (5, {"result": 5}),
         (0, {"result": 0}),
         ([1], {"result": [1]}),
@@ -181,8 +185,8 @@ async def test_details_don_t_overwrite_the_code(node, ada):
 
 
 def test_what_is_told_of_an_error():
-    assert describe(KeyError("secret")) == ("internal", "internal error", {})
-    assert describe(RateLimited(2.0, "slow")) == ("rate_limited", "slow", {"retry_after": 2.0})
+    assert tell(KeyError("secret")) == ("internal", "internal error", {}, "")
+    assert tell(RateLimited(2.0, "slow")) == ("rate_limited", "slow", {"retry_after": 2.0}, "")
 
 
 async def test_who_has_gone_is_sent_nothing_and_nothing_is_counted(node, ada):

@@ -118,16 +118,30 @@ async def test_a_request_gets_exactly_one_ack():
         ([1, 2], {"result": [1, 2]}),
         ([], {"result": []}),
         ({"result": 5}, {"result": 5}),
-        ({"status": "nack", "message_id": "other", "code": "x"}, {"code": "x"}),
+        ({"ref": "x", "topic": "x", "data": 5}, {"ref": "x", "topic": "x", "data": 5}),
     ],
     ids=str,
 )
 async def test_a_handlers_result_stands_beside_the_status(result, fields):
-    """A mapping by its keys, which can't overwrite the ack's own; anything else as result."""
+    """A mapping by its keys; anything else as result."""
     async with running(answering(result)) as server, peer(server) as client:
         answer = await client.ask("ask", id="r1")
 
         assert answer["data"] == {"message_id": "r1", "status": "ok", **fields}
+
+
+@pytest.mark.parametrize("key", ["message_id", "status", "error", "code", "fields", "retry_after"])
+async def test_a_result_with_a_key_of_the_protocol_s_own_is_an_internal_error(key):
+    """It could only be lost, or change what the client is told."""
+    async with running(answering({key: "shipped", "n": 1})) as server, peer(server) as client:
+        nack = await client.refused("ask", id="r1")
+
+        assert nack == {
+            "message_id": "r1",
+            "status": "nack",
+            "code": "internal",
+            "error": "internal error",
+        }
 
 
 async def test_the_ack_comes_after_what_the_handler_sent():

@@ -1,0 +1,74 @@
+"""What a client, or another node, is told of an error.
+
+Rules of this file:
+
+1. Nothing here raises, whatever the application's exceptions do: there must be an answer.
+2. What is told is bounded, and JSON can hold it.
+3. An unexpected exception's text never leaves the server.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from eyewall.domain.errors import (
+    INTERNAL,
+    EyewallError,
+    Refused,
+    Unavailable,
+    as_text,
+    code_of,
+    wait_of,
+)
+
+MAX_TEXT: Final = 1000
+"""Longest text of an error, in characters: some sentences. The rest is cut off."""
+
+MAX_DETAILS: Final = 64 * 1024
+"""Bytes of an answer that refuses: the messages for some hundred fields. Beyond, it goes
+without the further fields."""
+
+RESERVED: Final = frozenset({"message_id", "status", "error", "code", "fields", "retry_after"})
+"""What the protocol itself puts into the data of an answer (protocol.md, "Replies")."""
+
+_OURS: Final = frozenset({"message_id", "status", "error", "code"})
+"""Those of them that ``details()`` of an error can't mean: ``fields`` and ``retry_after``
+are what it is for."""
+
+
+class Told(NamedTuple):
+    """``problem`` says why not all of ``details`` is told; empty if it is."""
+
+    code: str
+    text: str
+    details: dict[str, Any]
+    problem: str = ""
+
+
+def tell(error: BaseException) -> Told:
+    """Return what is told of ``error``."""
+    code = code_of(error)
+    if code == INTERNAL or not isinstance(error, (Refused, Unavailable)):
+        return Told(INTERNAL, "internal error", {})
+    details, problem = _details(error)
+    return Told(code, text_of(error), details, problem)
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of ``error``, at most ``MAX_TEXT`` characters."""
+    text = as_text(error) or code_of(error).replace("_", " ")
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def _details(error: EyewallError) -> tuple[dict[str, Any], str]:
+    try:
+        found = dict(error.details())
+    except BaseException as problem:  # noqa: BLE001  (the application's own method)
+        return {}, f"details() raised {type(problem).__name__}"
+    details = {key: value for key, value in found.items() if isinstance(key, str)}
+    lost = sorted(_OURS & details.keys())
+    for key in lost:
+        del details[key]
+    if "retry_after" in details:
+        details["retry_after"] = wait_of(details["retry_after"])
+    return details, f"details() has the reserved {', '.join(lost)}" if lost else ""
