@@ -1,5 +1,6 @@
 """Coming back: what was missed, in order, without a gap or a repeat, or a plain no."""
 
+import asyncio
 import itertools
 import random
 
@@ -9,9 +10,10 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.application import resume as module
 from eyewall.application.resume import MAX_SLOW, PATIENCE
 from eyewall.domain.envelope import Message
+from eyewall.domain.history import Entry, Retention
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomPolicy
-from tests.application.engines import Engine
+from tests.application.engines import Bus, Engine
 from tests.application.fakes import settle
 
 KEPT = RoomOptions(history_size=50)
@@ -272,6 +274,251 @@ async def test_a_member_that_resumes_is_held_as_well(make_node):
     await publish(one, 3)
 
     assert order(ada) == [1, 2, "ack", 3]
+
+
+class Talkative(Engine):
+    """A history in which something is said in every room whenever it is read."""
+
+    node = None
+    left = 0
+
+    async def _call(self, name, *args):
+        result = await super()._call(name, *args)
+        if name == "read" and self.left:
+            self.left -= 1
+            for room in ("lab", "hall"):
+                await publish(self.node, f"{room} {self.left}", room=room)
+        return result
+
+
+async def test_rooms_that_never_stand_still_together_are_let_go_one_by_one(make_node):
+    """Whatever is said while the other one is read: nothing is missing, and nothing twice."""
+    store = Talkative(MemoryHistory())
+    one = store.node = await make_node(client_commands=True, history=store)
+    places = {}
+    for room in ("lab", "hall"):
+        info = await one.hub.create_room(room, KEPT)
+        places[room] = {"epoch": info.epoch, "offset": 0}
+        await publish(one, f"{room} first", room=room)
+    ada = await one.connect("ada", session=True)
+    store.left = 4 * module.PASSES
+
+    answer, before, after = await resume(ada, places)
+    await publish(one, "lab last")
+    await publish(one, "hall last", room="hall")
+
+    assert store.left == 0
+    assert all(room["recovered"] for room in answer["rooms"].values())
+    heard = [*before, *after, *ada.heard()]
+    for room in places:
+        offsets = [m["stream"]["offset"] for m in heard if m["stream"]["room"] == room]
+        assert offsets == list(range(1, (await one.hub.room(room)).offset + 1))
+
+
+async def test_what_the_store_has_and_the_members_have_not_had_passes_the_gate_once(make_node):
+    """It was given its place and is on its way: who comes back gets it with the others."""
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    await one.hub.create_room("lab", KEPT)
+    bob = await member(one, "bob")
+    stood = {"epoch": (await one.hub.room("lab")).epoch, "offset": 0}
+    await publish(one, 1, 2)
+    store.after.add("append")
+    publishing = asyncio.ensure_future(publish(one, 3))
+    await settle()
+
+    again, answer, missed, _ = await back(one, {"lab": stood})
+    assert missed == [1, 2]
+    assert answer["lab"]["offset"] == 2
+    store.go_on()
+    await publishing
+    await settle()
+
+    assert [m["data"] for m in again.heard()] == [3]
+    assert [m["data"] for m in bob.heard()] == [1, 2, 3]
+
+
+async def test_who_has_had_more_elsewhere_brings_the_members_here_up_to_it(make_node):
+    bus = Bus()
+    one, two = [await make_node(client_commands=True, pubsub=bus) for _ in range(2)]
+    await one.hub.create_room("lab", KEPT)
+    ada, bob = await member(one), await member(two, "bob")
+    await publish(one, 1)
+    await settle()
+    bus.deaf.add("eyewall:room:lab")
+    await publish(one, 2)
+    stood = place(ada)
+    await ada.vanish()
+    assert [m["data"] for m in bob.heard()] == [1], "the second was lost on its way"
+    bus.deaf.clear()
+
+    again, answer, missed, _ = await back(two, {"lab": stood})
+    await publish(one, 3)
+    await settle()
+
+    assert missed == []
+    assert answer["lab"] == {"recovered": True, **stood}
+    assert [m["data"] for m in bob.heard()] == [2, 3]
+    assert [m["data"] for m in again.heard()] == [3]
+
+
+async def test_who_has_had_what_nobody_knows_of_is_not_recovered(make_node):
+    """Also where the members here stand still."""
+    one = await make_node(client_commands=True)
+    info = await one.hub.create_room("lab", KEPT)
+    await member(one, "bob")
+
+    _, answer, missed, _ = await back(one, {"lab": {"epoch": info.epoch, "offset": 1}})
+
+    assert missed == []
+    assert answer["lab"] == {"recovered": False, "epoch": info.epoch, "offset": 0}
+
+
+@pytest.mark.parametrize("room", ["lab", "hall"])
+async def test_a_history_that_ends_meanwhile_is_not_recovered(make_node, room):
+    """The room that is being read, and one that waits for it."""
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    places = {}
+    for name in ("lab", "hall"):
+        info = await one.hub.create_room(name, KEPT)
+        places[name] = {"epoch": info.epoch, "offset": 0}
+        await publish(one, 1, room=name)
+    ada = await one.connect("ada", session=True)
+    store.after.add("read")
+    await started(one, ada, places)
+
+    await one.hub.update_room(room, history_size=0)
+    store.go_on()
+    await settle()
+    await publish(one, 2, room=room)
+
+    *missed, answer, live = ada.heard()
+    other = {"lab": "hall", "hall": "lab"}[room]
+    assert [m["stream"]["room"] for m in missed] == [other]
+    assert answer["data"]["rooms"][room] == {"recovered": False}
+    assert answer["data"]["rooms"][other]["recovered"]
+    assert (live["data"], "stream" in live) == (2, False)
+
+
+async def test_a_history_that_ends_when_its_room_is_level_keeps_nobody_waiting(make_node):
+    """Another room is being read at that moment."""
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    places = {}
+    for name in ("lab", "hall"):
+        info = await one.hub.create_room(name, KEPT)
+        places[name] = {"epoch": info.epoch, "offset": 0}
+    await publish(one, 1, room="hall")
+    ada = await one.connect("ada", session=True)
+    store.after.add("read")
+    await started(one, ada, places)
+
+    await one.hub.update_room("lab", history_size=0)
+    store.go_on()
+    await settle()
+    await publish(one, 2)
+
+    assert order(ada) == [1, "ack", 2]
+
+
+async def test_who_is_kicked_and_let_in_again_meanwhile_gets_what_comes_from_then_on(make_node):
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    info = await one.hub.create_room("lab", KEPT)
+    await member(one, "bob")
+    await publish(one, 1, 2)
+    ada = await one.connect("ada", session=True)
+    store.after.add("read")
+    await started(one, ada, {"lab": {"epoch": info.epoch, "offset": 0}})
+
+    await one.hub.kick_user_from_room("ada", "lab")
+    await one.hub.join("lab", ada.id)
+    await publish(one, 3)
+    store.go_on()
+    await settle()
+    await publish(one, 4)
+
+    heard = ada.heard()
+    assert [m["data"] for m in heard if m["topic"] == "news"] == [3, 4]
+    [answer] = [m["data"] for m in heard if m.get("event") == "ack"]
+    assert not answer["rooms"]["lab"]["recovered"]
+
+
+async def test_who_goes_away_meanwhile_is_read_no_more(make_node, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 1)
+    store = Engine(MemoryHistory())
+    one = await make_node(client_commands=True, history=store)
+    info = await one.hub.create_room("lab", KEPT)
+    await member(one, "bob")
+    await publish(one, *range(20))
+    ada = await one.connect("ada", session=True)
+    store.after.add("read")
+    await started(one, ada, {"lab": {"epoch": info.epoch, "offset": 0}})
+    store.calls.clear()
+
+    await ada.vanish()
+    store.go_on()
+    await settle()
+
+    assert "read" not in store.calls
+
+
+async def test_a_message_that_can_not_be_read_holds_up_none_of_the_others(one):
+    stood = {"epoch": (await one.hub.room("lab")).epoch, "offset": 0}
+    await publish(one, 1)
+    await one.history.append("lab", Entry(b"not a message"), Retention(50), one.clock.wall())
+    await publish(one, 3)
+
+    _, answer, missed, _ = await back(one, {"lab": stood})
+
+    assert missed == [1, 3]
+    assert answer["lab"]["recovered"]
+
+
+async def test_a_message_that_a_full_queue_does_not_take_is_told_of(one):
+    """However little the queue seemed to hold."""
+    stood = {"epoch": (await one.hub.room("lab")).epoch, "offset": 0}
+    await publish(one, 1, 2)
+    ada = await one.connect("ada", session=True)
+    ada.link.full = True
+    await started(one, ada, {"lab": stood})
+    ada.link.full = False
+
+    ada.link.read()
+    await settle()
+    await publish(one, 3)
+
+    gap, live = ada.heard()
+    assert (gap["topic"], gap["data"]) == ("system:gap", {"room": "lab", **stood})
+    assert live["data"] == 3
+
+
+async def test_a_room_without_a_place_goes_on_at_once(one):
+    """Nothing was missed there, and nothing is held."""
+    again, answer, missed, _ = await back(one, {"lab": {}})
+
+    await publish(one, 1)
+
+    assert (missed, answer["lab"]["recovered"]) == ([], False)
+    assert [m["data"] for m in again.heard()] == [1]
+
+
+async def test_a_room_that_was_left_after_a_return_is_not_returned_to(make_node):
+    """What a client may find again are the rooms that it was in when it was cut off."""
+    node = await make_node()
+    await node.hub.create_room("lab", KEPT)
+    ada = await member(node)
+    await ada.vanish()
+    again, answer, *_ = await back(node, {"lab": {}}, ada.welcome["session"])
+    assert again.conn.rooms == {"lab"}
+    await node.hub.leave("lab", again.id)
+    await again.vanish()
+
+    third, answer, *_ = await back(node, {"lab": {}}, again.welcome["session"])
+
+    assert answer["lab"]["code"] == "forbidden"
+    assert third.conn.rooms == frozenset()
 
 
 # --- what can't be filled
