@@ -62,7 +62,8 @@ class Parts:
         self.stats = Stats(clock, ports.metrics, logger)
         self.hooks = Hooks(logger)
         self.failures = Failures(logger, self.stats)
-        self.threads = Threads(config.workers)
+        # As many as there may be handlers, those of connections that are gone included.
+        self.threads = Threads(2 * config.workers)
         self.router = Router(self.threads)
         self.connections = Connections(
             outbound=ports.outbound,

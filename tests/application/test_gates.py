@@ -86,3 +86,11 @@ def test_what_no_reading_will_bring_is_given_up(gate):
 
     assert [place for place, _ in given_up] == [at(1), at(2), at(3, "f"), at(9)]
     assert list(gate.waiting) == [at(5), at(10)], "asked for since, or to be read next"
+
+
+def test_what_a_reading_has_brought_meanwhile_is_not_given_up(gate):
+    gate.hold(at(3), arrival())
+    due = list(gate.waiting)
+    gate.position, _ = gate.next()
+
+    assert gate.give_up(due, at(7)) == []

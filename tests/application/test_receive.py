@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 
@@ -330,6 +331,38 @@ async def test_handlers_of_connections_that_are_gone_hold_up_nobody(node, stuck)
 
     assert ack["data"]["pong"] is True
     gate.set()
+
+
+async def test_plain_handlers_of_connections_that_are_gone_hold_up_no_plain_ones(node):
+    """They have threads, of which there are enough for both."""
+    begun, gate = threading.Semaphore(0), threading.Event()
+
+    @node.on("stuck")
+    def stuck(ctx, msg):
+        begun.release()
+        gate.wait(60)
+
+    @node.on("ping")
+    def ping(ctx, msg):
+        return {"pong": True}
+
+    for _ in range(8):
+        guest = await node.connect(None)
+        guest.say({"topic": "stuck"})
+        await asyncio.to_thread(begun.acquire, timeout=20)
+        await guest.vanish()
+    bob = await node.connect("bob")
+    heard = asyncio.Event()
+    bob.link.on_frame = heard.set
+    bob.say(PING)
+    try:
+        async with asyncio.timeout(20):
+            await heard.wait()
+    finally:
+        gate.set()
+
+    [ack] = bob.heard()
+    assert ack["data"]["pong"] is True
 
 
 async def test_a_client_that_names_many_keys_leaves_room_in_the_queue(make_node):

@@ -590,6 +590,101 @@ async def test_an_entry_that_can_not_be_read_holds_up_nobody(one, two, history):
     assert "entry_not_read" in two.logger.of("error")
 
 
+# --- what is asked, and what is remembered
+
+
+async def test_what_comes_while_the_first_member_comes_in_is_not_lost(one, two, history):
+    """Nothing has to come after it that would tell."""
+    await one.hub.create_room("lab", KEEPS)
+    bob = await two.connect("bob")
+    history.after.add("position")
+    joining = asyncio.ensure_future(two.hub.join("lab", bob.id))
+    await settle()
+
+    await publish(one, 1, 2)
+    await settle()
+    history.go_on()
+    membership = await joining
+    await settle()
+
+    assert offsets(bob) == list(range(membership.offset + 1, 3)), "told of, or delivered"
+
+
+@pytest.fixture
+async def asked(make_node, bus, history):
+    """A node, and what its state is asked."""
+    state = Engine(MemoryState())
+    return await make_node(pubsub=bus, history=history, state=state, client_commands=True), state
+
+
+@pytest.mark.parametrize("options", [KEEPS, RoomOptions()], ids=["history", "plain"])
+async def test_a_publish_to_a_room_with_members_here_asks_the_state_nothing(asked, options):
+    node, state = asked
+    await node.hub.create_room("lab", options)
+    ada = await joined(node, "ada")
+    state.calls.clear()
+
+    await publish(node, 1)
+    command = {"id": "1", "topic": "system:publish", "ack": True}
+    *_, ack = await ada.ask(command | {"data": {"room": "lab", "event": "say", "data": 2}})
+
+    assert ack["data"]["status"] == "ok"
+    assert state.calls == []
+
+
+async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
+    """The gate that the first message made stays, and so does where it stands."""
+    bob = await joined(two, "bob")
+    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    await one.hub.update_room("lab", history_size=5)
+    await publish(one, 1)
+    await settle()
+    gate = two.node.streams._gates["lab"]
+    bus.deaf.add(room_of(one))
+    await publish(one, 2)
+    bus.deaf.clear()
+
+    await publish(two, 3)
+    await settle()
+
+    assert offsets(bob) == [1, 2, 3]
+    assert two.node.streams._gates["lab"] is gate
+    assert gate.retention == Retention(5)
+
+
+async def test_a_message_that_is_quicker_than_the_word_of_the_history_comes_once(one, two):
+    bob = await joined(two, "bob")
+    take, heard = two.node.cluster._answerers["keeps"], asyncio.Event()
+
+    async def later(header, payload):
+        await heard.wait()
+        return await take(header, payload)
+
+    two.node.cluster.on_call("keeps", later)
+    changing = asyncio.ensure_future(one.hub.update_room("lab", history_size=5))
+    await settle()
+    await publish(one, 1)
+    await settle()
+    heard.set()
+    await changing
+    await publish(one, 2)
+    await settle()
+
+    assert offsets(bob) == [1, 2]
+
+
+async def test_a_word_of_history_to_a_room_without_one_changes_nothing(one, two):
+    ada, bob = await joined(one, "ada"), await joined(two, "bob")
+
+    info = await one.hub.update_room("lab", history_ttl=5)
+    await publish(two, 1)
+    await settle()
+
+    assert info.epoch is None
+    assert data(ada) == data(bob) == [1]
+    assert two.logger.of("error") == []
+
+
 # --- options that change
 
 
