@@ -673,6 +673,41 @@ async def test_a_message_that_is_quicker_than_the_word_of_the_history_comes_once
     assert offsets(bob) == [1, 2]
 
 
+async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_others(one, two):
+    """What lay between the two was delivered: there is no gap to be told of."""
+    await one.hub.create_room("lab", KEEPS)
+    bob = await joined(two, "bob")
+    await publish(one, 1)
+    await settle()
+    take = two.node.cluster._answerers["keeps"]
+    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    await one.hub.update_room("lab", history_size=0)
+    two.node.cluster.on_call("keeps", take)
+
+    await one.hub.update_room("lab", history_size=5)
+    await publish(one, 2)
+    await settle()
+
+    assert [(m["topic"], m["data"]) for m in bob.heard()] == [("room:lab", 1), ("room:lab", 2)]
+
+
+async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_change(one, two):
+    bob = await joined(two, "bob")
+    take = two.node.cluster._answerers["keeps"]
+    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    info = await one.hub.update_room("lab", history_size=5)
+    two.node.cluster.on_call("keeps", take)
+
+    await one.hub.update_room("lab", history_ttl=60)
+    await settle()
+    await publish(two, 1)
+    await settle()
+
+    assert two.node.streams.position("lab") == Position(info.epoch, 1)
+    assert offsets(bob) == [1]
+    assert two.logger.of("error") == []
+
+
 async def test_a_word_of_history_to_a_room_without_one_changes_nothing(one, two):
     ada, bob = await joined(one, "ada"), await joined(two, "bob")
 
