@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tornado.web import RequestHandler
+from eyewall.adapters.web.target import DiscreetHandler
 
 SOURCE = Path(__file__).parent / "javascript" / "eyewall.js"
 
 
-class ClientHandler(RequestHandler):
+class ClientHandler(DiscreetHandler):
     """``/eyewall.js``."""
 
     def get(self) -> None:

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "server", nargs="?", metavar="MODULE:SERVER", help="where the server is, as in shop:server"
     )
-    serve.add_argument("--host", help="the address to listen on (127.0.0.1)")
+    serve.add_argument("--host", help="the addresses to listen on (127.0.0.1), or * for all")
     serve.add_argument("--port", help="the port to listen on (PORT, or 8080); 0 takes a free one")
     serve.add_argument(
         "--reload", action="store_true", help="start again when a .py file here changes"

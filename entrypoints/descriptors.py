@@ -45,6 +45,19 @@ def raise_limit() -> None:
             pass  # some systems name a hard limit that they don't give; it stays as it is
 
 
+def fill_standard_streams() -> None:
+    """Have something stand where standard input, output or error were closed.
+
+    The next file or socket would get such a number, and with it whatever a library in C, or a
+    child process, writes there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+
+
 def warn(logger: Logger, max_connections: int | None) -> None:
     """Say it if there are fewer descriptors than connections that may come."""
     have = limit()

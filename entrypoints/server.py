@@ -32,7 +32,7 @@ from eyewall.application.tasks import LAST_WORD, is_cancelled, is_end
 from eyewall.assemble import Front, Options, assemble, own_node_id
 from eyewall.background import Background, call
 from eyewall.browser import client_routes
-from eyewall.descriptors import Shortage, raise_limit, warn
+from eyewall.descriptors import Shortage, fill_standard_streams, raise_limit, warn
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
@@ -397,6 +397,7 @@ class Server(Registry):
         one it takes no signals: there, that is how it ends. As the process is taken for its
         own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``).
         """
+        fill_standard_streams()
         raise_limit()
         try:
             where = place(self.settings or PLAIN, host, port, ssl)

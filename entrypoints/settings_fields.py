@@ -153,6 +153,11 @@ def text(*, optional: bool = False) -> Value:
     return Value(_text, "a line of text", optional=optional)
 
 
+def host() -> Value:
+    """Return a field for where to listen; an empty text is everywhere."""
+    return Value(lambda value: value if value == "" else _text(value), "a line of text")
+
+
 def name(*, optional: bool = False) -> Value:
     """Return a field for the name of a node or channel."""
 

@@ -59,7 +59,7 @@ class Group(Schema):
 
 
 class ServerSchema(Group):
-    host = form.text()
+    host = form.host()
     port = form.whole(0, 65535)
     allowed_hosts = form.words("hosts such as app.example.com", optional=True)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tornado.web import RequestHandler
+from eyewall.adapters.web.target import DiscreetHandler
 
 Ready = Callable[[], list[str]]
 """Returns the reasons why no traffic should come now; none: it may."""
@@ -15,7 +15,7 @@ Render = Callable[[], tuple[bytes, str]]
 """Returns the metrics and their content type."""
 
 
-class _Plain(RequestHandler):
+class _Plain(DiscreetHandler):
     """An answer that nobody may keep."""
 
     def set_default_headers(self) -> None:

@@ -40,6 +40,10 @@ other = object()
 @server.on("price")
 async def price(ctx, msg):
     return {"price": 1}
+
+@server.on("broken")
+async def broken(ctx, msg):
+    raise RuntimeError("no")
 """
 
 
@@ -279,6 +283,39 @@ def test_the_chat_listens_on_this_machine_only(start):
     with closing(socket.socket()) as probe:
         # Another address of this machine, on which a server for all would answer.
         assert probe.connect_ex(("127.0.0.2", port)) != 0
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+async def test_it_serves_without_a_place_to_log_to(tmp_path, streams):
+    """What is lost is the lines: a failing handler is answered, and the end is in order."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    port = free_port()
+    command = f'exec "$0" -m eyewall serve shop:server --port {port} {streams}'
+    with subprocess.Popen(
+        ["sh", "-c", command, sys.executable], cwd=tmp_path, env=environment(), close_fds=True
+    ) as process:
+        try:
+            await asyncio.to_thread(until, lambda: listens(port) or process.poll() is not None)
+            assert (await ask(port, "broken"))["code"] == "internal"
+            assert (await ask(port, "price"))["price"] == 1
+            for number in range(3):
+                held = os.readlink(f"/proc/{process.pid}/fd/{number}")
+                assert held.startswith(("/", "pipe:")), "it is no file or socket of the server's"
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["*", ""])
+def test_it_may_listen_on_every_address_of_both_families(tmp_path, start, host):
+    port = free_port()
+    (tmp_path / "shop.py").write_text(SHOP)
+    start("shop:server", "--port", str(port), "--host", host, port=port)
+
+    for address in ("127.0.0.1", "127.0.0.2", "::1"):
+        socket.create_connection((address, port), PATIENCE).close()
 
 
 def certificate(folder: Path, name: str) -> tuple[str, str]:

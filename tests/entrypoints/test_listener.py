@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
+from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
+from eyewall import listener as listener_module
+from eyewall.adapters.web.origin import Hosts
 from eyewall.listener import Listener
 from tests.certificate import tls_contexts
 from tests.entrypoints.wire import UNIT, WITHIN, free_port, soon
@@ -107,6 +110,61 @@ async def test_with_a_tls_context_it_speaks_tls():
     async with listening(ssl=server) as listener:
         url = f"https://localhost:{listener.port}/hello"
         assert await fetch(url, ssl_options=client) == b"hello"
+
+
+async def reached(listener, *hosts):
+    """The hosts of these that get an answer."""
+    found = []
+    for host in hosts:
+        try:
+            await fetch(f"http://{host}:{listener.port}/hello")
+        except OSError:
+            continue
+        found.append(host)
+    return found
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("host", "families", "served"),
+    [
+        ("0.0.0.0", ["IPv4"], ["127.0.0.1"]),
+        ("::", ["IPv6"], ["[::1]"]),
+        ("*", ["IPv4", "IPv6"], ["127.0.0.1", "[::1]"]),
+        ("", ["IPv4", "IPv6"], ["127.0.0.1", "[::1]"]),
+        ("127.0.0.1,::1", ["IPv4", "IPv6"], ["127.0.0.1", "[::1]"]),
+        ("::1, 127.0.0.2", ["IPv4", "IPv6"], ["[::1]"]),
+    ],
+)
+async def test_each_family_is_served_that_was_asked_for_and_no_other(host, families, served):
+    """On every system: what ``::`` means would else depend on it."""
+    async with listening(host) as listener:
+        assert listener.families == families
+        assert len(listener.addresses) == len(families)
+        assert all(address.endswith(f":{listener.port}") for address in listener.addresses)
+        assert await reached(listener, "127.0.0.1", "[::1]") == served
+
+
+async def test_a_machine_without_ipv6_has_all_addresses_nevertheless(monkeypatch):
+    def bind(port, address, **options):
+        if address == "::":
+            raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
+        return bind_sockets(port, address, **options)
+
+    monkeypatch.setattr(listener_module, "bind_sockets", bind)
+    async with listening("*") as listener:
+        assert listener.families == ["IPv4"]
+        assert await reached(listener, "127.0.0.1") == ["127.0.0.1"]
+
+
+@pytest.mark.usefixtures("collected")
+async def test_where_one_of_several_can_t_be_had_none_is_taken():
+    port = free_port()
+    with pytest.raises(OSError, match="assign"):
+        Listener("127.0.0.1,192.0.2.1", port, None)
+
+    gc.collect()
+    assert is_free(port)
 
 
 # --- a port that can't be had
@@ -204,3 +262,27 @@ def test_a_port_that_is_none_is_refused(port):
     """The system would take 70000 for 4464."""
     with pytest.raises(ValueError, match="port"):
         Listener("127.0.0.1", port, None)
+
+
+# --- for which hosts
+
+
+async def test_pages_are_served_for_the_hosts_that_are_listed_only():
+    """A page whose name was made to point here asks under that name."""
+    listener = Listener("127.0.0.1", 0, None)
+    listener.serve(RULES, WITHIN, hosts=Hosts(["here.example"]))
+    try:
+        for target, host, status in (
+            ("/hello", "here.example", 200),
+            ("/hello", f"here.example:{listener.port}", 200),
+            ("/hello", "evil.example", 403),
+            ("/nowhere", "evil.example", 403),
+            ("http://here.example/hello", "evil.example", 200),
+            ("http://evil.example/hello", "here.example", 403),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert int((await soon(reader.readline())).split()[1]) == status
+            writer.close()
+    finally:
+        await listener.close()
