@@ -52,8 +52,9 @@ class RoomRole(IntEnum):
 class RoomOptions:
     """How a room behaves. ``capacity`` counts connections; None is without limit.
 
-    ``history_size`` is in messages, ``history_ttl`` in seconds. With ``announce``
-    members see who joins and leaves.
+    ``allowed_roles`` are for the policy PRIVATE, and a mistake under any other, where they
+    would restrict nobody. ``history_size`` is in messages, ``history_ttl`` in seconds. With
+    ``announce`` members see who joins and leaves.
     """
 
     policy: RoomPolicy = RoomPolicy.PUBLIC
@@ -71,6 +72,11 @@ class RoomOptions:
         if self.capacity is not None:
             count(self.capacity, "capacity")
         put(self, "allowed_roles", names(self.allowed_roles, "allowed_roles"))
+        if self.allowed_roles and self.policy is not RoomPolicy.PRIVATE:
+            raise ValueError(
+                f"allowed_roles restrict nobody under the policy {self.policy.value!r}: "
+                "take policy=RoomPolicy.PRIVATE, or leave them out"
+            )
         count(self.history_size, "history_size", least=0)
         if self.history_ttl is not None:
             put(self, "history_ttl", seconds(self.history_ttl, "history_ttl", positive=True))

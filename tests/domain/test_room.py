@@ -215,10 +215,25 @@ def test_a_refusal_leaves_no_trace():
     assert room == make_room(policy=RoomPolicy.INVITE_ONLY)
 
 
+@pytest.mark.parametrize("policy", ["public", RoomPolicy.PUBLIC, "invite_only"])
+def test_allowed_roles_that_would_restrict_nobody_are_refused(policy):
+    """Where options are built and where they are changed, from either side."""
+    with pytest.raises(ValueError, match=r"allowed_roles .* take policy=RoomPolicy.PRIVATE"):
+        RoomOptions(policy=policy, allowed_roles=["staff"])
+    private = RoomOptions(policy="private", allowed_roles=["staff"])
+    with pytest.raises(ValueError, match="allowed_roles"):
+        private.changed({"policy": policy})
+    with pytest.raises(ValueError, match="allowed_roles"):
+        RoomOptions(policy=policy).changed({"allowed_roles": ["staff"]})
+
+    assert private.changed({"policy": policy, "allowed_roles": ()}) == RoomOptions(policy=policy)
+
+
 @pytest.mark.parametrize("policy", list(RoomPolicy))
 @pytest.mark.parametrize("force", [True, False])
 def test_who_is_banned_gets_in_under_no_policy_and_not_by_force(policy, force):
-    room, ada = make_room(policy=policy, allowed_roles={"staff"}), Standing()
+    roles = {"staff"} if policy is RoomPolicy.PRIVATE else ()
+    room, ada = make_room(policy=policy, allowed_roles=roles), Standing()
     room.ban(ada, now=NOW, duration=None)
     room.invite(ada)
 

@@ -28,10 +28,9 @@ USERS = ("ada", "bob", "eve")
 USER = st.sampled_from(USERS)
 CONN = st.sampled_from([f"{user}-{n}" for user in USERS for n in (1, 2)])
 OPTIONS = st.builds(
-    RoomOptions,
-    policy=st.sampled_from(RoomPolicy),
+    lambda access, **others: RoomOptions(policy=access[0], allowed_roles=access[1], **others),
+    access=st.sampled_from([*((policy, ()) for policy in RoomPolicy), ("private", ("staff",))]),
     capacity=st.sampled_from([None, 1, 2, 3]),
-    allowed_roles=st.sampled_from([(), ("staff",)]),
     auto_cleanup=st.booleans(),
 )
 STAFF = {"ada"}

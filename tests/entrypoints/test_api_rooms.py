@@ -245,10 +245,26 @@ async def test_a_ban_ends_by_itself_or_by_unban(house):
     await hub.join("r", client.conn_id)
 
 
+async def test_a_room_never_keeps_allowed_roles_that_restrict_nobody(house):
+    """A change that would open a room of staff to everybody says both, or is refused."""
+    hub, guest = house.hub, await house.come("ada")
+    await hub.create_room("r", RoomOptions(policy="private", allowed_roles=["staff"]))
+    with pytest.raises(ValueError, match=r"RoomPolicy\.PRIVATE"):
+        await hub.update_room("r", policy=RoomPolicy.PUBLIC)
+    with pytest.raises(JoinForbidden):
+        await hub.join("r", guest.conn_id)
+
+    await hub.update_room("r", policy=RoomPolicy.PUBLIC, allowed_roles=())
+    await hub.join("r", guest.conn_id)
+    with pytest.raises(ValueError, match=r"RoomPolicy\.PRIVATE"):
+        await hub.update_room("r", allowed_roles=["staff"])
+
+
 @pytest.mark.parametrize("policy", list(RoomPolicy))
 async def test_a_ban_holds_under_every_policy(house, policy):
     hub, client = house.hub, await house.come("ada", roles="staff")
-    await hub.create_room("r", RoomOptions(policy=policy, allowed_roles=("staff",)))
+    roles = ("staff",) if policy is RoomPolicy.PRIVATE else ()
+    await hub.create_room("r", RoomOptions(policy=policy, allowed_roles=roles))
     await hub.invite("r", ADA)
     await hub.ban("r", ADA)
 
