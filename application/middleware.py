@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from eyewall.application import fitting
 from eyewall.application.context import Context
 from eyewall.application.logs import guarded, shown
 from eyewall.application.ports import Limiter, Logger, Tracer, Validator
@@ -150,6 +151,7 @@ def auth_required(*roles: str) -> Middleware:
 def validate(validator: Validator) -> Middleware:
     """Refuse payloads that ``validator`` does not accept."""
     check = method(validator, "validate")
+    fitting.check("validator", validator)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         result = check(msg.topic, msg.event, msg.data)
@@ -165,6 +167,7 @@ def trace(tracer: Tracer) -> Middleware:
 
     A tracer that fails costs a log line, once, and nothing else.
     """
+    fitting.check("tracer", tracer)
     has_failed = False
 
     def failed(ctx: Context, error: BaseException) -> None:
@@ -204,6 +207,7 @@ def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middl
     from ``ctx`` alone; by default the user, else the address, else the connection.
     """
     allow = method(limiter, "allow")
+    fitting.check("limiter", limiter)
     who: Callable[..., str] = _who if key is None else key
     alone = not _takes(who, 2)
 

@@ -21,6 +21,7 @@ from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.origin import Hosts, OriginRule
 from eyewall.adapters.web.refusals import Refusals
 from eyewall.adapters.web.sockets import Sockets
+from eyewall.application import fitting
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.node import Node
 from eyewall.application.ports import (
@@ -125,6 +126,7 @@ def own_node_id(options: Options) -> NodeId:
 
 def assemble(options: Options) -> tuple[Node, Front]:
     """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
+    _check_adapters(options)
     logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
     codec = JsonCodec()
@@ -175,11 +177,13 @@ def build_node(
 
 
 def _check_adapters(options: Options) -> None:
-    """Notice a class without its parentheses, or a path, here and not at the first send."""
-    for what in ("pubsub", "state", "history", "offline"):
-        given = getattr(options, what)
-        if isinstance(given, type | str | Path | bool):
+    """Notice a class without its parentheses, or an object that lacks a method, here and
+    not at the first message."""
+    for what in fitting.PORTS:
+        given = getattr(options, what, None)
+        if isinstance(given, str | Path | bool):
             raise ValueError(f"{what} must be an adapter's object, not {given!r:.80}")
+        fitting.check(what, given)
 
 
 def _compression(config: object) -> CompressionConfig | None:

@@ -109,13 +109,19 @@ class Registry:
         self._asked.node.router.include(routes, prefix)
 
     def on_startup(self, hook: F) -> F:
-        """Run ``hook()`` when the hub is up and before anybody is let in."""
-        self._on_startup.append(hook)
+        """Run ``hook()`` when the hub is up and before anybody is let in.
+
+        Raises ``ValueError`` for what can't be called.
+        """
+        self._on_startup.append(_checked(hook))
         return hook
 
     def on_shutdown(self, hook: F) -> F:
-        """Run ``hook()`` when all connections are closed, before the adapters are."""
-        self._on_shutdown.append(hook)
+        """Run ``hook()`` when all connections are closed, before the adapters are.
+
+        Raises ``ValueError`` for what can't be called.
+        """
+        self._on_shutdown.append(_checked(hook))
         return hook
 
     def background(self, work: Work) -> None:
@@ -124,3 +130,9 @@ class Registry:
         Before the start it waits for the start. Raises ``ValueError`` for what can't be run.
         """
         self._asked.background.add(work)
+
+
+def _checked(hook: F) -> F:
+    if not callable(hook):
+        raise ValueError(f"a hook must be callable, not {hook!r:.80}")
+    return hook

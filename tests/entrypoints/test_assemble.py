@@ -9,12 +9,25 @@ from dataclasses import fields
 from datetime import timedelta
 
 import pytest
+from dependency_injector import providers
 
-from eyewall import HeartbeatConfig, MemoryPubSub, MemoryState, QueueConfig, Server
+from eyewall import (
+    HeartbeatConfig,
+    MarshmallowValidator,
+    MemoryPubSub,
+    MemoryState,
+    QueueConfig,
+    Server,
+    Settings,
+    TokenBucketLimiter,
+)
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.assemble import Options, assemble, default_node_id
-from tests.application.fakes import RecordingLogger
+from eyewall.container import Container
+from eyewall.middleware import rate_limit, trace, validate
+from eyewall.testing import TestHub
+from tests.application.fitting_support import whole
 
 KEYWORDS = {p.name: p.default for p in inspect.signature(Server).parameters.values()}
 
@@ -77,14 +90,7 @@ def test_times_reach_the_node_in_seconds():
 def test_an_adapter_that_is_given_is_taken_even_if_it_is_empty(port):
     """An adapter may have a length; one of 0 is no reason to put another in its place."""
 
-    class Empty(RecordingLogger):
-        def can_publish(self, meta, topic, event): ...
-        def can_subscribe(self, meta, room_id): ...
-        def authenticate(self, handshake): ...
-        def __len__(self):
-            return 0
-
-    adapter = Empty()
+    adapter = whole(port, __len__=lambda self: 0)
 
     assert getattr(node(**{port: adapter}).ports, port) is adapter
 
@@ -200,3 +206,58 @@ def test_whatever_the_host_is_called_the_name_is_a_good_one(monkeypatch, host):
 
     assert node(node_id=name).config.node_id == name
     assert not name.startswith("-")
+
+
+# --- what is given for a port
+
+BROKEN = {
+    "authenticator": object(),
+    "access_controller": lambda meta, topic, event: True,
+    "validator": object(),
+    "metrics": object(),
+    "logger": print,
+    "tracer": object(),
+    "pubsub": object(),
+    "state": MemoryPubSub(),
+    "history": MemoryState(),
+    "offline": MemoryState(),
+}
+
+
+@pytest.mark.parametrize("port", BROKEN)
+def test_a_server_looks_at_each_adapter_where_it_is_built(port):
+    """By all ways on which one comes: keywords, and a provider of the container."""
+    with pytest.raises(ValueError, match=rf"{port} must have the method \w+\(\)"):
+        Server(**{port: BROKEN[port]})
+    with pytest.raises(ValueError, match=rf"{port} must be .* not the class MemoryState"):
+        Server(**{port: MemoryState})
+    container = Container(settings=Settings())
+    if hasattr(container, port):
+        getattr(container, port).override(providers.Object(BROKEN[port]))
+        with pytest.raises(ValueError, match=rf"{port} must have the method"):
+            container.server()
+
+
+async def test_the_test_kit_looks_at_what_replaces_an_adapter():
+    with pytest.raises(ValueError, match=r"metrics must have the method connected\(\)"):
+        async with TestHub(Server(), metrics=object()):
+            """It must not come to this."""
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda server: server.on_startup(42),
+        lambda server: server.on_shutdown("close"),
+        lambda server: server.use(None),
+        lambda server: server.hub.on_connect(42),
+        lambda server: server.hub.on_queue_full(42),
+        lambda server: server.use(rate_limit(object())),
+        lambda server: server.use(rate_limit(TokenBucketLimiter)),
+        lambda server: server.use(trace(object())),
+        lambda server: server.use(validate(MarshmallowValidator)),
+    ],
+)
+def test_what_cant_be_called_is_refused_where_it_is_registered(register):
+    with pytest.raises(ValueError, match=r"call|function|must"):
+        register(Server())

@@ -27,7 +27,7 @@ from eyewall.settings_groups import (
     SettingsError,
     StateSettings,
 )
-from tests.application.fakes import RecordingLogger
+from tests.application.fitting_support import whole
 
 KEY = "a-key-of-thirty-two-bytes-at-least"
 STATIC = AuthSettings(kind="static", tokens={"s3cret": ConnMeta(user_id="ada", roles={"admin"})})
@@ -139,10 +139,7 @@ def test_overriding_one_provider_brings_an_own_adapter_and_leaves_the_others():
     "port", ["pubsub", "state", "history", "offline", "metrics", "authenticator", "logger"]
 )
 def test_every_port_has_a_provider_to_override(port):
-    class Own(RecordingLogger):
-        def authenticate(self, handshake): ...
-
-    own = Own()
+    own = whole(port)
     container = Container(settings=Settings())
     getattr(container, port).override(providers.Object(own))
 

@@ -1,0 +1,126 @@
+"""What is given for a port is looked at where it is given."""
+
+from __future__ import annotations
+
+import pytest
+
+from eyewall import (
+    AccessController,
+    Authenticator,
+    HistoryStore,
+    Limiter,
+    Logger,
+    MemoryPubSub,
+    MemoryState,
+    Metrics,
+    OfflineStore,
+    PubSub,
+    StateStore,
+    TokenBucketLimiter,
+    Tracer,
+    Validator,
+)
+from eyewall.adapters.history import MemoryHistory
+from eyewall.adapters.offline.memory import MemoryOffline
+from eyewall.application import fitting
+from eyewall.testing.logs import RecordingLogger
+from tests.application.fitting_support import METHODS, anything, whole
+
+PROTOCOLS = {
+    "access_controller": AccessController,
+    "authenticator": Authenticator,
+    "history": HistoryStore,
+    "limiter": Limiter,
+    "logger": Logger,
+    "metrics": Metrics,
+    "offline": OfflineStore,
+    "pubsub": PubSub,
+    "state": StateStore,
+    "tracer": Tracer,
+    "validator": Validator,
+}
+GIVEN = {
+    "history": MemoryHistory,
+    "limiter": lambda: TokenBucketLimiter(1, 1),
+    "logger": RecordingLogger,
+    "offline": MemoryOffline,
+    "pubsub": MemoryPubSub,
+    "state": MemoryState,
+}
+MANY = {"metrics": 10, "state": 14, "history": 4, "offline": 6, "logger": 4, "pubsub": 2}
+
+
+def test_every_port_that_a_server_takes_is_known():
+    assert set(fitting.PORTS) == set(PROTOCOLS)
+    for what, methods in MANY.items():
+        assert len([name for port, name in METHODS if port == what]) == methods
+
+
+@pytest.mark.parametrize("what", PROTOCOLS)
+def test_what_has_all_methods_fits_and_so_does_nothing(what):
+    fitting.check(what, whole(what))
+    fitting.check(what, None)
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_our_own_adapters_fit(what):
+    fitting.check(what, GIVEN[what]())
+
+
+@pytest.mark.parametrize(("what", "name"), METHODS)
+def test_a_method_that_is_missing_is_named_with_the_port(what, name):
+    """Also where the port itself is a base class: it promises, and does nothing."""
+    given = whole(what)
+    for wrong in (None, 42):
+        setattr(given, name, wrong)
+        with pytest.raises(ValueError, match=rf"{what}.* {name}\(\)"):
+            fitting.check(what, given)
+
+    inherits = type("Given", (PROTOCOLS[what],), dict.fromkeys(vars(type(given)), anything))
+    delattr(inherits, name)
+    with pytest.raises(ValueError, match=rf"{what} must have the method {name}\(\)"):
+        fitting.check(what, inherits())
+
+
+@pytest.mark.parametrize(("what", "name"), METHODS)
+def test_a_method_that_takes_something_else_is_named_with_the_port(what, name):
+    given = whole(what)
+    setattr(given, name, lambda a, b, c, d, e, f, g: None)
+    with pytest.raises(ValueError, match=rf"{what}: {name}\(\) is called with"):
+        fitting.check(what, given)
+
+
+@pytest.mark.parametrize("what", PROTOCOLS)
+def test_a_class_is_no_object(what):
+    with pytest.raises(ValueError, match=rf"{what} must be .* not the class Given: write Given"):
+        fitting.check(what, type(whole(what)))
+
+
+@pytest.mark.parametrize("what", PROTOCOLS)
+def test_a_plain_callable_will_do_where_a_port_has_one_method_that_is_called(what):
+    if what in fitting.CALLED:
+        fitting.check(what, anything)
+        with pytest.raises(ValueError, match=f"{what}: it is called with"):
+            fitting.check(what, lambda: None)
+    else:
+        with pytest.raises(ValueError, match=f"{what} must have the method"):
+            fitting.check(what, anything)
+
+
+def test_what_is_optional_may_be_missing_and_may_not_be_wrong():
+    metrics = whole("metrics")
+    metrics.loop_lag = lambda seconds: None
+    fitting.check("metrics", metrics)
+    metrics.loop_lag = 3
+    with pytest.raises(ValueError, match=r"metrics: loop_lag\(\) must be callable"):
+        fitting.check("metrics", metrics)
+
+
+def test_methods_that_an_object_finds_when_it_is_asked_count():
+    """As structlog's loggers have them."""
+
+    class Lazy:
+        def __getattr__(self, name):
+            return anything
+
+    fitting.check("logger", Lazy())
