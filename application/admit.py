@@ -12,10 +12,12 @@ from collections.abc import Awaitable
 from typing import Final
 
 from eyewall.application.connections import Connection
+from eyewall.application.doors import CHANGING, TRIES
 from eyewall.application.middleware import method
 from eyewall.application.ports import AccessController, Validator
 from eyewall.domain.envelope import ROOM, Envelope
 from eyewall.domain.errors import Forbidden
+from eyewall.domain.identity import ConnMeta
 
 PUBLISH: Final = "system:publish"
 
@@ -34,22 +36,59 @@ class Admission:
 
     def ask(self, conn: Connection, message: Envelope) -> Awaitable[None] | None:
         """Decide, or return what has to be awaited for the decision."""
-        if self._can_publish is not None:
-            topic, event = message.topic, message.event
-            if topic == PUBLISH:
-                topic, event = published(message)
-            allowed = self._can_publish(conn.meta, topic, event)
-            if allowed is not True and inspect.isawaitable(allowed):
-                return self._ask_on(allowed, topic, message)
-            if not allowed:
-                raise Forbidden(f"you may not send to {topic}")
-        return self._check(message)
-
-    async def _ask_on(self, allowed: Awaitable[bool], topic: str, message: Envelope) -> None:
-        if not await allowed:
+        if self._can_publish is None:
+            return self._check(message)
+        topic, event = message.topic, message.event
+        if topic == PUBLISH:
+            topic, event = published(message)
+        meta = conn.meta
+        allowed = self._can_publish(meta, topic, event)
+        if allowed is not True and inspect.isawaitable(allowed):
+            return self._ask_on(conn, message, meta, allowed)
+        if not allowed:
             raise Forbidden(f"you may not send to {topic}")
-        if (waits := self._check(message)) is not None:
-            await waits
+        waits = self._check(message)
+        return None if waits is None else self._wait_on(conn, message, meta, waits)
+
+    async def _wait_on(
+        self, conn: Connection, message: Envelope, meta: ConnMeta, waits: Awaitable[None]
+    ) -> None:
+        """Wait for the validator, which has begun. The controller has said yes to ``meta``."""
+        await waits
+        if not conn.meta.is_same_owner(meta):
+            await self._ask_on(conn, message, meta, allowed=True, checked=True)
+
+    async def _ask_on(
+        self,
+        conn: Connection,
+        message: Envelope,
+        meta: ConnMeta,
+        allowed: Awaitable[bool] | bool,
+        *,
+        checked: bool = False,
+    ) -> None:
+        """Go on from what the controller said, or is about to say, to ``meta``. Whoever the
+        connection is when nothing is waited for any more has to be let through."""
+        assert self._can_publish is not None
+        topic, event = message.topic, message.event
+        if topic == PUBLISH:
+            topic, event = published(message)
+        for tried in range(TRIES):
+            if tried:
+                meta = conn.meta
+                allowed = self._can_publish(meta, topic, event)
+            said = await allowed if inspect.isawaitable(allowed) else allowed
+            if conn.meta.is_same_owner(meta):
+                if not said:
+                    raise Forbidden(f"you may not send to {topic}")
+                waits = None if checked else self._check(message)
+                checked = True
+                if waits is None:
+                    return
+                await waits
+                if conn.meta.is_same_owner(meta):
+                    return
+        raise Forbidden(CHANGING)
 
     def _check(self, message: Envelope) -> Awaitable[None] | None:
         if self._validate is None:

@@ -241,6 +241,11 @@ class Lanes(Generic[J]):
             self._wake_one()
         return True
 
+    def waiting_in(self, key: Hashable) -> list[J]:
+        """The jobs of one key that no worker has taken yet, in their order."""
+        lane = self._lanes.get(key)
+        return [] if lane is None else lane.jobs
+
     def ended(self, owner: Hashable) -> None:
         """An owner has gone: others need not wait for what it has in work."""
         lane, share = self._lanes.get(owner), self._shares.get(owner)

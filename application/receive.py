@@ -3,6 +3,11 @@
 decode -> an ack? settle it: done -> a repeat? answer it: done -> into the lane of its
 ordering key -> access -> validate -> handler -> answer. Nothing before the lane waits;
 each refusal is answered with its code, and the connection stays open.
+
+What is in a lane when its connection ends is handled all the same, but for the server's own
+commands: they are about the connection, and don't act when it has ended. In a session they
+count as not asked yet, so that the next connection's repeat acts. What an ``on_message`` hook
+still looks at has not been taken in, and is forgotten.
 """
 
 from __future__ import annotations
@@ -25,8 +30,9 @@ from eyewall.application.replies import Replies, ReservedKey
 from eyewall.application.routes import Route, Router
 from eyewall.application.stats import Stats
 from eyewall.application.tasks import is_end
-from eyewall.domain.envelope import Envelope
+from eyewall.domain.envelope import SYSTEM, Envelope
 from eyewall.domain.errors import (
+    ConnectionClosed,
     HandlerNotFound,
     InvalidEnvelope,
     Overloaded,
@@ -148,11 +154,16 @@ class Receiver:
         """End the handlers; those that run and those that wait answer ``overloaded``."""
         await self._watching.stop()
         for job in await self._handling.stop():
-            self._replies.refuse(job.conn, job.message, DRAINING)
+            if not _is_void(job.conn, job.message):
+                self._replies.refuse(job.conn, job.message, DRAINING)
         self._asking = 0
 
     def ended(self, conn: Connection) -> None:
-        """A connection has gone: what it left behind holds up nobody else."""
+        """A connection has gone: what it left behind holds up nobody else, and its commands
+        that have not begun don't act. They are no requests in work of its session then."""
+        for job in self._handling.waiting_in(conn.id):
+            if _is_void(conn, job.message):
+                self._replies.give_up(conn, job.message)
         self._handling.ended(conn.id)
         self._watching.ended(conn.id)
 
@@ -297,12 +308,16 @@ class Receiver:
             self._dropped(job)
 
     def _dropped(self, job: _Job) -> None:
+        if _is_void(job.conn, job.message):
+            return
         self._replies.refuse(job.conn, job.message, Overloaded("too much waits"))
 
     # --- in the lane
 
     async def _work(self, job: _Job) -> None:
         conn, message, route = job.conn, job.message, job.found
+        if not conn.is_open and _is_void(conn, message):
+            return
         metrics = self._metrics
         started = 0.0 if metrics is None else self._clock.now()
         reached = False
@@ -311,6 +326,8 @@ class Receiver:
                 return
             if (waits := self._admit(conn, message)) is not None:
                 await waits
+                if _is_void(conn, message):
+                    raise ConnectionClosed(f"{conn.id} has ended")
             if route is None:
                 raise HandlerNotFound(f"nothing handles {message.topic}")
             if job.fault is not None:
@@ -334,7 +351,11 @@ class Receiver:
             ended = self._handling.stopping
             self._replies.refuse(job.conn, job.message, DRAINING if ended else error)
             raise error
-        if isinstance(error, Refused):
+        if isinstance(error, ConnectionClosed) and _is_void(job.conn, job.message):
+            heir = self._replies.give_up(job.conn, job.message)
+            if heir is not None and not self._replies.is_repeat(heir, job.message):
+                self._dispatch(heir, job.message)
+        elif isinstance(error, Refused):
             self._replies.refuse(job.conn, job.message, error, remember=remember)
         else:
             await self._failed(job, error, remember=remember)
@@ -357,3 +378,8 @@ class Receiver:
 
     def _fault(self, error: BaseException) -> None:
         self._logger.error("receive_failed", error=shown(error), exc_info=error)
+
+
+def _is_void(conn: Connection, message: Envelope) -> bool:
+    """Whether the message is a command of a connection that has ended."""
+    return not conn.is_open and message.topic.startswith(SYSTEM)

@@ -64,6 +64,19 @@ class Replies:
             self._send(conn, Frame(seen))
         return True
 
+    def give_up(self, conn: Connection, request: Envelope) -> Connection | None:
+        """A command that did not act, because its connection has ended, has no answer.
+
+        Returns the connection that its session goes on with, if that has asked the same
+        since and waits: it is handled anew for that one.
+        """
+        repeats = conn.asked
+        if repeats is None or not request.ack or request.id is None:
+            return None
+        heir: Connection | None = repeats.holder
+        waits = bool(repeats.forgotten(request.id))
+        return heir if waits and heir is not None and heir.is_open else None
+
     def was_answered(self, conn: Connection, request: Envelope) -> bool:
         """Answer a request that came right behind the resume of its session, before it
         could be known for a repeat; False if it is none."""

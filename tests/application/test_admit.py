@@ -5,6 +5,7 @@ from marshmallow import Schema, fields
 
 from eyewall.adapters.validation.marshmallow import MarshmallowValidator
 from eyewall.application.admit import Admission, published
+from eyewall.application.doors import TRIES
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import Forbidden, ValidationError
 from tests.application.fakes import settle
@@ -190,3 +191,107 @@ async def test_who_is_kicked_while_a_validator_waits_publishes_nothing(make_node
 
     assert [m["data"].get("code") for m in ada.heard() if m["event"] == "ack"] == ["not_a_member"]
     assert ben.heard() == []
+
+
+# --- who it is when the answer has come
+
+
+class Thinking:
+    """Lets only ada send, and thinks about it until the test lets it go on."""
+
+    def __init__(self):
+        self.asked, self.gate = [], asyncio.Event()
+
+    async def can_publish(self, meta, topic, event):
+        self.asked.append(meta.user_id)
+        await self.gate.wait()
+        return meta.user_id == "ada"
+
+    def can_subscribe(self, meta, room_id):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asked"),
+    [("ada", "eve", ["ada", "eve"]), ("eve", "ada", ["eve", "ada"]), ("ada", "ada", ["ada"])],
+)
+async def test_a_word_about_another_user_is_void(make_node, before, after, asked):
+    access, runs = Thinking(), []
+    node = await make_node(access_controller=access)
+
+    @node.on("note")
+    async def note(ctx, msg):
+        runs.append(ctx.user_id)
+
+    client = await node.connect(before)
+    client.say({"topic": "note"})
+    await settle()
+
+    node.hub.set_meta(client.id, user_id=after)
+    access.gate.set()
+    await settle()
+
+    assert access.asked == asked
+    assert runs == (["ada"] if after == "ada" else [])
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_validator_that_waits_makes_the_word_old(make_node, plain):
+    """The controller had said yes before: to whom the connection was then."""
+    gate, runs = asyncio.Event(), []
+
+    class Access:
+        def can_publish(self, meta, topic, event):
+            return meta.user_id == "ada"
+
+        def can_subscribe(self, meta, room_id):
+            return True
+
+    class AsyncAccess(Access):
+        async def can_publish(self, meta, topic, event):
+            return meta.user_id == "ada"
+
+    class Slow:
+        async def validate(self, topic, event, data):
+            runs.append(topic)
+            await gate.wait()
+
+    access = Access() if plain else AsyncAccess()
+    node = await make_node(access_controller=access, validator=Slow())
+
+    @node.on("note")
+    async def note(ctx, msg):
+        runs.append(ctx.user_id)
+
+    client = await node.connect("ada")
+    client.say({"topic": "note"})
+    await settle()
+
+    node.hub.set_meta(client.id, user_id="eve")
+    gate.set()
+    await settle()
+
+    assert runs == ["note"]
+    assert [m["data"]["code"] for m in client.heard()] == ["forbidden"]
+
+
+async def test_who_goes_on_changing_is_refused(make_node):
+    class Restless:
+        asked = 0
+
+        async def can_publish(self, meta, topic, event):
+            self.asked += 1
+            node.hub.set_meta(client.id, user_id=f"user {self.asked}")
+            return True
+
+        def can_subscribe(self, meta, room_id):
+            return True
+
+    access = Restless()
+    node = await make_node(access_controller=access)
+    client = await node.connect("ada")
+
+    [error] = await client.ask({"topic": "note"})
+
+    assert error["data"]["code"] == "forbidden"
+    assert access.asked == TRIES
