@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,9 @@ from eyewall.domain.errors import (
     Nacked,
     from_code,
 )
+from eyewall.domain.topic import is_system
+
+PUBLISH: Final = "system:publish"
 
 MOST: Final = 256
 """Requests without an answer: the server remembers as many, so that each of them can be
@@ -28,18 +32,33 @@ OnAnswer = Callable[[dict[str, Any]], None]
 
 
 class Pending(Outgoing):
-    """One request. ``survives``: it is sent again on the next connection."""
+    """One request. ``survives``: it is sent again on the next connection, under its id, or
+    under another if it is about the connection itself: what the old one was told is of no
+    use then. ``encode`` makes its frame for an id."""
 
-    __slots__ = ("answer", "id", "on_answer", "survives")
+    __slots__ = ("_encode", "answer", "id", "is_of_connection", "on_answer", "survives")
 
     def __init__(
-        self, id: str, frame: bytes, *, survives: bool, on_answer: OnAnswer | None
+        self,
+        id: str,
+        encode: Callable[..., bytes],
+        *,
+        survives: bool,
+        is_of_connection: bool,
+        on_answer: OnAnswer | None,
     ) -> None:
-        super().__init__(frame)
+        super().__init__(encode(id=id))
+        self._encode = encode
         self.id = id
         self.survives = survives
+        self.is_of_connection = is_of_connection
         self.on_answer = on_answer
         self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def rename(self, id: str) -> None:
+        """Be asked anew."""
+        self.id = id
+        self.frame = self._encode(id=id)
 
 
 class Requests:
@@ -69,17 +88,24 @@ class Requests:
         ``on_answer`` is called with the answer's data before anything that comes after it
         is looked at. Raises ``ValueError`` for data that can't be sent.
         """
-        request_id = f"{self._prefix}-{next(self._numbers)}"
-        frame = wire.encode(topic, data, id=request_id, ack=True)
-        pending = Pending(request_id, frame, survives=survives, on_answer=on_answer)
-        self._pending[request_id] = pending
+        pending = Pending(
+            self._next_id(),
+            functools.partial(wire.encode, topic, data, ack=True),
+            survives=survives,
+            is_of_connection=is_system(topic) and topic != PUBLISH,
+            on_answer=on_answer,
+        )
+        self._pending[pending.id] = pending
         try:
             yield pending
         finally:
             pending.dropped = True
-            del self._pending[request_id]
+            del self._pending[pending.id]
             if not pending.answer.cancel() and not pending.answer.cancelled():
                 pending.answer.exception()  # who has left does not want to be told
+
+    def _next_id(self) -> str:
+        return f"{self._prefix}-{next(self._numbers)}"
 
     @property
     def turns(self) -> asyncio.Semaphore:
@@ -115,9 +141,14 @@ class Requests:
 
     def unanswered(self) -> list[Pending]:
         """Those that were written and are to be sent again, in the order of their writing."""
-        return [
+        found = [
             p for p in self._pending.values() if p.survives and p.written and not p.answer.done()
         ]
+        for pending in found:
+            if pending.is_of_connection:
+                pending.rename(self._next_id())
+        self._pending = {pending.id: pending for pending in self._pending.values()}
+        return found
 
     def close(self, text: str) -> None:
         """No connection comes any more: fail all."""

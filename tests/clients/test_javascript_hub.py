@@ -21,9 +21,11 @@ from eyewall import (
     QueueConfig,
     RoomId,
     RoomOptions,
+    SendOptions,
     Server,
     UserId,
 )
+from eyewall.adapters.offline.memory import MemoryOffline
 from tests.clients.javascript import PAGES, WITHIN, JsError, in_chromium, in_node
 from tests.entrypoints.chat_support import UNIT
 from tests.faults.proxy import TcpProxy, free_port
@@ -124,6 +126,42 @@ async def test_the_hub_asks_and_gets_what_the_handler_returns(where):
         with pytest.raises(Nacked, match="I won't"):
             await h.hub.request(conn, Message("refuse"))
         await client.until(lambda: bool(client.of("error")))
+
+
+async def test_stored_events_of_any_name_are_handled_once_and_not_kept(where):
+    """Also those that answers have."""
+    tokens = lasting({"t": 3600})
+    offline = MemoryOffline()
+    ada = UserId("ada")
+    events = ["error", "ack", "gap", "message"]
+    async with house(authenticator=tokens, offline=offline) as h:
+        for event in events:
+            message = Message("orders", event, {"code": 7})
+            report = await h.hub.send_to_user(ada, message, SendOptions(offline="store"))
+            assert report.stored == 1
+        async with where(h.url, tokens=["t"]) as client:
+            await client.until(lambda: len(client.heard("orders")) == len(events))
+            assert [m["event"] for m in client.of("message")] == events
+            assert client.of("error") == []
+            async with asyncio.timeout(WITHIN):
+                while await offline.waiting(ada, 0, 10, datetime.now(UTC)):
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_room_that_was_left_while_away_is_not_joined_again(where):
+    async with house() as h, where(h.url) as client:
+        await client.call("join", "r")
+        await client.call("join", "other")
+        h.proxy.refuse()
+        h.proxy.cut()
+        await client.until(lambda: "waiting" in client.states)
+        with pytest.raises(JsError) as late:
+            await client.call("leave", "r", {"timeout": 0.05})
+        h.proxy.resume()
+        await client.back()
+
+        (conn,) = h.hub.connections()
+        assert (late.value.code, conn.rooms) == ("ack_timeout", {"other"})
 
 
 async def test_it_ends_when_the_hub_wants_that(where):

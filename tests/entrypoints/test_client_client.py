@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -29,10 +30,11 @@ from eyewall import (
     UserId,
     ValidationError,
 )
+from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.client import Client, State
 from tests.entrypoints.client_support import client, talking
 from tests.entrypoints.house import commanded, plain
-from tests.entrypoints.wire import eventually, running, soon
+from tests.entrypoints.wire import WITHIN, eventually, running, soon
 
 
 @pytest.fixture
@@ -332,6 +334,26 @@ async def test_the_server_hears_what_a_callback_returns_and_raises(server, ada):
     assert await server.hub.request(ada.conn_id, Message("order", data=7)) == {"seen": 7}
     result = await server.hub.emit_with_ack(Target.user(UserId("ada")), Message("broken"))
     assert (result.received, result.nacked, result.errors) == (0, 1, ["out of stock"])
+
+
+@pytest.mark.parametrize("event", ["error", "ack", "gap"])
+async def test_a_stored_event_of_any_name_is_handled_once_and_not_kept(event):
+    """Also one that answers have."""
+    store = MemoryOffline()
+    user = UserId("ada")
+    async with commanded(offline=store) as server:
+        message = Message("orders", event, {"code": 7})
+        await server.hub.send_to_user(user, message, SendOptions(offline="store"))
+        async with client(f"{server.url}?name=ada") as ada:
+            found = await soon(anext(ada))
+            rest = asyncio.ensure_future(anext(ada))
+            async with asyncio.timeout(WITHIN):
+                while await store.waiting(user, 0, 10, datetime.now(UTC)):
+                    await asyncio.sleep(0.005)
+
+            assert (found.event, found.data) == (event, {"code": 7})
+            assert not rest.done()
+            rest.cancel()
 
 
 # --- iteration

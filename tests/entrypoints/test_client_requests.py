@@ -162,6 +162,27 @@ async def test_what_was_written_and_not_answered_is_sent_again(requests):
         assert not waiting.answer.done()
 
 
+async def test_what_is_about_the_connection_is_asked_anew_in_its_turn(requests):
+    with (
+        requests.open("system:join", {"room": "r"}) as joining,
+        requests.open("system:publish", {"room": "r"}) as saying,
+        requests.open("system:leave", {"room": "r"}) as leaving,
+    ):
+        opened = [joining, saying, leaving]
+        before = [pending.id for pending in opened]
+        for _ in range(2):
+            for pending in opened:
+                pending.written = True
+            assert requests.unanswered() == opened
+
+        after = [pending.id for pending in opened]
+        assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, False]
+        assert [json.loads(pending.frame)["id"] for pending in opened] == after
+        assert not requests.settle(reply(before[0], status="ok"))
+        assert requests.settle(reply(after[0], status="ok"))
+    assert len(requests) == 0
+
+
 async def test_when_no_connection_comes_all_fail(requests):
     with requests.open("t", 1) as one, requests.open("t", 2) as two:
         requests.close("closed for good")
