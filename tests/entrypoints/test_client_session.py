@@ -292,6 +292,34 @@ async def test_a_request_is_handled_once_when_the_line_is_cut_before_its_answer(
     assert calls == [before]
 
 
+async def test_a_join_that_is_under_way_at_a_cut_is_one_on_the_next_connection():
+    """Not answered with what the old one was told: that it is closed."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        def can_publish(self, meta, topic, event):
+            return True
+
+        async def can_subscribe(self, meta, room_id):
+            begun.set()
+            await go.wait()
+            return True
+
+    async with running(client_commands=True, access_controller=Slow()) as server:
+        with TcpProxy("127.0.0.1", server.port) as proxy:
+            async with client(through(proxy)) as c:
+                before = c.conn_id
+                joining = asyncio.ensure_future(c.join("r", timeout=20))
+                await soon(begun.wait())
+                proxy.cut()
+                await reopened(c, before)
+                go.set()
+
+                assert (await soon(joining))["room"] == "r"
+                (connection,) = server.hub.connections()
+                assert (connection.rooms, c.rooms) == ({"r"}, {"r"})
+
+
 async def test_the_outbox_arrives_in_order_at_a_real_server():
     server = Server()
     came: list = []
