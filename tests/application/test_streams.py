@@ -708,6 +708,44 @@ async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_
     assert two.logger.of("error") == []
 
 
+async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
+    """A place that was forged made a gate, for members of a room without history."""
+    ada = await joined(one, "ada")
+    frame = one.node.sender.frame(Message("room:lab", data="forged"))
+    one.node.streams.arrived("lab", Position("forged", 1), Arrival(frame))
+    ada.heard()
+    assert len(one.node.streams) == 1
+
+    bob = await one.connect("bob")
+    membership = await one.hub.join("lab", bob.id)
+
+    assert membership.epoch is None
+    assert len(one.node.streams) == 0
+
+
+async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked):
+    """The first message of it made a gate, and the state need not be asked any more."""
+    node, state = asked
+    await joined(node, "ada")
+    await state.inner.decide("lab", None, _keeps_history)
+    frame = node.node.sender.frame(Message("room:lab", data=1))
+    node.node.streams.arrived(
+        "lab", Position((await node.history.position("lab")).epoch, 1), Arrival(frame)
+    )
+    bob = await node.connect("bob")
+    await node.hub.join("lab", bob.id)
+    state.calls.clear()
+
+    await node.node.publisher.publish("lab", Message("room:lab", data=2))
+
+    assert state.calls == []
+
+
+def _keeps_history(room, standing):
+    room.change({"history_size": 5})
+    return room, None
+
+
 async def test_a_word_of_history_to_a_room_without_one_changes_nothing(one, two):
     ada, bob = await joined(one, "ada"), await joined(two, "bob")
 
