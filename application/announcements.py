@@ -7,12 +7,15 @@ looks when the time is over (api.md, "presence_grace").
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+
 from eyewall.application.deadlines import Deadline, Deadlines
 from eyewall.application.fanout import FanOut
 from eyewall.application.logs import told
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.seats import Left, Seats
-from eyewall.application.tasks import Tasks
+from eyewall.application.tasks import Tasks, briefly
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, RoomId, UserId
@@ -57,12 +60,18 @@ class Announcements:
         """Tell of all who are missing: nobody would do it later."""
         missing, self._missing = self._missing, {}
         self._deadlines.close()
-        for (room_id, conn_id), (user_id, _) in missing.items():
-            if not await self._look(room_id, conn_id, user_id):
-                break  # away: each of the others would have to wait as long
+        with suppress(Unavailable):  # the others see them go with the lease
+            await briefly(self._tell_all(missing))
         await self._tasks.close()
         self._deadlines.close()
         self._missing.clear()
+
+    async def _tell_all(
+        self, missing: Mapping[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]]
+    ) -> None:
+        for (room_id, conn_id), (user_id, _) in missing.items():
+            if not await self._look(room_id, conn_id, user_id):
+                return  # away: each of the others would have to wait as long
 
     def _miss(
         self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None, seconds: float

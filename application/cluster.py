@@ -25,7 +25,7 @@ from eyewall.application.packets import BadPacket, Packet, unpack
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stats import Stats
 from eyewall.application.stores import CountsListeners, PubSub, StateStore
-from eyewall.application.tasks import Tasks, is_end
+from eyewall.application.tasks import Tasks, briefly, is_end
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, from_code
 from eyewall.domain.identity import NodeId, RoomId
 from eyewall.domain.report import Incident
@@ -114,13 +114,16 @@ class Cluster:
             self._timer.cancel()
             self._timer = None
         await self._tasks.close()
-        await self._channels.close()
+        try:
+            await briefly(self._channels.close())
+        except Unavailable as error:
+            self._logger.warning("bus_not_left", error=told(error))
         for _, future in self._questions.values():
             if not future.done():
                 future.set_exception(Silent("the node is shutting down"))
         self._questions.clear()
         try:
-            await self._state.release(self.node, self._clock.wall())
+            await briefly(self._state.release(self.node, self._clock.wall()))
         except Unavailable as error:
             self._logger.warning("release_failed", error=told(error))
 

@@ -33,7 +33,7 @@ from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Logger
 from eyewall.application.send import Sender
 from eyewall.application.stores import OfflineStore
-from eyewall.application.tasks import Tasks
+from eyewall.application.tasks import Tasks, briefly
 from eyewall.application.whom import Whom
 from eyewall.application.windows import WINDOW, Window
 from eyewall.domain.delivery import Plan
@@ -325,7 +325,8 @@ class Replays:
         claimed = [user_id for user_id, replay in self._running.items() if replay.is_claimed]
         await self._tasks.close()
         # All at once: with a store that is silent, each would have to wait for the others.
-        await asyncio.gather(*(self._release(user_id) for user_id in claimed))
+        with suppress(Unavailable):  # they lapse by themselves
+            await briefly(asyncio.gather(*(self._release(user_id) for user_id in claimed)))
 
 
 def _tell(done: Callable[[Outcome], None], sent: asyncio.Future[list[Outcome]]) -> None:

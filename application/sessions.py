@@ -33,6 +33,7 @@ from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.stores import StateStore
+from eyewall.application.tasks import briefly
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId
@@ -52,6 +53,9 @@ MOVES = 8
 """How often a session may have moved on while its client did not hear of it."""
 PATIENCE = 3.0
 """Seconds that another node waits for the requests in work, within the time of a call."""
+LEAVING = 2.0
+"""Seconds that a node that ends has to leave its sessions to the state: 100,000 of them are
+some 50 MiB."""
 SKEW = 0.05
 """Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
 _TAKE, _FORGET = "session", "session_forget"
@@ -323,7 +327,7 @@ class Sessions:
         if not records:
             return
         try:
-            await self._state.keep_sessions(records)
+            await briefly(self._state.keep_sessions(records), LEAVING)
         except Unavailable as error:
             self._logger.warning("sessions_not_kept", sessions=len(records), error=told(error))
         self._kept.clear()

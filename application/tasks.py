@@ -13,16 +13,21 @@ Ctrl-C comes as a signal, and ends a server by that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
+from eyewall.domain.errors import Unavailable
 
 LAST_WORD = 0.5
 """Seconds that a task has to end after it was cancelled."""
+PARTING = 1.0
+"""Seconds for what a node that ends still has to say to an engine. There are a handful of
+such calls, and the whole end has five seconds (``server.LETTING_GO``): one engine that is
+silent must not keep the adapters from being closed."""
 
 
 def is_cancelled() -> bool:
@@ -60,6 +65,18 @@ def as_failure(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise RuntimeError(f"{what} raised {shown(error)}") from error
+
+
+async def briefly(work: Awaitable[Any], seconds: float | None = None) -> None:
+    """Await ``work``; raises ``Unavailable`` if it takes longer (None: than ``PARTING``)."""
+    most = PARTING if seconds is None else seconds
+    try:
+        async with asyncio.timeout(most) as limit:
+            await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise Unavailable(f"it took longer than {most:g} s") from error
 
 
 class Tasks:

@@ -8,13 +8,15 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application import guards, stores
+from eyewall.application import guards, sessions, stores, tasks
 from eyewall.application import node as node_module
 from eyewall.application.guards import AdapterFailed, methods, with_deadlines
 from eyewall.application.needs import Ports
 from eyewall.application.stores import CountsListeners, HistoryStore, OfflineStore, StateStore
+from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Misuse, Refused, RoomFull, Unavailable
 from eyewall.domain.identity import ConnMeta
+from eyewall.domain.report import SendOptions
 from eyewall.domain.room import RoomOptions
 from eyewall.testing.links import CODEC, FakeOutbound
 from eyewall.testing.logs import RecordingLogger
@@ -423,14 +425,37 @@ async def _open(node, link):
     return await node.intake.open(link, ConnMeta(user_id="eve"), reservation, session=False)
 
 
-async def test_a_node_whose_state_hangs_ends_all_the_same(make_node, clock, impatient):
-    engine = Engine(MemoryState(clock=clock.now))
-    node = await make_node(state=engine)
-    await node.connect("ada")
-    engine.before |= set(methods(StateStore))
+async def test_a_node_whose_engines_hang_ends_all_the_same(make_node, clock, bus, monkeypatch):
+    """In less time than a single call may take: the adapters are closed as well."""
+    monkeypatch.setattr(tasks, "PARTING", 0.01)
+    monkeypatch.setattr(sessions, "LEAVING", 0.01)
+    closed = []
 
-    async with asyncio.timeout(20):
+    class Engines(Engine):
+        async def close(self):
+            closed.append(self)
+
+    engine, offline = Engines(MemoryState(clock=clock.now)), Engines(MemoryOffline())
+    node = await make_node(
+        state=engine, offline=offline, pubsub=bus, client_commands=True, presence_grace=60.0
+    )
+    await node.hub.create_room("lab", RoomOptions(announce=True))
+    await node.hub.send_to_user("ada", Message("t", data=1), SendOptions(offline="store"))
+    ada, eve = await node.connect("ada", session=True), await node.connect("eve", session=True)
+    await node.hub.join("lab", eve.id)
+    await eve.vanish()  # it may come back, which has to be told to somebody at the end
+    assert len(node.node.sessions) == 1
+    assert ada.heard(), "what was stored is being sent, under a claim"
+    engine.before |= set(methods(StateStore))
+    offline.before |= set(methods(OfflineStore))
+    bus.hanging = {"publish", "subscribe", "close"}
+
+    async with asyncio.timeout(guards.DEADLINE - 1):
         await node.stop()
+
+    assert closed == [offline, engine]
+    assert {"bus_not_left", "release_failed", "sessions_not_kept"} <= set(node.logger.of("warning"))
+    bus.gate.set()
 
 
 # --- opening

@@ -9,7 +9,7 @@ from eyewall.application.sessions import PATIENCE
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.session import MAX_NAME
-from tests.application.engines import Engine
+from tests.application.engines import Bus, Engine
 from tests.application.fakes import settle
 
 TTL = 60.0
@@ -390,3 +390,45 @@ async def test_a_connection_that_was_given_up_takes_nothing_from_a_newer_one(one
     assert found is not None
     assert late is None
     assert newer.closed is None
+
+
+async def test_a_client_without_a_session_leaves_none_and_takes_none_up(one):
+    guest = await one.connect("ada")
+    await one.hub.join("lab", guest.id)
+    await guest.vanish()
+    assert len(one.node.sessions) == 0
+    ada = await one.connect("ada", session=True)
+    await one.hub.join("lab", ada.id)
+    await ada.vanish()
+
+    plain = await one.connect("ada")
+    assert await one.node.sessions.resume(ada.welcome["session"], plain.conn) is None
+
+    _, found = await back(one, ada.welcome["session"])
+    assert found.rooms == {"lab"}, "it is there for who comes back with one"
+
+
+async def test_a_name_that_is_too_long_is_asked_of_nobody(make_node):
+    bus = Bus()
+    one, two = [await make_node(session_ttl=TTL, pubsub=bus) for _ in range(2)]
+    ada = await one.connect("ada", session=True)
+    before = len(bus.published)
+
+    name = "x" * MAX_NAME + f".c@{two.node.config.node_id}"
+    assert await one.node.sessions.resume(name, ada.conn) is None
+
+    assert len(bus.published) == before
+
+
+async def test_nothing_is_remembered_of_a_return_that_was_broken_off(one):
+    """Neither of one who may come back, nor of one who may not."""
+    for reason in (DisconnectReason.CONNECTION_LOST, DisconnectReason.POLICY_VIOLATION):
+        ada = await one.connect("ada", session=True)
+        await one.hub.join("lab", ada.id)
+        await ada.vanish()
+        again, _ = await back(one, ada.welcome["session"])
+        assert one.node.sessions._returning
+
+        await again.vanish(reason)
+
+        assert not one.node.sessions._returning
