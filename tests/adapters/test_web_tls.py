@@ -181,8 +181,9 @@ async def test_a_peer_that_ends_without_a_close_frame_is_lost_quietly(end, sourc
             done = getattr(peer, end)()
             if done is not None:
                 await done
-            await until(lambda: not len(here.sockets))
+            await until(lambda: here.intake.ends)
 
+        assert len(here.sockets) == 0
         assert here.intake.reasons() == [Reason.CONNECTION_LOST]
         assert here.log.entries == []
 
