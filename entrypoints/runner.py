@@ -19,7 +19,7 @@ from eyewall.application.tasks import LAST_WORD
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-ONE = {signal.SIGINT: 0.5, signal.SIGTERM: 0.0005}
+ONE = {signal.SIGINT: 0.3, signal.SIGTERM: 0.0005}
 """Seconds within which the same signal again is the same one. A terminal's Ctrl-C goes to the
 whole group of processes, of which one (a shell, ``npm``, ``timeout``) may pass it on as well;
 nobody means two keystrokes so soon after another. SIGTERM is sent by programs, which mean two,

@@ -27,10 +27,6 @@ def raises(error):
     return fail
 
 
-def fails_by_itself(handshake):
-    raise RuntimeError(f"no such token: {handshake.query.get('token')}")
-
-
 @EMBEDDED
 @pytest.mark.parametrize(
     ("options", "changes", "status", "reason"),
