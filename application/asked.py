@@ -33,10 +33,6 @@ def raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
     return fields
 
 
-def decoded(fields: Mapping[str, Raw], name: str) -> Any:
-    return fields[name].decode() if name in fields else None
-
-
 def room_of(data: Mapping[str, Any]) -> RoomId:
     room = data.get("room")
     if not isinstance(room, str) or not 0 < len(room) <= MAX_NAME or not room.isprintable():

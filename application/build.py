@@ -131,7 +131,11 @@ class Parts:
             logger=self.logger,
         )
         self.histories = Histories(
-            history=ports.history, state=ports.state, codec=ports.codec, clock=ports.clock
+            history=ports.history,
+            state=ports.state,
+            codec=ports.codec,
+            clock=ports.clock,
+            logger=self.logger,
         )
 
     def _build_rooms(self) -> None:

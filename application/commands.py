@@ -18,7 +18,6 @@ from eyewall.application.asked import (
     MAX_USERS,
     check_member,
     check_speaker,
-    decoded,
     field_of,
     object_of,
     positions_of,
@@ -135,12 +134,16 @@ class Commands:
         return {"room": room_id}
 
     async def publish(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """Relay ``data`` to the room as it came, byte for byte."""
-        fields = raw_object(msg)
-        room_id = room_of({"room": decoded(fields, "room")})
+        """Relay ``data`` to the room as it came, byte for byte.
+
+        It is decoded all the same: what nobody can hold, such as ``1e999``, would fail for
+        every member.
+        """
+        data, fields = object_of(msg), raw_object(msg)
+        room_id = room_of(data)
         await self._settled(ctx, room_id)
         check_speaker(ctx.conn, room_id)
-        event = decoded(fields, "event")
+        event = data.get("event")
         if event is not None and (not isinstance(event, str) or not event):
             raise ValidationError({"event": ["must be a string"]})
         if event in RESERVED:
@@ -187,7 +190,14 @@ class Commands:
         await self._readable(ctx, data)
         if page is None:
             return {"messages": []}
-        found = encoded(room_id, page, ctx.conn.id, MAX_PAGE_BYTES, newest=since is None)
+        found = encoded(
+            room_id,
+            page,
+            ctx.conn.id,
+            MAX_PAGE_BYTES,
+            newest=since is None,
+            fits=self._histories.is_readable,
+        )
         return {
             "messages": [self._histories.raw(payload) for payload in found],
             "epoch": page.position.epoch,

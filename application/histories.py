@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from eyewall.application.frames import placed
-from eyewall.application.ports import Clock, Codec
+from eyewall.application.logs import told
+from eyewall.application.ports import Clock, Codec, Logger
 from eyewall.application.stores import HistoryStore, StateStore
-from eyewall.domain.envelope import Raw, StreamPosition
-from eyewall.domain.errors import RoomNotFound
-from eyewall.domain.history import HistoryPage, Page, Position, Retention
+from eyewall.domain.envelope import Envelope, Raw, StreamPosition
+from eyewall.domain.errors import Refused, RoomNotFound
+from eyewall.domain.history import Entry, HistoryPage, Page, Position, Retention
 from eyewall.domain.identity import RoomId
 from eyewall.domain.membership import RoomInfo
 
@@ -18,12 +20,19 @@ class Histories:
     """The histories of the cluster's rooms. Every method may raise ``Unavailable``."""
 
     def __init__(
-        self, *, history: HistoryStore, state: StateStore, codec: Codec, clock: Clock
+        self,
+        *,
+        history: HistoryStore,
+        state: StateStore,
+        codec: Codec,
+        clock: Clock,
+        logger: Logger,
     ) -> None:
         self._history = history
         self._state = state
         self._codec = codec
         self._clock = clock
+        self._logger = logger
 
     async def read(self, room_id: RoomId, since: Position | None, limit: int) -> Page | None:
         """The first ``limit`` messages after ``since``, or the newest ones; None for a room
@@ -37,18 +46,42 @@ class Histories:
             raise RoomNotFound(f"there is no room {room_id}")
         if Retention.of(room.options) is None:
             return None
-        return await self._history.read(room_id, since, limit, self._clock.wall())
+        page = await self._history.read(room_id, since, limit, self._clock.wall())
+        # Who reads on, and gets nothing, takes that for the end.
+        while since is not None and page.entries and not any(map(self.is_readable, page.entries)):
+            since = Position(page.position.epoch, page.first + len(page.entries) - 1)
+            page = await self._history.read(room_id, since, limit, self._clock.wall())
+        return page
 
     async def page(self, room_id: RoomId, since: Position | None, limit: int) -> HistoryPage:
-        """The same as messages; none, without a position, for a room that keeps none."""
+        """The same as messages; none, without a position, for a room that keeps none.
+
+        A message that can't be read is left out and logged: it costs itself, and no other.
+        """
         page = await self.read(room_id, since, limit)
         if page is None:
             return HistoryPage([])
         messages = [
-            self._codec.decode(entry.payload).placed(StreamPosition(room_id, at.epoch, at.offset))
+            message.placed(StreamPosition(room_id, at.epoch, at.offset))
             for at, entry in page.placed()
+            if (message := self._message(entry)) is not None
         ]
         return HistoryPage(messages, page.position.epoch, page.position.offset)
+
+    def is_readable(self, entry: Entry) -> bool:
+        """Whether who gets a kept message can read it; one that can't be is logged."""
+        return self._message(entry) is not None
+
+    def _message(self, entry: Entry) -> Envelope | None:
+        """A kept message with its payload decoded: one of another node, or of an older
+        release, may hold what nobody can."""
+        try:
+            message = self._codec.decode(entry.payload)
+            message.data  # noqa: B018  (decoded here, or not at all)
+        except Refused as error:
+            self._logger.error("entry_not_read", error=told(error))
+            return None
+        return message
 
     def raw(self, payload: bytes) -> Raw:
         """A kept message as a value within another message."""
@@ -71,10 +104,21 @@ class Histories:
         await self._history.remove(room_id)
 
 
+def _all(_: Entry) -> bool:
+    return True
+
+
 def encoded(
-    room_id: RoomId, page: Page, conn_id: str, max_bytes: int, *, newest: bool
+    room_id: RoomId,
+    page: Page,
+    conn_id: str,
+    max_bytes: int,
+    *,
+    newest: bool,
+    fits: Callable[[Entry], bool] = _all,
 ) -> list[bytes]:
-    """The page's messages as they go out, without those that were not for ``conn_id``.
+    """The page's messages as they go out, without those that were not for ``conn_id``, or
+    that ``fits`` leaves out.
 
     Of what is more than ``max_bytes`` together, at least one message is left: the first
     ones, or the last ones for ``newest``.
@@ -82,7 +126,7 @@ def encoded(
     found = [
         placed(entry.payload, room_id, at)
         for at, entry in page.placed()
-        if conn_id not in entry.skip
+        if conn_id not in entry.skip and fits(entry)
     ]
     taken: list[bytes] = []
     size = 0

@@ -125,8 +125,11 @@ class Publisher:
     ) -> Position:
         """Give a message its place: ``kept`` is what the store and the other nodes get.
 
-        The nodes ``called`` hear of it in another way.
+        The nodes ``called`` hear of it in another way. Raises ``InvalidEnvelope`` for a
+        payload of a client that nobody can hold: it would be kept for all who come.
         """
+        if kept.envelope is not None and kept.envelope.raw is not None:
+            kept.envelope.raw.decode()
         await self._sender.ready()
         work = partial(self._place, room_id, retention, arrival, kept, called, look)
         return await self._effects.see_through(work)
