@@ -9,7 +9,7 @@ from eyewall.application.connections import Connection
 from eyewall.domain.envelope import Envelope, Raw
 from eyewall.domain.errors import ConnectionClosed, Forbidden, NotAMember, ValidationError
 from eyewall.domain.history import Position, position_of
-from eyewall.domain.identity import MAX_NAME, RoomId, UserId
+from eyewall.domain.identity import MAX_NAME, RoomId, UserId, is_printable
 from eyewall.domain.room import RoomRole
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
 
 def room_of(data: Mapping[str, Any]) -> RoomId:
     room = data.get("room")
-    if not isinstance(room, str) or not 0 < len(room) <= MAX_NAME or not room.isprintable():
+    if not isinstance(room, str) or not 0 < len(room) <= MAX_NAME or not is_printable(room):
         raise ValidationError({"room": [f"must be 1 to {MAX_NAME} printable characters"]})
     return RoomId(room)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NewType
+from typing import Any, Final, NewType
 
 ConnId = NewType("ConnId", str)
 UserId = NewType("UserId", str)
@@ -21,12 +22,30 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NONE: frozenset[str] = frozenset()
 
 
-def name(value: str, what: str) -> str:
-    """Return ``value`` if it can name a user, room or node.
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters
+    "\u2028\u2029"  # line and paragraph separator
+    "\u202a-\u202e\u2066-\u2069"  # what turns the direction of the text around it
+    "\ud800-\udfff]"  # half a surrogate pair
+)
+"""A table of its own: ``str.isprintable`` refuses the joiners that Persian and Hindi are
+written with and the spaces of Japanese, and knows the emoji of its Python's year only."""
 
-    Raises ``ValueError`` unless it is a string of 1 to 200 printable characters.
+
+def is_printable(text: str) -> bool:
+    """Whether ``text`` can be shown in a line without breaking it, or what stands beside it.
+    The same on every Python."""
+    return text.isprintable() if text.isascii() else _UNPRINTABLE.search(text) is None
+
+
+def name(value: str, what: str) -> str:
+    """Return ``value``, as it is, if it can name a user, room or node.
+
+    Raises ``ValueError`` unless it is a string of 1 to 200 printable characters: any but
+    control characters, line and paragraph separators, bidirectional overrides and halves of
+    surrogate pairs.
     """
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not is_printable(value):
         raise ValueError(f"{what} must be 1 to {MAX_NAME} printable characters, not {value!r:.80}")
     return value
 

@@ -20,7 +20,7 @@ from typing import Any
 import marshmallow
 from marshmallow import fields
 
-from eyewall.domain.identity import MAX_NAME, ConnMeta
+from eyewall.domain.identity import MAX_NAME, ConnMeta, is_printable
 
 _OFF = frozenset({"off", "none", "null"})
 _TRUE = frozenset({"true", "yes", "on", "1"})
@@ -143,7 +143,7 @@ def choice(*words: str, what_is: str = "") -> Value:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+    if not isinstance(value, str) or not value.strip() or not is_printable(value):
         raise ValueError
     return value
 

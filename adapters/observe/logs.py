@@ -22,6 +22,7 @@ import structlog
 
 from eyewall.application.logs import told
 from eyewall.application.ports import Logger
+from eyewall.domain.identity import is_printable
 
 MASK = "***"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
@@ -110,7 +111,7 @@ def _one_line(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     text = str(event.get("event", ""))
-    if not text.isprintable():
+    if not is_printable(text):
         event["event"] = repr(text)
     return event
 

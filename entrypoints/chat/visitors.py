@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from eyewall import ConnMeta, Handshake, Unauthorized, UserId
+from eyewall.domain.identity import is_printable
 
 LONGEST_NAME = 32
+_UNSEEN = frozenset("\u200b\u2060\ufeff")
+"""They show nothing and join nothing: people in a chat are told apart by what is seen."""
 
 
 def tidy(name: str) -> str | None:
     """Return ``name`` with its spaces in order, or None if it can't name anything."""
     name = " ".join(name.split())
-    return name if 0 < len(name) <= LONGEST_NAME and name.isprintable() else None
+    fits = 0 < len(name) <= LONGEST_NAME and is_printable(name) and not _UNSEEN & set(name)
+    return name if fits else None
 
 
 def by_name(handshake: Handshake) -> ConnMeta:

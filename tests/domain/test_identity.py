@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyewall.domain.identity import ConnMeta, Where, name
+from eyewall.domain.identity import ConnMeta, Where, is_printable, name
 
 relaxed = settings(deadline=None)
 
@@ -15,17 +15,54 @@ relaxed = settings(deadline=None)
 # --- names
 
 
-@pytest.mark.parametrize("value", ["a", "Ada Lovelace", "жук", "room:1/2", "x" * 200])
+NAMES = [
+    "a",
+    "Ada Lovelace",
+    "жук",
+    "room:1/2",
+    "x" * 200,
+    "می\u200cخواهم",  # Persian, with a joiner that keeps two letters apart
+    "क\u094d\u200dष",  # Hindi, with one that draws them together
+    "山田\u3000太郎",
+    "Jean\u00a0Paul",
+    "👩\u200d💻",
+    "\U0001fae9",  # an emoji of 2024
+    "\U0001faff",  # a place for one that is still to come
+    "\u200eabc\u200f",  # marks, which turn no other text
+    "cafe\u0301",  # not composed, and left so
+    "\u200b",
+    "\ufeff",
+    "\ue000",
+]
+
+
+@pytest.mark.parametrize("value", NAMES)
 def test_a_name_is_1_to_200_printable_characters(value):
     assert name(value, "user_id") == value
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "x" * 201, "a\nb", "a\0b", "\ud800", "\u200b", None, 7, b"a"]
+    "wrong", ["", "x" * 201, "a\nb", "a\0b", "\ud800", "a\u2028b", None, 7, b"a"]
 )
 def test_what_can_not_be_printed_or_kept_is_no_name(wrong):
     with pytest.raises(ValueError, match=r"^room_id must be 1 to 200 printable characters"):
         name(wrong, "room_id")
+
+
+def test_what_is_refused_is_a_fixed_table():
+    """Whatever Unicode this Python knows."""
+    refused = [
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        0x2028,
+        0x2029,
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        *range(0xD800, 0xE000),
+    ]
+
+    assert [c for c in range(0x110000) if not is_printable(chr(c))] == refused
+    assert [c for c in range(0x110000) if not is_printable(f"é{chr(c)}")] == refused
 
 
 def test_a_bad_name_is_shown_cut_short():
@@ -202,4 +239,4 @@ def test_a_name_is_taken_as_it_is_or_not_at_all(value):
     try:
         assert name(value, "user_id") == value
     except ValueError:
-        assert not value or len(value) > 200 or not value.isprintable()
+        assert not value or len(value) > 200 or not is_printable(value)

@@ -11,7 +11,8 @@ const PEOPLE = 200; // people of a room that the page asks for
 const PRIVATES = 50; // conversations with people that the page keeps
 const TYPING_EVERY = 3000;
 const PRESENCE_EVERY = 15000;
-const NAME = /^[\p{L}\p{M}\p{N}\p{P}\p{S} ]{1,32}$/u; // as the server has it
+// As the server has it: any character that is seen, or joins others.
+const NAME = /^[^\p{Cc}\p{Cs}\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]{1,32}$/u;
 const BAD_NAME = "A name has up to 32 letters, digits, signs or spaces.";
 
 const $ = (id) => document.getElementById(id);
