@@ -118,6 +118,7 @@ class Parts:
             codec=ports.codec,
             clock=ports.clock,
             logger=self.logger,
+            stats=self.stats,
         )
         self.publisher = Publisher(
             node=config.node_id,

@@ -47,6 +47,7 @@ class Gate:
     __slots__ = (
         "again",
         "checked",
+        "hearsay",
         "held",
         "position",
         "reading",
@@ -62,6 +63,8 @@ class Gate:
         self.retention = retention
         """None while it is not known."""
         self.position = position
+        self.hearsay = False
+        """Whether ``position`` was told by a packet, and the store has not confirmed it."""
         self.held: set[Link] = set()
         """Members whom nothing is passed to: they are being sent what they missed."""
         self.waiting: dict[Position, Arrival] = {}

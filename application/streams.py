@@ -14,6 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection
 
 from eyewall.application.connections import Connections
@@ -25,14 +26,18 @@ from eyewall.application.outcomes import read_frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Link, Logger, Timer
 from eyewall.application.send import Sender
+from eyewall.application.stats import Stats
 from eyewall.application.stores import HistoryStore, StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.history import Entry, Page, Position, Retention
 from eyewall.domain.identity import RoomId
+from eyewall.domain.report import Incident
 
 PAGE = 64
 """Messages that one reading brings: of the largest size they are 64 MiB."""
+TELL_FOREIGN = 60.0
+"""Seconds between two log lines about foreign epochs; each is counted."""
 CHECK = 10.0
 """Seconds after which a room where nothing happened is compared with the store: the last
 message before a silence may have been lost on its way, and nothing comes to tell."""
@@ -52,6 +57,7 @@ class Streams:
         codec: Codec,
         clock: Clock,
         logger: Logger,
+        stats: Stats,
     ) -> None:
         self._history = history
         self._state = state
@@ -61,6 +67,8 @@ class Streams:
         self._codec = codec
         self._clock = clock
         self._logger = logger
+        self._stats = stats
+        self._foreign_told = -math.inf
         self._gates: dict[RoomId, Gate] = {}
         self._tasks = Tasks(logger)
         self._timer: Timer | None = None
@@ -209,6 +217,8 @@ class Streams:
                 return
             # Members, and no word of a history so far: it begins for them here.
             gate = self._new(room_id, None, at.before)
+            gate.hearsay = True
+            self._read(gate)
         here = gate.position
         if here is not None and at.follows(here):
             self._release(gate, at, arrival)
@@ -284,6 +294,9 @@ class Streams:
         page = await self._history.read(gate.room_id, since, PAGE, now)
         if self._gates.get(gate.room_id) is not gate or gate.position is None:
             return
+        if gate.hearsay and page.position.epoch != since.epoch:
+            self._foreign(gate)
+        gate.hearsay = False
         if not page.recovered and gate.position == since:
             self._skip(gate, page)
         for at, entry in page.placed():
@@ -294,7 +307,18 @@ class Streams:
         gate.again = gate.again or page.position.is_past(gate.position)
         # What waited before the store was asked is in its answer, or was never true.
         for at, given_up in gate.give_up(due, page.position):
+            if at.epoch != page.position.epoch:
+                self._foreign(gate)
             self._late(gate.room_id, at, given_up)
+
+    def _foreign(self, gate: Gate) -> None:
+        """A packet had a place of an epoch that the store does not know: now and then, of a
+        room that was deleted meanwhile; often, of a node with another store."""
+        self._stats.happened(Incident.FOREIGN_EPOCHS)
+        now = self._clock.now()
+        if now - self._foreign_told >= TELL_FOREIGN:
+            self._foreign_told = now
+            self._logger.warning("foreign_epoch", room=gate.room_id)
 
     def _skip(self, gate: Gate, page: Page) -> None:
         """What the members have to get next is gone: tell them, and go on with the rest.

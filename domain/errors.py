@@ -63,6 +63,13 @@ class Misuse(EyewallError):
     retryable: ClassVar[bool] = False
 
 
+class UnsafeConfiguration(Misuse):
+    """What a server was given would lose or split what it is to keep, silently.
+
+    Raised at the start, unless ``allow_unsafe`` names it.
+    """
+
+
 class HandlerNotFound(Refused):
     """No route matches the topic (and version) of the message."""
 

@@ -60,6 +60,7 @@ from eyewall.domain.errors import (
     SlowConsumer,
     Unauthorized,
     Unavailable,
+    UnsafeConfiguration,
     UserOffline,
     ValidationError,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "Tracer",
     "Unauthorized",
     "Unavailable",
+    "UnsafeConfiguration",
     "UserId",
     "UserOffline",
     "ValidationError",

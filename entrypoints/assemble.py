@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +80,7 @@ class Options:
     implicit_rooms: bool
     trusted_proxies: Sequence[str]
     allowed_hosts: Sequence[str] | None
+    allow_unsafe: Collection[str]
 
 
 class Front(Protocol):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eyewall import chat, reload
+from eyewall.domain.errors import UnsafeConfiguration
 from eyewall.server import Server
 from eyewall.settings import Settings
 from eyewall.settings_groups import SettingsError
@@ -29,7 +30,7 @@ from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
-APPLIED = ("server.", "tls.")
+APPLIED = frozenset({"server.host", "server.port", "tls.cert", "tls.key"})
 """The settings that ``serve`` itself sees to, whatever the server was built from."""
 FLAGS = {"host": "EYEWALL_SERVER__HOST", "port": "EYEWALL_SERVER__PORT"}
 """What the flags of ``serve`` are called in the environment."""
@@ -144,7 +145,7 @@ def _check_settings(place: str, server: Server, settings: Settings) -> None:
     ignored = [
         f"{key} ({Path(settings.origins[key]).name})"
         for key in _unseen(server, settings)
-        if not key.startswith(APPLIED)
+        if key not in APPLIED
     ]
     if ignored:
         built = "Server()" if server.settings is None else "other settings"
@@ -173,8 +174,7 @@ def _place(
     """Where to listen: the command line counts more than the server's own settings."""
     own = settings
     if server.settings is not None:
-        unseen = [key for key in _unseen(server, settings) if key.startswith(APPLIED)]
-        own = settings if unseen else server.settings
+        own = settings if APPLIED.intersection(_unseen(server, settings)) else server.settings
     host = own.server.host if options.host is None else settings.server.host
     port = own.server.port if options.port is None else settings.server.port
     return host, port, _tls(own)
@@ -193,6 +193,8 @@ def _run(
     host, port, _ = where
     try:
         server.run(*where, **private)
+    except UnsafeConfiguration as error:
+        raise _Stop(str(error), WRONG_USE) from None
     except socket.gaierror:
         raise _Stop(f"{host} is not an address of this machine", FAILED) from None
     except OSError as error:

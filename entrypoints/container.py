@@ -89,6 +89,7 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
         "implicit_rooms": settings.implicit_rooms,
         "trusted_proxies": settings.trusted_proxies,
         "allowed_hosts": settings.server.allowed_hosts,
+        "allow_unsafe": settings.server.allow_unsafe,
         "offline_default": settings.offline.default,
     }
     server = Server(**(given | ports))

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import os
 import ssl as tls
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from functools import partial
 from types import EllipsisType
@@ -40,6 +40,7 @@ from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import Listener, place
 from eyewall.registry import Hook, Inside, Registry
 from eyewall.runner import run_until_signal
+from eyewall.safety import RUNNING, allowed
 from eyewall.settings import Settings
 
 _OPTIONS = frozenset(field.name for field in fields(Options))
@@ -102,9 +103,11 @@ class Server(Registry):
         implicit_rooms: bool = True,
         trusted_proxies: Sequence[str] = (),
         allowed_hosts: Sequence[str] | None = None,
+        allow_unsafe: Collection[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
         self.options = Options(**options)
+        allowed(self.options.allow_unsafe)
         self.settings: Settings | None = None
         """What it was built from; None for one that was built by keywords alone."""
         self._is_embedded = False
@@ -201,9 +204,10 @@ class Server(Registry):
 
         ``pages`` are further Tornado rules to serve. Raises ``OSError`` if the port
         can't be had, ``Unavailable`` if an adapter can't be opened, what a startup hook
-        raised, ``RuntimeError`` if it was started or was shut down meanwhile, and
-        ``Misuse`` in a fork of the process that has started it. Then nothing is left
-        behind, and it may be tried again.
+        raised, ``RuntimeError`` if it was started or was shut down meanwhile,
+        ``UnsafeConfiguration`` for adapters that would split a cluster (unless
+        ``allow_unsafe`` has ``"split_state"``), and ``Misuse`` in a fork of the process
+        that has started it. Then nothing is left behind, and it may be tried again.
         """
         self._check_process()
         if self._started:
@@ -211,7 +215,13 @@ class Server(Registry):
         if not self._is_fresh or self._process != os.getpid():
             self._begin_anew()
         self._is_fresh = False
-        self._listener = self._listen(host, port, ssl)
+        ports, channel = self._node.ports, self.options.cluster_channel
+        RUNNING.enter(ports, channel, allowed(self.options.allow_unsafe), self.logger)
+        try:
+            self._listener = self._listen(host, port, ssl)
+        except BaseException:
+            RUNNING.leave(ports, channel)
+            raise
         self._started = True
         self._stopping = None
         self._background.open()
@@ -355,6 +365,7 @@ class Server(Registry):
         if self._listener is not None:
             last.append(("listener", self._listener.close))
         unfinished += await run_steps(last, clock=clock, until=clock.now() + LETTING_GO)
+        RUNNING.leave(node.ports, self.options.cluster_channel)
         self._listener = None
         self._started = False
         self._ended.set()

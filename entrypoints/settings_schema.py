@@ -17,6 +17,7 @@ from eyewall import settings_fields as form
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import DropPolicy
 from eyewall.domain.report import DROP, STORE
+from eyewall.safety import KNOWN as UNSAFE
 
 HMAC = ("HS256", "HS384", "HS512")
 ASYMMETRIC = (
@@ -58,10 +59,16 @@ class Group(Schema):
         return f"; did you mean {found[0]}?" if found else ""
 
 
+def _unsafe(word: str) -> None:
+    if word not in UNSAFE:
+        raise ValueError
+
+
 class ServerSchema(Group):
     host = form.host()
     port = form.whole(0, 65535)
     allowed_hosts = form.words("hosts such as app.example.com", optional=True)
+    allow_unsafe = form.words(f"what may be unsafe ({', '.join(UNSAFE)})", _unsafe)
 
 
 class QueueSchema(Group):

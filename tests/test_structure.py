@@ -46,7 +46,7 @@ PUBLIC = {
     *("HistoryPage",),
     *("Failure", "FailureReason", "DisconnectReason"),
     # errors
-    *("EyewallError", "Refused", "Unavailable", "Misuse"),
+    *("EyewallError", "Refused", "Unavailable", "Misuse", "UnsafeConfiguration"),
     *("HandlerNotFound", "RateLimited", "Overloaded", "Unauthorized", "Forbidden"),
     *("ValidationError", "InvalidEnvelope", "RoomNotFound", "RoomExists", "RoomFull"),
     *("JoinForbidden", "NotAMember", "ConnectionClosed", "QueueFull", "SlowConsumer"),

@@ -50,6 +50,8 @@ class MemoryPubSub:
     loop of its subscriber.
     """
 
+    across_processes = False
+
     def __init__(self) -> None:
         self._channels: dict[str, tuple[_Subscription, ...]] = {}
         self._lock = threading.Lock()

@@ -21,6 +21,8 @@ class MemoryHistory:
     there: deleting the room, or setting its ``history_size`` to 0, forgets it.
     """
 
+    across_processes = False
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logs: dict[RoomId, Log] = {}

@@ -30,6 +30,8 @@ class MemoryState:
     """Implements ``StateStore``. Servers share it by sharing the object; a closed one
     keeps what it holds."""
 
+    across_processes = False
+
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.RLock()
