@@ -15,6 +15,7 @@ from eyewall.application.fanout import FanOut
 from eyewall.application.logs import told
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.seats import Left, Seats
+from eyewall.application.stalls import Stalls
 from eyewall.application.tasks import Tasks, briefly
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import Unavailable
@@ -28,14 +29,21 @@ class Announcements:
     """Tells of joins and leaves, and holds back the leaves that may be made good."""
 
     def __init__(
-        self, *, seats: Seats, fanout: FanOut, clock: Clock, logger: Logger, grace: float
+        self,
+        *,
+        seats: Seats,
+        fanout: FanOut,
+        clock: Clock,
+        stalls: Stalls,
+        logger: Logger,
+        grace: float,
     ) -> None:
         self._seats = seats
         self._fanout = fanout
         self._clock = clock
         self._logger = logger
         self._grace = grace
-        self._deadlines = Deadlines(clock)
+        self._deadlines = Deadlines(clock, stalls)
         self._missing: dict[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]] = {}
         self._tasks = Tasks(logger)
 

@@ -44,6 +44,7 @@ from eyewall.application.routes import Router
 from eyewall.application.seats import Seats
 from eyewall.application.send import Ids, Sender
 from eyewall.application.sessions import Sessions
+from eyewall.application.stalls import StallLog, Stalls
 from eyewall.application.stats import Stats
 from eyewall.application.streams import Streams
 from eyewall.application.threads import Threads
@@ -60,6 +61,9 @@ class Parts:
         self._ports = ports = with_deadlines(ports, logger)
         clock = ports.clock
         self.stats = Stats(clock, ports.metrics, logger)
+        self.stalls = ports.stalls or Stalls(clock)
+        self.stalls.on_lag(self.stats.metrics.loop_lag)
+        self.stall_log = StallLog(clock, logger, self.stats)
         self.hooks = Hooks(logger)
         self.failures = Failures(logger, self.stats)
         # As many as there may be handlers, those of connections that are gone included.
@@ -82,7 +86,9 @@ class Parts:
             ids=Ids(f"{secrets.token_hex(5)}-"),
         )
         self.connections.sender = self.sender
-        self.deliveries = Deliveries(sender=self.sender, clock=clock, stats=self.stats)
+        self.deliveries = Deliveries(
+            sender=self.sender, clock=clock, stats=self.stats, stalls=self.stalls
+        )
         self.cluster = Cluster(
             node=config.node_id,
             prefix=config.cluster_channel,
@@ -91,6 +97,7 @@ class Parts:
             clock=clock,
             logger=logger,
             stats=self.stats,
+            stalls=self.stalls,
             lease=config.lease,
             max_payload=config.max_message_size + PACKET_SLACK,
         )
@@ -106,6 +113,7 @@ class Parts:
         self._build_rooms()
         self._build_messages()
         self._build_intake()
+        self.stalls.on_stall(self.stall_log.stalled)  # last: reading and writing come first
 
     def _build_streams(self) -> None:
         config, ports = self.config, self._ports
@@ -148,6 +156,7 @@ class Parts:
             connections=self.connections,
             fanout=self.fanout,
             clock=ports.clock,
+            stalls=self.stalls,
             logger=self.logger,
             grace=config.presence_grace,
             doubts=self.doubts,
@@ -158,6 +167,7 @@ class Parts:
             state=ports.state,
             connections=self.connections,
             clock=ports.clock,
+            stalls=self.stalls,
             logger=self.logger,
             ttl=config.session_ttl,
         )
@@ -178,6 +188,7 @@ class Parts:
                 seats=self.seats,
                 fanout=self.fanout,
                 clock=ports.clock,
+                stalls=self.stalls,
                 logger=self.logger,
                 grace=config.presence_grace,
             ),
@@ -256,6 +267,7 @@ class Parts:
             history=ports.history,
             sender=self.sender,
             clock=ports.clock,
+            stalls=self.stalls,
             free=config.client_commands,
         )
         self.operations = Operations(
@@ -270,7 +282,7 @@ class Parts:
             logger=self.logger,
             max_per_user=config.max_connections_per_user,
         )
-        self.expiry = Expiry(self.connections, ports.clock)
+        self.expiry = Expiry(self.connections, ports.clock, self.stalls)
         self.belongings = Belongings(
             connections=self.connections,
             presences=self.presences,

@@ -20,9 +20,11 @@ from itertools import count
 from typing import Any
 
 from eyewall.application.channels import Channels
+from eyewall.application.deadlines import Deadlines
 from eyewall.application.logs import shown, told
 from eyewall.application.packets import BadPacket, Packet, unpack
 from eyewall.application.ports import Clock, Logger, Timer
+from eyewall.application.stalls import Stalls
 from eyewall.application.stats import Stats
 from eyewall.application.stores import CountsListeners, PubSub, StateStore
 from eyewall.application.tasks import Tasks, briefly, is_end
@@ -60,6 +62,7 @@ class Cluster:
         clock: Clock,
         logger: Logger,
         stats: Stats,
+        stalls: Stalls,
         lease: float,
         max_payload: int,
     ) -> None:
@@ -79,6 +82,8 @@ class Cluster:
         self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         # Not from 1: an answer to the node that had this name before is not for us.
         self._numbers = count(secrets.randbits(48))
+        self._deadlines = Deadlines(clock, stalls)
+        stalls.on_stall(self._stood_still)
         self._tasks = Tasks(logger)
         self._timer: Timer | None = None
         self._renewing: asyncio.Task[Any] | None = None
@@ -122,6 +127,7 @@ class Cluster:
             if not future.done():
                 future.set_exception(Silent("the node is shutting down"))
         self._questions.clear()
+        self._deadlines.close()
         try:
             await briefly(self._state.release(self.node, self._clock.wall()))
         except Unavailable as error:
@@ -137,10 +143,17 @@ class Cluster:
         self._timer = self._clock.call_later(self._lease / 3, self._renew_soon)
 
     def _renew_soon(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         # A state that does not answer must not collect a task for each tick.
         if self._renewing is None or self._renewing.done():
             self._renewing = self._spawn(self._renew_lease())
         self._arm()
+
+    def _stood_still(self, _: float) -> None:
+        """The others may think that the node is dead: renew before anything is decided."""
+        if self.running:
+            self._renew_soon()
 
     async def _renew_lease(self) -> list[NodeId]:
         """Renew; returns the nodes that are alive, none for a node that has stopped."""
@@ -238,13 +251,14 @@ class Cluster:
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._questions[number] = (node, future)
-        timer = self._clock.call_later(timeout, lambda: _silence(future, node))
+        until = self._clock.now() + timeout
+        deadline = self._deadlines.at(until, lambda: _silence(future, node))
         try:
             asked = {"id": number, "op": kind, "args": dict(header)}
             await self._cast(self._of_node(node), _CALL, asked, payload)
             return await future
         finally:
-            timer.cancel()
+            deadline.cancel()
             self._questions.pop(number, None)
 
     async def is_alive(self, node: str) -> bool:

@@ -58,6 +58,7 @@ class Connection:
         "id",
         "is_in",
         "is_open",
+        "lapsed",
         "link",
         "meta",
         "opening",
@@ -87,6 +88,8 @@ class Connection:
         self.is_open = True
         self.is_in = False
         """Whether it was let in: no ``on_connect`` hook can refuse it any more."""
+        self.lapsed = False
+        """Whether its token has run out, and it may only show a new one (``expiry``)."""
         self.fate = FailureReason.CONN_CLOSED
         """When it has ended: why what waits for it does not arrive."""
         self.opening: asyncio.Future[None] | None = None

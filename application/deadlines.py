@@ -3,6 +3,9 @@
 Ten thousand messages that wait for an ack cost one heap and one timer of the clock,
 not ten thousand timers. A deadline that is cancelled stays in the heap until it is
 due or until most of the heap is of that kind; then the heap is built anew.
+
+With ``stalls`` the time in which the event loop stood still does not count: nobody could
+be heard then (``stalls``).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from itertools import count
 
 from eyewall.application.ports import Clock, Timer
+from eyewall.application.stalls import CHANCE, Stalls
 
 SLACK = 64
 """Cancelled entries that a heap may always keep before it is built anew."""
@@ -20,12 +24,21 @@ SLACK = 64
 class Deadline:
     """A call that is due at a time. Cancelling it twice, or late, changes nothing."""
 
-    __slots__ = ("_fn", "_owner", "when")
+    __slots__ = ("_fn", "_owner", "_spared", "when")
 
     def __init__(self, owner: Deadlines, when: float, fn: Callable[[], None]) -> None:
         self._owner = owner
         self._fn: Callable[[], None] | None = fn
+        self._spared = False
         self.when = when
+
+    def postpone(self, seconds: float, now: float) -> None:
+        """Be due so much later; the first time that this would be over at once, a
+        ``CHANCE`` later than now."""
+        self.when += seconds
+        if self.when < now + CHANCE and not self._spared:
+            self._spared = True
+            self.when = now + CHANCE
 
     @property
     def cancelled(self) -> bool:
@@ -49,8 +62,11 @@ class Deadline:
 class Deadlines:
     """Calls functions when their time has come, by the clock's ``now``."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, stalls: Stalls | None = None) -> None:
         self._clock = clock
+        self._stalls = stalls
+        if stalls is not None:
+            stalls.on_stall(self._postpone)
         self._heap: list[tuple[float, int, Deadline]] = []
         self._number = count()
         self._cancelled = 0
@@ -95,8 +111,22 @@ class Deadlines:
         self._timer_at = first
         self._timer = self._clock.call_later(max(0.0, first - self._clock.now()), self._fire)
 
+    def _postpone(self, seconds: float) -> None:
+        """The loop stood still for so long."""
+        now = self._clock.now()
+        for _, _, deadline in self._heap:
+            deadline.postpone(seconds, now)
+        self._heap = [(entry[2].when, entry[1], entry[2]) for entry in self._heap]
+        heapq.heapify(self._heap)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._arm()
+
     def _fire(self) -> None:
         self._timer = None
+        if self._stalls is not None:
+            self._stalls.look()  # what this postpones is not due
         now = self._clock.now()
         try:
             while self._heap and self._heap[0][0] <= now:

@@ -21,6 +21,7 @@ from eyewall.application.latecomers import Latecomers
 from eyewall.application.outcomes import Outcome
 from eyewall.application.ports import Clock
 from eyewall.application.send import TAKEN, Sender
+from eyewall.application.stalls import Stalls
 from eyewall.application.stats import Stats
 from eyewall.application.whom import ANYBODY, Whom
 from eyewall.domain.delivery import Action, Delivery, Event, Plan, Send, Settle, State, WaitUntil
@@ -62,7 +63,6 @@ class _Waiting:
         "nack",
         "result",
         "since",
-        "until",
         "whom",
     )
 
@@ -80,11 +80,15 @@ class _Waiting:
         self.frame = frame
         self.delivery = delivery
         self.since = since
-        self.until = since
         self.deadline: Deadline | None = None
         self.done = done
         self.nack = ""
         self.result: Any = None
+
+    @property
+    def due(self) -> float:
+        """When it is over, or tried again, if nothing is heard of it before."""
+        return self.since if self.deadline is None else self.deadline.when
 
 
 @dataclass(slots=True)
@@ -106,11 +110,11 @@ class Batch:
 class Deliveries:
     """All messages of this node that wait for an ack."""
 
-    def __init__(self, *, sender: Sender, clock: Clock, stats: Stats) -> None:
+    def __init__(self, *, sender: Sender, clock: Clock, stats: Stats, stalls: Stalls) -> None:
         self._sender = sender
         self._clock = clock
         self._stats = stats
-        self._deadlines = Deadlines(clock)
+        self._deadlines = Deadlines(clock, stalls)
         self._waiting: dict[ConnId, dict[str, _Waiting]] = {}
         self._quiet = asyncio.Event()
         self.latecomers: Latecomers | None = None
@@ -265,7 +269,7 @@ class Deliveries:
                 conn_id=conn_id,
                 attempt=waiting.delivery.attempt,
                 since=wall - timedelta(seconds=now - waiting.since),
-                deadline=wall + timedelta(seconds=waiting.until - now),
+                deadline=wall + timedelta(seconds=waiting.due - now),
             )
             for waiting in self._waiting.get(conn_id, {}).values()
         ]
@@ -292,7 +296,6 @@ class Deliveries:
             waiting.deadline = None
         match action:
             case WaitUntil(when):
-                waiting.until = when
                 waiting.deadline = self._deadlines.at(when, lambda: self._due(waiting))
             case Send():
                 self._send(waiting)
@@ -302,6 +305,10 @@ class Deliveries:
     def _due(self, waiting: _Waiting) -> None:
         waiting.deadline = None
         backing_off = waiting.delivery.state is State.BACKING_OFF
+        if not backing_off:
+            waiting.conn.link.look()  # an answer that has come counts, though nobody has read it
+            if waiting.delivery.is_settled:
+                return
         self._tell(waiting, Event.DUE if backing_off else Event.EXPIRED)
 
     def _settle(self, waiting: _Waiting, delivered: bool, reason: FailureReason | None) -> None:

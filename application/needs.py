@@ -14,6 +14,7 @@ from eyewall.application.ports import (
     Outbound,
     Validator,
 )
+from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.domain.identity import NodeId
 from eyewall.domain.report import DROP
@@ -41,7 +42,7 @@ class NodeConfig:
     """How long a cut is hidden from the others."""
     offline_default: str = DROP
     """What becomes of a message to a user that nobody answers, where its options don't say."""
-    heartbeat: float = 30.0
+    heartbeat: float = 25.0
     version: str = ""
 
 
@@ -61,3 +62,5 @@ class Ports:
     authenticator: Authenticator | None = None
     access_controller: AccessController | None = None
     validator: Validator | None = None
+    stalls: Stalls | None = None
+    """What the sockets watch the loop with; None: nobody does, and time is never lost."""

@@ -73,6 +73,10 @@ class Link(Protocol):
     def last_seen(self) -> float:
         """When anything last came, on the clock's ``now``."""
 
+    def look(self) -> None:
+        """Read what has come by now, and hand it on: before the peer is judged by what has
+        not. Not to be called from within ``Intake``."""
+
     def send(self, frame: Frame) -> Offer:
         """Queue one message; the outcome says whether it will be written."""
 

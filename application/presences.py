@@ -11,6 +11,7 @@ from eyewall.application.doubts import Doubts
 from eyewall.application.fanout import FanOut
 from eyewall.application.logs import told
 from eyewall.application.ports import Clock, Logger, Timer
+from eyewall.application.stalls import CHANCE, Stalls
 from eyewall.application.stores import StateStore
 from eyewall.application.tasks import Tasks
 from eyewall.domain.duration import Seconds, seconds
@@ -35,6 +36,7 @@ class Presences:
         connections: Connections,
         fanout: FanOut,
         clock: Clock,
+        stalls: Stalls,
         logger: Logger,
         grace: float = 0.0,
         doubts: Doubts | None = None,
@@ -46,9 +48,11 @@ class Presences:
         self._fanout = fanout
         self._logger = logger
         self._clock = clock
+        self._stalls = stalls
         self._grace = grace
         self._typing = Typing()
         self._timer: Timer | None = None
+        self._waited = False  # for what has come during a stall
         self._tasks = Tasks(logger)
 
     async def appear(self, conn: Connection) -> None:
@@ -129,12 +133,19 @@ class Presences:
     def _look(self) -> None:
         """Tell of those whose time has run out."""
         self._timer = None
+        # Who types on may have said so while the loop stood still: that is read first.
+        self._waited = not self._waited and self._stalls.is_recent
+        if self._waited:
+            self._timer = self._clock.call_later(CHANCE, self._look)
+            return
         for user_id, room_id in self._typing.due(self._clock.wall()):
             self._tasks.spawn(self._ran_out(user_id, room_id))
         self._arm()
 
     def _arm(self) -> None:
         """Have one timer for whoever's time runs out first."""
+        if self._waited:
+            return  # it looks again, and arms, when what has come was read
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -168,5 +179,6 @@ class Presences:
     async def close(self) -> None:
         """End the timer and what is under way."""
         self._typing.clear_all()
+        self._waited = False
         self._arm()
         await self._tasks.close()

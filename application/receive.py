@@ -30,7 +30,7 @@ from eyewall.application.replies import Replies, ReservedKey
 from eyewall.application.routes import Route, Router
 from eyewall.application.stats import Stats
 from eyewall.application.tasks import is_end
-from eyewall.domain.envelope import SYSTEM, Envelope
+from eyewall.domain.envelope import REFRESH, SYSTEM, Envelope
 from eyewall.domain.errors import (
     ConnectionClosed,
     HandlerNotFound,
@@ -38,6 +38,7 @@ from eyewall.domain.errors import (
     Overloaded,
     Refused,
     ShuttingDown,
+    Unauthorized,
     Unavailable,
     UnsupportedData,
 )
@@ -324,6 +325,8 @@ class Receiver:
         try:
             if self._replies.was_answered(conn, message):
                 return
+            if conn.lapsed and message.topic != REFRESH:
+                raise Unauthorized("the token has run out")
             if (waits := self._admit(conn, message)) is not None:
                 await waits
                 if _is_void(conn, message):

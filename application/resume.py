@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from eyewall.application.connections import Connection
+from eyewall.application.deadlines import Deadlines
 from eyewall.application.ports import Clock
 from eyewall.application.rooms import Rooms, TooManyRooms
 from eyewall.application.send import TAKEN, Sender
 from eyewall.application.sessions import Sessions
+from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore
 from eyewall.application.streams import Streams
 from eyewall.domain.errors import Forbidden, Refused, Unavailable, code_of
@@ -82,6 +84,7 @@ class Resumer:
         history: HistoryStore,
         sender: Sender,
         clock: Clock,
+        stalls: Stalls,
         free: bool,
     ) -> None:
         self._rooms = rooms
@@ -92,6 +95,7 @@ class Resumer:
         self._clock = clock
         self._free = free
         """Whether clients may join rooms by themselves."""
+        self._deadlines = Deadlines(clock, stalls)
         self._slow: dict[Connection, asyncio.Event] = {}
 
     async def resume(
@@ -251,11 +255,11 @@ class Resumer:
         if len(self._slow) >= MAX_SLOW:
             return False
         read = self._slow[conn] = asyncio.Event()
-        timer = self._clock.call_later(PATIENCE, read.set)
+        deadline = self._deadlines.at(self._clock.now() + PATIENCE, read.set)
         try:
             await read.wait()
         finally:
-            timer.cancel()
+            deadline.cancel()
             del self._slow[conn]
         return conn.is_open and not conn.link.crowded
 

@@ -32,6 +32,7 @@ from eyewall.application.locate import node_of
 from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Logger
+from eyewall.application.stalls import Stalls
 from eyewall.application.stores import StateStore
 from eyewall.application.tasks import briefly
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
@@ -77,6 +78,7 @@ class Sessions:
         state: StateStore,
         connections: Connections,
         clock: Clock,
+        stalls: Stalls,
         logger: Logger,
         ttl: float,
     ) -> None:
@@ -88,7 +90,8 @@ class Sessions:
         self._logger = logger
         self._ttl = ttl
         self._kept = KeptSessions()
-        self._deadlines = Deadlines(clock)
+        self._deadlines = Deadlines(clock, stalls)
+        stalls.on_stall(self._kept.postpone)  # nobody could come back
         self._next: Deadline | None = None
         self._arriving: dict[SessionName, set[asyncio.Event]] = {}
         """The sessions that are being joined with an earlier one, and who waits for them."""

@@ -45,6 +45,9 @@ SYSTEM = "system:"
 ROOM = "room:"
 """What a room sends bears the topic ``room:<room>``."""
 
+REFRESH = "system:refresh"
+"""Shows a new token."""
+
 ERROR_TOPIC = "system:error"
 """The topic of an error about a message whose own topic could not be read."""
 

@@ -133,6 +133,13 @@ class KeptSessions:
         for name in list(self._due(now)):
             self.drop(name)
 
+    def postpone(self, seconds: float) -> None:
+        """Keep all of them for so much longer."""
+        self._kept = {
+            name: (until + seconds, size, session)
+            for name, (until, size, session) in self._kept.items()
+        }
+
     def next_due(self) -> float | None:
         """When ``expire`` has something to do next; None if nothing is kept."""
         first = next(iter(self._kept.values()), None)

@@ -35,6 +35,7 @@ from eyewall.application.ports import (
     Outbound,
     Validator,
 )
+from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
@@ -130,6 +131,7 @@ def assemble(options: Options) -> tuple[Node, Front]:
     _check_adapters(options)
     logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
+    stalls = Stalls(clock)
     codec = JsonCodec()
     sockets = Sockets(
         codecs=[codec, MsgpackCodec()],
@@ -144,19 +146,28 @@ def assemble(options: Options) -> tuple[Node, Front]:
         allowed_hosts=options.allowed_hosts,
         compression=_compression(options.compression),
         batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
+        stalls=stalls,
     )
-    node = build_node(options, sockets.outbound, clock=clock, codec=codec, logger=logger)
+    node = build_node(
+        options, sockets.outbound, clock=clock, codec=codec, logger=logger, stalls=stalls
+    )
     sockets.intake = node.intake
     sockets.refusals.count = node.stats.refused
     return node, sockets
 
 
 def build_node(
-    options: Options, outbound: Outbound, *, clock: Clock, codec: Codec, logger: Logger
+    options: Options,
+    outbound: Outbound,
+    *,
+    clock: Clock,
+    codec: Codec,
+    logger: Logger,
+    stalls: Stalls | None = None,
 ) -> Node:
     """Build the node that ``options`` describe, before sockets of any kind.
 
-    Raises ``ValueError`` for a wrong option.
+    ``stalls`` watches the loop; None: nothing does. Raises ``ValueError`` for a wrong option.
     """
     _check_adapters(options)
     ports = Ports(
@@ -166,15 +177,21 @@ def build_node(
         logger=logger,
         # Not "or": an adapter may have a length, and be empty.
         pubsub=MemoryPubSub() if options.pubsub is None else options.pubsub,
-        state=MemoryState() if options.state is None else options.state,
+        state=_own_state(stalls) if options.state is None else options.state,
         history=MemoryHistory() if options.history is None else options.history,
         offline=options.offline,
         metrics=options.metrics,
         authenticator=options.authenticator,  # type: ignore[arg-type]
         access_controller=options.access_controller,
         validator=options.validator,  # type: ignore[arg-type]
+        stalls=stalls,
     )
     return Node(_config(options), ports)
+
+
+def _own_state(stalls: Stalls | None) -> MemoryState:
+    """A state that no other node has: while the loop stands still no lease runs out."""
+    return MemoryState() if stalls is None else MemoryState(clock=stalls.awake)
 
 
 def _check_adapters(options: Options) -> None:

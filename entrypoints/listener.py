@@ -24,6 +24,7 @@ from eyewall.adapters.web.http_server import LimitedServer, http_server
 from eyewall.adapters.web.origin import Hosts
 from eyewall.adapters.web.refusals import Refusals
 from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.application.stalls import Stalls
 from eyewall.domain.handshake import RefusalReason
 from eyewall.settings import Settings
 
@@ -101,11 +102,12 @@ class Listener:
         hosts: Hosts | None = None,
         refusals: Refusals | None = None,
         paused: Callable[[OSError], None] | None = None,
+        stalls: Stalls | None = None,
     ) -> None:
         """Let requests in; ``rules`` are Tornado's.
 
         Only for ``hosts``, if these are given; ``refusals`` hears of each handshake that is
-        refused, and ``paused`` of each pause in accepting.
+        refused, and ``paused`` of each pause in accepting. ``stalls`` watches the loop.
         """
         foreign: list[Any] = []
         if hosts is not None:
@@ -117,6 +119,7 @@ class Listener:
             handshake_timeout=handshake_timeout,
             refusals=refusals,
             paused=paused,
+            stalls=stalls,
         )
         self._http.add_sockets(self._sockets)
 

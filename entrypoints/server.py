@@ -293,6 +293,7 @@ class Server(Registry):
                 hosts=self._sockets.hosts,
                 refusals=self._sockets.refusals,
                 paused=Shortage(self._node.stats, self._logger, self._clock).paused,
+                stalls=self._node.stalls,
             )
             self._logger.info(
                 "listening",

@@ -44,6 +44,7 @@ from eyewall.adapters.web.upgrade import (
 from eyewall.adapters.web.wire import SocketWire, TextWire
 from eyewall.application.logs import shown
 from eyewall.application.ports import Codec, Reservation
+from eyewall.application.stalls import CHANCE
 from eyewall.application.tasks import is_end
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import (
@@ -271,7 +272,12 @@ class SocketHandler(DiscreetHandler):
             _drop(decision)
             raise busy(1.0)
         deadline = deadline_of(self.request) or door.node.loop.time() + door.timeout
-        limit = asyncio.timeout_at(deadline)
+        loop, node = door.node.loop, door.node
+        limit = asyncio.timeout(None)
+        # Not the limit's own timer: that would ring before what was waited for is read.
+        left = deadline - loop.time()
+        until = node.clock.now() + (max(left, CHANCE) if node.stalls.is_recent else left)
+        bell = node.deadlines.at(until, lambda: limit.reschedule(loop.time()))
         door.deciding[limit] = self
         try:
             async with limit:
@@ -281,6 +287,7 @@ class SocketHandler(DiscreetHandler):
                 raise (_Over if self._finished else _TooLate) from None
             raise
         finally:
+            bell.cancel()
             del door.deciding[limit]
         if self._finished:  # turned away, and the decision would not be ended
             raise _Over

@@ -14,6 +14,8 @@ Rules of this file:
    one timer watches the first of each.
 4. What is refused or cut before a handler has it leaves a trace, as what handlers refuse.
 5. At the end a request that is half read is told so, in HTTP.
+6. Time in which the loop stood still does not count, and what has come by then is read
+   before anything is cut (``application.stalls``).
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from tornado.iostream import UnsatisfiableReadError
 from eyewall.adapters.web.accept import Accepting
 from eyewall.adapters.web.refusals import Refusals
 from eyewall.adapters.web.target import usual
+from eyewall.application.stalls import CHANCE, Stalls
 from eyewall.domain.handshake import RefusalReason
 
 MAX_HEADER_SIZE: Final = 16 * 1024
@@ -109,7 +112,7 @@ class _Reading(HTTP1Connection):
 class _Unread(HTTPMessageDelegate):
     """A request that is on its way, or a connection that waits for one."""
 
-    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "refused")
+    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "refused", "spared")
 
     def __init__(
         self,
@@ -122,6 +125,8 @@ class _Unread(HTTPMessageDelegate):
         self._connection = connection
         self._inner = inner
         self.deadline = deadline
+        self.spared = False
+        """Whether it has had its ``CHANCE`` after a stall."""
         self.headers: HTTPHeaders | None = None
         self.refused = False
         """Whether it was answered before it was read: nobody else is to answer it."""
@@ -158,7 +163,8 @@ class _Unread(HTTPMessageDelegate):
 class LimitedServer(HTTPServer):
     """A server whose requests have to come in time.
 
-    ``refusals`` hears of those that get no handler, ``paused`` of each pause in accepting.
+    ``refusals`` hears of those that get no handler, ``paused`` of each pause in accepting;
+    ``stalls`` watches the loop.
     """
 
     def initialize(  # type: ignore[override]
@@ -168,6 +174,7 @@ class LimitedServer(HTTPServer):
         request_timeout: float,
         refusals: Refusals | None = None,
         paused: Callable[[OSError], None] | None = None,
+        stalls: Stalls | None = None,
         **options: Any,
     ) -> None:
         super().initialize(app, **options)
@@ -180,6 +187,9 @@ class LimitedServer(HTTPServer):
         self._idle: dict[HTTP1ServerConnection, _Unread] = {}
         """Those that have had an answer, and of whose next request nothing has come yet."""
         self._timer: asyncio.TimerHandle | None = None
+        self._stalls = stalls
+        if stalls is not None:
+            stalls.on_stall(self._stood_still)
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for sock in sockets:
@@ -262,6 +272,8 @@ class LimitedServer(HTTPServer):
     async def close_all_connections(self) -> None:
         """End the requests that are under way, and wait for them."""
         await super().close_all_connections()
+        if self._stalls is not None:
+            self._stalls.forget(self._stood_still)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -279,6 +291,8 @@ class LimitedServer(HTTPServer):
     def _look(self) -> None:
         """Cut those whose time has run out."""
         self._timer = None
+        if self._stalls is not None:
+            self._stalls.look()  # what this postpones is not cut
         now = asyncio.get_running_loop().time()
         for server_conn in [conn for conn in self._idle if _has_bytes(conn)]:
             self.has_begun(server_conn)
@@ -291,6 +305,16 @@ class LimitedServer(HTTPServer):
                 break
             self._let_go(server_conn)
         self._arm()
+
+    def _stood_still(self, seconds: float) -> None:
+        """Give everybody the time back, and once a moment to be read at least."""
+        soon = asyncio.get_running_loop().time() + min(CHANCE, self._request_timeout)
+        for server_conn, unread in [*self._unread.items(), *self._idle.items()]:
+            unread.deadline += seconds
+            if unread.deadline < soon and not unread.spared:
+                unread.spared = True
+                unread.deadline = soon
+            setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
 
     def _make_room(self) -> None:
         if self._idle:
@@ -349,6 +373,7 @@ def http_server(
     handshake_timeout: float = 10.0,
     refusals: Refusals | None = None,
     paused: Callable[[OSError], None] | None = None,
+    stalls: Stalls | None = None,
 ) -> LimitedServer:
     """Return a server whose limits suit handshakes."""
     return LimitedServer(
@@ -356,6 +381,7 @@ def http_server(
         request_timeout=handshake_timeout,
         refusals=refusals,
         paused=paused,
+        stalls=stalls,
         ssl_options=ssl,
         max_header_size=MAX_HEADER_SIZE,
         max_body_size=MAX_BODY_SIZE,

@@ -55,7 +55,10 @@ CHUNK: Final = 64 * 1024
 CONTROLS_PER_SECOND: Final = 100
 CONTROLS_AT_ONCE: Final = 200
 """Pings and pongs that a peer may send. Nobody needs more than one in some seconds; the ones
-that a proxy held back come all at once."""
+that a proxy held back come all at once. Those that have come during a stall do not count."""
+
+LOOKS: Final = 16
+"""Reads, of a ``CHUNK`` each, before a peer is judged by what has not come."""
 
 LINGER: Final = 5.0
 """Seconds that a peer has for its close frame and the end of its side once our close frame
@@ -80,6 +83,8 @@ class SocketLink(Outgoing):
         "_parser",
         "_reading",
         "_search",
+        "answer_due",
+        "asked",
         "codec",
         "due",
         "last_seen",
@@ -93,6 +98,8 @@ class SocketLink(Outgoing):
         self.owner: Any = None
         self.last_seen = node.clock.now()
         self.due = 0
+        self.asked = 0.0
+        self.answer_due = 0.0
         self._parser: Parser | None = None
         self._reading = False
         self._begun = 0.0  # when what the parser holds began to come
@@ -184,7 +191,10 @@ class SocketLink(Outgoing):
             return
         now = self.node.now
         self._controls = max(self._controls, now) + 1 / CONTROLS_PER_SECOND
-        if self._controls - now > CONTROLS_AT_ONCE / CONTROLS_PER_SECOND:
+        most = CONTROLS_AT_ONCE / CONTROLS_PER_SECOND
+        if self._controls - now > most and self.node.stalls.is_recent:
+            self._controls = now + most
+        if self._controls - now > most:
             text = "too many control frames"
             self._decide(
                 DisconnectReason.POLICY_VIOLATION,
@@ -236,9 +246,36 @@ class SocketLink(Outgoing):
             return math.inf
         return self._begun + self.node.message_time
 
+    def look(self) -> None:
+        node = self.node
+        for _ in range(LOOKS):
+            if not self.listening or node.flush.full:
+                break
+            before, node.now = self.last_seen, node.clock.now()
+            try:
+                if self._parser is not None and self._parser.more:
+                    self.on_turn()
+                else:
+                    self.on_readable()
+                    if self.last_seen == before:
+                        break
+            except Exception as error:  # noqa: BLE001  (one link never stops the others)
+                self.on_error(error)
+
+    def stood_still(self, seconds: float) -> None:
+        """Nothing was read or written for so long."""
+        self.answer_due += seconds
+        self._deadline += seconds
+        if self.wants_read:
+            self._begun += seconds
+        if self._backlog is not None:
+            self._backlog.since += seconds
+
     def ping(self) -> bool:
         if self._backlog is None:
             self._write_urgently(PING_FRAME)
+            if self._backlog is None:
+                self.asked = self.node.clock.now()
         return self.state != GONE
 
     def fall_silent(self) -> None:
@@ -251,16 +288,29 @@ class SocketLink(Outgoing):
     def check(self, now: float) -> bool:
         if self.state != OPEN:
             if now >= self._deadline:
-                self.abort()
+                self._try_again()
+                if self.state != GONE and now >= self._deadline:
+                    self.abort()
             return self.state != GONE
         if self._backlog is None:
             return False
-        if now - self._backlog.since >= self.node.heartbeat.write_wait:
-            wait = self.node.heartbeat.write_wait
+        wait = self.node.heartbeat.write_wait
+        if now - self._backlog.since >= wait:
+            self._try_again()
+        if self._backlog is not None and now - self._backlog.since >= wait:
             self._decide(
                 DisconnectReason.SLOW_CONSUMER, TimeoutError(f"nothing was taken for {wait:g} s")
             )
         return True
+
+    def _try_again(self) -> None:
+        """Write and read what can be: nobody may have come to it in time."""
+        try:
+            self.on_writable()
+            if self.state != GONE and self.wants_read:
+                self.on_readable()
+        except Exception as error:  # noqa: BLE001  (one link never stops the others)
+            self.on_error(error)
 
     # --- the end
 

@@ -10,7 +10,9 @@ from eyewall.adapters.web.flush import Flush
 from eyewall.adapters.web.heartbeat import Heartbeat
 from eyewall.adapters.web.parser import Inflate, Parser
 from eyewall.adapters.web.poller import Poller, Source, best_source
+from eyewall.application.deadlines import Deadlines
 from eyewall.application.ports import Clock, Intake, Logger
+from eyewall.application.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.pool import Pool
@@ -49,15 +51,19 @@ class Node:
         source: Source | None = None,
         inflate: Inflate | None = None,
         max_queued: int | None = None,
+        stalls: Stalls | None = None,
     ) -> None:
         self.clock = clock
+        self.stalls = stalls or Stalls(clock)
+        self.stalls.on_stall(self._stood_still)
+        self.deadlines = Deadlines(clock, self.stalls)
         self.logger = logger
         self.queue = queue
         self.pool = Pool(max(MAX_QUEUED, 2 * queue.max_bytes) if max_queued is None else max_queued)
         """What the queues of all links hold."""
         self.max_message_size = max_message_size
         self.flush = Flush()
-        self.heartbeat = Heartbeat(clock, heartbeat)
+        self.heartbeat = Heartbeat(clock, heartbeat, self.stalls)
         self.message_time = float(heartbeat.pong_timeout) + max_message_size / SLOWEST  # type: ignore[arg-type]
         """Seconds that a message may take to come. The ``pong_timeout`` in it lets who has
         merely lost the network be found silent first: 4408 tells it to come back."""
@@ -89,6 +95,7 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self._empty = asyncio.Event()
         self.now = self.clock.now()
+        self.stalls.start()
         self.flush.start()
         self.poller.start()
         self.heartbeat.start()
@@ -103,6 +110,8 @@ class Node:
             self._relief = None
         self.poller.stop()
         self.heartbeat.stop()
+        self.deadlines.close()
+        self.stalls.stop()
 
     async def empty(self) -> None:
         """Return when the last link is gone."""
@@ -144,6 +153,13 @@ class Node:
             else:
                 heapq.heappop(held)
 
+    def _stood_still(self, seconds: float) -> None:
+        """Time in which nothing was read or written counts for nobody."""
+        for link in self.links:
+            link.stood_still(seconds)
+
     def _before_batch(self) -> None:
         self.now = self.clock.now()
+        if self.now > self.stalls.bound:
+            self.stalls.look()  # what is read next may have waited for long
         self.flush.hold()

@@ -62,6 +62,8 @@ class Outgoing(ABC):
     owner: Any
     last_seen: float
     due: int
+    asked: float
+    answer_due: float
 
     @abstractmethod
     def close(self, reason: DisconnectReason) -> None:
@@ -71,6 +73,10 @@ class Outgoing(ABC):
     @abstractmethod
     def listening(self) -> bool:
         """Whether the peer is being read."""
+
+    @abstractmethod
+    def look(self) -> None:
+        """Read what has come by now."""
 
     @abstractmethod
     def ping(self) -> bool:

@@ -17,6 +17,7 @@ from eyewall.adapters.web.proxies import TrustedProxies
 from eyewall.adapters.web.refusals import Refusals
 from eyewall.application.logs import guarded
 from eyewall.application.ports import Clock, Codec, Intake, Logger
+from eyewall.application.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
 
@@ -48,6 +49,7 @@ class Sockets:
         compression: CompressionConfig | None = None,
         max_queued: int | None = None,
         allowed_hosts: Sequence[str] | None = None,
+        stalls: Stalls | None = None,
     ) -> None:
         logger = guarded(logger)
         inflater = compression and Inflater(max_message_size, compression.max_ratio)
@@ -61,6 +63,7 @@ class Sockets:
             source=source,
             inflate=inflater.inflate if inflater else None,
             max_queued=max_queued,
+            stalls=stalls,
         )
         proxies = TrustedProxies(trusted_proxies)
         self._door = Door.of(

@@ -68,6 +68,9 @@ class FakeLink:
 
     # --- our side
 
+    def look(self) -> None:
+        """What the peer says is heard at once: there is never anything to read."""
+
     def send(self, frame: Frame) -> Offer:
         if self.closed is not None or self.gone:
             return Offer.CLOSED

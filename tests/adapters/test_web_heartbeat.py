@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import pairwise
 
 from eyewall.adapters.web.heartbeat import Heartbeat
+from eyewall.application.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
 from tests.adapters.web_support import Clock
 
@@ -22,6 +23,10 @@ class Pulse:
         self.listening = listening
         self.last_seen = clock.now()
         self.due = 0
+        self.asked = 0.0
+        self.answer_due = 0.0
+        self.unread = False
+        """Whether its answer has come, and waits in the socket."""
         self.pings: list[float] = []
         self.silent: list[float] = []
         self.message_due = math.inf
@@ -30,8 +35,13 @@ class Pulse:
         self.deadline: float | None = None
         self.alive = True
 
+    def look(self):
+        if self.unread:
+            self.unread, self.last_seen = False, self.clock.now()
+
     def ping(self):
         self.pings.append(self.clock.now())
+        self.asked = self.clock.now()
         if self.answers:
             self.last_seen = self.clock.now()
         return self.alive
@@ -49,7 +59,7 @@ class Pulse:
 
 def started(config=TIMES):
     clock = Clock(by_hand=True)
-    heartbeat = Heartbeat(clock, config)
+    heartbeat = Heartbeat(clock, config, Stalls(clock))
     heartbeat.start()
     return clock, heartbeat
 

@@ -119,7 +119,7 @@ async def test_the_welcome_says_what_a_client_needs(node):
         "user_id": "ada",
         "node_id": "n1",
         "session": ada.conn.session,
-        "heartbeat": 30.0,
+        "heartbeat": 25.0,
         "max_message_size": 1 << 20,
         "server": "eyewall/",
     }

@@ -24,7 +24,14 @@ def test_limits_on_connections_are_off_unless_set():
 def test_who_watches_and_who_judges_may_be_left_out():
     optional = {f.name for f in fields(Ports) if f.default is None}
 
-    assert optional == {"offline", "metrics", "authenticator", "access_controller", "validator"}
+    assert optional == {
+        "offline",
+        "metrics",
+        "authenticator",
+        "access_controller",
+        "validator",
+        "stalls",
+    }
 
 
 def test_nobody_changes_what_a_node_was_told():

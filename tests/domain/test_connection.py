@@ -81,7 +81,7 @@ def test_the_code_tells_the_client_whether_to_come_back(reason, comes_back):
 def test_the_heartbeat_has_the_documented_defaults():
     config = HeartbeatConfig()
 
-    assert (config.interval, config.pong_timeout, config.write_wait) == (30.0, 60.0, 10.0)
+    assert (config.interval, config.pong_timeout, config.write_wait) == (25.0, 60.0, 10.0)
 
 
 def test_the_heartbeat_takes_timedeltas():

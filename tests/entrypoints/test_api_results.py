@@ -77,7 +77,7 @@ DEFAULTS = {
         "max_bytes": 8 * 1024 * 1024,
         "drop_policy": DropPolicy.DROP_NEWEST,
     },
-    HeartbeatConfig: {"interval": 30.0, "pong_timeout": 60.0, "write_wait": 10.0},
+    HeartbeatConfig: {"interval": 25.0, "pong_timeout": 60.0, "write_wait": 10.0},
     RoomOptions: {
         "policy": RoomPolicy.PUBLIC,
         "capacity": None,
