@@ -60,6 +60,8 @@ OPTIONS |= {
 
 node.MAX_QUEUED = LIKE.get("max_queued", node.MAX_QUEUED)
 
+COUNTED = ("connections", "users", "rooms", "drops", "loop_stalls")
+
 gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 failures: Counter[str] = Counter()
 
@@ -174,6 +176,10 @@ def add_handlers(server: Server) -> None:
         note("working", ctx.conn.id)
         time.sleep(1000)
 
+    @server.on("work:freeze")
+    async def freeze(_ctx: Any, msg: Any) -> None:
+        time.sleep(msg.data["seconds"])  # on purpose: the loop stands still
+
     @server.on("relay")
     async def relay(_ctx: Any, msg: Any) -> None:
         kind, _, name = msg.data["to"].partition(":")
@@ -270,7 +276,7 @@ class Asked:
     async def stats(self) -> dict[str, Any]:
         stats = server.hub.stats()
         return {
-            **{name: getattr(stats, name) for name in ("connections", "users", "rooms", "drops")},
+            **{name: getattr(stats, name) for name in COUNTED},
             "reported": dict(failures),
         }
 
