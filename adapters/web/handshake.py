@@ -277,7 +277,7 @@ class SocketHandler(DiscreetHandler):
         # Not the limit's own timer: that would ring before what was waited for is read.
         left = deadline - loop.time()
         until = node.clock.now() + (max(left, CHANCE) if node.stalls.is_recent else left)
-        bell = node.deadlines.at(until, lambda: limit.reschedule(loop.time()))
+        bell = node.deadlines.at(until, lambda: _expire(limit, loop.time()))
         door.deciding[limit] = self
         try:
             async with limit:
@@ -389,6 +389,11 @@ def _failure(error: BaseException, reason: RefusalReason) -> Refusal:
     if is_end(error):
         raise error
     return Refusal(reason, 500, "internal error")
+
+
+def _expire(limit: asyncio.Timeout, now: float) -> None:
+    if not limit.expired():  # nor is it about to
+        limit.reschedule(now)
 
 
 def _drop(decision: Awaitable[Any]) -> None:
