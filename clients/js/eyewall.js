@@ -203,6 +203,20 @@ function later(seconds, callback) {
   return setTimeout(callback, Math.min(LONGEST_TIMER, seconds * 1000));
 }
 
+/**
+ * Call back after some seconds, and not before what came while this machine stood still is read.
+ *
+ * @param {(timer: any) => void} keep is given each timer, so that it can be cleared
+ */
+function patiently(seconds, keep, callback) {
+  const due = Date.now() + seconds * 1000;
+  const rang = () => {
+    if (Date.now() - due <= LATE * 1000) callback();
+    else keep(later(GRACE, callback));
+  };
+  keep(later(seconds, rang));
+}
+
 function envelope(topic, data, { event, headers, namespace, version }) {
   return { topic, event, headers, namespace, version, data };
 }
@@ -569,7 +583,8 @@ export class Client {
     const abort = () => this.#reject(request, signal.reason);
     signal?.addEventListener("abort", abort);
     const late = () => this.#reject(request, noAnswer(topic));
-    const timer = timeout < Infinity ? later(timeout, late) : 0;
+    let timer = 0;
+    if (timeout < Infinity) patiently(timeout, (kept) => (timer = kept), late);
     return answer.finally(() => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
@@ -721,11 +736,7 @@ export class Client {
 
   /** Look after the time for a sign of life, and not before all that has come is read. */
   #inTime(link, name, look) {
-    const due = Date.now() + HANDSHAKE * 1000;
-    link.timers[name] = later(HANDSHAKE, () => {
-      if (Date.now() - due <= LATE * 1000) look();
-      else link.timers[name] = later(GRACE, look);
-    });
+    patiently(HANDSHAKE, (timer) => (link.timers[name] = timer), look);
   }
 
   async #welcome(link, welcome) {

@@ -3,7 +3,9 @@
 Rules of this file:
 
 1. Reading never waits for anybody: each frame is handed on at once.
-2. One task writes. What belongs to this connection (acks, its own requests) goes first;
+2. A connection is given up for its silence only after so much time in which this side could
+   hear: one that stood still (a laptop that was closed) reads first.
+3. One task writes. What belongs to this connection (acks, its own requests) goes first;
    the application's messages follow when they may.
 3. Whatever keeps a connection from being made is an ``Ending``, and its text shows no
    secret.
@@ -37,6 +39,9 @@ GOODBYE: Final = 5.0
 """Seconds for a close: what waits is written, and the server answers."""
 
 CUT: Final = 1006
+
+STEPS: Final = 10
+"""Parts in which a pong is waited for."""
 TOO_BIG: Final = 1009
 
 _LOGIN: Final = "authorization"
@@ -53,8 +58,11 @@ class Ended(Exception):
 class Link:
     """A connection that has been welcomed."""
 
-    def __init__(self, socket: ClientConnection, welcome: Mapping[str, Any]) -> None:
+    def __init__(
+        self, socket: ClientConnection, welcome: Mapping[str, Any], heartbeat: float
+    ) -> None:
         self.welcome = welcome
+        self._heartbeat = heartbeat
         self.reconnect_in: float | None = None
         """What ``system:draining`` asked for."""
         self._socket = socket
@@ -110,6 +118,7 @@ class Link:
     async def run(self, received: Callable[[str], None]) -> Ending:
         """Read and write until the connection ends; return how."""
         writer = asyncio.create_task(self._write(), name="eyewall client writer")
+        keeper = asyncio.create_task(self._keep_alive(), name="eyewall client heartbeat")
         try:
             while True:
                 frame = await self._socket.recv()
@@ -120,11 +129,36 @@ class Link:
             if self._outbox is not None:
                 self._outbox.wakes(None)
             self._idle.set()
-            writer.cancel()
-            await asyncio.wait([writer])
-            if not writer.cancelled():
-                writer.exception()  # the reader has seen the same
+            for task in (writer, keeper):
+                task.cancel()
+            await asyncio.wait([writer, keeper])
+            for task in (writer, keeper):
+                if not task.cancelled():
+                    task.exception()  # the reader has seen the same
             _cut(self._socket)
+
+    # --- signs of life
+
+    async def _keep_alive(self) -> None:
+        """Ping, and cut a connection that does not answer."""
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            asked = asyncio.create_task(self._ping(), name="eyewall client ping")
+            try:
+                # However late a step ends, it is one: what has come is read before the next.
+                for _ in range(STEPS):
+                    await asyncio.wait([asked], timeout=self._heartbeat / STEPS)
+                    if asked.done():
+                        break
+                else:
+                    _cut(self._socket)
+                    return
+                await asked
+            finally:
+                asked.cancel()
+
+    async def _ping(self) -> None:
+        await (await self._socket.ping())
 
     # --- the end
 
@@ -177,15 +211,14 @@ async def dial(address: Address, token: str | None) -> Link:
                 subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
                 additional_headers=headers,
                 open_timeout=None,
-                ping_interval=address.heartbeat,
-                ping_timeout=address.heartbeat,
+                ping_interval=None,  # ``Link`` does it, with more patience
                 close_timeout=min(GOODBYE, address.heartbeat),
                 max_size=address.max_message_size,
                 create_connection=_Socket,
                 logger=_LOGGER,
                 **secured,
             )
-            link = Link(socket, await _welcome(socket))
+            link = Link(socket, await _welcome(socket), address.heartbeat)
             socket = None  # it is the link's now
             return link
     except Ended:

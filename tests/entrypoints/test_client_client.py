@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -34,7 +35,7 @@ from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.client import Client, State
 from tests.entrypoints.client_support import client, talking
 from tests.entrypoints.house import commanded, plain
-from tests.entrypoints.wire import WITHIN, eventually, running, soon
+from tests.entrypoints.wire import UNIT, WITHIN, eventually, running, soon
 
 
 @pytest.fixture
@@ -254,6 +255,21 @@ async def test_no_answer_is_an_ack_timeout(server, ada):
     server.handle("hangs", hangs)
     with pytest.raises(AckTimeout):
         await ada.request("hangs", timeout=0.05)
+
+
+async def test_an_answer_that_came_while_this_side_stood_still_counts(server, ada):
+    asked = asyncio.Event()
+
+    async def answers(ctx, msg):
+        asked.set()
+        return {"n": 1}
+
+    server.handle("answers", answers)
+    waiting = asyncio.create_task(ada.request("answers", timeout=0.5 * UNIT))
+    await asked.wait()
+    time.sleep(0.8 * UNIT)  # on purpose: nothing else runs
+
+    assert (await waiting)["n"] == 1
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "5", float("nan")])

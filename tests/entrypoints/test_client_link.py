@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import time
 
 import pytest
 
@@ -255,6 +256,19 @@ async def test_a_line_that_went_dead_is_noticed_by_its_pings():
             assert (await soon(reading)).comes_back
 
 
+async def test_a_link_that_stood_still_reads_before_it_is_given_up():
+    """The pongs have come, each time, when the time for them is over."""
+    async with linked(heartbeat=0.1 * UNIT) as (_, came, reading, line):
+        for _ in range(6):
+            time.sleep(0.25 * UNIT)  # on purpose: nothing else runs
+            await asyncio.sleep(0)
+        assert not reading.done()
+        await line.send("news", 1)
+        await eventually(lambda: came)
+
+        assert not reading.done()
+
+
 async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):
     monkeypatch.setattr("eyewall.client.link.GOODBYE", 10 * WITHIN)
     async with scripted() as script:
@@ -275,4 +289,4 @@ async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):
 
 
 def test_a_welcome_without_a_session_has_none():
-    assert Link(None, {"session": 5}).session is None  # type: ignore[arg-type]
+    assert Link(None, {"session": 5}, 20.0).session is None  # type: ignore[arg-type]

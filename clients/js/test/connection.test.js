@@ -5,7 +5,7 @@ import { mock, test } from "node:test";
 
 import { connect } from "../eyewall.js";
 import { pass, settled } from "./scripted.js";
-import { connected, cut, newClient, scene } from "./support.js";
+import { connected, cut, newClient, scene, standStill } from "./support.js";
 
 function states(client) {
   const seen = [];
@@ -258,6 +258,26 @@ test("a silent hub is asked for a sign of life, and given up when none comes", a
   await pass(10);
 
   assert.equal(client.state, "waiting");
+});
+
+test("a page that stood still hears what has come before it gives the hub up", async () => {
+  const { hub } = scene;
+  hub.answers["system:resume"] = null;
+  const client = await connected();
+  await pass(60);
+  assert.equal(hub.asked("system:resume").length, 1);
+
+  standStill(120);
+  await pass(1); // the timer rings, and the answer is still to be read
+  hub.send({ topic: "news" });
+  await pass(15);
+  assert.equal(client.state, "open");
+  while (hub.asked("system:resume").length < 2) await pass(1);
+  const seen = states(client);
+  standStill(120);
+  await pass(3); // nothing is to be read
+
+  assert.equal(seen[0][0], "waiting");
 });
 
 test("any answer is a sign of life, and one that talks is not asked", async () => {

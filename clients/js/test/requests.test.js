@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { pass, settled } from "./scripted.js";
-import { connected, cut, newClient, scene } from "./support.js";
+import { connected, cut, newClient, scene, standStill } from "./support.js";
 
 test("a request resolves with the ack's data", async () => {
   const { hub } = scene;
@@ -53,6 +53,23 @@ test("where ref and message_id differ, message_id counts", async () => {
   hub.send({ topic: "echo", ref: "another", event: "ack", data });
 
   assert.equal((await asked).n, 1);
+});
+
+test("an answer that came while the page stood still counts", async () => {
+  const { hub } = scene;
+  const client = await connected();
+  hub.answers.echo = null;
+  const asked = client.request("echo", null, { timeout: 3 });
+  await settled();
+
+  standStill(60);
+  await pass(1); // the timer rings first
+  hub.answer(hub.asked("echo")[0], { n: 1 });
+  assert.equal((await asked).n, 1);
+  const late = client.request("echo", null, { timeout: 3 });
+  await settled();
+  standStill(60);
+  await Promise.all([assert.rejects(late, { code: "ack_timeout" }), pass(6)]);
 });
 
 test("a request without an answer ends in time, and its late answer is of no use", async () => {

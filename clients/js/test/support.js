@@ -40,3 +40,8 @@ export async function cut() {
   scene.hub.close();
   await pass(2);
 }
+
+/** Let time go by, in seconds, in which nothing runs: the timers ring late, afterwards. */
+export function standStill(seconds) {
+  mock.timers.setTime(Date.now() + seconds * 1000);
+}
