@@ -53,6 +53,15 @@ class FakeClock:
         heapq.heappush(self._heap, (timer.when, next(self._numbers), timer))
         return timer
 
+    def stand_still(self, seconds: float) -> None:
+        """Move on without letting anything run, as when the event loop stands still; what
+        is due by then runs, late, when time passes next."""
+        self._now += seconds
+
+    def set_wall(self, at: datetime) -> None:
+        """Set the date and time, which ``now`` knows nothing of."""
+        self._at, self._start = at, self._now
+
     def pass_time(self, seconds: float) -> None:
         """Move on without letting anything but due timers run (for plain tests)."""
         for _ in self._through(seconds):

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from itertools import pairwise
 
+import pytest
+
 from eyewall.adapters.web.heartbeat import Heartbeat
 from eyewall.application.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
@@ -25,6 +27,7 @@ class Pulse:
         self.due = 0
         self.asked = 0.0
         self.answer_due = 0.0
+        self.writes = True
         self.unread = False
         """Whether its answer has come, and waits in the socket."""
         self.pings: list[float] = []
@@ -40,8 +43,9 @@ class Pulse:
             self.unread, self.last_seen = False, self.clock.now()
 
     def ping(self):
-        self.pings.append(self.clock.now())
-        self.asked = self.clock.now()
+        if self.writes:
+            self.pings.append(self.clock.now())
+            self.asked = self.clock.now()
         if self.answers:
             self.last_seen = self.clock.now()
         return self.alive
@@ -59,7 +63,9 @@ class Pulse:
 
 def started(config=TIMES):
     clock = Clock(by_hand=True)
-    heartbeat = Heartbeat(clock, config, Stalls(clock))
+    stalls = Stalls(clock)
+    stalls.start()
+    heartbeat = Heartbeat(clock, config, stalls)
     heartbeat.start()
     return clock, heartbeat
 
@@ -162,8 +168,9 @@ def test_a_link_that_was_removed_is_left_alone():
 
 def test_the_timer_has_an_end_and_can_begin_again():
     clock, heartbeat = started()
+    pending = clock.pending
     heartbeat.stop()
-    assert clock.pending == 0
+    assert clock.pending == pending - 1
     heartbeat.stop()
     heartbeat.start()
     link = Pulse(clock)
@@ -205,3 +212,97 @@ def test_a_message_is_not_overdue_while_nobody_reads_it():
     clock.advance(300)
 
     assert link.overdue == []
+
+
+# --- a loop that stands still
+
+
+def test_silence_counts_only_from_a_ping_that_was_written():
+    clock, heartbeat = started()
+    link = Pulse(clock, answers=False)
+    link.writes = False
+    heartbeat.add(link)
+    clock.advance(300)
+    assert link.silent == []
+
+    link.writes = True
+    clock.advance(65)
+    [when] = link.silent
+    assert when - link.pings[0] >= TIMES.pong_timeout - TIMES.interval
+
+
+def test_an_answer_that_waits_in_the_socket_is_read_before_the_peer_is_judged():
+    clock, heartbeat = started()
+    link = Pulse(clock, answers=False)
+    heartbeat.add(link)
+    clock.advance(45)
+    link.unread = True
+    clock.advance(40)
+    assert (link.silent, link.unread) == ([], False)
+
+    clock.advance(60)
+    assert len(link.silent) == 1
+
+
+@pytest.mark.parametrize("seconds", [45, 61, 3600])
+def test_after_a_stall_the_peer_is_asked_and_has_its_time_to_answer(seconds):
+    clock, heartbeat = started()
+    links = [Pulse(clock) for _ in range(50)]
+    gone = Pulse(clock, answers=False)
+    for link in [*links, gone]:
+        heartbeat.add(link)
+    clock.advance(14)  # nobody was asked yet
+    clock.stand_still(seconds)
+    clock.advance(0)
+    assert gone.silent == []
+    clock.advance(200)
+
+    assert not any(link.silent for link in links)
+    [when] = gone.silent
+    assert TIMES.pong_timeout - TIMES.interval <= when - gone.pings[0] <= TIMES.pong_timeout + 2
+
+
+def test_pings_stay_spread_after_a_stall():
+    clock, heartbeat = started()
+    links = [Pulse(clock) for _ in range(300)]
+    for link in links:
+        heartbeat.add(link)
+    clock.advance(31)
+    clock.stand_still(100)
+    clock.advance(2)
+    assert all(len(link.pings) >= 2 for link in links)
+    clock.advance(60)
+
+    assert max(Counter(link.pings[-1] for link in links).values()) <= 25
+
+
+def test_a_heartbeat_that_is_behind_catches_up_a_part_at_a_time():
+    clock, heartbeat = started()
+    links = [Pulse(clock) for _ in range(5000)]
+    for link in links:
+        heartbeat.add(link)
+    clock.stand_still(100)
+    clock.advance(0)
+    assert sum(len(link.pings) for link in links) < 1500
+    clock.advance(30)
+
+    assert all(link.pings for link in links)
+
+
+def test_a_link_that_ends_another_in_its_turn_leaves_nothing_of_it_behind():
+    clock, heartbeat = started()
+
+    class Deadly(Pulse):
+        def ping(self):
+            heartbeat.remove(others[self])
+            return super().ping()
+
+    one, two = Deadly(clock), Deadly(clock)
+    others = {one: two, two: one}
+    for link in (one, two):
+        heartbeat.add(link)
+        heartbeat.remove(link)
+        heartbeat._place(link, clock.now() + 5)
+    clock.advance(100)
+
+    assert sorted(bool(link.pings) for link in (one, two)) == [False, True]

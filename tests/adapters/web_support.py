@@ -88,6 +88,10 @@ class Clock:
             timer.fn()
         self._now = end
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which nothing runs; timers ring late, with the next ``advance``."""
+        self._now += seconds
+
     @property
     def pending(self) -> int:
         return sum(not timer.cancelled for timer in self._timers)
