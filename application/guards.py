@@ -8,7 +8,8 @@ Rules of this file:
    its engine's: logged here, and ``Unavailable`` for whoever asked. What a decision's
    rule raises is the caller's own, and goes back to it as it is.
 3. A call that does not wait costs no timer: an adapter in memory is run through at once.
-4. The deadline is the loop's time, not the ``Clock``'s: it is about the process.
+4. The deadline is the loop's time, not the ``Clock``'s: it is about the process. An answer
+   that came while the loop stood still is read before a call is late.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, NoReturn, cast
 from eyewall.application.logs import shown
 from eyewall.application.needs import Ports
 from eyewall.application.ports import Logger
+from eyewall.application.stalls import Alarm, has_come
 from eyewall.application.stores import (
     CountsListeners,
     HistoryStore,
@@ -109,7 +111,7 @@ class Guard:
             is_late = True
             task.cancel()
 
-        timer = asyncio.get_running_loop().call_later(DEADLINE, end)
+        timer = Alarm(DEADLINE, end)
         try:
             result = await _go_on(begun, waits)
         except _WRONG as error:
@@ -127,8 +129,7 @@ class Guard:
         nobody waits for it any more."""
         work = asyncio.ensure_future(_awaited(begun))
         try:
-            await asyncio.wait([work], timeout=DEADLINE)
-            if not work.done():
+            if not await has_come(work, DEADLINE):
                 raise self.late(what)
         finally:
             if not work.done():

@@ -18,8 +18,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stats import Stats
@@ -189,3 +190,36 @@ class StallLog:
         stalls, self._stalls = self._stalls, 0
         seconds, self._seconds = self._seconds, 0.0
         self._logger.warning("loop_stalled", seconds=round(seconds, 3), stalls=stalls)
+
+
+class Alarm:
+    """A timer of the running loop for those who wait for an answer and have no ``Stalls``:
+    where it would ring late, it rings a ``CHANCE`` later, when what has come was read."""
+
+    __slots__ = ("_due", "_fn", "_loop", "_timer")
+
+    def __init__(self, seconds: float, fn: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + seconds
+        self._fn = fn
+        self._timer = self._loop.call_later(seconds, self._ring)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _ring(self) -> None:
+        if self._loop.time() - self._due > LATE:
+            self._timer = self._loop.call_later(CHANCE, self._fn)
+        else:
+            self._fn()
+
+
+async def has_come(answer: asyncio.Future[Any], within: float) -> bool:
+    """Wait ``within`` so many seconds, and a ``CHANCE`` longer if the loop stood still;
+    returns whether the answer is there. It is not cancelled."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + within
+    await asyncio.wait([answer], timeout=within)
+    if not answer.done() and loop.time() - due > LATE:
+        await asyncio.wait([answer], timeout=CHANCE)
+    return answer.done()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eyewall.application.ports import Logger
-from eyewall.application.stalls import CHANCE, LATE
+from eyewall.application.stalls import has_come
 from eyewall.application.tasks import Tasks
 from eyewall.client import wire
 from eyewall.client.address import Address
@@ -18,7 +18,7 @@ from eyewall.client.link import GOODBYE
 from eyewall.client.outbox import Outbox, Outgoing
 from eyewall.client.receive import Arrival, Receiver
 from eyewall.client.recover import Recovery
-from eyewall.client.requests import OnAnswer, Pending, Requests
+from eyewall.client.requests import OnAnswer, Requests
 from eyewall.client.rooms import Rooms
 from eyewall.client.session import Session, State
 from eyewall.client.tokens import Tokens, TokenSource
@@ -169,7 +169,8 @@ class Engine:
         self, topic: str, data: Any, timeout: float, on_answer: OnAnswer | None = None
     ) -> dict[str, Any]:
         """Send a request and return the data of its ack; see ``Client.request``."""
-        until = asyncio.get_running_loop().time() + timeout
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
         try:
             async with asyncio.timeout_at(until):
                 await self._requests.turns.acquire()
@@ -177,7 +178,10 @@ class Engine:
                 with self._requests.open(topic, data, on_answer=on_answer) as pending:
                     async with asyncio.timeout_at(until):
                         await self.post(pending)
-                    return await _answer(pending, until)
+                    # If this side stood still until it was too late, it may be there unread.
+                    if not await has_come(pending.answer, until - loop.time()):
+                        raise TimeoutError
+                    return pending.answer.result()
             finally:
                 self._requests.turns.release()
         except TimeoutError:
@@ -217,17 +221,3 @@ class Engine:
     async def send(self, topic: str, data: Any, event: str) -> None:
         """Send a message that nobody answers."""
         await self.post(Outgoing(wire.encode(topic, data, event)))
-
-
-async def _answer(pending: Pending, until: float) -> dict[str, Any]:
-    """Wait for an answer; raises ``TimeoutError``.
-
-    If this side stood still until it was too late, the answer may be there unread.
-    """
-    loop = asyncio.get_running_loop()
-    await asyncio.wait([pending.answer], timeout=max(0.0, until - loop.time()))
-    if not pending.answer.done() and loop.time() - until > LATE:
-        await asyncio.wait([pending.answer], timeout=CHANCE)
-    if not pending.answer.done():
-        raise TimeoutError
-    return pending.answer.result()

@@ -1,6 +1,8 @@
 """Calls of adapters that hang, fail in their own words, or come back too late."""
 
 import asyncio
+import threading
+import time
 
 import pytest
 
@@ -89,6 +91,45 @@ async def test_a_call_that_hangs_is_unavailable_and_ended(impatient):
     assert store.cancelled == 1
     assert logger.of("warning") == ["adapter_silent"]
     assert asyncio.current_task().cancelling() == 0, "who asked goes on"
+
+
+class Far:
+    """An engine whose answers wait in a socket until the loop has read them."""
+
+    def __init__(self):
+        self.told = asyncio.Event()
+
+    async def answer(self):
+        await self.told.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def room(self, room_id):
+        await self.answer()
+
+    async def subscribe(self, channel, take):
+        await self.answer()
+        return self
+
+    async def close(self):
+        pass
+
+
+@pytest.mark.parametrize("what", ["room", "subscribe"])
+async def test_an_answer_that_came_while_the_loop_stood_still_counts(monkeypatch, what):
+    monkeypatch.setattr(guards, "DEADLINE", 0.05)
+    far = Far()
+    ports = behind_guards(state=far) if what == "room" else behind_guards(pubsub=far)
+    calls = {
+        "room": lambda: ports.state.room("lab"),
+        "subscribe": lambda: ports.pubsub.subscribe("c", print),
+    }
+    asked = asyncio.ensure_future(calls[what]())
+    await settle()
+    threading.Timer(0.1, asyncio.get_running_loop().call_soon_threadsafe, [far.told.set]).start()
+    time.sleep(0.5)  # on purpose: nothing else runs
+
+    await asked
 
 
 async def test_who_is_cancelled_while_it_waits_is_cancelled():
