@@ -1,18 +1,18 @@
-"""When the event loop stood still, and what must not be held against the clients then.
+"""Stalls of the event loop: noticed, counted, and not held against the clients.
 
 Blocking code, a stopped process, a machine that was suspended: the loop reads nothing
-meanwhile, and all that it waits for seems to be overdue when it goes on. A timer that
-rings late says so.
+meanwhile, and every answer that it waits for seems to be overdue when it goes on. A timer
+that rings late says so.
 
 Rules of this file:
 
-1. A stall is noticed before anything is judged by the clock: whoever has a deadline to
-   keep calls ``look`` first, since its own timer may ring before this one.
-2. Time that was lost is given back to those who had to answer, through ``on_stall``, and
-   everything that was due gets a ``CHANCE`` besides, but only one: stalls that come again
-   and again keep nobody for ever.
-3. Rather too little is given back than too much, for the same reason. So whoever judges
-   a client looks into its socket before that.
+1. A stall is noticed before anything is judged by the clock: code that watches a deadline
+   calls ``look`` first, since its own timer may ring before this one.
+2. Time that was lost is given back, through ``on_stall``, to every deadline that a client or
+   another node has to keep. A deadline that was due gets a ``CHANCE`` besides, but only one:
+   stalls that come again and again keep no dead client for ever.
+3. Rather too little is given back than too much, for the same reason. So a client's socket
+   is read before the client is judged.
 4. It costs a timer, and nothing for each message.
 """
 
@@ -33,8 +33,8 @@ LATE: Final = 0.25
 """Seconds by which a tick may be late: from there on it is a stall."""
 
 CHANCE: Final = 1.0
-"""Seconds that whoever was due during a stall gets after it at least: to be read in its
-turn, and for what was read to be handled."""
+"""Seconds after a stall that a deadline gets at least if it was due: for reading, in its turn,
+the answer that may be there, and for handling it."""
 
 JUMP: Final = 1.0
 """Seconds by which the time of day may run ahead of the clock, or behind it, from tick to
@@ -63,11 +63,11 @@ class Stalls:
         self._lost = 0.0
         self._awake = 0.0
         self.bound = float("inf")
-        """On the clock: who is later than this calls ``look``. The others need not."""
+        """On the clock. ``look`` does nothing before this, and need not be called."""
         self.over_at = float("-inf")
         """When the last stall ended, on the clock."""
 
-    # --- who is told
+    # --- telling of it
 
     def on_stall(self, fn: Callable[[float], None]) -> None:
         """Have ``fn`` called after a stall with the seconds that it took; it must not
@@ -120,7 +120,7 @@ class Stalls:
 
     @property
     def is_recent(self) -> bool:
-        """Whether a stall has just been over: what has come may not have been handled."""
+        """Whether a stall is just over: messages that came during it may not have been handled."""
         self.look()
         return self._clock.now() - self.over_at < CHANCE
 
@@ -193,8 +193,8 @@ class StallLog:
 
 
 class Alarm:
-    """A timer of the running loop for those who wait for an answer and have no ``Stalls``:
-    where it would ring late, it rings a ``CHANCE`` later, when what has come was read."""
+    """A timer of the running loop, for a wait without ``Stalls``: where it would ring late,
+    it rings a ``CHANCE`` later, when an answer that came during the stall has been read."""
 
     __slots__ = ("_due", "_fn", "_loop", "_timer")
 
