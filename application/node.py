@@ -76,6 +76,7 @@ class Node(Parts):
         self.deliveries.close()
         await self.offline.close()
         self.expiry.close()
+        self.resumer.close()
         self.stall_log.close()
         await self.connections.close()
         await self.failures.close()

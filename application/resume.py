@@ -263,6 +263,10 @@ class Resumer:
             del self._slow[conn]
         return conn.is_open and not conn.link.crowded
 
+    def close(self) -> None:
+        """End the timer."""
+        self._deadlines.close()
+
     def drained(self, conn: Connection) -> None:
         """The client has read all that waited for it, or has gone."""
         read = self._slow.get(conn)
