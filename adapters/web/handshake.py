@@ -50,8 +50,8 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import (
     Overloaded,
     RateLimited,
+    Refused,
     ShuttingDown,
-    Unauthorized,
     Unavailable,
 )
 from eyewall.domain.handshake import Fields, Handshake, Headers, RefusalReason
@@ -249,11 +249,6 @@ class SocketHandler(DiscreetHandler):
             return await self._in_time(meta) if inspect.isawaitable(meta) else meta
         except (Refusal, _TooLate, _Over):
             raise
-        except Unauthorized as error:
-            # RFC 9110, 15.5.2: how to come in is said with it.
-            raise Refusal(
-                RefusalReason.UNAUTHORIZED, 401, "authentication failed", WWW_Authenticate="Bearer"
-            ) from error
         except ShuttingDown as error:
             raise draining() from error
         except RateLimited as error:
@@ -262,6 +257,13 @@ class SocketHandler(DiscreetHandler):
             raise busy(error.retry_after) from error
         except Unavailable as error:
             raise busy(1.0, RefusalReason.UNAVAILABLE) from error
+        except Refused as error:
+            if error.retryable:
+                raise busy(1.0, RefusalReason.UNAVAILABLE) from error
+            # RFC 9110, 15.5.2: how to come in is said with it.
+            raise Refusal(
+                RefusalReason.UNAUTHORIZED, 401, "authentication failed", WWW_Authenticate="Bearer"
+            ) from error
         except BaseException as error:
             raise _failure(error, RefusalReason.AUTHENTICATOR_FAILED) from error
 

@@ -16,8 +16,10 @@ from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.http_server import MAX_HEADER_SIZE
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.errors import (
+    Forbidden,
     Overloaded,
     RateLimited,
+    RoomFull,
     ShuttingDown,
     Unauthorized,
     Unavailable,
@@ -265,6 +267,8 @@ async def test_the_origin_is_checked(rule, origin, status):
     ("error", "status"),
     [
         (Unauthorized("the token is s3cret"), 401),
+        (Forbidden("s3cret was sent away"), 401),
+        (RoomFull("try later"), 503),
         (Overloaded(retry_after=2.5), 503),
         (RateLimited(7), 503),
         (Unavailable("redis at 10.0.0.1"), 503),
