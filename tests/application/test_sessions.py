@@ -432,3 +432,56 @@ async def test_nothing_is_remembered_of_a_return_that_was_broken_off(one):
         await again.vanish(reason)
 
         assert not one.node.sessions._returning
+
+
+async def test_what_was_asked_before_the_session_was_taken_up_is_not_handled_again(one):
+    runs = counted(one)
+    ada = await one.connect("ada", session=True)
+    await ada.ask(REQUEST)
+    await ada.vanish()
+    again = await one.connect("ada", session=True)
+    [first] = await again.ask(REQUEST | {"id": "r2"})
+
+    await one.node.sessions.resume(ada.welcome["session"], again.conn)
+
+    assert await again.ask(REQUEST | {"id": "r2"}) == [first]
+    assert runs == ["r1", "r2"]
+
+
+async def test_who_was_taken_over_keeps_no_session_of_its_own(one):
+    """Its name leads to the one that goes on, also when its end comes later."""
+    runs = counted(one)
+    ada = await one.connect("ada", session=True)
+    again, _ = await back(one, ada.welcome["session"])
+    await settle()
+    assert ada.closed is not None
+    [first] = await again.ask(REQUEST)
+
+    third, found = await back(one, ada.welcome["session"])
+
+    assert found is not None
+    assert again.closed is not None, "it goes on with the newest"
+    assert await third.ask(REQUEST) == [first]
+    assert runs == ["r1"]
+
+
+async def test_who_waits_for_a_session_on_its_way_is_told_when_it_has_come(make_node, clock):
+    """And not only when the patience is over."""
+    engine = Engine(MemoryState(clock=clock.now))
+    one = await make_node(session_ttl=TTL, state=engine)
+    ada = await one.connect("ada", session=True)
+    engine.before.add("take_session")
+    taking = asyncio.ensure_future(one.node.sessions.resume("x.c@nowhere", ada.conn))
+    await settle()
+    await ada.vanish()
+    again = await one.connect("ada", session=True)
+    following = asyncio.ensure_future(one.node.sessions.resume(ada.welcome["session"], again.conn))
+    await settle()
+    assert not following.done()
+
+    engine.go_on()
+    await settle()
+
+    assert taking.done()
+    assert following.done()
+    assert (await following) is not None
