@@ -336,6 +336,45 @@ async def test_they_wait_again_when_it_is_tried_again(one, store):
 # --- several devices
 
 
+async def test_they_wait_as_long_as_somebody_new_has_not_got_what_is_stored(one, store):
+    """One that comes while the stored ones are looked for breaks that off, and it begins
+    again: newer messages do not slip through in between."""
+    await put(one, store, [1, 2])
+    await one.connect("ada")
+    store.before.add("waiting")
+    coming = []
+    for _ in range(2):
+        coming.append(asyncio.create_task(one.connect("ada")))
+        await settle()
+    sending = asyncio.create_task(one.hub.send_to_user("ada", Message("new", data=3)))
+    await settle()
+
+    store.go_on()
+    store.before.add("waiting")  # the store is as slow the next time
+    await settle()
+    assert not sending.done()
+    store.go_on()
+    clients = await asyncio.gather(*coming)
+    await sending
+    await settle()
+
+    for client in clients:
+        assert [m["data"] for m in client.heard()] == [1, 2, 3]
+
+
+async def test_the_right_to_replay_is_kept_until_all_has_been_answered(one, store):
+    """Another node would send it once more."""
+    await put(one, store, [1])
+    ada = await one.connect("ada")
+    mine = one.node.config.node_id
+
+    assert await store.inner.claim(ADA, "other", 1.0) == mine
+    ack_all(ada)
+    await settle()
+
+    assert await store.inner.claim(ADA, "other", 1.0) == "other"
+
+
 async def test_two_devices_get_it_in_one_replay(one, store):
     await put(one, store, range(60))
     phone = await one.connect("ada")
