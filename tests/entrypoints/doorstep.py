@@ -12,13 +12,15 @@ from tornado.web import Application
 
 from eyewall import Server
 from eyewall.testing.logs import RecordingLogger
+from tests.application.fakes import RecordingMetrics
 from tests.entrypoints.wire import UNIT, UPGRADE, free_port
 
 
-class Counting:
-    """Metrics of a user's own, with one method."""
+class Counting(RecordingMetrics):
+    """Metrics of a user's own that hear of refusals too."""
 
     def __init__(self):
+        super().__init__()
         self.reasons = []
 
     def refused(self, reason):
