@@ -28,7 +28,7 @@ from eyewall.application.outcomes import Outcome, outcome_out, outcomes_in, read
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Clock, Codec, Link
 from eyewall.application.publish import Publisher, place_out
-from eyewall.application.send import Sender
+from eyewall.application.send import Missed, Sender
 from eyewall.application.whom import Whom, whom_in
 from eyewall.domain.delivery import Plan
 from eyewall.domain.envelope import Message
@@ -135,7 +135,7 @@ class Acks:
             if outcome.reason is not None:
                 await self._sender.failed(
                     frame.addressed(name),
-                    outcome.conn_id,
+                    Missed(outcome.conn_id, outcome.user_id),
                     outcome.reason,
                     outcome.error,
                     duration=outcome.seconds,

@@ -325,11 +325,11 @@ class Deliveries:
             user_id = waiting.whom.user or conn.user_id
             if user_id is not None:
                 self.latecomers.silent(user_id, conn.id, _id(waiting.frame))
-        waiting.done(
-            Outcome(
-                conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
-            )
+        outcome = Outcome(
+            conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
         )
+        outcome.user_id = waiting.whom.user or conn.user_id
+        waiting.done(outcome)
 
     def _forget(self, waiting: _Waiting) -> None:
         if waiting.deadline is not None:
@@ -373,7 +373,7 @@ def _another(conn: Connection) -> ConnectionClosed:
 
 
 def _refused(conn: Connection, reason: FailureReason, error: EyewallError) -> Outcome:
-    return Outcome(conn.id, delivered=False, attempts=1, reason=reason, error=error)
+    return Outcome(conn.id, False, 1, reason, error, user_id=conn.user_id)
 
 
 def _error(reason: FailureReason, conn: Connection, nack: str) -> EyewallError:

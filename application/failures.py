@@ -98,6 +98,9 @@ class Failures:
                 self._logger.error(
                     "failure_handler_failed",
                     reason=failure.reason.value,
+                    recipient=failure.recipient,
+                    conn_id=failure.conn_id,
+                    user_id=failure.user_id,
                     error=shown(error),
                     exc_info=error,
                 )

@@ -17,7 +17,7 @@ from eyewall.application.locate import Locator, Recipient
 from eyewall.application.outcomes import Outcome, is_unknown, read_frame, read_text, report_of
 from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Codec
-from eyewall.application.send import Sender
+from eyewall.application.send import Missed, Sender
 from eyewall.application.turns import Turns
 from eyewall.application.whom import ANYBODY, Filter, Whom, whom_in
 from eyewall.domain.delivery import Plan
@@ -85,7 +85,7 @@ class Messages:
         if options is not None and options.require_ack:
             _check_readable(conn_id)
         if not self._cluster.running:
-            return await self._closed(message, conn_id)
+            return await self._closed(message, conn_id, Missed(ConnId(conn_id)))
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
             return await self._gone(self._sender.frame(message), conn_id)
@@ -116,14 +116,17 @@ class Messages:
         """Send to all connections of all users; returns the reports, each with its user."""
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
         if not self._cluster.running:
-            return [(user, await self._closed(message, user)) for user in users]
+            return [
+                (user, await self._closed(message, user, Missed(user_id=user))) for user in users
+            ]
         where = await self._locate.users(users)
         here = [r.without(skip) for r in where if r.by_node]
         reports = await self._send(here, message, options)
         for away in (r.name for r in where if not r.by_node):
             error = UserOffline(f"{away} has no connection")
             frame = self._sender.frame(message, recipient=away)
-            await self._sender.failed(frame, away, FailureReason.USER_OFFLINE, error)
+            missed = Missed(user_id=UserId(away))
+            await self._sender.failed(frame, missed, FailureReason.USER_OFFLINE, error)
             reports.append((away, DeliveryReport(away, DeliveryStatus.FAILED, error)))
         return reports
 
@@ -143,7 +146,7 @@ class Messages:
             _check_readable(target.id)
         chosen = options or AckOptions()
         if not self._cluster.running:
-            error = (await self._closed(message, target.id)).error
+            error = (await self._closed(message, target.id, _missed(target))).error
             return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
         recipient = await self._locate.target(target)
         if not recipient.by_node and target.kind is not TargetKind.ROOM:
@@ -275,20 +278,22 @@ class Messages:
             await self._cluster.cast_node(node, kind, header, frame.payload)
         except Unavailable as error:
             for conn_id in conn_ids:
-                await self._sender.failed(frame, conn_id, FailureReason.CONN_ERROR, error)
+                missed = Missed(conn_id)
+                await self._sender.failed(frame, missed, FailureReason.CONN_ERROR, error)
             return [DeliveryReport(c, DeliveryStatus.FAILED, error) for c in conn_ids]
         return [DeliveryReport(c, DeliveryStatus.FORWARDED) for c in conn_ids]
 
     async def _gone(self, frame: Frame, conn_id: str) -> DeliveryReport:
         error = ConnectionClosed(f"{conn_id} is not connected")
-        await self._sender.failed(frame, conn_id, FailureReason.CONN_CLOSED, error)
+        missed = Missed(ConnId(conn_id))
+        await self._sender.failed(frame, missed, FailureReason.CONN_CLOSED, error)
         return DeliveryReport(conn_id, DeliveryStatus.FAILED, error)
 
-    async def _closed(self, message: Message, name: str) -> DeliveryReport:
+    async def _closed(self, message: Message, name: str, missed: Missed) -> DeliveryReport:
         """The node has not started, or has stopped: there is no way to anybody."""
         frame = self._sender.frame(message, recipient=name)
         error = ShuttingDown("the server is not running")
-        await self._sender.failed(frame, name, FailureReason.CHANNEL_CLOSED, error)
+        await self._sender.failed(frame, missed, FailureReason.CHANNEL_CLOSED, error)
         return DeliveryReport(name, DeliveryStatus.FAILED, error)
 
     async def _to_local(
@@ -313,7 +318,7 @@ class Messages:
         else:
             error = ConnectionClosed(f"{target.id} is not connected")
             reason = FailureReason.CONN_CLOSED
-        await self._sender.failed(frame, target.id, reason, error)
+        await self._sender.failed(frame, _missed(target), reason, error)
         return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
 
     # --- what other nodes ask for
@@ -346,6 +351,13 @@ def _check_readable(conn_id: str) -> None:
         raise Misuse(
             f"on_connect can't wait for an answer of {conn_id}: it is read when the hook has ended"
         )
+
+
+def _missed(target: Target) -> Missed:
+    """Whom a target names; a room is nobody in particular."""
+    if target.kind is TargetKind.CONN:
+        return Missed(ConnId(target.id))
+    return Missed(user_id=UserId(target.id)) if target.kind is TargetKind.USER else Missed()
 
 
 def _is_silent(outcome: Outcome) -> bool:

@@ -24,7 +24,7 @@ from eyewall.application.outcomes import read_frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Logger, Timer
 from eyewall.application.replays import Replays
-from eyewall.application.send import Sender
+from eyewall.application.send import Missed, Sender
 from eyewall.application.stats import Stats
 from eyewall.application.stores import OfflineStore
 from eyewall.application.tasks import Tasks
@@ -197,7 +197,7 @@ class Offline:
         self, user: UserId, message: Message, reason: FailureReason, error: EyewallError
     ) -> DeliveryReport:
         frame = self._sender.frame(message, recipient=user)
-        await self._sender.failed(frame, user, reason, error)
+        await self._sender.failed(frame, Missed(user_id=user), reason, error)
         return DeliveryReport(user, DeliveryStatus.FAILED, error)
 
     # --- storing
@@ -231,7 +231,7 @@ class Offline:
         try:
             evicted = await self._stored.store.store(user, kept)
         except Unavailable as error:
-            await self._sender.failed(frame, user, FailureReason.CONN_ERROR, error)
+            await self._sender.failed(frame, Missed(user_id=user), FailureReason.CONN_ERROR, error)
             failed = DeliveryStatus.FAILED
             return [replace(report, status=failed, error=error) for report in reports]
         tried = {report.target for report in reports}
@@ -258,7 +258,7 @@ class Offline:
                     "stored_message_unreadable", id=one.message.id, error=told(problem)
                 )
                 continue
-            await self._sender.failed(frame, one.user_id, one.reason, error)
+            await self._sender.failed(frame, Missed(user_id=one.user_id), one.reason, error)
 
     # --- what is too old
 

@@ -11,7 +11,7 @@ from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Codec
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
-from eyewall.domain.identity import ConnId
+from eyewall.domain.identity import ConnId, UserId
 from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason
 from eyewall.domain.telling import text_of
 
@@ -28,6 +28,8 @@ class Outcome:
     result: Any = None
     """What the client put beside ``status``."""
     seconds: float = 0.0
+    user_id: UserId | None = None
+    """Whose connection it was."""
 
     def report(self) -> DeliveryReport:
         if self.delivered:
@@ -47,6 +49,8 @@ def outcome_out(outcome: Outcome, *, result: bool = False) -> dict[str, Any]:
     if outcome.error is not None:
         fields["error"] = [code_of(outcome.error), text_of(outcome.error)]
     fields["took"] = outcome.seconds
+    if outcome.user_id is not None:
+        fields["user"] = outcome.user_id
     return fields
 
 
@@ -63,9 +67,14 @@ def outcome_in(fields: Any) -> Outcome:
             error=None if error is None else from_code(error[0], error[1], {}),
             result=fields.get("result"),
             seconds=float(fields["took"]),
+            user_id=_user(fields.get("user")),
         )
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as problem:
         raise BadPacket(f"not an outcome: {problem}") from None
+
+
+def _user(value: Any) -> UserId | None:
+    return UserId(value) if isinstance(value, str) else None
 
 
 def outcomes_in(answers: Any, asked: Sequence[ConnId]) -> list[Outcome]:

@@ -31,7 +31,7 @@ from eyewall.application.logs import told
 from eyewall.application.outcomes import Outcome, read_frame
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Logger
-from eyewall.application.send import Sender
+from eyewall.application.send import Missed, Sender
 from eyewall.application.stores import OfflineStore
 from eyewall.application.tasks import Tasks, briefly
 from eyewall.application.whom import Whom
@@ -256,7 +256,7 @@ class Replays:
             self._tasks.spawn(
                 self._sender.failed(
                     frame,
-                    outcome.conn_id,
+                    Missed(outcome.conn_id, outcome.user_id),
                     outcome.reason,
                     outcome.error,
                     duration=outcome.seconds,

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from eyewall.application.admit import PUBLISH, published
 from eyewall.application.connections import Connection
@@ -30,7 +30,7 @@ from eyewall.domain.errors import (
     SlowConsumer,
 )
 from eyewall.domain.history import Position
-from eyewall.domain.identity import MessageId, RoomId
+from eyewall.domain.identity import ConnId, MessageId, RoomId, UserId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import Failure, FailureReason, reason_of
 
@@ -39,6 +39,13 @@ TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
 """Outcomes with which the message itself will be written."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Missed(NamedTuple):
+    """Who missed a message, as far as that is known."""
+
+    conn_id: ConnId | None = None
+    user_id: UserId | None = None
 
 
 class Ids:
@@ -173,7 +180,7 @@ class Sender:
         """Send to one connection; returns why it was not taken, after the handlers ran."""
         if not conn.is_open:
             error: EyewallError = ConnectionClosed(f"{conn.id} is closed")
-            await self.failed(frame, conn.id, FailureReason.CONN_CLOSED, error)
+            await self.failed(frame, conn, FailureReason.CONN_CLOSED, error)
             return error
         offer = self.to_link(conn.link, frame)
         if offer in TAKEN:
@@ -181,7 +188,7 @@ class Sender:
         error = refusal(offer, conn)
         closed = offer is Offer.CLOSED
         reason = FailureReason.CONN_CLOSED if closed else FailureReason.QUEUE_FULL
-        await self.failed(frame, conn.id, reason, error, conn.link.queued)
+        await self.failed(frame, conn, reason, error, conn.link.queued)
         return error
 
     async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None:
@@ -262,7 +269,7 @@ class Sender:
                 if reason is FailureReason.TIMEOUT
                 else ConnectionClosed(f"{conn.id} ended before it had read it")
             )
-            self._failures.tell_soon(self._failure(frame, conn.id, reason, error, None))
+            self._failures.tell_soon(self._failure(frame, conn, reason, error, None))
 
     def refused(self, request: Envelope, error: BaseException) -> None:
         """A client was not allowed to publish what it wanted to: its room misses it."""
@@ -280,37 +287,40 @@ class Sender:
     def tell_dropped(self, conn: Connection, frame: Frame) -> None:
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
-        self._failures.tell_soon(self._failure(frame, conn.id, reason, error, conn.link.queued))
+        self._failures.tell_soon(self._failure(frame, conn, reason, error, conn.link.queued))
 
     async def failed(
         self,
         frame: Frame,
-        conn_id: str,
+        by: Connection | Missed,
         reason: FailureReason,
         error: EyewallError | None,
         queue: int | None = None,
         duration: float | None = None,
     ) -> None:
-        """Have the failure handlers run for one frame."""
-        failure = self._failure(frame, conn_id, reason, error, queue, duration)
+        """Have the failure handlers run for one frame that was missed ``by`` somebody."""
+        failure = self._failure(frame, by, reason, error, queue, duration)
         await self._failures.tell(failure)
 
     def _failure(
         self,
         frame: Frame,
-        conn_id: str,
+        by: Connection | Missed,
         reason: FailureReason,
         error: EyewallError | None,
         queue: int | None,
         duration: float | None = None,
     ) -> Failure:
+        missed = Missed(by.id, by.user_id) if isinstance(by, Connection) else by
         return Failure(
             message=frame.message or _message_of(frame),
-            recipient=frame.recipient or conn_id,
+            recipient=frame.recipient or missed.conn_id or missed.user_id or "",
             reason=reason,
             error=error,
             queue=queue,
             duration=duration,
+            conn_id=missed.conn_id,
+            user_id=missed.user_id,
         )
 
 

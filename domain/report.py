@@ -253,7 +253,8 @@ class Failure:
     """What a failure handler is told. ``recipient`` is what the caller named.
 
     ``queue`` is the number of messages that waited in the connection's queue,
-    ``duration`` the seconds that were spent; each where it is known.
+    ``duration`` the seconds that were spent, ``conn_id`` and ``user_id`` the connection and
+    user that missed it: for a message to a room, a member; each where it is known.
     """
 
     message: Message
@@ -262,6 +263,8 @@ class Failure:
     error: EyewallError | None
     queue: int | None = None
     duration: float | None = None
+    conn_id: ConnId | None = None
+    user_id: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)

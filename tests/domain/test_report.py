@@ -258,7 +258,7 @@ def test_the_fields_come_in_the_documented_order():
         DeliveryReport: "target status error attempts",
         BatchDeliveryReport: "total success dropped failed stored forwarded unknown reports",
         AckResult: "expected received nacked timed_out errors",
-        Failure: "message recipient reason error queue duration",
+        Failure: "message recipient reason error queue duration conn_id user_id",
         PendingAck: "message conn_id attempt since deadline",
         HubStats: (
             "connections users rooms in_messages out_messages errors drops started_at uptime "
