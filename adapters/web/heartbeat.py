@@ -7,7 +7,8 @@ read, a close that is under way). So the cost of a tick grows with neither.
 Rules of this file:
 
 1. A peer is silent when it has not answered a ping that was written, for ``pong_timeout``
-   since anything came from it, and for half of that since the ping.
+   since anything came from it. If the ping was late, by our own doing, the peer has as long
+   for it as it has for one that comes in time.
 2. Time in which the loop stood still is no silence (``application.stalls``), and what has
    come by then is read before anybody is judged.
 """
@@ -85,6 +86,8 @@ class Heartbeat:
         self._timeout = float(config.pong_timeout)  # type: ignore[arg-type]
         # At least two pings in the time after which silence counts.
         self._interval = min(float(config.interval), self._timeout / 2)  # type: ignore[arg-type]
+        # The time that a ping leaves which comes as late as it may.
+        self._patience = self._timeout - self._interval
         self._tick = min(LONGEST_TICK, min(self._interval, self.write_wait) / TICKS)
         self._wheel: dict[int, set[Pulse]] = {}
         self._last = 0
@@ -168,7 +171,7 @@ class Heartbeat:
                 return
             if link.asked > link.last_seen:
                 if was_answered:
-                    link.answer_due = max(link.last_seen + self._timeout, now + self._timeout / 2)
+                    link.answer_due = max(link.last_seen + self._timeout, now + self._patience)
                 when = min(when, link.answer_due)
             when = min(when, link.message_due)
         self._place(link, when)
