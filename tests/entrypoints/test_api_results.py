@@ -114,7 +114,8 @@ RESULTS = {
     PendingAck: ["message", "conn_id", "attempt", "since", "deadline"],
     HubStats: [
         *("connections", "users", "rooms", "in_messages", "out_messages"),
-        *("errors", "drops", "started_at", "uptime"),
+        *("errors", "drops", "started_at", "uptime", "refused", "unsent", "bad_packets"),
+        *("foreign_epochs", "stray_acks", "unreported_failures", "loop_stalls", "accept_pauses"),
     ],
     Failure: ["message", "recipient", "reason", "error", "queue", "duration"],
 }

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from eyewall import ConnMeta, Server, UserId
+from eyewall import ConnMeta, Forbidden, Server, UserId
 from tests.entrypoints.wire import (
     CLOSE,
     TEXT,
@@ -248,7 +248,7 @@ async def test_a_place_is_free_after_a_hook_refused():
     @server.hub.on_connect
     async def refuse_the_first(conn):
         server.hub.remove_hook(refuse_the_first)
-        raise ValueError("not you")
+        raise Forbidden("not you")
 
     async with running(server), raw_peer(server) as client:
         assert (await client.read_frame()).close == (1008, "policy_violation")
