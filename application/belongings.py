@@ -111,6 +111,8 @@ class Belongings:
         right what differs. Raises ``Unavailable``, and changes nothing more then."""
         async with self._turns.take(conn_id):
             conn = self._connections.get(conn_id)
+            if conn is not None and doubt.unsure and not await self._presences.is_known(conn):
+                doubt.whole = True
             for user_id in doubt.users:
                 if conn is None or conn.user_id != user_id:
                     await self._presences.vanish(conn_id, user_id)

@@ -58,7 +58,8 @@ class Parts:
         self.config = config
         self.ports = ports
         self.logger = logger = guarded(ports.logger)
-        self._ports = ports = with_deadlines(ports, logger)
+        self.doubts = Doubts()
+        self._ports = ports = with_deadlines(ports, logger, self.doubts.shake)
         clock = ports.clock
         self.stats = Stats(clock, ports.metrics, logger)
         self.stalls = ports.stalls or Stalls(clock)
@@ -149,7 +150,6 @@ class Parts:
 
     def _build_rooms(self) -> None:
         config, ports = self.config, self._ports
-        self.doubts = Doubts()
         self.presences = Presences(
             node=config.node_id,
             state=ports.state,

@@ -161,7 +161,8 @@ class Cluster:
             return []
         asked = self._clock.now()
         alive = await self._state.renew(self.node, self._lease)
-        lapsed = asked - self._renewed >= self._lease
+        # By when the answer came: the question may have been on its way for long.
+        lapsed = self._clock.now() - self._renewed >= self._lease
         self._renewed = asked
         if lapsed and self._on_lapse is not None:
             self._logger.warning("lease_had_lapsed", seconds=self._lease)

@@ -30,12 +30,15 @@ class Doubt:
     others have to hear of it when the seat is given back."""
     whole: bool = False
     """All that it has may be gone."""
+    unsure: bool = False
+    """The state has not all its seats: they were taken away, or are lost."""
 
     def merge(self, other: Doubt) -> None:
         self.users |= other.users
         for seat, was_member in other.seats.items():
             self.seats[seat] = self.seats.get(seat, False) or was_member
         self.whole = self.whole or other.whole
+        self.unsure = self.unsure or other.unsure
 
 
 class Doubts:
@@ -45,9 +48,15 @@ class Doubts:
         self._of: dict[ConnId, Doubt] = {}
         self.on_note: Callable[[], None] | None = None
         """Called when there is a new one."""
+        self.shaken = False
+        """Whether a call of the state has failed: it may have lost anything since."""
 
     def __len__(self) -> int:
         return len(self._of)
+
+    def shake(self) -> None:
+        """A call of the state has failed."""
+        self.shaken = True
 
     def presence(self, conn_id: ConnId, user_id: UserId) -> None:
         """Whether the connection is there as the user."""

@@ -47,14 +47,17 @@ _WRONG = (Exception, SystemExit, asyncio.CancelledError)
 """What may come out of an adapter. A ``KeyboardInterrupt`` is somebody else's."""
 
 
-def with_deadlines(ports: Ports, logger: Logger) -> Ports:
-    """The same ports, with a guard before each that may have to wait."""
+def with_deadlines(ports: Ports, logger: Logger, on_away: Callable[[], None]) -> Ports:
+    """The same ports, with a guard before each that may have to wait.
+
+    ``on_away`` is called when a call of the state is ``Unavailable``.
+    """
     guard = Guard(logger)
     offline = ports.offline
     return replace(
         ports,
         pubsub=_Bus(guard, ports.pubsub),
-        state=cast("StateStore", _State(guard, ports.state)),
+        state=cast("StateStore", _State(guard, ports.state, on_away)),
         history=cast("HistoryStore", _Store(guard, ports.history, HistoryStore)),
         offline=offline and cast("OfflineStore", _Store(guard, offline, OfflineStore)),
     )
@@ -175,9 +178,15 @@ def _dropped(drop: Callable[[Any], None], work: asyncio.Future[Any]) -> None:
 class _Store:
     """A store, all of whose methods are ``async``."""
 
-    def __init__(self, guard: Guard, inner: Any, *ports: type) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        inner: Any,
+        *ports: type,
+        on_away: Callable[[], None] = lambda: None,
+    ) -> None:
         for name in (name for port in ports for name in methods(port)):
-            setattr(self, name, _guarded(guard, inner, name))
+            setattr(self, name, _guarded(guard, inner, name, on_away))
 
 
 def methods(port: type) -> list[str]:
@@ -186,13 +195,19 @@ def methods(port: type) -> list[str]:
     return [name for name in found if not name.startswith("_")]
 
 
-def _guarded(guard: Guard, inner: Any, name: str) -> Callable[..., Awaitable[Any]]:
+def _guarded(
+    guard: Guard, inner: Any, name: str, on_away: Callable[[], None]
+) -> Callable[..., Awaitable[Any]]:
     what = f"{type(inner).__name__}.{name}"
 
     async def call(*args: Any) -> Any:
         # Begun when this is awaited: an adapter may look which task it is in.
-        result = guard.begin(what, getattr(inner, name), *args)
-        return await result if type(result) is CoroutineType else result
+        try:
+            result = guard.begin(what, getattr(inner, name), *args)
+            return await result if type(result) is CoroutineType else result
+        except Unavailable:
+            on_away()
+            raise
 
     return call
 
@@ -200,9 +215,9 @@ def _guarded(guard: Guard, inner: Any, name: str) -> Callable[..., Awaitable[Any
 class _State(_Store):
     """The state, within whose calls rules of the application run."""
 
-    def __init__(self, guard: Guard, inner: Any) -> None:
+    def __init__(self, guard: Guard, inner: Any, on_away: Callable[[], None]) -> None:
         optional = (KnowsOwned,) if isinstance(inner, KnowsOwned) else ()
-        super().__init__(guard, inner, StateStore, *optional)
+        super().__init__(guard, inner, StateStore, *optional, on_away=on_away)
         self._decide = cast("Callable[..., Awaitable[Any]]", vars(self)["decide"])
         self.decide = self._watched
 

@@ -146,11 +146,15 @@ class Hub(Messaging):
         """Give a user a role in a room, now and whenever it joins."""
         await self._node.moderator.set_role(RoomId(room_id), UserId(user_id), role)
 
+    async def kick(self, room_id: RoomId | str, user_id: UserId | str, reason: str = "") -> int:
+        """Take all of a user's connections out of a room; returns how many."""
+        return await self._node.moderator.kick(RoomId(room_id), UserId(user_id), reason)
+
     async def kick_user_from_room(
         self, user_id: UserId | str, room_id: RoomId | str, reason: str = ""
     ) -> int:
-        """Take all of a user's connections out of a room; returns how many."""
-        return await self._node.moderator.kick(RoomId(room_id), UserId(user_id), reason)
+        """The same, the user named first."""
+        return await self.kick(room_id, user_id, reason)
 
     async def ban(
         self, room_id: RoomId | str, user_id: UserId | str, duration: Seconds | None = None

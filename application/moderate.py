@@ -364,8 +364,8 @@ class Moderator:
         """Have what was decided take effect on all nodes at the same time.
 
         Raises ``Unavailable``, after all have been tried, when the bus is away. A node that
-        does not answer is logged: the decision stands, and when it was cut off it learns
-        of it with its next lease.
+        does not answer is logged. The decision stands either way: a node that has not heard
+        of it finds it when it compares what it has with the state (``repairs``).
         """
         parts = [
             here({**header, "conns": conn_ids}, b"")

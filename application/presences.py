@@ -69,6 +69,13 @@ class Presences:
             # Whoever ended it may have taken it back before it was there.
             await self.vanish(conn.id, user_id)
 
+    async def is_known(self, conn: Connection) -> bool:
+        """Whether the state has the connection, as the user that it is."""
+        user_id = conn.user_id
+        if user_id is None:
+            return False
+        return conn.id in (await self._state.connections_of([user_id])).get(user_id, {})
+
     async def vanish(self, conn_id: ConnId, user_id: UserId) -> None:
         """It is gone, or no longer that user's."""
         try:

@@ -8,6 +8,9 @@ Rules of this file:
    be on its way: it is looked at again later, and only then put right.
 3. The state is the truth about what others decided, the node about which connections it
    has. A seat that somebody else has taken meanwhile stays theirs.
+4. A seat that the state no longer has was taken away, by a decision of which this node has
+   not heard, where the state still knows the connection and no call has failed since all
+   was last compared. Else the state has lost it, and it is put back.
 """
 
 from __future__ import annotations
@@ -75,6 +78,8 @@ class Repairs:
         self._timer: Timer | None = None
         self._at = ""
         """Where the sweep of a state stands that can't say what it has."""
+        self._trusting = True
+        """Whether no call of the state had failed when the comparison of all began."""
         self._running = False
 
     # --- life
@@ -167,13 +172,24 @@ class Repairs:
         if found:
             await self._pause(SECOND_LOOK)
             for conn_id, doubt in found.items():
+                if doubt.unsure and not self._trusts:
+                    doubt.whole = True
                 self._doubts.note(conn_id, doubt)
+
+    @property
+    def _trusts(self) -> bool:
+        return self._trusting and not self._doubts.shaken
+
+    def _begin_all(self) -> None:
+        """From here on all is compared: what has failed before is made good by that."""
+        self._trusting, self._doubts.shaken = not self._doubts.shaken, False
 
     async def _compare_all(self) -> dict[ConnId, Doubt]:
         assert self._owned is not None
         left = {conn.id for conn in self._connections if conn.user_id is not None or conn.roles}
         found: dict[ConnId, Doubt] = {}
         after = ""
+        self._begin_all()
         while True:
             page = await self._owned.owned(self._node, after, PAGE)
             for owned in page:
@@ -192,14 +208,20 @@ class Repairs:
         users = set() if conn is None or conn.user_id is None else {conn.user_id}
         doubt.users = users ^ set(owned.users)
         seats = set() if conn is None else self._seats.of(conn)
-        for seat in seats ^ {(room_id, owner_of(key)) for room_id, key in owned.seats}:
-            doubt.seats[seat] = False
-        if doubt.users or doubt.seats:
+        there = {(room_id, owner_of(key)) for room_id, key in owned.seats}
+        doubt.seats = dict.fromkeys(there - seats, False)
+        doubt.unsure = not seats <= there
+        # Decisions about rooms leave presence as it is: where that is gone, it was lost, and
+        # seats with it. An anonymous connection has none, and can't be kicked either.
+        doubt.whole = doubt.unsure and not users & set(owned.users)
+        if doubt.users or doubt.seats or doubt.unsure:
             found[owned.conn_id] = doubt
 
     def _next_ones(self) -> dict[ConnId, Doubt]:
         """The next connections of this node, for a state that can't say what it has."""
         ids = sorted(self._connections.ids())
+        if not self._at:
+            self._begin_all()
         page = [conn_id for conn_id in ids if conn_id > self._at][:PAGE]
         self._at = page[-1] if len(page) == PAGE else ""
-        return {conn_id: Doubt(whole=True) for conn_id in page}
+        return {conn_id: Doubt(unsure=True) for conn_id in page}

@@ -440,9 +440,12 @@ class Rooms:
                 if conn is None or (room_id, name) not in self._seats.of(conn):
                     await self._take_away(room_id, conn_id, name, member=member)
             if conn is not None:
-                rooms = conn.roles if doubt.whole else (room_id for room_id, _ in doubt.seats)
-                for room_id in list(rooms):
-                    await self._put_back(room_id, conn)
+                failed = {room_id for room_id, _ in doubt.seats}
+                for room_id in list(conn.roles):
+                    if doubt.whole or room_id in failed:
+                        await self._put_back(room_id, conn)
+                    elif doubt.unsure:
+                        await self._follow(room_id, conn)
         if conn is not None:
             await self._notices.tell(conn)
 
@@ -468,6 +471,16 @@ class Rooms:
             return
         if conn.is_open and room_id in conn.roles:
             conn.enter(room_id, taken.role)
+
+    async def _follow(self, room_id: RoomId, conn: Connection) -> None:
+        """Let it take effect here what others have decided, if this node has not heard of it."""
+        found = await self._seats.verdict(room_id, conn)
+        if room_id not in conn.roles:
+            return
+        if isinstance(found, RoomRole):
+            conn.enter(room_id, found)
+        else:
+            self._put_out(room_id, conn, found, found.value)
 
     async def close(self) -> None:
         """End what is under way."""

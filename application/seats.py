@@ -208,15 +208,29 @@ class Seats:
         is the last thing known then.
         """
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, RoomRole | None]:
-            seat = standing.seats.get(conn.id)
-            return room, None if seat is None else seat.role
-
-        name = self.name_in(room_id, conn)
         try:
-            return await self._state.decide(room_id, _key(conn.id, name), rule)
+            found = await self.verdict(room_id, conn)
         except Unavailable:
             return None
+        return found if isinstance(found, RoomRole) else None
+
+    async def verdict(self, room_id: RoomId, conn: Connection) -> RoomRole | LeaveReason:
+        """The role of the connection's seat in the store, or why it has none there.
+
+        Raises ``Unavailable``.
+        """
+        now = self._clock.wall()
+
+        def rule(
+            room: Room | None, standing: Standing
+        ) -> tuple[Room | None, RoomRole | LeaveReason]:
+            seat = standing.seats.get(conn.id)
+            if seat is not None:
+                return room, seat.role
+            return room, (LeaveReason.BANNED if standing.is_banned(now) else LeaveReason.KICKED)
+
+        name = self.name_in(room_id, conn)
+        return await self._state.decide(room_id, _key(conn.id, name), rule)
 
     # --- names
 

@@ -494,6 +494,23 @@ async def test_who_may_have_lost_the_lease_is_told_when_it_is_renewed(world, one
     assert len(lapses) == 1
 
 
+async def test_a_renewal_that_was_long_on_its_way_may_have_come_too_late(world, one):
+    """The state may have taken the node for dead before it had the question."""
+    lapses = []
+
+    async def lapsed():
+        lapses.append(world.clock.now())
+
+    one.on_lapse(lapsed)
+    world.state.before.add("renew")
+    await world.clock.advance(11.0)
+    assert lapses == []
+    world.state.go_on()
+    await settle()
+
+    assert len(lapses) == 1
+
+
 async def test_a_state_that_is_away_does_not_keep_a_node_from_stopping(world, one):
     world.state.away = True
 

@@ -75,6 +75,7 @@ def behind_guards(logger=None, **given):
     return with_deadlines(
         Ports(outbound=FakeOutbound(), clock=FakeClock(), codec=CODEC, logger=logger, **ports),
         logger,
+        lambda: None,
     )
 
 

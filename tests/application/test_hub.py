@@ -49,7 +49,7 @@ def topics(client):
 AWAITED = {
     *("presence", "presence_many", "set_typing", "create_room", "update_room", "delete_room"),
     *("join", "leave", "leave_all", "invite", "revoke_invite", "set_role", "ban", "unban"),
-    *("kick_user_from_room", "members", "room", "rooms", "broadcast", "broadcast_room"),
+    *("kick", "kick_user_from_room", "members", "room", "rooms", "broadcast", "broadcast_room"),
     *("broadcast_text", "send_to_conn", "send_text_to_conn", "send_to_user", "send_to_users"),
     *("broadcast_with_filter", "emit_to_room", "emit_to_room_except", "emit_with_ack"),
     *("request", "disconnect_user", "disconnect_conn", "shutdown"),
@@ -104,6 +104,9 @@ async def test_who_may_come_and_who_has_to_go(node, hub, ada, room):
     assert {m.role for m in await hub.members("r")} == {RoomRole.MODERATOR, RoomRole.MEMBER}
 
     assert await hub.kick_user_from_room("ada", "r", "spam") == 1
+    assert topics(ada) == ["system:kicked"]
+    await hub.join("r", ada.id)
+    assert await hub.kick("r", "ada", "spam") == 1
     assert topics(ada) == ["system:kicked"]
     await hub.ban("r", "bob", duration=60)
     await hub.unban("r", "bob")

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application import doubts as doubts_module
 from eyewall.application import repairs
@@ -390,6 +391,140 @@ async def test_a_role_that_never_arrived_is_learned(node, other, engine):
     await node.advance(SOON)
 
     assert ada.conn.roles == {"lab": OWNER}
+
+
+@pytest.fixture
+async def unheard(node, make_node, engine, clock):
+    """Have a call of another node's hub decide, of which no word reaches ``node``."""
+    far = await make_node(state=engine.inner, pubsub=MemoryPubSub())
+
+    async def decide(method, *args):
+        deciding = asyncio.ensure_future(getattr(far.hub, method)(*args))
+        await settle()
+        await clock.advance(6)
+        return await deciding
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("decision", "reason"),
+    [
+        (("kick_user_from_room", "ada", "lab"), "kicked"),
+        (("ban", "lab", "ada"), "banned"),
+        (("delete_room", "lab"), "kicked"),
+    ],
+)
+async def test_a_decision_that_never_reached_this_node_takes_effect(
+    node, other, unheard, decision, reason
+):
+    """The bus lost the word of it: the state is the truth, and stays it."""
+    left = []
+    node.hub.on_leave(lambda room_id, conn, why: left.append((room_id, conn.id, why.value)))
+    ada, eve = await joined(node, "ada", "lab", "hall"), await joined(node, "eve", "hall")
+    await unheard(*decision)
+    assert ada.conn.rooms == {"lab", "hall"}, "it has not heard of it"
+    ada.heard()
+
+    await node.advance(NEXT_SWEEP)
+
+    assert ada.conn.rooms == eve.conn.rooms == {"hall"}
+    assert await members(other) == {}
+    assert [m["data"] for m in ada.heard()] == [{"room": "lab", "reason": reason}]
+    assert left == [("lab", ada.id, reason)]
+    await other.hub.broadcast_room("lab", "room:lab", "message", 1)
+    await settle()
+    assert ada.heard() == []
+
+    await node.advance(NEXT_SWEEP)
+    assert await members(other) == {}
+    assert await members(other, "hall") == {"ada": (MEMBER, 1), "eve": (MEMBER, 1)}
+
+
+async def test_who_was_kicked_unheard_and_has_come_back_since_stays(node, other, unheard):
+    ada = await joined(node, "ada")
+    await unheard("kick_user_from_room", "ada", "lab")
+    await node.advance(repairs.SWEEP - 5)
+    await node.hub.join("lab", ada.id)
+
+    await node.advance(NEXT_SWEEP)
+
+    assert ada.conn.rooms == {"lab"}
+    assert await members(other) == {"ada": (MEMBER, 1)}
+    assert ada.heard() == []
+
+
+async def test_a_seat_that_is_missing_since_the_state_failed_is_put_back(
+    node, other, unheard, engine
+):
+    """It may have lost what it had last: whether somebody decided it can't be told."""
+    ada = await joined(node, "ada", "lab", role=OWNER)
+    await unheard("kick_user_from_room", "ada", "lab")
+    engine.away = True
+    with pytest.raises(Unavailable):
+        await node.hub.room("lab")
+    engine.away = False
+
+    await node.advance(NEXT_SWEEP)
+
+    assert ada.conn.rooms == {"lab"}
+    assert await members(other) == {"ada": (OWNER, 1)}
+
+
+async def test_a_ban_wins_whatever_has_failed(node, other, unheard, engine):
+    ada = await joined(node, "ada", "lab", role=OWNER)
+    await unheard("ban", "lab", "ada")
+    engine.away = True
+    with pytest.raises(Unavailable):
+        await node.hub.room("lab")
+    engine.away = False
+
+    await node.advance(NEXT_SWEEP)
+
+    assert ada.conn.rooms == frozenset()
+    assert await members(other) == {}
+
+
+async def test_a_failure_is_made_good_by_one_comparison_of_all(node, other, unheard, engine):
+    """And from there on the state is the truth again."""
+    ada = await joined(node, "ada")
+    engine.away = True
+    with pytest.raises(Unavailable):
+        await node.hub.room("lab")
+    engine.away = False
+    await node.advance(NEXT_SWEEP)
+    await unheard("kick_user_from_room", "ada", "lab")
+
+    await node.advance(NEXT_SWEEP)
+
+    assert ada.conn.rooms == frozenset()
+    assert await members(other) == {}
+
+
+async def test_a_state_that_lost_all_but_knows_the_newest_gets_the_others_back(node, other, engine):
+    old = [await joined(node, f"u{n}", "lab", role=OWNER) for n in range(3)]
+    await engine.inner.release(node.node.config.node_id, node.clock.wall())
+    await joined(node, "new")
+
+    await node.advance(NEXT_SWEEP)
+
+    assert len(await members(other)) == 4
+    assert all(client.conn.roles == {"lab": OWNER} for client in old)
+
+
+async def test_a_state_that_can_not_say_what_it_has_is_the_truth_too(make_node, engine, clock):
+    node = await make_node(state=Plain(engine))
+    far = await make_node(state=engine.inner, pubsub=MemoryPubSub())
+    ada = await joined(node, "ada", "lab", "hall")
+    kicking = asyncio.ensure_future(far.hub.kick_user_from_room("ada", "lab"))
+    await settle()
+    await clock.advance(6)
+    await kicking
+
+    await node.advance(NEXT_SWEEP)
+
+    assert ada.conn.rooms == {"hall"}
+    assert await members(far) == {}
 
 
 async def test_a_decision_that_is_on_its_way_here_is_not_undone(node, other, engine):
