@@ -17,7 +17,7 @@ class RefusalReason(StrEnum):
     NOT_AN_UPGRADE = "not_an_upgrade"
     """426: no upgrade to a WebSocket of version 13."""
     HEADERS = "headers"
-    """431: too many header fields; or too many bytes of them, and the connection was cut."""
+    """431: too many header fields, or too many bytes of them."""
     HOST = "host"
     """403: a ``Host`` that is none of ``allowed_hosts``."""
     ORIGIN = "origin"

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from tornado.iostream import IOStream
 
@@ -54,6 +54,11 @@ class _Vacated:
         """Leave it to the new owner."""
 
 
+def vacate(sock: socket.socket) -> Any:
+    """Return what a stream may close in the place of ``sock``, which stays open."""
+    return _Vacated(sock.fileno())
+
+
 async def take_socket(stream: IOStream, within: float) -> tuple[socket.socket, bytes]:
     """Return the stream's socket and what was read ahead of it; the stream is closed.
 
@@ -76,7 +81,7 @@ async def take_socket(stream: IOStream, within: float) -> tuple[socket.socket, b
     if isinstance(sock, ssl.SSLSocket):
         while waiting := sock.pending():  # a stream may read less at a time than a record
             ahead += sock.recv(waiting)
-    stream.socket = cast("Any", _Vacated(sock.fileno()))
+    stream.socket = vacate(sock)
     stream.close()
     return sock, ahead
 

@@ -25,7 +25,7 @@ from tornado.httputil import parse_cookie
 from eyewall.adapters.web.connection import take_socket
 from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
 from eyewall.adapters.web.extensions import agree
-from eyewall.adapters.web.http_server import deadline_of
+from eyewall.adapters.web.http_server import deadline_of, end_if_followed
 from eyewall.adapters.web.link import SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.origin import Hosts, Origins
@@ -174,7 +174,7 @@ class SocketHandler(DiscreetHandler):
             await self._check_origin(handshake)
             reservation = self._reserve(handshake)
             meta = await self._authenticate(handshake)
-            link, session, ahead = await self._upgrade(accept, handshake)
+            link, session = await self._upgrade(accept, handshake)
         except Refusal as refusal:
             self._refuse(refusal)
         except _TooLate:
@@ -183,7 +183,7 @@ class SocketHandler(DiscreetHandler):
             pass
         else:
             place, reservation = reservation, None  # from here on the connection's
-            await self._open(link, meta, place, session=session, ahead=ahead)
+            await self._open(link, meta, place, session=session)
         finally:
             if reservation is not None:
                 reservation.release()
@@ -304,6 +304,8 @@ class SocketHandler(DiscreetHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         for name, value in refusal.headers.items():
             self.set_header(name, value)
+        if "Upgrade" in self.request.headers:
+            end_if_followed(self.request)
         self.finish(f"{refusal}\n")
         if refusal.__cause__ is not None and refusal.status == 500:
             ours = refusal.reason is RefusalReason.INTERNAL
@@ -333,11 +335,11 @@ class SocketHandler(DiscreetHandler):
 
     # --- the upgrade
 
-    async def _upgrade(self, accept: str, handshake: Handshake) -> tuple[SocketLink, bool, bytes]:
+    async def _upgrade(self, accept: str, handshake: Handshake) -> tuple[SocketLink, bool]:
         """Answer 101 and take the connection out of Tornado's hands.
 
-        Returns the link, whether a subprotocol was negotiated, and what came behind
-        the request. Raises ``_Over`` if the client is gone.
+        Returns the link, and whether a subprotocol was negotiated. Raises ``_Over`` if the
+        client is gone.
         """
         codec, wire, session = self._door.choose(handshake.subprotocols)
         wire, extensions = self._door.compress(
@@ -353,13 +355,14 @@ class SocketHandler(DiscreetHandler):
             sock, ahead = await take_socket(stream, self._door.timeout)
             link = link_on(self._door.node, codec, wire, sock)
             link.answer(head)
+            link.keep(ahead)
         except OSError as error:
             if not isinstance(error, ConnectionError):  # the machine is short of something
                 self._door.node.logger.error("take_over_failed", error=shown(error))
                 self._tell(RefusalReason.INTERNAL, None)
             raise _Over from error
         self._log()
-        return link, session, ahead
+        return link, session
 
     async def _open(
         self,
@@ -368,7 +371,6 @@ class SocketHandler(DiscreetHandler):
         reservation: Reservation,
         *,
         session: bool,
-        ahead: bytes,
     ) -> None:
         node = self._door.node
         try:
@@ -380,7 +382,7 @@ class SocketHandler(DiscreetHandler):
             node.logger.error("open_failed", exc_info=error)
         else:
             if opened:
-                link.begin(ahead)
+                link.begin()
 
 
 def _failure(error: BaseException, reason: RefusalReason) -> Refusal:

@@ -14,8 +14,12 @@ Rules of this file:
    one timer watches the first of each.
 4. What is refused or cut before a handler has it leaves a trace, as what handlers refuse.
 5. At the end a request that is half read is told so, in HTTP.
+<<<<<<< HEAD
 6. Time in which the loop stood still does not count, and what has come by then is read
    before anything is cut (``application.stalls``).
+=======
+6. Whoever is answered gets the answer, whatever is unread by then: see ``parting``.
+>>>>>>> bf2ecb5 (Let every HTTP answer arrive, and see a close that came with the handshake)
 """
 
 from __future__ import annotations
@@ -41,8 +45,10 @@ from tornado.httputil import (
     parse_request_start_line,
 )
 from tornado.iostream import UnsatisfiableReadError
+from tornado.netutil import ssl_wrap_socket
 
 from eyewall.adapters.web.accept import Accepting
+from eyewall.adapters.web.parting import Parting, Partings, TlsParting
 from eyewall.adapters.web.refusals import Refusals
 from eyewall.adapters.web.target import usual
 from eyewall.application.stalls import CHANCE, Stalls
@@ -68,10 +74,25 @@ GOODBYE: Final = 0.5
 """Seconds that a client whose request is half read has to take the answer that there will be
 none, and to close."""
 
-_GOODBYE: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 16\r\n\r\ntry again later\n"
+
+def _last_word(status: str, text: str, *fields: str) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status}",
+        *fields,
+        "Connection: close",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(text) + 1}",
+    ]
+    return "\r\n".join([*lines, "", f"{text}\n"]).encode()
+
+
+_GOODBYE: Final = _last_word("503 Service Unavailable", "try again later", "Retry-After: 1")
+
+_TOO_LARGE: Final = _last_word(
+    "431 Request Header Fields Too Large", f"more than {MAX_HEADER_SIZE} bytes of headers"
 )
+
+_BAD: Final = _last_word("400 Bad Request", "this is no request that is served here")
 
 _UNREADABLE: Final = "the request can't be read"
 """All that a log is told: Tornado's own texts quote headers, which may hold a token."""
@@ -108,11 +129,16 @@ class _Reading(HTTP1Connection):
             self.malformed(headers)
             raise HTTPInputError(_UNREADABLE) from None
 
+    def close(self) -> None:
+        if isinstance(self.stream, Parting):  # None once it is another's
+            self.stream.part()
+        super().close()
+
 
 class _Unread(HTTPMessageDelegate):
     """A request that is on its way, or a connection that waits for one."""
 
-    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "refused", "spared")
+    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "spared")
 
     def __init__(
         self,
@@ -128,15 +154,13 @@ class _Unread(HTTPMessageDelegate):
         self.spared = False
         """Whether it has had its ``CHANCE`` after a stall."""
         self.headers: HTTPHeaders | None = None
-        self.refused = False
-        """Whether it was answered before it was read: nobody else is to answer it."""
+        _stream_of(connection).overlong = _TOO_LARGE
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        if self.refused:
-            return None
         self.headers = headers
+        _stream_of(self._connection).overlong = _BAD  # the size of a chunk
         self._server.has_begun(self._connection)
         try:
             line = usual(cast("RequestStartLine", start_line), headers)
@@ -146,14 +170,11 @@ class _Unread(HTTPMessageDelegate):
             raise HTTPInputError(_UNREADABLE) from None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return None if self.refused else self._inner.data_received(chunk)
+        return self._inner.data_received(chunk)
 
     def finish(self) -> None:
         self._server.was_read(self._connection)
-        if self.refused:
-            self._connection.stream.close()
-        else:
-            self._inner.finish()
+        self._inner.finish()
 
     def on_connection_close(self) -> None:
         if self.headers is not None:  # else nothing knows of it yet
@@ -183,6 +204,7 @@ class LimitedServer(HTTPServer):
         self._idle_timeout = max(KEEP_ALIVE, request_timeout)
         self._refusals = refusals
         self._accepting = Accepting(paused or (lambda _: None))
+        self._partings = Partings()
         self._unread: dict[HTTP1ServerConnection, _Unread] = {}
         self._idle: dict[HTTP1ServerConnection, _Unread] = {}
         """Those that have had an answer, and of whose next request nothing has come yet."""
@@ -242,38 +264,48 @@ class LimitedServer(HTTPServer):
         conn = cast("HTTP1ServerConnection", server_conn)
         self.was_read(conn)
         if isinstance(conn.stream.error, UnsatisfiableReadError):
-            self._tell(conn, RefusalReason.HEADERS, None)  # there was no end to them
+            if _stream_of(conn).overlong is _TOO_LARGE:
+                self._tell(conn, RefusalReason.HEADERS, 431)
+            else:
+                self._tell(conn, RefusalReason.MALFORMED, 400)
         super().on_close(server_conn)
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
-        # With TLS the standard library raises for a client that has sent something and
-        # left. Tornado would let it through to the event loop, which reports a fault of
-        # the server, one for each such client. There is no public way to step in.
+        # Tornado's own makes streams of Tornado's own. And with TLS the standard library
+        # raises for a client that has sent something and left: it would let that through
+        # to the event loop, which reports a fault of the server, one for each such client.
         try:
-            super()._handle_connection(connection, address)
+            stream = self._stream(connection)
         except OSError:
             connection.close()
+            return
+        stream.partings = self._partings
+        self.handle_stream(stream, address)
+
+    def _stream(self, connection: socket.socket) -> Parting:
+        sizes = {"max_buffer_size": self.max_buffer_size, "read_chunk_size": self.read_chunk_size}
+        if self.ssl_options is None:
+            return Parting(connection, **sizes)
+        secured = ssl_wrap_socket(
+            connection, self.ssl_options, server_side=True, do_handshake_on_connect=False
+        )
+        return TlsParting(secured, **sizes)
 
     async def turn_away(self) -> None:
         """Answer the requests that are half read with 503, and give their clients a moment."""
-        leaving: list[asyncio.Future[Any]] = []
         for conn, unread in [*self._unread.items(), *self._idle.items()]:
             if unread.headers is None and not _has_bytes(conn):
                 continue  # it has asked for nothing
-            unread.refused = True
-            written = asyncio.ensure_future(_say_goodbye(conn))
-            written.add_done_callback(lambda task: task.cancelled() or task.exception())
-            if conn._serving_future is not None:  # noqa: SLF001  (there is no public way)
-                leaving.append(conn._serving_future)  # noqa: SLF001
+            _stream_of(conn).part(_GOODBYE)
             self._tell(conn, RefusalReason.DRAINING, 503, unread.headers)
-        if leaving:
-            await asyncio.wait(leaving, timeout=GOODBYE)
+        await self._partings.done(GOODBYE)
 
     async def close_all_connections(self) -> None:
         """End the requests that are under way, and wait for them."""
         await super().close_all_connections()
         if self._stalls is not None:
             self._stalls.forget(self._stood_still)
+        self._partings.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -348,13 +380,16 @@ def _has_bytes(server_conn: HTTP1ServerConnection) -> bool:
     return bool(server_conn.stream._read_buffer)  # noqa: SLF001  (there is no public way)
 
 
-async def _say_goodbye(server_conn: HTTP1ServerConnection) -> None:
-    """Answer, and say that nothing more comes; the connection is read on until its end, for
-    closing it with unread input would take the answer away."""
-    stream = server_conn.stream
-    await stream.write(_GOODBYE)
-    if not isinstance(stream.socket, tls.SSLSocket):
-        stream.socket.shutdown(socket.SHUT_WR)
+def _stream_of(server_conn: HTTP1ServerConnection) -> Parting:
+    return cast("Parting", server_conn.stream)  # ``_handle_connection`` has made it
+
+
+def end_if_followed(request: HTTPServerRequest) -> None:
+    """Close behind the answer to an upgrade, if its client has not waited for that: what has
+    come are frames, and would be read as a request."""
+    connection = request.connection
+    if isinstance(connection, HTTP1Connection) and connection.stream._read_buffer:  # noqa: SLF001
+        connection._disconnect_on_finish = True  # noqa: SLF001  (there is no public way)
 
 
 def deadline_of(request: HTTPServerRequest) -> float | None:

@@ -135,15 +135,21 @@ class SocketLink(Outgoing):
 
     # --- reading
 
-    def begin(self, data: bytes = b"") -> None:
+    def keep(self, data: bytes) -> None:
+        """What came behind the handshake: it waits for ``begin``, or for our end."""
+        if data:
+            self._parser = self.node.new_parser(inflates=self._inflates)
+            self._parser.feed(data, 0)
+
+    def begin(self) -> None:
         """Start reading, with what came before."""
         if self.state == OPEN:
             self._reading = True
-            self.last_seen = self.node.clock.now()
+            self.last_seen = self._begun = self.node.clock.now()
             self.node.heartbeat.add(self)
             self._adjust()
-            if data:
-                self._take_in(data)
+            if self._parser is not None:
+                self._take_in(b"")
 
     def on_turn(self) -> None:
         if self.state == OPEN and self.wants_read:

@@ -19,7 +19,8 @@ from eyewall.domain.handshake import Handshake
 
 OriginCheck = Callable[[str, Handshake], bool | Awaitable[bool]]
 OriginRule = None | OriginCheck | Sequence[str]
-"""None: the same origin only. Or a callable, or a list of origins with wildcards."""
+"""None: the same origin only. Or a callable that decides alone, or a list of origins with
+wildcards that are let in beside it."""
 
 _OPAQUE = re.compile(r"null|[a-z][a-z0-9+.-]*://")
 """Origins without a host: of sandboxed frames and of files, say. Who lists one lets in every
@@ -47,7 +48,9 @@ class Origins:
         if isinstance(rule, str):
             raise ValueError("check_origin must be a list of origins, not one string")
         patterns = [_pattern(text) for text in rule]
-        self._check = lambda origin, _: any(matches(origin) for matches in patterns)
+        self._check = lambda origin, handshake: (
+            any(matches(origin) for matches in patterns) or _same_origin(origin, handshake)
+        )
 
     def allow(self, origins: Sequence[str], handshake: Handshake) -> bool | Awaitable[bool]:
         """``origins`` are the values of the ``Origin`` header: none, or else just one."""

@@ -27,6 +27,7 @@ from eyewall.domain.errors import (
 from tests.adapters.web_support import (
     UNIT,
     Client,
+    Clock,
     PlainCodec,
     masked,
     raw,
@@ -249,7 +250,8 @@ async def test_an_upgrade_without_a_valid_key(key):
         (None, "https://evil.com", 403),
         (None, "null", 403),
         (["https://*.example.com"], "https://a.example.com", 101),
-        (["https://*.example.com"], "http://localhost", 403),
+        (["https://*.example.com"], "http://localhost", 101),
+        (["https://*.example.com"], "http://localhost:1", 403),
         (lambda origin, handshake: "good" in origin, "https://good.com", 101),
         (lambda origin, handshake: "good" in origin, "https://bad.com", 403),
         (lambda origin, handshake: 1 / 0, "https://bad.com", 500),
@@ -498,6 +500,37 @@ async def test_reading_begins_when_the_application_has_opened():
         assert order == ["opened", "message"]
         assert here.intake.reasons() == []
         here.intake.links[0].close(Reason.NORMAL)
+
+
+@pytest.mark.parametrize("cut", [None, 9], ids=["whole", "cut"])
+@pytest.mark.parametrize("waits", [0, 20])
+async def test_a_close_that_came_with_the_handshake_is_seen_by_who_is_refused(waits, cut):
+    async def refuse(link):
+        link.close(Reason.POLICY_VIOLATION)
+        await turns(waits)
+        return False
+
+    async with served(clock=Clock(by_hand=True)) as here:
+        here.intake.on_open = refuse
+        early = masked("early") + masked(b"\x03\xe8", 0x88)
+        client = await answer(here, request() + early[:cut])
+        if cut is not None:
+            client.write(early[cut:])
+
+        assert (await client.frame())[1] == b"\x03\xf0policy_violation"
+        assert await client.end() == b""
+        assert here.intake.messages == []
+
+
+@pytest.mark.parametrize("early", [masked("early"), masked("x" * 500_000)])
+async def test_frames_behind_a_handshake_that_is_refused_are_no_requests(early):
+    async with served() as here:
+        client = await answer(here, request(Origin="http://evil.example") + early)
+        assert client.status == 403
+        async with asyncio.timeout(5 * UNIT):
+            assert await client.reader.read() == b"this origin is not allowed\n"
+        reasons = [fields["reason"] for _, event, fields in here.log.entries if "reason" in fields]
+        assert reasons == ["origin"]
 
 
 async def test_a_plain_request_after_a_refusal_is_served_on_the_same_connection():

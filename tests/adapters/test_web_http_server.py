@@ -12,6 +12,7 @@ from tornado.web import Application, RequestHandler
 
 from eyewall.adapters.clock.system import SystemClock
 from eyewall.adapters.web import http_server as module
+from eyewall.adapters.web import parting
 from eyewall.adapters.web.http_server import (
     MAX_BODY_SIZE,
     MAX_HEADER_SIZE,
@@ -94,6 +95,7 @@ async def serving(timeout: float = PATIENCE, *, tls: bool = False) -> AsyncItera
         refusals.close()
         assert not server._unread
         assert not server._idle
+        assert not server._partings._leaving
         assert server._timer is None
 
 
@@ -103,6 +105,12 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
             return await reader.read()
         except ConnectionError:
             return b""
+
+
+async def all_of(reader: asyncio.StreamReader) -> bytes:
+    """All until the server's end; a reset raises ``ConnectionError``."""
+    async with asyncio.timeout(PATIENCE):
+        return await reader.read()
 
 
 async def answered(reader: asyncio.StreamReader) -> int:
@@ -231,10 +239,77 @@ async def test_requests_that_were_read_are_not_among_them(monkeypatch):
 # --- the size
 
 
-async def test_headers_over_the_limit_close_the_connection():
-    async with serving() as site:
-        assert await ended(await site.dial(HEAD[:-2] + b"X: " + b"x" * MAX_HEADER_SIZE)) == b""
+@pytest.mark.parametrize("size", [MAX_HEADER_SIZE, 500_000])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_headers_over_the_limit_are_answered(size, tls):
+    async with serving(tls=tls) as site:
+        told = await all_of(await site.dial(HEAD[:-2] + b"X: " + b"x" * size))
+
+        assert told.startswith(b"HTTP/1.1 431 ")
+        assert b"\r\nConnection: close\r\n" in told
+        assert told.count(b"HTTP/1.1") == 1
+        assert site.refused == ["headers"]
+        assert site.log.fields("handshake_refused")["status"] == 431
         assert site.asked == 0
+
+
+FILLER = b"x" * 500_000
+"""More than is read before the answer."""
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"POST /page HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n", b"400"),
+        (b"POST /page HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
+    ],
+)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_an_answer_arrives_whatever_is_unread(request_, status, tls):
+    """A reset would show as ``ConnectionResetError``, or take the answer away."""
+    async with serving(tls=tls) as site:
+        told = await all_of(await site.dial(request_ + FILLER))
+
+        assert told.startswith(b"HTTP/1.1 " + status)
+        assert told.count(b"HTTP/1.1") == 1
+
+
+async def test_who_does_not_close_behind_an_answer_is_cut_off(monkeypatch):
+    monkeypatch.setattr(parting, "WITHIN", SOON)
+    async with serving() as site:
+        told = await all_of(await site.dial(b"nonsense\r\n\r\n"))
+        assert told.startswith(b"HTTP/1.1 400 ")
+
+        async with asyncio.timeout(PATIENCE):
+            while not site.writers[0].transport.is_closing():  # until it was reset
+                site.writers[0].write(b"more")
+                await asyncio.sleep(0.001)
+
+
+async def test_of_too_many_that_do_not_close_the_first_is_cut_off(monkeypatch):
+    monkeypatch.setattr(parting, "MOST", 1)
+    async with serving() as site:
+        for _ in range(3):
+            told = await all_of(await site.dial(b"nonsense\r\n\r\n"))
+            assert told.startswith(b"HTTP/1.1 400 ")
+
+        assert len(site.server._partings._leaving) == 1
+
+
+async def test_an_end_waits_for_those_who_were_just_answered():
+    async with serving() as site:
+        await all_of(await site.dial(b"nonsense\r\n\r\n"))
+        site.server.stop()
+        ending = asyncio.ensure_future(site.server.turn_away())
+        await asyncio.sleep(0)
+        assert not ending.done()
+        site.writers[0].close()
+        await ending
+
+        assert not site.server._partings._leaving
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_comes():
@@ -327,13 +402,6 @@ async def test_what_can_t_be_read_gets_400_and_leaves_a_trace(request_, caplog):
         assert site.log.fields("handshake_refused")["status"] == 400
         assert "s3cret" not in f"{caplog.text}{site.log.entries}"
         assert [record.levelname for record in caplog.records if record.levelno > 20] == []
-
-
-async def test_headers_without_an_end_are_counted():
-    async with serving() as site:
-        await ended(await site.dial(HEAD[:-2] + b"X: " + b"x" * MAX_HEADER_SIZE))
-
-        assert site.refused == ["headers"]
 
 
 @pytest.mark.parametrize(

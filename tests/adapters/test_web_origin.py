@@ -45,6 +45,19 @@ async def test_who_names_no_origin_is_no_browser():
     assert Origins(lambda _origin, _handshake: False).allow([], from_host("example.com"))
 
 
+@pytest.mark.parametrize("rule", [[], ["https://other.org"], ["null"]])
+async def test_a_list_stands_beside_the_own_origin(rule):
+    assert Origins(rule).allow(["https://example.com"], from_host("example.com")) is True
+    assert Origins(rule).allow(["https://example.com"], from_host("example.org")) is False
+    assert Origins(rule).allow(["capacitor://localhost"], from_host("localhost")) is False
+
+
+async def test_a_callable_decides_alone():
+    decides = Origins(lambda origin, _handshake: origin == "https://other.org")
+    assert decides.allow(["https://example.com"], from_host("example.com")) is False
+    assert decides.allow(["https://other.org"], from_host("example.com")) is True
+
+
 async def test_two_origins_are_none():
     assert not Origins(["*"]).allow(["https://a.com", "https://b.com"], from_host("a.com"))
 
@@ -106,10 +119,6 @@ async def test_an_opaque_origin_is_let_in_where_it_is_listed_and_nowhere_else(or
 async def test_an_opaque_origin_is_never_the_same_origin(origin, host):
     """An application's own page at ``capacitor://localhost`` is no page of a server there."""
     assert Origins().allow([origin], from_host(host)) is False
-
-
-async def test_a_list_replaces_the_rule_of_the_same_origin():
-    assert not Origins(["https://a.com"]).allow(["https://b.com"], from_host("b.com"))
 
 
 async def test_a_callable_decides_and_may_have_to_wait():
