@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar
 from tornado.httputil import parse_cookie
 
 from eyewall.adapters.web.connection import take_socket
+from eyewall.adapters.web.credentials import reported
 from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
 from eyewall.adapters.web.extensions import agree
 from eyewall.adapters.web.http_server import deadline_of, end_if_followed
@@ -310,7 +311,7 @@ class SocketHandler(DiscreetHandler):
         if refusal.__cause__ is not None and refusal.status == 500:
             ours = refusal.reason is RefusalReason.INTERNAL
             event = "handshake_failed" if ours else refusal.reason.value
-            self._door.node.logger.error(event, exc_info=refusal.__cause__)
+            self._door.node.logger.error(event, **reported(refusal.__cause__, self.request))
         self._tell(refusal.reason, refusal.status)
 
     def _cut(self) -> None:

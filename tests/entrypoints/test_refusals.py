@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 
 import pytest
 from tornado.httpserver import HTTPServer
@@ -25,6 +26,76 @@ def raises(error):
         raise error
 
     return fail
+
+
+def shows(handshake):
+    """Every credential that there is; ``?fails=`` says how."""
+    found = [
+        *(handshake.query[name] for name in ("token", "sid") if name in handshake.query),
+        *handshake.headers.all("Authorization"),
+        *handshake.cookies.values(),
+        *handshake.subprotocols,
+    ]
+    return " ".join(found)
+
+
+def table_of_tokens(handshake):
+    return {}[shows(handshake)]
+
+
+def from_another(handshake):
+    try:
+        table_of_tokens(handshake)
+    except KeyError as error:
+        raise ValueError("no user") from error
+
+
+class Unshowable(Exception):
+    def __str__(self):
+        raise ValueError(self.args[0])
+
+
+def unshowable(handshake):
+    raise Unshowable(shows(handshake))
+
+
+@EMBEDDED
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"path": "/ws?token=s3cret-t0ken"},
+        {"path": "/ws?token=s3cret%20t0ken'"},
+        {"path": "/ws?other=1&sid=s3cret-t0ken"},
+        {"Authorization": "Bearer s3cret-t0ken"},
+        {"Authorization": "s3cret-t0ken"},
+        {"Cookie": "a=1; sid=s3cret-t0ken"},
+        {"Sec_WebSocket_Protocol": "bearer, s3cret-t0ken"},
+    ],
+)
+@pytest.mark.parametrize("authenticator", [table_of_tokens, from_another, unshowable])
+async def test_an_authenticator_that_fails_with_the_token_in_its_text_shows_none(
+    embedded, changes, authenticator
+):
+    async with serving(embedded=embedded, authenticator=authenticator) as here:
+        path = changes.get("path", "/ws")
+        assert (await here.status(path, **{k: v for k, v in changes.items() if k != "path"}))[
+            0
+        ] == 500
+
+        [fields] = [f for _, event, f in here.log.entries if event == "authenticator_failed"]
+        error = fields.get("exc_info")
+        text = f"{fields}" + ("".join(traceback.format_exception(error)) if error else "")
+        assert authenticator.__name__ in text  # where it failed is shown
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize("token", ["", "?token=1", "?token=nothing-of-it"])
+async def test_an_error_without_a_token_in_its_text_is_handed_on_as_it_is(token):
+    error = ValueError("no1")
+    async with serving(authenticator=raises(error)) as here:
+        assert (await here.status(f"/ws{token}"))[0] == 500
+
+        assert here.log.fields("authenticator_failed")["exc_info"] is error
 
 
 @EMBEDDED
