@@ -83,7 +83,7 @@ class Belongings:
         if meta.expires_at != before.expires_at:
             self._expiry.watch(conn)
         if meta.user_id != before.user_id:
-            self._seats.renamed(conn, before.user_id)
+            self._rooms.renamed(conn, before.user_id)
             self._presences.renamed(conn, before.user_id)
             self._deliveries.changed(conn)
             self._tasks.spawn(self._become(conn, before.user_id))

@@ -6,7 +6,9 @@ import random
 import secrets
 
 from eyewall.application.acks import Acks
+from eyewall.application.admit import Admission
 from eyewall.application.announcements import Announcements
+from eyewall.application.anteroom import Anteroom
 from eyewall.application.belongings import Belongings
 from eyewall.application.cluster import Cluster
 from eyewall.application.commands import Commands
@@ -103,9 +105,13 @@ class Parts:
             max_payload=config.max_message_size + PACKET_SLACK,
         )
         self.audiences = Audiences(ports.outbound)
+        self.anteroom = Anteroom(
+            connections=self.connections, sender=self.sender, queue=config.queue
+        )
         self.fanout = FanOut(
             cluster=self.cluster,
             audiences=self.audiences,
+            anteroom=self.anteroom,
             connections=self.connections,
             sender=self.sender,
             codec=ports.codec,
@@ -123,6 +129,7 @@ class Parts:
             state=ports.state,
             connections=self.connections,
             audiences=self.audiences,
+            anteroom=self.anteroom,
             sender=self.sender,
             codec=ports.codec,
             clock=ports.clock,
@@ -184,6 +191,7 @@ class Parts:
             seats=self.seats,
             cluster=self.cluster,
             audiences=self.audiences,
+            anteroom=self.anteroom,
             announcements=Announcements(
                 seats=self.seats,
                 fanout=self.fanout,
@@ -309,6 +317,7 @@ class Parts:
             luck=random.random,
         )
         self.cluster.on_lapse(self.repairs.restore)
+        self.admission = Admission(ports.access_controller, ports.validator)
         Commands(
             connections=self.connections,
             rooms=self.rooms,
@@ -319,6 +328,7 @@ class Parts:
             histories=self.histories,
             resumer=self.resumer,
             expiry=self.expiry,
+            admission=self.admission,
             authenticator=ports.authenticator,
         ).register(self.router, client_commands=config.client_commands)
 
@@ -357,8 +367,7 @@ class Parts:
             clock=ports.clock,
             logger=self.logger,
             tell_error=self.operations.tell_error,
-            access=ports.access_controller,
-            validator=ports.validator,
+            admission=self.admission,
             workers=config.workers,
             worker_queue=config.worker_queue,
             lane_queue=config.lane_queue,

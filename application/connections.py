@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from eyewall.application.send import Sender
 
 _NO_ROOMS: dict[RoomId, RoomRole] = {}
+_NONE_HELD = frozenset[RoomId]()
 
 BEING_ASKED: ContextVar[Connection | None] = ContextVar("being_asked", default=None)
 """The connection whose ``on_connect`` hooks run in this context."""
@@ -55,6 +56,7 @@ class Connection:
         "came_as",
         "connections",
         "fate",
+        "held",
         "id",
         "is_in",
         "is_open",
@@ -99,6 +101,8 @@ class Connection:
         the end."""
         self.roles = _NO_ROOMS
         """The role in each room that it is in."""
+        self.held = _NONE_HELD
+        """Those of them that send it nothing so far; changed by ``anteroom`` only."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
         self.asked: Repeats | None = None

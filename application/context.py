@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Context:
     """One message being handled. Who sent it comes from the connection."""
 
-    __slots__ = ("_loop", "_state", "conn", "hub", "message", "owner", "route")
+    __slots__ = ("_loop", "_state", "admitted", "conn", "hub", "message", "owner", "route")
 
     def __init__(
         self,
@@ -40,6 +40,8 @@ class Context:
         self.owner: ConnMeta | None = None
         """For whom ``auth_required`` or a command has decided that the message may go on;
         None where nobody did."""
+        self.admitted = conn.meta
+        """Whom the access controller has let send it."""
         self._loop = loop
         self._state: dict[str, Any] | None = None
 

@@ -27,6 +27,11 @@ class Door:
     def __init__(self, access: AccessController | None) -> None:
         self._can_subscribe = None if access is None else method(access, "can_subscribe")
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether there is anybody to ask."""
+        return self._can_subscribe is not None
+
     async def check(self, room_id: RoomId, conn: Connection) -> ConnMeta:
         """Return the owner who may listen to the room: the connection's at this moment.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from eyewall.application.anteroom import Anteroom
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.frames import Frame
@@ -31,8 +32,6 @@ class Audiences:
         self._outbound = outbound
         self.of: dict[RoomId, Audience] = {}
         """Read by who has to ask for every message; changed only here."""
-        self.held: dict[RoomId, set[Link]] = {}
-        """Members whose connections are not let in yet: they get nothing so far."""
 
     def __len__(self) -> int:
         return len(self.of)
@@ -40,24 +39,13 @@ class Audiences:
     def get(self, room_id: str) -> Audience | None:
         return self.of.get(RoomId(room_id))
 
-    def add(self, room_id: RoomId, link: Link, *, held: bool = False) -> None:
+    def add(self, room_id: RoomId, link: Link) -> None:
         audience = self.of.get(room_id)
         if audience is None:
             audience = self.of[room_id] = self._outbound.audience()
         audience.add(link)
-        if held:
-            self.held.setdefault(room_id, set()).add(link)
-
-    def release(self, room_id: RoomId, link: Link) -> None:
-        """A member whose connection is let in gets what the others get."""
-        held = self.held.get(room_id)
-        if held is not None:
-            held.discard(link)
-            if not held:
-                del self.held[room_id]
 
     def discard(self, room_id: RoomId, link: Link) -> None:
-        self.release(room_id, link)
         audience = self.of.get(room_id)
         if audience is None:
             return
@@ -79,12 +67,14 @@ class FanOut:
         *,
         cluster: Cluster,
         audiences: Audiences,
+        anteroom: Anteroom,
         connections: Connections,
         sender: Sender,
         codec: Codec,
     ) -> None:
         self._cluster = cluster
         self._audiences = audiences
+        self._anteroom = anteroom
         self._connections = connections
         self._sender = sender
         self._codec = codec
@@ -149,22 +139,29 @@ class FanOut:
         self, room_id: str, frame: Frame, skip: Collection[str], skip_user: str | None
     ) -> int:
         await self._sender.ready()
+        return self._publish(room_id, frame, skip, skip_user)
+
+    def _publish(
+        self, room_id: str, frame: Frame, skip: Collection[str], skip_user: str | None
+    ) -> int:
+        """Send to the members who are here now; returns to how many."""
         audience = self._audiences.get(room_id)
         if audience is None:
             return 0
-        # Nothing waits from here on: the room's audience may be another one afterwards.
-        return self._sender.publish(audience, frame, self._links(room_id, skip, skip_user))
+        links = self._links(skip, skip_user)
+        held = self._anteroom.held
+        if not held or not (waiting := held.get(RoomId(room_id))):
+            return self._sender.publish(audience, frame, links)
+        reached = self._sender.publish(audience, frame, waiting.union(links))
+        return reached + self._anteroom.keep(RoomId(room_id), frame, links)
 
-    def _links(
-        self, room_id: str, skip: Collection[str], skip_user: str | None
-    ) -> Collection[Link]:
-        held = self._audiences.held
-        if not skip and skip_user is None and not held:
+    def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
+        if not skip and skip_user is None:
             return ()
         conns = [c for conn_id in skip if (c := self._connections.get(conn_id)) is not None]
         if skip_user is not None:
             conns += self._connections.of_user(skip_user)
-        return {conn.link for conn in conns}.union(held.get(RoomId(room_id), ()))
+        return {conn.link for conn in conns}
 
     async def _local_fitting(self, frame: Frame, fits: Filter) -> int:
         await self._sender.ready()
@@ -181,10 +178,7 @@ class FanOut:
         room_id, skip, user = header.get("room"), strings(header.get("x", [])), header.get("u")
         if not isinstance(room_id, str) or not isinstance(user, str | None):
             raise BadPacket("a room's message without a room")
-        frame = self._frame(header, payload, room_id)
-        audience = self._audiences.get(room_id)
-        if audience is not None:
-            self._sender.publish(audience, frame, self._links(room_id, skip, user))
+        self._publish(room_id, self._frame(header, payload, room_id), skip, user)
 
     def _take_all(self, header: dict[str, Any], payload: bytes) -> None:
         self._sender.publish(self._connections.everyone, self._frame(header, payload, "*"))

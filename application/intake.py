@@ -246,8 +246,7 @@ class Inbound:
     def drained(self, link: Link) -> None:
         conn: Connection | None = link.owner
         if conn is not None and conn.is_open:
-            for room_id, at in self._sender.gaps.take(conn).items():
-                self._sender.post(conn, self._sender.gap(room_id, at))
+            self._sender.tell_gaps(conn)
             self._resumer.drained(conn)
 
     def lost(

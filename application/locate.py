@@ -112,9 +112,10 @@ class Locator:
             for conn_id, seat in standing.seats.items():
                 if seat.node != self._node and conn_id not in skip:
                     by_node[seat.node].append(conn_id)
+        whom = Whom(room=room_id)
         members = self._audiences.members(room_id)
-        here = [conn for conn in members if conn.is_in and conn.id not in skip]
-        return self._with_local(room_id, here, by_node, Whom(room=room_id))
+        here = [conn for conn in members if whom.means(conn) and conn.id not in skip]
+        return self._with_local(room_id, here, by_node, whom)
 
     async def fitting(self, fits: Filter | Where) -> Recipient:
         """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""

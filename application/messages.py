@@ -328,9 +328,13 @@ class Messages:
         if isinstance(ttl := header.get("ttl"), int | float):
             frame.expires = self._clock.now() + ttl
         whom = whom_in(header)
-        found = [self._connections.get(conn_id) for conn_id in strings(header["conns"])]
-        conns = [conn for conn in found if conn is not None and whom.means(conn)]
-        self._sender.to_many(conns, frame)
+        for conn_id in strings(header["conns"]):
+            conn = self._connections.get(conn_id)
+            if conn is not None and whom.means(conn):
+                self._sender.post(conn, frame)
+            else:
+                # It was told that it is forwarded: here is the only place to say more.
+                self._sender.forwarded_in_vain(frame.addressed(whom.user or conn_id), conn_id)
 
     def _take_text(self, header: Mapping[str, Any], payload: bytes) -> None:
         conn = self._connections.get(header["conn"])

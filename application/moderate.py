@@ -293,6 +293,7 @@ class Moderator:
         key = _key(room_id, user_id)
 
         async def act() -> None:
+            await self._settle(room_id, user_id)
             seats = await self._state.decide(room_id, key, rule)
             header = {"room": room_id, "role": int(role)}
             await self._on_nodes(seats, header, _ROLE, self._take_role)
@@ -309,6 +310,7 @@ class Moderator:
             return room, _Gone(gone, room.options.announce)
 
         async def act() -> int:
+            await self._settle(room_id, user_id)
             gone = await self._state.decide(room_id, user_key(user_id), rule)
             await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
             return len(gone.seats)
@@ -332,6 +334,7 @@ class Moderator:
         async def act() -> None:
             gone = await self._state.decide(room_id, key, rule)
             await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
+            await self._settle(room_id, user_id)  # after: now it finds the ban
 
         await self._rooms.effects.see_through(act)
 
@@ -342,6 +345,12 @@ class Moderator:
             return room, None
 
         await self._state.decide(room_id, user_key(user_id), rule)
+
+    async def _settle(self, room_id: RoomId, user_id: UserId) -> None:
+        """Have the seats that have just become the user's stand under its name."""
+        for conn in self._connections.of_user(user_id):
+            if room_id in self._rooms.unsettled(conn):
+                await self._rooms.settle(room_id, conn)
 
     # --- effects
 

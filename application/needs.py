@@ -17,7 +17,10 @@ from eyewall.application.ports import (
 from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.domain.identity import NodeId
+from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.report import DROP
+
+_QUEUE = QueueConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ class NodeConfig:
     """How long a cut is hidden from the others."""
     offline_default: str = DROP
     """What becomes of a message to a user that nobody answers, where its options don't say."""
+    queue: QueueConfig = _QUEUE
+    """How much may wait for a connection, here where it is not let in yet."""
     heartbeat: float = 25.0
     version: str = ""
 

@@ -25,8 +25,8 @@ from eyewall.application.hooks import MESSAGE, Event, Hooks
 from eyewall.application.lanes import Lanes
 from eyewall.application.logs import shown
 from eyewall.application.middleware import Internal, cause
-from eyewall.application.ports import AccessController, Clock, Link, Logger, Validator
-from eyewall.application.replies import Replies, ReservedKey
+from eyewall.application.ports import Clock, Link, Logger
+from eyewall.application.replies import Replies, ReservedKey, is_bound
 from eyewall.application.routes import Route, Router
 from eyewall.application.stats import Stats
 from eyewall.application.tasks import is_end
@@ -107,8 +107,7 @@ class Receiver:
         clock: Clock,
         logger: Logger,
         tell_error: Callable[[Connection, BaseException], None],
-        access: AccessController | None,
-        validator: Validator | None,
+        admission: Admission,
         workers: int,
         worker_queue: int,
         lane_queue: int,
@@ -125,7 +124,7 @@ class Receiver:
         self._clock = clock
         self._logger = logger
         self._tell_error = tell_error
-        self._admit = Admission(access, validator).ask
+        self._admit = admission.ask
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking = 0
         """Messages that wait for an ``async`` hook."""
@@ -331,12 +330,15 @@ class Receiver:
                 await waits
                 if _is_void(conn, message):
                     raise ConnectionClosed(f"{conn.id} has ended")
+            job.admitted = conn.meta
             if route is None:
                 raise HandlerNotFound(f"nothing handles {message.topic}")
             if job.fault is not None:
                 raise job.fault
             reached = True
             result = await route.bound(self._router.everywhere)(job, message)
+            if not conn.is_open and is_bound(message):
+                raise ConnectionClosed(f"{conn.id} has ended")  # what was done went with it
             self._replies.accept(conn, message, result)
         except BaseException as error:  # noqa: BLE001  (whatever it is, it is answered)
             await self._refuse(job, error, remember=reached)
@@ -354,7 +356,7 @@ class Receiver:
             ended = self._handling.stopping
             self._replies.refuse(job.conn, job.message, DRAINING if ended else error)
             raise error
-        if isinstance(error, ConnectionClosed) and _is_void(job.conn, job.message):
+        if isinstance(error, Refused) and self._is_void(job, error):
             heir = self._replies.give_up(job.conn, job.message)
             if heir is not None and not self._replies.is_repeat(heir, job.message):
                 self._dispatch(heir, job.message)
@@ -362,6 +364,13 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, error, remember=remember)
         else:
             await self._failed(job, error, remember=remember)
+
+    @staticmethod
+    def _is_void(job: _Job, error: Refused) -> bool:
+        """Whether a refusal is no answer for who goes on with the session."""
+        if not _is_void(job.conn, job.message):
+            return False
+        return isinstance(error, ConnectionClosed) or is_bound(job.message)
 
     async def _failed(self, ctx: Context, error: BaseException, *, remember: bool) -> None:
         """Answer for an unexpected error; its text stays here."""

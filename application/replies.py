@@ -171,7 +171,7 @@ class Replies:
         # Who asked in a session has it: ``is_repeat`` saw to that.
         if request.id is not None and (repeats := conn.asked) is not None:
             waited = (
-                repeats.answered(request.id, frame.payload, bound=_is_bound(request))
+                repeats.answered(request.id, frame.payload, bound=is_bound(request))
                 if remember
                 else repeats.forgotten(request.id)
             )
@@ -226,7 +226,7 @@ class Replies:
             )
 
 
-def _is_bound(request: Envelope) -> bool:
+def is_bound(request: Envelope) -> bool:
     """Whether the answer is about the connection: that it is in a room, say. Publishing is
     the one command that does the same whoever does it, and must not be done twice."""
     return request.topic.startswith(SYSTEM) and request.topic != PUBLISH

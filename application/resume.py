@@ -22,7 +22,7 @@ from enum import Enum, auto
 from eyewall.application.connections import Connection
 from eyewall.application.deadlines import Deadlines
 from eyewall.application.ports import Clock
-from eyewall.application.rooms import Rooms, TooManyRooms
+from eyewall.application.rooms import Admit, Rooms, TooManyRooms
 from eyewall.application.send import TAKEN, Sender
 from eyewall.application.sessions import Sessions
 from eyewall.application.stalls import Stalls
@@ -99,9 +99,14 @@ class Resumer:
         self._slow: dict[Connection, asyncio.Event] = {}
 
     async def resume(
-        self, conn: Connection, name: str | None, wanted: Mapping[RoomId, Position | None]
+        self,
+        conn: Connection,
+        name: str | None,
+        wanted: Mapping[RoomId, Position | None],
+        admit: Admit | None = None,
     ) -> dict[RoomId, Resumed]:
-        """Join ``wanted`` and send what came after each position.
+        """Join ``wanted`` and send what came after each position; ``admit`` as ``Rooms.join``
+        has it.
 
         Raises ``Unavailable`` if the session can't be looked for, and ``TooManyRooms``.
         """
@@ -113,7 +118,8 @@ class Resumer:
         try:
             for room_id, since in wanted.items():
                 may = self._free or room_id in was_in or room_id in conn.roles
-                resumed = await self._join(room_id, conn, may=may, hold=since is not None)
+                hold = since is not None
+                resumed = await self._join(room_id, conn, admit, may=may, hold=hold)
                 done[room_id] = resumed
                 if since is not None and resumed.position is not None:
                     back[room_id] = _Room(since)
@@ -126,11 +132,13 @@ class Resumer:
             done[room_id] = self._result(room_id, conn, room)
         return done
 
-    async def _join(self, room_id: RoomId, conn: Connection, *, may: bool, hold: bool) -> Resumed:
+    async def _join(
+        self, room_id: RoomId, conn: Connection, admit: Admit | None, *, may: bool, hold: bool
+    ) -> Resumed:
         try:
             if not may:
                 raise Forbidden(f"you may not join {room_id}")
-            membership = await self._rooms.join(room_id, conn, hold=hold)
+            membership = await self._rooms.join(room_id, conn, hold=hold, admit=admit)
         except TooManyRooms:
             raise
         except (Refused, Unavailable) as error:

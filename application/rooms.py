@@ -14,10 +14,11 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 
 from eyewall.application.announcements import Announcements
+from eyewall.application.anteroom import Anteroom
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection
 from eyewall.application.doors import CHANGING, TRIES, Door
@@ -50,6 +51,7 @@ MAX_ROOMS = 1000
 """Rooms that one connection may be in: more than a person can follow. Each costs an entry
 here and one in the cluster's state, and leaving them all is work for both."""
 KICKED = "system:kicked"
+Admit = Callable[[], Awaitable[None]]
 _ANNOUNCED = Left()
 """The others hear of it from whoever decided it, if at all."""
 
@@ -73,6 +75,7 @@ class Rooms:
         seats: Seats,
         cluster: Cluster,
         audiences: Audiences,
+        anteroom: Anteroom,
         announcements: Announcements,
         streams: Streams,
         sender: Sender,
@@ -84,6 +87,7 @@ class Rooms:
         self.moving = seats.moving
         self._cluster = cluster
         self._audiences = audiences
+        self._anteroom = anteroom
         self._announcements = announcements
         self._streams = streams
         self._sender = sender
@@ -97,6 +101,9 @@ class Rooms:
         self._on_gone: list[Callable[[Connection, RoomId], None]] = []
         self._places: dict[ConnId, dict[RoomId, Position]] = {}
         """Where connections that are not let in yet stood in rooms when they joined them."""
+        self._removing: set[tuple[ConnId, RoomId]] = set()
+        """Connections that have lost a seat, and wait for their turn to be put out, while
+        that seat was about to be moved: it must not come back under another name."""
 
     def on_gone(self, step: Callable[[Connection, RoomId], None]) -> None:
         """Have ``step`` run, without waiting, when a connection is out of a room."""
@@ -111,10 +118,12 @@ class Rooms:
         options: JoinOptions | None = None,
         *,
         hold: bool = False,
+        admit: Admit | None = None,
     ) -> Membership:
         """Let a connection in; the membership that it has already is returned.
 
-        With ``hold`` it gets nothing of the room's history until ``Streams.let_go``.
+        With ``hold`` it gets nothing of the room's history until ``Streams.let_go``. ``admit``
+        is asked, on every try, whether the owner may ask for this at all.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
         ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.
@@ -123,6 +132,8 @@ class Rooms:
         asked_by = conn.user_id
         for _ in range(TRIES):
             owner = await self._door.check(room_id, conn)
+            if admit is not None:
+                await admit()
             async with self._turns.take(conn.id):
                 if conn.user_id != asked_by:
                     options, asked_by = _carried(options, asked_by), conn.user_id
@@ -201,8 +212,10 @@ class Rooms:
 
     def _enter(self, room_id: RoomId, conn: Connection, taken: Taken) -> None:
         """Let what was decided take effect here."""
-        self._audiences.add(room_id, conn.link, held=not conn.is_in)
+        self._audiences.add(room_id, conn.link)
         conn.enter(room_id, taken.role)
+        if not conn.is_in:
+            self._anteroom.hold(room_id, conn)
         user_id = conn.user_id
 
         async def notice() -> None:
@@ -221,8 +234,7 @@ class Rooms:
         """Let a connection that has just been let in hear the rooms that it has joined
         before that. Returns where it stood in those with history: what came since then it
         has to be sent, and ``Streams.let_go`` has to follow."""
-        for room_id in conn.roles:
-            self._audiences.release(room_id, conn.link)
+        self._release_all(conn)
         places = self._places.pop(conn.id, {})
         return {room_id: at for room_id, at in places.items() if room_id in conn.roles}
 
@@ -255,10 +267,15 @@ class Rooms:
 
         Each that was in is told ``reason``.
         """
-        for conn in conns:
-            async with self._turns.take(conn.id):
-                if room_id in conn.roles and not await self._seats.holds(room_id, conn):
-                    self._put_out(room_id, conn, why, reason)
+        moving = {(conn.id, room_id) for conn in conns if room_id in self.unsettled(conn)}
+        self._removing |= moving
+        try:
+            for conn in conns:
+                async with self._turns.take(conn.id):
+                    if room_id in conn.roles and not await self._seats.holds(room_id, conn):
+                        self._put_out(room_id, conn, why, reason)
+        finally:
+            self._removing -= moving
         for conn in conns:
             await self._notices.tell(conn)
 
@@ -291,6 +308,7 @@ class Rooms:
 
     def ended(self, conn: Connection) -> None:
         """The end of a connection is decided: no room sends to it any more."""
+        self._anteroom.discard(conn.held, conn)
         for room_id in conn.roles:
             self._audiences.discard(room_id, conn.link)
         self._places.pop(conn.id, None)
@@ -326,6 +344,7 @@ class Rooms:
     def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
         """Let it take effect here that a connection is out of a room."""
         self._seats.forget_room(room_id, conn)
+        self._anteroom.discard((room_id,), conn)
         self._audiences.discard(room_id, conn.link)
         self._streams.let_go(room_id, conn.link)
         self._streams.left(room_id)
@@ -340,6 +359,25 @@ class Rooms:
         self._notices.note(conn, notice)
 
     # --- another user, another lease
+
+    def renamed(self, conn: Connection, before: UserId | None) -> None:
+        """The connection is another user's now than ``before``; ``become`` has to follow.
+
+        Until it is decided whether that one may be in a room it hears nothing of it. Who was
+        nobody keeps its place where there is nobody to ask.
+        """
+        self._seats.renamed(conn, before)
+        unsettled = self._seats.misnamed(conn)
+        self._release_all(conn)
+        if conn.is_in and (before is not None or self._door.is_guarded):
+            for room_id in unsettled:
+                if room_id in conn.roles:
+                    self._anteroom.hold(room_id, conn)
+
+    def _release_all(self, conn: Connection) -> None:
+        """Let a member hear the rooms in which nothing is to be decided any more."""
+        if conn.held and conn.is_in:
+            self._anteroom.release(conn.held.difference(self._seats.misnamed(conn)), conn)
 
     def unsettled(self, conn: Connection) -> Collection[RoomId]:
         """The rooms where the connection's membership still is that of another user."""
@@ -384,6 +422,10 @@ class Rooms:
                     return  # it is out: there is nothing to move
                 # Where it was let in as nobody, it was let in as itself, and stays.
                 options = _carried(JoinOptions(role=role, force=True), left.user_id)
+                # Until it has another: what it had by the other's right is undecided.
+                self._seats.stays(room_id, conn, left.user_id)
+            if (conn.id, room_id) in self._removing:
+                return  # it is put out when this turn is over
             if not conn.meta.is_same_owner(owner):
                 continue
             try:
@@ -393,10 +435,6 @@ class Rooms:
             except Refused as error:
                 self._put_out(room_id, conn, LeaveReason.KICKED, code_of(error), left)
                 return
-            except BaseException:
-                # Not decided: what it may have had by another's rights is still to be moved.
-                self._seats.stays(room_id, conn, left.user_id)
-                raise
             if conn.meta.is_same_owner(owner):
                 self._moved(room_id, conn, taken, left)
                 return
@@ -419,6 +457,8 @@ class Rooms:
     def _moved(self, room_id: RoomId, conn: Connection, taken: Taken, left: Left) -> None:
         """Let it take effect here that a member is another user's."""
         conn.enter(room_id, taken.role)
+        self._seats.forget_room(room_id, conn)
+        self._release_all(conn)
         user_id = conn.user_id
 
         async def notice() -> None:

@@ -251,9 +251,18 @@ class Sender:
         """A frame that the link had taken did not fit after all."""
         if not frame.raw:
             self._stats.take_back_sent()
+        self.missed(conn, frame)
+
+    def missed(self, conn: Connection, frame: Frame) -> None:
+        """There was no place for a frame where it would have waited for the link."""
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.gaps.note(conn, frame)
         self.tell_dropped(conn, frame)
+
+    def tell_gaps(self, conn: Connection) -> None:
+        """Tell a client that reads what its full queue has dropped of rooms with history."""
+        for room_id, at in self.gaps.take(conn).items():
+            self.post(conn, self.gap(room_id, at))
 
     def lost(self, conn: Connection, frame: Frame, reason: FailureReason) -> None:
         """A frame that the link had taken was not written before it ended, or in time.
@@ -270,6 +279,14 @@ class Sender:
                 else ConnectionClosed(f"{conn.id} ended before it had read it")
             )
             self._failures.tell_soon(self._failure(frame, conn, reason, error, None))
+
+    def forwarded_in_vain(self, frame: Frame, conn_id: str) -> None:
+        """A frame of another node was for a connection that is not here, or not let in, or
+        another user's."""
+        self._stats.metrics.dropped(FailureReason.CONN_CLOSED.value, 1)
+        error = ConnectionClosed(f"{conn_id} is none of those that it is for")
+        reason, missed = FailureReason.CONN_CLOSED, Missed(ConnId(conn_id))
+        self._failures.tell_soon(self._failure(frame, missed, reason, error, None))
 
     def refused(self, request: Envelope, error: BaseException) -> None:
         """A client was not allowed to publish what it wanted to: its room misses it."""

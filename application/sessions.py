@@ -60,6 +60,8 @@ some 50 MiB."""
 SKEW = 0.05
 """Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
 _TAKE, _FORGET = "session", "session_forget"
+_MARK = "sent away: "
+"""Before a user's id: beside the sessions in the state, and no name of one."""
 
 
 def new_name(conn_id: ConnId) -> SessionName:
@@ -95,6 +97,8 @@ class Sessions:
         self._next: Deadline | None = None
         self._arriving: dict[SessionName, set[asyncio.Event]] = {}
         """The sessions that are being joined with an earlier one, and who waits for them."""
+        self._under_way: dict[SessionName, set[object]] = {}
+        """The sessions that take up an earlier one, and the users forgotten meanwhile."""
         self._returning: dict[ConnId, frozenset[RoomId]] = {}
         """Connections that are being brought back into these rooms, and not in all yet."""
         self.become: Callable[[str, dict[str, Any]], object]
@@ -127,11 +131,21 @@ class Sessions:
         )
 
     async def forget(self, user_id: UserId) -> None:
-        """Keep nothing for a user any more, on any node: it was sent away for good."""
+        """Keep nothing for a user any more, on any node: it was sent away for good.
+
+        What nodes that have ended left to the state can't be found by its user. So the state
+        has a mark that outlives it, and is looked at by who takes up one of those.
+        """
         self._forget(user_id)
         await self._cluster.cast_all(_FORGET, {"user": user_id})
+        if self._ttl:
+            now = self._clock.wall().timestamp()
+            mark = json.dumps([now, now + self._ttl])
+            await self._state.keep_sessions({_MARK + user_id: (mark, self._ttl)})
 
     def _forget(self, user_id: object) -> None:
+        for forgotten in self._under_way.values():
+            forgotten.add(user_id)
         for name, session, _ in self._kept.all(self._clock.now()):
             if session.user_id == user_id:
                 self._kept.drop(name)
@@ -164,12 +178,16 @@ class Sessions:
         """
         if conn.session is None or not conn.is_open or len(name) > MAX_NAME:
             return None
+        if name.startswith(_MARK):
+            return None
         own = SessionName(conn.session)
+        self._under_way[own] = set()
         waiting = self._arriving.setdefault(own, set())
         try:
             return await self._follow(name, conn, own)
         finally:
             self._arriving.pop(own, None)
+            self._under_way.pop(own, None)
             for over in waiting:
                 over.set()
 
@@ -199,14 +217,33 @@ class Sessions:
         elif node and await self._cluster.is_alive(node):
             found = await self._ask(node, name, conn, own)
         if found is None:
-            record = await self._state.take_session(name)
-            found = None if record is None else _read(record)
+            found = await self._take_left(name)
         # Asked again, whoever has said yes: the connection may be another user's since.
         if found is None or not self._is_for(found, conn.user_id, conn.came_as.user_id):
             return None
+        if found.user_id in self._under_way.get(own, ()):
+            return None  # sent away since
         if found.moved is None:
             self._go_on(conn, own, found)
         return found
+
+    async def _take_left(self, name: str) -> Session | None:
+        """Take a session that a node left to the state, if its user was not sent away since."""
+        record = await self._state.take_session(name)
+        if record is None:
+            return None
+        found, kept_at = _read(record), _kept_at(record)
+        if found.user_id is None:
+            return found
+        key = _MARK + found.user_id
+        mark = await self._state.take_session(key)
+        if mark is None:
+            return found
+        sent_away, until = _times(mark)
+        left = until - self._clock.wall().timestamp()
+        if left > 0:  # taken is gone: others have to find it too
+            await self._state.keep_sessions({key: (mark, left)})
+        return found if kept_at > sent_away + SKEW else None
 
     async def _arrived(self, name: str) -> None:
         """Return when no earlier session is on its way to this one.
@@ -323,8 +360,9 @@ class Sessions:
 
     async def leave(self) -> None:
         """Leave what is kept to the state: the clients will come back to other nodes."""
+        now = self._clock.wall().timestamp()
         records: dict[str, tuple[str, float]] = {
-            name: (_record(session), left)
+            name: (_record(session, now + left - self._ttl), left)
             for name, session, left in self._kept.all(self._clock.now())
         }
         if not records:
@@ -341,14 +379,16 @@ class Sessions:
         self._deadlines.close()
 
 
-def _record(session: Session) -> str:
-    """A session as text. Answers are JSON, so they can stand in it."""
+def _record(session: Session, kept_at: float = 0.0) -> str:
+    """A session as text. Answers are JSON, so they can stand in it. ``kept_at``: when its
+    connection was cut, for what is left to the state."""
     answers = [] if session.repeats is None else session.repeats.answers()
     fields = {
         "user": session.user_id,
         "rooms": sorted(session.rooms),
         "answers": [[request_id, answer.decode()] for request_id, answer in answers],
         "moved": session.moved,
+        "kept_at": kept_at,
     }
     if session.identity is None:
         return json.dumps(fields)
@@ -377,6 +417,21 @@ def _identity(fields: Any) -> Mapping[str, Any] | None:
         fields["expires_at"] = datetime.fromisoformat(fields["expires_at"])
     meta = ConnMeta(**fields)
     return {name: getattr(meta, name) for name in fields}
+
+
+def _kept_at(record: str) -> float:
+    """When the session of a record was cut; one that does not say so is old."""
+    kept_at = json.loads(record).get("kept_at")
+    return float(kept_at) if isinstance(kept_at, int | float) else 0.0
+
+
+def _times(mark: str) -> tuple[float, float]:
+    """When a user was sent away, and until when that is kept; raises ``BadPacket``."""
+    try:
+        sent_away, until = json.loads(mark)
+        return float(sent_away), float(until)
+    except (TypeError, ValueError) as error:
+        raise BadPacket(f"not a mark: {error}") from None
 
 
 def _read(record: Any) -> Session:

@@ -17,6 +17,7 @@ import asyncio
 import math
 from collections.abc import Collection
 
+from eyewall.application.anteroom import Anteroom
 from eyewall.application.connections import Connections
 from eyewall.application.fanout import Audiences
 from eyewall.application.frames import Frame
@@ -53,6 +54,7 @@ class Streams:
         state: StateStore,
         connections: Connections,
         audiences: Audiences,
+        anteroom: Anteroom,
         sender: Sender,
         codec: Codec,
         clock: Clock,
@@ -63,6 +65,7 @@ class Streams:
         self._state = state
         self._connections = connections
         self._audiences = audiences
+        self._anteroom = anteroom
         self._sender = sender
         self._codec = codec
         self._clock = clock
@@ -236,12 +239,20 @@ class Streams:
             return
         frame = arrival.frame.placed(gate.room_id, at)
         skip = self._links(arrival.skip) | gate.held
-        skip.update(self._audiences.held.get(gate.room_id, ()))
         if arrival.turn is not None:
             skip.update(arrival.turn.begin(frame))
-        audience = self._audiences.get(gate.room_id)
-        if audience is not None:
+        self._publish(gate.room_id, frame, skip)
+
+    def _publish(self, room_id: RoomId, frame: Frame, skip: Collection[Link]) -> None:
+        audience = self._audiences.get(room_id)
+        if audience is None:
+            return
+        waiting = self._anteroom.held.get(room_id)
+        if waiting is None:
             self._sender.publish(audience, frame, skip)
+        else:
+            self._sender.publish(audience, frame, waiting.union(skip))
+            self._anteroom.keep(room_id, frame, skip)
 
     def _release_next(self, gate: Gate) -> None:
         """Let through what waits, as long as it is the next."""
@@ -328,10 +339,9 @@ class Streams:
         """
         assert gate.position is not None
         self._logger.warning("history_lost", room=gate.room_id, offset=gate.position.offset)
-        audience = self._audiences.get(gate.room_id)
-        if audience is not None:
-            gap = self._sender.gap(gate.room_id, gate.position)
-            self._sender.publish(audience, gap, self._audiences.held.get(gate.room_id, ()))
+        # Who is held learns it from what it is sent when it is let go.
+        held = gate.held.intersection(self._anteroom.held.get(gate.room_id, ()))
+        self._publish(gate.room_id, self._sender.gap(gate.room_id, gate.position), held)
         if page.position.epoch == gate.position.epoch:
             gate.position = Position(page.position.epoch, page.first - 1)
         else:

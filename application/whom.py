@@ -32,7 +32,7 @@ class Whom:
         if self.user is not None:
             return conn.is_in and conn.meta.user_id == self.user
         if self.room is not None:
-            return conn.is_in and self.room in conn.roles
+            return conn.is_in and self.room in conn.roles and self.room not in conn.held
         return self.fits is None or (conn.is_in and self.fits(conn.meta))
 
     def header(self) -> dict[str, Any]:

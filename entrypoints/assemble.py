@@ -238,6 +238,7 @@ def _config(options: Options) -> NodeConfig:
         offline_default=_offline_default(options),
         client_commands=options.client_commands,
         implicit_rooms=options.implicit_rooms,
+        queue=options.queue or QueueConfig(),
         heartbeat=seconds(heartbeat.interval, "interval"),
         version=VERSION,
     )

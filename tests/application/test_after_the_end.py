@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from eyewall.adapters.history import MemoryHistory
+from eyewall.adapters.state.memory import MemoryState
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Engine
@@ -230,3 +231,57 @@ async def test_a_node_that_stops_says_nothing_of_commands_that_are_void(one):
 
     assert gate.handled == []
     assert one.logger.of("error") == []
+
+
+class Thinks:
+    """An access controller that thinks about rooms until the test lets it go on."""
+
+    def __init__(self):
+        self.gate = asyncio.Event()
+
+    def can_publish(self, meta, topic, event):
+        return True
+
+    async def can_subscribe(self, meta, room_id):
+        if room_id != "lab":
+            await self.gate.wait()
+        return True
+
+
+@pytest.mark.parametrize("topic", ["join", "resume"])
+@pytest.mark.parametrize("held_by", ["controller", "before", "after", "hook"])
+async def test_a_join_that_a_cut_has_met_is_asked_anew_by_its_repeat(
+    make_node, clock, topic, held_by
+):
+    """What it answers is about the connection that asked last."""
+    access, state = Thinks(), Engine(MemoryState(clock=clock.now))
+    node = await make_node(
+        client_commands=True, session_ttl=60.0, access_controller=access, state=state
+    )
+    ada = await node.connect("ada", session=True)
+    told = asyncio.Event()
+    if held_by != "controller":
+        access.gate.set()
+    if held_by == "hook":  # it is in, and the cut comes before its answer
+        node.hub.on_join(lambda room, conn: told.wait() if conn.id == ada.id else None)
+    elif held_by != "controller":
+        getattr(state, held_by).add("decide")
+    data = {"room": "hall"} if topic == "join" else {"rooms": {"hall": {}}}
+    request = {"id": "j", "topic": f"system:{topic}", "ack": True, "data": data}
+    ada.say(request)
+    await settle()
+    await ada.vanish()
+    again = await node.connect("ada", session=True)
+    resume = {"session": ada.welcome["session"], "rooms": {}}
+    again.say({"id": "back", "topic": "system:resume", "ack": True, "data": resume})
+    await settle()
+    again.say(request)
+    await settle()
+    access.gate.set()
+    state.go_on()
+    told.set()
+    await settle()
+
+    assert answers(again) == [("back", "ok"), ("j", "ok")]
+    assert again.conn.rooms == {"hall"}
+    assert [m.connections for m in await node.hub.members("hall")] == [1]

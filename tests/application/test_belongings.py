@@ -72,6 +72,75 @@ async def test_who_was_anonymous_keeps_its_place(one, two):
     assert await members(two) == {"ada": (RoomRole.MODERATOR, 1)}
 
 
+@pytest.mark.parametrize("how", ["kick", "ban", "role"])
+@pytest.mark.parametrize("before", ["ada", None])
+@pytest.mark.parametrize("held_up", [False, True])
+async def test_what_is_done_to_the_new_user_right_behind_it_holds(slow, how, before, held_up):
+    """Its seat still stands under the name of the user before."""
+    one, engine = slow
+    ada = await joined(one, before)
+    one.hub.set_meta(ada.id, user_id="eve")
+    if held_up:  # the move has begun, and has the connection's turn
+        engine.after.add("decide")
+        await settle()
+    if how == "kick":
+        work = asyncio.ensure_future(one.hub.kick_user_from_room("eve", "lab"))
+    elif how == "ban":
+        work = asyncio.ensure_future(one.hub.ban("lab", "eve"))
+    else:
+        work = asyncio.ensure_future(one.hub.set_role("lab", "eve", RoomRole.ADMIN))
+    await settle()
+    engine.go_on()
+    result = await work
+
+    if how == "kick":
+        assert result == 1
+    if how == "role":
+        assert ada.conn.roles == {"lab": RoomRole.ADMIN}
+        assert await members(one) == {"eve": (RoomRole.ADMIN, 1)}
+    else:
+        assert ada.conn.rooms == frozenset()
+        assert await members(one) == {}
+    assert not one.node.rooms.unsettled(ada.conn)
+
+
+@pytest.mark.parametrize("held_up", [False, True])
+async def test_who_is_kicked_is_out_though_it_is_another_user_by_then(make_node, held_up):
+    """The seat that it has lost does not come back under another name."""
+
+    class Door:
+        def __init__(self):
+            self.gate = asyncio.Event()
+
+        def can_publish(self, meta, topic, event):
+            return True
+
+        async def can_subscribe(self, meta, room_id):
+            await self.gate.wait()
+            return True
+
+    door = Door()
+    one = await make_node(access_controller=door)
+    door.gate.set()
+    ada, _ = await joined(one, "ada"), await joined(one, "ben")
+    door.gate.clear()
+    one.hub.set_meta(ada.id, user_id="eve")
+    if held_up:
+        await settle()
+    work = asyncio.ensure_future(one.hub.kick_user_from_room("ada", "lab", "rude"))
+    await settle()
+    door.gate.set()
+
+    assert await work == 1
+    await settle()
+    assert ada.conn.rooms == frozenset()
+    assert [m["data"]["reason"] for m in ada.heard()] == ["rude"]
+    assert await members(one) == {"ben": (MEMBER, 1)}
+    assert not one.node.rooms._removing
+    await one.hub.join("lab", ada.id)
+    assert await members(one) == {"ben": (MEMBER, 1), "eve": (MEMBER, 1)}
+
+
 async def test_one_users_role_is_not_another_ones(one):
     await one.hub.set_role("lab", "ada", OWNER)
     await one.hub.set_role("hall", "bob", RoomRole.ADMIN)

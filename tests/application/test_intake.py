@@ -460,7 +460,7 @@ async def test_who_is_refused_has_got_nothing_of_the_others(make_node):
     assert len(one.node.audiences) == 0
 
 
-async def test_who_is_let_in_gets_all_from_then_on(node):
+async def test_who_is_let_in_gets_what_its_rooms_sent_meanwhile_and_all_from_then_on(node):
     asked = Asked(node, lambda conn: node.hub.join("lab", conn.id))
     await asked.begin()
     await node.hub.broadcast_room("lab", "before")
@@ -470,7 +470,7 @@ async def test_who_is_let_in_gets_all_from_then_on(node):
     await node.hub.broadcast_room("lab", "after")
     await node.hub.send_to_user("ada", Message("mail"))
 
-    assert [m["topic"] for m in ada.heard()] == ["news", "after", "mail"]
+    assert [m["topic"] for m in ada.heard()] == ["before", "news", "after", "mail"]
 
 
 async def test_a_room_with_history_has_no_gap_for_who_joined_it_in_the_hook(make_node):

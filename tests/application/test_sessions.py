@@ -204,6 +204,73 @@ async def test_it_is_worth_nothing_to_another_user(one, two):
     assert ada.closed is None
 
 
+async def left_to_the_state(node, user="ada"):
+    """The name of a session whose node has ended in order."""
+    client = await node.connect(user, session=True)
+    await node.hub.join("lab", client.id)
+    await client.vanish(DisconnectReason.SERVER_SHUTDOWN)
+    await node.stop()
+    return client.welcome["session"]
+
+
+async def test_who_is_sent_away_finds_nothing_that_a_node_has_left_to_the_state(
+    one, two, make_node
+):
+    """On no node, also on one that has begun since; nobody else loses anything by it."""
+    other = await make_node(session_ttl=TTL)
+    bobs, names = await left_to_the_state(other, "bob"), []
+    for _ in range(2):
+        node = await make_node(session_ttl=TTL)
+        names.append(await left_to_the_state(node))
+    await one.advance(1.0)
+    assert await one.hub.disconnect_user("ada") == 0
+
+    late = await make_node(session_ttl=TTL)
+    for node, name in zip((two, late), names, strict=True):
+        assert (await back(node, name))[1] is None
+    assert (await back(late, bobs, "bob"))[1].rooms == {"lab"}
+
+
+async def test_what_is_cut_after_that_is_found(one, two):
+    await two.hub.disconnect_user("ada")
+    await two.advance(1.0)
+    name = await left_to_the_state(one)
+
+    assert (await back(two, name))[1].rooms == {"lab"}
+
+
+@pytest.mark.parametrize("name", ["sent away: ada", "sent away: "])
+async def test_the_mark_of_who_was_sent_away_is_no_session(one, two, name):
+    left = await left_to_the_state(one)
+    await two.advance(1.0)
+    await two.hub.disconnect_user("ada")
+
+    assert (await back(two, name))[1] is None
+    assert (await back(two, left))[1] is None
+
+
+async def test_who_is_sent_away_while_it_comes_back_does_not(make_node, clock):
+    """The state has been asked, and its answer is on the way."""
+    state = Engine(MemoryState(clock=clock.now))
+    one = await make_node(session_ttl=TTL)
+    two = await make_node(session_ttl=TTL, state=state)
+    one_state = one.state
+    state.inner = one_state
+    name = await left_to_the_state(one)
+    again = await two.connect(session=True)
+    two.hub.set_meta(again.id, user_id="ada")
+    await settle()
+    state.after.add("take_session")
+    coming = asyncio.ensure_future(two.node.sessions.resume(name, again.conn))
+    await settle()
+    two.hub.set_meta(again.id, user_id="eve")
+    two.hub.set_meta(again.id, user_id="ada")
+    await two.node.sessions.forget("ada")
+    state.go_on()
+
+    assert (await coming) is None
+
+
 async def test_a_session_left_to_the_state_is_not_another_users_either(one, two):
     ada = await one.connect("ada", session=True)
     await ada.vanish()

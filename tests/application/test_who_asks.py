@@ -239,6 +239,79 @@ async def test_so_it_is_where_the_store_takes_its_time(case, when):
     assert client.conn.rooms == frozenset()
 
 
+class Publishers:
+    """Lets these users send these topics; rooms are for all."""
+
+    def __init__(self, **may):
+        self.may, self.asked = may, []
+
+    def can_publish(self, meta, topic, event):
+        self.asked.append((meta.user_id, topic))
+        return topic in self.may.get(meta.user_id or "nobody", ())
+
+    def can_subscribe(self, meta, room_id):
+        return True
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("command", ["join", "resume"])
+@pytest.mark.parametrize("may", [True, False])
+async def test_who_it_has_become_has_to_be_allowed_to_ask_for_it(
+    make_node, clock, command, when, may
+):
+    """The controller was asked for the user before, and the store took its time."""
+    topic = f"system:{command}"
+    access = Publishers(ada=[topic], eve=[topic] if may else [])
+    state = Engine(MemoryState(clock=clock.now))
+    node = await make_node(client_commands=True, access_controller=access, state=state)
+    client = await node.connect("ada")
+    getattr(state, when).add("decide")
+    data = {"room": "lab", "rooms": {"lab": {}}}
+    client.say({"id": "j", "topic": topic, "ack": True, "data": data})
+    await settle()
+    node.hub.set_meta(client.id, user_id="eve")
+    await settle()
+    state.go_on()
+    await settle()
+
+    [answer] = acks(client)
+    code = answer.get("code") if command == "join" else answer["rooms"]["lab"].get("code")
+    assert code == (None if may else "forbidden")
+    assert client.conn.rooms == ({"lab"} if may else frozenset())
+    assert access.asked == [("ada", topic), ("eve", topic)]
+
+
+@pytest.mark.parametrize(
+    ("command", "data"),
+    [
+        ("publish", {"room": "lab", "data": 1}),
+        ("members", {"room": "lab"}),
+        ("presence", {"users": ["x"]}),
+    ],
+)
+@pytest.mark.parametrize("may", [True, False])
+async def test_so_it_has_where_a_middleware_took_its_time(make_node, command, data, may):
+    topics = ["system:publish", "system:members", "system:presence", "room:lab"]
+    access = Publishers(ada=topics, eve=topics if may else [])
+    node, gate = await make_node(client_commands=True, access_controller=access), asyncio.Event()
+
+    async def slow(ctx, msg, next):
+        await gate.wait()
+        return await next(ctx, msg)
+
+    node.hub.use(slow)
+    client = await node.connect("ada")
+    await node.hub.join("lab", client.id)
+    client.say({"id": "q", "topic": f"system:{command}", "ack": True, "data": data})
+    await settle()
+    node.hub.set_meta(client.id, user_id="eve")
+    await settle()
+    gate.set()
+    await settle()
+
+    assert [answer.get("code") for answer in acks(client)] == [None if may else "forbidden"]
+
+
 async def test_an_application_lets_in_whom_it_means(case):
     """What ``hub.join`` was told to force was meant for the user of that moment."""
     await case.hub.create_room("club", RoomOptions(policy="private"))

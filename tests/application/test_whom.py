@@ -12,11 +12,11 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed
 from eyewall.domain.identity import Where
-from eyewall.domain.report import DeliveryStatus, SendOptions, Target
+from eyewall.domain.report import DeliveryStatus, FailureReason, SendOptions, Target
 from eyewall.domain.retry import RetryPolicy
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Engine
-from tests.application.fakes import FakeOutbound, settle
+from tests.application.fakes import FakeOutbound, RecordingMetrics, settle
 
 NEWS = Message("news", data={"n": 1})
 ACKED = SendOptions(require_ack=True, ack_timeout=1.0)
@@ -119,6 +119,44 @@ async def test_who_fits_no_longer_gets_nothing(one):
     await task
 
     assert topics(client) == []
+
+
+@pytest.mark.parametrize("gone", ["not let in", "another user's", "not there"])
+async def test_the_other_node_tells_of_what_it_could_not_hand_on(one, make_node, gone):
+    """A plain send to it is reported as forwarded: nobody else can say more."""
+    metrics = RecordingMetrics()
+    two, failures, gate = await make_node(metrics=metrics), [], asyncio.Event()
+    two.hub.on_send_failure(failures.append)
+
+    @two.hub.on_connect
+    async def hook(conn):
+        if gone == "not let in":
+            await gate.wait()
+
+    opening = asyncio.ensure_future(two.connect("ada"))
+    await settle()
+    [conn] = two.hub.connections()
+    await opening if gone != "not let in" else None
+    asked = Engine(one.state)
+    one.node.messages._locate._state = asked
+    asked.after.add("connections_of")
+    task = await going_on(one.hub.send_to_user("ada", NEWS))
+    if gone == "another user's":
+        two.hub.set_meta(conn.id, user_id="eve")
+    elif gone == "not there":
+        await conn.close()
+    asked.go_on()
+    report = await task
+    await settle()
+    gate.set()
+    client = await opening
+
+    assert report.forwarded == 1
+    assert topics(client) == []
+    [failure] = failures
+    assert (failure.message.topic, failure.recipient, failure.conn_id) == ("news", "ada", conn.id)
+    assert failure.reason is FailureReason.CONN_CLOSED
+    assert metrics.of("dropped") == [("conn_closed", 1)]
 
 
 # --- between two tries
