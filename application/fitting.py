@@ -6,12 +6,14 @@ The ports say what is needed; there is no second list of their methods.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from eyewall.application import ports, stores
 
-_Needs = tuple[tuple[str, int], ...]
+_Needs = tuple[tuple[str, int, bool], ...]
+"""Name, number of arguments, and whether there are keywords of any name beside them."""
 
 PORTS: dict[str, type[Any]] = {
     "authenticator": ports.Authenticator,
@@ -30,6 +32,8 @@ PORTS: dict[str, type[Any]] = {
 
 CALLED = frozenset({"authenticator", "validator", "limiter"})
 """Ports for which a plain callable will do."""
+PLAIN = frozenset({"logger", "metrics", "tracer"})
+"""Ports whose methods nobody awaits: what a coroutine function does would never happen."""
 OPTIONAL: dict[str, type[Any]] = {"metrics": ports.WatchesNode, "pubsub": stores.CountsListeners}
 """What a port may have too, each method by itself."""
 
@@ -47,40 +51,49 @@ def check(what: str, given: object) -> None:
         raise ValueError(
             f"{what} must be an adapter's object, not the class {name}: write {name}(...)"
         )
+    if isinstance(given, logging.Logger | logging.LoggerAdapter):
+        kind = type(given).__name__
+        raise ValueError(
+            f"{what}: a {kind} of logging takes no fields, as in info(event, url=...); "
+            "structlog.wrap_logger(...) makes one that does"
+        )
     needs = _methods(PORTS[what])
     if what in CALLED and callable(given) and not hasattr(given, needs[0][0]):
-        _check_call(what, "it", given, needs[0][1])
+        _check_call(what, "it", given, *needs[0][1:])
         return
-    for name, taken in needs:
+    for name, taken, more in needs:
         method = getattr(given, name, None)
         if method is None or getattr(method, "__func__", None) is vars(PORTS[what])[name]:
             # Not there, or inherited from the port itself, where there is only a promise.
             kind = type(given).__name__
             raise ValueError(f"{what} must have the method {name}(), which {kind} has not")
-        _check_call(what, f"{name}()", method, taken)
-    for name, taken in _methods(OPTIONAL[what]) if what in OPTIONAL else ():
+        _check_call(what, f"{name}()", method, taken, more)
+    for name, taken, more in _methods(OPTIONAL[what]) if what in OPTIONAL else ():
         if (method := getattr(given, name, None)) is not None:
-            _check_call(what, f"{name}()", method, taken)
+            _check_call(what, f"{name}()", method, taken, more)
 
 
-def _check_call(what: str, name: str, method: object, taken: int) -> None:
+def _check_call(what: str, name: str, method: object, taken: int, more: bool) -> None:
     if not callable(method):
         raise ValueError(f"{what}: {name} must be callable, not {method!r:.80}")
+    if what in PLAIN and inspect.iscoroutinefunction(method):
+        raise ValueError(f"{what}: {name} must be a plain function, as nobody awaits it")
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
         return  # of C code, say: calling it will tell
     try:
-        signature.bind(*[None] * taken)
+        signature.bind(*[None] * taken, **({"of_any_name": None} if more else {}))
     except TypeError:
+        keywords = " and keywords" if more else ""
         raise ValueError(
-            f"{what}: {name} is called with {taken} arguments, and takes {signature}"
+            f"{what}: {name} is called with {taken} arguments{keywords}, and takes {signature}"
         ) from None
 
 
 def _methods(port: type[Any]) -> _Needs:
-    """Return the methods of a port, and how many arguments each must take."""
-    return tuple((name, _taken(method)) for name, method in _declared(port))
+    """Return the methods of a port, and what each must take."""
+    return tuple((name, *_taken(method)) for name, method in _declared(port))
 
 
 def _declared(port: type[Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -89,11 +102,12 @@ def _declared(port: type[Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
             yield name, found
 
 
-def _taken(method: Callable[..., Any]) -> int:
+def _taken(method: Callable[..., Any]) -> tuple[int, bool]:
     parameters = list(inspect.signature(method).parameters.values())[1:]  # without self
-    return sum(
+    needed = sum(
         1
         for parameter in parameters
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         and parameter.default is parameter.empty
     )
+    return needed, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

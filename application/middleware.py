@@ -78,8 +78,9 @@ def _bind(wrap: Middleware, inner: Handler) -> Handler:
 def recover(logger: Logger | None = None) -> Middleware:
     """Log what a handler raises unexpectedly, with its traceback, and answer ``internal``.
 
-    Without a logger the server's own is used.
+    Without a logger the server's own is used. Raises ``ValueError`` for one that is none.
     """
+    fitting.check("logger", logger)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         try:
@@ -102,7 +103,11 @@ def recover(logger: Logger | None = None) -> Middleware:
 
 
 def log(logger: Logger | None = None) -> Middleware:
-    """Log every message: route, event, user, outcome and seconds, never the payload."""
+    """Log every message: route, event, user, outcome and seconds, never the payload.
+
+    Without a logger the server's own is used. Raises ``ValueError`` for one that is none.
+    """
+    fitting.check("logger", logger)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         out = guarded(logger or ctx.hub.logger)

@@ -41,9 +41,16 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.identity import NodeId
 from eyewall.domain.identity import name as check_name
+from eyewall.domain.identity import names as check_names
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.report import STORE, offline_mode
 from eyewall.version import VERSION
+
+_CONFIGS: dict[str, type] = {
+    "queue": QueueConfig,
+    "heartbeat": HeartbeatConfig,
+    "compression": CompressionConfig,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +135,7 @@ def own_node_id(options: Options) -> NodeId:
 
 def assemble(options: Options) -> tuple[Node, Front]:
     """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
-    _check_adapters(options)
+    _check_given(options)
     logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
     stalls = Stalls(clock)
@@ -144,7 +151,7 @@ def assemble(options: Options) -> tuple[Node, Front]:
         check_origin=options.check_origin,
         trusted_proxies=options.trusted_proxies,
         allowed_hosts=options.allowed_hosts,
-        compression=_compression(options.compression),
+        compression=options.compression,
         batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
         stalls=stalls,
     )
@@ -169,7 +176,7 @@ def build_node(
 
     ``stalls`` watches the loop; None: nothing does. Raises ``ValueError`` for a wrong option.
     """
-    _check_adapters(options)
+    _check_given(options)
     ports = Ports(
         outbound=outbound,
         clock=clock,
@@ -194,20 +201,24 @@ def _own_state(stalls: Stalls | None) -> MemoryState:
     return MemoryState() if stalls is None else MemoryState(clock=stalls.awake)
 
 
-def _check_adapters(options: Options) -> None:
-    """Notice a class without its parentheses, or an object that lacks a method, here and
-    not at the first message."""
+def _check_given(options: Options) -> None:
+    """Notice a class without its parentheses, an object that lacks a method, and what is not
+    of the type that an option has, here and not at the first message."""
     for what in fitting.PORTS:
         given = getattr(options, what, None)
         if isinstance(given, str | Path | bool):
             raise ValueError(f"{what} must be an adapter's object, not {given!r:.80}")
         fitting.check(what, given)
-
-
-def _compression(config: object) -> CompressionConfig | None:
-    if config is None or isinstance(config, CompressionConfig):
-        return config
-    raise ValueError(f"compression must be None or a CompressionConfig, not {config!r:.80}")
+    for what, kind in _CONFIGS.items():
+        if not isinstance(given := getattr(options, what), kind | None):
+            raise ValueError(f"{what} must be None or a {kind.__name__}, not {given!r:.80}")
+    for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
+        given = getattr(options, what)
+        if given is None or (what == "check_origin" and callable(given)):
+            continue
+        if not isinstance(given, Collection):  # what can be gone through only once, too
+            raise ValueError(f"{what} must be a list of strings, not {given!r:.80}")
+        check_names(given, what)
 
 
 def _offline_default(options: Options) -> str:

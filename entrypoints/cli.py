@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import inspect
 import os
 import socket
 import ssl
@@ -22,10 +23,11 @@ from typing import Any, NoReturn
 
 from eyewall import chat, reload
 from eyewall.domain.errors import UnsafeConfiguration
-from eyewall.server import Server
+from eyewall.runner import importing
+from eyewall.server import PLAIN, Server
 from eyewall.settings import Settings
 from eyewall.settings_groups import SettingsError
-from eyewall.settings_sources import CONFIG
+from eyewall.settings_sources import CALLER, CONFIG
 from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2
@@ -34,6 +36,10 @@ APPLIED = frozenset({"server.host", "server.port", "tls.cert", "tls.key"})
 """The settings that ``serve`` itself sees to, whatever the server was built from."""
 FLAGS = {"host": "EYEWALL_SERVER__HOST", "port": "EYEWALL_SERVER__PORT"}
 """What the flags of ``serve`` are called in the environment."""
+
+_PORTS = {"auth": "authenticator", "bus": "pubsub", "logging": "logger"}
+"""The groups of settings that are called otherwise among a ``Server``'s keywords."""
+_DEFAULTS = {name: each.default for name, each in inspect.signature(Server).parameters.items()}
 
 _NOT_LISTENING = {
     errno.EADDRINUSE: "is in use; take another with --port",
@@ -157,15 +163,24 @@ def _check_settings(place: str, server: Server, settings: Settings) -> None:
 
 
 def _unseen(server: Server, settings: Settings) -> list[str]:
-    """Return the keys that were set and that the server's own settings know nothing of."""
-    own = server.settings
-    if own is None:
-        return sorted(settings.origins)
+    """Return the keys that were set and that the server would act against.
+
+    What the application said itself where it read its settings is its own decision.
+    """
+    own = PLAIN if server.settings is None else server.settings
     return sorted(
         key
         for key in settings.origins
-        if key not in own.origins and own.value(key) != settings.value(key)
+        if (own.value(key) != settings.value(key) and own.origins.get(key) != CALLER)
+        or (server.settings is None and _is_changed(server, key))
     )
+
+
+def _is_changed(server: Server, key: str) -> bool:
+    """Whether a keyword for ``key`` or its group was given to the ``Server`` itself."""
+    group, _, inner = key.partition(".")
+    names = {inner, _PORTS.get(group, group)} & _DEFAULTS.keys()
+    return any(getattr(server.options, name, None) != _DEFAULTS[name] for name in names)
 
 
 def _place(
@@ -246,15 +261,29 @@ def _find(place: str) -> Server:
 
 def _import(place: str, module_name: str) -> Any:
     try:
-        return importlib.import_module(module_name)
+        with importing():
+            return importlib.import_module(module_name)
     except SyntaxError as error:  # its text says where
         _no_server(place, f"importing it failed with {type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001  (a user's module may raise anything)
         if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
             _no_server(place, f"there is no module {error.name!r}")
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        line = f"{Path(where.filename).name}, line {where.lineno}"
-        _no_server(place, f"importing it failed with {type(error).__name__}: {error} ({line})")
+        _no_server(
+            place, f"importing it failed with {type(error).__name__}: {error} ({_line(error)})"
+        )
+
+
+def _line(error: Exception) -> str:
+    """Say where in the caller's own files it came up; if in none, where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    folder = Path.cwd()
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
+    ]
+    where = (own or frames)[-1]
+    return f"{Path(where.filename).name}, line {where.lineno}"
 
 
 def _is_part_of(missing: str | None, module_name: str) -> bool:

@@ -62,6 +62,8 @@ class Listener:
             raise ValueError(f"port must be a whole number from 0 to 65535, not {port!r:.80}")
         if not isinstance(host, str):
             raise ValueError(f"host must be a string, not {host!r:.80}")
+        if not isinstance(ssl, tls.SSLContext | None):
+            raise ValueError(f"ssl must be an ssl.SSLContext or None, not {ssl!r:.80}")
         self._sockets = _bind(host, port)
         self._ssl = ssl
         self._http: LimitedServer | None = None
@@ -146,6 +148,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
                 number = port or (sockets[0].getsockname()[1] if sockets else 0)
                 try:
                     sockets += bind_sockets(number, address, backlog=BACKLOG)
+                except UnicodeError:  # "a..b" can't be a name, and is not looked up
+                    raise socket.gaierror(socket.EAI_NONAME, f"no name: {one!r:.80}") from None
                 except OSError as error:
                     # All that the machine has: it may be without one of the families.
                     if one not in EVERYWHERE or error.errno not in _NO_SUCH_FAMILY:

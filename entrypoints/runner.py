@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from eyewall.application.tasks import LAST_WORD
+from eyewall.domain.errors import Misuse
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,6 +26,29 @@ ONE = {signal.SIGINT: 0.3, signal.SIGTERM: 0.0005}
 whole group of processes, of which one (a shell, ``npm``, ``timeout``) may pass it on as well;
 nobody means two keystrokes so soon after another. SIGTERM is sent by programs, which mean two,
 but for those that send one to a process and to its group in the same breath."""
+
+
+_IMPORTING: ContextVar[bool] = ContextVar("importing", default=False)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import an application whose server is to be run afterwards, and not meanwhile."""
+    token = _IMPORTING.set(True)
+    try:
+        yield
+    finally:
+        _IMPORTING.reset(token)
+
+
+def check_not_importing() -> None:
+    """Raise ``Misuse`` where the application is only imported: the import would not end, and
+    serve without what the command line asks for."""
+    if _IMPORTING.get():
+        raise Misuse(
+            "eyewall serve runs the server itself, after the import: put run() or start() "
+            'under if __name__ == "__main__"'
+        )
 
 
 async def run_until_signal(

@@ -39,7 +39,7 @@ from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import Listener, place
 from eyewall.registry import Hook, Inside, Registry
-from eyewall.runner import run_until_signal
+from eyewall.runner import check_not_importing, run_until_signal
 from eyewall.safety import RUNNING, allowed
 from eyewall.settings import Settings
 
@@ -207,8 +207,10 @@ class Server(Registry):
         raised, ``RuntimeError`` if it was started or was shut down meanwhile,
         ``UnsafeConfiguration`` for adapters that would split a cluster (unless
         ``allow_unsafe`` has ``"split_state"``), and ``Misuse`` in a fork of the process
-        that has started it. Then nothing is left behind, and it may be tried again.
+        that has started it, and where ``eyewall serve`` imports its module. Then nothing is
+        left behind, and it may be tried again.
         """
+        check_not_importing()
         self._check_process()
         if self._started:
             raise RuntimeError("the server has been started")
@@ -409,6 +411,7 @@ class Server(Registry):
         one it takes no signals: there, that is how it ends. As the process is taken for its
         own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``).
         """
+        check_not_importing()
         fill_standard_streams()
         raise_limit()
         try:

@@ -25,6 +25,9 @@ _NOT_OURS = re.compile(
 """What else may begin so: the name of the file, the tests' own, and what Kubernetes sets
 in every container where a service is named eyewall."""
 
+CALLER = "the command line or the caller"
+"""Where a value is from that is in no file and no variable."""
+
 DEFAULT_FILE = "eyewall.toml"
 DEEPEST = 2  # a group and its key
 
@@ -84,7 +87,7 @@ def gather(
         except _Unreadable as unreadable:
             sources.mistakes.append(f"{file}: {unreadable}")
     _read_environment(environ, sources)
-    sources.put_all(overrides, "the command line or the caller")
+    sources.put_all(overrides, CALLER)
     return sources
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+import structlog
 
 from eyewall import (
     AccessController,
@@ -124,3 +127,33 @@ def test_methods_that_an_object_finds_when_it_is_asked_count():
             return anything
 
     fitting.check("logger", Lazy())
+
+
+@pytest.mark.parametrize("name", ["debug", "info", "warning", "error"])
+def test_a_logger_takes_fields_of_any_name(name):
+    """Without them each line would be lost, one by one, behind the guard of the logs."""
+    given = whole("logger")
+    setattr(given, name, lambda event, url=None: None)
+    with pytest.raises(ValueError, match=rf"logger: {name}\(\) is called with 1 arguments and key"):
+        fitting.check("logger", given)
+
+
+@pytest.mark.parametrize("given", [logging.getLogger("x"), logging.LoggerAdapter(logging.root)])
+def test_a_logger_of_logging_takes_no_fields_whatever_it_looks_like(given):
+    with pytest.raises(ValueError, match=r"logger: .*structlog\.wrap_logger"):
+        fitting.check("logger", given)
+
+    fitting.check("logger", structlog.wrap_logger(given))
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [each for each in METHODS if each[0] in {"logger", "metrics", "tracer"}]
+)
+def test_what_nobody_awaits_is_no_coroutine_function(what, name):
+    async def method(*args: object, **kwargs: object) -> None:
+        """Would never run."""
+
+    given = whole(what)
+    setattr(given, name, method)
+    with pytest.raises(ValueError, match=rf"{what}: {name}\(\) must be a plain function"):
+        fitting.check(what, given)

@@ -202,6 +202,9 @@ def test_wrong_use_shows_the_right_one(tmp_path, arguments):
         ("needs:server", "importing it failed with ModuleNotFoundError: No module named 'nowhere'"),
         ("broken:server", "importing it failed with ZeroDivisionError: division by zero ("),
         ("nonsense:server", "importing it failed with SyntaxError"),
+        ("needs_more:server", "not 'a database' (needs_more.py, line 2)"),
+        ("runs:server", 'put run() or start() under if __name__ == "__main__" (runs.py, line 3)'),
+        ("starts:server", 'start() under if __name__ == "__main__" (starts.py, line 4)'),
     ],
 )  # fmt: skip
 def test_what_is_no_server_is_told_in_one_line(tmp_path, place, told):
@@ -209,6 +212,12 @@ def test_what_is_no_server_is_told_in_one_line(tmp_path, place, told):
     (tmp_path / "needs.py").write_text("import nowhere")
     (tmp_path / "broken.py").write_text("server = 1 / 0")
     (tmp_path / "nonsense.py").write_text("server =")
+    build = "from eyewall import Server\nserver = Server()\n"
+    (tmp_path / "needs_more.py").write_text(
+        "from eyewall import Server\nserver = Server.from_settings(pubsub='a database')"
+    )
+    (tmp_path / "runs.py").write_text(f"{build}server.run(port=0)")
+    (tmp_path / "starts.py").write_text(f"{build}import asyncio\nasyncio.run(server.start(port=0))")
 
     done = run("serve", place, cwd=tmp_path)
 
@@ -231,11 +240,12 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_of_another_machine_is_told_in_one_line(tmp_path):
-    done = run("serve", "--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+@pytest.mark.parametrize("host", ["192.0.2.1", "no..name"])
+def test_what_is_no_address_of_this_machine_is_told_in_one_line(tmp_path, host):
+    done = run("serve", "--host", host, "--port", "0", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "eyewall: 192.0.2.1 is not an address of this machine"
+    assert done.stderr.splitlines()[-1] == f"eyewall: {host} is not an address of this machine"
     assert "Traceback" not in done.stderr
 
 
@@ -453,6 +463,7 @@ async def test_where_to_listen_may_come_from_the_file(tmp_path, start):
         ("Server()", "Server()"),
         ("Server.from_settings(Settings())", "other settings"),
         ("Server.from_settings(Settings.load('other.toml'))", "other settings"),
+        ("Server.from_settings(Settings.load('open.toml'))", "other settings"),
     ],
 )
 def test_a_server_that_ignores_what_is_set_does_not_start(tmp_path, built, from_what):
@@ -460,6 +471,9 @@ def test_a_server_that_ignores_what_is_set_does_not_start(tmp_path, built, from_
     text = SHOP.replace("Server()", built).replace("import Server", "import Server, Settings")
     (tmp_path / "shop.py").write_text(text)
     (tmp_path / "other.toml").write_text("workers = 3\n[logging]\nkind = 'json'\n")
+    (tmp_path / "open.toml").write_text(
+        f'max_connections = 8\n[auth]\nkind = "none"\nkey = "{"o" * 32}"\n'
+    )
     (tmp_path / "live.toml").write_text(
         JWT + "[server]\nport = 0\n[logging]\nlevel = 'debug'\n[limits]\nburst = 3\n"
     )
@@ -484,6 +498,41 @@ def test_variables_that_a_plain_server_ignores_are_named_too(tmp_path):
     assert done.returncode == 2
     assert "auth.kind (EYEWALL_AUTH__KIND)" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+async def test_settings_that_say_what_a_plain_server_does_anyway_don_t_matter(tmp_path, start):
+    """Such as all that ``check-config`` has shown, kept as a file to start from."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "eyewall.toml").write_text(run("check-config", cwd=tmp_path).stdout)
+    port = free_port()
+    start("shop:server", port=port, variables={"PORT": str(port), "EYEWALL_TEST_TIME_UNIT": "2"})
+
+    assert (await ask(port, "price"))["price"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("max_message_size=1 << 24", "max_message_size"),
+        ("check_origin=['*']", "check_origin"),
+        ("allowed_hosts=['a']", "server.allowed_hosts"),
+        ("queue=QueueConfig(size=9)", "queue.size"),
+        ("authenticator=lambda handshake: None", "auth.kind"),
+    ],
+)
+def test_a_keyword_of_the_server_against_what_is_set_is_told(tmp_path, given, key):
+    """Though what is set is the default: somebody wants it so."""
+    (tmp_path / "shop.py").write_text(
+        f"from eyewall import QueueConfig, Server\nserver = Server({given})"
+    )
+    (tmp_path / "live.toml").write_text(
+        'check_origin = "off"\nmax_message_size = 1048576\n[server]\nport = 0\n'
+        'allowed_hosts = "off"\n[queue]\nsize = 256\n[auth]\nkind = "none"\n'
+    )
+    done = run("serve", "shop:server", "--config", "live.toml", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert f"ignores what is set: {key} (live.toml). Build" in done.stderr
 
 
 def test_check_config_says_when_a_certificate_is_of_no_use(tmp_path):

@@ -264,6 +264,13 @@ def test_a_port_that_is_none_is_refused(port):
         Listener("127.0.0.1", port, None)
 
 
+@pytest.mark.parametrize("ssl", ["chain.pem", True, {"certfile": "chain.pem"}])
+def test_what_is_no_context_for_tls_is_refused(ssl):
+    """Each client would be cut off, one by one."""
+    with pytest.raises(ValueError, match=r"ssl must be an ssl\.SSLContext"):
+        Listener("127.0.0.1", 0, ssl)
+
+
 # --- for which hosts
 
 
