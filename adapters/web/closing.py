@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from eyewall.adapters.web.wire import CLOSE, FINAL, MASKED
+from eyewall.adapters.web.wire import CLOSE, MASKED
 
 HEADER: Final = {126: 4, 127: 10}
 """Bytes of a header without its mask, where they are not two, by the length that it begins
@@ -36,6 +36,9 @@ class CloseSearch:
             self._head = b""
         at, size, frames = self._skip, len(data), 0
         while size - at >= 2:
+            if data[at] & 15 == CLOSE:  # whatever is wrong with it, it was the peer's last
+                self.found = True
+                return frames
             second = data[at + 1]
             length = second & ~MASKED
             start = at + HEADER.get(length, 2)
@@ -43,9 +46,6 @@ class CloseSearch:
                 if start > size:
                     break
                 length = int.from_bytes(data[at + 2 : start], "big")
-            elif data[at] == FINAL | CLOSE:
-                self.found = True
-                return frames
             at = start + length + (4 if second & MASKED else 0)
             frames += 1
         if at < size:

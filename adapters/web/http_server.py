@@ -103,6 +103,11 @@ class _Reading(HTTP1Connection):
 
     malformed: Callable[[HTTPHeaders | None], None]
 
+    def _can_keep_alive(self, start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
+        # Tornado's own knows "close" only where it stands alone (RFC 9110, 7.6.1: a list).
+        options = {option.strip().lower() for option in headers.get("Connection", "").split(",")}
+        return "close" not in options and super()._can_keep_alive(start_line, headers)
+
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         try:
             line, headers = super()._parse_headers(data)

@@ -324,6 +324,19 @@ async def test_a_body_over_the_limit_is_refused_before_it_comes():
 # --- kept alive
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["Connection: close", "Connection: TE, close", "Connection: TE\r\nConnection: CLOSE"],
+)
+async def test_a_client_that_wants_the_end_gets_it_whatever_else_it_says(options):
+    async with serving() as site:
+        request_ = f"GET /page HTTP/1.1\r\nHost: x\r\n{options}\r\n\r\n"
+        told = await all_of(await site.dial(request_.encode()))
+
+        assert told.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nConnection: close\r\n" in told
+
+
 def test_a_connection_is_kept_alive_for_longer_than_proxies_keep_theirs():
     """They reuse one that they have had for up to 60 s."""
     assert module.KEEP_ALIVE > 60

@@ -200,11 +200,21 @@ async def test_a_close_behind_a_violation_ends_the_connection_at_once(tls, data)
             assert (await client.end())[6:7] == b"\x88"
 
 
-@pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x03\xe8\xff"])
-async def test_a_close_frame_that_is_wrong_is_one_all_the_same(tls, payload):
+@pytest.mark.parametrize(
+    ("payload", "first"),
+    [
+        (b"\x03", 0x88),
+        (b"\x03\xed", 0x88),
+        (b"\x03\xe8\xff", 0x88),
+        (b"\x03\xe8" + b"x" * 124, 0x88),
+        (b"\x03\xe8", 0x08),
+        (b"\x03\xe8", 0xC8),
+    ],
+)
+async def test_a_close_frame_that_is_wrong_is_one_all_the_same(tls, payload, first):
     async with timeless(tls=tls) as here:
         client = await here.connect()
-        client.write(masked(payload, 0x88))
+        client.write(masked(payload, first))
 
         assert (await client.frame())[0] == CLOSE
         assert await client.end() == b""
