@@ -47,8 +47,9 @@ class Admission:
             return self._ask_on(conn, message, meta, allowed)
         if not allowed:
             raise Forbidden(f"you may not send to {topic}")
-        waits = self._check(message)
-        return None if waits is None else self._wait_on(conn, message, meta, waits)
+        if self._validate is None or (waits := self._check(message)) is None:
+            return None
+        return self._wait_on(conn, message, meta, waits)
 
     async def _wait_on(
         self, conn: Connection, message: Envelope, meta: ConnMeta, waits: Awaitable[None]

@@ -445,9 +445,13 @@ class Lanes(Generic[J]):
         # Context variables that a handler set must not be seen by the next message: a
         # worker whose context was changed gives way to a fresh one.
         while copy_context() == clean:
-            lane = self._ready.popleft() if self._ready else None
-            if lane is None or lane.extra is not None:
-                lane = self._choose(lane)
+            lane: _Lane[J] | None
+            if self._ready:
+                lane = self._ready.popleft()
+                if lane.extra is not None:
+                    lane = self._choose(lane)
+            else:
+                lane = self._choose(None) if self._over or self._last else None
             if lane is None:
                 await self._rest()
                 continue

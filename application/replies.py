@@ -167,17 +167,16 @@ class Replies:
         remember: bool,
         code: str | None = None,
     ) -> None:
-        waited = 0
         # Who asked in a session has it: ``is_repeat`` saw to that.
-        if request.id is not None and (repeats := conn.asked) is not None:
+        if request.id is None or (repeats := conn.asked) is None:
+            self._send(conn, frame, code)
+        else:
             waited = (
                 repeats.answered(request.id, frame.payload, bound=is_bound(request))
                 if remember
                 else repeats.forgotten(request.id)
             )
-        self._send(conn, frame, code)
-        if waited:
-            assert repeats is not None
+            self._send(conn, frame, code)
             for _ in range(waited):
                 self._send(repeats.holder or conn, frame, code)
 

@@ -122,14 +122,15 @@ class PlainLink(SocketLink):
             self._begin_backlog(memoryview(head)[sent:])
 
     def on_readable(self) -> None:
-        size = DISCARD
         if self.state == OPEN:
-            size = CHUNK
             if not self._reading:  # nobody asked to read, so this is the end
                 self._read_failed(None)
                 return
             if self._parser is not None and self._parser.more:
                 return  # it has a turn of its own coming
+            size = CHUNK
+        else:
+            size = DISCARD
         try:
             data = self._socket.recv(size)
         except BlockingIOError:
