@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from typing import Any, Final
+import sys
+from contextlib import suppress
+from typing import Any, Final, TextIO
 
 from eyewall.application.ports import Clock, Logger
 from eyewall.application.stats import Stats
@@ -56,6 +58,33 @@ def fill_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+
+
+def drop_unwritten() -> None:
+    """Have nothing left in the buffer of standard error that can't be written, on a full disk
+    or to a reader who has gone.
+
+    Python would try once more when it exits, fail, and turn the status to 120.
+    """
+    try:
+        sys.stderr.flush()
+    except (AttributeError, ValueError):  # none, or a closed one
+        return
+    except OSError:
+        with suppress(OSError, ValueError):
+            _flush_into_nothing(sys.stderr)
+
+
+def _flush_into_nothing(stream: TextIO) -> None:
+    number = stream.fileno()
+    kept, nothing = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, number)
+        stream.flush()
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nothing)
 
 
 def warn(logger: Logger, max_connections: int | None) -> None:

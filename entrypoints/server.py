@@ -32,7 +32,13 @@ from eyewall.application.tasks import LAST_WORD, is_cancelled, is_end
 from eyewall.assemble import Front, Options, assemble, own_node_id
 from eyewall.background import Background, call
 from eyewall.browser import client_routes
-from eyewall.descriptors import Shortage, fill_standard_streams, raise_limit, warn
+from eyewall.descriptors import (
+    Shortage,
+    drop_unwritten,
+    fill_standard_streams,
+    raise_limit,
+    warn,
+)
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
@@ -425,3 +431,4 @@ class Server(Registry):
             )
         finally:
             self._background.drop_coroutines()
+            drop_unwritten()

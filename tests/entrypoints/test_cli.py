@@ -301,8 +301,9 @@ async def test_it_serves_without_a_place_to_log_to(tmp_path, streams):
     (tmp_path / "shop.py").write_text(SHOP)
     port = free_port()
     command = f'exec "$0" -m eyewall serve shop:server --port {port} {streams}'
+    buffered = environment(PYTHONUNBUFFERED="")  # as Python is, unless told otherwise
     with subprocess.Popen(
-        ["sh", "-c", command, sys.executable], cwd=tmp_path, env=environment(), close_fds=True
+        ["sh", "-c", command, sys.executable], cwd=tmp_path, env=buffered, close_fds=True
     ) as process:
         try:
             await asyncio.to_thread(until, lambda: listens(port) or process.poll() is not None)

@@ -101,3 +101,32 @@ def test_of_a_shortage_that_goes_on_there_is_a_line_now_and_then(logger):
         ("EMFILE", int(BETWEEN)),
     ]
     assert server.hub.stats().accept_pauses == int(BETWEEN) + 1
+
+
+def test_what_can_t_be_written_is_dropped_and_the_stream_stays():
+    """The reader of the log has gone; whoever stands in its place gets the next line."""
+    program = """
+import os, sys
+from eyewall.descriptors import drop_unwritten
+
+old, new = os.pipe(), os.pipe()
+os.dup2(old[1], 2)
+os.close(old[0])
+try:
+    print("lost", file=sys.stderr)
+except OSError:
+    pass
+drop_unwritten()
+os.dup2(new[1], 2)
+print("next", file=sys.stderr)
+print(os.read(new[0], 100).decode())
+sys.stderr.close()
+drop_unwritten()
+sys.stderr = None
+drop_unwritten()
+"""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
+    )
+    assert done.stdout.split() == ["next"]
