@@ -51,6 +51,13 @@ class Admission:
             return None
         return self._wait_on(conn, message, meta, waits)
 
+    def again(self, conn: Connection, message: Envelope, meta: ConnMeta) -> Awaitable[None] | None:
+        """What has to be awaited for the word on who the connection is by now, where the
+        message was let through for ``meta``; None if that is the same owner."""
+        if self._can_publish is None or conn.meta.is_same_owner(meta):
+            return None
+        return self._ask_on(conn, message, meta, allowed=True, checked=True)
+
     async def _wait_on(
         self, conn: Connection, message: Envelope, meta: ConnMeta, waits: Awaitable[None]
     ) -> None:

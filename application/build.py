@@ -317,7 +317,6 @@ class Parts:
             luck=random.random,
         )
         self.cluster.on_lapse(self.repairs.restore)
-        self.admission = Admission(ports.access_controller, ports.validator)
         Commands(
             connections=self.connections,
             rooms=self.rooms,
@@ -328,7 +327,6 @@ class Parts:
             histories=self.histories,
             resumer=self.resumer,
             expiry=self.expiry,
-            admission=self.admission,
             authenticator=ports.authenticator,
         ).register(self.router, client_commands=config.client_commands)
 
@@ -367,7 +365,7 @@ class Parts:
             clock=ports.clock,
             logger=self.logger,
             tell_error=self.operations.tell_error,
-            admission=self.admission,
+            admission=Admission(ports.access_controller, ports.validator),
             workers=config.workers,
             worker_queue=config.worker_queue,
             lane_queue=config.lane_queue,

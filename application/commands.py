@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from eyewall.application.admit import Admission
 from eyewall.application.asked import (
     MAX_USERS,
     check_member,
@@ -81,7 +80,6 @@ class Commands:
         histories: Histories,
         resumer: Resumer,
         expiry: Expiry,
-        admission: Admission,
         authenticator: Authenticator | None,
     ) -> None:
         self._connections = connections
@@ -93,7 +91,6 @@ class Commands:
         self._histories = histories
         self._resumer = resumer
         self._expiry = expiry
-        self._admission = admission
         self._authenticate = (
             None if authenticator is None else method(authenticator, "authenticate")
         )
@@ -117,8 +114,7 @@ class Commands:
     async def join(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         room_id = room_of(object_of(msg))
         try:
-            admit = partial(self._admit_again, ctx)
-            membership = await self._rooms.join(room_id, ctx.conn, admit=admit)
+            membership = await self._rooms.join(room_id, ctx.conn, admit=ctx.admit_again)
         except TooManyRooms:
             # A limit on the protocol (protocol.md, "Close codes"), not on the room.
             self._connections.end(ctx.conn, DisconnectReason.POLICY_VIOLATION)
@@ -216,8 +212,7 @@ class Commands:
             raise ValidationError({"session": ["must be a string"]})
         wanted = positions_of(data, MAX_ROOMS)
         try:
-            admit = partial(self._admit_again, ctx)
-            done = await self._resumer.resume(ctx.conn, name, wanted, admit)
+            done = await self._resumer.resume(ctx.conn, name, wanted, ctx.admit_again)
         except TooManyRooms:
             self._connections.end(ctx.conn, DisconnectReason.POLICY_VIOLATION)
             raise
@@ -227,7 +222,6 @@ class Commands:
 
     async def presence(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         data = object_of(msg)
-        await self._admit_again(ctx)
         if "room" in data:
             found = await self._moderator.members(await self._readable(ctx, data))
             users = [m.user_id for m in found if m.user_id is not None][:MAX_USERS]
@@ -254,17 +248,6 @@ class Commands:
 
     # --- who asks
 
-    async def _admit_again(self, ctx: Context) -> None:
-        """Where the connection has become another's since the access controller let the
-        request through: ask it for that one."""
-        if ctx.admitted is ctx.meta or ctx.meta.is_same_owner(ctx.admitted):
-            return
-        meta = ctx.meta
-        if (waits := self._admission.ask(ctx.conn, ctx.message)) is not None:
-            await waits
-            meta = ctx.meta  # whoever it is by then was let through
-        ctx.admitted = meta
-
     async def _readable(self, ctx: Context, data: Mapping[str, Any]) -> RoomId:
         """The room that ``data`` names, if it is the connection's to look into now."""
         room_id = room_of(data)
@@ -277,8 +260,6 @@ class Commands:
         """Where the connection has just become another user's: wait for the word on whether
         that one is in the room."""
         if ctx.owner is None:
-            if ctx.admitted is not ctx.meta:
-                await self._admit_again(ctx)
             ctx.owner = ctx.meta
         if self._rooms.moving:
             await self._rooms.settle(room_id, ctx.conn)

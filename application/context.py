@@ -14,6 +14,7 @@ from eyewall.domain.identity import ConnMeta, UserId
 from eyewall.domain.report import DeliveryReport, SendOptions
 
 if TYPE_CHECKING:
+    from eyewall.application.admit import Admission
     from eyewall.application.hub import Hub
 
 T = TypeVar("T")
@@ -22,7 +23,17 @@ T = TypeVar("T")
 class Context:
     """One message being handled. Who sent it comes from the connection."""
 
-    __slots__ = ("_loop", "_state", "admitted", "conn", "hub", "message", "owner", "route")
+    __slots__ = (
+        "_loop",
+        "_state",
+        "admission",
+        "admitted",
+        "conn",
+        "hub",
+        "message",
+        "owner",
+        "route",
+    )
 
     def __init__(
         self,
@@ -40,6 +51,8 @@ class Context:
         self.owner: ConnMeta | None = None
         """For whom ``auth_required`` or a command has decided that the message may go on;
         None where nobody did."""
+        self.admission: Admission | None = None
+        """What lets messages through; set by who takes this one in."""
         self.admitted = conn.meta
         """Whom the access controller has let send it."""
         self._loop = loop
@@ -68,6 +81,17 @@ class Context:
             return
         if owner.user_id != meta.user_id or owner.roles != meta.roles:
             raise Unauthorized("who asks this has changed meanwhile: ask again")
+
+    async def admit_again(self) -> None:
+        """Where the connection has become another's since the access controller let the
+        message through: ask it for that one. Raises ``Forbidden``."""
+        if self.admission is None or self.admitted is self.conn.meta:
+            return
+        waits = self.admission.again(self.conn, self.message, self.admitted)
+        if waits is not None:
+            await waits
+        # Whoever it is by now was let through: nothing waits in between.
+        self.admitted = self.conn.meta
 
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to the connection that sent this one.

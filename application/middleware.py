@@ -62,9 +62,17 @@ def _for_its_owner(handler: Handler) -> Handler:
     def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
         if ctx.owner is not None:  # nearly always nobody has decided anything
             ctx.check_owner()
+        if ctx.admitted is not ctx.conn.meta:
+            return _admitted_again(ctx, msg, handler)
         return handler(ctx, msg)
 
     return run
+
+
+async def _admitted_again(ctx: Context, msg: Envelope[Any], handler: Handler) -> Any:
+    await ctx.admit_again()
+    ctx.check_owner()
+    return await handler(ctx, msg)
 
 
 def _bind(wrap: Middleware, inner: Handler) -> Handler:

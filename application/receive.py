@@ -124,6 +124,7 @@ class Receiver:
         self._clock = clock
         self._logger = logger
         self._tell_error = tell_error
+        self._admission = admission
         self._admit = admission.ask
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking = 0
@@ -295,6 +296,7 @@ class Receiver:
         job = _Job(self.hub, conn, envelope, pattern, self._loop)
         job.found = route
         job.fault = None
+        job.admission = self._admission
         key: Hashable = conn.id
         owner: Hashable = None
         if route is not None and route.ordering_key is not None:

@@ -365,6 +365,32 @@ async def test_a_controller_that_fails_lets_nobody_stay(make_node):
 # --- handlers
 
 
+@pytest.mark.parametrize("may", [True, False])
+async def test_a_handler_runs_for_whom_the_controller_lets_through_by_then(make_node, may):
+    """It was asked for the user before, and a middleware took its time."""
+    access = Publishers(ada=["buy"], eve=["buy"] if may else [])
+    node, runs, gate = await make_node(access_controller=access), [], asyncio.Event()
+
+    async def slow(ctx, msg, next):
+        await gate.wait()
+        return await next(ctx, msg)
+
+    @node.on("buy", slow)
+    async def buy(ctx, msg):
+        runs.append(ctx.user_id)
+
+    client = await node.connect("ada")
+    client.say({"id": "q", "topic": "buy", "ack": True})
+    await settle()
+    node.hub.set_meta(client.id, user_id="eve")
+    gate.set()
+    await settle()
+
+    assert runs == (["eve"] if may else [])
+    assert [answer.get("code") for answer in acks(client)] == [None if may else "forbidden"]
+    assert access.asked == [("ada", "buy"), ("eve", "buy")]
+
+
 async def test_a_handler_runs_only_for_whom_the_guard_has_let_through(make_node):
     node, runs, gate = await make_node(), [], asyncio.Event()
 
