@@ -243,5 +243,7 @@ class TlsSettings(Checked):
             context.load_cert_chain(self.cert, self.key, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
             why = getattr(error, "reason", None) or error.strerror
+            if isinstance(error, ssl.SSLError) and not error.reason:  # "PEM lib", say
+                why = "one is not in PEM, or the key has a passphrase"
             raise SettingsError([f"tls.cert and tls.key are of no use: {why}"]) from None
         return context

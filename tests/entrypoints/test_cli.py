@@ -536,11 +536,23 @@ def test_a_keyword_of_the_server_against_what_is_set_is_told(tmp_path, given, ke
     assert f"ignores what is set: {key} (live.toml). Build" in done.stderr
 
 
-def test_check_config_says_when_a_certificate_is_of_no_use(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "KEY_VALUES_MISMATCH"), (b"no key", "not in PEM"), ("locked", "has a passphrase")],
+)
+def test_check_config_says_why_a_certificate_is_of_no_use(tmp_path, content, why):
     cert, _ = certificate(tmp_path, "one")
     _, key = certificate(tmp_path, "other")
+    if content == "locked":
+        form, lock = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"x")
+        made = ec.generate_private_key(ec.SECP256R1())
+        content = made.private_bytes(serialization.Encoding.PEM, form, lock)
+    if content is not None:
+        Path(key).write_bytes(content)
 
     done = run("check-config", cwd=tmp_path, EYEWALL_TLS__CERT=cert, EYEWALL_TLS__KEY=key)
 
     assert done.returncode == 2
     assert "tls.cert and tls.key are of no use" in done.stderr
+    assert why in done.stderr
+    assert len(done.stderr.splitlines()) == 1
