@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable
-from typing import Final
+from typing import Any, Final
 
+from eyewall.application.asked import values_of
 from eyewall.application.connections import Connection
 from eyewall.application.doors import CHANGING, TRIES
 from eyewall.application.middleware import method
 from eyewall.application.ports import AccessController, Validator
 from eyewall.domain.envelope import ROOM, Envelope
-from eyewall.domain.errors import Forbidden
+from eyewall.domain.errors import Forbidden, ValidationError
 from eyewall.domain.identity import ConnMeta
 
 PUBLISH: Final = "system:publish"
@@ -103,7 +104,7 @@ class Admission:
             return None
         topic, event, data = message.topic, message.event, message.data
         if topic == PUBLISH:
-            topic, event = published(message)
+            topic, event = _meant(data)
             if topic == PUBLISH:
                 return None  # into no room: the command refuses it
             data = data.get("data")
@@ -112,8 +113,17 @@ class Admission:
 
 
 def published(message: Envelope) -> tuple[str, str]:
-    """The topic and event that ``system:publish`` means to the access controller."""
-    data = message.data
+    """The topic and event that ``system:publish`` means to the access controller, who needs
+    nothing else of it decoded; raises ``InvalidEnvelope``."""
+    if message.raw is None:
+        return _meant(message.data)
+    try:
+        return _meant(values_of(message.raw.fields(), "room", "event"))
+    except ValidationError:
+        return _meant(None)
+
+
+def _meant(data: Any) -> tuple[str, str]:
     room, event = (data.get("room"), data.get("event")) if isinstance(data, dict) else (None, None)
     topic = f"{ROOM}{room}" if isinstance(room, str) else PUBLISH
     return topic, event if isinstance(event, str) and event else "message"

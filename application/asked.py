@@ -26,11 +26,18 @@ def object_of(msg: Envelope[Any]) -> dict[str, Any]:
 
 
 def raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
-    """The fields of ``data`` without decoding their values."""
+    """The fields of ``data`` without decoding their values; raises ``InvalidEnvelope`` for
+    what nobody could decode."""
     if msg.raw is None:
         raise ValidationError({"_schema": ["must be an object"]})
+    msg.raw.check()
     fields: Mapping[str, Raw] = msg.raw.fields()
     return fields
+
+
+def values_of(fields: Mapping[str, Raw], *names: str) -> dict[str, Any]:
+    """Decode those of the fields that are named, as far as they are there."""
+    return {name: fields[name].decode() for name in names if name in fields}
 
 
 def room_of(data: Mapping[str, Any]) -> RoomId:

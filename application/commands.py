@@ -25,6 +25,7 @@ from eyewall.application.asked import (
     room_of,
     since_of,
     users_of,
+    values_of,
 )
 from eyewall.application.connections import Connections
 from eyewall.application.context import Context
@@ -136,10 +137,10 @@ class Commands:
     async def publish(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """Relay ``data`` to the room as it came, byte for byte.
 
-        It is decoded all the same: what nobody can hold, such as ``1e999``, would fail for
-        every member.
+        What nobody can hold, such as ``1e999``, is refused: it would fail for every member.
         """
-        data, fields = object_of(msg), raw_object(msg)
+        fields = raw_object(msg)
+        data = values_of(fields, "room", "event")
         room_id = room_of(data)
         await self._settled(ctx, room_id)
         check_speaker(ctx.conn, room_id)

@@ -186,7 +186,7 @@ class Deliveries:
             done(
                 _refused(conn, FailureReason.CONN_CLOSED, ConnectionClosed(f"{conn.id} is closed"))
             )
-        elif not whom.means(conn):
+        elif not _is_meant(whom, conn):
             done(_refused(conn, FailureReason.CONN_CLOSED, _another(conn)))
         elif message_id in of_conn:
             error: EyewallError = Misuse(
@@ -204,7 +204,7 @@ class Deliveries:
         return None
 
     def _send(self, waiting: _Waiting) -> None:
-        if waiting.delivery.attempt > 1 and not _is_meant(waiting):
+        if waiting.delivery.attempt > 1 and not _is_meant(waiting.whom, waiting.conn):
             self._tell(waiting, Event.LOST)
             return
         offer = self._sender.to_link(waiting.conn.link, waiting.frame)
@@ -254,7 +254,7 @@ class Deliveries:
         """The connection is another user's: what waits there for the one before is settled
         at once, as if that one's connection had ended."""
         for waiting in list(self._waiting.get(conn.id, {}).values()):
-            if waiting.whom.user is not None and not _is_meant(waiting):
+            if waiting.whom.user is not None and not _is_meant(waiting.whom, waiting.conn):
                 if self.latecomers is not None:
                     # What was written before may still be answered: then it need not be kept.
                     self.latecomers.silent(waiting.whom.user, conn.id, _id(waiting.frame))
@@ -359,11 +359,11 @@ def _message(frame: Frame) -> Message:
     return replace(frame.message, id=_id(frame))
 
 
-def _is_meant(waiting: _Waiting) -> bool:
+def _is_meant(whom: Whom, conn: Connection) -> bool:
     """Whether the message still is for the connection. A filter that fails means nobody: it
-    is the application's own, and is asked by a timer here."""
+    is the application's own, and is asked here when others have been sent theirs."""
     try:
-        return waiting.whom.means(waiting.conn)
+        return whom.means(conn)
     except Exception:  # noqa: BLE001
         return False
 

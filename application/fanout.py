@@ -17,8 +17,7 @@ from eyewall.application.outcomes import read_frame, read_text
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.send import Sender
-from eyewall.application.tasks import as_failure
-from eyewall.application.whom import Filter, where_in, where_out
+from eyewall.application.whom import Filter, checked, where_in, where_out
 from eyewall.domain.envelope import Message
 from eyewall.domain.identity import RoomId, Where
 
@@ -122,8 +121,7 @@ class FanOut:
 
     async def to_fitting(self, message: Message, fits: Filter | Where) -> int:
         """Send to whom ``fits`` says; a ``Where`` means the cluster, a callable this node."""
-        if not callable(fits):
-            raise ValueError(f"a filter is a callable on ConnMeta or a Where, not {fits!r}")
+        fits = checked(fits)
         # Read before anybody gets it: what can't be asked of others is nobody's.
         where = where_out(fits) if isinstance(fits, Where) else None
         frame = self._sender.frame(message, recipient="*", fan_out=True)
@@ -165,8 +163,7 @@ class FanOut:
 
     async def _local_fitting(self, frame: Frame, fits: Filter) -> int:
         await self._sender.ready()
-        with as_failure("the filter"):
-            conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+        conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
         return self._sender.to_many(conns, frame)
 
     # --- what other nodes sent

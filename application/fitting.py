@@ -76,7 +76,7 @@ def check(what: str, given: object) -> None:
 def _check_call(what: str, name: str, method: object, taken: int, more: bool) -> None:
     if not callable(method):
         raise ValueError(f"{what}: {name} must be callable, not {method!r:.80}")
-    if what in PLAIN and inspect.iscoroutinefunction(method):
+    if what in PLAIN and is_async(method):
         raise ValueError(f"{what}: {name} must be a plain function, as nobody awaits it")
     try:
         signature = inspect.signature(method)
@@ -89,6 +89,12 @@ def _check_call(what: str, name: str, method: object, taken: int, more: bool) ->
         raise ValueError(
             f"{what}: {name} is called with {taken} arguments{keywords}, and takes {signature}"
         ) from None
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling ``fn`` gives a coroutine; callable objects count too."""
+    call = getattr(fn, "__call__", None)  # noqa: B004  (its signature is wanted)
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 def _methods(port: type[Any]) -> _Needs:

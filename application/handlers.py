@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eyewall.application.context import Context
+from eyewall.application.fitting import is_async
 from eyewall.application.middleware import Handler
 from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
@@ -45,12 +46,6 @@ def check(handler: Callable[..., Any]) -> None:
         signature.bind(None, None)
     except TypeError:
         raise TypeError(f"a handler takes (ctx, msg), not {signature}") from None
-
-
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether calling ``handler`` gives a coroutine; callable objects count too."""
-    call = getattr(handler, "__call__", None)  # noqa: B004  (its signature is wanted)
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def _in_thread(handler: Callable[..., Any], threads: Threads) -> Handler:

@@ -73,11 +73,12 @@ class Histories:
         return self._message(entry) is not None
 
     def _message(self, entry: Entry) -> Envelope | None:
-        """A kept message with its payload decoded: one of another node, or of an older
+        """A kept message whose payload can be decoded: one of another node, or of an older
         release, may hold what nobody can."""
         try:
             message = self._codec.decode(entry.payload)
-            message.data  # noqa: B018  (decoded here, or not at all)
+            if message.raw is not None:
+                message.raw.check()
         except Refused as error:
             self._logger.error("entry_not_read", error=told(error))
             return None
@@ -121,18 +122,18 @@ def encoded(
     that ``fits`` leaves out.
 
     Of what is more than ``max_bytes`` together, at least one message is left: the first
-    ones, or the last ones for ``newest``.
+    ones, or the last ones for ``newest``. The others are not even looked at.
     """
-    found = [
-        placed(entry.payload, room_id, at)
-        for at, entry in page.placed()
-        if conn_id not in entry.skip and fits(entry)
-    ]
+    found = list(page.placed())
     taken: list[bytes] = []
     size = 0
-    for payload in reversed(found) if newest else found:
+    for at, entry in reversed(found) if newest else found:
+        if conn_id in entry.skip:
+            continue
+        payload = placed(entry.payload, room_id, at)
         size += len(payload)
         if taken and size > max_bytes:
             break
-        taken.append(payload)
+        if fits(entry):
+            taken.append(payload)
     return taken[::-1] if newest else taken

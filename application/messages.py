@@ -19,7 +19,7 @@ from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Codec
 from eyewall.application.send import Missed, Sender
 from eyewall.application.turns import Turns
-from eyewall.application.whom import ANYBODY, Filter, Whom, whom_in
+from eyewall.application.whom import ANYBODY, Filter, Whom, checked, whom_in
 from eyewall.domain.delivery import Plan
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Envelope, Message
@@ -201,7 +201,7 @@ class Messages:
         """Deliver to whom ``fits`` says, with an ack each; returns how many are here."""
         _check(options)
         plan = Plan.of(options, self._clock.now())
-        everyone = await self._locate.fitting(fits)
+        everyone = await self._locate.fitting(checked(fits))
         await self._acks.deliver([everyone], message, plan)
         return len(everyone.by_node.get(self._node, ()))
 

@@ -218,11 +218,14 @@ def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middl
     """Refuse with ``rate_limited`` what comes too fast.
 
     ``key`` says who is counted together, from ``(ctx, msg)`` as an ordering key does or
-    from ``ctx`` alone; by default the user, else the address, else the connection.
+    from ``ctx`` alone; by default the user, else the address, else the connection. Raises
+    ``ValueError`` for an ``async`` one: each message would be counted for itself.
     """
     allow = method(limiter, "allow")
     fitting.check("limiter", limiter)
     who: Callable[..., str] = _who if key is None else key
+    if fitting.is_async(who):
+        raise ValueError("the key of rate_limit() is not awaited, so it can't be async")
     alone = not _takes(who, 2)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:

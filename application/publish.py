@@ -129,7 +129,7 @@ class Publisher:
         payload of a client that nobody can hold: it would be kept for all who come.
         """
         if kept.envelope is not None and kept.envelope.raw is not None:
-            kept.envelope.raw.decode()
+            kept.envelope.raw.check()
         await self._sender.ready()
         work = partial(self._place, room_id, retention, arrival, kept, called, look)
         return await self._effects.see_through(work)

@@ -302,7 +302,7 @@ class Receiver:
         if route is not None and route.ordering_key is not None:
             try:
                 # In a name space of their own: a key that looks like an id is another lane.
-                key, owner = ("key", route.ordering_key(job, envelope)), conn.id
+                key, owner = ("key", route.key(job, envelope)), conn.id
                 hash(key)
             except BaseException as error:  # noqa: BLE001  (the user's function)
                 key, owner, job.fault = conn.id, None, error

@@ -62,6 +62,8 @@ class Replies:
             return False
         if isinstance(seen, bytes):
             self._send(conn, Frame(seen))
+        elif seen is Seen.TOO_MANY:
+            self.refuse(conn, request, Overloaded("too much waits"))
         return True
 
     def give_up(self, conn: Connection, request: Envelope) -> Connection | None:

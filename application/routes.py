@@ -6,15 +6,18 @@ added later applies from the next message on. The bound chain is kept until then
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from eyewall.application.context import Context
-from eyewall.application.handlers import adapt, check, is_async, payload_type
+from eyewall.application.fitting import is_async
+from eyewall.application.handlers import adapt, check, payload_type
 from eyewall.application.middleware import Handler, Middleware, chain
 from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
+from eyewall.domain.errors import Misuse
 from eyewall.domain.routing import RouteTable
 from eyewall.domain.topic import Pattern
 
@@ -153,6 +156,17 @@ class Route:
         self._bound: Handler | None = None
         self._everywhere: tuple[Middleware, ...] = ()
         self._around: tuple[Middleware, ...] = ()
+
+    def key(self, ctx: Context, msg: Envelope[Any]) -> Hashable:
+        """Ask the ordering key; raises ``Misuse`` for one that would have to be awaited."""
+        assert self.ordering_key is not None
+        key = self.ordering_key(ctx, msg)
+        given: Any = key
+        if type(given) is not str and inspect.isawaitable(given):
+            if inspect.iscoroutine(given):
+                given.close()
+            raise Misuse("an ordering_key can't be async")
+        return key
 
     def bound(self, everywhere: tuple[Middleware, ...]) -> Handler:
         """Return the handler with all middleware around it: ``everywhere``, which is

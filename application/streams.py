@@ -290,13 +290,21 @@ class Streams:
                     break
         except Unavailable as error:
             self._logger.warning("history_not_read", room=gate.room_id, error=told(error))
-            for arrival in gate.waiting.values():
-                if arrival.turn is not None:
-                    arrival.turn.fail(error)
+            self._fail_turns(gate, error)
             return error
+        except BaseException:
+            # Whatever it was, and be it the node's end: who waits for a turn is told.
+            self._fail_turns(gate, Unavailable("the history was not read"))
+            raise
         finally:
             gate.reading = None
         return None
+
+    @staticmethod
+    def _fail_turns(gate: Gate, error: Unavailable) -> None:
+        for arrival in gate.waiting.values():
+            if arrival.turn is not None:
+                arrival.turn.fail(error)
 
     async def _read_page(self, gate: Gate, since: Position) -> None:
         await self._sender.ready()

@@ -13,8 +13,7 @@ Ctrl-C comes as a signal, and ends a server by that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -53,18 +52,6 @@ def _in_a_task() -> bool:
         return asyncio.current_task() is not None
     except RuntimeError:  # no loop runs
         return False
-
-
-@contextmanager
-def as_failure(what: str) -> Iterator[None]:
-    """Raise ``RuntimeError`` for what plain code of the application raises and that is no
-    ``Exception``: it must not end the task, or the program, of whoever called it."""
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"{what} raised {shown(error)}") from error
 
 
 async def briefly(work: Awaitable[Any], seconds: float | None = None) -> None:

@@ -6,16 +6,21 @@ another user's, have left the room, or not have been let in; between two tries t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from eyewall.application.connections import Connection
+from eyewall.application.fitting import is_async
+from eyewall.application.logs import shown
 from eyewall.application.packets import BadPacket
 from eyewall.domain.errors import Misuse
 from eyewall.domain.identity import ConnMeta, RoomId, UserId, Where
 
 Filter = Callable[[ConnMeta], bool]
+
+_NOT_ASYNC = "a filter is asked of each connection at once: it can't be async"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,38 @@ class Whom:
 
 
 ANYBODY = Whom()
+
+
+def checked(fits: Filter | Where) -> Filter | Where:
+    """Return a filter that can be asked wherever it has to be, by a timer too: what the
+    application's raises is an ``Exception``.
+
+    Raises ``ValueError`` for what is none. An ``async`` one would fit everybody, since a
+    coroutine is true; where only its answer shows that, the asking raises ``ValueError``.
+    """
+    if isinstance(fits, Where):
+        return fits
+    if not callable(fits):
+        raise ValueError(f"a filter is a callable on ConnMeta or a Where, not {fits!r:.80}")
+    if is_async(fits):
+        raise ValueError(_NOT_ASYNC)
+
+    def ask(meta: ConnMeta) -> bool:
+        try:
+            said: object = fits(meta)
+            if said is True or said is False:
+                return said
+            if not inspect.isawaitable(said):
+                return bool(said)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"the filter raised {shown(error)}") from error
+        if inspect.iscoroutine(said):
+            said.close()
+        raise ValueError(_NOT_ASYNC)
+
+    return ask
 
 
 def whom_in(header: Mapping[str, Any]) -> Whom:

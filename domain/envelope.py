@@ -70,6 +70,10 @@ class Format(Protocol):
     def loads(self, data: bytes) -> Any:
         """Decode ``data``; raises ``InvalidEnvelope`` for what Python can't hold."""
 
+    def check(self, data: bytes) -> None:
+        """Raise what ``loads`` would for a payload that the codec has taken in, decoding
+        it only where its bytes leave that open."""
+
     def load(self, data: bytes, into: Any) -> Any:
         """Decode and validate ``data`` as a type or schema; raises ``ValidationError``."""
 
@@ -92,6 +96,10 @@ class Raw:
     def decode(self) -> Any:
         """Return the payload as Python objects; raises ``InvalidEnvelope``."""
         return self.format.loads(self.data)
+
+    def check(self) -> None:
+        """Raise ``InvalidEnvelope`` if ``decode`` would; costs much less for a large one."""
+        self.format.check(self.data)
 
     def load(self, into: Any) -> Any:
         """Return the payload as ``into`` (a type or schema); raises ``ValidationError``."""

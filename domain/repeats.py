@@ -8,7 +8,8 @@ Rules of this file:
 1. Only answers of handlers and commands are remembered. A refusal that asks the client
    to try again is forgotten, so that the repeat is handled.
 2. Bounded in ids and in bytes; the oldest answers go first.
-3. A request in work is never forgotten: its repeats wait for its answer.
+3. A request in work is forgotten only when more than ``LIMIT`` are: the oldest that no
+   repeat waits for. Where repeats wait for all of them, no more are taken in.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from enum import Enum, auto
 from typing import Any, Final
 
 LIMIT: Final = 256
-"""Answers remembered: what protocol.md promises."""
+"""Answers remembered: what protocol.md promises. And requests in work, which a path that
+fails to answer must not let grow."""
 
 MAX_BYTES: Final = 256 * 1024
 """Bytes of answers remembered: 1 KiB for each, where most take 100 bytes."""
@@ -32,6 +34,8 @@ than it is served gets no burst of answers out of it."""
 class Seen(Enum):
     NEW = auto()
     IN_WORK = auto()
+    TOO_MANY = auto()
+    """New, and not taken in: repeats wait for all that are in work."""
 
 
 class Repeats:
@@ -55,7 +59,10 @@ class Repeats:
         return len(self._answers) + len(self._in_work)
 
     def look(self, request_id: str) -> Seen | bytes:
-        """Take in a request: new (now in work), in work (counted), or its answer."""
+        """Take in a request: new (now in work), in work (counted), or its answer.
+
+        ``TOO_MANY`` is the one that is not taken in.
+        """
         answer = self._answers.get(request_id)
         if answer is not None:
             return answer
@@ -63,8 +70,22 @@ class Repeats:
             waiting = self._in_work[request_id] + 1
             self._in_work[request_id] = min(waiting, MOST_WAITING)
             return Seen.IN_WORK
+        if len(self._in_work) >= LIMIT and not self._has_let_go():
+            return Seen.TOO_MANY
         self._in_work[request_id] = 0
         return Seen.NEW
+
+    def _has_let_go(self) -> bool:
+        """Forget the oldest request in work that no repeat waits for; False if there is none.
+
+        It is answered when it is done, as it was asked; a repeat that comes before that is
+        handled again: it is none of the last ``LIMIT`` any more.
+        """
+        for request_id, waiting in self._in_work.items():
+            if not waiting:
+                del self._in_work[request_id]
+                return True
+        return False
 
     def answered(self, request_id: str, answer: bytes, *, bound: bool = False) -> int:
         """Remember the answer; returns how many repeats waited for it.
@@ -126,4 +147,6 @@ class Repeats:
             self._remember(request_id, answer)
         self._bound |= later._bound
         for request_id, waiting in later._in_work.items():
-            self._in_work.setdefault(request_id, waiting)
+            is_known = request_id in self._in_work
+            if not is_known and (len(self._in_work) < LIMIT or self._has_let_go()):
+                self._in_work[request_id] = waiting

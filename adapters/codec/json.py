@@ -38,6 +38,19 @@ _STEPS = [(c in b"[{") - (c in b"]}") for c in range(256)]
 """How much deeper each byte leads."""
 
 
+_SMALL = 1024
+"""Bytes of a payload that is decoded as soon as looked through."""
+_SHAPE = bytes(
+    ord("0") if c in b"0123456789+" else ord("e") if c in b"eE" else ord(" ") for c in range(256)
+)
+"""What each byte may be of a number that is too large: a digit (or a plus), an exponent."""
+_FEW_QUOTES = 64
+_EXPONENT = b"0e0"
+_LONG = b"0" * 300
+"""Digits before the point, without which no number reaches 1.8e308 by itself; integers
+have an end of 4,300 too (``sys.get_int_max_str_digits``)."""
+
+
 Field = Annotated[str, msgspec.Meta(max_length=MAX_FIELD)]
 
 
@@ -93,6 +106,11 @@ class JsonFormat:
             return self._decode(data)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidEnvelope(f"data: {error}") from None
+
+    def check(self, data: bytes) -> None:
+        # Of what is JSON, and in UTF-8, only numbers can be more than Python holds.
+        if len(data) <= _SMALL or _may_be_too_much(data):
+            self.loads(data)
 
     def load(self, data: bytes, into: Any) -> Any:
         return load_as(into, data, self.loads)
@@ -266,6 +284,17 @@ _loads = json.JSONDecoder(parse_int=float, parse_constant=_no_json).decode
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _may_be_too_much(payload: bytes) -> bool:
+    """Whether JSON may have a number that Python can't hold. A few passes over the bytes,
+    whatever is in them; what is a long text is passed over in one step."""
+    if b"\\" not in payload:
+        pieces = payload.split(b'"', _FEW_QUOTES)
+        if len(pieces) <= _FEW_QUOTES:
+            payload = b'"'.join(pieces[::2])  # without the texts
+    shape = payload.translate(_SHAPE)
+    return _EXPONENT in shape or _LONG in shape
 
 
 def _may_be_deep(payload: bytes) -> bool:

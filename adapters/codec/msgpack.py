@@ -91,6 +91,10 @@ class MsgpackFormat:
         _check(value)
         return value
 
+    def check(self, data: bytes) -> None:
+        # Any byte may be the length of a text, or what JSON has not: only reading tells.
+        self.loads(data)
+
     def load(self, data: bytes, into: Any) -> Any:
         return load_as(into, data, self.loads)
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
@@ -618,3 +618,58 @@ def test_an_id_that_is_too_long_is_not_repeated_in_the_error():
     long = b"x" * (MAX_FIELD + 1)
     assert refusal(b'{"event":"\\ud83d","topic":"t","id":"%b"}' % long).ref is None
     assert refusal(b'{"event":"\\ud83d","topic":"t","id":"m"}').ref == "m"
+
+
+# --- what Python can't hold, found without decoding
+
+MANY_DIGITS = st.integers(1, 5000).map(lambda n: "7" * n)
+NUMBERS = st.builds(
+    lambda sign, whole, part, exponent: sign + whole + part + exponent,
+    st.sampled_from(["", "-"]),
+    st.sampled_from(["0", "1", "17976931348623157", "9" * 299, "9" * 300, "1" + "0" * 308])
+    | MANY_DIGITS,
+    st.just("") | MANY_DIGITS.map(lambda digits: "." + digits) | st.just(".0"),
+    st.just("")
+    | st.builds(
+        lambda e, sign, digits: e + sign + digits,
+        st.sampled_from("eE"),
+        st.sampled_from(["", "+", "-"]),
+        st.integers(0, 400).map(str) | st.sampled_from(["0009", "00000", "9" * 30]),
+    ),
+)
+STRINGS = (TEXT | st.sampled_from(["1e999", '"', "\\", '",1e999,"', "7" * 310])).map(json.dumps)
+PADDING = st.sampled_from(["x" * 1100, "the 3 eggs ", '"' * 1100, "\\" * 1100]).map(json.dumps)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(NUMBERS | STRINGS, max_size=5), PADDING, st.integers(0, 100))
+def test_the_check_fails_where_decoding_does(values, padding, quotes):
+    """It says of nothing that it is fine that can't be decoded, and the other way round."""
+    values = [*values, padding, *["1", '"a"'] * quotes]
+    for data in (f"[{','.join(values)}]", f'{{"1e9": {padding}, "a" : [ {" , ".join(values)} ]}}'):
+        raw = CODEC.decode(b'{"topic":"t","data":%b}' % data.encode()).raw
+        try:
+            raw.decode()
+        except InvalidEnvelope:
+            with pytest.raises(InvalidEnvelope):
+                raw.check()
+        else:
+            raw.check()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["the 3 eggs of 12 hens " * 200],
+        [1.5e-7] * 500,
+        [{"id": n, "name": "e9"} for n in range(500)],
+        list(range(10**17, 10**17 + 500)),
+        ["\\n"] * 500,
+    ],
+    ids=["text", "small floats", "objects", "integers", "escapes"],
+)
+def test_what_is_large_and_plain_is_not_decoded_for_the_check(monkeypatch, value):
+    raw = CODEC.decode(b'{"topic":"t","data":%b}' % json.dumps(value).encode()).raw
+    monkeypatch.setattr(raw.format, "loads", None)
+
+    raw.check()

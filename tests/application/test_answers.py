@@ -14,6 +14,7 @@ from eyewall.domain.errors import (
     Unavailable,
     ValidationError,
 )
+from eyewall.domain.repeats import LIMIT
 from eyewall.domain.telling import MAX_DETAILS, MAX_TEXT
 from tests.application.fakes import settle
 
@@ -500,3 +501,48 @@ async def test_a_reserved_key_is_logged_also_where_nobody_asked_for_the_result(n
 
     assert await ada.ask({"id": "1", "topic": "t"}) == []
     assert node.logger.of("error") == ["handler_failed"]
+
+
+# --- a bound that holds whatever fails to answer
+
+
+async def test_ids_in_work_are_bounded(node, ada):
+    """Here the handlers wait; a path that forgets to answer would do the same."""
+    gate = asyncio.Event()
+    handled = []
+
+    @node.on("t", ordering_key=lambda ctx, msg: msg.id)
+    async def handler(ctx, msg):
+        handled.append(msg.id)
+        await gate.wait()
+
+    ids = [str(number) for number in range(LIMIT + 50)]
+    for request_id in ids:
+        await ada.ask(request(request_id))
+    assert in_work(ada) == LIMIT
+
+    gate.set()
+    await settle()
+    assert sorted(answer["ref"] for answer in ada.heard()) == sorted(ids)
+    assert sorted(handled) == sorted(ids)
+    assert in_work(ada) == 0
+
+
+async def test_where_repeats_wait_for_all_of_them_the_next_is_refused(node, ada):
+    gate = asyncio.Event()
+
+    @node.on("t", ordering_key=lambda ctx, msg: msg.id)
+    async def handler(ctx, msg):
+        await gate.wait()
+
+    for number in range(LIMIT):
+        await ada.ask(request(str(number)))
+        await ada.ask(request(str(number)))
+    [nack] = await ada.ask(request("more"))
+    assert nack["data"]["code"] == "overloaded"
+
+    gate.set()
+    await settle()
+    assert len(ada.heard()) == 2 * LIMIT
+    [answer] = await ada.ask(request("more"))
+    assert answer["data"]["status"] == "ok"

@@ -26,6 +26,7 @@ from eyewall import (
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.application import fitting
+from eyewall.application.middleware import rate_limit
 from eyewall.testing.logs import RecordingLogger
 from tests.application.fitting_support import METHODS, anything, whole
 
@@ -157,3 +158,11 @@ def test_what_nobody_awaits_is_no_coroutine_function(what, name):
     setattr(given, name, method)
     with pytest.raises(ValueError, match=rf"{what}: {name}\(\) must be a plain function"):
         fitting.check(what, given)
+
+
+def test_the_key_of_a_rate_limit_can_not_be_async():
+    async def key(ctx):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="can't be async"):
+        rate_limit(TokenBucketLimiter(1, 1), key)

@@ -7,7 +7,7 @@ import pytest
 from marshmallow import Schema
 
 from eyewall.application.middleware import rate_limit, trace
-from eyewall.application.tasks import Tasks, as_failure, is_end
+from eyewall.application.tasks import Tasks, is_end
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
 from eyewall.testing.logs import RecordingLogger
@@ -370,9 +370,18 @@ def test_a_coroutine_that_is_closed_ends():
     assert seen == [True]
 
 
-@ends
-def test_as_failure_leaves_exceptions_as_they_are(end):
-    with pytest.raises(LookupError), as_failure("it"):
-        raise LookupError
-    with pytest.raises(RuntimeError, match=f"it raised {end.__name__}"), as_failure("it"):
-        raise end
+async def test_an_ordering_key_that_gives_a_coroutine_is_one_answer(node):
+    """Each would be a lane of its own, and the order lost."""
+
+    async def later(ctx, msg):
+        return "key"
+
+    @node.on("t", ordering_key=lambda ctx, msg: later(ctx, msg))
+    async def handler(ctx, msg):
+        raise AssertionError
+
+    ada = await node.connect("ada", session=True)
+    [answer] = await ada.ask(request("1"))
+
+    assert answer["data"]["code"] == "internal"
+    assert ada.conn.asked.in_work == 0

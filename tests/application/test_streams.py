@@ -11,7 +11,7 @@ from eyewall.application import gates
 from eyewall.application import streams as module
 from eyewall.application.gates import Arrival
 from eyewall.domain.envelope import Message
-from eyewall.domain.errors import Unavailable
+from eyewall.domain.errors import Misuse, Unavailable
 from eyewall.domain.history import Entry, Position, Retention
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Bus, Engine
@@ -364,6 +364,39 @@ async def test_nobody_comes_in_while_the_store_is_away(one, history):
     history.away = False
     assert (await one.hub.room("lab")).members == 0, "its seat was given back"
     assert len(one.node.streams) == 0
+
+
+class _Turns:
+    """Somebody who waits for the turn of a message."""
+
+    def __init__(self):
+        self.heard = []
+
+    def begin(self, frame):
+        self.heard.append(frame)
+        return ()
+
+    def fail(self, error):
+        self.heard.append(error)
+
+
+@pytest.mark.parametrize("error", [LookupError, Misuse, asyncio.CancelledError, SystemExit])
+async def test_whatever_a_reading_fails_of_who_waits_for_a_turn_is_told(one, error, monkeypatch):
+    await one.hub.create_room("lab", KEEPS)
+    await joined(one, "ada")
+    at = one.node.streams.position("lab")
+    turn = _Turns()
+
+    async def read(*_):
+        raise error
+
+    monkeypatch.setattr(one.node.streams._history, "read", read)
+    frame = one.node.sender.frame(Message("t"))
+    one.node.streams.arrived("lab", Position(at.epoch, 2), Arrival(frame, turn=turn))
+    await settle()
+
+    [told] = turn.heard
+    assert isinstance(told, Unavailable)
 
 
 # --- coming in

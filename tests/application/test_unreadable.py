@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from eyewall.adapters.codec.json import JsonFormat
+from eyewall.application import commands
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import InvalidEnvelope
 from eyewall.domain.history import Entry, Retention
@@ -146,3 +148,66 @@ async def test_a_member_that_comes_back_gets_all_the_others(node):
     assert [m["data"] for m in without_answer(heard)] == [1, 2]
     [answer] = [m for m in heard if m.get("ref") == "r"]
     assert answer["data"]["rooms"]["lab"]["recovered"]
+
+
+# --- and it costs little to look
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The sizes of the payloads that were decoded."""
+    sizes = []
+    loads = JsonFormat.loads
+
+    def counted(self, data):
+        sizes.append(len(data))
+        return loads(self, data)
+
+    monkeypatch.setattr(JsonFormat, "loads", counted)
+    return sizes
+
+
+LARGE = json.dumps([{"n": n, "text": "some eggs"} for n in range(200)])
+
+
+class Everything:
+    def can_publish(self, meta, topic, event):
+        return True
+
+    def can_subscribe(self, meta, room):
+        return True
+
+
+@pytest.mark.parametrize("room", ["lab", "hall"])
+@pytest.mark.parametrize("access", [None, Everything()], ids=["free", "with access control"])
+async def test_a_large_message_is_relayed_kept_and_given_undecoded(
+    make_node, decoded, room, access
+):
+    node = await make_node(client_commands=True, access_controller=access)
+    await node.hub.create_room("lab", RoomOptions(history_size=100))
+    ada = await node.connect("ada")
+    await node.hub.join(room, ada.id)
+
+    await ada.ask(publish(room, LARGE))
+    await ada.ask({"id": "h", "topic": "system:history", "ack": True, "data": {"room": room}})
+
+    assert max(decoded) < 100
+
+
+async def test_of_a_page_only_what_goes_out_is_looked_at(node, ada, monkeypatch):
+    monkeypatch.setattr(commands, "MAX_PAGE_BYTES", 1)
+    await keep(node, *map(good, range(1, 51)))
+    decode, seen = node.node.ports.codec.decode, []
+
+    def counted(payload):
+        seen.append(payload)
+        return decode(payload)
+
+    monkeypatch.setattr(node.node.ports.codec, "decode", counted)
+    answers = await ada.ask(
+        {"id": "h", "topic": "system:history", "ack": True, "data": {"room": "lab"}}
+    )
+
+    [answer] = [a for a in answers if a.get("ref") == "h"]
+    assert [m["data"] for m in answer["data"]["messages"]] == [50]
+    assert len([payload for payload in seen if payload.startswith(b'{"topic":"t"')]) == 1

@@ -1,6 +1,7 @@
 """Whom a message is for is asked again when it is written, and for each try."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -192,13 +193,14 @@ async def test_a_retry_is_not_for_who_has_left_the_room(one):
     assert topics(client) == []
 
 
-async def test_a_filter_that_fails_at_a_retry_means_nobody(one):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, asyncio.CancelledError])
+async def test_a_filter_that_fails_at_a_retry_means_nobody(one, error):
     client, calls = await one.connect("ada"), []
 
     def fits(meta):
         calls.append(meta)
         if len(calls) > 2:
-            raise RuntimeError("a bug")
+            raise error
         return True
 
     options = SendOptions(require_ack=True, ack_timeout=1.0, retry_max=3)
@@ -383,3 +385,45 @@ def test_another_node_reads_the_same(whom):
 def test_what_can_not_be_read_is_a_bad_packet(header):
     with pytest.raises(BadPacket):
         whom_in(header)
+
+
+# --- a filter is asked, and never awaited
+
+
+async def nobody(meta):
+    return False
+
+
+class Nobody:
+    async def __call__(self, meta):
+        return False
+
+
+@pytest.mark.parametrize("options", [None, ACKED], ids=["plain", "acked"])
+@pytest.mark.parametrize(
+    "fits",
+    [nobody, partial(nobody), Nobody(), Nobody().__call__, lambda meta: nobody(meta)],
+    ids=["function", "partial", "object", "method", "lambda"],
+)
+async def test_an_async_filter_is_refused_and_nobody_gets_anything(one, fits, options):
+    """Its coroutine would be true of everybody."""
+    ada = await one.connect("ada")
+
+    with pytest.raises(ValueError, match="can't be async"):
+        await one.hub.broadcast_with_filter(NEWS, fits, options)
+
+    assert topics(ada) == []
+
+
+@pytest.mark.parametrize("options", [None, ACKED], ids=["plain", "acked"])
+async def test_what_is_no_filter_is_refused(one, options):
+    with pytest.raises(ValueError, match="a filter is a callable"):
+        await one.hub.broadcast_with_filter(NEWS, "admins", options)
+
+
+@pytest.mark.parametrize("said", [1, "yes", [0]])
+async def test_a_filter_may_say_yes_in_its_own_way(one, said):
+    ada = await one.connect("ada")
+
+    assert await one.hub.broadcast_with_filter(NEWS, lambda meta: said) == 1
+    assert topics(ada) == ["news"]

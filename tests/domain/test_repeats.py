@@ -106,6 +106,59 @@ def test_a_request_in_work_is_never_forgotten(repeats):
     assert repeats.look("slow") is Seen.IN_WORK
 
 
+def test_requests_in_work_are_bounded_and_the_oldest_goes_first(repeats):
+    for number in range(LIMIT + 1):
+        assert repeats.look(str(number)) is Seen.NEW
+
+    assert repeats.in_work == LIMIT
+    assert repeats.look("1") is Seen.IN_WORK
+    assert repeats.look("0") is Seen.NEW
+
+
+def test_one_that_was_let_go_is_answered_and_remembered_all_the_same(repeats):
+    for number in range(LIMIT + 1):
+        repeats.look(str(number))
+
+    assert repeats.answered("0", b"yes") == 0
+    assert repeats.look("0") == b"yes"
+
+
+def test_one_whose_repeats_wait_is_not_let_go(repeats):
+    repeats.look("0")
+    repeats.look("0")
+    for number in range(1, LIMIT + 1):
+        repeats.look(str(number))
+
+    assert repeats.in_work == LIMIT
+    assert repeats.answered("0", b"yes") == 1
+    assert repeats.look("1") is Seen.NEW
+
+
+def test_where_repeats_wait_for_all_no_more_are_taken_in(repeats):
+    for number in range(LIMIT):
+        repeats.look(str(number))
+        repeats.look(str(number))
+
+    assert repeats.look("more") is Seen.TOO_MANY
+    assert repeats.in_work == LIMIT
+    repeats.answered("0", b"yes")
+    assert repeats.look("more") is Seen.NEW
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_is_added_is_bounded_too(repeats, waits):
+    later = Repeats()
+    for number in range(LIMIT):
+        repeats.look(f"a{number}")
+        later.look(f"b{number}")
+        if waits:
+            repeats.look(f"a{number}")
+
+    repeats.take_in(later)
+
+    assert repeats.in_work == LIMIT
+
+
 # --- a session that goes on with another connection
 
 
