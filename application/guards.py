@@ -35,16 +35,13 @@ from eyewall.application.stores import (
     StateStore,
     Subscription,
 )
-from eyewall.application.tasks import Tasks, is_cancelled
+from eyewall.application.tasks import Tasks, is_end
 from eyewall.domain.errors import EyewallError, Unavailable
 
 DEADLINE = 6.0
 """Seconds that a call may take. The ports promise five (``stores``): an adapter that keeps
 its promise can say itself what it waited for. Whoever waits here may hold the turn of a
 connection, and a client waits for the answer."""
-
-_WRONG = (Exception, SystemExit, asyncio.CancelledError)
-"""What may come out of an adapter. A ``KeyboardInterrupt`` is somebody else's."""
 
 
 def with_deadlines(ports: Ports, logger: Logger, on_away: Callable[[], None]) -> Ports:
@@ -86,14 +83,14 @@ class Guard:
             waits = result.send(None)
         except StopIteration as done:
             return done.value
-        except _WRONG as error:
+        except BaseException as error:  # noqa: BLE001  (an adapter's own)
             self.failed(what, error)
         return self._rest(what, result, waits)
 
     def failed(self, what: str, error: BaseException) -> NoReturn:
         """Raise what the caller is to know of an error that came out of a call."""
-        ended = isinstance(error, asyncio.CancelledError) and is_cancelled()
-        if ended or isinstance(error, EyewallError):
+        # A ``KeyboardInterrupt`` is somebody else's.
+        if is_end(error) or isinstance(error, (EyewallError, KeyboardInterrupt)):
             raise error
         self.logger.error("adapter_failed", call=what, error=shown(error), exc_info=error)
         raise AdapterFailed(f"{what} failed") from error
@@ -117,7 +114,7 @@ class Guard:
         timer = Alarm(DEADLINE, end)
         try:
             result = await _go_on(begun, waits)
-        except _WRONG as error:
+        except BaseException as error:
             if is_late and task.uncancel() <= before:
                 raise self.late(what) from error
             self.failed(what, error)
@@ -130,7 +127,7 @@ class Guard:
     async def within(self, what: str, begun: Awaitable[Any], drop: Callable[[Any], None]) -> Any:
         """The same in a task of its own, whose result goes to ``drop`` if it comes when
         nobody waits for it any more."""
-        work = asyncio.ensure_future(_awaited(begun))
+        work = asyncio.ensure_future(_outcome(begun))
         try:
             if not await has_come(work, DEADLINE):
                 raise self.late(what)
@@ -138,10 +135,10 @@ class Guard:
             if not work.done():
                 work.cancel()
                 work.add_done_callback(partial(_dropped, drop))
-        try:
-            return work.result()
-        except _WRONG as error:
+        result, error = work.result()
+        if error is not None:
             self.failed(what, error)
+        return result
 
 
 @coroutine
@@ -167,9 +164,24 @@ async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _dropped(drop: Callable[[Any], None], work: asyncio.Future[Any]) -> None:
+async def _outcome(begun: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """What became of a call. It is not raised: a ``SystemExit`` would end the loop with the
+    task, whoever awaits that."""
+    try:
+        return await begun, None
+    except BaseException as error:
+        if is_end(error) or isinstance(error, KeyboardInterrupt):
+            raise
+        return None, error
+
+
+def _dropped(
+    drop: Callable[[Any], None], work: asyncio.Future[tuple[Any, BaseException | None]]
+) -> None:
     if not work.cancelled() and work.exception() is None:
-        drop(work.result())
+        result, error = work.result()
+        if error is None:
+            drop(result)
 
 
 # --- the ports
@@ -262,7 +274,7 @@ class _Bus:
         what = f"{self._name}.subscribe"
         try:
             subscription = self._inner.subscribe(channel, handler)
-        except _WRONG as error:
+        except BaseException as error:  # noqa: BLE001  (an adapter's own)
             self._guard.failed(what, error)
         if inspect.isawaitable(subscription):
             return self._stand(what, subscription)

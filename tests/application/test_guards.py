@@ -170,12 +170,18 @@ async def test_a_call_that_fails_in_its_own_words_when_it_is_ended_is_late(impat
         await behind_guards(state=Translating()).state.room("lab")
 
 
+class Odd(BaseException):
+    """What a library of an engine may have of its own."""
+
+
+WRONG = [
+    *(Ended("boom"), OSError(5, "io"), TimeoutError(), SystemExit(1), Odd("boom")),
+    *(asyncio.CancelledError(), GeneratorExit()),
+]
+
+
 @pytest.mark.parametrize("when", ["at once", "later"])
-@pytest.mark.parametrize(
-    "error",
-    [Ended("boom"), OSError(5, "io"), TimeoutError(), SystemExit(1), asyncio.CancelledError()],
-    ids=lambda error: type(error).__name__,
-)
+@pytest.mark.parametrize("error", WRONG, ids=lambda error: type(error).__name__)
 async def test_what_no_port_knows_is_unavailable_and_logged(when, error):
     logger = RecordingLogger()
     ports = behind_guards(logger, state=Store(error))
@@ -186,6 +192,27 @@ async def test_what_no_port_knows_is_unavailable_and_logged(when, error):
     assert raised.value.__cause__ is error
     assert raised.value.code == "unavailable"
     assert "boom" not in str(raised.value), "its text stays here"
+    assert logger.of("error") == ["adapter_failed"]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("error", WRONG, ids=lambda error: type(error).__name__)
+async def test_a_subscribe_that_fails_ends_only_itself(when, error):
+    """Not the loop, which a ``SystemExit`` in a task of its own would."""
+
+    class Failing(MemoryPubSub):
+        async def subscribe(self, channel, handler):
+            if when == "later":
+                await asyncio.sleep(0)
+            raise error
+
+    logger = RecordingLogger()
+    ports = behind_guards(logger, pubsub=Failing())
+
+    with pytest.raises(AdapterFailed) as raised:
+        await ports.pubsub.subscribe("c", print)
+
+    assert raised.value.__cause__ is error
     assert logger.of("error") == ["adapter_failed"]
 
 
