@@ -73,10 +73,14 @@ class Operations:
         return node is not None and bool(await self._end({node: [conn_id]}, reason, None))
 
     async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
-        if reason not in COMES_BACK:  # else it finds what it left when it does
+        for_good = reason not in COMES_BACK  # else it finds what it left when it does
+        if for_good:
             await self._sessions.forget(UserId(user_id))
         (user,) = await self._locate.users([UserId(user_id)], only_in=False)
-        return await self._end(user.by_node, reason, user_id)
+        ended = await self._end(user.by_node, reason, user_id)
+        if for_good:  # what was cut off meanwhile, before its end was decided here
+            await self._sessions.drop(UserId(user_id))
+        return ended
 
     async def keep_newest(self, user_id: UserId) -> None:
         """Disconnect a user's oldest connections until it has no more than it may have.

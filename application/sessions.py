@@ -136,12 +136,16 @@ class Sessions:
         What nodes that have ended left to the state can't be found by its user. So the state
         has a mark that outlives it, and is looked at by who takes up one of those.
         """
-        self._forget(user_id)
-        await self._cluster.cast_all(_FORGET, {"user": user_id})
+        await self.drop(user_id)
         if self._ttl:
             now = self._clock.wall().timestamp()
             mark = json.dumps([now, now + self._ttl])
             await self._state.keep_sessions({_MARK + user_id: (mark, self._ttl)})
+
+    async def drop(self, user_id: UserId) -> None:
+        """Drop what is kept for a user just now on the nodes that are there."""
+        self._forget(user_id)
+        await self._cluster.cast_all(_FORGET, {"user": user_id})
 
     def _forget(self, user_id: object) -> None:
         for forgotten in self._under_way.values():

@@ -366,3 +366,73 @@ async def test_logging_in_where_nobody_is_asked_delays_nothing(node):
     heard = await client.ask({"topic": "login"})
 
     assert [m["topic"] for m in heard] == ["one", "two"]
+
+
+@pytest.mark.parametrize("options", [RoomOptions(), KEPT], ids=["plain", "history"])
+async def test_a_state_that_is_away_puts_off_what_the_new_user_hears(make_node, clock, options):
+    state = Engine(MemoryState(clock=clock.now))
+    node = await make_node(state=state)
+    await node.hub.create_room("lab", options)
+    client = await node.connect("ada")
+    await node.hub.join("lab", client.id)
+    state.away = True
+    node.hub.set_meta(client.id, user_id="eve")
+    await settle()
+    await node.hub.broadcast_room("lab", "one")
+    await settle()
+    assert client.heard() == []
+
+    state.away = False
+    for _ in range(10):
+        await node.advance(1.0)
+    await node.hub.broadcast_room("lab", "two")
+    await settle()
+
+    assert topics(client) == ["one", "two"]
+    assert [m.user_id for m in await node.hub.members("lab")] == ["eve"]
+    assert client.conn.held == frozenset()
+
+
+async def test_who_changes_twice_hears_what_the_last_one_may(make_node):
+    access = Slow()
+    access.may |= {"bob"}
+    node = await make_node(access_controller=access)
+    client = await node.connect("admin")
+    await node.hub.join("lab", client.id)
+    access.gate.clear()
+    for user, topic in (("guest", "one"), ("bob", "two")):
+        node.hub.set_meta(client.id, user_id=user)
+        await settle()
+        await node.hub.broadcast_room("lab", topic)
+    access.gate.set()
+    await settle()
+
+    assert topics(client) == ["one", "two"]
+    assert [m.user_id for m in await node.hub.members("lab")] == ["bob"]
+
+
+@pytest.mark.parametrize("how", ["close", "lost", "leave", "delete"])
+async def test_nothing_is_left_of_who_is_gone_before_it_is_decided(make_node, how):
+    access = Slow()
+    node = await make_node(access_controller=access)
+    client = await node.connect("admin")
+    await node.hub.join("lab", client.id)
+    access.gate.clear()
+    node.hub.set_meta(client.id, user_id="guest")
+    await node.hub.broadcast_room("lab", "secret")
+    await settle()
+    ways = {
+        "close": client.conn.close,
+        "lost": client.vanish,
+        "leave": lambda: node.hub.leave("lab", client.id),
+        "delete": lambda: node.hub.delete_room("lab"),
+    }
+    going = asyncio.ensure_future(ways[how]())
+    await settle()
+    access.gate.set()
+    await going
+    await settle()
+
+    assert "secret" not in topics(client)
+    assert len(node.node.anteroom) == len(node.node.anteroom.held) == 0
+    assert not node.node.rooms.moving

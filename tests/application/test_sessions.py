@@ -271,6 +271,23 @@ async def test_who_is_sent_away_while_it_comes_back_does_not(make_node, clock):
     assert (await coming) is None
 
 
+@pytest.mark.parametrize("held_by", ["keep_sessions", "connections_of"])
+async def test_who_is_cut_off_while_it_is_sent_away_has_nothing_to_come_back_to(
+    make_node, clock, held_by
+):
+    state = Engine(MemoryState(clock=clock.now))
+    node = await make_node(session_ttl=TTL, state=state)
+    ada = await node.connect("ada", session=True)
+    state.after.add(held_by)
+    going = asyncio.ensure_future(node.hub.disconnect_user("ada"))
+    await settle()
+    await ada.vanish()
+    state.go_on()
+
+    assert await going == 0
+    assert (await back(node, ada.welcome["session"]))[1] is None
+
+
 async def test_a_session_left_to_the_state_is_not_another_users_either(one, two):
     ada = await one.connect("ada", session=True)
     await ada.vanish()
