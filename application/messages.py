@@ -337,9 +337,12 @@ class Messages:
                 self._sender.forwarded_in_vain(frame.addressed(whom.user or conn_id), conn_id)
 
     def _take_text(self, header: Mapping[str, Any], payload: bytes) -> None:
-        conn = self._connections.get(header["conn"])
+        conn_id, frame = header["conn"], self._sender.text(read_text(payload))
+        conn = self._connections.get(conn_id)
         if conn is not None:
-            self._sender.to_many([conn], self._sender.text(read_text(payload)))
+            self._sender.post(conn, frame)
+        else:
+            self._sender.forwarded_in_vain(frame.addressed(conn_id), conn_id)
 
 
 def _check(options: SendOptions | None) -> None:

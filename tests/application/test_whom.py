@@ -160,6 +160,20 @@ async def test_the_other_node_tells_of_what_it_could_not_hand_on(one, make_node,
     assert metrics.of("dropped") == [("conn_closed", 1)]
 
 
+async def test_so_it_does_of_a_text_for_a_connection_that_has_just_gone(one, make_node):
+    two, failures = await make_node(), []
+    two.hub.on_connection_error(failures.append)
+    client = await two.connect("ada")
+    report = await one.hub.send_text_to_conn(client.id, "one")
+    await client.vanish()
+    gone = await one.hub.send_text_to_conn(client.id, "two")
+    await settle()
+
+    assert report.status is gone.status is DeliveryStatus.FORWARDED
+    assert client.heard() == ["one"]
+    assert [(f.recipient, f.conn_id) for f in failures] == [(client.id, client.id)]
+
+
 # --- between two tries
 
 
