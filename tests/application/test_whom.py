@@ -165,6 +165,7 @@ async def test_so_it_does_of_a_text_for_a_connection_that_has_just_gone(one, mak
     two.hub.on_connection_error(failures.append)
     client = await two.connect("ada")
     report = await one.hub.send_text_to_conn(client.id, "one")
+    await settle()
     await client.vanish()
     gone = await one.hub.send_text_to_conn(client.id, "two")
     await settle()
