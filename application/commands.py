@@ -42,7 +42,7 @@ from eyewall.application.rooms import MAX_ROOMS, Rooms, TooManyRooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.envelope import REFRESH, ROOM, Envelope, Message
+from eyewall.domain.envelope import MAX_FIELD, REFRESH, ROOM, Envelope, Message
 from eyewall.domain.errors import (
     ConnectionClosed,
     Forbidden,
@@ -147,6 +147,8 @@ class Commands:
         event = data.get("event")
         if event is not None and (not isinstance(event, str) or not event):
             raise ValidationError({"event": ["must be a string"]})
+        if event is not None and len(event) > MAX_FIELD:
+            raise ValidationError({"event": [f"must be at most {MAX_FIELD} characters"]})
         if event in RESERVED:
             raise ValidationError({"event": [f"{event} is the server's own"]})
         message = Message(f"{ROOM}{room_id}", event or "message", fields.get("data"))
