@@ -673,3 +673,24 @@ def test_what_is_large_and_plain_is_not_decoded_for_the_check(monkeypatch, value
     monkeypatch.setattr(raw.format, "loads", None)
 
     raw.check()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("1e309", "1E309", "-1e+999", "1.5E+0400", "0.1e310"),
+        *("9" * 309 + ".0", "9" * 300 + "e9", "9" * 4301, "-" + "9" * 309 + "e-0"),
+    ],
+    ids=lambda number: number[-8:],
+)
+@pytest.mark.parametrize(
+    "around",
+    ["[{}, %s]", "[%s, {}]", '["\\"", %s, "", {}]', '{{"a": {{"b": [%s]}}, "c": {}}}'],
+)
+@pytest.mark.parametrize("padding", [f'"{"x" * 1100}"', '"a", ' * 300 + "1", "1, " * 600 + "1"])
+def test_a_number_that_is_too_large_is_found_wherever_it_is(number, around, padding):
+    data = around.format(f"[{padding}]") % number
+    raw = CODEC.decode(b'{"topic":"t","data":%b}' % data.encode()).raw
+
+    with pytest.raises(InvalidEnvelope):
+        raw.check()
