@@ -135,7 +135,9 @@ class HubProcess:
     def complaints(self) -> list[str]:
         """The lines of the log that tell of a fault of the server."""
         words = ("error", "Traceback", "exception", "never retrieved", "never awaited")
-        return [line for line in self.log.read_text().splitlines() if any(w in line for w in words)]
+        lines = self.log.read_text().splitlines()
+        # A refusal that is told at info names its error, too.
+        return [line for line in lines if any(w in line for w in words) and "[info " not in line]
 
     @property
     def rss(self) -> int:
