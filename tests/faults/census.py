@@ -27,6 +27,7 @@ UNSTEADY = {
     "Heartbeat._last",
     "Heartbeat._placed",
     "Heartbeat._wheel",  # has room for a tick until it has passed; who is in it counts as such
+    "MemoryState._sessions",  # keeps that a user was sent away, for as long as a session lives
     "MemoryState._last_seen",  # is remembered on purpose, and bounded
     "Node.taken",
     "Parser._inflated",  # of the last chunk that was read
