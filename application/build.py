@@ -268,6 +268,10 @@ class Parts:
             new_id=self.sender.new_id,
             luck=random.random,
         )
+        self._build_lifecycle(locator)
+
+    def _build_lifecycle(self, locator: Locator) -> None:
+        config, ports = self.config, self._ports
         self.resumer = Resumer(
             rooms=self.rooms,
             sessions=self.sessions,
@@ -317,6 +321,9 @@ class Parts:
             luck=random.random,
         )
         self.cluster.on_lapse(self.repairs.restore)
+        self._register_commands()
+
+    def _register_commands(self) -> None:
         Commands(
             connections=self.connections,
             rooms=self.rooms,
@@ -327,8 +334,8 @@ class Parts:
             histories=self.histories,
             resumer=self.resumer,
             expiry=self.expiry,
-            authenticator=ports.authenticator,
-        ).register(self.router, client_commands=config.client_commands)
+            authenticator=self._ports.authenticator,
+        ).register(self.router, client_commands=self.config.client_commands)
 
     def _stored(self, locator: Locator, acks: Acks) -> Stored | None:
         """What only a node with an offline store has."""
