@@ -60,7 +60,7 @@ that a proxy held back come all at once. Those that have come during a stall do 
 LOOKS: Final = 16
 """Reads, of a ``CHUNK`` each, before a peer is judged by what has not come."""
 
-LINGER: Final = 5.0
+LINGER: Final = 3.0
 """Seconds that a peer has for its close frame and the end of its side once our close frame
 is written, ``write_wait`` if that is less: for reading what was written before it, and some
 round trips of the worst networks. Its socket is of no other use by then."""

@@ -58,7 +58,7 @@ async def test_of_a_state_store_a_connection_does_not_stay_open_and_deaf(end):
         presences = server._node.presences
         presences.appear = once("async", end)
         async with raw_peer(server) as client:
-            assert (await client.ended()).endswith(b"internal_error")
+            assert (await client.read_frame()).close == (1011, "internal_error")
         async with peer(server):
             """The next one is let in."""
 
