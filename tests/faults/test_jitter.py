@@ -29,9 +29,10 @@ LIVES = 3 * UNIT
 PACE = 0.4 * UNIT
 """Seconds between two messages of a publisher."""
 BURST = 16
-PADS = {True: 6000, False: 2000}
-"""Messages that the publishers of the busy room send at a time, and their bytes:
-more where nobody who stalls is cut off meanwhile and so nothing else lets its queue go."""
+PADS = {True: 6000, False: 12_000}
+"""Messages that the publishers of the busy room send at a time, and their bytes: more where
+those who stall are cut off meanwhile, so that a queue is full before that, also where a busy
+machine lets the publishers say less."""
 QUEUE = 32
 """Messages that may wait for a client: fewer than what is said while one stalls."""
 KEPT = 100_000
