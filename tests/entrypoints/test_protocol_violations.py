@@ -10,6 +10,7 @@ import pytest
 
 from eyewall import (
     DisconnectReason,
+    Forbidden,
     Server,
 )
 from tests.entrypoints.wire import (
@@ -105,13 +106,13 @@ async def test_a_character_may_be_split_between_fragments():
 # --- 1008
 
 
-async def test_a_connect_hook_that_raises_ends_with_1008():
+async def test_a_connect_hook_that_refuses_ends_with_1008():
     server = Server()
     reasons = recording(server)
 
     @server.hub.on_connect
     async def refuse(conn):
-        raise ValueError("not today")
+        raise Forbidden("not today")
 
     async with running(server), peer(server) as client:
         assert await client.closed() == (1008, "policy_violation")
