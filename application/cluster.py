@@ -17,7 +17,7 @@ import inspect
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from eyewall.application.channels import Channels
 from eyewall.application.deadlines import Deadlines
@@ -26,7 +26,7 @@ from eyewall.application.packets import BadPacket, Packet, unpack
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.stalls import Stalls
 from eyewall.application.stats import Stats
-from eyewall.application.stores import CountsListeners, PubSub, StateStore
+from eyewall.application.stores import CountsListeners, PubSub, StateStore, has_methods_of
 from eyewall.application.tasks import Tasks, briefly, is_end
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, from_code
 from eyewall.domain.identity import NodeId, RoomId
@@ -69,7 +69,9 @@ class Cluster:
         self.node = node
         self._prefix = prefix
         self._bus = bus
-        self._counts = bus if isinstance(bus, CountsListeners) else None
+        self._counts = (
+            cast("CountsListeners", bus) if has_methods_of(bus, CountsListeners) else None
+        )
         self._state = state
         self._clock = clock
         self._logger = logger

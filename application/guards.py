@@ -34,6 +34,8 @@ from eyewall.application.stores import (
     PubSub,
     StateStore,
     Subscription,
+    has_methods_of,
+    methods,
 )
 from eyewall.application.tasks import Tasks, is_end
 from eyewall.domain.errors import EyewallError, Unavailable
@@ -201,12 +203,6 @@ class _Store:
             setattr(self, name, _guarded(guard, inner, name, on_away))
 
 
-def methods(port: type) -> list[str]:
-    """The names of what a port promises."""
-    found = [name for name, value in vars(port).items() if inspect.isfunction(value)]
-    return [name for name in found if not name.startswith("_")]
-
-
 def _guarded(
     guard: Guard, inner: Any, name: str, on_away: Callable[[], None]
 ) -> Callable[..., Awaitable[Any]]:
@@ -228,7 +224,7 @@ class _State(_Store):
     """The state, within whose calls rules of the application run."""
 
     def __init__(self, guard: Guard, inner: Any, on_away: Callable[[], None]) -> None:
-        optional = (KnowsOwned,) if isinstance(inner, KnowsOwned) else ()
+        optional = (KnowsOwned,) if has_methods_of(inner, KnowsOwned) else ()
         super().__init__(guard, inner, StateStore, *optional, on_away=on_away)
         self._decide = cast("Callable[..., Awaitable[Any]]", vars(self)["decide"])
         self.decide = self._watched
@@ -264,8 +260,8 @@ class _Bus:
         self._name = type(inner).__name__
         self._publishing = f"{self._name}.publish"
         self._closing = Tasks(guard.logger)
-        if isinstance(inner, CountsListeners):
-            self.listeners = inner.listeners
+        if has_methods_of(inner, CountsListeners):
+            self.listeners = cast("CountsListeners", inner).listeners
 
     def publish(self, channel: str, payload: bytes) -> Any:
         return self._guard.begin(self._publishing, self._inner.publish, channel, payload)

@@ -10,7 +10,7 @@ from typing import Any
 from eyewall.application.build import Parts
 from eyewall.application.logs import shown
 from eyewall.application.needs import NodeConfig, Ports
-from eyewall.application.stores import Opens
+from eyewall.application.stores import Opens, has_methods_of
 from eyewall.application.tasks import is_cancelled
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import NodeId
@@ -125,4 +125,4 @@ class Node(Parts):
             self.ports.access_controller,
             self.ports.validator,
         ]
-        return [port for port in ports if isinstance(port, Opens)]
+        return [port for port in ports if has_methods_of(port, Opens)]

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from eyewall.application.connections import Connections
 from eyewall.application.doubts import Doubt, Doubts
 from eyewall.application.logs import shown, told
 from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.seats import Seats, owner_of
-from eyewall.application.stores import KnowsOwned, Owned, StateStore
+from eyewall.application.stores import KnowsOwned, Owned, StateStore, has_methods_of
 from eyewall.application.tasks import Tasks
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId
@@ -66,7 +67,7 @@ class Repairs:
         self._node = node
         self._doubts = doubts
         self._mend = mend
-        self._owned = state if isinstance(state, KnowsOwned) else None
+        self._owned = cast("KnowsOwned", state) if has_methods_of(state, KnowsOwned) else None
         self._connections = connections
         self._seats = seats
         self._clock = clock

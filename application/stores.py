@@ -17,6 +17,7 @@ what else is raised into ``Unavailable``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +35,21 @@ T = TypeVar("T")
 PROMISED = 5.0
 """Seconds that a call may take. A handler, a join or a publish waits for it, and so does a
 client, whose own patience commonly is ten."""
+
+
+def methods(port: type) -> list[str]:
+    """Return the names of the methods that a port promises."""
+    found = [name for name, value in vars(port).items() if inspect.isfunction(value)]
+    return [name for name in found if not name.startswith("_")]
+
+
+def has_methods_of(adapter: object, port: type) -> bool:
+    """Whether an adapter has what an optional port promises.
+
+    ``isinstance`` does not say so: from Python 3.12 on it passes over the methods of an
+    adapter that hands calls on to another by ``__getattr__``.
+    """
+    return all(callable(getattr(adapter, name, None)) for name in methods(port))
 
 
 @runtime_checkable
