@@ -28,7 +28,9 @@ from eyewall.domain.errors import (
 )
 
 Handler = Callable[[Context, Envelope[Any]], Awaitable[Any]]
+"""What a middleware gets as ``next``."""
 Middleware = Callable[[Context, Envelope[Any], Handler], Awaitable[Any]]
+"""What goes around handlers: ``async def timing(ctx, msg, next)``."""
 
 
 class Internal(EyewallError):

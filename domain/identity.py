@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NewType
@@ -20,6 +20,7 @@ MAX_NAME = 200
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NONE: frozenset[str] = frozenset()
+_LEFT_OUT: tuple[str, ...] = ()
 
 
 _UNPRINTABLE: Final = re.compile(
@@ -54,6 +55,8 @@ def names(values: Iterable[str], what: str) -> frozenset[str]:
     """Return several strings as a set; raises ``ValueError`` for anything else."""
     if isinstance(values, str):
         raise ValueError(f"{what} must be several strings, not one: {values!r}")
+    if values is _NONE or values is _LEFT_OUT:  # as nearly always
+        return _NONE
     try:
         found = frozenset(values)
     except TypeError:
@@ -86,36 +89,49 @@ class ConnMeta:
     closed with 4401, unless it was refreshed before.
     """
 
-    user_id: UserId | None = None
-    device_id: str | None = None
-    roles: frozenset[str] = _NONE
-    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
-    tags: frozenset[str] = _NONE
-    ip: str | None = None
-    user_agent: str | None = None
-    expires_at: datetime | None = None
+    user_id: UserId | None
+    device_id: str | None
+    roles: frozenset[str]
+    attributes: Mapping[str, Any]
+    tags: frozenset[str]
+    ip: str | None
+    user_agent: str | None
+    expires_at: datetime | None
 
-    def __post_init__(self) -> None:
-        if self.user_id is not None:
-            name(self.user_id, "user_id")
-        # Most connections have none of these, and each connection gets here twice.
-        if self.roles is not _NONE:
-            object.__setattr__(self, "roles", names(self.roles, "roles"))
-        if self.tags is not _NONE:
-            object.__setattr__(self, "tags", names(self.tags, "tags"))
-        if self.attributes is not _NOTHING:
-            object.__setattr__(self, "attributes", _mapping(self.attributes))
-        if self.device_id is not None:
-            _text(self.device_id, "device_id")
-        if self.ip is not None:
-            _text(self.ip, "ip")
-        if self.user_agent is not None:
-            _text(self.user_agent, "user_agent")
-        expires_at: object = self.expires_at
-        if expires_at is not None and not (
-            isinstance(expires_at, datetime) and expires_at.tzinfo is not None
-        ):
+    # Written out, because it takes more than it keeps: any strings, and several of them in
+    # whatever they come.
+    def __init__(
+        self,
+        *,
+        user_id: str | None = None,
+        device_id: str | None = None,
+        roles: Iterable[str] = _LEFT_OUT,
+        attributes: Mapping[str, Any] = _NOTHING,
+        tags: Iterable[str] = _LEFT_OUT,
+        ip: str | None = None,
+        user_agent: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> None:
+        if user_id is not None:
+            name(user_id, "user_id")
+        if device_id is not None:
+            _text(device_id, "device_id")
+        if ip is not None:
+            _text(ip, "ip")
+        if user_agent is not None:
+            _text(user_agent, "user_agent")
+        until: object = expires_at
+        if until is not None and not (isinstance(until, datetime) and until.tzinfo is not None):
             raise ValueError("expires_at must be an aware datetime")
+        put = object.__setattr__
+        put(self, "user_id", user_id)
+        put(self, "device_id", device_id)
+        put(self, "roles", names(roles, "roles"))
+        put(self, "attributes", _mapping(attributes))
+        put(self, "tags", names(tags, "tags"))
+        put(self, "ip", ip)
+        put(self, "user_agent", user_agent)
+        put(self, "expires_at", expires_at)
 
     def is_same_owner(self, other: ConnMeta) -> bool:
         """Whether a decision made for ``other`` holds for this: all that a rule may look
@@ -132,15 +148,24 @@ class Where:
     empty selects nothing out.
     """
 
-    tags: frozenset[str] = _NONE
-    roles: frozenset[str] = _NONE
-    user_ids: frozenset[str] = _NONE
-    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    tags: frozenset[str]
+    roles: frozenset[str]
+    user_ids: frozenset[str]
+    attributes: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        for what in ("tags", "roles", "user_ids"):
-            object.__setattr__(self, what, names(getattr(self, what), what))
-        object.__setattr__(self, "attributes", _mapping(self.attributes))
+    def __init__(
+        self,
+        *,
+        tags: Iterable[str] = _LEFT_OUT,
+        roles: Iterable[str] = _LEFT_OUT,
+        user_ids: Iterable[str] = _LEFT_OUT,
+        attributes: Mapping[str, Any] = _NOTHING,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "tags", names(tags, "tags"))
+        put(self, "roles", names(roles, "roles"))
+        put(self, "user_ids", names(user_ids, "user_ids"))
+        put(self, "attributes", _mapping(attributes))
 
     def __call__(self, meta: ConnMeta) -> bool:
         return (

@@ -12,7 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum, StrEnum, auto
@@ -57,30 +57,45 @@ class RoomOptions:
     ``announce`` members see who joins and leaves.
     """
 
-    policy: RoomPolicy = RoomPolicy.PUBLIC
-    capacity: int | None = None
-    allowed_roles: Collection[str] = frozenset()
-    auto_cleanup: bool = True
-    history_size: int = 0
-    history_ttl: Seconds | None = None
-    announce: bool = False
-    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    policy: RoomPolicy
+    capacity: int | None
+    allowed_roles: frozenset[str]
+    auto_cleanup: bool
+    history_size: int
+    history_ttl: float | None
+    announce: bool
+    metadata: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
+    # Written out, because it takes more than it keeps: roles in whatever they come, and the
+    # time as a timedelta too.
+    def __init__(
+        self,
+        *,
+        policy: RoomPolicy | str = RoomPolicy.PUBLIC,
+        capacity: int | None = None,
+        allowed_roles: Iterable[str] = (),
+        auto_cleanup: bool = True,
+        history_size: int = 0,
+        history_ttl: Seconds | None = None,
+        announce: bool = False,
+        metadata: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         put = object.__setattr__
-        put(self, "policy", RoomPolicy(self.policy))
-        if self.capacity is not None:
-            count(self.capacity, "capacity")
-        put(self, "allowed_roles", names(self.allowed_roles, "allowed_roles"))
+        put(self, "policy", RoomPolicy(policy))
+        put(self, "capacity", None if capacity is None else count(capacity, "capacity"))
+        put(self, "allowed_roles", names(allowed_roles, "allowed_roles"))
         if self.allowed_roles and self.policy is not RoomPolicy.PRIVATE:
             raise ValueError(
                 f"allowed_roles restrict nobody under the policy {self.policy.value!r}: "
                 "take policy=RoomPolicy.PRIVATE, or leave them out"
             )
-        count(self.history_size, "history_size", least=0)
-        if self.history_ttl is not None:
-            put(self, "history_ttl", seconds(self.history_ttl, "history_ttl", positive=True))
-        put(self, "metadata", MappingProxyType(dict(self.metadata)))
+        put(self, "auto_cleanup", auto_cleanup)
+        put(self, "history_size", count(history_size, "history_size", least=0))
+        if history_ttl is not None:
+            history_ttl = seconds(history_ttl, "history_ttl", positive=True)
+        put(self, "history_ttl", history_ttl)
+        put(self, "announce", announce)
+        put(self, "metadata", MappingProxyType(dict(metadata)))
 
     def changed(self, changes: Mapping[str, Any]) -> RoomOptions:
         """Return the options with ``changes``; raises ``ValueError`` for an unknown one."""

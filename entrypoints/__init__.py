@@ -18,6 +18,7 @@ from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.application.connections import Connection
 from eyewall.application.context import Context
 from eyewall.application.hub import Hub
+from eyewall.application.middleware import Handler, Middleware
 from eyewall.application.ports import (
     AccessController,
     Authenticator,
@@ -87,6 +88,7 @@ from eyewall.domain.retry import RetryPolicy, SendAttempt, SendResult
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomPolicy, RoomRole
 from eyewall.server import Server
 from eyewall.settings import Settings
+from eyewall.settings_groups import SettingsError
 from eyewall.version import VERSION as __version__  # noqa: N811
 
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "Failure",
     "FailureReason",
     "Forbidden",
+    "Handler",
     "HandlerNotFound",
     "Handshake",
     "HeartbeatConfig",
@@ -132,6 +135,7 @@ __all__ = [
     "Message",
     "MessageId",
     "Metrics",
+    "Middleware",
     "Misuse",
     "Nacked",
     "NodeId",
@@ -162,6 +166,7 @@ __all__ = [
     "SendResult",
     "Server",
     "Settings",
+    "SettingsError",
     "ShuttingDown",
     "SlowConsumer",
     "StateStore",

@@ -48,6 +48,41 @@ def test_every_python_block_runs_by_itself(block):
     assert names.keys() > {"__name__"}
 
 
+@pytest.fixture(scope="module")
+def untyped(tmp_path_factory) -> dict[str, list[str]]:
+    """What strict mypy says of each Python block, after the lines of its page."""
+    folder = tmp_path_factory.mktemp("blocks")
+    at = {}
+    for page in PAGES:
+        text = page.read_text()
+        for number, found in enumerate(re.finditer(r"```python\n(.*?)```", text, re.DOTALL), 1):
+            name = f"{page.relative_to(ROOT)}-{number}"
+            file = folder / f"{re.sub(r'[^a-zA-Z0-9]', '_', name)}.py"
+            # So far down that mypy counts the lines as the page does.
+            file.write_text("\n" * text.count("\n", 0, found.start(1)) + found[1])
+            at[file.name] = name
+    command = [sys.executable, "-m", "mypy", "--strict", "--hide-error-context", *at]
+    command += ["--config-file", str(ROOT / "pyproject.toml")]
+    # What `make types` has found out about the package need not be found out again.
+    command += ["--cache-dir", str(ROOT / ".mypy_cache")]
+    run = subprocess.run(
+        command, check=False, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    errors: dict[str, list[str]] = {}
+    for line in run.stdout.splitlines():
+        file_name, _, rest = line.partition(":")
+        if file_name in at and " error: " in rest:
+            errors.setdefault(at[file_name], []).append(f"line {rest}")
+    assert run.returncode == (1 if errors else 0), run.stdout + run.stderr
+    return errors
+
+
+@pytest.mark.parametrize("block", dict(blocks("python")))
+def test_every_python_block_passes_a_strict_type_checker(block, untyped):
+    """What the documentation shows can be copied into a program that is held to mypy."""
+    assert not untyped.get(block, []), block
+
+
 @each("json")
 def test_every_json_block_is_a_message_to_a_line(block):
     for line in block.splitlines():

@@ -24,7 +24,17 @@ IMPURE = {"asyncio", "logging", "os", "random", "secrets", "socket", "threading"
 MOST_LINES = 650
 
 PUBLIC = {
-    *("Server", "Routes", "Settings", "Hub", "Context", "Connection", "Envelope", "Raw"),
+    *(
+        "Server",
+        "Routes",
+        "Settings",
+        "SettingsError",
+        "Hub",
+        "Context",
+        "Connection",
+        "Envelope",
+        "Raw",
+    ),
     # ids
     *("ConnId", "UserId", "RoomId", "NodeId", "MessageId"),
     # options
@@ -58,7 +68,7 @@ PUBLIC = {
     # adapters
     *("MemoryPubSub", "MemoryState", "TokenBucketLimiter", "MarshmallowValidator"),
     # what types of the above are made of, and the version
-    *("StreamPosition", "__version__"),
+    *("StreamPosition", "Handler", "Middleware", "__version__"),
 }
 
 
