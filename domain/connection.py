@@ -50,7 +50,7 @@ CLOSE_CODES = {
     DisconnectReason.SLOW_CONSUMER: 4413,
     DisconnectReason.REPLACED: 4501,
     DisconnectReason.DISCONNECTED: 4503,
-    DisconnectReason.AUTH_FAILED: 4503,
+    DisconnectReason.AUTH_FAILED: 4504,
 }
 """The reasons that have a close code of their own; any other closes with 1000."""
 
@@ -77,8 +77,6 @@ def close_frame(reason: DisconnectReason) -> tuple[int, str]:
     code = CLOSE_CODES.get(reason, 1000)
     if code == 1000:
         return code, DisconnectReason.NORMAL.value
-    if reason is DisconnectReason.AUTH_FAILED:
-        return code, DisconnectReason.DISCONNECTED.value
     return code, reason.value
 
 

@@ -23,7 +23,7 @@ class RefusalReason(StrEnum):
     ORIGIN = "origin"
     """403: a page of another origin."""
     UNAUTHORIZED = "unauthorized"
-    """401: the authenticator said no."""
+    """401, or a close with 4504 (``refuse_with="close"``): the authenticator said no."""
     ORIGIN_CHECK_FAILED = "origin_check_failed"
     """500: what ``check_origin`` raised."""
     AUTHENTICATOR_FAILED = "authenticator_failed"
@@ -42,6 +42,23 @@ class RefusalReason(StrEnum):
     """503: the server does not run yet, or no longer."""
     TIMEOUT = "timeout"
     """The handshake was not finished in time, and the connection was cut."""
+
+
+class RefuseWith(StrEnum):
+    """How a client hears that the authenticator said no: what ``refuse_with`` may be."""
+
+    HTTP = "http"
+    """401 in HTTP, of which a browser's script sees no more than a close with 1006."""
+    CLOSE = "close"
+    """The upgrade is accepted, and closed with 4504 ``auth_failed`` at once."""
+
+
+def refuse_with(value: object) -> RefuseWith:
+    """Read the option; raises ``ValueError`` for what is none of its values."""
+    if isinstance(value, str) and value in set(RefuseWith):
+        return RefuseWith(value)
+    words = " or ".join(repr(word.value) for word in RefuseWith)
+    raise ValueError(f"refuse_with must be {words}, not {value!r:.80}")
 
 
 class Fields(Mapping[str, str]):

@@ -39,6 +39,7 @@ from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
+from eyewall.domain.handshake import refuse_with
 from eyewall.domain.identity import NodeId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.identity import names as check_names
@@ -88,6 +89,7 @@ class Options:
     implicit_rooms: bool
     trusted_proxies: Sequence[str]
     allowed_hosts: Sequence[str] | None
+    refuse_with: str
     allow_unsafe: Collection[str]
 
 
@@ -151,6 +153,7 @@ def assemble(options: Options) -> tuple[Node, Front]:
         check_origin=options.check_origin,
         trusted_proxies=options.trusted_proxies,
         allowed_hosts=options.allowed_hosts,
+        refuse_with=refuse_with(options.refuse_with),
         compression=options.compression,
         batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
         stalls=stalls,
@@ -212,6 +215,7 @@ def _check_given(options: Options) -> None:
     for what, kind in _CONFIGS.items():
         if not isinstance(given := getattr(options, what), kind | None):
             raise ValueError(f"{what} must be None or a {kind.__name__}, not {given!r:.80}")
+    refuse_with(options.refuse_with)
     for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
         given = getattr(options, what)
         if given is None or (what == "check_origin" and callable(given)):

@@ -88,6 +88,7 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
         "client_commands": settings.client_commands,
         "implicit_rooms": settings.implicit_rooms,
         "trusted_proxies": settings.trusted_proxies,
+        "refuse_with": settings.refuse_with,
         "allowed_hosts": settings.server.allowed_hosts,
         "allow_unsafe": settings.server.allow_unsafe,
         "offline_default": settings.offline.default,

@@ -109,6 +109,7 @@ class Server(Registry):
         implicit_rooms: bool = True,
         trusted_proxies: Sequence[str] = (),
         allowed_hosts: Sequence[str] | None = None,
+        refuse_with: str = "http",
         allow_unsafe: Collection[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}

@@ -98,6 +98,10 @@ class Settings(_Read):
     check_origin: tuple[str, ...] | None = None
     """Origins that browsers may come from; None is the server's own only."""
 
+    refuse_with: str = "http"
+    """How a client hears that the authenticator said no: ``http`` is a 401, which a browser's
+    script can't tell from a network that is down; ``close`` closes with 4504."""
+
     max_message_size: int = 1 << 20
     """Bytes, and as many when inflated. What is larger is an upload, which HTTP does better:
     here it would hold up the messages behind it."""

@@ -15,6 +15,7 @@ from marshmallow import Schema, fields, validates_schema
 
 from eyewall import settings_fields as form
 from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.handshake import RefuseWith
 from eyewall.domain.outbox import DropPolicy
 from eyewall.domain.report import DROP, STORE
 from eyewall.safety import KNOWN as UNSAFE
@@ -224,6 +225,7 @@ class SettingsSchema(Group):
     implicit_rooms = form.flag()
     trusted_proxies = form.networks()
     check_origin = form.words("origins such as https://*.example.com", optional=True)
+    refuse_with = form.choice(*RefuseWith)
     max_message_size = form.whole()
     max_connections = form.whole(optional=True)
     max_connections_per_user = form.whole(optional=True)

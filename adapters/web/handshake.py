@@ -7,7 +7,10 @@ hand-over of the socket. Rules of this file:
    reserved place back. The answer goes first, what is to be logged after it.
 2. Every refusal, whatever raised it, goes through ``_refuse`` or ``_cut``, and leaves a
    trace: see ``refusals``.
-3. What an application's function raises, a ``CancelledError`` of its own or a
+3. Whom the authenticator refuses hears it in HTTP, or with ``refuse_with="close"`` by a close
+   of a connection that nothing else ever knows of. A page of another origin is always
+   answered in HTTP: it learns nothing.
+4. What an application's function raises, a ``CancelledError`` of its own or a
    ``SystemExit`` too, is a failure of that handshake and of nothing else.
 """
 
@@ -47,7 +50,7 @@ from eyewall.application.logs import shown
 from eyewall.application.ports import Codec, Reservation
 from eyewall.application.stalls import CHANCE
 from eyewall.application.tasks import is_end
-from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.errors import (
     Overloaded,
     RateLimited,
@@ -55,7 +58,7 @@ from eyewall.domain.errors import (
     ShuttingDown,
     Unavailable,
 )
-from eyewall.domain.handshake import Fields, Handshake, Headers, RefusalReason
+from eyewall.domain.handshake import Fields, Handshake, Headers, RefusalReason, RefuseWith
 from eyewall.domain.identity import ConnMeta
 
 T = TypeVar("T")
@@ -84,6 +87,7 @@ class Door:
     timeout: float
     hosts: Hosts
     refusals: Refusals
+    refuse_with: RefuseWith
     is_open: bool = False
     """Whether anybody may come in: not before the start, and not once it drains."""
     deciding: dict[asyncio.Timeout, SocketHandler] = field(default_factory=dict)
@@ -100,6 +104,7 @@ class Door:
         *,
         hosts: Hosts,
         refusals: Refusals,
+        refuse_with: RefuseWith = RefuseWith.HTTP,
         compression: CompressionConfig | None = None,
     ) -> Door:
         wires = [TextWire(codec) for codec in codecs]
@@ -107,7 +112,7 @@ class Door:
             {} if compression is None else {w.name: DeflateWire(w, compression) for w in wires}
         )
         pairs = list(zip(codecs, wires, strict=True))
-        return cls(node, pairs, deflated, origins, proxies, timeout, hosts, refusals)
+        return cls(node, pairs, deflated, origins, proxies, timeout, hosts, refusals, refuse_with)
 
     def routes(self, path: str) -> list[Any]:
         """Return rules for a Tornado application, which let clients in at ``path``.
@@ -174,7 +179,7 @@ class SocketHandler(DiscreetHandler):
             handshake = self._handshake(params)
             await self._check_origin(handshake)
             reservation = self._reserve(handshake)
-            meta = await self._authenticate(handshake)
+            meta = await self._let_in(handshake, accept)
             link, session = await self._upgrade(accept, handshake)
         except Refusal as refusal:
             self._refuse(refusal)
@@ -243,6 +248,17 @@ class SocketHandler(DiscreetHandler):
             raise draining() from error
         except Overloaded as error:
             raise busy(error.retry_after, RefusalReason.CONNECTIONS) from error
+
+    async def _let_in(self, handshake: Handshake, accept: str) -> ConnMeta:
+        """Say who knocks. Who may not come in hears it in HTTP, or by a close."""
+        try:
+            return await self._authenticate(handshake)
+        except Refusal as refusal:
+            told = refusal.reason is RefusalReason.UNAUTHORIZED
+            if not told or self._door.refuse_with is RefuseWith.HTTP:
+                raise
+        await self._turn_down(accept, handshake)
+        raise _Over
 
     async def _authenticate(self, handshake: Handshake) -> ConnMeta:
         try:
@@ -314,13 +330,27 @@ class SocketHandler(DiscreetHandler):
             self._door.node.logger.error(event, **reported(refusal.__cause__, self.request))
         self._tell(refusal.reason, refusal.status)
 
+    async def _turn_down(self, accept: str, handshake: Handshake) -> None:
+        """Accept the upgrade, only to close with a code that the client's script sees."""
+        try:
+            link, _ = await self._upgrade(accept, handshake)
+        except _Over as over:
+            if not isinstance(over.__cause__, ConnectionError):
+                raise  # and it was told
+        else:
+            self._door.node.turn_down(link)
+        code, _ = close_frame(DisconnectReason.AUTH_FAILED)
+        self._tell(RefusalReason.UNAUTHORIZED, 101, close=code)
+
     def _cut(self) -> None:
         self.detach().close()
         self._tell(RefusalReason.TIMEOUT, None)
 
-    def _tell(self, reason: RefusalReason, status: int | None) -> None:
+    def _tell(self, reason: RefusalReason, status: int | None, **more: Any) -> None:
         request = self.request
-        self._door.refusals.tell(reason, status, headers=request.headers, peer=request.remote_ip)
+        self._door.refusals.tell(
+            reason, status, headers=request.headers, peer=request.remote_ip, **more
+        )
 
     def log_exception(self, *_: Any) -> None:
         """Nothing yet: the answer goes first."""

@@ -14,12 +14,9 @@ Rules of this file:
    one timer watches the first of each.
 4. What is refused or cut before a handler has it leaves a trace, as what handlers refuse.
 5. At the end a request that is half read is told so, in HTTP.
-<<<<<<< HEAD
 6. Time in which the loop stood still does not count, and what has come by then is read
    before anything is cut (``application.stalls``).
-=======
-6. Whoever is answered gets the answer, whatever is unread by then: see ``parting``.
->>>>>>> bf2ecb5 (Let every HTTP answer arrive, and see a close that came with the handshake)
+7. Whoever is answered gets the answer, whatever is unread by then: see ``parting``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from eyewall.adapters.web.poller import Poller, Source, best_source
 from eyewall.application.deadlines import Deadlines
 from eyewall.application.ports import Clock, Intake, Logger
 from eyewall.application.stalls import Stalls
-from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.pool import Pool
 
@@ -29,6 +29,12 @@ of it counts for more: the bound is at least two of the largest queues."""
 SLOWEST: Final = 8 * 1024
 """Bytes a second at which a message must come, on the whole: 64 kbit/s, less than the
 oldest of mobile networks have. A message of the largest size by default gets 128 s for it."""
+
+
+MAX_TURNED_DOWN: Final = 1024
+"""Links at the same time that only tell their clients that they are not let in. Each is a
+descriptor, for three seconds where the client does not answer; a flood of one more has no
+right to the moment that the first of them still has."""
 
 
 class Node:
@@ -76,6 +82,8 @@ class Node:
             after=self.flush.turn,
         )
         self.links: set[SocketLink] = set()
+        self._turned_down: dict[SocketLink, None] = {}
+        """Those of them that were never let in, the oldest first."""
         self.taken = 0
         """Messages and control frames that have come since the start."""
         self.now = clock.now()
@@ -125,8 +133,16 @@ class Node:
     def enter(self, link: SocketLink) -> None:
         self.links.add(link)
 
+    def turn_down(self, link: SocketLink) -> None:
+        """Close a link whose client the authenticator has refused."""
+        if len(self._turned_down) >= MAX_TURNED_DOWN:
+            next(iter(self._turned_down)).abort()
+        self._turned_down[link] = None
+        link.close(DisconnectReason.AUTH_FAILED)
+
     def leave(self, link: SocketLink) -> None:
         self.links.discard(link)
+        self._turned_down.pop(link, None)
         self.heartbeat.remove(link)
         self.poller.withdraw(link)
         if not self.links:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tornado.httputil import HTTPHeaders
 
@@ -68,11 +68,12 @@ class Refusals:
         *,
         headers: HTTPHeaders | None = None,
         peer: str | None = None,
+        **more: Any,
     ) -> None:
         """A handshake was answered with ``status``, or cut off without an answer (None).
 
         ``headers`` are the request's, as far as it was read, and ``peer`` is the address of
-        who has sent it, which may be a proxy.
+        who has sent it, which may be a proxy. ``more`` stands in the line as it is.
         """
         if self.count is not None:
             self.count(reason.value)
@@ -94,6 +95,7 @@ class Refusals:
             origin=_field(headers, "Origin"),
             host=_field(headers, "Host"),
             address=self._proxies.client(peer, _all(headers, "X-Forwarded-For")),
+            **more,
         )
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from eyewall.application.logs import guarded
 from eyewall.application.ports import Clock, Codec, Intake, Logger
 from eyewall.application.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.handshake import RefuseWith
 from eyewall.domain.outbox import QueueConfig
 
 READ_UP: Final = 1.0
@@ -49,6 +50,7 @@ class Sockets:
         compression: CompressionConfig | None = None,
         max_queued: int | None = None,
         allowed_hosts: Sequence[str] | None = None,
+        refuse_with: RefuseWith = RefuseWith.HTTP,
         stalls: Stalls | None = None,
     ) -> None:
         logger = guarded(logger)
@@ -74,6 +76,7 @@ class Sockets:
             handshake_timeout,
             hosts=Hosts(allowed_hosts),
             refusals=Refusals(clock, logger, proxies),
+            refuse_with=refuse_with,
             compression=compression,
         )
 

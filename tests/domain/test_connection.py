@@ -21,7 +21,7 @@ FRAMES = {
     "internal_error": (1011, "internal_error"),
     "server_shutdown": (1012, "server_shutdown"),
     "overloaded": (1013, "overloaded"),
-    "auth_failed": (4503, "disconnected"),
+    "auth_failed": (4504, "auth_failed"),
     "token_expired": (4401, "token_expired"),
     "heartbeat_timeout": (4408, "heartbeat_timeout"),
     "slow_consumer": (4413, "slow_consumer"),

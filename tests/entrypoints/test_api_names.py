@@ -223,6 +223,7 @@ SERVER_DEFAULTS = {
     "client_commands": False,
     "implicit_rooms": True,
     "trusted_proxies": (),
+    "refuse_with": "http",
 }
 
 

@@ -47,6 +47,7 @@ CODES = {
     DisconnectReason.SLOW_CONSUMER: (4413, "slow_consumer"),
     DisconnectReason.REPLACED: (4501, "replaced"),
     DisconnectReason.DISCONNECTED: (4503, "disconnected"),
+    DisconnectReason.AUTH_FAILED: (4504, "auth_failed"),
 }
 
 OTHERS = {
@@ -55,7 +56,6 @@ OTHERS = {
     DisconnectReason.READ_ERROR: 1000,
     DisconnectReason.WRITE_ERROR: 1000,
     DisconnectReason.UNSUPPORTED_DATA: 1000,
-    DisconnectReason.AUTH_FAILED: 4503,
 }
 """They only tell hooks what happened."""
 
@@ -100,7 +100,7 @@ async def test_close_sends_the_code_and_the_text_of_its_reason(reason):
 
 
 @pytest.mark.parametrize("reason", OTHERS, ids=str)
-async def test_reasons_without_a_code_of_their_own_send_1000_or_4503(reason):
+async def test_reasons_without_a_code_of_their_own_send_1000(reason):
     """The hooks are still told the reason that was given."""
     server = Server()
     reasons = recording(server)
