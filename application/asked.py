@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from eyewall.application.connections import Connection
 from eyewall.domain.envelope import Envelope, Raw
 from eyewall.domain.errors import ConnectionClosed, Forbidden, NotAMember, ValidationError
-from eyewall.domain.history import Position, position_of
+from eyewall.domain.history import START, Position, Since, position_of, since_from
 from eyewall.domain.identity import MAX_NAME, RoomId, UserId, is_printable
 from eyewall.domain.room import RoomRole
 
@@ -61,6 +61,20 @@ def since_of(data: Mapping[str, Any]) -> Position | None:
         return position_of(data["since"])
     except ValueError:
         raise ValidationError({"since": ["must be an epoch and an offset"]}) from None
+
+
+def beginning_of(data: Mapping[str, Any]) -> Since | None:
+    """From where on a join wants what the room keeps; None where it does not say."""
+    if "since" not in data:
+        return None
+    value = data["since"]
+    try:
+        if isinstance(value, (str, int, dict)):
+            return since_from(value)
+    except ValueError:
+        pass
+    forms = f'must be "{START}", a number of newest messages, or an epoch and an offset'
+    raise ValidationError({"since": [forms]})
 
 
 def users_of(data: Mapping[str, Any]) -> list[UserId]:

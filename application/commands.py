@@ -16,6 +16,7 @@ from typing import Any
 
 from eyewall.application.asked import (
     MAX_USERS,
+    beginning_of,
     check_member,
     check_speaker,
     field_of,
@@ -113,20 +114,30 @@ class Commands:
     # --- rooms
 
     async def join(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        room_id = room_of(object_of(msg))
+        """Let the connection in; with ``since`` it is sent first what the room keeps."""
+        data = object_of(msg)
+        room_id, since = room_of(data), beginning_of(data)
+        recovered: bool | None = None
         try:
-            membership = await self._rooms.join(room_id, ctx.conn, admit=ctx.admit_again)
+            if since is None:
+                membership = await self._rooms.join(room_id, ctx.conn, admit=ctx.admit_again)
+            else:
+                membership, recovered = await self._resumer.join(
+                    room_id, ctx.conn, since, ctx.admit_again
+                )
         except TooManyRooms:
             # A limit on the protocol (protocol.md, "Close codes"), not on the room.
             self._connections.end(ctx.conn, DisconnectReason.POLICY_VIOLATION)
             raise
-        answer = {
+        answer: dict[str, Any] = {
             "room": room_id,
             "role": membership.role.wire,
             "members": membership.members,
         }
         if membership.epoch is not None:
             answer |= {"epoch": membership.epoch, "offset": membership.offset}
+        if recovered is not None:
+            answer["recovered"] = recovered
         return answer
 
     async def leave(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A client that comes back, or that was told of a gap: it gets what it missed, in order.
+"""A client that comes back, was told of a gap, or joins and wants what was said before: it
+gets that, in order.
 
 Rules of this file:
 
@@ -8,7 +9,8 @@ Rules of this file:
    nothing twice.
 3. Nothing is sent into a crowded queue. A client that does not read fast enough is told
    where it stands by ``system:gap``, when it has read: it holds up nobody until then.
-4. What can't be filled is said: ``recovered`` is False, and never a guess.
+4. What can't be filled is said: ``recovered`` is False, and never a guess. Who joins gets
+   what is left all the same; who comes back has the rest already, and loads it anew.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from eyewall.application.connections import Connection
@@ -28,9 +30,10 @@ from eyewall.application.sessions import Sessions
 from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore
 from eyewall.application.streams import Streams
-from eyewall.domain.errors import Forbidden, Refused, Unavailable, code_of
-from eyewall.domain.history import Entry, Position
+from eyewall.domain.errors import Forbidden, NotAMember, Refused, Unavailable, code_of
+from eyewall.domain.history import Entry, Page, Position, Since, place_before
 from eyewall.domain.identity import RoomId
+from eyewall.domain.membership import Membership
 from eyewall.domain.session import conn_of
 
 PAGE = 64
@@ -61,6 +64,24 @@ class _Room:
 
     at: Position
     end: _End = _End.LEVEL
+    in_any_case: bool = False
+    """Whether what is kept is wanted also where something before it is gone."""
+    has_hole: bool = False
+    """Whether something before it was gone."""
+
+    def skip_to(self, page: Page) -> bool:
+        """Go on with what is left; False if that is not wanted."""
+        if self.in_any_case:
+            self.has_hole = True
+            at = page.position
+            foreign = self.at.epoch != at.epoch
+            self.at = Position(at.epoch, 0 if foreign else page.first - 1)
+        return self.in_any_case
+
+    def is_ahead_of(self, here: Position) -> bool:
+        """Whether the members, who are ``here``, have not come so far; an epoch that the
+        store was found to be in is ahead of every other."""
+        return self.at.is_past(here) or (self.has_hole and self.at.epoch != here.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +175,33 @@ class Resumer:
             return Resumed(recovered=False, position=self._streams.position(room_id))
         return Resumed(recovered=True, position=room.at)
 
+    async def join(
+        self, room_id: RoomId, conn: Connection, since: Since, admit: Admit | None = None
+    ) -> tuple[Membership, bool]:
+        """Join a room and send what it keeps from ``since`` on; ``admit`` and what is raised
+        as ``Rooms.join`` has it. Returns also whether all that was asked for was sent.
+
+        Raises ``NotAMember`` for who is out again before that is over.
+        """
+        try:
+            membership = await self._rooms.join(
+                room_id, conn, hold=True, fresh=since != 0, admit=admit
+            )
+            if membership.epoch is None or membership.offset is None:
+                return membership, since == 0
+            here = Position(membership.epoch, membership.offset)
+            room = _Room(place_before(since, here), in_any_case=True)
+            await self._bring_back(conn, {room_id: room}, {conn.id})
+        finally:
+            self._streams.let_go(room_id, conn.link)
+        if room_id not in conn.roles:
+            raise NotAMember(f"you are not in {room_id} any more")
+        at = self._streams.position(room_id) if room.end is _End.LOST else room.at
+        epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
+        whole = room.end is not _End.LOST and not room.has_hole
+        role = conn.roles[room_id]
+        return replace(membership, role=role, epoch=epoch, offset=offset), whole
+
     async def catch_up(self, conn: Connection, places: Mapping[RoomId, Position]) -> None:
         """Send a member what came in each room since it stood there; it is held at their
         gates. What can't be had is told by ``system:gap``."""
@@ -209,16 +257,16 @@ class Resumer:
                 return _End.LOST
             if room_id in self._rooms.unsettled(conn):
                 return _End.LOST  # it may not be the new user's to read
-            if room.at.epoch == here.epoch and room.at.is_past(here):
+            if room.is_ahead_of(here):
                 # It has had more from another node than the members here have.
                 await self._streams.refresh(room_id)
                 here = self._streams.position(room_id)
-                if here is None or room.at.is_past(here):
+                if here is None or room.is_ahead_of(here):
                     return _End.LOST
             if room.at == here:
                 return _End.LEVEL
             page = await self._history.read(room_id, room.at, PAGE, self._clock.wall())
-            if not page.recovered:
+            if not page.recovered and not room.skip_to(page):
                 return _End.LOST
             end = await self._send_page(room_id, conn, room, was, list(page.placed()))
             if end is not _End.LEVEL:

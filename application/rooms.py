@@ -118,12 +118,15 @@ class Rooms:
         options: JoinOptions | None = None,
         *,
         hold: bool = False,
+        fresh: bool = False,
         admit: Admit | None = None,
     ) -> Membership:
         """Let a connection in; the membership that it has already is returned.
 
-        With ``hold`` it gets nothing of the room's history until ``Streams.let_go``. ``admit``
-        is asked, on every try, whether the owner may ask for this at all.
+        With ``hold`` it gets nothing of the room's history until ``Streams.let_go``. With
+        ``fresh`` the store of the histories is asked in any case: the position is its last,
+        and nothing is changed while it is away. ``admit`` is asked, on every try, whether the
+        owner may ask for this at all.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
         ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.
@@ -137,7 +140,7 @@ class Rooms:
             async with self._turns.take(conn.id):
                 if conn.user_id != asked_by:
                     options, asked_by = _carried(options, asked_by), conn.user_id
-                membership = await self._join(room_id, conn, owner, options, hold)
+                membership = await self._join(room_id, conn, owner, options, hold, fresh)
             await self._notices.tell(conn)
             if membership is not None:
                 return membership
@@ -150,6 +153,7 @@ class Rooms:
         owner: ConnMeta,
         options: JoinOptions | None,
         hold: bool,
+        fresh: bool,
     ) -> Membership | None:
         """Seat the connection; None if it is not ``owner``'s any more, and out then."""
         if not conn.is_open:
@@ -159,7 +163,10 @@ class Rooms:
         if not conn.meta.is_same_owner(owner):
             return None
         if room_id in conn.roles:
+            as_of = self._streams.changes
             taken = await self._seats.take(room_id, conn, options)
+            if fresh:
+                await self._streams.open(room_id, taken.history, as_of, fresh=True)
             if not conn.meta.is_same_owner(owner):
                 return None  # its seat is moved first
             conn.enter(room_id, taken.role)
@@ -169,7 +176,7 @@ class Rooms:
         # Heard before it is decided: what is published after the ack must arrive.
         await self._cluster.hear_room(room_id)
         try:
-            taken = await self._seat(room_id, conn, owner, options)
+            taken = await self._seat(room_id, conn, owner, options, fresh)
         except BaseException as error:
             self._cluster.leave_room(room_id)
             self._streams.left(room_id)
@@ -184,14 +191,19 @@ class Rooms:
         return self._membership(room_id, conn, taken, hold)
 
     async def _seat(
-        self, room_id: RoomId, conn: Connection, owner: ConnMeta, options: JoinOptions | None
+        self,
+        room_id: RoomId,
+        conn: Connection,
+        owner: ConnMeta,
+        options: JoinOptions | None,
+        fresh: bool,
     ) -> Taken:
         """Take a seat and have a gate; the connection is open, and ``owner``'s, then."""
         as_of = self._streams.changes
         if not conn.meta.is_same_owner(owner):
             raise _Another
         taken = await self._seats.take(room_id, conn, options)
-        await self._streams.open(room_id, taken.history, as_of)
+        await self._streams.open(room_id, taken.history, as_of, fresh=fresh)
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
         if not conn.meta.is_same_owner(owner):

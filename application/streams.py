@@ -138,11 +138,14 @@ class Streams:
 
     # --- coming and going
 
-    async def open(self, room_id: RoomId, retention: Retention | None, as_of: int) -> None:
+    async def open(
+        self, room_id: RoomId, retention: Retention | None, as_of: int, *, fresh: bool = False
+    ) -> None:
         """Have a gate, if the room keeps a history: a connection is about to come in.
 
-        ``as_of``: the ``changes`` when ``retention`` was asked for. Raises ``Unavailable``.
-        The connection comes in, or ``left`` is called, in the same step.
+        ``as_of``: the ``changes`` when ``retention`` was asked for. ``fresh``: the members
+        here have been served up to the store's last then. Raises ``Unavailable``. The
+        connection comes in, or ``left`` is called, in the same step.
         """
         while True:
             while as_of != self.changes:
@@ -155,8 +158,9 @@ class Streams:
                 return
             gate = gate or self._new(room_id, retention, None)
             gate.retention = retention
-            if gate.position is not None:
+            if gate.position is not None and not fresh:
                 return
+            fresh = False
             # Somebody who leaves meanwhile may close the gate: then there is another one.
             error = await asyncio.shield(self._read(gate))
             if error is not None:

@@ -18,13 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from eyewall.domain.envelope import Envelope, Priority
 
 if TYPE_CHECKING:
     from eyewall.domain.room import RoomOptions
 
+START: Final = "start"
+"""A room's first message, as the beginning of a replay."""
 MAX_EPOCH = 64
 """Longest name of an epoch, in characters: it goes out with every message."""
 MAX_OFFSET = 2**53 - 1
@@ -69,6 +71,45 @@ def position_of(value: Any) -> Position:
     if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= MAX_OFFSET:
         raise ValueError(f"a position needs an offset of 0 or more, which {value!r:.80} has not")
     return Position(epoch, offset)
+
+
+Since = Position | int | Literal["start"]
+"""From where on a room's messages are wanted: after a position, so many of the newest, or
+all from the first one on."""
+
+
+def since_from(value: Any) -> Since:
+    """Read from where on messages are wanted; raises ``ValueError``.
+
+    That is ``"start"``, a number of newest messages (0: none), or what ``position_of`` reads.
+    """
+    if isinstance(value, str):
+        if value == START:
+            return START
+        raise ValueError(f'messages are wanted from "{START}" on, not from {value!r:.80}')
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value <= MAX_OFFSET:
+            return value
+        raise ValueError(f"so many newest messages can't be wanted: {value!r:.80}")
+    return position_of(value)
+
+
+def wire_since(value: Any) -> dict[str, Any] | int | str:
+    """From where on messages are wanted, as it goes out; raises ``ValueError``."""
+    since = since_from(value)
+    if isinstance(since, Position):
+        return {"epoch": since.epoch, "offset": since.offset}
+    return since
+
+
+def place_before(since: Since, here: Position) -> Position:
+    """The place right before the first message that is wanted, in a room that stands at
+    ``here``."""
+    if isinstance(since, Position):
+        return since
+    if since == START:
+        return Position(here.epoch, 0)
+    return Position(here.epoch, max(0, here.offset - since))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.envelope import Envelope, StreamPosition
 from eyewall.domain.errors import ConnectionClosed, from_code
+from eyewall.domain.history import wire_since
 from eyewall.domain.identity import ConnId, RoomId, UserId
 from eyewall.testing import shown
 from eyewall.testing.links import CODEC, FakeLink
@@ -181,9 +182,18 @@ class TestClient:
 
     # --- rooms, for servers with client_commands
 
-    async def join(self, room: str) -> dict[str, Any]:
-        """Ask to join a room; returns the ack's data. Raises as ``request`` does."""
-        return await self.request("system:join", {"room": room})
+    async def join(self, room: str, since: Any = None) -> dict[str, Any]:
+        """Ask to join a room; returns the ack's data. Raises as ``request`` does.
+
+        With ``since`` what the room keeps from there is due when this returns, before
+        anything newer: ``"start"``, a number of newest messages, or what has a position (a
+        message's ``stream``, a page, a mapping). ``recovered`` says whether it was all.
+        Raises ``ValueError`` for anything else.
+        """
+        data: dict[str, Any] = {"room": room}
+        if since is not None:
+            data["since"] = wire_since(since)
+        return await self.request("system:join", data)
 
     async def leave(self, room: str) -> dict[str, Any]:
         return await self.request("system:leave", {"room": room})

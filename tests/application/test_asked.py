@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyewall.application.asked import positions_of, since_of
+from eyewall.application.asked import beginning_of, positions_of, since_of
 from eyewall.domain.errors import ValidationError
 from eyewall.domain.history import Position
 
@@ -35,3 +35,13 @@ def test_since_is_a_place_or_left_out():
     assert since_of({"since": {"epoch": "e", "offset": 0}}) == Position("e", 0)
     with pytest.raises(ValidationError):
         since_of({"since": None})
+
+
+def test_a_join_says_from_where_on_or_does_not():
+    assert beginning_of({}) is None
+    assert beginning_of({"since": "start"}) == "start"
+    assert beginning_of({"since": 0}) == 0
+    assert beginning_of({"since": {"epoch": "e", "offset": 3}}) == Position("e", 3)
+    for wrong in (None, ["e", 3], True, "3"):
+        with pytest.raises(ValidationError):
+            beginning_of({"since": wrong})

@@ -15,7 +15,10 @@ from eyewall.domain.history import (
     Log,
     Position,
     Retention,
+    place_before,
     position_of,
+    since_from,
+    wire_since,
 )
 from eyewall.domain.room import RoomOptions
 
@@ -282,3 +285,44 @@ def test_never_more_is_kept_than_asked_for(size, count):
     log = filled(count, Retention(size))
 
     assert payloads(log.read(None, 100, NOW)) == list(range(1, count + 1))[-size:]
+
+
+# --- from where on
+
+
+@pytest.mark.parametrize("value", ["start", 0, 7, MAX_OFFSET])
+def test_the_start_and_a_number_are_a_beginning_as_they_are(value):
+    assert since_from(value) == value
+    assert wire_since(value) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Position("e", 3),
+        {"epoch": "e", "offset": 3},
+        StreamPosition("r", "e", 3),
+        HistoryPage([], "e", 3),
+        ("e", 3),
+    ],
+)
+def test_so_is_whatever_has_a_position(value):
+    assert since_from(value) == Position("e", 3)
+    assert wire_since(value) == {"epoch": "e", "offset": 3}
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "end", "START", True, -1, 1.5, MAX_OFFSET + 1, [], {"epoch": "e"}, b"start"]
+)
+def test_anything_else_is_none(value):
+    with pytest.raises(ValueError, match=r"want|position"):
+        since_from(value)
+
+
+@pytest.mark.parametrize(
+    ("since", "place"), [("start", 0), (0, 9), (4, 5), (9, 0), (99, 0), (Position("o", 2), None)]
+)
+def test_the_place_before_the_first_one_wanted(since, place):
+    before = since if place is None else Position("e", place)
+
+    assert place_before(since, Position("e", 9)) == before

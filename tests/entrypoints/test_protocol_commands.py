@@ -75,6 +75,37 @@ async def test_what_is_published_after_the_ack_of_a_join_arrives():
         assert (await client.receive())["data"] == 1
 
 
+async def test_a_join_with_since_sends_what_is_kept_then_the_answer_then_what_is_live():
+    async with commanded() as server, peer(server) as client:
+        info = await server.hub.create_room("r", RoomOptions(history_size=3))
+        for n in range(1, 6):
+            await server.hub.broadcast_room("r", "room:r", data=n)
+
+        await client.send("system:join", {"room": "r", "since": "start"}, ack=True, id="j1")
+        sent = [await client.receive() for _ in range(4)]
+        await server.hub.broadcast_room("r", "room:r", data=6)
+        live = await client.receive()
+
+        stream = {"room": "r", "epoch": info.epoch}
+        assert [(m["data"], m["stream"]) for m in [*sent[:3], live]] == [
+            (n, stream | {"offset": n}) for n in (3, 4, 5, 6)
+        ]
+        where = {"epoch": info.epoch, "offset": 5}
+        answer = {"room": "r", "role": "member", "members": 1, **where, "recovered": False}
+        assert plain(sent[3]["data"]) == answer
+        await client.send("system:join", {"room": "r", "since": where}, ack=True, id="j2")
+        assert (await client.receive())["data"] == 6, "a member gets it again"
+        assert (await client.receive())["data"]["recovered"]
+
+
+async def test_a_join_with_a_wrong_since_is_refused_by_its_field():
+    async with commanded() as server, peer(server) as client:
+        nack = await client.refused("system:join", {"room": "r", "since": "yesterday"})
+
+        assert (nack["code"], list(nack["fields"])) == ("validation", ["since"])
+        assert server.hub.stats().rooms == 0
+
+
 async def test_a_client_never_names_its_own_role():
     async with commanded() as server, peer(server) as client:
         data = {"room": "r", "role": "owner", "force": True}

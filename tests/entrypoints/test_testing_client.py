@@ -19,6 +19,7 @@ from eyewall import (
     QueueConfig,
     RateLimited,
     Refused,
+    RoomOptions,
     SendOptions,
     Server,
     StreamPosition,
@@ -123,6 +124,22 @@ async def test_rooms(th, alice):
     ]
     await bob.leave("lab")
     assert [m.user_id for m in await th.hub.members("lab")] == ["alice"]
+
+
+async def test_it_joins_with_what_was_said_before(th, alice):
+    await th.hub.create_room("kept", RoomOptions(history_size=5))
+    for n in range(3):
+        await th.hub.broadcast_room("kept", "room:kept", data=n)
+
+    answer = await alice.join("kept", since="start")
+
+    assert answer["recovered"]
+    messages = await alice.received()
+    assert [m.data for m in messages] == [0, 1, 2]
+    await alice.join("kept", since=messages[1].stream)
+    assert [m.data for m in await alice.received()] == [2]
+    with pytest.raises(ValueError, match="start"):
+        await alice.join("kept", since="end")
 
 
 async def test_acks_and_nacks(th, alice):
