@@ -17,7 +17,7 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.history import HistoryPage, position_of
-from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
+from eyewall.domain.identity import ById, ConnId, ConnMeta, RoomId, UserId
 from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.report import (
@@ -82,9 +82,9 @@ class Hub(Messaging):
     async def presence(self, user_id: UserId | str) -> PresenceState:
         return (await self.presence_many([user_id]))[UserId(user_id)]
 
-    async def presence_many(self, user_ids: Iterable[UserId | str]) -> dict[UserId, PresenceState]:
+    async def presence_many(self, user_ids: Iterable[UserId | str]) -> ById[UserId, PresenceState]:
         await self._node.belongings.settled()
-        return await self._node.presences.of([UserId(user_id) for user_id in several(user_ids)])
+        return ById(await self._node.presences.of([UserId(each) for each in several(user_ids)]))
 
     async def set_typing(
         self, user_id: UserId | str, room_id: RoomId | str, typing: bool = True, ttl: Seconds = 5.0
@@ -193,13 +193,17 @@ class Hub(Messaging):
     # --- operations
 
     async def disconnect_user(
-        self, user_id: UserId | str, reason: DisconnectReason = DisconnectReason.DISCONNECTED
+        self,
+        user_id: UserId | str,
+        reason: DisconnectReason | str = DisconnectReason.DISCONNECTED,
     ) -> int:
         """End all of a user's connections; returns how many."""
         return await self._node.operations.disconnect_user(user_id, DisconnectReason(reason))
 
     async def disconnect_conn(
-        self, conn_id: ConnId | str, reason: DisconnectReason = DisconnectReason.DISCONNECTED
+        self,
+        conn_id: ConnId | str,
+        reason: DisconnectReason | str = DisconnectReason.DISCONNECTED,
     ) -> bool:
         """End a connection; False if there is none of that id."""
         return await self._node.operations.disconnect_conn(conn_id, DisconnectReason(reason))

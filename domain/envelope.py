@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, overload
 
 from eyewall.domain.errors import InvalidEnvelope
 from eyewall.domain.identity import MessageId, RoomId
@@ -15,11 +15,30 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     # ``Envelope`` without a type means any payload, for type checkers that are strict.
-    T = TypeVar("T", default=Any)
+    T_co = TypeVar("T_co", default=Any, covariant=True)
+    D = TypeVar("D")
+    R_co = TypeVar("R_co", covariant=True)
+
+    class Schema(Protocol[R_co]):
+        """A marshmallow schema, as a type checker knows it from here."""
+
+        declared_fields: dict[str, Any]
+
+        def load(self, data: Any, /) -> R_co: ...
+
+    class _Payload:
+        """The type of ``Envelope.data``: what a schema loads, else ``T`` itself."""
+
+        @overload
+        def __get__(self, envelope: Envelope[Schema[D]], owner: object = ..., /) -> D: ...
+        @overload
+        def __get__(self, envelope: Envelope[D], owner: object = ..., /) -> D: ...
+        def __get__(self, envelope: Any, owner: object = None, /) -> Any: ...
 else:
     from typing import TypeVar
 
-    T = TypeVar("T")
+    T_co = TypeVar("T_co", covariant=True)
+    D = TypeVar("D")
 
 MAX_TOPIC = 256
 """Longest topic, in characters."""
@@ -101,6 +120,12 @@ class Raw:
         """Raise ``InvalidEnvelope`` if ``decode`` would; costs much less for a large one."""
         self.format.check(self.data)
 
+    @overload
+    def load(self, into: type[Schema[D]] | Schema[D]) -> D: ...
+    @overload
+    def load(self, into: type[D]) -> D: ...
+    @overload
+    def load(self, into: Any) -> Any: ...
     def load(self, into: Any) -> Any:
         """Return the payload as ``into`` (a type or schema); raises ``ValidationError``."""
         return self.format.load(self.data, into)
@@ -136,13 +161,20 @@ class StreamPosition:
     epoch: str
     offset: int
 
+    def __init__(self, room: str, epoch: str, offset: int) -> None:
+        put = object.__setattr__
+        put(self, "room", room)
+        put(self, "epoch", epoch)
+        put(self, "offset", offset)
 
-class Envelope(Generic[T]):
+
+class Envelope(Generic[T_co]):
     """A message as it travels. Nobody changes one; ``data`` is decoded on first use.
 
     Its attributes are plain: guarding them would cost more than decoding the message.
     Give ``data`` or ``raw``, not both. ``Envelope[T]`` as a handler's annotation has
-    ``data`` decoded and validated as ``T`` before the handler runs.
+    ``data`` decoded and validated as ``T`` before the handler runs; with a marshmallow
+    schema, ``data`` is what the schema loads.
     """
 
     __slots__ = (
@@ -198,15 +230,24 @@ class Envelope(Generic[T]):
         self.stream = stream
         self.raw = raw
 
-    @property
-    def data(self) -> T:
-        """The payload; raises ``InvalidEnvelope`` if Python can't hold it."""
-        if self._data is _LATER:
-            assert self.raw is not None
-            self._data = self.raw.decode()
-        data: T = self._data
-        return data
+    if TYPE_CHECKING:
+        data = _Payload()
+    else:
 
+        @property
+        def data(self) -> T_co:
+            """The payload; raises ``InvalidEnvelope`` if Python can't hold it."""
+            if self._data is _LATER:
+                assert self.raw is not None
+                self._data = self.raw.decode()
+            return self._data
+
+    @overload
+    def load(self, into: type[Schema[D]] | Schema[D]) -> D: ...
+    @overload
+    def load(self, into: type[D]) -> D: ...
+    @overload
+    def load(self, into: Any) -> Any: ...
     def load(self, into: Any) -> Any:
         """Validate the payload as a type or schema; raises ``ValidationError``."""
         if self.raw is None:

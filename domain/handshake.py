@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 
 class RefusalReason(StrEnum):
@@ -61,12 +63,18 @@ def refuse_with(value: object) -> RefuseWith:
     raise ValueError(f"refuse_with must be {words}, not {value!r:.80}")
 
 
+Given = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Names and values, as whoever makes some has them."""
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
 class Fields(Mapping[str, str]):
     """Names with one or more values; ``get`` and ``[]`` give the first one."""
 
     __slots__ = ("_values",)
 
-    def __init__(self, pairs: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, pairs: Given = ()) -> None:
         self._values = values = dict[str, list[str]]()
         key = self._key
         for name, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
@@ -116,20 +124,30 @@ class Handshake:
     groups of ``server.routes(r"/b/(?P<room>\w+)")`` found in it, decoded.
     """
 
-    path: str = "/ws"
-    query: Fields = field(default_factory=Fields)
-    headers: Headers = field(default_factory=Headers)
-    cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
-    ip: str | None = None
-    subprotocols: tuple[str, ...] = field(default=(), repr=False)  # some carry a token in one
-    params: Mapping[str, str] = field(default_factory=dict)
+    path: str
+    query: Fields
+    headers: Headers
+    cookies: Mapping[str, str] = field(repr=False)
+    ip: str | None
+    subprotocols: tuple[str, ...] = field(repr=False)  # some carry a token in one
+    params: Mapping[str, str]
 
-    def __post_init__(self) -> None:
-        # A test or a user may hand in plain mappings.
-        query: object = self.query
-        headers: object = self.headers
-        if not isinstance(query, Fields):
-            object.__setattr__(self, "query", Fields(query))  # type: ignore[arg-type]
-        if not isinstance(headers, Headers):
-            object.__setattr__(self, "headers", Headers(headers))  # type: ignore[arg-type]
-        object.__setattr__(self, "subprotocols", tuple(self.subprotocols))
+    # Written out, because a test or a user may hand in plain mappings.
+    def __init__(
+        self,
+        path: str = "/ws",
+        query: Given = (),
+        headers: Given = (),
+        cookies: Mapping[str, str] = _NOTHING,
+        ip: str | None = None,
+        subprotocols: Iterable[str] = (),
+        params: Mapping[str, str] = _NOTHING,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "path", path)
+        put(self, "query", query if isinstance(query, Fields) else Fields(query))
+        put(self, "headers", headers if isinstance(headers, Headers) else Headers(headers))
+        put(self, "cookies", cookies)
+        put(self, "ip", ip)
+        put(self, "subprotocols", tuple(subprotocols))
+        put(self, "params", params)

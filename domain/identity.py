@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, NewType
+from typing import TYPE_CHECKING, Any, Final, NewType, TypeVar, overload
 
 ConnId = NewType("ConnId", str)
 UserId = NewType("UserId", str)
@@ -17,6 +17,25 @@ MessageId = NewType("MessageId", str)
 
 MAX_NAME = 200
 """Longest user, room or node id, in characters: it has to fit a topic (256) and a key."""
+
+if TYPE_CHECKING:
+    K = TypeVar("K", bound=str)
+    V = TypeVar("V")
+    D = TypeVar("D")
+
+    class ById(dict[K, V]):
+        """A dict by ids, which a plain string finds an entry in as well."""
+
+        def __getitem__(self, key: str, /) -> V: ...
+        @overload
+        def get(self, key: str, default: None = None, /) -> V | None: ...
+        @overload
+        def get(self, key: str, default: V, /) -> V: ...
+        @overload
+        def get(self, key: str, default: D, /) -> V | D: ...
+        def get(self, key: str, default: Any = None, /) -> Any: ...
+else:
+    ById = dict
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NONE: frozenset[str] = frozenset()

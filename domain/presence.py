@@ -12,10 +12,15 @@ Rules of this file:
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
 
-from eyewall.domain.identity import RoomId, UserId
+from eyewall.domain.identity import ById, RoomId, UserId
+
+_NOWHERE: Final[Mapping[Any, datetime]] = MappingProxyType({})
 
 _SLACK = 64
 """Notes that may be out of date before tidying pays."""
@@ -32,7 +37,20 @@ class PresenceState:
     online: bool
     connections: int
     last_seen: datetime | None
-    typing: dict[RoomId, datetime] = field(default_factory=dict)
+    typing: ById[RoomId, datetime]
+
+    def __init__(
+        self,
+        online: bool,
+        connections: int,
+        last_seen: datetime | None,
+        typing: Mapping[Any, datetime] = _NOWHERE,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "online", online)
+        put(self, "connections", connections)
+        put(self, "last_seen", last_seen)
+        put(self, "typing", dict(typing))
 
 
 class Typing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,8 +87,8 @@ class Options:
     presence_grace: Seconds
     client_commands: bool
     implicit_rooms: bool
-    trusted_proxies: Sequence[str]
-    allowed_hosts: Sequence[str] | None
+    trusted_proxies: Collection[str]
+    allowed_hosts: Collection[str] | None
     refuse_with: str
     allow_unsafe: Collection[str]
 

@@ -107,8 +107,8 @@ class Server(Registry):
         presence_grace: Seconds = 0.0,
         client_commands: bool = False,
         implicit_rooms: bool = True,
-        trusted_proxies: Sequence[str] = (),
-        allowed_hosts: Sequence[str] | None = None,
+        trusted_proxies: Collection[str] = (),
+        allowed_hosts: Collection[str] | None = None,
         refuse_with: str = "http",
         allow_unsafe: Collection[str] = (),
     ) -> None:

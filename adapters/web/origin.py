@@ -11,14 +11,14 @@ asks for, which ``Hosts`` looks at.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from eyewall.domain.handshake import Handshake
 
 OriginCheck = Callable[[str, Handshake], bool | Awaitable[bool]]
-OriginRule = None | OriginCheck | Sequence[str]
+OriginRule = None | OriginCheck | Collection[str]
 """None: the same origin only. Or a callable that decides alone, or a list of origins with
 wildcards that are let in beside it."""
 
@@ -112,7 +112,7 @@ class Hosts:
     one counts; None answers for every host. Raises ``ValueError`` for what is no host.
     """
 
-    def __init__(self, rule: Sequence[str] | None = None) -> None:
+    def __init__(self, rule: Collection[str] | None = None) -> None:
         if isinstance(rule, str):
             raise ValueError("allowed_hosts must be a list of hosts, not one string")
         self._allowed = None if rule is None else [_host_pattern(text) for text in rule]

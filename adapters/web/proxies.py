@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -14,7 +14,7 @@ class TrustedProxies:
     Raises ``ValueError`` for what is neither.
     """
 
-    def __init__(self, trusted: Sequence[str] = ()) -> None:
+    def __init__(self, trusted: Collection[str] = ()) -> None:
         if isinstance(trusted, str):
             raise ValueError("trusted_proxies must be a list of addresses, not one string")
         try:

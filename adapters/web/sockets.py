@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -44,12 +44,12 @@ class Sockets:
         max_message_size: int,
         handshake_timeout: float,
         check_origin: OriginRule = None,
-        trusted_proxies: Sequence[str] = (),
+        trusted_proxies: Collection[str] = (),
         batch_budget: int = 512,
         source: Source | None = None,
         compression: CompressionConfig | None = None,
         max_queued: int | None = None,
-        allowed_hosts: Sequence[str] | None = None,
+        allowed_hosts: Collection[str] | None = None,
         refuse_with: RefuseWith = RefuseWith.HTTP,
         stalls: Stalls | None = None,
     ) -> None:
