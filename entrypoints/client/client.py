@@ -21,7 +21,7 @@ from eyewall.client.session import State
 from eyewall.client.tokens import TokenSource
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
-from eyewall.domain.errors import Misuse
+from eyewall.domain.errors import EyewallError, Misuse
 from eyewall.domain.history import HistoryPage, position_of
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -39,7 +39,9 @@ class Client:
     ``token`` is a text, or a function (plain or async) that returns one, or a mapping
     ``{"token": ..., "expires_in": seconds}`` (or ``expires_at``): with its end known it is
     renewed in time. ``headers`` go with the handshake, ``ssl`` is for ``wss`` addresses
-    with certificates of one's own. Redirects are not followed.
+    with certificates of one's own. Redirects are not followed. One that is not let in (HTTP
+    401 or 403, or a close with 4504) stays away until it is given another token
+    (``set_token``); a function is asked once more by itself.
 
     ``outbox`` messages wait while there is no connection,
     ``queue`` messages for callbacks, and as many for the iteration. Times are seconds:
@@ -109,6 +111,30 @@ class Client:
     ) -> None:
         await self.close()
 
+    async def ready(self) -> None:
+        """Return when the connection is open, now or after the cut that there is.
+
+        Raises ``last_error`` when the client stays away: ``Unauthorized`` or ``Forbidden`` if
+        it was not let in, ``ConnectionClosed`` after a close that is for good. Raises
+        ``Misuse`` if it was not entered.
+        """
+        await self._engine.ready()
+
+    def set_token(self, token: TokenSource | None) -> None:
+        """Show this token from now on, or what this function gives.
+
+        A client that was not let in comes back with it: await ``ready()`` to know whether it
+        has; rooms are joined again. While the connection is open it is shown there too, so
+        that a token of the same user is renewed without a cut; one of another user, or None,
+        counts from the next connection on. Raises ``ValueError`` for what is no token,
+        ``ConnectionClosed`` when the application has closed the client.
+
+        >>> async with Client("ws://127.0.0.1:8080/ws", token="old") as client:
+        ...     client.set_token("new")
+        ...     await client.ready()
+        """
+        self._engine.set_token(token)
+
     async def close(self) -> None:
         """Close for good: what waits to go out is written first, the callback that runs may
         finish, both within five seconds; requests without an answer get ``ConnectionClosed``.
@@ -123,6 +149,17 @@ class Client:
     def state(self) -> State:
         """Connecting, open, waiting (to come back), or closed."""
         return self._engine.state
+
+    @property
+    def last_error(self) -> EyewallError | None:
+        """Why the client waits, or is closed; None while it is open, and before.
+
+        ``Unauthorized`` or ``Forbidden`` means: not let in. ``Unavailable`` means that no
+        server could be reached, or that it has no time; ``ConnectionClosed`` that the
+        connection has ended, and its text how.
+        """
+        session = self._engine.session
+        return None if session is None else session.error
 
     @property
     def retry_in(self) -> float | None:
@@ -321,7 +358,8 @@ class Client:
         """The next message that no callback takes; the one before counts as handled then,
         and is acked if the server asked for that.
 
-        It ends when the client is closed. One task iterates at a time. Without one, as many
+        It ends when the client is closed; after a refusal and ``set_token`` it may be begun
+        again. One task iterates at a time. Without one, as many
         messages wait as ``queue`` says; of those that come then, the ones with a place in a
         history are asked for again when there is place, the others are dropped and counted.
         """

@@ -1,7 +1,8 @@
 """What the end of a connection, or its refusal, means: come back or stay away.
 
 The close codes are those of protocol.md: a client comes back after 1001, 1006, 1011 to
-1013 and 4000 to 4499, and stays away after every other.
+1013 and 4000 to 4499, and stays away after every other; after 4504 (as after HTTP 401) it
+was not let in, and stays away until it is given another token.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from eyewall.domain.errors import (
 )
 
 TOKEN_EXPIRED: Final = 4401
+AUTH_FAILED: Final = 4504
 GOES_AWAY: Final = 1012
 
 LONGEST_ASKED: Final = 3600.0
@@ -32,7 +34,7 @@ class Ending:
 
     ``wait`` are the seconds that the server asked for, if it did; ``exact`` says that
     they are this client's own, with the spread already in them. ``stale`` says that the
-    token is of no use any more.
+    token is of no use (any more).
     """
 
     error: EyewallError
@@ -40,6 +42,16 @@ class Ending:
     wait: float | None = None
     exact: bool = False
     stale: bool = False
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it was not let in: another token may help, and nothing else does."""
+        return not self.comes_back and is_refusal(self.error)
+
+
+def is_refusal(error: EyewallError | None) -> bool:
+    """Return whether it says that a client was not let in, as opposed to: no server there."""
+    return isinstance(error, (Unauthorized, Forbidden))
 
 
 def comes_back(code: int) -> bool:
@@ -50,14 +62,10 @@ def comes_back(code: int) -> bool:
 def of_close(code: int, reason: str, reconnect_in: float | None = None) -> Ending:
     """Return what a close means; ``reconnect_in`` is what ``system:draining`` had said."""
     text = f"closed with {code} {reason}".rstrip()
+    if code in (AUTH_FAILED, TOKEN_EXPIRED):
+        return Ending(Unauthorized(f"not let in: {text}"), comes_back(code), stale=True)
     asked = reconnect_in if code == GOES_AWAY else None
-    return Ending(
-        ConnectionClosed(text),
-        comes_back(code),
-        wait=asked,
-        exact=asked is not None,
-        stale=code == TOKEN_EXPIRED,
-    )
+    return Ending(ConnectionClosed(text), comes_back(code), wait=asked, exact=asked is not None)
 
 
 def of_refusal(status: int, headers: Mapping[str, str]) -> Ending:

@@ -106,7 +106,7 @@ class Engine:
             logger=self._logger,
             tell=self._tell_state,
         )
-        self._coming_back = self._tasks.spawn(self.session.run(), "eyewall client")
+        self._come(self.session)
         self._tasks.spawn(self._notices.run(), "eyewall client notices")
         self._callbacks = self._tasks.spawn(self.receiver.run(), "eyewall client callbacks")
         try:
@@ -114,6 +114,24 @@ class Engine:
         except BaseException:
             await self.close()
             raise
+
+    def _come(self, session: Session) -> None:
+        self._coming_back = self._tasks.spawn(session.run(), "eyewall client")
+
+    async def ready(self) -> None:
+        """Return when it is open; raises why if it stays away."""
+        if self.session is None:
+            raise Misuse("a client is entered first: async with Client(...)")
+        await self.session.ready()
+
+    def set_token(self, source: TokenSource | None) -> None:
+        """Take tokens from elsewhere; one that was not let in comes back with them."""
+        if self._closing:
+            raise ConnectionClosed("the client was closed")
+        self._tokens.set(source)
+        if self.session is not None and self.session.was_refused:
+            self.session.begin_anew()
+            self._come(self.session)
 
     async def close(self) -> None:
         """Write what waits, let the callback that runs finish, and end all tasks."""
@@ -150,13 +168,19 @@ class Engine:
         self._check_size(item)
         while True:
             if self.session is None or self.state is State.CLOSED:
-                raise ConnectionClosed("the client is not connected")
+                raise self._closed_error()
             if self._outbox.fits(item):
                 self._outbox.put(item)
                 return
             if self.state is not State.OPEN:
                 raise Overloaded("too many messages wait for the connection to come back")
             await self._outbox.change()
+
+    def _closed_error(self) -> ConnectionClosed:
+        why = None if self.session is None else self.session.error
+        error = ConnectionClosed("the client is not connected" + (f": {why}" if why else ""))
+        error.__cause__ = why
+        return error
 
     def _check_size(self, item: Outgoing) -> None:
         """A message that is too large would close the connection for good."""

@@ -68,6 +68,10 @@ class Inbox(Generic[T]):
         self._closed = True
         self._wake.set()
 
+    def reopen(self) -> None:
+        """Take items again."""
+        self._closed = False
+
     def clear(self) -> None:
         """Forget what waits."""
         self._items.clear()

@@ -150,11 +150,13 @@ class Requests:
         self._pending = {pending.id: pending for pending in self._pending.values()}
         return found
 
-    def close(self, text: str) -> None:
+    def close(self, text: str, cause: BaseException | None = None) -> None:
         """No connection comes any more: fail all."""
         for pending in self._pending.values():
             if not pending.answer.done():
-                pending.answer.set_exception(ConnectionClosed(text))
+                error = ConnectionClosed(text)
+                error.__cause__ = cause
+                pending.answer.set_exception(error)
 
 
 def _data(message: Envelope[Any]) -> dict[str, Any]:

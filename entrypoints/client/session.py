@@ -7,6 +7,9 @@ Rules of this file:
 2. On a new connection nothing of the application's goes out before the resume is answered:
    first the requests that had no answer, under their ids, then the outbox.
 3. Every task belongs to the one that runs ``run``, and ends with it.
+4. A client that was not let in stays away, in the state CLOSED, until it is given another
+   token: ``begin_anew`` and ``run`` then. What waited has failed by then: what one user has
+   said never goes out under another one's name.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff
-from eyewall.client.endings import Ending
+from eyewall.client.endings import Ending, is_refusal
 from eyewall.client.link import Ended, Link, dial
 from eyewall.client.outbox import Outbox
 from eyewall.client.receive import Receiver
@@ -51,7 +53,8 @@ class State(StrEnum):
     WAITING = "waiting"
     """It comes back by itself, after ``Client.retry_in`` seconds."""
     CLOSED = "closed"
-    """It stays away: closed by the application, or by the server for good."""
+    """It stays away: closed by the application, or by the server for good. A client that was
+    not let in comes back when it is given another token."""
 
 
 class Session:
@@ -83,18 +86,43 @@ class Session:
         self._tell = tell
         self._name: str | None = None
         self.state = State.CONNECTING
+        self.error: EyewallError | None = None
+        """Why it is not open; None while it is, and before the first connection."""
+        self._turned = asyncio.Event()
         self.link: Link | None = None
         """The connection that is open, or the last that was."""
         self.retry_at = 0.0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done at the first opening; it has failed if that was refused."""
 
-    def turn(self, state: State) -> None:
-        """Go over to another state, and tell."""
+    def turn(self, state: State, error: EyewallError | None = None) -> None:
+        """Go over to another state, and tell; ``error`` says why it is none of the better ones."""
+        if state is State.OPEN or error is not None:
+            self.error = error
         if state is not self.state:
             self.state = state
             self._outbox.moved()  # who waits for place has to know whether it is of use
+            self._turned.set()
+            self._turned.clear()
             self._tell(state)
+
+    async def ready(self) -> None:
+        """Return when it is open; raises why if it stays away."""
+        while self.state in (State.CONNECTING, State.WAITING):
+            await self._turned.wait()
+        if self.state is State.CLOSED:
+            assert self.error is not None
+            raise self.error.with_traceback(None)
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether it stays away because it was not let in."""
+        return self.state is State.CLOSED and is_refusal(self.error)
+
+    def begin_anew(self) -> None:
+        """Be on the way again after a refusal; ``run`` has to follow."""
+        self._receiver.iterated.reopen()
+        self.turn(State.CONNECTING)
 
     # --- from one connection to the next
 
@@ -115,18 +143,24 @@ class Session:
 
     def end(self, error: EyewallError) -> None:
         """Nothing comes any more: tell everybody who waits."""
+        if self.state is State.CLOSED:
+            return
         if not self.opened.done():
             self.opened.set_exception(error)
             self.opened.exception()  # it may be that nobody waits any more
         self._outbox.clear()
-        self._requests.close(str(error))
+        self._requests.close(str(error), error)
         self._receiver.iterated.close()
-        self.turn(State.CLOSED)
+        self.turn(State.CLOSED, error)
 
     def _is_over(self, ending: Ending) -> bool:
         """Whether it is of no use to come back, or not wanted (any more, or yet)."""
+        if self.state is State.CLOSED:
+            return True
+        if ending.is_refusal:
+            return not self._tokens.may_have_another(ending.error, stale=ending.stale)
         never_open = not self.opened.done()
-        return never_open or not ending.comes_back or self.state is State.CLOSED
+        return never_open or not ending.comes_back
 
     async def _once(self) -> Ending:
         """One connection, from the token to its end, whatever that is."""
@@ -152,7 +186,7 @@ class Session:
         try:
             link = await dial(self._address, token)
         except Ended as ended:
-            return self._another_token(ended.ending)
+            return ended.ending
         began = time.monotonic()
         try:
             return await self._serve(link)
@@ -187,6 +221,7 @@ class Session:
         except Ended as ended:
             return ended.ending
         self._name = link.session
+        self._tokens.accepted()
         link.serve(self._outbox)
         self.turn(State.OPEN)
         if not self.opened.done():
@@ -197,24 +232,30 @@ class Session:
         raise AssertionError("both go on for as long as the connection")
 
     async def _keep_token(self, link: Link) -> None:
-        """Show a new token before the old one ends."""
+        """Show a new token before the old one ends, or when the application gives one.
+
+        Where nobody knows the end, the server will say it.
+        """
         pace = Pace(SOONEST, AGAIN)
         wait = self._tokens.renew_in()
-        while wait is not None:
-            await asyncio.sleep(wait)
-            if await self._renew(link):
-                left = self._tokens.renew_in()
+        while True:
+            await self._tokens.due(wait)
+            is_renewed = await self._renew(link)
+            left = self._tokens.renew_in()
+            if is_renewed:
                 wait = None if left is None else pace.next(left)
             else:
-                wait = pace.failed()
-        await asyncio.Event().wait()  # nobody knows when: the server will say
+                wait = pace.failed() if self._tokens.is_callback else None
 
     async def _renew(self, link: Link) -> bool:
         """Refresh in band; False if that failed. It is tried again until the server closes
         with 4401, and then with the next connection."""
         try:
             async with asyncio.timeout(self._address.timeout):
-                data = {"token": await self._tokens.renew()}
+                token = await self._tokens.renew()
+                if token is None:
+                    return True  # nothing to show: that is for the next connection
+                data = {"token": token}
                 with self._requests.open("system:refresh", data, survives=False) as request:
                     link.post(request.frame)
                     await request.answer
@@ -226,19 +267,13 @@ class Session:
 
     # --- between two
 
-    def _another_token(self, refused: Ending) -> Ending:
-        """A token that was kept may have ended early: one more try, with a new one."""
-        if refused.stale and not refused.comes_back and self._tokens.was_kept:
-            return replace(refused, comes_back=True)
-        return refused
-
     async def _wait(self, ending: Ending) -> None:
         wait = self._backoff.next(random.random())  # noqa: S311  (a spread, not a secret)
         if ending.wait is not None:
             wait = ending.wait + (0.0 if ending.exact else wait)
         self.retry_at = time.monotonic() + wait
         self._logger.info("away", reason=str(ending.error), seconds=round(wait, 3))
-        self.turn(State.WAITING)
+        self.turn(State.WAITING, ending.error)
         await asyncio.sleep(wait)
 
 

@@ -2,11 +2,18 @@
 
 A token whose end is known is shown again until shortly before; one whose end is not
 known is asked for anew before each connect.
+
+Rules of this file:
+
+1. After a refusal nothing is shown that was refused: a callback is asked once more, and what
+   it gives is tried if it is another token; else it takes a new source (``set``).
+2. A source that is set while another one is asked has the last word.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +22,7 @@ from typing import Any, Final
 
 from eyewall.application.tasks import is_cancelled
 from eyewall.client.address import plain_token
+from eyewall.domain.errors import EyewallError, Refused
 
 EARLY: Final = 30.0
 """Seconds before its end that a token is renewed, or a fifth of its life if that is less:
@@ -106,20 +114,48 @@ class Pace:
         return wait
 
 
+def plain_source(source: TokenSource | None) -> TokenSource | None:
+    """Return where tokens come from; raises ``ValueError``, without the token in its text."""
+    if isinstance(source, str):
+        return plain_token(source)
+    if source is not None and not callable(source):
+        raise ValueError("token must be a text, or a function that returns one")
+    return source
+
+
 class Tokens:
     """A token that stays as it is, or a callback that gives one."""
 
     def __init__(
         self, source: TokenSource | None, *, now: Callable[[], float], wall: Callable[[], float]
     ) -> None:
-        if source is not None and not isinstance(source, str) and not callable(source):
-            raise ValueError("token must be a text, or a function that returns one")
-        self._source = plain_token(source) if isinstance(source, str) else source
+        self._source = plain_source(source)
         self._now = now
         self._wall = wall
         self._last: Token | None = None
-        self.was_kept = False
-        """Whether what ``get`` gave last was from an earlier asking."""
+        self._shown: str | None = None
+        self._refused: tuple[str | None, Refused] | None = None
+        """The token after whose refusal the callback is asked once more, and what was said."""
+        self._set = asyncio.Event()
+        """A source was set, and nothing of it has been shown yet."""
+
+    @property
+    def is_callback(self) -> bool:
+        """Whether asking again may give another token."""
+        return callable(self._source)
+
+    def set(self, source: TokenSource | None) -> None:
+        """Take tokens from elsewhere from now on; raises ``ValueError`` for what gives none."""
+        self._source = plain_source(source)
+        self._last = None
+        self.accepted()
+        self._set.set()
+
+    async def due(self, within: float | None) -> None:
+        """Return after so many seconds (None: never), or as soon as a source is set."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._set.wait()
 
     def renew_in(self) -> float | None:
         """Seconds until it is time for a new one; None if nobody knows."""
@@ -131,28 +167,55 @@ class Tokens:
         """The server does not want it: the next is a new one."""
         self._last = None
 
+    def accepted(self) -> None:
+        """The server has let the client in."""
+        self._refused = None
+
+    def may_have_another(self, error: EyewallError, *, stale: bool) -> bool:
+        """Whether a client that got this refusal has another token to show: a source was set
+        meanwhile, or, if it was for the token (``stale``), the callback is asked once more."""
+        if self._set.is_set():
+            return True
+        if not stale or not self.is_callback or self._refused is not None:
+            return False
+        assert isinstance(error, Refused)
+        self._refused = (self._shown, error)
+        return True
+
     async def get(self) -> str | None:
         """Return the token to show; None for a client without one.
 
-        Raises what the callback raises, and ``ValueError`` if it gives no token.
+        Raises what the callback raises, ``ValueError`` if it gives no token, and the refusal
+        if it gives the one again that was just refused.
         """
-        if not callable(self._source):
-            return self._source
-        self.was_kept = bool(self.renew_in())
-        if self._last is not None and self.was_kept:
-            return self._last.text
-        return await self.renew()
+        if self._last is not None and self.renew_in():
+            text: str | None = self._last.text
+        else:
+            text = await self.renew()
+        if self._refused is not None and self._refused[0] == text:
+            raise self._refused[1].with_traceback(None)
+        self._shown = text
+        return text
 
-    async def renew(self) -> str:
-        """Ask the callback for a new one."""
-        assert callable(self._source)
-        given = self._source()
-        if inspect.isawaitable(given):
-            try:
-                given = await given
-            except asyncio.CancelledError:
-                if is_cancelled():
-                    raise
-                raise RuntimeError("the token callback was cancelled") from None
-        self._last = read(given, now=self._now(), wall=self._wall())
-        return self._last.text
+    async def renew(self) -> str | None:
+        """Return a new one, if there is a callback to be asked; else that which stays."""
+        while callable(source := self._source):
+            self._set.clear()
+            given = await _asked(source)
+            if source is self._source:
+                self._last = read(given, now=self._now(), wall=self._wall())
+                return self._last.text
+        self._set.clear()
+        return source
+
+
+async def _asked(source: Callable[[], Given | Awaitable[Given]]) -> Given:
+    given = source()
+    if not inspect.isawaitable(given):
+        return given
+    try:
+        return await given
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
+        raise RuntimeError("the token callback was cancelled") from None
