@@ -25,7 +25,7 @@ export interface Message<T = any> {
  * - `connecting`: on its way; after a cut also while what was missed comes in
  * - `open`: all is well
  * - `waiting`: the connection was lost, and will be tried again
- * - `closed`: not connected yet, or ended for good
+ * - `closed`: not connected yet, or ended for good; who was not let in comes back with `setToken`
  */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
@@ -37,7 +37,7 @@ export interface StateInfo {
   at?: number;
   /** `waiting`: whether the hub has named the delay; only `connect()` then shortens it. */
   asked?: boolean;
-  /** `waiting`, `closed`: the close code; 1006 where there was none. */
+  /** `waiting`, `closed`: the close code; 1006 where there was none. See `lastError`, too. */
   code?: number;
   /** `waiting`, `closed`: what the hub gave as its reason. */
   reason?: string;
@@ -71,9 +71,15 @@ export type Token =
       expires_at?: string | number | Date;
     };
 
+/** A token, or what is called for one. */
+export type TokenSource = string | null | (() => Token | Promise<Token>);
+
 export interface Options {
-  /** Who we are: a token, or what is called for one; it then renews the token before its end. */
-  token?: string | null | (() => Token | Promise<Token>);
+  /**
+   * Who we are: a token, or what is called for one; it then renews the token before its end.
+   * It ends the client with `throw new EyewallError("unauthorized", "log in again")`.
+   */
+  token?: TokenSource;
   /** How many messages may wait for the connection. Default 256. */
   outbox?: number;
   /** The WebSocket to use, where there is no global one (Node 20). */
@@ -142,12 +148,23 @@ export class Client {
   /** This connection's id; another one after each cut. */
   connId: string | null;
   readonly state: State;
+  /**
+   * Why it waits or is closed; null while it is open, and before. By its code: `unauthorized`
+   * and `forbidden` mean not let in, `unavailable` that no hub was reached or had time,
+   * `connection_closed` that the connection has ended.
+   */
+  readonly lastError: EyewallError | null;
 
   /** Connect now: the first time, after the end, or instead of waiting any longer. */
   connect(): void;
   /** Leave for good. What was not answered rejects with `connection_closed`. */
   close(): void;
-  /** Resolves when the connection is open; rejects when it has ended for good. */
+  /**
+   * Show this token from now on, or what this function gives. A client that was not let in comes
+   * back with it; where the connection is open it is shown there, too.
+   */
+  setToken(token: TokenSource): void;
+  /** Resolves when the connection is open; rejects with `lastError` when it stays away. */
   ready(): Promise<Client>;
 
   /**
@@ -209,7 +226,7 @@ export class EyewallError extends Error {
   constructor(code: string, text?: string, data?: Record<string, any>);
   /**
    * The protocol's code, or one of the client: `ack_timeout` (no answer came),
-   * `connection_closed`, `overloaded` (too much waits), `message_too_big`.
+   * `connection_closed` (`cause` says why), `overloaded` (too much waits), `message_too_big`.
    */
   code: string;
   /** With `validation`: the messages by field. */
@@ -217,6 +234,8 @@ export class EyewallError extends Error {
   /** With `rate_limited` and `overloaded`: seconds. */
   retryAfter?: number;
   data: Record<string, any>;
+  /** What it comes from, where that is known. */
+  cause?: unknown;
 }
 
 /** Whether a hub wants a client back after it closed with this code. */

@@ -17,12 +17,17 @@
  * 3. A place in a room's stream is looked at and moved in one step, without waiting.
  * 4. No promise that is started here is left alone: what fails is reported.
  * 5. A token, and an address with one, stands in no error's text.
+ * 6. Who was not let in stays away until there is another token: a callback is asked for one
+ *    once more, `setToken` gives one. What waited has failed by then: what one user has said
+ *    never goes out under another one's name.
  *
  * Times are seconds, as everywhere in the protocol.
  */
 
 const PROTOCOL = "eyewall.v1.json";
 const OPEN = 1; // a WebSocket's readyState
+const TOKEN_EXPIRED = 4401;
+const AUTH_FAILED = 4504;
 
 const FIRST_WAIT = 0.5; // the first try comes within this time
 const LONGEST_WAIT = 30;
@@ -222,7 +227,34 @@ function envelope(topic, data, { event, headers, namespace, version }) {
 }
 
 const noAnswer = (topic) => new EyewallError("ack_timeout", `no answer to ${topic} came`);
-const closedError = () => new EyewallError("connection_closed", "the connection is closed");
+/** For what can't be sent any more; `cause` is why the connection has ended. */
+function closedError(cause = null) {
+  if (cause?.code === "connection_closed") return cause;
+  const why = cause === null ? "" : `: ${cause.message}`;
+  const error = new EyewallError("connection_closed", `the connection is closed${why}`);
+  return Object.assign(error, { cause });
+}
+
+/** What an end means. `status` is HTTP's, of a handshake that failed, where it is known. */
+function errorOf({ code, reason, status, cause = null, isWelcomed }) {
+  const said = status === undefined ? `closed with ${code} ${reason}`.trim() : `HTTP ${status}`;
+  if (code === AUTH_FAILED || code === TOKEN_EXPIRED || status === 401) {
+    return new EyewallError("unauthorized", `not let in: ${said}`);
+  }
+  if (status === 403 || (!isWelcomed && !comesBack(code))) {
+    return new EyewallError("forbidden", `not let in: ${said}`);
+  }
+  if (isWelcomed) return new EyewallError("connection_closed", said);
+  const text = cause === null && status === undefined && code === 1006 ? "" : `: ${said}`;
+  const why = cause === null ? text : `: ${textOf(cause)}`;
+  const error = new EyewallError("unavailable", `no connection to the hub${why}`);
+  return Object.assign(error, { cause });
+}
+
+/** Whether it says that a client was not let in, as opposed to: no hub there. */
+function isRefusal(error) {
+  return error instanceof EyewallError && ["unauthorized", "forbidden"].includes(error.code);
+}
 
 /** The envelope in a frame; null if there is none. */
 function parse(text) {
@@ -281,7 +313,9 @@ function discreet(error) {
   const shown = text
     .replace(/\/\/[^/?#\s"']*@/g, "//***@")
     .replace(/([?&][^=&#\s"']*=)[^&#\s"']*/g, "$1***");
-  return shown === text ? error : Object.assign(new Error(shown), { name: error.name });
+  if (shown === text) return error;
+  if (error instanceof EyewallError) return new EyewallError(error.code, shown);
+  return Object.assign(new Error(shown), { name: error.name });
 }
 
 /**
@@ -383,6 +417,8 @@ class Link {
   draining = null; // seconds after which the hub wants us back
   asks = new Map(); // requests of the client itself, which end with the link
   resuming = new Set(); // rooms that a resume is under way for
+  shown = null; // the token that it came with
+  given = 0; // how many sources of tokens had been given then
   refreshes = null; // tries to renew the token in a row that were of no use; null before the first
   timers = {}; // deadline, settled, watch, probe, refresh
   #alarms = new Set(); // the timers without a name
@@ -422,7 +458,10 @@ export class Client {
   #url;
   #WebSocket;
   #tokens;
+  #given = 0; // how often the application gave another source of tokens
   #token = null; // the last one that the callback gave
+  #unwanted = null; // {token, code, reason, error} of the refusal after which it is asked once more
+  #lastError = null;
   #state = "closed";
   #link = null;
   #session = null; // the one to be resumed
@@ -459,13 +498,35 @@ export class Client {
   /** Connect now: the first time, after the end, or instead of waiting any longer. */
   connect() {
     if (this.#link !== null) return;
+    this.#unwanted = null;
     if (this.#state === "closed") this.#watchBrowser("addEventListener");
     this.#letRun(this.#dial());
+  }
+
+  /** Why the client waits or is closed, as an EyewallError; null while all is well. */
+  get lastError() {
+    return this.#lastError;
+  }
+
+  /**
+   * Show this token from now on, or what this function gives.
+   *
+   * A client that was not let in comes back with it. Where the connection is open it is shown
+   * there: a token of the same user renews the old one without a cut.
+   */
+  setToken(token) {
+    this.#tokens = typeof token === "function" ? token : plainToken(token);
+    this.#given += 1;
+    this.#token = null;
+    this.#unwanted = null;
+    if (this.#state === "closed" && isRefusal(this.#lastError)) this.connect();
+    else if (this.#link?.open) this.#showToken(this.#link);
   }
 
   /** Leave for good, with all rooms; what was not answered is rejected. */
   close() {
     const link = this.#link;
+    if (this.#state !== "closed") this.#lastError = closedError();
     this.#release();
     this.#positions = new Positions();
     this.#left.clear();
@@ -482,7 +543,7 @@ export class Client {
         if (state !== "open" && state !== "closed") return;
         stop();
         if (state === "open") resolve(this);
-        else reject(closedError());
+        else reject(this.#lastError ?? closedError());
       };
       const stop = this.#listeners.state.add(look);
       look(this.#state);
@@ -604,7 +665,7 @@ export class Client {
 
   /** Send now or when there is a connection again; returns whether it has left. */
   #go(text, key) {
-    if (this.#state === "closed") throw closedError();
+    if (this.#state === "closed") throw closedError(this.#lastError);
     const most = this.#link?.welcome?.max_message_size;
     if (most && text.length * 3 > most && new TextEncoder().encode(text).length > most) {
       throw new EyewallError("message_too_big", `the hub takes messages of up to ${most} bytes`);
@@ -713,8 +774,9 @@ export class Client {
       if (link === this.#link) this.#plug(link, url);
     } catch (error) {
       if (link !== this.#link) return;
-      this.#report(discreet(error));
-      this.#closed(link, 1006, "");
+      const cause = discreet(error);
+      if (!isRefusal(cause)) this.#report(cause);
+      this.#closed(link, 1006, "", { cause });
     }
   }
 
@@ -725,6 +787,13 @@ export class Client {
     socket.onclose = ({ code, reason }) => this.#closed(link, code, reason);
     // Node's own says nothing more of a handshake that failed; elsewhere its close follows.
     socket.onerror = () => link.welcome === null && this.#giveUp(link);
+    // Only `ws`, for Node, tells what the hub answered instead.
+    socket.on?.("unexpected-response", (_, { statusCode: status, headers }) => {
+      const asked = headers?.["retry-after"];
+      const wait = /^\d{1,9}$/.test(asked) ? askedWait(Number(asked)) : null;
+      this.#closed(link, 1006, "", { status, wait });
+      socket.close();
+    });
   }
 
   /** Give up a link that has stayed silent for too long on its way to being open. */
@@ -772,10 +841,13 @@ export class Client {
     this.#session = session;
     link.open = true;
     link.heard = true;
+    this.#lastError = null;
+    this.#unwanted = null;
     link.timers.settled = later(SETTLED, () => (this.#attempt = 0));
     const quiet = Math.max(QUIET, heartbeat || HEARTBEAT);
     link.timers.watch = setInterval(() => this.#watch(link), quiet * 1000);
-    this.#planRefresh(link);
+    if (link.given === this.#given) this.#planRefresh(link);
+    else this.#showToken(link); // another one has been given meanwhile
     if (this.#isReady) this.#sendAgain(link);
     this.#become("open", link.draining === null ? {} : { draining: link.draining });
   }
@@ -805,20 +877,40 @@ export class Client {
     link.socket?.close(); // which may take minutes: nobody waits for it
   }
 
-  #closed(link, code, reason) {
+  #closed(link, code, reason, { status, wait = null, cause = null } = {}) {
     if (link !== this.#link) return;
     this.#release();
+    const isWelcomed = link.welcome !== null;
+    const gaveUp = isRefusal(cause); // the token's callback: it knows
+    const error = gaveUp ? cause : errorOf({ code, reason, status, cause, isWelcomed });
+    if (gaveUp && cause === this.#unwanted?.error) ({ code, reason } = this.#unwanted);
+    this.#lastError = error;
     // A browser does not tell why a handshake failed: it may have been the token.
-    if (link.welcome === null || code === 4401) this.#token = null;
-    if (!comesBack(code) || (code === 4401 && typeof this.#tokens === "string")) {
+    if (!isWelcomed || isRefusal(error)) this.#token = null;
+    const staysAway = isRefusal(error)
+      ? !this.#hasAnotherToken(link, { code, reason, error, gaveUp })
+      : !comesBack(code);
+    if (staysAway) {
       this.#end({ code, reason });
       return;
     }
-    this.#asked = link.draining !== null; // the hub spreads its clients over time
-    const delay = this.#asked ? link.draining : backoff(this.#attempt++);
+    this.#asked = link.draining !== null || wait !== null;
+    // A hub that drains spreads its clients over time; one that is full does not.
+    const delay = link.draining ?? (wait ?? 0) + backoff(this.#attempt++);
     const at = Date.now() + delay * 1000;
     this.#retry = later(delay, () => this.#letRun(this.#dial()));
     this.#become("waiting", { delay, at, asked: this.#asked, code, reason });
+  }
+
+  /** Whether there may be a token that was not refused; a callback is asked once more. */
+  #hasAnotherToken(link, { code, reason, error, gaveUp }) {
+    if (link.given !== this.#given) return true;
+    if (gaveUp || error.code === "forbidden") return false;
+    if (code === TOKEN_EXPIRED) return typeof this.#tokens !== "string";
+    if (typeof this.#tokens !== "function") return false;
+    if (this.#unwanted !== null) return false;
+    this.#unwanted = { token: link.shown, code, reason, error };
+    return true;
   }
 
   /** Let go of the link; what the client itself has asked there, nobody waits for any more. */
@@ -834,7 +926,7 @@ export class Client {
     const unsent = this.#outbox.take().filter(({ key }) => key === null).length;
     const requests = [...this.#pending.values()];
     this.#become("closed", info);
-    for (const request of requests) this.#reject(request, closedError());
+    for (const request of requests) this.#reject(request, closedError(this.#lastError));
     if (unsent) this.#report(new EyewallError("connection_closed", `${unsent} not sent`));
   }
 
@@ -842,19 +934,35 @@ export class Client {
 
   async #address(link) {
     const url = new URL(this.#url);
-    const token = typeof this.#tokens === "function" ? await this.#freshToken(link) : this.#tokens;
+    const token = await this.#tokenFor(link);
     // No header can be set from a browser.
     if (token) url.searchParams.set("token", token);
     return url.href;
   }
 
+  /** The token to show: what is given while another one is asked for has the last word. */
+  async #tokenFor(link) {
+    do {
+      link.given = this.#given;
+      const isAsked = typeof this.#tokens === "function";
+      link.shown = isAsked ? await this.#freshToken(link) : this.#tokens;
+    } while (link.given !== this.#given);
+    if (this.#unwanted?.token === link.shown) throw this.#unwanted.error;
+    return link.shown;
+  }
+
   async #freshToken(link) {
-    if (this.#token === null || this.#token.left < TOKEN_MARGIN) {
-      const fresh = new Token(await this.#tokens());
-      if (link !== this.#link) throw closedError(); // it took too long: another try has begun
-      this.#token = fresh;
-    }
-    return this.#token.text;
+    if (this.#token !== null && !(this.#token.left < TOKEN_MARGIN)) return this.#token.text;
+    const fresh = new Token(await this.#tokens());
+    if (link !== this.#link) throw closedError(); // it took too long: another try has begun
+    if (link.given === this.#given) this.#token = fresh;
+    return fresh.text;
+  }
+
+  /** Show what the application has just given in the connection that is there. */
+  #showToken(link) {
+    clearTimeout(link.timers.refresh);
+    if (this.#tokens !== null) this.#letRun(this.#refresh(link));
   }
 
   #planRefresh(link) {
@@ -871,17 +979,23 @@ export class Client {
 
   async #refresh(link) {
     link.refreshes ??= 0;
+    const given = this.#given;
+    const isOver = () => link !== this.#link || given !== this.#given;
     try {
-      const fresh = new Token(await this.#inPatience(link, HANDSHAKE, this.#tokens()));
-      if (link !== this.#link) return;
+      const isAsked = typeof this.#tokens === "function";
+      const asked = isAsked ? this.#tokens() : this.#tokens;
+      const fresh = new Token(await this.#inPatience(link, HANDSHAKE, asked));
+      if (isOver()) return;
       const answer = await this.#ask(link, "system:refresh", { token: fresh.text });
+      if (isOver()) return;
       fresh.endsAt(answer.expires_at);
-      this.#token = fresh;
+      if (isAsked) this.#token = fresh;
+      link.given = given;
     } catch (error) {
-      if (link !== this.#link) return;
+      if (isOver()) return;
       this.#report(error); // and try again, until the hub says 4401
     }
-    if (link === this.#link) this.#planRefresh(link);
+    this.#planRefresh(link);
   }
 
   /** What the callback gives, unless it takes too long. */

@@ -4,7 +4,8 @@
 export function start(Client, url, report, { tokens, ...options } = {}) {
   const token = tokens && (() => (tokens.length > 1 ? tokens.shift() : tokens[0]));
   const client = new Client(url, { ...options, token });
-  client.onState((state, info) => report(["state", { state, ...info }]));
+  const why = () => client.lastError?.code ?? null;
+  client.onState((state, info) => report(["state", { state, why: why(), ...info }]));
   client.onLost((room, lost) => report(["lost", { room, ...lost }]));
   client.onError((error) => report(["error", { code: error.code, text: String(error) }]));
   client.on("*", (message) => void report(["message", message]));

@@ -46,6 +46,16 @@ def test_it_needs_nobody_else():
     assert "require(" not in text
 
 
+def test_every_block_of_the_docs_can_be_read(tmp_path):
+    pages = [ROOT / "docs" / "javascript.md", FOLDER / "README.md"]
+    blocks = [b for p in pages for b in re.findall(r"```js\n(.*?)```", p.read_text(), re.DOTALL)]
+    assert len(blocks) > 2
+    for number, block in enumerate(blocks):
+        script = tmp_path / f"{number}.mjs"
+        script.write_text(block)
+        run(node(), "--check", script)
+
+
 def test_every_name_that_it_exports_is_declared_and_no_other():
     exports = r"^export (?:async )?(?:class|function|const) (\w+)"
     values = r"^export (?:declare )?(?:class|function|const) (\w+)"

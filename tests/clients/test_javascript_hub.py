@@ -29,6 +29,8 @@ from eyewall.adapters.offline.memory import MemoryOffline
 from tests.clients.javascript import PAGES, WITHIN, JsError, in_chromium, in_node
 from tests.entrypoints.chat_support import UNIT
 from tests.faults.proxy import TcpProxy, free_port
+from tests.libraries.servers import need
+from tests.libraries.test_close import NODE_MODULES
 
 ROOT = Path(__file__).parents[2]
 R = RoomId("r")
@@ -174,9 +176,9 @@ async def test_it_ends_when_the_hub_wants_that(where):
 
 
 async def test_the_example_of_the_docs_runs(tmp_path):
-    (example,) = re.findall(
+    example = re.findall(
         r"```js\n(.*?)```", (ROOT / "docs" / "javascript.md").read_text(), re.DOTALL
-    )
+    )[0]
     async with house() as h:
         source = (ROOT / "clients" / "js" / "eyewall.js").as_uri()
         example = example.replace("/eyewall.js", source).replace('"/ws"', f'"{h.url}"')
@@ -408,3 +410,68 @@ async def test_one_that_is_not_let_in_asks_for_a_token_again(where):
     async with house(authenticator=rules) as h, where(h.url, tokens=["bad", "good"]) as client:
         assert await client.call("userId") == "ada"
         assert len(h.hub.connection_ids()) == 1
+
+
+# --- not let in
+
+
+async def test_who_is_not_let_in_any_more_stays_away_until_there_is_another_token(where):
+    """A page sees no status of a handshake, but it sees a close with 4504."""
+    seconds = {"t1": 3600.0}
+    rules = lasting(seconds)
+    async with (
+        house(authenticator=rules, refuse_with="close") as h,
+        where(h.url, tokens=["t1"]) as client,
+    ):
+        await client.call("join", "r")
+        h.proxy.refuse()
+        h.proxy.cut()
+        await client.until(lambda: client.states[-1] == "waiting")
+        assert client.of("state")[-1]["why"] in {"connection_closed", "unavailable"}
+        del seconds["t1"]
+        h.proxy.resume()
+        await client.until(lambda: client.states[-1] == "closed")
+        facts = client.of("state")[-1]
+        assert (facts["code"], facts["reason"]) == (4504, "auth_failed")
+        assert facts["why"] == "unauthorized"
+        with pytest.raises(JsError) as refused:
+            await client.call("ready")
+        assert refused.value.code == "unauthorized"
+        with pytest.raises(JsError) as failed:
+            await client.call("request", "do", 1)
+        assert failed.value.code == "connection_closed"
+
+        seconds["t2"] = 3600.0
+        await client.call("setToken", "t2")
+        await client.call("ready")
+
+        assert (await client.call("publish", "r", 1))["delivered"] == 1
+        assert client.of("state")[-1]["why"] is None
+
+
+async def test_who_is_not_let_in_at_all_is_told_at_once(where):
+    async with house(authenticator=lasting({}), refuse_with="close") as h:
+        with pytest.raises(JsError) as refused:
+            async with where(h.url, tokens=["bad", "worse"]):
+                pass
+
+    assert refused.value.code == "unauthorized"
+
+
+async def test_ws_for_node_tells_of_http_401():
+    need(NODE_MODULES.exists(), "npm")
+    async with house(authenticator=lasting({})) as h:
+        with pytest.raises(JsError, match="not let in: HTTP 401") as refused:
+            async with in_node(h.url, tokens=["bad"], ws=str(NODE_MODULES)):
+                pass
+
+    assert refused.value.code == "unauthorized"
+
+
+async def test_ws_for_node_comes_back_when_the_hub_has_time():
+    need(NODE_MODULES.exists(), "npm")
+    async with house(max_connections=1) as h, in_node(h.url, ws=str(NODE_MODULES)) as client:
+        h.proxy.cut()
+        await client.back()
+
+        assert (await client.call("request", "do", 1))["did"] == 1

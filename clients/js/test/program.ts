@@ -32,6 +32,8 @@ client.onError((error) => error instanceof EyewallError && error.retryAfter);
 client.send("chat:say", { text: "hi" }, { event: "said" });
 
 async function use(): Promise<number> {
+  if (client.lastError?.code === "unauthorized") client.setToken(async () => ({ token: "t2" }));
+  client.setToken("t3");
   await client.ready();
   const joined: Joined = await client.join("general", { timeout: 3 });
   const { echo, message_id } = await client.request<{ echo: string }>("echo", "hi");

@@ -23,6 +23,7 @@ const REASONS = {
   message_too_big: "a message was too large",
   replaced: "another window took the place of this one",
   disconnected: "somebody at the server has closed the connection",
+  auth_failed: "the server does not let you in with this name or token",
 };
 
 export const reasonOf = ({ reason, code }) => REASONS[reason] || reason || `code ${code}`;
