@@ -24,7 +24,7 @@ from eyewall.application.deliveries import Batch, Deliveries
 from eyewall.application.frames import Frame
 from eyewall.application.gates import Arrival
 from eyewall.application.locate import Recipient
-from eyewall.application.outcomes import Outcome, outcome_out, outcomes_in, read_frame, unknown
+from eyewall.application.outcomes import Outcome, outcomes_in, outcomes_out, read_frame, unknown
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Clock, Codec, Link
 from eyewall.application.publish import Publisher, place_out
@@ -40,8 +40,8 @@ _DELIVER = "deliver"
 MARGIN = 2.0
 """Seconds that another node gets on top of the time its clients have."""
 PAGE = 1000
-"""Connections that one question is about: the answer, about 200 bytes for each and at
-most 1 KiB for a client that gives its reasons, has to fit a packet."""
+"""Connections that one question is about: the answer, about 200 bytes for each and some
+1 KiB for a client that gives its reasons, has to fit a packet (``outcomes.ANSWER``)."""
 
 
 class Acks:
@@ -125,7 +125,7 @@ class Acks:
         answers = await asyncio.gather(turn.outcomes(), *parts)
         outcomes: list[tuple[str, Outcome]] = []
         for part in (gone, *answers):
-            outcomes += [(room_id, outcome) for outcome in part]
+            outcomes += [(room_id, _whose(outcome, everyone)) for outcome in part]
         await self._tell(outcomes, frame)
         return outcomes
 
@@ -163,7 +163,7 @@ class Acks:
             outcomes = await self._here(conn_ids, frame.addressed(name), plan, whom)
         else:
             outcomes = await self._there(node, conn_ids, frame, plan, whom, result=result)
-        return [(name, outcome) for outcome in outcomes]
+        return [(name, _whose(outcome, recipient)) for outcome in outcomes]
 
     async def _here(
         self, conn_ids: Iterable[ConnId], frame: Frame, plan: Plan, whom: Whom
@@ -229,7 +229,7 @@ class Acks:
             outcomes += await turn.outcomes()
         else:
             outcomes = await self._here(conn_ids, frame, plan, whom)
-        return [outcome_out(outcome, result=bool(header["result"])) for outcome in outcomes]
+        return outcomes_out(outcomes, result=bool(header["result"]))
 
 
 class _Turn:
@@ -268,6 +268,13 @@ class _Turn:
         except Unavailable as error:
             return [unknown(conn.id, error) for conn in self._conns]
         return await self._deliveries.finish(batch)
+
+
+def _whose(outcome: Outcome, recipient: Recipient) -> Outcome:
+    """The outcome with its user, where its node did not say it: it may be silent, or older."""
+    if outcome.user_id is None:
+        outcome.user_id = recipient.owner(outcome.conn_id)
+    return outcome
 
 
 def _pages(conn_ids: list[ConnId]) -> list[list[ConnId]]:

@@ -34,7 +34,7 @@ from eyewall.domain.errors import (
     Nacked,
     QueueFull,
 )
-from eyewall.domain.identity import ConnId
+from eyewall.domain.identity import ConnId, UserId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import FailureReason, Incident, PendingAck
 
@@ -84,6 +84,11 @@ class _Waiting:
         self.done = done
         self.nack = ""
         self.result: Any = None
+
+    @property
+    def user_id(self) -> UserId | None:
+        """Whose it is: the user's that was named, else whoever has the connection."""
+        return self.whom.user or self.conn.user_id
 
     @property
     def due(self) -> float:
@@ -183,20 +188,19 @@ class Deliveries:
         message_id = _id(frame)
         of_conn = self._waiting.get(conn.id, {})
         if not conn.is_open:
-            done(
-                _refused(conn, FailureReason.CONN_CLOSED, ConnectionClosed(f"{conn.id} is closed"))
-            )
+            closed = ConnectionClosed(f"{conn.id} is closed")
+            done(_refused(conn, whom, FailureReason.CONN_CLOSED, closed))
         elif not _is_meant(whom, conn):
-            done(_refused(conn, FailureReason.CONN_CLOSED, _another(conn)))
+            done(_refused(conn, whom, FailureReason.CONN_CLOSED, _another(conn)))
         elif message_id in of_conn:
             error: EyewallError = Misuse(
                 f"a message with the id {message_id} is on its way already"
             )
-            done(_refused(conn, FailureReason.UNKNOWN, error))
+            done(_refused(conn, whom, FailureReason.UNKNOWN, error))
         elif len(of_conn) >= MAX_PENDING:
             error = QueueFull(f"{MAX_PENDING} messages wait for an ack of {conn.id}")
             self._stats.dropped(FailureReason.PENDING_FULL.value)
-            done(_refused(conn, FailureReason.PENDING_FULL, error))
+            done(_refused(conn, whom, FailureReason.PENDING_FULL, error))
         else:
             waiting = _Waiting(conn, frame, Delivery(plan), self._clock.now(), done, whom)
             self._waiting.setdefault(conn.id, of_conn)[message_id] = waiting
@@ -270,6 +274,7 @@ class Deliveries:
                 attempt=waiting.delivery.attempt,
                 since=wall - timedelta(seconds=now - waiting.since),
                 deadline=wall + timedelta(seconds=waiting.due - now),
+                user_id=waiting.user_id,
             )
             for waiting in self._waiting.get(conn_id, {}).values()
         ]
@@ -321,14 +326,13 @@ class Deliveries:
         error = None if reason is None else _error(reason, conn, waiting.nack)
         if reason is FailureReason.CONN_CLOSED and conn.is_open:
             error = _another(conn)
-        if reason is FailureReason.ACK_TIMEOUT and self.latecomers is not None:
-            user_id = waiting.whom.user or conn.user_id
-            if user_id is not None:
-                self.latecomers.silent(user_id, conn.id, _id(waiting.frame))
+        user_id = waiting.user_id
+        if reason is FailureReason.ACK_TIMEOUT and self.latecomers is not None and user_id:
+            self.latecomers.silent(user_id, conn.id, _id(waiting.frame))
         outcome = Outcome(
             conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
         )
-        outcome.user_id = waiting.whom.user or conn.user_id
+        outcome.user_id = user_id
         waiting.done(outcome)
 
     def _forget(self, waiting: _Waiting) -> None:
@@ -372,8 +376,8 @@ def _another(conn: Connection) -> ConnectionClosed:
     return ConnectionClosed(f"{conn.id} is none of those that it is for any more")
 
 
-def _refused(conn: Connection, reason: FailureReason, error: EyewallError) -> Outcome:
-    return Outcome(conn.id, False, 1, reason, error, user_id=conn.user_id)
+def _refused(conn: Connection, whom: Whom, reason: FailureReason, error: EyewallError) -> Outcome:
+    return Outcome(conn.id, False, 1, reason, error, user_id=whom.user or conn.user_id)
 
 
 def _error(reason: FailureReason, conn: Connection, nack: str) -> EyewallError:

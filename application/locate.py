@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eyewall.application.cluster import Cluster
@@ -14,6 +14,7 @@ from eyewall.application.fanout import Audiences
 from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket, strings
 from eyewall.application.ports import Logger
+from eyewall.application.seats import user_of
 from eyewall.application.stores import StateStore
 from eyewall.application.whom import ANYBODY, Filter, Whom, where_in, where_out
 from eyewall.domain.errors import Unavailable
@@ -22,6 +23,7 @@ from eyewall.domain.report import Target, TargetKind
 
 By = dict[NodeId, list[ConnId]]
 _WHO = "who"
+_NOBODY: Mapping[ConnId, UserId] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class Recipient:
     by_node: By
     whom: Whom = ANYBODY
     """What has to be true of a connection when it is written to."""
+    users: Mapping[ConnId, UserId] = field(default_factory=dict)
+    """Whose the connections were when they were found, where ``whom`` does not say it."""
+
+    def owner(self, conn_id: ConnId) -> UserId | None:
+        """Whose connection it was when it was found; None where that is not known."""
+        return self.whom.user or self.users.get(conn_id)
 
     def without(self, skip: Collection[str]) -> Recipient:
         """The same, but for some connections."""
@@ -42,7 +50,11 @@ class Recipient:
             for node, conn_ids in self.by_node.items()
         }
         by_node = {node: conn_ids for node, conn_ids in left.items() if conn_ids}
-        return Recipient(self.name, by_node, self.whom)
+        return Recipient(self.name, by_node, self.whom, self.users)
+
+
+def _owners(conns: Iterable[Connection]) -> dict[ConnId, UserId]:
+    return {conn.id: conn.user_id for conn in conns if conn.user_id is not None}
 
 
 def node_of(conn_id: str) -> NodeId:
@@ -79,8 +91,9 @@ class Locator:
         return node
 
     async def conn(self, conn_id: str) -> Recipient:
-        if self._connections.get(conn_id) is not None:
-            return Recipient(conn_id, {self._node: [ConnId(conn_id)]})
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            return Recipient(conn_id, {self._node: [conn.id]}, users=_owners([conn]))
         node = await self.remote(conn_id)
         return Recipient(conn_id, {} if node is None else {node: [ConnId(conn_id)]})
 
@@ -108,14 +121,21 @@ class Locator:
 
     async def room(self, room_id: RoomId, skip: Collection[str] = ()) -> Recipient:
         by_node: By = defaultdict(list)
-        for standing in (await self._state.standings(room_id)).values():
+        users: dict[ConnId, UserId] = {}
+        found: set[ConnId] = set()
+        for key, standing in (await self._state.standings(room_id)).items():
+            user_id = user_of(key)
             for conn_id, seat in standing.seats.items():
-                if seat.node != self._node and conn_id not in skip:
+                # A connection that becomes another user's may have a seat under both names.
+                if seat.node != self._node and conn_id not in skip and conn_id not in found:
+                    found.add(conn_id)
                     by_node[seat.node].append(conn_id)
+                    if user_id is not None:
+                        users[conn_id] = user_id
         whom = Whom(room=room_id)
         members = self._audiences.members(room_id)
         here = [conn for conn in members if whom.means(conn) and conn.id not in skip]
-        return self._with_local(room_id, here, by_node, whom)
+        return self._with_local(room_id, here, by_node, whom, users)
 
     async def fitting(self, fits: Filter | Where) -> Recipient:
         """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
@@ -129,11 +149,17 @@ class Locator:
         return self._with_local("*", here, by_node, Whom(fits=fits))
 
     def _with_local(
-        self, name: str, here: Iterable[Connection], by_node: By, whom: Whom
+        self,
+        name: str,
+        here: Collection[Connection],
+        by_node: By,
+        whom: Whom,
+        users: Mapping[ConnId, UserId] = _NOBODY,
     ) -> Recipient:
         """This node first, and as it is now: what was asked for took its time."""
         local = [conn.id for conn in here]
-        return Recipient(name, ({self._node: local} if local else {}) | by_node, whom)
+        owners = users if whom.user is not None else {**users, **_owners(here)}
+        return Recipient(name, ({self._node: local} if local else {}) | by_node, whom, owners)
 
     async def _ask_who(self, node: NodeId, header: dict[str, Any]) -> list[ConnId]:
         try:

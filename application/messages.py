@@ -14,7 +14,7 @@ from eyewall.application.cluster import Cluster
 from eyewall.application.connections import BEING_ASKED, Connection, Connections
 from eyewall.application.frames import Frame
 from eyewall.application.locate import Locator, Recipient
-from eyewall.application.outcomes import Outcome, is_unknown, read_frame, read_text, report_of
+from eyewall.application.outcomes import Outcome, is_unknown, read_frame, read_text
 from eyewall.application.packets import strings
 from eyewall.application.ports import Clock, Codec
 from eyewall.application.send import Missed, Sender
@@ -26,6 +26,7 @@ from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
+    EyewallError,
     Misuse,
     ShuttingDown,
     Unavailable,
@@ -84,11 +85,12 @@ class Messages:
         _check(options)
         if options is not None and options.require_ack:
             _check_readable(conn_id)
+        acked = _not_acked(options)
         if not self._cluster.running:
-            return await self._closed(message, conn_id, Missed(ConnId(conn_id)))
+            return await self._closed(message, conn_id, Missed(ConnId(conn_id)), acked)
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
-            return await self._gone(self._sender.frame(message), conn_id)
+            return await self._gone(self._sender.frame(message), conn_id, acked=acked)
         ((_, report),) = await self._send([recipient], message, options or SendOptions())
         return report
 
@@ -115,19 +117,21 @@ class Messages:
     ) -> list[tuple[str, DeliveryReport]]:
         """Send to all connections of all users; returns the reports, each with its user."""
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
+        acked = _not_acked(options)
         if not self._cluster.running:
             return [
-                (user, await self._closed(message, user, Missed(user_id=user))) for user in users
+                (user, await self._closed(message, user, Missed(user_id=user), acked))
+                for user in users
             ]
         where = await self._locate.users(users)
         here = [r.without(skip) for r in where if r.by_node]
         reports = await self._send(here, message, options)
-        for away in (r.name for r in where if not r.by_node):
+        for away in (UserId(r.name) for r in where if not r.by_node):
             error = UserOffline(f"{away} has no connection")
             frame = self._sender.frame(message, recipient=away)
-            missed = Missed(user_id=UserId(away))
+            missed = Missed(user_id=away)
             await self._sender.failed(frame, missed, FailureReason.USER_OFFLINE, error)
-            reports.append((away, DeliveryReport(away, DeliveryStatus.FAILED, error)))
+            reports.append((away, _failed(away, error, missed, acked)))
         return reports
 
     async def with_ack(
@@ -146,8 +150,8 @@ class Messages:
             _check_readable(target.id)
         chosen = options or AckOptions()
         if not self._cluster.running:
-            error = (await self._closed(message, target.id, _missed(target))).error
-            return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
+            report = await self._closed(message, target.id, _missed(target), acked=False)
+            return AckResult.of([report], timed_out=False)
         recipient = await self._locate.target(target)
         if not recipient.by_node and target.kind is not TargetKind.ROOM:
             return await self._nobody(target, message)
@@ -157,16 +161,12 @@ class Messages:
         else:
             found = await self._acks.deliver([recipient], message, plan)
         outcomes = [outcome for _, outcome in found]
-        silent = [o for o in outcomes if _is_silent(o)]
-        if silent and chosen.require_all:
-            raise AckTimeout(f"{len(silent)} of {len(outcomes)} did not acknowledge in time")
-        return AckResult(
-            expected=len(outcomes),
-            received=sum(o.delivered for o in outcomes),
-            nacked=sum(o.reason is FailureReason.NACKED for o in outcomes),
-            timed_out=bool(silent),
-            errors=[str(o.error) for o in outcomes if o.error is not None],
-        )
+        late = sum(_is_late(outcome) for outcome in outcomes)
+        result = AckResult.of((outcome.report() for outcome in outcomes), timed_out=late > 0)
+        if late and chosen.require_all:
+            text = f"{late} of {len(outcomes)} did not acknowledge in time"
+            raise AckTimeout(text, result=result)
+        return result
 
     async def request(self, conn_id: str, message: Message, timeout: float) -> Any:
         """Return the ``result`` of the client's ack.
@@ -213,7 +213,7 @@ class Messages:
             if node == self._node:
                 return await self._to_local(ConnId(conn_id), frame)
             header = {"conn": conn_id}
-            return (await self._to_node(node, [ConnId(conn_id)], frame, _TEXT, header))[0]
+            return (await self._to_node(node, recipient, frame, _TEXT, header))[0]
         return await self._gone(frame, conn_id)
 
     async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
@@ -240,7 +240,7 @@ class Messages:
         if options.require_ack:
             plan = Plan.of(options, self._clock.now())
             found = await self._acks.deliver(recipients, message, plan)
-            return [(name, report_of(outcome)) for name, outcome in found]
+            return [(name, outcome.report()) for name, outcome in found]
         frame = self._sender.frame(message)
         if options.ttl is not None:
             frame.expires = self._clock.now() + seconds(options.ttl, "ttl")
@@ -262,52 +262,60 @@ class Messages:
                 header = {"conns": conn_ids, "p": int(frame.priority), **recipient.whom.header()}
                 if frame.expires is not None:
                     header["ttl"] = frame.expires - self._clock.now()
-                reports += await self._to_node(node, conn_ids, frame, _SEND, header)
+                reports += await self._to_node(node, recipient, frame, _SEND, header)
         return reports
 
     async def _to_node(
         self,
         node: NodeId,
-        conn_ids: list[ConnId],
+        recipient: Recipient,
         frame: Frame,
         kind: str,
         header: Mapping[str, Any],
     ) -> list[DeliveryReport]:
-        """Hand a frame to the node that has the connections."""
+        """Hand a frame to the node that has the recipient's connections."""
+        who = [Missed(conn_id, recipient.owner(conn_id)) for conn_id in recipient.by_node[node]]
         try:
             await self._cluster.cast_node(node, kind, header, frame.payload)
         except Unavailable as error:
-            for conn_id in conn_ids:
-                missed = Missed(conn_id)
+            for missed in who:
                 await self._sender.failed(frame, missed, FailureReason.CONN_ERROR, error)
-            return [DeliveryReport(c, DeliveryStatus.FAILED, error) for c in conn_ids]
-        return [DeliveryReport(c, DeliveryStatus.FORWARDED) for c in conn_ids]
+            return [_failed(str(missed.conn_id), error, missed) for missed in who]
+        return [
+            DeliveryReport(str(conn_id), DeliveryStatus.FORWARDED, user_id=user_id, conn_id=conn_id)
+            for conn_id, user_id in who
+        ]
 
-    async def _gone(self, frame: Frame, conn_id: str) -> DeliveryReport:
+    async def _gone(
+        self, frame: Frame, conn_id: str, whom: Whom = ANYBODY, *, acked: bool | None = None
+    ) -> DeliveryReport:
         error = ConnectionClosed(f"{conn_id} is not connected")
-        missed = Missed(ConnId(conn_id))
+        missed = Missed(ConnId(conn_id), whom.user)
         await self._sender.failed(frame, missed, FailureReason.CONN_CLOSED, error)
-        return DeliveryReport(conn_id, DeliveryStatus.FAILED, error)
+        return _failed(conn_id, error, missed, acked)
 
-    async def _closed(self, message: Message, name: str, missed: Missed) -> DeliveryReport:
+    async def _closed(
+        self, message: Message, name: str, missed: Missed, acked: bool | None
+    ) -> DeliveryReport:
         """The node has not started, or has stopped: there is no way to anybody."""
         frame = self._sender.frame(message, recipient=name)
         error = ShuttingDown("the server is not running")
         await self._sender.failed(frame, missed, FailureReason.CHANNEL_CLOSED, error)
-        return DeliveryReport(name, DeliveryStatus.FAILED, error)
+        return _failed(name, error, missed, acked)
 
     async def _to_local(
         self, conn_id: ConnId, frame: Frame, whom: Whom = ANYBODY
     ) -> DeliveryReport:
         conn = self._connections.get(conn_id)
         if conn is None or not whom.means(conn):
-            return await self._gone(frame, conn_id)
+            return await self._gone(frame, conn_id, whom)
+        user_id = whom.user or conn.user_id
         refused = await self._sender.to_conn(conn, frame)
-        if refused is None:
-            return DeliveryReport(conn_id, DeliveryStatus.OK)
-        closed = isinstance(refused, ConnectionClosed)
-        status = DeliveryStatus.FAILED if closed else DeliveryStatus.DROPPED
-        return DeliveryReport(conn_id, status, refused)
+        status = DeliveryStatus.OK
+        if refused is not None:
+            closed = isinstance(refused, ConnectionClosed)
+            status = DeliveryStatus.FAILED if closed else DeliveryStatus.DROPPED
+        return DeliveryReport(conn_id, status, refused, user_id=user_id, conn_id=conn_id)
 
     async def _nobody(self, target: Target, message: Message) -> AckResult:
         """There is nobody to wait for: a user or a connection that is not there failed."""
@@ -318,8 +326,9 @@ class Messages:
         else:
             error = ConnectionClosed(f"{target.id} is not connected")
             reason = FailureReason.CONN_CLOSED
-        await self._sender.failed(frame, _missed(target), reason, error)
-        return AckResult(1, 0, 0, timed_out=False, errors=[str(error)])
+        missed = _missed(target)
+        await self._sender.failed(frame, missed, reason, error)
+        return AckResult.of([_failed(target.id, error, missed, acked=False)], timed_out=False)
 
     # --- what other nodes ask for
 
@@ -367,5 +376,23 @@ def _missed(target: Target) -> Missed:
     return Missed(user_id=UserId(target.id)) if target.kind is TargetKind.USER else Missed()
 
 
-def _is_silent(outcome: Outcome) -> bool:
+def _not_acked(options: SendOptions | None) -> bool | None:
+    """What a report says of an ack that can't come: nothing where none was asked for."""
+    return False if options is not None and options.require_ack else None
+
+
+def _failed(
+    target: str, error: EyewallError, missed: Missed, acked: bool | None = None
+) -> DeliveryReport:
+    return DeliveryReport(
+        target,
+        DeliveryStatus.FAILED,
+        error,
+        user_id=missed.user_id,
+        conn_id=missed.conn_id,
+        acked=acked,
+    )
+
+
+def _is_late(outcome: Outcome) -> bool:
     return outcome.reason is FailureReason.ACK_TIMEOUT or is_unknown(outcome)

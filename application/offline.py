@@ -142,7 +142,7 @@ class Offline:
             and not await self._stored.replays.lines.wait(UserId(target.id))
         ):
             (report,) = await self._too_many(UserId(target.id), message, SendOptions(), None)
-            return AckResult(1, 0, 0, timed_out=False, errors=[str(report.error)])
+            return AckResult.of([replace(report, acked=False)], timed_out=False)
         return await self._messages.with_ack(target, message, options)
 
     # --- sending
@@ -177,7 +177,8 @@ class Offline:
             left = seconds(options.ttl, "ttl") - (self._clock.now() - begun)
             if left <= 0:
                 error = AckTimeout(f"{user} could not be sent it in time")
-                return [await self._failed(user, message, FailureReason.TIMEOUT, error)]
+                report = await self._failed(user, message, FailureReason.TIMEOUT, error)
+                return [_asked(report, options)]
             options = replace(options, ttl=left)
         return await self._send([user], message, options, skip)
 
@@ -186,19 +187,20 @@ class Offline:
     ) -> Reports:
         """The line is full. What may be stored comes last in what it waits for."""
         if options.offline == STORE:
-            waits = DeliveryReport(user, DeliveryStatus.STORED, attempts=0)
+            status = DeliveryStatus.STORED
+            waits = DeliveryReport(user, status, attempts=0, user_id=user, acked=False)
             return await self.keep(user, message, expires_at, [waits])
         error = QueueFull(f"too many messages wait for what is stored for {user}")
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         report = await self._failed(user, message, FailureReason.QUEUE_FULL, error)
-        return [replace(report, status=DeliveryStatus.DROPPED)]
+        return [_asked(replace(report, status=DeliveryStatus.DROPPED), options)]
 
     async def _failed(
         self, user: UserId, message: Message, reason: FailureReason, error: EyewallError
     ) -> DeliveryReport:
         frame = self._sender.frame(message, recipient=user)
         await self._sender.failed(frame, Missed(user_id=user), reason, error)
-        return DeliveryReport(user, DeliveryStatus.FAILED, error)
+        return DeliveryReport(user, DeliveryStatus.FAILED, error, user_id=user)
 
     # --- storing
 
@@ -292,6 +294,11 @@ class Offline:
         if self._stored is not None:
             await self._stored.replays.close()
             await self._stored.latecomers.close()
+
+
+def _asked(report: DeliveryReport, options: SendOptions) -> DeliveryReport:
+    """The report of what did not go out, with what became of the ack that was asked for."""
+    return replace(report, acked=False) if options.require_ack else report
 
 
 def _is_answer(report: DeliveryReport) -> bool:

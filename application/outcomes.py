@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eyewall.application.frames import Frame
@@ -11,9 +12,16 @@ from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Codec
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, code_of, from_code
-from eyewall.domain.identity import ConnId, UserId
+from eyewall.domain.identity import MAX_NAME, ConnId, UserId
 from eyewall.domain.report import DeliveryReport, DeliveryStatus, FailureReason
 from eyewall.domain.telling import text_of
+
+ANSWER = 3 * 1024 * 1024
+"""Bytes that the outcomes of one answer may take: three quarters of a packet's header."""
+_ESCAPED = 12
+"""Bytes that a character takes in JSON at most: an emoji is two escapes."""
+_FIELDS = 200
+"""Bytes of an outcome in JSON without texts and names."""
 
 
 @dataclass(slots=True)
@@ -32,11 +40,60 @@ class Outcome:
     """Whose connection it was."""
 
     def report(self) -> DeliveryReport:
+        return DeliveryReport(
+            target=self.conn_id,
+            status=self._status(),
+            error=None if self.delivered else self.error,
+            attempts=self.attempts,
+            user_id=self.user_id,
+            conn_id=self.conn_id,
+            acked=self.delivered,
+        )
+
+    def _status(self) -> DeliveryStatus:
         if self.delivered:
-            return DeliveryReport(self.conn_id, DeliveryStatus.OK, None, self.attempts)
+            return DeliveryStatus.OK
+        if is_unknown(self):
+            return DeliveryStatus.UNKNOWN
         dropped = self.reason in (FailureReason.QUEUE_FULL, FailureReason.PENDING_FULL)
-        status = DeliveryStatus.DROPPED if dropped else DeliveryStatus.FAILED
-        return DeliveryReport(self.conn_id, status, self.error, self.attempts)
+        return DeliveryStatus.DROPPED if dropped else DeliveryStatus.FAILED
+
+
+def outcomes_out(outcomes: Sequence[Outcome], *, result: bool = False) -> list[dict[str, Any]]:
+    """The outcomes of one answer, which has to fit a packet whatever the clients said and
+    are called: where it might not, long texts are cut, and then names are left out. Who asked
+    knows by itself whom it has asked."""
+    if _at_most(outcomes) > ANSWER:
+        room = ANSWER // len(outcomes)
+        outcomes = [_fitted(outcome, room) for outcome in outcomes]
+    return [outcome_out(outcome, result=result) for outcome in outcomes]
+
+
+def _at_most(outcomes: Iterable[Outcome]) -> int:
+    """The bytes that they take if every character has to be escaped."""
+    return sum(
+        _FIELDS
+        + _ESCAPED
+        * (len(o.conn_id) + len(o.user_id or "") + (len(text_of(o.error)) if o.error else 0))
+        for o in outcomes
+    )
+
+
+def _fitted(outcome: Outcome, room: int) -> Outcome:
+    """The same in ``room`` bytes, as far as the id of the connection leaves any."""
+    left = room - _FIELDS - _bytes(outcome.conn_id)
+    user_id, error = outcome.user_id, outcome.error
+    if user_id is not None:
+        size = _bytes(user_id)
+        user_id = user_id if size <= left else None
+        left -= size if user_id is not None else 0
+    if error is not None and _bytes(text_of(error)) > left:
+        error = from_code(code_of(error), text_of(error)[: max(1, left // _ESCAPED)], {})
+    return replace(outcome, user_id=user_id, error=error)
+
+
+def _bytes(text: str) -> int:
+    return len(json.dumps(text))
 
 
 def outcome_out(outcome: Outcome, *, result: bool = False) -> dict[str, Any]:
@@ -74,7 +131,8 @@ def outcome_in(fields: Any) -> Outcome:
 
 
 def _user(value: Any) -> UserId | None:
-    return UserId(value) if isinstance(value, str) else None
+    """A node of an older release does not say whose connection it was."""
+    return UserId(value) if isinstance(value, str) and len(value) <= MAX_NAME else None
 
 
 def outcomes_in(answers: Any, asked: Sequence[ConnId]) -> list[Outcome]:
@@ -96,12 +154,6 @@ def unknown(conn_id: ConnId, error: EyewallError) -> Outcome:
 
 def is_unknown(outcome: Outcome) -> bool:
     return outcome.reason is FailureReason.UNKNOWN and isinstance(outcome.error, Unavailable)
-
-
-def report_of(outcome: Outcome) -> DeliveryReport:
-    if is_unknown(outcome):
-        return DeliveryReport(outcome.conn_id, DeliveryStatus.UNKNOWN, outcome.error)
-    return outcome.report()
 
 
 def read_frame(

@@ -68,12 +68,15 @@ class Retries:
         attempts: list[SendAttempt] = []
         taken: set[str] = set()
         answered: set[str] = set()
+        last: dict[str, DeliveryReport] = {}
         while True:
             left = self._left(options, begun)
             attempt, reports = await self._attempt(
                 len(attempts) + 1, user_id, message, left, answered
             )
             attempts.append(attempt)
+            last.pop(user_id, None)  # it was away, and may have come
+            last.update((report.target, report) for report in reports)
             taken.update(report.target for report in reports if report.status in _TAKEN)
             missed = [report for report in reports if report.status not in _TAKEN]
             # A nack is final too: whoever said no is not asked again.
@@ -91,12 +94,14 @@ class Retries:
             else:
                 attempts[-1] = replace(attempts[-1], error=kept[0].error)
             taken.update(report.target for report in kept if report.status in _TAKEN)
+            last.update((report.target, report) for report in kept)
         return SendResult(
             success=bool(taken),
             attempts=tuple(attempts),
             total_retries=len(attempts) - 1,
             total_time=self._clock.now() - begun,
             final_error=None if taken else attempts[-1].error,
+            reports=tuple(last.values()),
         )
 
     async def _attempt(

@@ -33,6 +33,11 @@ def user_key(user_id: str) -> MemberKey:
     return f"u:{user_id}"
 
 
+def user_of(key: MemberKey) -> UserId | None:
+    """Whose standing ``key`` names; None for an anonymous connection's own."""
+    return UserId(key.removeprefix("u:")) if key.startswith("u:") else None
+
+
 def _key(conn_id: ConnId, user_id: UserId | None) -> MemberKey:
     """Whose standing it is: the user's, or an anonymous connection's own."""
     return f"c:{conn_id}" if user_id is None else user_key(user_id)

@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from eyewall.domain.report import AckResult
 
 
 class EyewallError(Exception):
@@ -201,9 +204,16 @@ class UserOffline(Refused):
 
 
 class AckTimeout(Refused):
-    """The receiver did not acknowledge in time."""
+    """The receiver did not acknowledge in time.
+
+    ``result`` says who did, and who did not, where ``emit_with_ack`` raises it.
+    """
 
     retryable = True
+
+    def __init__(self, text: str = "", *, result: AckResult | None = None) -> None:
+        super().__init__(text)
+        self.result = result
 
 
 class Nacked(Refused):

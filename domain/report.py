@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import Seconds, count, seconds
@@ -159,19 +160,55 @@ class AckOptions:
         object.__setattr__(self, "timeout", seconds(self.timeout, "timeout", positive=True))
 
 
+MOST_NAMED: Final = 1000
+"""How many a result names of each kind: a list to look at. Beyond that it only counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acker:
+    """One that was asked for an ack: a connection, and whose it is.
+
+    ``user_id`` is None for an anonymous connection, and where no node has said whose it is;
+    ``conn_id`` is None for a user who had no connection.
+    """
+
+    user_id: UserId | None
+    conn_id: ConnId | None
+
+    if TYPE_CHECKING:  # who builds one by hand, in a test, has plain strings
+
+        def __init__(self, user_id: UserId | str | None, conn_id: ConnId | str | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What became of a message to one target (a connection, or a user who is away)."""
+    """What became of a message to one target (a connection, or a user who is away).
+
+    ``user_id`` and ``conn_id`` say whose connection and which, where that is known; for a
+    user without a connection ``conn_id`` is None. ``acked`` says whether the target has
+    acknowledged it; None where no ack was asked for.
+    """
 
     target: str
     status: DeliveryStatus
     error: EyewallError | None = None
     attempts: int = 1
+    user_id: UserId | None = None
+    conn_id: ConnId | None = None
+    acked: bool | None = None
+
+    @property
+    def acker(self) -> Acker:
+        return Acker(self.user_id, self.conn_id)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDeliveryReport:
-    """The reports of all targets, and how many there are of each status."""
+    """The reports of all targets, and how many there are of each status.
+
+    ``acked``, ``refused`` and ``silent`` name those whose ack was asked for, as in
+    ``AckResult``.
+    """
 
     total: int
     success: int
@@ -200,17 +237,71 @@ class BatchDeliveryReport:
             reports=found,
         )
 
+    @property
+    def acked(self) -> tuple[Acker, ...]:
+        """Those who have acknowledged it, at most 1,000."""
+        return _named(report.acker for report in self.reports if report.acked)
+
+    @property
+    def refused(self) -> tuple[Acker, ...]:
+        """Those who have answered with a nack, at most 1,000."""
+        return _named(report.acker for report in self.reports if _is_refused(report))
+
+    @property
+    def silent(self) -> tuple[Acker, ...]:
+        """Those of whom no answer has come, at most 1,000; what is stored for them is yet
+        to be delivered."""
+        return _named(
+            report.acker
+            for report in self.reports
+            if report.acked is False and not _is_refused(report)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AckResult:
     """Who acknowledged: ``expected`` connections, of which ``received`` said ok and
-    ``nacked`` refused; ``timed_out`` if at least one said nothing in time."""
+    ``nacked`` refused; ``timed_out`` if at least one said nothing in time.
+
+    ``acked``, ``refused`` and ``silent`` name them, in no particular order: each that was
+    expected is in one of the three. ``silent`` are all of whom no answer came: too slow,
+    closed meanwhile, not reached, or a user without a connection, who counts as one. Each of
+    these, and ``errors``, has at most 1,000 entries; the numbers count all.
+    """
 
     expected: int
     received: int
     nacked: int
     timed_out: bool
     errors: list[str] = field(default_factory=list)
+    acked: tuple[Acker, ...] = ()
+    refused: tuple[Acker, ...] = ()
+    silent: tuple[Acker, ...] = ()
+
+    @classmethod
+    def of(cls, reports: Iterable[DeliveryReport], *, timed_out: bool) -> AckResult:
+        """Count and name the targets of ``reports``, each of which was asked for an ack."""
+        batch = BatchDeliveryReport.of(reports)
+        errors = (str(report.error) for report in batch.reports if report.error is not None)
+        return cls(
+            expected=batch.total,
+            received=sum(report.acked is True for report in batch.reports),
+            nacked=sum(map(_is_refused, batch.reports)),
+            timed_out=timed_out,
+            errors=list(islice(errors, MOST_NAMED)),
+            acked=batch.acked,
+            refused=batch.refused,
+            silent=batch.silent,
+        )
+
+
+def _named(ackers: Iterable[Acker]) -> tuple[Acker, ...]:
+    """Return the first ``MOST_NAMED`` of them."""
+    return tuple(islice(ackers, MOST_NAMED))
+
+
+def _is_refused(report: DeliveryReport) -> bool:
+    return isinstance(report.error, Nacked)
 
 
 class TargetKind(StrEnum):
@@ -269,13 +360,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PendingAck:
-    """A message that waits for its ack from one connection."""
+    """A message that waits for its ack from one connection, which is ``user_id``'s."""
 
     message: Message
     conn_id: ConnId
     attempt: int
     since: datetime
     deadline: datetime
+    user_id: UserId | None = None
 
 
 class Incident(StrEnum):

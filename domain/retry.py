@@ -9,7 +9,7 @@ from typing import Final
 
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.errors import EyewallError
-from eyewall.domain.report import FailureReason
+from eyewall.domain.report import DeliveryReport, FailureReason
 
 RETRYABLE: Final = frozenset(
     {
@@ -93,6 +93,7 @@ class SendResult:
     """All tries together. ``total_time`` is in seconds, pauses included.
 
     ``final_error`` is the last try's, and None if any connection took the message.
+    ``reports`` has the last report of each connection: who has acknowledged it, and who not.
     """
 
     success: bool
@@ -100,3 +101,4 @@ class SendResult:
     total_retries: int
     total_time: float
     final_error: EyewallError | None = None
+    reports: tuple[DeliveryReport, ...] = ()

@@ -72,6 +72,7 @@ from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.outbox import DropPolicy, QueueConfig
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.report import (
+    Acker,
     AckOptions,
     AckResult,
     BatchDeliveryReport,
@@ -96,6 +97,7 @@ __all__ = [
     "AckOptions",
     "AckResult",
     "AckTimeout",
+    "Acker",
     "Authenticator",
     "BatchDeliveryReport",
     "Codec",

@@ -51,7 +51,7 @@ async def assign(conn: Connection) -> None:
 async def announce(_ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
     plan = Message("work:plan", data=msg.raw)  # as it came, never decoded
     result = await hub.emit_with_ack(Target.room("worker"), plan, AckOptions(timeout=30.0))
-    return asdict(result)  # expected, received, nacked, timed_out, errors
+    return asdict(result)  # expected, received, ...; acked, refused, silent: who, by name
 
 
 async def watch() -> None:
@@ -60,7 +60,7 @@ async def watch() -> None:
         now = datetime.now(UTC)
         pending = [ack for conn in hub.connections() for ack in hub.pending_acks(conn.id)]
         data = [
-            {"message": ack.message.id, "conn": ack.conn_id, "waits": (now - ack.since).seconds}
+            {"message": ack.message.id, "user": ack.user_id, "waits": (now - ack.since).seconds}
             for ack in pending
         ]
         await hub.broadcast_room("monitor", "acks:open", data=data)

@@ -210,11 +210,12 @@ async def test_ack_monitor():
         assert plan["data"] == {"text": "new plan"}
         while not (pending := (await monitor.until(topic="acks:open"))["data"]):
             pass  # it was on its way before the plan
-        assert [ack["message"] for ack in pending] == [plan["id"]]
+        assert [(ack["message"], ack["user"]) for ack in pending] == [(plan["id"], "worker-1")]
 
         await worker.ack(plan)
         result = (await monitor.until(ref="1"))["data"]
         assert (result["expected"], result["received"], result["timed_out"]) == (1, 1, False)
+        assert [acker["user_id"] for acker in result["acked"]] == ["worker-1"]
 
 
 async def test_health_and_stats():

@@ -50,6 +50,7 @@ PUBLIC = {
         "SendAttempt",
         "BatchDeliveryReport",
         "AckResult",
+        "Acker",
         "PresenceState",
     ),
     *("Membership", "Member", "RoomInfo", "PendingAck", "HubStats"),

@@ -10,12 +10,14 @@ from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.report import (
+    Acker,
     AckOptions,
     DeliveryStatus,
     FailureReason,
     SendOptions,
     Target,
 )
+from eyewall.domain.room import RoomOptions
 from tests.application.engines import Bus
 from tests.application.fakes import finished, settle
 
@@ -81,6 +83,59 @@ async def test_a_node_that_never_answers_leaves_an_ack_missing(one, two, bus, cl
     result = await asking
 
     assert (result.expected, result.received, result.timed_out) == (2, 1, True)
+
+
+@pytest.mark.parametrize("keeps", [0, 3], ids=["no history", "history"])
+async def test_who_is_at_a_node_that_never_answers_is_named_all_the_same(
+    one, two, bus, clock, keeps
+):
+    """The state has said whose connections they are."""
+    ada, ben = await one.connect("ada"), await two.connect("ben")
+    await one.hub.create_room("r", RoomOptions(history_size=keeps))
+    for client in (ada, ben):
+        await one.hub.join("r", client.id)
+    bus.deaf.add("eyewall:node:n1")  # its answers are lost
+    asking = [
+        asyncio.create_task(one.hub.emit_with_ack(target, NEWS, AckOptions(timeout=1.0)))
+        for target in (Target.room("r"), Target.user("ben"), Target.conn(ben.id))
+    ]
+    await answer(ada, ben)
+    await clock.advance(1.0 + MARGIN)
+
+    room, user, conn = [await one for one in asking]
+
+    assert room.acked == (Acker("ada", ada.id),)
+    assert room.silent == user.silent == (Acker("ben", ben.id),)
+    assert conn.silent == (Acker(None, ben.id),)
+
+
+async def test_a_node_of_a_release_that_names_nobody_still_counts(one, two):
+    async def answer_without_names(header, payload):
+        return [{"conn": conn_id, "tries": 1, "took": 0.1} for conn_id in header["conns"]]
+
+    ada = await two.connect("ada")
+    await one.hub.join("r", ada.id)
+    two.node.cluster.on_call("deliver", answer_without_names)
+
+    for target in (Target.user("ada"), Target.room("r")):
+        result = await finished(one.hub.emit_with_ack(target, NEWS))
+        assert (result.received, result.acked) == (1, (Acker("ada", ada.id),))
+
+
+async def test_an_answer_fits_whatever_the_clients_say(one, two):
+    """One page of clients that explain themselves at length must not cost it its answer."""
+    name = "🫩" * 190
+    clients = [await two.connect(name) for _ in range(400)]
+    sending = asyncio.create_task(one.hub.send_to_user(name, NEWS, ACKED))
+    await settle()
+    for client in clients:
+        client.nack(client.heard()[0], "🫩" * 1000)
+    await settle()
+
+    report = await finished(sending)
+
+    assert (report.failed, report.unknown) == (400, 0)
+    assert set(report.refused) == {Acker(name, client.id) for client in clients}
 
 
 async def test_a_node_gets_time_for_all_its_tries(one, two, clock):

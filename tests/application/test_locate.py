@@ -33,10 +33,10 @@ def locator(one):
     return make_locator(one)
 
 
-def make_locator(node):
+def make_locator(node, state=None):
     return Locator(
         node=node.hub.node_id,
-        state=node.state,
+        state=state or node.state,
         cluster=node.node.cluster,
         connections=node.node.connections,
         audiences=node.node.audiences,
@@ -158,3 +158,35 @@ async def test_an_answer_that_makes_no_sense_is_nobody(locator, one, two):
     two.node.cluster.on_call("who", nonsense)
 
     assert (await locator.fitting(Where())).by_node == {}
+
+
+async def test_whose_the_connections_are_is_known_where_they_are_found(locator, one, two):
+    here, there, nobody = await one.connect("ada"), await two.connect("ben"), await two.connect()
+    for client in (here, there, nobody):
+        await one.hub.join("lab", client.id)
+
+    room, conn, user = (
+        await locator.room("lab"),
+        await locator.conn(here.id),
+        await locator.target(Target.user("ben")),
+    )
+
+    assert [room.owner(client.id) for client in (here, there, nobody)] == ["ada", "ben", None]
+    assert room.without([here.id]).owner(there.id) == "ben"
+    assert (conn.owner(here.id), user.owner(there.id)) == ("ada", "ben")
+    assert (await locator.conn(there.id)).owner(there.id) is None
+
+
+async def test_a_connection_with_seats_under_two_names_is_found_once(one, two):
+    """It has become another user's, and its seat is about to be moved."""
+    ada = await two.connect("ada")
+    await one.hub.join("lab", ada.id)
+
+    class Moving:
+        async def standings(self, room_id):
+            (standing,) = (await one.state.standings(room_id)).values()
+            return {"u:ada": standing, "u:ben": standing}
+
+    found = await make_locator(one, Moving()).room("lab")
+
+    assert found.by_node == {"n2": [ada.id]}

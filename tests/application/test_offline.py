@@ -20,6 +20,7 @@ from eyewall.domain.identity import UserId
 from eyewall.domain.mailbox import StoredMessage
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.report import (
+    Acker,
     DeliveryStatus,
     FailureReason,
     SendOptions,
@@ -489,13 +490,16 @@ async def test_what_does_not_fit_in_the_line_is_dropped_or_stored(roomy, monkeyp
 
     dropped = await one.hub.send_to_user("ada", Message("new"))
     asked = await one.hub.emit_with_ack(Target.user("ada"), Message("new"))
+    acked = await one.hub.send_to_user("ada", Message("new"), SendOptions(require_ack=True))
     stored = await one.hub.send_to_user("ada", Message("kept"), STORE)
 
     assert (asked.expected, asked.received, len(asked.errors)) == (1, 0, 1)
+    assert asked.silent == acked.silent == stored.silent == (Acker("ada", None),)
+    assert dropped.silent == ()
     assert status(dropped) == ["dropped"]
     assert isinstance(dropped.reports[0].error, QueueFull)
-    assert [failure.recipient for failure in full] == ["ada", "ada"]
-    assert one.hub.stats().drops == 2
+    assert [failure.recipient for failure in full] == ["ada", "ada", "ada"]
+    assert one.hub.stats().drops == 3
     assert "new" not in {message["topic"] for message in ada.heard()}
     assert status(stored) == ["stored"]
     await one.advance(10.0)

@@ -1,6 +1,7 @@
 """How outcomes and frames travel between nodes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,14 +12,15 @@ from eyewall.application.outcomes import (
     outcome_in,
     outcome_out,
     outcomes_in,
+    outcomes_out,
     read_frame,
     read_text,
-    report_of,
     unknown,
 )
-from eyewall.application.packets import BadPacket
+from eyewall.application.packets import MAX_HEADER, BadPacket
 from eyewall.domain.envelope import Priority
 from eyewall.domain.errors import AckTimeout, Misuse, Nacked, QueueFull, Unavailable
+from eyewall.domain.identity import UserId
 from eyewall.domain.report import DeliveryStatus, FailureReason
 
 CODEC = JsonCodec()
@@ -56,10 +58,43 @@ def test_what_the_client_said_stays_where_nobody_asked_for_it():
     assert travelled(OK).result is None
 
 
+def test_an_answer_that_fits_is_told_as_it_is():
+    outcomes = [replace(NO, error=Nacked("no" * 100), user_id=UserId("ada"))] * 1000
+
+    assert outcomes_out(outcomes) == [outcome_out(outcome) for outcome in outcomes]
+
+
+@pytest.mark.parametrize("text", ["x" * 1000, "\U0001fae9" * 1000, '"' * 1000], ids=repr)
+@pytest.mark.parametrize("user", ["u" * 200, "\U0001fae9" * 200], ids=repr)
+@pytest.mark.parametrize("node", ["n1", "\U0001fae9" * 200], ids=repr)
+def test_an_answer_fits_a_packet_whatever_is_said(text, user, node):
+    no = Outcome(f"c1@{node}", False, 1, FailureReason.NACKED, Nacked(text), None, 0.123456789)
+    no.user_id = UserId(user)
+    answers = json.dumps(outcomes_out([no] * 1000))
+
+    assert len(answers) < MAX_HEADER - 1000
+    found = outcomes_in(json.loads(answers), [no.conn_id])[0]
+    assert (found.reason, found.error.code) == (FailureReason.NACKED, "nacked")
+    assert text.startswith(found.error.text)
+    assert found.user_id in (user, None)
+
+
+def test_one_answer_is_never_cut():
+    no = replace(NO, error=Nacked("\U0001fae9" * 1000), user_id=UserId("\U0001fae9" * 200))
+
+    assert outcomes_out([no]) == [outcome_out(no)]
+    assert travelled(no).user_id == no.user_id
+
+
+@pytest.mark.parametrize("user", [None, 5, ["ada"], "u" * 201], ids=repr)
+def test_a_user_that_can_be_none_is_not_known(user):
+    assert outcome_in({**outcome_out(OK), "user": user}).user_id is None
+
+
 def test_our_own_mistakes_arrive_as_a_plain_refusal():
     outcome = Outcome("c1", False, 1, FailureReason.UNKNOWN, Misuse("twice"))
 
-    assert report_of(travelled(outcome)).status is DeliveryStatus.FAILED
+    assert travelled(outcome).report().status is DeliveryStatus.FAILED
 
 
 @pytest.mark.parametrize(
@@ -103,7 +138,7 @@ def test_a_node_answers_for_those_it_was_asked_about():
     ids=lambda value: getattr(value, "conn_id", value),
 )
 def test_the_report_of_an_outcome(outcome, status):
-    report = report_of(outcome)
+    report = outcome.report()
 
     assert (report.target, report.status, report.error) == (
         outcome.conn_id,

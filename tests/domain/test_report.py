@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyewall.domain.envelope import Message
-from eyewall.domain.errors import QueueFull
+from eyewall.domain.errors import AckTimeout, Nacked, QueueFull
 from eyewall.domain.report import (
+    MOST_NAMED,
+    Acker,
     AckOptions,
     AckResult,
     BatchDeliveryReport,
@@ -237,6 +240,7 @@ def test_records_do_not_change():
     records = [
         SendOptions(),
         AckOptions(),
+        Acker("ada", "c1"),
         DeliveryReport("c1", DeliveryStatus.OK),
         BatchDeliveryReport.of([]),
         AckResult(0, 0, 0, False),
@@ -255,11 +259,12 @@ def test_records_do_not_change():
 def test_the_fields_come_in_the_documented_order():
     """Programs that nobody here wrote build and unpack them by position."""
     fields = {
-        DeliveryReport: "target status error attempts",
+        Acker: "user_id conn_id",
+        DeliveryReport: "target status error attempts user_id conn_id acked",
         BatchDeliveryReport: "total success dropped failed stored forwarded unknown reports",
-        AckResult: "expected received nacked timed_out errors",
+        AckResult: "expected received nacked timed_out errors acked refused silent",
         Failure: "message recipient reason error queue duration conn_id user_id",
-        PendingAck: "message conn_id attempt since deadline",
+        PendingAck: "message conn_id attempt since deadline user_id",
         HubStats: (
             "connections users rooms in_messages out_messages errors drops started_at uptime "
             "refused unsent bad_packets foreign_epochs stray_acks unreported_failures "
@@ -269,3 +274,47 @@ def test_the_fields_come_in_the_documented_order():
 
     for kind, names in fields.items():
         assert [field.name for field in dataclasses.fields(kind)] == names.split()
+
+
+def report(number, **fields):
+    conn = f"c{number}"
+    return DeliveryReport(conn, DeliveryStatus.OK, user_id="ada", conn_id=conn, **fields)
+
+
+def test_a_result_names_who_acked_who_refused_and_who_was_silent():
+    """Each that was expected is in one of the three."""
+    stored = replace(report(3, acked=False), status=DeliveryStatus.STORED)
+    late = DeliveryReport("c4", DeliveryStatus.FAILED, AckTimeout("late"), acked=False)
+    away = DeliveryReport("ben", DeliveryStatus.FAILED, user_id="ben", acked=False)
+    reports = [
+        report(1, acked=True),
+        report(2, acked=False, error=Nacked("no")),
+        stored,
+        late,
+        away,
+    ]
+
+    for found in (AckResult.of(reports, timed_out=True), BatchDeliveryReport.of(reports)):
+        assert found.acked == (Acker("ada", "c1"),)
+        assert found.refused == (Acker("ada", "c2"),)
+        assert found.silent == (Acker("ada", "c3"), Acker(None, None), Acker("ben", None))
+    result = AckResult.of(reports, timed_out=True)
+    assert (result.expected, result.received, result.nacked) == (5, 1, 1)
+    assert result.errors == ["no", "late"]
+
+
+def test_nobody_is_silent_where_nobody_was_asked():
+    batch = BatchDeliveryReport.of([report(1), DeliveryReport("c2", DeliveryStatus.DROPPED)])
+
+    assert (batch.acked, batch.refused, batch.silent) == ((), (), ())
+
+
+def test_a_result_names_so_many_and_counts_all():
+    fates = [{"acked": True}, {"acked": False}, {"acked": False, "error": Nacked("no")}]
+    reports = [report(n, **fate) for fate in fates for n in range(MOST_NAMED + 1)]
+
+    result = AckResult.of(reports, timed_out=True)
+
+    assert (result.expected, result.nacked) == (3 * (MOST_NAMED + 1), MOST_NAMED + 1)
+    named = (result.acked, result.refused, result.silent, result.errors)
+    assert [len(names) for names in named] == [MOST_NAMED] * 4 == [1000] * 4

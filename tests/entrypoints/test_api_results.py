@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from eyewall import (
+    Acker,
     AckOptions,
     AckResult,
     BatchDeliveryReport,
@@ -104,7 +105,10 @@ RESULTS = {
     BatchDeliveryReport: [
         *("total", "success", "dropped", "failed", "stored", "forwarded", "unknown", "reports"),
     ],
-    AckResult: ["expected", "received", "nacked", "timed_out", "errors"],
+    Acker: ["user_id", "conn_id"],
+    AckResult: [
+        *("expected", "received", "nacked", "timed_out", "errors", "acked", "refused", "silent"),
+    ],
     SendResult: ["success", "attempts", "total_retries", "total_time", "final_error"],
     SendAttempt: ["number", "started_at", "duration", "success", "error"],
     PresenceState: ["online", "connections", "last_seen", "typing"],
