@@ -37,6 +37,7 @@ from eyewall.application.stores import (
     StateStore,
     Subscription,
 )
+from eyewall.background import BackgroundTask
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
 from eyewall.domain.errors import (
@@ -99,6 +100,7 @@ __all__ = [
     "AckTimeout",
     "Acker",
     "Authenticator",
+    "BackgroundTask",
     "BatchDeliveryReport",
     "Codec",
     "CompressionConfig",

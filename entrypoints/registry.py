@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from eyewall.application.hub import Hub
 from eyewall.application.middleware import Middleware
 from eyewall.application.node import Node
 from eyewall.application.routes import OrderingKey, Routes, named
-from eyewall.background import Background, Work
+from eyewall.background import Background, BackgroundTask, Work
 
+P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = Callable[[], Any]
 
@@ -108,28 +109,40 @@ class Registry:
         """Take in a group of routes, with ``prefix`` before its patterns."""
         self._asked.node.router.include(routes, prefix)
 
-    def on_startup(self, hook: F) -> F:
-        """Run ``hook()`` when the hub is up and before anybody is let in.
+    def on_startup(self, fn: F) -> F:
+        """Run ``fn()`` when the hub is up and before anybody is let in.
 
         Raises ``ValueError`` for what can't be called.
         """
-        self._on_startup.append(_checked(hook))
-        return hook
+        self._on_startup.append(_checked(fn))
+        return fn
 
-    def on_shutdown(self, hook: F) -> F:
-        """Run ``hook()`` when all connections are closed, before the adapters are.
+    def on_shutdown(self, fn: F) -> F:
+        """Run ``fn()`` when all connections are closed, before the adapters are.
 
         Raises ``ValueError`` for what can't be called.
         """
-        self._on_shutdown.append(_checked(hook))
-        return hook
+        self._on_shutdown.append(_checked(fn))
+        return fn
 
-    def background(self, work: Work) -> None:
-        """Run a task that the server owns: its failure is logged, shutdown ends it.
+    @overload
+    def background(self, fn: Coroutine[Any, Any, Any]) -> BackgroundTask: ...
+    @overload
+    def background(
+        self, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> BackgroundTask: ...
+    def background(self, fn: Work, *args: Any, **kwargs: Any) -> BackgroundTask:
+        """Run ``fn(*args, **kwargs)``, or a coroutine, as a task that the server owns: its
+        failure is logged, shutdown ends it, and so does ``cancel()`` of the handle.
 
-        Before the start it waits for the start. Raises ``ValueError`` for what can't be run.
+        ``fn`` may be a coroutine function, or a plain one, which is called on the event loop and
+        must not block it. Before the start the work waits for the start; a function then runs
+        in each life of the server, a coroutine in one. What is given to a running server, which
+        may be done in any thread, runs at once and in this life only. Raises ``ValueError`` for
+        what can't be run, or not with these arguments.
         """
-        self._asked.background.add(work)
+        run = self._asked.background.add(fn, *args, **kwargs)
+        return BackgroundTask(run, lambda: self._asked.background)
 
 
 def _checked(hook: F) -> F:

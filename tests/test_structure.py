@@ -54,7 +54,7 @@ PUBLIC = {
         "PresenceState",
     ),
     *("Membership", "Member", "RoomInfo", "PendingAck", "HubStats"),
-    *("HistoryPage",),
+    *("HistoryPage", "BackgroundTask"),
     *("Failure", "FailureReason", "DisconnectReason"),
     # errors
     *("EyewallError", "Refused", "Unavailable", "Misuse", "UnsafeConfiguration"),

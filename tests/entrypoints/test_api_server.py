@@ -9,7 +9,7 @@ import socket
 import pytest
 
 import eyewall
-from eyewall import Context, Envelope, Server
+from eyewall import BackgroundTask, Context, Envelope, Server
 from tests.certificate import tls_contexts
 from tests.entrypoints.wire import (
     FENCE,
@@ -330,6 +330,75 @@ async def test_a_background_task_runs_and_is_ended_at_shutdown(before):
         assert not ended.is_set()
 
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("kind", ["async handler", "plain handler"])
+async def test_a_handler_begins_work_with_its_arguments_and_a_stop_button_ends_it(kind):
+    """A plain handler runs in a thread: it may do so there."""
+    begun, ended = [], asyncio.Event()
+    tasks: dict[str, BackgroundTask] = {}
+
+    async def tell(name, *, pace):
+        begun.append((name, pace))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    server = Server()
+
+    def start(name):
+        tasks[name] = server.background(tell, name, pace=0.5)
+        return {"done": tasks[name].done}
+
+    def stop(name):
+        tasks[name].cancel()
+
+    if kind == "async handler":
+
+        @server.on("tell:start")
+        async def on_start(ctx, msg):
+            return start(msg.data)
+
+        @server.on("tell:stop")
+        async def on_stop(ctx, msg):
+            stop(msg.data)
+    else:
+
+        @server.on("tell:start")
+        def on_start(ctx, msg):
+            return start(msg.data)
+
+        @server.on("tell:stop")
+        def on_stop(ctx, msg):
+            stop(msg.data)
+
+    async with running(server), peer(server) as client:
+        assert (await client.request("tell:start", "ada"))["done"] is False
+        await eventually(lambda: begun == [("ada", 0.5)])
+        await client.request("tell:stop", "ada")
+        await soon(ended.wait())
+        await eventually(lambda: tasks["ada"].done)
+        await client.request("tell:stop", "ada")
+        await client.request(FENCE)
+
+
+async def test_what_was_cancelled_in_one_life_does_not_run_in_the_next():
+    server, ran = Server(), []
+
+    async def poll(name):
+        ran.append(name)
+        await asyncio.Event().wait()
+
+    tasks = {name: server.background(poll, name) for name in ("kept", "cancelled")}
+    assert [task.done for task in tasks.values()] == [False, False]
+    for _ in range(2):
+        async with server:
+            await eventually(lambda: not tasks["kept"].done)
+            tasks["cancelled"].cancel()
+        assert [task.done for task in tasks.values()] == [True, True]
+
+    assert ran == ["kept", "cancelled", "kept"]
 
 
 async def test_a_background_task_that_fails_is_reported_and_harms_nobody():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from functools import partial
 
 import pytest
 
-from eyewall.background import Background, call
+from eyewall.background import Background, BackgroundTask, call
 from tests.application.fakes import RecordingLogger, settle
 
 
@@ -131,10 +132,53 @@ async def test_what_is_dropped_is_closed_and_never_runs(background):
     assert ran == []
 
 
-@pytest.mark.parametrize("wrong", [None, 42, "work", []])
+async def stream():
+    yield 1
+
+
+async def work_on(what, *, much=1):
+    pass
+
+
+@pytest.mark.parametrize("wrong", [None, 42, "work", [], stream])
 def test_what_can_not_be_run_is_refused_where_it_is_given(background, wrong):
     with pytest.raises(ValueError, match="coroutine or a function"):
         background.add(wrong)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [((), {}), ((1, 2), {}), ((1,), {"little": 1}), ((), {"much": 1})],
+    ids=repr,
+)
+def test_arguments_that_do_not_fit_are_refused_where_they_are_given(background, args, kwargs):
+    with pytest.raises(ValueError, match=r"work_on.* can't be called like that"):
+        background.add(work_on, *args, **kwargs)
+
+
+def test_a_coroutine_takes_no_further_arguments(background):
+    waits = work_on(1)
+    with pytest.raises(ValueError, match="work_on is a coroutine"):
+        background.add(waits, 1)
+    waits.close()
+
+
+async def test_a_function_gets_its_arguments_in_each_life(background):
+    ran = []
+
+    async def work(*args, **kwargs):
+        ran.append((args, kwargs))
+
+    background.add(work, 1, "b", much=2)
+    background.add(lambda *args: ran.append(args), 3)
+    background.add(max, 4, 5)  # which does not say how it is called
+    for _ in range(2):
+        background.open()
+        background.start()
+        await settle()
+        await background.close()
+
+    assert ran == [((1, "b"), {"much": 2}), (3,)] * 2
 
 
 async def test_call_waits_for_what_an_async_function_does():
@@ -166,3 +210,230 @@ async def test_what_waits_with_one_can_be_taken_over_but_for_coroutines(backgrou
         await settle()
 
     assert ran == ["function", "function", "coroutine"]
+
+
+# --- handles
+
+
+class Endless:
+    """Work that says where it is, and takes its time to end."""
+
+    def __init__(self):
+        self.begun, self.ended, self.rest = 0, 0, asyncio.Event()
+
+    async def __call__(self):
+        self.begun += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.rest.wait()
+            self.ended += 1
+
+
+def given(background, work):
+    return BackgroundTask(background.add(work), lambda: background)
+
+
+async def begin(background):
+    background.open()
+    background.start()
+    await settle()
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+async def test_what_was_cancelled_before_the_start_never_runs(background, kind):
+    endless = Endless()
+    work = endless if kind == "function" else endless()
+    task = given(background, work)
+    assert task.done is False
+
+    task.cancel()
+    assert task.done is True
+    task.cancel()
+    for _ in range(2):
+        await begin(background)
+        await background.close()
+
+    assert (endless.begun, task.done) == (0, True)
+    if kind == "coroutine":
+        assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
+
+
+@pytest.mark.parametrize("when", ["before the start", "while it runs"])
+async def test_what_runs_is_ended_and_done_when_it_has_cleaned_up(background, logger, when):
+    endless = Endless()
+    if when == "before the start":
+        task = given(background, endless)
+        await begin(background)
+    else:
+        await begin(background)
+        task = given(background, endless)
+        await settle()
+    assert (endless.begun, task.done) == (1, False)
+
+    task.cancel()
+    await settle()
+    assert (endless.ended, task.done) == (0, False)
+    endless.rest.set()
+    await settle()
+
+    assert (endless.ended, task.done, len(background)) == (1, True, 0)
+    task.cancel()
+    await background.close()
+    await begin(background)
+    assert (endless.begun, task.done) == (1, True), "nor in a later life"
+    assert logger.of("error") == []
+
+
+async def test_what_has_ended_is_done_and_runs_in_the_next_life_again(background):
+    begun, over = [], asyncio.Event()
+
+    async def work():
+        begun.append(1)
+        await over.wait()
+
+    task = given(background, work)
+    over.set()
+    await begin(background)
+    assert task.done is True
+    await background.close()
+    over.clear()
+
+    await begin(background)
+    assert (len(begun), task.done) == (2, False)
+    await background.close()
+    assert task.done is True
+    task.cancel()
+    await begin(background)
+
+    assert len(begun) == 2
+
+
+async def test_what_fails_is_done_and_reported(background, logger):
+    async def work():
+        raise RuntimeError("the tide is out")
+
+    await begin(background)
+    task = given(background, work)
+    await settle()
+
+    assert task.done is True
+    assert logger.of("error") == ["task_failed"]
+
+
+@pytest.mark.parametrize("kind", ["async function", "plain function"])
+async def test_work_may_cancel_itself(background, logger, kind):
+    ran, tasks = [], []
+
+    async def work():
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        ran.append("behind the cancel")
+
+    def plain():
+        tasks[0].cancel()
+        ran.append("plain")
+
+    tasks.append(given(background, work if kind == "async function" else plain))
+    for _ in range(2):
+        await begin(background)
+        await background.close()
+
+    assert ran == ([] if kind == "async function" else ["plain"])
+    assert (tasks[0].done, logger.of("error")) == (True, [])
+
+
+async def test_a_thread_may_give_and_cancel(background):
+    endless = Endless()
+    endless.rest.set()
+    await begin(background)
+
+    task = await asyncio.to_thread(given, background, endless)
+    await settle()
+    assert (endless.begun, task.done) == (1, False)
+    await asyncio.to_thread(task.cancel)
+    await settle()
+
+    assert (endless.ended, task.done) == (1, True)
+    waits = endless()
+    now = await asyncio.to_thread(lambda: (given(background, waits), task.cancel()))
+    await settle()
+    assert endless.begun == 2
+    now[0].cancel()
+    await settle()
+    assert now[0].done
+
+
+async def test_what_a_thread_gave_too_late_does_not_run(background):
+    endless = Endless()
+    await begin(background)
+    waits = endless()
+    tasks = []
+    thread = threading.Thread(target=lambda: tasks.append(given(background, waits)))
+    thread.start()
+    thread.join()
+    await background.close()
+    await settle()
+    (task,) = tasks
+
+    assert (endless.begun, task.done) == (0, True)
+    assert inspect.getcoroutinestate(waits) == inspect.CORO_CLOSED
+
+
+def test_a_handle_outlives_the_loop_of_its_work(background):
+    endless = Endless()
+    endless.rest.set()
+    tasks = []
+
+    async def life():
+        tasks.append(given(background, endless))
+        await begin(background)
+        await background.close()
+
+    asyncio.run(life())
+    asyncio.run(life())
+
+    assert [task.done for task in tasks] == [True, True]
+    for task in tasks:
+        task.cancel()
+    asyncio.run(begin(background))
+    assert endless.begun == 3, "once, and twice with the second"
+
+
+async def test_a_handle_means_what_runs_where_another_stands_in(background, logger):
+    """A test ends the poller of its own hub, and leaves the server as it was."""
+    endless, other = Endless(), Background(logger)
+    endless.rest.set()
+    run = background.add(endless)
+    asked = [background]
+    task = BackgroundTask(run, lambda: asked[-1])
+    other.adopt(background)
+    asked.append(other)
+    await begin(other)
+    assert task.done is False
+
+    task.cancel()
+    await settle()
+    assert (endless.ended, task.done) == (1, True)
+    await other.close()
+    asked.pop()
+
+    assert task.done is False
+    await begin(background)
+    assert endless.begun == 2
+    await background.close()
+
+
+async def test_what_was_cancelled_is_not_taken_over(background, logger):
+    endless, other = Endless(), Background(logger)
+    given(background, endless).cancel()
+
+    other.adopt(background)
+    await begin(other)
+
+    assert endless.begun == 0
+
+
+def test_a_handle_shows_what_it_is_of(background):
+    assert repr(given(background, work_on(1))) == "<BackgroundTask work_on done=False>"
+    background.drop()

@@ -97,6 +97,31 @@ async def test_handlers_reach_it_by_the_server():
         assert worked == ["psst"]
 
 
+async def test_a_stop_button_ends_what_the_test_runs_and_nothing_of_the_server():
+    server, begun = Server(), []
+
+    async def poll(name):
+        begun.append(name)
+        await asyncio.Event().wait()
+
+    poller = server.background(poll, "own")
+
+    @server.on("stop")
+    async def stop(ctx, msg):
+        poller.cancel()
+
+    for _ in range(2):
+        async with TestHub(server) as th:
+            alice = await th.connect(user="alice")
+            assert (begun.pop(), poller.done) == ("own", False)
+            await alice.request("stop")
+            assert poller.done is True
+        assert poller.done is False
+    async with server:
+        await asyncio.sleep(0)
+        assert begun == ["own"]
+
+
 async def test_what_a_startup_hook_raises_comes_out_and_nothing_is_left():
     server = Server()
 
