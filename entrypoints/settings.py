@@ -96,7 +96,8 @@ class Settings(_Read):
     """Addresses and networks whose ``X-Forwarded-For`` is believed."""
 
     check_origin: tuple[str, ...] | None = None
-    """Origins that browsers may come from; None is the server's own only."""
+    """Origins that browsers may come from beside the server's own; None is that one only, and
+    ``("none",)`` not even that."""
 
     refuse_with: str = "http"
     """How a client hears that the authenticator said no: ``http`` is a 401, which a browser's

@@ -20,6 +20,7 @@ from typing import Any
 import marshmallow
 from marshmallow import fields
 
+from eyewall.adapters.web.origin import NONE, Origins
 from eyewall.domain.identity import MAX_NAME, ConnMeta, is_printable
 
 _OFF = frozenset({"off", "none", "null"})
@@ -31,7 +32,7 @@ _LONGEST_SHOWN = 60  # characters of a wrong value: enough to find it by
 class Value(fields.Field[Any]):
     """A value that ``parse`` understands; ``form`` says in words what that is.
 
-    ``optional`` takes None, in text ``off`` or ``none``; ``secret`` keeps the value out
+    ``optional`` takes None, in text one of the words of ``off``; ``secret`` keeps the value out
     of every message.
     """
 
@@ -42,18 +43,20 @@ class Value(fields.Field[Any]):
         *,
         optional: bool = False,
         secret: bool = False,
+        off: Collection[str] = _OFF,
     ) -> None:
         form = f"{form}, or off" if optional else form
         super().__init__(allow_none=optional, error_messages={"null": f"expected {form}, not null"})
-        self._parse = parse
+        self.parse = parse
         self._form = form
         self._secret = secret
+        self._off = off
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if self.allow_none and isinstance(value, str) and value.lower() in _OFF:
+        if self.allow_none and isinstance(value, str) and value.lower() in self._off:
             return None
         try:
-            return self._parse(value)
+            return self.parse(value)
         except (TypeError, ValueError):
             shown = "the value is not shown" if self._secret else f"not {_shown(value)}"
             raise marshmallow.ValidationError(f"expected {self._form}, {shown}") from None
@@ -208,6 +211,19 @@ def words(form: str, check: Callable[[str], object] = _text, *, optional: bool =
         return tuple(value)
 
     return Value(parse, f"a list of {form}", optional=optional)
+
+
+def origins() -> Value:
+    """Return a field for the origins that browsers may come from, ``none`` for none at all."""
+    listed = words("origins")
+
+    def parse(value: Any) -> tuple[str, ...]:
+        found: tuple[str, ...] = listed.parse(value)
+        Origins(found)
+        return found
+
+    form = "a list of origins such as https://*.example.com, or none alone for no page at all"
+    return Value(parse, form, optional=True, off=_OFF - {NONE})
 
 
 def networks() -> Value:

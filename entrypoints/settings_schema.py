@@ -224,7 +224,7 @@ class SettingsSchema(Group):
     client_commands = form.flag()
     implicit_rooms = form.flag()
     trusted_proxies = form.networks()
-    check_origin = form.words("origins such as https://*.example.com", optional=True)
+    check_origin = form.origins()
     refuse_with = form.choice(*RefuseWith)
     max_message_size = form.whole()
     max_connections = form.whole(optional=True)

@@ -34,7 +34,7 @@ from eyewall.adapters.web.link import SocketLink
 from eyewall.adapters.web.node import Node
 from eyewall.adapters.web.origin import Hosts, Origins
 from eyewall.adapters.web.proxies import TrustedProxies
-from eyewall.adapters.web.refusals import Refusals
+from eyewall.adapters.web.refusals import Refusals, harmless
 from eyewall.adapters.web.target import AbsoluteForm, DiscreetHandler
 from eyewall.adapters.web.tls import link_on
 from eyewall.adapters.web.upgrade import (
@@ -231,7 +231,7 @@ class SocketHandler(DiscreetHandler):
     async def _check_origin(self, handshake: Handshake) -> None:
         origins = handshake.headers.all("Origin")
         try:
-            allowed = self._door.origins.allow(origins, handshake)
+            allowed = self._door.origins.allow(origins, handshake, self._hosts(handshake))
             if inspect.isawaitable(allowed):
                 allowed = await self._in_time(allowed)
         except (Refusal, _TooLate, _Over):
@@ -239,7 +239,13 @@ class SocketHandler(DiscreetHandler):
         except BaseException as error:
             raise _failure(error, RefusalReason.ORIGIN_CHECK_FAILED) from error
         if not allowed:
-            raise Refusal(RefusalReason.ORIGIN, 403, "this origin is not allowed")
+            host = harmless(handshake.headers.get("Host", ""))
+            hint = self._door.origins.why_not([harmless(text) for text in origins], host)
+            raise Refusal(RefusalReason.ORIGIN, 403, "this origin is not allowed", hint=hint)
+
+    def _hosts(self, handshake: Handshake) -> list[str]:
+        headers, peer = handshake.headers, self.request.remote_ip
+        return self._door.proxies.hosts(peer, headers.all("Host"), headers.all("X-Forwarded-Host"))
 
     def _reserve(self, handshake: Handshake) -> Reservation:
         try:
@@ -328,7 +334,8 @@ class SocketHandler(DiscreetHandler):
             ours = refusal.reason is RefusalReason.INTERNAL
             event = "handshake_failed" if ours else refusal.reason.value
             self._door.node.logger.error(event, **reported(refusal.__cause__, self.request))
-        self._tell(refusal.reason, refusal.status)
+        hint = {} if refusal.hint is None else {"hint": refusal.hint}
+        self._tell(refusal.reason, refusal.status, **hint)
 
     async def _turn_down(self, accept: str, handshake: Handshake) -> None:
         """Accept the upgrade, only to close with a code that the client's script sees."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from eyewall.domain.handshake import Handshake
@@ -20,7 +20,11 @@ from eyewall.domain.handshake import Handshake
 OriginCheck = Callable[[str, Handshake], bool | Awaitable[bool]]
 OriginRule = None | OriginCheck | Collection[str]
 """None: the same origin only. Or a callable that decides alone, or a list of origins with
-wildcards that are let in beside it."""
+wildcards that are let in beside it. ``self`` in a list is that origin, which is in anyway;
+``none`` stands alone, and lets no page in at all."""
+
+SELF: Final = "self"
+NONE: Final = "none"
 
 _OPAQUE = re.compile(r"null|[a-z][a-z0-9+.-]*://")
 """Origins without a host: of sandboxed frames and of files, say. Who lists one lets in every
@@ -36,29 +40,58 @@ class _Origin(NamedTuple):
 
 
 class Origins:
-    """Says whether the origin of a handshake is allowed."""
+    """Says whether the origin of a handshake is allowed. Raises ``ValueError`` for a rule that
+    can match nothing."""
 
     def __init__(self, rule: OriginRule = None) -> None:
-        self._check: OriginCheck = _same_origin
-        if rule is None:
-            return
-        if callable(rule):
-            self._check = rule
+        self._decide = rule if callable(rule) else None
+        self._takes_own = True
+        self._patterns: list[Callable[[str], bool]] = []
+        if rule is None or callable(rule):
             return
         if isinstance(rule, str):
             raise ValueError("check_origin must be a list of origins, not one string")
-        patterns = [_pattern(text) for text in rule]
-        self._check = lambda origin, handshake: (
-            any(matches(origin) for matches in patterns) or _same_origin(origin, handshake)
-        )
+        words = {text.lower() for text in rule} & {SELF, NONE}
+        if NONE in words and len(rule) > 1:
+            raise ValueError(
+                'check_origin: "none" lets no page in, and stands alone; a callable can let in '
+                "some and not the server's own"
+            )
+        self._takes_own = NONE not in words
+        self._patterns = [_pattern(text) for text in rule if text.lower() not in words]
 
-    def allow(self, origins: Sequence[str], handshake: Handshake) -> bool | Awaitable[bool]:
-        """``origins`` are the values of the ``Origin`` header: none, or else just one."""
+    def allow(
+        self, origins: Sequence[str], handshake: Handshake, hosts: Sequence[str] | None = None
+    ) -> bool | Awaitable[bool]:
+        """``origins`` are the values of the ``Origin`` header: none, or else just one.
+
+        ``hosts`` are the names under which the client may have asked for the server; None:
+        its ``Host``.
+        """
         if not origins:
             return True
         if len(origins) > 1:
             return False
-        return self._check(origins[0], handshake)
+        origin = origins[0]
+        if self._decide is not None:
+            return self._decide(origin, handshake)
+        if any(matches(origin) for matches in self._patterns):
+            return True
+        names = handshake.headers.all("Host") if hosts is None else hosts
+        return self._takes_own and any(_is_same(origin, host) for host in names)
+
+    def why_not(self, origins: Sequence[str], host: str) -> str:
+        """Say for a log why these values were refused: what is wrong, and what helps."""
+        if len(origins) > 1:
+            return "more than one Origin"
+        if self._decide is not None:
+            return f"check_origin said no to origin {origins[0]}"
+        why = f"origin {origins[0]} is not Host {host}"
+        if not self._takes_own:
+            return f'{why}, nor could it be: check_origin is "none"'
+        if self._patterns:
+            why += ", nor in check_origin"
+        return f"{why}: list it in check_origin, or have the proxy in front pass Host on"
 
 
 def _parse(text: str) -> _Origin | None:
@@ -74,11 +107,10 @@ def _parse(text: str) -> _Origin | None:
     return _Origin(parts.scheme, parts.hostname, port or DEFAULT_PORTS.get(parts.scheme))
 
 
-def _same_origin(text: str, handshake: Handshake) -> bool:
+def _is_same(text: str, host: str) -> bool:
     origin = _parse(text)
-    host = handshake.headers.get("Host")
     # The page's scheme stands in for ours: behind a proxy nobody here knows it.
-    if origin is None or host is None or origin.scheme not in DEFAULT_PORTS:
+    if origin is None or origin.scheme not in DEFAULT_PORTS:
         return False  # an application on the same machine is no page of ours
     return origin == _parse(f"{origin.scheme}://{host}")
 

@@ -9,7 +9,8 @@ Address = IPv4Address | IPv6Address
 
 
 class TrustedProxies:
-    """The proxies whose ``X-Forwarded-For`` is believed: addresses or networks.
+    """The proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Host`` are believed: addresses
+    or networks.
 
     Raises ``ValueError`` for what is neither.
     """
@@ -41,6 +42,20 @@ class TrustedProxies:
                 break
             nearest = hop
         return str(nearest)
+
+    def hosts(self, peer: str | None, host: Sequence[str], forwarded: Sequence[str]) -> list[str]:
+        """Return the names under which the client may have asked for the server.
+
+        ``host`` are the values of ``Host``, and ``forwarded`` those of ``X-Forwarded-Host``, in
+        which a proxy that changes ``Host`` says what it was. Who is no browser can put
+        anything there, and could as well have left out the origin that this is compared with.
+        """
+        if not forwarded or not self._networks:
+            return list(host)
+        nearest = _parse(peer or "")
+        if nearest is None or not self._trusts(nearest):
+            return list(host)
+        return [*host, forwarded[0].partition(",")[0].strip()]
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._networks)

@@ -25,13 +25,29 @@ MAX_HEADERS: Final = 100
 is looked at, and kept while an authenticator waits."""
 
 
+CUT_OFF: Final = (
+    "a WebSocket handshake came without its upgrade: the proxy in front must speak HTTP/1.1, "
+    "and pass Upgrade and Connection on"
+)
+
+
 class Refusal(Exception):
     """The handshake ends with this answer."""
 
-    def __init__(self, reason: RefusalReason, status: int, text: str, **headers: str) -> None:
+    def __init__(
+        self,
+        reason: RefusalReason,
+        status: int,
+        text: str,
+        *,
+        hint: str | None = None,
+        **headers: str,
+    ) -> None:
         super().__init__(text)
         self.reason = reason
         self.status = status
+        self.hint = hint
+        """What the log says of it beside, for whoever runs the server."""
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
@@ -69,6 +85,7 @@ def accept_key(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.1")
             RefusalReason.NOT_AN_UPGRADE,
             426,
             "this is a WebSocket (version 13)",
+            hint=None if asked or "Sec-WebSocket-Key" not in headers else CUT_OFF,
             Upgrade="websocket",
             Connection="Upgrade",
             Sec_WebSocket_Version="13",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -225,7 +225,8 @@ class TestHub:
             ip=self._proxies.client(ip, fields.all("X-Forwarded-For")),
             subprotocols=(CODEC.subprotocol,) if session else (),
         )
-        task = asyncio.ensure_future(self._let_in(node, handshake, meta, session=session))
+        hosts = self._proxies.hosts(ip, fields.all("Host"), fields.all("X-Forwarded-Host"))
+        task = asyncio.ensure_future(self._let_in(node, handshake, hosts, meta, session=session))
         await self.settle()
         await asyncio.wait([task], timeout=HELD_UP)
         if not task.done():
@@ -237,10 +238,16 @@ class TestHub:
         return client
 
     async def _let_in(
-        self, node: Node, handshake: Handshake, meta: ConnMeta | None, *, session: bool
+        self,
+        node: Node,
+        handshake: Handshake,
+        hosts: Sequence[str],
+        meta: ConnMeta | None,
+        *,
+        session: bool,
     ) -> TestClient:
         intake = node.intake
-        allowed = self._origins.allow(handshake.headers.all("Origin"), handshake)
+        allowed = self._origins.allow(handshake.headers.all("Origin"), handshake, hosts)
         if not (await allowed if inspect.isawaitable(allowed) else allowed):
             raise Forbidden("this origin is not allowed")
         reservation = intake.reserve(handshake.ip)

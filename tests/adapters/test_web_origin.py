@@ -52,6 +52,58 @@ async def test_a_list_stands_beside_the_own_origin(rule):
     assert Origins(rule).allow(["capacitor://localhost"], from_host("localhost")) is False
 
 
+@pytest.mark.parametrize("rule", [["self"], ["Self", "https://other.org"], {"self"}, ("self",)])
+async def test_self_in_a_list_is_what_is_in_it_anyway(rule):
+    assert Origins(rule).allow(["https://example.com"], from_host("example.com")) is True
+    assert Origins(rule).allow(["https://self"], from_host("example.com")) is False
+    assert Origins(rule).allow(["https://example.com"], from_host("example.org")) is False
+
+
+@pytest.mark.parametrize("rule", [["none"], ("None",), {"none"}])
+async def test_none_lets_no_page_in_and_who_is_no_browser_all_the_same(rule):
+    assert Origins(rule).allow(["https://example.com"], from_host("example.com")) is False
+    assert Origins(rule).allow(["https://none"], from_host("none")) is False
+    assert Origins(rule).allow(["null"], from_host("example.com")) is False
+    assert Origins(rule).allow([], from_host("example.com")) is True
+
+
+@pytest.mark.parametrize("beside", ["https://a.com", "self", "*", "null"])
+@pytest.mark.parametrize("none", ["none", "NONE"])
+def test_none_stands_alone(none, beside):
+    """Read as "only these" it would be right by chance; a typing error would be a hole."""
+    for rule in ([none, beside], [beside, none]):
+        with pytest.raises(ValueError, match='check_origin: "none" lets no page in, and stands'):
+            Origins(rule)
+
+
+async def test_the_own_origin_has_every_name_under_which_the_client_may_have_asked():
+    origins = Origins(["https://other.org"])
+    for origin, allowed in [
+        ("https://public.example", True),
+        ("http://inner:8080", True),
+        ("https://public.example:8443", False),
+        ("https://evil.example", False),
+    ]:
+        hosts = ["inner:8080", "public.example"]
+        assert origins.allow([origin], from_host("inner:8080"), hosts) is allowed
+    assert origins.allow(["http://inner:8080"], from_host("inner:8080"), []) is False
+
+
+@pytest.mark.parametrize(
+    ("rule", "origins", "text"),
+    [
+        (None, ["https://a"], "origin https://a is not Host b: list it in check_origin, or have"),
+        ([], ["https://a"], "origin https://a is not Host b: list it in check_origin, or have"),
+        (["https://c"], ["https://a"], "origin https://a is not Host b, nor in check_origin: "),
+        (["none"], ["https://a"], "origin https://a is not Host b, nor could it be: check_origin "),
+        (lambda *_: False, ["https://a"], "check_origin said no to origin https://a"),
+        (None, ["https://a", "https://b"], "more than one Origin"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_and_what_helps(rule, origins, text):
+    assert Origins(rule).why_not(origins, "b").startswith(text)
+
+
 async def test_a_callable_decides_alone():
     decides = Origins(lambda origin, _handshake: origin == "https://other.org")
     assert decides.allow(["https://example.com"], from_host("example.com")) is False

@@ -36,3 +36,21 @@ def test_the_nearest_address_that_no_trusted_proxy_stands_for(trusted, peer, for
 def test_what_is_no_address_is_a_mistake(trusted):
     with pytest.raises(ValueError, match=r"list|IPv4|nginx"):
         TrustedProxies(trusted)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "forwarded", "hosts"),
+    [
+        ([], "10.0.0.1", ["public.example"], ["inner"]),
+        (["10.0.0.0/8"], "203.0.113.9", ["public.example"], ["inner"]),
+        (["10.0.0.0/8"], "10.0.0.1", [], ["inner"]),
+        (["10.0.0.0/8"], "10.0.0.1", ["public.example:8443"], ["inner", "public.example:8443"]),
+        (["10.0.0.0/8"], "10.0.0.1", ["public.example, next"], ["inner", "public.example"]),
+        (["10.0.0.0/8"], "10.0.0.1", ["public.example", "next"], ["inner", "public.example"]),
+        (["0.0.0.0/0"], None, ["public.example"], ["inner"]),
+        (["0.0.0.0/0"], "", ["public.example"], ["inner"]),
+    ],
+)
+def test_a_trusted_proxy_may_say_which_host_was_asked_for(trusted, peer, forwarded, hosts):
+    """The first that it names: those behind it are what proxies asked each other for."""
+    assert TrustedProxies(trusted).hosts(peer, ["inner"], forwarded) == hosts

@@ -38,9 +38,9 @@ async def nobody_later(handshake):
     await asyncio.sleep(0)
 
 
-def raises(error):
+def raises(kind):
     def refuse(handshake):
-        raise error
+        raise kind("no")  # a new one each time: it keeps the handshake that it was raised in
 
     return refuse
 
@@ -64,7 +64,7 @@ async def close_of(client):
 @pytest.mark.parametrize("protocol", [None, *BOTH, "other, eyewall.v1.msgpack"])
 @pytest.mark.parametrize(
     "authenticator",
-    [nobody, nobody_later, raises(Unauthorized("no")), raises(Forbidden("no"))],
+    [nobody, nobody_later, raises(Unauthorized), raises(Forbidden)],
     ids=["none", "later", "unauthorized", "forbidden"],
 )
 async def test_who_is_not_let_in_is_told_by_a_close_and_gets_nothing_else(authenticator, protocol):
@@ -151,9 +151,9 @@ async def test_it_is_a_refused_handshake_and_no_connection(embedded):
         ({"allowed_hosts": ["other"]}, {}, 403, "host"),
         ({}, {"Upgrade": None}, 426, "not_an_upgrade"),
         ({}, {"Sec_WebSocket_Key": "short"}, 400, "key"),
-        ({"authenticator": raises(Unavailable("no"))}, {}, 503, "unavailable"),
-        ({"authenticator": raises(Overloaded("no"))}, {}, 503, "overloaded"),
-        ({"authenticator": raises(ValueError("no"))}, {}, 500, "authenticator_failed"),
+        ({"authenticator": raises(Unavailable)}, {}, 503, "unavailable"),
+        ({"authenticator": raises(Overloaded)}, {}, 503, "overloaded"),
+        ({"authenticator": raises(ValueError)}, {}, 500, "authenticator_failed"),
         ({"max_connections": 1}, {}, 503, "connections"),
     ],
 )
