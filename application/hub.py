@@ -51,15 +51,19 @@ class Hub(Messaging):
     # --- this node's connections
 
     def connection(self, conn_id: ConnId | str) -> Connection | None:
+        """The connection; None if this node has none of that id."""
         return self._node.connections.get(conn_id)
 
     def connections(self) -> Iterator[Connection]:
+        """The connections of this node, as they are now."""
         return iter(self._node.connections)
 
     def connection_ids(self) -> list[ConnId]:
+        """The ids of this node's connections."""
         return self._node.connections.ids()
 
     def users(self) -> list[UserId]:
+        """The users who have a connection at this node."""
         return self._node.connections.roster.users()
 
     def set_meta(self, conn_id: ConnId | str, **changes: Any) -> ConnMeta:
@@ -68,28 +72,37 @@ class Hub(Messaging):
         return self._node.belongings.change_meta(conn_id, changes)
 
     def get_meta(self, conn_id: ConnId | str) -> ConnMeta | None:
+        """What is known of a connection; None if this node has none of that id."""
         conn = self._node.connections.get(conn_id)
         return None if conn is None else conn.meta
 
     def find_by_tag(self, tag: str) -> list[ConnId]:
+        """This node's connections with the tag; empty if there are none."""
         return self._node.connections.roster.of_tag(tag)
 
     def user_connections(self, user_id: UserId | str) -> list[ConnId]:
+        """The user's connections at this node; empty for a user who has none here."""
         return self._node.connections.roster.of_user(UserId(user_id))
 
     # --- presence
 
     async def presence(self, user_id: UserId | str) -> PresenceState:
+        """Whether the user is there, anywhere. One that nobody knows is offline, and was never
+        seen."""
         return (await self.presence_many([user_id]))[UserId(user_id)]
 
     async def presence_many(self, user_ids: Iterable[UserId | str]) -> ById[UserId, PresenceState]:
+        """The same for several users, each of whom has an entry."""
         await self._node.belongings.settled()
         return ById(await self._node.presences.of([UserId(each) for each in several(user_ids)]))
 
     async def set_typing(
         self, user_id: UserId | str, room_id: RoomId | str, typing: bool = True, ttl: Seconds = 5.0
     ) -> None:
-        """Say that the user types in the room for ``ttl`` seconds, or that it has stopped."""
+        """Say that the user types in the room for ``ttl`` seconds, or that it has stopped.
+
+        The members of the room hear it; in a room that nobody is in that is nobody.
+        """
         await self._node.presences.set_typing(UserId(user_id), RoomId(room_id), typing, ttl)
 
     # --- rooms
@@ -125,51 +138,77 @@ class Hub(Messaging):
         return await self._node.operations.join(RoomId(room_id), conn_id, options)
 
     async def leave(self, room_id: RoomId | str, conn_id: ConnId | str) -> bool:
-        """Take a connection out of a room; False if it was not in."""
+        """Take a connection out of a room; False if it was not in, or there is no such room or
+        connection."""
         return await self._node.operations.leave(RoomId(room_id), conn_id)
 
     async def leave_all(self, conn_id: ConnId | str) -> int:
-        """Take a connection out of all rooms; returns of how many."""
+        """Take a connection out of all rooms; returns of how many: 0 too for a connection that
+        is not there."""
         return await self._node.operations.leave_all(conn_id)
 
     async def invite(
         self, room_id: RoomId | str, user_id: UserId | str, by: UserId | str | None = None
     ) -> None:
-        """Let a user into an invite-only room. ``by`` is noted in the log."""
+        """Let a user into an invite-only room. ``by`` is noted in the log.
+
+        A room that is not there is made, as by joining; with ``implicit_rooms=False`` that raises
+        ``RoomNotFound``.
+        """
         await self._node.moderator.invite(RoomId(room_id), UserId(user_id))
         self._node.logger.info("invited", room=room_id, user_id=user_id, by=by)
 
     async def revoke_invite(self, room_id: RoomId | str, user_id: UserId | str) -> None:
+        """Take an invite back. Without one, or without such a room, nothing changes."""
         await self._node.moderator.revoke_invite(RoomId(room_id), UserId(user_id))
 
     async def set_role(self, room_id: RoomId | str, user_id: UserId | str, role: RoomRole) -> None:
-        """Give a user a role in a room, now and whenever it joins."""
+        """Give a user a role in a room, now and whenever it joins.
+
+        A room that is not there is made, as by joining; with ``implicit_rooms=False`` that raises
+        ``RoomNotFound``.
+        """
         await self._node.moderator.set_role(RoomId(room_id), UserId(user_id), role)
 
     async def kick(self, room_id: RoomId | str, user_id: UserId | str, reason: str = "") -> int:
-        """Take all of a user's connections out of a room; returns how many."""
+        """Take all of a user's connections out of a room; returns how many.
+
+        0 means that the user was not in, or that there is no such room or user: nothing
+        changes then. Each client is told by ``system:kicked`` with the ``reason``, and may come
+        back; ``ban`` keeps it out.
+        """
         return await self._node.moderator.kick(RoomId(room_id), UserId(user_id), reason)
 
     async def kick_user_from_room(
         self, user_id: UserId | str, room_id: RoomId | str, reason: str = ""
     ) -> int:
-        """The same, the user named first."""
+        """The same as ``kick``, the user named first."""
         return await self.kick(room_id, user_id, reason)
 
     async def ban(
         self, room_id: RoomId | str, user_id: UserId | str, duration: Seconds | None = None
-    ) -> None:
-        """Remove a user from a room and keep it out, for ``duration`` or for ever."""
-        await self._node.moderator.ban(RoomId(room_id), UserId(user_id), duration)
+    ) -> int:
+        """Remove a user from a room and keep it out, for ``duration`` or for ever; returns how
+        many connections were in.
+
+        0 means that the user was not in. A user whom nobody knows is banned all the same, and a
+        room that is not there is made, as by joining; with ``implicit_rooms=False`` that raises
+        ``RoomNotFound``.
+        """
+        return await self._node.moderator.ban(RoomId(room_id), UserId(user_id), duration)
 
     async def unban(self, room_id: RoomId | str, user_id: UserId | str) -> None:
+        """End a ban. Without one, or without such a room, nothing changes."""
         await self._node.moderator.unban(RoomId(room_id), UserId(user_id))
 
     async def members(self, room_id: RoomId | str) -> list[Member]:
+        """The users of a room, in the order in which they came; anonymous connections count
+        together, as one without a user. Empty for a room that is not there."""
         await self._node.belongings.settled()
         return await self._node.moderator.members(RoomId(room_id))
 
     async def room(self, room_id: RoomId | str) -> RoomInfo | None:
+        """What is known of a room; None if there is none of that id."""
         return await self._node.moderator.room(RoomId(room_id))
 
     async def rooms(self) -> list[RoomId]:
@@ -197,7 +236,7 @@ class Hub(Messaging):
         user_id: UserId | str,
         reason: DisconnectReason | str = DisconnectReason.DISCONNECTED,
     ) -> int:
-        """End all of a user's connections; returns how many."""
+        """End all of a user's connections; returns how many: 0 for a user who has none."""
         return await self._node.operations.disconnect_user(user_id, DisconnectReason(reason))
 
     async def disconnect_conn(
@@ -219,6 +258,7 @@ class Hub(Messaging):
         self._stop = stop
 
     def stats(self) -> HubStats:
+        """The counters of this node."""
         node = self._node
         return node.stats.snapshot(
             connections=len(node.connections),
@@ -227,4 +267,5 @@ class Hub(Messaging):
         )
 
     def reset_stats(self) -> None:
+        """Begin to count anew; what is there (connections, users, rooms) is not counted."""
         self._node.stats.reset()

@@ -39,7 +39,8 @@ class Messaging(Registrations):
     async def broadcast_room(
         self, room_id: RoomId | str, topic: str, event: str = "message", data: Any = None
     ) -> int:
-        """Send to a room; returns how many connections of this node were meant."""
+        """Send to a room; returns how many connections of this node were meant: 0 for a room
+        that is not there, or that has its members at other nodes."""
         return await self._node.publisher.to_room(RoomId(room_id), Message(topic, event, data))
 
     async def broadcast_text(self, text: str) -> int:
@@ -61,7 +62,8 @@ class Messaging(Registrations):
     async def emit_to_room(
         self, room_id: RoomId | str, message: Message, options: SendOptions | None = None
     ) -> int:
-        """Send to a room. With ``require_ack`` it waits for the acks of all members."""
+        """Send to a room; returns as ``broadcast_room``. With ``require_ack`` it waits for the
+        acks of all members; ``emit_with_ack`` says whose came."""
         if options is not None and options.require_ack:
             return await self._node.messages.to_room_acked(RoomId(room_id), message, options)
         return await self._node.publisher.to_room(RoomId(room_id), message)
@@ -73,7 +75,7 @@ class Messaging(Registrations):
         message: Message,
         options: SendOptions | None = None,
     ) -> int:
-        """Send to a room, except to some connections."""
+        """Send to a room, except to some connections; ids that are not there are no error."""
         skip = [conn_ids] if isinstance(conn_ids, str) else list(conn_ids)
         if options is not None and options.require_ack:
             return await self._node.messages.to_room_acked(RoomId(room_id), message, options, skip)
@@ -84,16 +86,19 @@ class Messaging(Registrations):
     async def send_to_conn(
         self, conn_id: ConnId | str, topic: str, event: str = "message", data: Any = None
     ) -> DeliveryReport:
+        """Send to one connection. One that is not there is reported as failed, not raised."""
         return await self._node.messages.to_conn(conn_id, Message(topic, event, data))
 
     async def send_text_to_conn(self, conn_id: ConnId | str, text: str) -> DeliveryReport:
-        """Send a raw text frame, without an envelope, to one connection."""
+        """Send a raw text frame, without an envelope, to one connection. One that is not there
+        is reported as failed."""
         return await self._node.messages.text_to_conn(conn_id, text)
 
     async def deliver(
         self, conn_id: ConnId | str, message: Message, options: SendOptions | None = None
     ) -> DeliveryReport:
-        """Send a message to one connection with delivery options."""
+        """Send a message to one connection with delivery options. One that is not there is
+        reported as failed."""
         return await self._node.messages.to_conn(conn_id, message, options)
 
     async def send_to_user(
@@ -112,7 +117,11 @@ class Messaging(Registrations):
         message: Message,
         options: SendOptions | None = None,
     ) -> BatchDeliveryReport:
-        """Send to all connections of all users, at the same time."""
+        """Send to all connections of all users, at the same time. Each user who is away, or whom
+        nobody knows, is reported.
+
+        Raises as ``send_to_user``.
+        """
         _check(options, SendOptions, "options")
         return await self._node.offline.to_users(several(user_ids), message, options)
 
@@ -121,7 +130,10 @@ class Messaging(Registrations):
     ) -> AckResult:
         """Send, and wait for the acks of all whom ``target`` means, or the time-out.
 
-        Raises ``AckTimeout`` under ``require_all`` if one was missing.
+        The result names who has acked, who has refused, and of whom no answer came. A user or
+        connection that is not there counts as one that was expected; a room that is not there has
+        nobody. Raises ``AckTimeout``, which has the result, under ``require_all`` if one was
+        missing.
         """
         _check(options, AckOptions, "options")
         return await self._node.offline.with_ack(target, message, options)
@@ -158,7 +170,7 @@ class Messaging(Registrations):
         return await self._node.retries.send(_user(user_id), message, policy, options)
 
     def pending_acks(self, conn_id: ConnId | str) -> list[PendingAck]:
-        """What waits for an ack of the connection, oldest first."""
+        """What waits for an ack of a connection of this node, oldest first; empty for any other."""
         return self._node.deliveries.pending(ConnId(conn_id))
 
 

@@ -317,7 +317,7 @@ class Moderator:
 
         return await self._rooms.effects.see_through(act)
 
-    async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> None:
+    async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> int:
         now = self._clock.wall()
         span = None
         if duration is not None:
@@ -331,12 +331,13 @@ class Moderator:
 
         key = _key(room_id, user_id)
 
-        async def act() -> None:
+        async def act() -> int:
             gone = await self._state.decide(room_id, key, rule)
             await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
             await self._settle(room_id, user_id)  # after: now it finds the ban
+            return len(gone.seats)
 
-        await self._rooms.effects.see_through(act)
+        return await self._rooms.effects.see_through(act)
 
     async def unban(self, room_id: RoomId, user_id: UserId) -> None:
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:

@@ -75,25 +75,25 @@ class Registrations:
 
     # --- failures
 
-    def on_send_failure(self, handler: H) -> H:
-        """Run ``handler(failure)`` for every message that did not arrive."""
-        return self._node.failures.add(Kind.SEND_FAILURE, handler)
+    def on_send_failure(self, fn: H) -> H:
+        """Run ``fn(failure)`` for every message that did not arrive."""
+        return self._node.failures.add(Kind.SEND_FAILURE, fn)
 
-    def on_queue_full(self, handler: H) -> H:
+    def on_queue_full(self, fn: H) -> H:
         """Run it for what a full queue did not take."""
-        return self._node.failures.add(Kind.QUEUE_FULL, handler)
+        return self._node.failures.add(Kind.QUEUE_FULL, fn)
 
-    def on_user_offline(self, handler: H) -> H:
+    def on_user_offline(self, fn: H) -> H:
         """Run it for messages to users without a connection."""
-        return self._node.failures.add(Kind.USER_OFFLINE, handler)
+        return self._node.failures.add(Kind.USER_OFFLINE, fn)
 
-    def on_connection_error(self, handler: H) -> H:
+    def on_connection_error(self, fn: H) -> H:
         """Run it for what a connection's end lost."""
-        return self._node.failures.add(Kind.CONNECTION_ERROR, handler)
+        return self._node.failures.add(Kind.CONNECTION_ERROR, fn)
 
-    def on_timeout(self, handler: H) -> H:
+    def on_timeout(self, fn: H) -> H:
         """Run it for what was not written or acknowledged in time."""
-        return self._node.failures.add(Kind.TIMEOUT, handler)
+        return self._node.failures.add(Kind.TIMEOUT, fn)
 
     # --- routing
 

@@ -121,14 +121,14 @@ class Raw:
         self.format.check(self.data)
 
     @overload
-    def load(self, into: type[Schema[D]] | Schema[D]) -> D: ...
+    def load(self, schema_or_type: type[Schema[D]] | Schema[D]) -> D: ...
     @overload
-    def load(self, into: type[D]) -> D: ...
+    def load(self, schema_or_type: type[D]) -> D: ...
     @overload
-    def load(self, into: Any) -> Any: ...
-    def load(self, into: Any) -> Any:
-        """Return the payload as ``into`` (a type or schema); raises ``ValidationError``."""
-        return self.format.load(self.data, into)
+    def load(self, schema_or_type: Any) -> Any: ...
+    def load(self, schema_or_type: Any) -> Any:
+        """Return the payload as a type or schema has it; raises ``ValidationError``."""
+        return self.format.load(self.data, schema_or_type)
 
     def fields(self) -> Mapping[str, Raw]:
         """Return an object's fields, undecoded; raises ``ValidationError``."""
@@ -243,16 +243,16 @@ class Envelope(Generic[T_co]):
             return self._data
 
     @overload
-    def load(self, into: type[Schema[D]] | Schema[D]) -> D: ...
+    def load(self, schema_or_type: type[Schema[D]] | Schema[D]) -> D: ...
     @overload
-    def load(self, into: type[D]) -> D: ...
+    def load(self, schema_or_type: type[D]) -> D: ...
     @overload
-    def load(self, into: Any) -> Any: ...
-    def load(self, into: Any) -> Any:
+    def load(self, schema_or_type: Any) -> Any: ...
+    def load(self, schema_or_type: Any) -> Any:
         """Validate the payload as a type or schema; raises ``ValidationError``."""
         if self.raw is None:
             raise InvalidEnvelope("only a received message can be loaded into a type")
-        return self.raw.load(into)
+        return self.raw.load(schema_or_type)
 
     def with_data(self, data: Any) -> Envelope[Any]:
         """Return the same message with its payload decoded as ``data``."""
