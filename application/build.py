@@ -25,9 +25,11 @@ from eyewall.application.histories import Histories
 from eyewall.application.hooks import Hooks
 from eyewall.application.intake import Inbound, Welcome
 from eyewall.application.latecomers import Latecomers
+from eyewall.application.limits import Limits
 from eyewall.application.locate import Locator
 from eyewall.application.logs import guarded
 from eyewall.application.messages import Messages
+from eyewall.application.middleware import method
 from eyewall.application.moderate import Moderator
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.offline import Offline, Stored
@@ -373,6 +375,7 @@ class Parts:
             logger=self.logger,
             tell_error=self.operations.tell_error,
             admission=Admission(ports.access_controller, ports.validator),
+            limits=None if ports.limiter is None else Limits(method(ports.limiter, "allow")),
             workers=config.workers,
             worker_queue=config.worker_queue,
             lane_queue=config.lane_queue,

@@ -43,7 +43,7 @@ from eyewall.application.rooms import MAX_ROOMS, Rooms, TooManyRooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.envelope import MAX_FIELD, REFRESH, ROOM, Envelope, Message
+from eyewall.domain.envelope import MAX_FIELD, REFRESH, RESUME, ROOM, Envelope, Message
 from eyewall.domain.errors import (
     ConnectionClosed,
     Forbidden,
@@ -100,7 +100,7 @@ class Commands:
     def register(self, router: Router, *, client_commands: bool) -> None:
         """Put the commands into the route table; some are there in any case."""
         router.add_command(REFRESH, self.refresh)
-        router.add_command("system:resume", self.resume)
+        router.add_command(RESUME, self.resume)
         if not client_commands:
             return
         router.add_command("system:join", self.join)

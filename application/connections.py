@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _NO_ROOMS: dict[RoomId, RoomRole] = {}
 _NONE_HELD = frozenset[RoomId]()
+_NOT_SPARED: tuple[bool, datetime | None] = (False, None)
 
 BEING_ASKED: ContextVar[Connection | None] = ContextVar("being_asked", default=None)
 """The connection whose ``on_connect`` hooks run in this context."""
@@ -67,6 +68,7 @@ class Connection:
         "reservation",
         "roles",
         "session",
+        "spared",
     )
 
     def __init__(
@@ -103,6 +105,9 @@ class Connection:
         """The role in each room that it is in."""
         self.held = _NONE_HELD
         """Those of them that send it nothing so far; changed by ``anteroom`` only."""
+        self.spared = _NOT_SPARED
+        """Whether a resume, and up to which token a refresh, has passed although the limiter
+        said no (``limits``)."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
         self.asked: Repeats | None = None

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from eyewall.application import fitting
+from eyewall.application import fitting, limits
 from eyewall.application.context import Context
 from eyewall.application.logs import guarded, shown
 from eyewall.application.ports import Limiter, Logger, Tracer, Validator
@@ -21,7 +21,6 @@ from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import (
     EyewallError,
     Forbidden,
-    RateLimited,
     Refused,
     Unauthorized,
     code_of,
@@ -220,8 +219,9 @@ def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middl
     """Refuse with ``rate_limited`` what comes too fast.
 
     ``key`` says who is counted together, from ``(ctx, msg)`` as an ordering key does or
-    from ``ctx`` alone; by default the user, else the address, else the connection. Raises
-    ``ValueError`` for an ``async`` one: each message would be counted for itself.
+    from ``ctx`` alone; by default the user, else the address (an IPv6 one with its /64), else
+    the connection. Raises ``ValueError`` for an ``async`` one: each message would be counted
+    for itself.
     """
     allow = method(limiter, "allow")
     fitting.check("limiter", limiter)
@@ -232,19 +232,14 @@ def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middl
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         wait = allow(who(ctx) if alone else who(ctx, msg))
-        if inspect.isawaitable(wait):
-            wait = await wait
-        if wait > 0:
-            raise RateLimited(round(wait, 3), "too many messages")
+        limits.check(await wait if inspect.isawaitable(wait) else wait)
         return await next(ctx, msg)
 
     return middleware
 
 
 def _who(ctx: Context) -> str:
-    if ctx.user_id is not None:
-        return f"user:{ctx.user_id}"
-    return f"ip:{ctx.meta.ip}" if ctx.meta.ip else f"conn:{ctx.conn.id}"
+    return limits.key_of(ctx.conn)
 
 
 def _takes(fn: Callable[..., Any], count: int) -> bool:

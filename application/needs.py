@@ -9,6 +9,7 @@ from eyewall.application.ports import (
     Authenticator,
     Clock,
     Codec,
+    Limiter,
     Logger,
     Metrics,
     Outbound,
@@ -67,5 +68,6 @@ class Ports:
     authenticator: Authenticator | None = None
     access_controller: AccessController | None = None
     validator: Validator | None = None
+    limiter: Limiter | None = None
     stalls: Stalls | None = None
     """What the sockets watch the loop with; None: nobody does, and time is never lost."""

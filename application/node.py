@@ -124,5 +124,6 @@ class Node(Parts):
             self.ports.authenticator,
             self.ports.access_controller,
             self.ports.validator,
+            self.ports.limiter,
         ]
         return [port for port in ports if has_methods_of(port, Opens)]

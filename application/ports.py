@@ -198,7 +198,13 @@ class Validator(Protocol):
 
 
 class Limiter(Protocol):
-    """Says how long ``key`` has to wait: 0.0 means go on."""
+    """Says how long ``key`` has to wait, in seconds: 0.0 (or less) means go on.
+
+    ``key`` is ``user:<id>``, else ``ip:<address>`` (of an IPv6 one its /64 network), else
+    ``conn:<id>``. What is no number refuses the message with ``internal``, and is logged; an
+    infinite wait refuses it too. What the limiter raises is the answer, as if a handler had
+    raised it.
+    """
 
     def allow(self, key: str) -> Maybe[float]: ...
 

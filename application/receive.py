@@ -1,7 +1,7 @@
 """In: what becomes of one received message (architecture.md, "The way of a message").
 
-decode -> an ack? settle it: done -> a repeat? answer it: done -> into the lane of its
-ordering key -> access -> validate -> handler -> answer. Nothing before the lane waits;
+decode -> an ack? settle it: done -> a repeat? answer it: done -> the limiter -> into the lane of
+its ordering key -> access -> validate -> handler -> answer. Nothing before the lane waits;
 each refusal is answered with its code, and the connection stays open.
 
 What is in a lane when its connection ends is handled all the same, but for the server's own
@@ -23,6 +23,7 @@ from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.hooks import MESSAGE, Event, Hooks
 from eyewall.application.lanes import Lanes
+from eyewall.application.limits import Limits, Rest
 from eyewall.application.logs import shown
 from eyewall.application.middleware import Internal, cause
 from eyewall.application.ports import Clock, Link, Logger
@@ -57,13 +58,15 @@ class _Job(Context):
     """A message on its way to its handler, which gets it as its context.
 
     ``found`` is where it goes. ``fault`` is what its ordering key raised: the answer, in
-    the lane where it would have been without one.
+    the lane where it would have been without one. ``limit`` is what a limiter has to be awaited
+    for; without a limiter it is not there.
     """
 
-    __slots__ = ("fault", "found")
+    __slots__ = ("fault", "found", "limit")
 
     found: Route | None
     fault: BaseException | None
+    limit: Rest | None
 
 
 class _Asked:
@@ -108,6 +111,7 @@ class Receiver:
         logger: Logger,
         tell_error: Callable[[Connection, BaseException], None],
         admission: Admission,
+        limits: Limits | None,
         workers: int,
         worker_queue: int,
         lane_queue: int,
@@ -126,6 +130,7 @@ class Receiver:
         self._tell_error = tell_error
         self._admission = admission
         self._admit = admission.ask
+        self._limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking = 0
         """Messages that wait for an ``async`` hook."""
@@ -297,6 +302,8 @@ class Receiver:
         job.found = route
         job.fault = None
         job.admission = self._admission
+        if self._limits is not None and self._is_limited(job, self._limits):
+            return
         key: Hashable = conn.id
         owner: Hashable = None
         if route is not None and route.ordering_key is not None:
@@ -308,6 +315,18 @@ class Receiver:
                 key, owner, job.fault = conn.id, None, error
         if not self._handling.submit(key, job, owner):
             self._dropped(job)
+
+    def _is_limited(self, job: _Job, limits: Limits) -> bool:
+        """Whether the limiter says no, and that has been answered."""
+        try:
+            job.limit = limits.ask(job.conn, job.message)
+        except Refused as error:
+            self._replies.refuse(job.conn, job.message, error)
+            return True
+        except BaseException as error:  # noqa: BLE001  (the limiter's own)
+            job.limit = None
+            job.fault = error
+        return False
 
     def _dropped(self, job: _Job) -> None:
         if _is_void(job.conn, job.message):
@@ -326,6 +345,8 @@ class Receiver:
         try:
             if self._replies.was_answered(conn, message):
                 return
+            if self._limits is not None and job.limit is not None:
+                await self._wait_for(job.limit, job)
             if conn.lapsed and message.topic != REFRESH:
                 raise Unauthorized("the token has run out")
             if (waits := self._admit(conn, message)) is not None:
@@ -347,6 +368,12 @@ class Receiver:
         finally:
             if metrics is not None:
                 metrics.handled(job.route, self._clock.now() - started)
+
+    @staticmethod
+    async def _wait_for(limit: Rest, job: _Job) -> None:
+        await limit()
+        if _is_void(job.conn, job.message):
+            raise ConnectionClosed(f"{job.conn.id} has ended")
 
     # --- what went wrong
 

@@ -65,6 +65,7 @@ ROOM = "room:"
 """What a room sends bears the topic ``room:<room>``."""
 
 REFRESH = "system:refresh"
+RESUME = "system:resume"
 """Shows a new token."""
 
 ERROR_TOPIC = "system:error"

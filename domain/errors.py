@@ -9,12 +9,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from eyewall.domain.report import AckResult
+
+from eyewall.domain.identity import is_printable
 
 
 class EyewallError(Exception):
@@ -105,25 +108,68 @@ class UnsupportedData(Refused):
     """The frame is of a kind (text, binary) that the codec does not take."""
 
 
+MAX_COMPLAINTS = 8
+"""Fields that the text of a ``ValidationError`` names; ``fields`` has them all."""
+
+MAX_COMPLAINT = 100
+"""Characters for each of them."""
+
+
 class ValidationError(Refused):
     """The payload failed its schema.
 
-    ``fields`` maps a field's name to what is wrong with it, as texts.
+    ``fields`` maps a field's name to what is wrong with it, as texts; nested where the payload
+    is. Without a text of its own it says so too, of the first eight: ``the payload does not
+    fit its schema: age: Not a valid integer.``
     """
 
     code = "validation"
 
     def __init__(self, fields: Mapping[str, Any], text: str = "") -> None:
-        super().__init__(text or "the payload does not fit its schema")
         given: object = fields
         # A list of messages, or one, is about the payload as a whole.
         self.fields = dict(given) if isinstance(given, Mapping) else {"_schema": given}
+        super().__init__(text or _complaint(self.fields))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.fields, self.text)
 
     def details(self) -> dict[str, Any]:
         return {"fields": self.fields}
+
+
+def _complaint(fields: Mapping[str, Any]) -> str:
+    """What is wrong with which field, in one line that is not too long. Never raises."""
+    text = "the payload does not fit its schema"
+    try:
+        named = list(islice(_complaints(fields, "", 0), MAX_COMPLAINTS + 1))
+    except Exception:  # noqa: BLE001  (a mapping of the application's own)
+        return text
+    if not named:
+        return text
+    rest = "; ..." if len(named) > MAX_COMPLAINTS else ""
+    return f"{text}: {'; '.join(named[:MAX_COMPLAINTS])}{rest}"
+
+
+def _complaints(found: object, path: str, depth: int) -> Iterator[str]:
+    if isinstance(found, Mapping) and depth < MAX_COMPLAINTS:
+        for key, inner in found.items():
+            name = "" if key == "_schema" else _short(key)
+            at = f"{path}.{name}" if path and name else path or name
+            yield from _complaints(inner, at, depth + 1)
+        return
+    if isinstance(found, list | tuple):
+        found = found[0] if found else ""
+    why = "" if found is None else _short(found)
+    if path or why:
+        yield _short(f"{path}: {why}" if path and why else path or why)
+
+
+def _short(value: object) -> str:
+    """``value`` as a text that can stand in a line. Names may be the client's own."""
+    text = as_text(value)
+    text = text if len(text) <= MAX_COMPLAINT else f"{text[: MAX_COMPLAINT - 1]}…"
+    return text if is_printable(text) else repr(text)[1:-1]
 
 
 class RateLimited(Refused):

@@ -30,6 +30,7 @@ from eyewall.application.ports import (
     Clock,
     Codec,
     Intake,
+    Limiter,
     Logger,
     Metrics,
     Outbound,
@@ -73,6 +74,7 @@ class Options:
     authenticator: Authenticator | Callable[..., Any] | None
     access_controller: AccessController | None
     validator: Validator | Callable[..., Any] | None
+    limiter: Limiter | Callable[..., Any] | None
     metrics: Metrics | None
     logger: Logger | None
     pubsub: PubSub | None
@@ -194,6 +196,7 @@ def build_node(
         authenticator=options.authenticator,  # type: ignore[arg-type]
         access_controller=options.access_controller,
         validator=options.validator,  # type: ignore[arg-type]
+        limiter=options.limiter,  # type: ignore[arg-type]
         stalls=stalls,
     )
     return Node(_config(options), ports)

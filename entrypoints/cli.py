@@ -37,7 +37,7 @@ APPLIED = frozenset({"server.host", "server.port", "tls.cert", "tls.key"})
 FLAGS = {"host": "EYEWALL_SERVER__HOST", "port": "EYEWALL_SERVER__PORT"}
 """What the flags of ``serve`` are called in the environment."""
 
-_PORTS = {"auth": "authenticator", "bus": "pubsub", "logging": "logger"}
+_PORTS = {"auth": "authenticator", "bus": "pubsub", "limits": "limiter", "logging": "logger"}
 """The groups of settings that are called otherwise among a ``Server``'s keywords."""
 _DEFAULTS = {name: each.default for name, each in inspect.signature(Server).parameters.items()}
 

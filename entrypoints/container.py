@@ -23,7 +23,6 @@ from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.ports import Authenticator, Limiter, Metrics
 from eyewall.application.stores import OfflineStore
-from eyewall.middleware import rate_limit
 from eyewall.server import Server
 from eyewall.settings import Settings
 from eyewall.settings_groups import AuthSettings, LimitSettings, OfflineSettings
@@ -58,13 +57,12 @@ def _memory(offline: OfflineSettings) -> OfflineStore:
     return MemoryOffline(**offline.limits())
 
 
-def _limiter(limits: LimitSettings) -> Limiter | None:
-    if limits.messages_per_second is None:
-        return None
-    return TokenBucketLimiter(limits.messages_per_second, limits.burst)
+def _limiter(limits: LimitSettings) -> Limiter:
+    assert limits.rate is not None, "settings that limit have a rate"
+    return TokenBucketLimiter(limits.rate, limits.burst)
 
 
-def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Server:
+def _server(settings: Settings, /, **ports: Any) -> Server:
     """Build a server; ``ports`` may hold any of ``Server``'s keywords, which count more
     than the settings."""
     given: dict[str, Any] = {
@@ -95,8 +93,6 @@ def _server(settings: Settings, limiter: Limiter | None, /, **ports: Any) -> Ser
     }
     server = Server(**(given | ports))
     server.settings = settings
-    if limiter is not None:
-        server.use(rate_limit(limiter))
     return server
 
 
@@ -123,6 +119,7 @@ class Container(containers.DeclarativeContainer):
     )
     limiter = providers.Selector(
         settings.provided.limits.kind,
+        none=providers.Object(None),
         memory=providers.Singleton(_limiter, settings.provided.limits),
     )
     pubsub = providers.Selector(
@@ -146,10 +143,10 @@ class Container(containers.DeclarativeContainer):
     server = providers.Singleton(
         _server,
         settings,
-        limiter,
         logger=logger,
         metrics=metrics,
         authenticator=authenticator,
+        limiter=limiter,
         pubsub=pubsub,
         state=state,
         history=history,

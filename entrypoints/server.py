@@ -22,6 +22,7 @@ from eyewall.application.node import Node
 from eyewall.application.ports import (
     AccessController,
     Authenticator,
+    Limiter,
     Logger,
     Metrics,
     Tracer,
@@ -110,6 +111,7 @@ class Server(Registry):
         trusted_proxies: Collection[str] = (),
         allowed_hosts: Collection[str] | None = None,
         refuse_with: str = "http",
+        limiter: Limiter | Callable[..., Any] | None = None,
         allow_unsafe: Collection[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}

@@ -211,14 +211,26 @@ class LimitSettings(Checked):
 
     _schema: ClassVar = schema.LimitsSchema
 
-    kind: str = "memory"
+    kind: str = ""
+    """``memory`` counts in this process, ``none`` not at all. Left out, it is ``memory`` where
+    there is a rate: how much is too much, only the application knows."""
 
-    messages_per_second: float | None = None
-    """On the average; None is no limit."""
+    rate: float | None = None
+    """Messages per second, on the average, of one user or address."""
 
     burst: int = 20
     """Messages that may come at once after a pause: a client that comes back joins its
     rooms in one go."""
+
+    messages_per_second: float | None = None
+    """The older name of ``rate``."""
+
+    def __post_init__(self) -> None:
+        if self.rate is None:
+            object.__setattr__(self, "rate", self.messages_per_second)
+        if self.kind == "":
+            object.__setattr__(self, "kind", "none" if self.rate is None else "memory")
+        Checked.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

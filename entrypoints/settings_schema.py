@@ -142,9 +142,28 @@ class LoggingSchema(Group):
 
 
 class LimitsSchema(Group):
-    kind = form.choice("memory", what_is=", the only one that this version has")
-    messages_per_second = form.number(optional=True, unit=" of messages per second")
+    kind = form.choice("none", "memory")
+    rate = form.number(optional=True, unit=" of messages per second")
     burst = form.whole()
+    messages_per_second = form.number(optional=True, unit=" of messages per second")
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _kind_has_what_it_needs(
+        self, data: Mapping[str, Any], original: Any, **kwargs: Any
+    ) -> None:
+        mistakes: dict[str, list[str]] = {}
+        names = ("rate", "messages_per_second")
+        if data.get("kind") == "memory" and not any(
+            _given(original, name) and data.get(name, name) is not None for name in names
+        ):
+            mistakes["rate"] = ["limits.kind = memory needs a rate, in messages per second"]
+        rates = {data[name] for name in names if data.get(name) is not None}
+        if len(rates) > 1:
+            mistakes["messages_per_second"] = [
+                "expected the same as limits.rate, whose older name it is"
+            ]
+        if mistakes:
+            raise marshmallow.ValidationError(mistakes)
 
 
 class TlsSchema(Group):

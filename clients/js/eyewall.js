@@ -59,12 +59,18 @@ export class EyewallError extends Error {
 
   /** @param {object} data of the refusal: `code`, `error`, and what stands beside them */
   constructor(code, text, data = {}) {
-    super(text || code);
+    super(text || complaint(code, data.fields));
     this.code = code;
     this.fields = data.fields;
     this.retryAfter = data.retry_after;
     this.data = data;
   }
+}
+
+/** What stands in for a text: the code, and the fields that are named beside it. */
+function complaint(code, fields) {
+  const names = fields !== null && typeof fields === "object" ? Object.keys(fields) : [];
+  return names.length ? `${code}: ${names.slice(0, 8).join(", ").slice(0, LONGEST_ERROR)}` : code;
 }
 
 const refusal = (data) => new EyewallError(data.code ?? "nacked", data.error, data);

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason, close_frame
+from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope, StreamPosition
 from eyewall.domain.errors import ConnectionClosed, from_code
-from eyewall.domain.history import wire_since
+from eyewall.domain.history import HistoryPage, position_of, wire_since
 from eyewall.domain.identity import ConnId, RoomId, UserId
 from eyewall.testing import shown
 from eyewall.testing.links import CODEC, FakeLink
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from eyewall.testing.hub import TestHub
 
 ANSWERS = ("ack", "error")
+TIMEOUT = 5.0
+"""What the real client waits for an answer by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,16 @@ class TestClient:
         return self.conn.user_id
 
     @property
+    def conn_id(self) -> ConnId:
+        """Its id, as the real client calls it."""
+        return self.id
+
+    @property
+    def rooms(self) -> frozenset[RoomId]:
+        """The rooms that it is in."""
+        return self.conn.rooms
+
+    @property
     def session(self) -> str | None:
         """The session's name, for ``resume`` by another client; None without one."""
         return None if self.welcome is None else self.welcome["session"]
@@ -128,18 +142,29 @@ class TestClient:
         if self.closed is not None:
             raise ConnectionClosed(f"{self.label} is closed: {self.closed.reason}")
         payload = data if isinstance(data, bytes) else data.encode()
-        self._link.say(payload, binary=isinstance(data, bytes))
+        with self.hub.world.ruling():
+            self._link.say(payload, binary=isinstance(data, bytes))
         await self.hub.settle()
 
     async def request(
-        self, topic: str, data: Any = None, event: str = "message", **fields: Any
+        self,
+        topic: str,
+        data: Any = None,
+        event: str = "message",
+        *,
+        timeout: Seconds = TIMEOUT,
+        **fields: Any,
     ) -> dict[str, Any]:
         """Send a message that asks for an ack; returns the ack's data.
+
+        ``timeout`` is what the real client would wait. No time passes here by itself, so it
+        is taken and not used; ``TestHub(patience=...)`` is what there is to wait.
 
         Raises the error class of a refusal, ``ConnectionClosed`` if the connection ended
         instead, and ``AssertionError`` if there is no answer. Other messages that came
         are left to ``receive``.
         """
+        seconds(timeout, "timeout", positive=True)
         asked = await self.send(topic, data, event, **{**fields, "ack": True})
         await self._wait(lambda: self._answer(asked) is not None or self.closed is not None)
         answer = self._answer(asked)
@@ -180,9 +205,11 @@ class TestClient:
             raise ValueError(f"{message!r} has no id: there is nothing to acknowledge")
         await self.send(message.topic, data, "ack", ref=message.id)
 
-    # --- rooms, for servers with client_commands
+    # --- rooms, for servers with client_commands; as ``eyewall.client.Client`` has them
 
-    async def join(self, room: str, since: Any = None) -> dict[str, Any]:
+    async def join(
+        self, room: str, since: Any = None, *, timeout: Seconds = TIMEOUT
+    ) -> dict[str, Any]:
         """Ask to join a room; returns the ack's data. Raises as ``request`` does.
 
         With ``since`` what the room keeps from there is due when this returns, before
@@ -193,14 +220,79 @@ class TestClient:
         data: dict[str, Any] = {"room": room}
         if since is not None:
             data["since"] = wire_since(since)
-        return await self.request("system:join", data)
+        return await self._command("join", data, timeout)
 
-    async def leave(self, room: str) -> dict[str, Any]:
-        return await self.request("system:leave", {"room": room})
+    async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """Leave a room."""
+        return await self._command("leave", {"room": room}, timeout)
 
-    async def publish(self, room: str, data: Any, event: str = "message") -> dict[str, Any]:
+    async def publish(
+        self, room: str, data: Any = None, event: str = "message", *, timeout: Seconds = TIMEOUT
+    ) -> dict[str, Any]:
         """Publish to a room that it is in, which sends it to the client too."""
-        return await self.request("system:publish", {"room": room, "event": event, "data": data})
+        return await self._command("publish", {"room": room, "event": event, "data": data}, timeout)
+
+    async def members(self, room: str, *, timeout: Seconds = TIMEOUT) -> list[dict[str, Any]]:
+        """All members of a room that it is in: ``user_id``, ``role``, ``connections``."""
+        found: list[dict[str, Any]] = []
+        fields: dict[str, Any] = {"room": room}
+        while True:
+            page = await self._command("members", fields, timeout)
+            found += page["members"]
+            if "cursor" not in page:
+                return found
+            fields["cursor"] = page["cursor"]
+
+    async def presence(
+        self,
+        users: Iterable[str] = (),
+        *,
+        room: str | None = None,
+        timeout: Seconds = TIMEOUT,
+    ) -> dict[str, dict[str, Any]]:
+        """Who of these users, or of the members of a room, is there: ``online``,
+        ``connections`` and ``last_seen`` by user."""
+        asked = {"users": [users] if isinstance(users, str) else list(users)}
+        answer = await self._command("presence", asked if room is None else {"room": room}, timeout)
+        found: dict[str, dict[str, Any]] = answer["users"]
+        return found
+
+    async def typing(
+        self,
+        room: str,
+        typing: bool = True,
+        *,
+        ttl: Seconds | None = None,
+        timeout: Seconds = TIMEOUT,
+    ) -> None:
+        """Tell the other members that it types, for ``ttl`` seconds, or no longer does."""
+        fields: dict[str, Any] = {"room": room, "typing": typing}
+        if ttl is not None:
+            fields["ttl"] = seconds(ttl, "ttl", positive=True)
+        await self._command("typing", fields, timeout)
+
+    async def history(
+        self,
+        room: str,
+        since: Any = None,
+        limit: int = 100,
+        *,
+        timeout: Seconds = TIMEOUT,
+    ) -> HistoryPage:
+        """The newest ``limit`` messages of a room, oldest first, or the first after ``since``:
+        whatever has an epoch and an offset, as a message's ``stream``, a page, or a mapping.
+        Raises ``ValueError`` for what has none.
+        """
+        fields: dict[str, Any] = {"room": room, "limit": count(limit, "limit")}
+        if since is not None:
+            at = position_of(since)
+            fields["since"] = {"epoch": at.epoch, "offset": at.offset}
+        answer = await self._command("history", fields, timeout)
+        messages = [_envelope(json.dumps(message).encode()) for message in answer["messages"]]
+        return HistoryPage(messages, answer.get("epoch"), answer.get("offset"))
+
+    async def _command(self, name: str, fields: dict[str, Any], timeout: Seconds) -> dict[str, Any]:
+        return await self.request(f"system:{name}", fields, timeout=timeout)
 
     # --- what it receives
 
@@ -286,7 +378,8 @@ class TestClient:
         await self.hub.world.passed()
         if self.closed is None:
             self._ended = closed
-            self._link.vanish(closed.reason)
+            with self.hub.world.ruling():
+                self._link.vanish(closed.reason)
         await self.hub.settle()
 
     def __repr__(self) -> str:
@@ -296,8 +389,12 @@ class TestClient:
 def _read(frame: Frame) -> Envelope | str | bytes:
     if frame.raw:
         return frame.payload if frame.binary else frame.payload.decode()
-    envelope = CODEC.decode(frame.payload)
-    at = json.loads(frame.payload).get("stream")
+    return _envelope(frame.payload)
+
+
+def _envelope(payload: bytes) -> Envelope:
+    envelope = CODEC.decode(payload)
+    at = json.loads(payload).get("stream")
     if at is not None:
         envelope.stream = StreamPosition(RoomId(at["room"]), at["epoch"], at["offset"])
     return envelope

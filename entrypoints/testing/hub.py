@@ -13,14 +13,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Token
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from eyewall.adapters.web.origin import Origins
 from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.application.clocks import CLOCK
 from eyewall.application.hub import Hub
 from eyewall.application.node import Node
+from eyewall.application.ports import Clock
 from eyewall.assemble import Front, Options, build_node
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
@@ -80,6 +84,8 @@ class TestHub:
         self._changes = options
         self._options = server.options
         self._server: Server | None = None
+        self._ruled: Token[Clock | None] | None = None
+        """What the test itself went by before: while the hub is open, it is the hub's time."""
 
     async def __aenter__(self) -> TestHub:
         if self._server is not None:
@@ -88,10 +94,12 @@ class TestHub:
         self.world.pools.append(self._node.threads)
         self._given.stand_in(server.inside)
         try:
-            await server.start(port=None)
+            with self.world.ruling():
+                await server.start(port=None)
         except BaseException:
             self._leave()
             raise
+        self._ruled = CLOCK.set(self.world.clock)
         await self.settle()
         return self
 
@@ -104,6 +112,10 @@ class TestHub:
 
     def _leave(self) -> None:
         server = self._open
+        if self._ruled is not None:
+            with suppress(ValueError):  # it was opened in another context, which is over
+                CLOCK.reset(self._ruled)
+            self._ruled = None
         self._given.stand_back(server.inside)
         self.world.pools.remove(self._node.threads)
         self._server = None
@@ -226,7 +238,10 @@ class TestHub:
             subprotocols=(CODEC.subprotocol,) if session else (),
         )
         hosts = self._proxies.hosts(ip, fields.all("Host"), fields.all("X-Forwarded-Host"))
-        task = asyncio.ensure_future(self._let_in(node, handshake, hosts, meta, session=session))
+        with self.world.ruling():
+            task = asyncio.ensure_future(
+                self._let_in(node, handshake, hosts, meta, session=session)
+            )
         await self.settle()
         await asyncio.wait([task], timeout=HELD_UP)
         if not task.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -11,6 +12,7 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.clocks import ruled_by
 from eyewall.application.hub import Hub
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.testing.clock import FakeClock
@@ -39,6 +41,10 @@ class World:
         self._left = 0.0
         self._passing: asyncio.Task[None] | None = None
 
+    def ruling(self) -> AbstractContextManager[None]:
+        """Have what runs within, and the tasks that it begins, go by this time."""
+        return ruled_by(self.clock)
+
     def advance(self, by: Seconds) -> asyncio.Task[None]:
         """Have time pass, from the next await on; what is returned ends with it."""
         self._left += seconds(by, "advance")
@@ -47,10 +53,11 @@ class World:
         return self._passing
 
     async def _pass(self) -> None:
-        while self._left:
-            by, self._left = self._left, 0.0
-            await self.clock.advance(by, self._rest)
-        await self._rest()
+        with self.ruling():
+            while self._left:
+                by, self._left = self._left, 0.0
+                await self.clock.advance(by, self._rest)
+            await self._rest()
 
     async def _rest(self) -> None:
         await settle(self.pools)
@@ -70,7 +77,8 @@ class World:
 
     async def end(self, work: Coroutine[Any, Any, None]) -> None:
         """Await ``work``, moving time on where nothing else brings it to its end."""
-        task = asyncio.ensure_future(work)
+        with self.ruling():
+            task = asyncio.ensure_future(work)
         await self.settle()
         while not task.done():
             await asyncio.wait([task], timeout=OUTSIDE)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from eyewall.adapters.limits.memory import TokenBucketLimiter
+from eyewall.application.clocks import ruled_by
+from eyewall.testing import FakeClock
 
 
 class Clock:
@@ -109,3 +113,20 @@ def test_the_machine_s_clock_is_the_default():
 
     assert limiter.allow("ada") == 0.0
     assert 0 < limiter.allow("ada") <= 1000
+
+
+def test_without_a_clock_the_time_is_the_real_one():
+    limiter = TokenBucketLimiter(rate=0.001, burst=1)
+
+    assert limiter.allow("ada") == 0.0
+    assert 900 < limiter.allow("ada") <= 1000
+
+
+def test_what_was_counted_by_a_clock_is_forgotten_with_it():
+    limiter = TokenBucketLimiter(rate=1.0, burst=1)
+    with ruled_by(FakeClock()):
+        limiter.allow("ada")
+        assert len(limiter) == 1
+    gc.collect()
+
+    assert len(limiter._apart) == 0

@@ -30,6 +30,7 @@ def test_who_watches_and_who_judges_may_be_left_out():
         "authenticator",
         "access_controller",
         "validator",
+        "limiter",
         "stalls",
     }
 

@@ -1,6 +1,7 @@
 """What can go wrong, and what the client is told of it."""
 
 import inspect
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -164,8 +165,58 @@ def test_a_validation_error_says_which_fields_and_why():
     error = ValidationError({"name": ["missing"]})
 
     assert error.details() == {"fields": {"name": ["missing"]}}
-    assert str(error) == "the payload does not fit its schema"
-    assert str(ValidationError({}, "bad")) == "bad"
+    assert str(error) == error.text == "the payload does not fit its schema: name: missing"
+    assert str(ValidationError({})) == "the payload does not fit its schema"
+
+
+def test_a_text_of_its_own_stays_as_it_is():
+    error = ValidationError({"name": ["missing"]}, "bad")
+
+    assert (str(error), error.text, error.args) == ("bad", "bad", ("bad",))
+
+
+class Unruly(dict):
+    def items(self):
+        raise LookupError
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"a": "no", "b": ["bad", "worse"]}, "a: no; b: bad"),
+        ({"to": {"name": ["missing"], "0": {"x": ["no"]}}}, "to.name: missing; to.0.x: no"),
+        ({"list": {0: ["no"]}}, "list.0: no"),
+        ({"_schema": ["not an object"]}, "not an object"),
+        ({"to": {"_schema": ["not an object"]}}, "to: not an object"),
+        (["not an object"], "not an object"),
+        ("not an object", "not an object"),
+        ({"a": None, "b": [], "c": 1}, "a; b; c: 1"),
+        ({"a\nb": ["c\u2028d"]}, "a\\nb: c\\u2028d"),
+        ({"\ud800": ["no"]}, "?: no"),
+        ({"a": Unruly(b=1)}, None),
+        ({}, None),
+    ],
+)
+def test_the_text_names_the_fields(fields, told):
+    expected = "the payload does not fit its schema"
+
+    assert str(ValidationError(fields)) == (f"{expected}: {told}" if told else expected)
+
+
+def test_the_text_is_short_however_many_fields_are_wrong():
+    error = ValidationError({f"{n}" + "x" * 500: ["y" * 500] for n in range(1000)})
+
+    assert len(str(error)) < 1000
+    assert str(error).endswith("; ...")
+    assert len(error.fields) == 1000
+
+
+def test_the_text_is_short_however_deep_they_are():
+    fields: Any = ["no"]
+    for _ in range(5000):
+        fields = {"a": fields}
+
+    assert len(str(ValidationError(fields))) < 300
 
 
 def test_a_validation_error_keeps_its_own_copy_of_the_fields():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import pytest
+from marshmallow import Schema, fields
 
 from eyewall import (
+    Envelope,
     Forbidden,
+    MarshmallowValidator,
     RateLimited,
     Server,
     TokenBucketLimiter,
@@ -228,3 +232,45 @@ async def test_a_plain_handler_that_is_slow_is_answered_when_it_ends():
     server.handle("slow", lambda ctx, msg: time.sleep(0.05 * UNIT) or {"done": True})
     async with running(server), peer(server) as client:
         assert (await client.request("slow"))["done"] is True
+
+
+async def test_a_payload_that_does_not_fit_is_refused_with_the_names_of_its_fields():
+    """In the text, which is all that many a program shows; both ways of checking alike."""
+
+    class Person(Schema):
+        name = fields.Str(required=True)
+        age = fields.Int()
+
+    @dataclass
+    class Point:
+        x: int
+
+    server = Server()
+    server.handle("person", ok, validate(MarshmallowValidator({"person": Person})))
+
+    @server.on("point")
+    async def point(ctx, msg: Envelope[Point]):
+        """Gets a point."""
+
+    async with running(server), peer(server) as client:
+        person = await client.refused("person", {"age": "x"})
+        spot = await client.refused("point", {"x": "y"})
+
+    begin = "the payload does not fit its schema: "
+    assert person["error"].startswith(begin)
+    assert "age: Not a valid integer." in person["error"]
+    assert "name: Missing data for required field." in person["error"]
+    assert spot["error"].startswith(f"{begin}x: ")
+
+
+async def test_a_limiter_of_the_server_is_asked_for_every_message():
+    keys = []
+    server = Server(client_commands=True, limiter=lambda key: keys.append(key) or 0.0)
+    server.handle("t", ok)
+
+    async with running(server), peer(server) as client:
+        await client.request("t")
+        await client.request("system:join", {"room": "lab"})
+        await client.refused("nowhere")
+
+    assert keys == ["ip:127.0.0.1"] * 3

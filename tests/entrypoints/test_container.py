@@ -200,7 +200,7 @@ def test_what_is_overridden_is_not_built():
     assert server._node.ports.authenticator is not None
 
 
-@pytest.mark.parametrize("wrong", ["worker", "settings", "limiter"])
+@pytest.mark.parametrize("wrong", ["worker", "settings", "limit"])
 def test_what_is_no_keyword_of_a_server_is_refused(wrong):
     with pytest.raises(TypeError, match=wrong):
         Server.from_settings(Settings(), **{wrong: None})

@@ -10,7 +10,7 @@ import pytest
 from dependency_injector import providers
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-from eyewall import ConnMeta, HeartbeatConfig, QueueConfig
+from eyewall import ConnMeta, HeartbeatConfig, QueueConfig, Server
 from eyewall.container import Container
 from eyewall.settings import Settings
 from eyewall.settings_groups import AuthSettings, LimitSettings, MetricsSettings
@@ -123,9 +123,11 @@ async def test_without_metrics_there_is_no_such_page():
 # --- limits
 
 
-async def test_limits_hold_for_each_user():
+@pytest.mark.parametrize("name", ["rate", "messages_per_second"])
+async def test_limits_hold_for_each_user(name):
+    """By the older name of the rate, too."""
     async with (
-        open_server(limits=LimitSettings(messages_per_second=0.001, burst=2)) as server,
+        open_server(limits=LimitSettings(**{name: 0.001}, burst=2)) as server,
         peer(server) as client,
     ):
         await client.request(FENCE)
@@ -138,6 +140,21 @@ async def test_without_a_rate_there_is_no_limit():
     async with open_server(limits=LimitSettings(burst=1)) as server, peer(server) as client:
         for _ in range(30):
             await client.request(FENCE)
+
+
+async def test_a_limit_can_be_switched_off_and_its_rate_stay():
+    limits = LimitSettings(kind="none", rate=0.001, burst=1)
+    async with open_server(limits=limits) as server, peer(server) as client:
+        for _ in range(3):
+            await client.request(FENCE)
+
+
+async def test_a_limiter_that_is_given_counts_more_than_the_settings():
+    settings = Settings(limits=LimitSettings(rate=1000.0))
+    server = Server.from_settings(settings, limiter=lambda key: 7.0)
+
+    async with running(server), peer(server) as client:
+        assert (await client.refused(FENCE))["retry_after"] == 7.0
 
 
 async def test_the_limiter_may_be_an_own_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from eyewall import (
     HandlerNotFound,
     Message,
     Nacked,
+    NotAMember,
     Priority,
     QueueConfig,
     RateLimited,
@@ -27,7 +29,8 @@ from eyewall import (
     ValidationError,
 )
 from eyewall.application.frames import Frame
-from eyewall.testing import TestHub
+from eyewall.client import Client
+from eyewall.testing import TestClient, TestHub
 
 server = Server(client_commands=True, max_message_size=500)
 
@@ -359,3 +362,86 @@ async def test_a_cut_can_have_another_reason(alice):
     await alice.cut(DisconnectReason.HEARTBEAT_TIMEOUT)
 
     assert alice.closed.reason is DisconnectReason.HEARTBEAT_TIMEOUT
+
+
+# --- what the real client has too
+
+
+async def test_it_says_who_is_in_a_room_and_who_types(th, alice):
+    bob = await th.connect(user="bob")
+    await alice.join("lab")
+    await bob.join("lab", timeout=2)
+
+    assert await bob.typing("lab") is None
+    assert (await alice.receive()).data == {"user_id": "bob", "typing": True}
+    await bob.typing("lab", False, ttl=3)
+    assert (await alice.receive()).data == {"user_id": "bob", "typing": False}
+    members = await alice.members("lab")
+    assert sorted(member["user_id"] for member in members) == ["alice", "bob"]
+    assert members[0].keys() == {"user_id", "role", "connections"}
+    assert (alice.rooms, alice.conn_id) == ({"lab"}, alice.id)
+
+    assert await alice.leave("lab") == {"message_id": "alice-3", "status": "ok", "room": "lab"}
+    assert alice.rooms == frozenset()
+    with pytest.raises(NotAMember):
+        await alice.members("lab")
+
+
+async def test_all_pages_of_members_come_as_one_list(th, alice, monkeypatch):
+    monkeypatch.setattr("eyewall.application.commands.MAX_PAGE", 2)
+    await alice.join("crowd")
+    for number in range(4):
+        await (await th.connect(user=f"u{number}")).join("crowd")
+
+    assert len(await alice.members("crowd")) == 5
+
+
+async def test_it_asks_who_is_there(th, alice):
+    await alice.join("lab")
+
+    assert (await alice.presence(["alice", "bob"]))["bob"]["online"] is False
+    assert (await alice.presence("alice"))["alice"]["connections"] == 1
+    assert list(await alice.presence(room="lab")) == ["alice"]
+
+
+async def test_it_reads_what_was_said(th, alice):
+    await th.hub.create_room("kept", RoomOptions(history_size=10))
+    await alice.join("kept")
+    for number in range(3):
+        await alice.publish("kept", {"n": number}, "said")
+
+    page = await alice.history("kept", limit=2)
+    assert [(m.topic, m.event, m.data["n"]) for m in page.messages] == [
+        ("room:kept", "said", 1),
+        ("room:kept", "said", 2),
+    ]
+    assert (page.epoch, page.offset) == (page.messages[1].stream.epoch, 3)
+    later = await alice.history("kept", since=page.messages[0].stream)
+    assert [m.data for m in later.messages] == [{"n": 2}]
+    with pytest.raises(ValueError, match="position"):
+        await alice.history("kept", since="yesterday")
+
+
+async def test_a_room_without_a_history_has_an_empty_page(alice):
+    await alice.join("lab")
+
+    page = await alice.history("lab")
+
+    assert (page.messages, page.epoch, page.offset) == ([], None, None)
+
+
+async def test_a_timeout_does_not_travel(alice):
+    """As with the real client, which waits for so long; here nothing takes time."""
+    assert (await alice.request("echo", 1, timeout=0.5))["seen"] == "message"
+    with pytest.raises(ValueError, match="timeout"):
+        await alice.request("echo", 1, timeout=0)
+
+
+@pytest.mark.parametrize("name", ["leave", "publish", "members", "presence", "typing", "history"])
+def test_what_both_clients_have_takes_the_same(name):
+    ours, real = (
+        [(p.name, p.default) for p in inspect.signature(getattr(kind, name)).parameters.values()]
+        for kind in (TestClient, Client)
+    )
+
+    assert ours == real

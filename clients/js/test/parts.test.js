@@ -156,6 +156,15 @@ test("an error has what the refusal said", () => {
   assert.deepEqual(error.fields, { a: [] });
 });
 
+test("an error without a text names its fields", () => {
+  const fields = Object.fromEntries(Array.from({ length: 99 }, (_, n) => [`f${n}`, ["no"]]));
+
+  assert.equal(new EyewallError("validation", "", { fields: { a: [] } }).message, "validation: a");
+  assert.match(new EyewallError("validation", "", { fields }).message, /: f0, f1, .*f7$/);
+  assert.equal(new EyewallError("validation", "", { fields: null }).message, "validation");
+  assert.equal(new EyewallError("validation", "no", { fields }).message, "no");
+});
+
 test("a time that is longer than any timer does not end at once", async () => {
   class Silent {
     close() {}
