@@ -92,6 +92,7 @@ class Options:
     trusted_proxies: Collection[str]
     allowed_hosts: Collection[str] | None
     refuse_with: str
+    start_page: bool
     allow_unsafe: Collection[str]
 
 
@@ -219,6 +220,8 @@ def _check_given(options: Options) -> None:
         if not isinstance(given := getattr(options, what), kind | None):
             raise ValueError(f"{what} must be None or a {kind.__name__}, not {given!r:.80}")
     refuse_with(options.refuse_with)
+    if not isinstance(options.start_page, bool):
+        raise ValueError(f"start_page must be True or False, not {options.start_page!r:.80}")
     for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
         given = getattr(options, what)
         if given is None or (what == "check_origin" and callable(given)):

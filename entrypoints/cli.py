@@ -8,11 +8,9 @@ shows a traceback: that is for faults of the program.
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import inspect
 import os
-import socket
 import ssl
 import sys
 import traceback
@@ -23,8 +21,9 @@ from typing import Any, NoReturn
 
 from eyewall import chat, reload
 from eyewall.domain.errors import UnsafeConfiguration
+from eyewall.listener import CannotListen
 from eyewall.runner import importing
-from eyewall.server import PLAIN, Server
+from eyewall.server import PLAIN, Server, serve
 from eyewall.settings import Settings
 from eyewall.settings_groups import SettingsError
 from eyewall.settings_sources import CALLER, CONFIG
@@ -41,11 +40,7 @@ _PORTS = {"auth": "authenticator", "bus": "pubsub", "limits": "limiter", "loggin
 """The groups of settings that are called otherwise among a ``Server``'s keywords."""
 _DEFAULTS = {name: each.default for name, each in inspect.signature(Server).parameters.items()}
 
-_NOT_LISTENING = {
-    errno.EADDRINUSE: "is in use; take another with --port",
-    errno.EACCES: "is not allowed to this user; take one of 1024 or above with --port",
-    errno.EADDRNOTAVAIL: "is not an address of this machine",
-}
+_VERSION = f"eyewall {VERSION}"
 
 
 class _Stop(Exception):
@@ -74,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eyewall", description="A real-time hub.", allow_abbrev=False
     )
+    parser.add_argument(
+        "--version", action="version", version=_VERSION, help="show the version, and no more"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser(
@@ -100,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _version(_options: argparse.Namespace, _arguments: Sequence[str]) -> int:
-    print(f"eyewall {VERSION}")
+    print(_VERSION)
     return OK
 
 
@@ -205,19 +203,12 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 def _run(
     server: Server, where: tuple[str, int, ssl.SSLContext | None], private: dict[str, Any]
 ) -> int:
-    host, port, _ = where
     try:
-        server.run(*where, **private)
+        serve(server, *where, **private)
     except UnsafeConfiguration as error:
         raise _Stop(str(error), WRONG_USE) from None
-    except socket.gaierror:
-        raise _Stop(f"{host} is not an address of this machine", FAILED) from None
-    except OSError as error:
-        # Only what listening fails with; anything else is a fault that wants its trace.
-        if error.errno not in _NOT_LISTENING:
-            raise
-        what = host if error.errno == errno.EADDRNOTAVAIL else f"port {port} on {host}"
-        raise _Stop(f"{what} {_NOT_LISTENING[error.errno]}", FAILED) from None
+    except CannotListen as error:
+        raise _Stop(error.why("--port"), FAILED) from None
     return OK
 
 

@@ -87,6 +87,7 @@ def _server(settings: Settings, /, **ports: Any) -> Server:
         "implicit_rooms": settings.implicit_rooms,
         "trusted_proxies": settings.trusted_proxies,
         "refuse_with": settings.refuse_with,
+        "start_page": settings.server.start_page,
         "allowed_hosts": settings.server.allowed_hosts,
         "allow_unsafe": settings.server.allow_unsafe,
         "offline_default": settings.offline.default,

@@ -54,8 +54,31 @@ def place(
     )
 
 
+class CannotListen(OSError):
+    """The port can't be had. ``why`` says so to whoever chose it."""
+
+    def __init__(self, error: OSError, host: str, port: int) -> None:
+        super().__init__(error.errno, error.strerror)
+        self._host = host
+        self._port = port
+        self._is_unknown = isinstance(error, socket.gaierror) or (
+            error.errno == errno.EADDRNOTAVAIL
+        )
+
+    def why(self, option: str) -> str:
+        """One sentence; ``option`` is what names another port where it was run."""
+        if self._is_unknown:
+            return f"{self._host} is not an address of this machine"
+        port = f"port {self._port} on {self._host}"
+        if self.errno == errno.EADDRINUSE:
+            return f"{port} is in use; take another with {option}"
+        if self.errno in (errno.EACCES, errno.EPERM):
+            return f"{port} is not allowed to this user; take one of 1024 or above with {option}"
+        return f"{port} can't be listened on: {self.strerror}"
+
+
 class Listener:
-    """One listening port. Raises ``OSError`` where it is made, if it can't be had."""
+    """One listening port. Raises ``CannotListen`` where it is made, if it can't be had."""
 
     def __init__(self, host: str, port: int, ssl: tls.SSLContext | None) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
@@ -64,7 +87,10 @@ class Listener:
             raise ValueError(f"host must be a string, not {host!r:.80}")
         if not isinstance(ssl, tls.SSLContext | None):
             raise ValueError(f"ssl must be an ssl.SSLContext or None, not {ssl!r:.80}")
-        self._sockets = _bind(host, port)
+        try:
+            self._sockets = _bind(host, port)
+        except OSError as error:
+            raise CannotListen(error, host, port) from error
         self._ssl = ssl
         self._http: LimitedServer | None = None
         self.host = host

@@ -46,8 +46,9 @@ def check_not_importing() -> None:
     serve without what the command line asks for."""
     if _IMPORTING.get():
         raise Misuse(
-            "eyewall serve runs the server itself, after the import: put run() or start() "
-            'under if __name__ == "__main__"'
+            "eyewall serve runs the server itself, after the import (a file that is started "
+            "with python needs no eyewall serve): put run() or start() under "
+            'if __name__ == "__main__"'
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 import ssl as tls
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from functools import partial
@@ -44,11 +45,12 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
-from eyewall.listener import Listener, place
+from eyewall.listener import CannotListen, Listener, place
 from eyewall.registry import Hook, Inside, Registry
 from eyewall.runner import check_not_importing, run_until_signal
 from eyewall.safety import RUNNING, allowed
 from eyewall.settings import Settings
+from eyewall.start_page import start_page
 
 _OPTIONS = frozenset(field.name for field in fields(Options))
 
@@ -112,6 +114,7 @@ class Server(Registry):
         allowed_hosts: Collection[str] | None = None,
         refuse_with: str = "http",
         limiter: Limiter | Callable[..., Any] | None = None,
+        start_page: bool = True,
         allow_unsafe: Collection[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
@@ -415,19 +418,38 @@ class Server(Registry):
         """Serve until SIGTERM or SIGINT, drain, and return. A second signal ends at once.
 
         What is left out is as the settings say that the server was built from; without any
-        it is 127.0.0.1, 8080 and no TLS.
+        it is 127.0.0.1, 8080 and no TLS. A browser on this machine is shown a page at ``/``
+        (``start_page``), unless one of ``pages`` stands there.
+
         Returns too when it was shut down in another way. In a thread that is not the main
         one it takes no signals: there, that is how it ends. As the process is taken for its
         own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``).
+
+        Where the port can't be had it says so on standard error, and raises ``SystemExit(1)``;
+        ``start`` raises ``OSError`` instead. Whatever else ``start`` raises, it raises too.
         """
+        try:
+            serve(self, host, port, ssl, pages=pages)
+        except CannotListen as error:
+            sys.stderr.write(f"eyewall: {error.why('port=')}\n")
+            raise SystemExit(1) from None
+
+    def _run(
+        self,
+        host: str | EllipsisType,
+        port: int | EllipsisType,
+        ssl: tls.SSLContext | EllipsisType | None,
+        pages: Sequence[Any],
+    ) -> None:
         check_not_importing()
         fill_standard_streams()
         raise_limit()
         try:
             where = place(self.settings or PLAIN, host, port, ssl)
+            shown = [*pages, *(start_page() if self.options.start_page else ())]
             asyncio.run(
                 run_until_signal(
-                    start=lambda: self.start(*where, pages=pages),
+                    start=lambda: self.start(*where, pages=shown),
                     ended=lambda: self._ended.wait(),
                     stop=self.shutdown,
                 )
@@ -435,3 +457,16 @@ class Server(Registry):
         finally:
             self._background.drop_coroutines()
             drop_unwritten()
+
+
+def serve(
+    server: Server,
+    host: str | EllipsisType = ...,
+    port: int | EllipsisType = ...,
+    ssl: tls.SSLContext | EllipsisType | None = ...,
+    *,
+    pages: Sequence[Any] = (),
+) -> None:
+    """``server.run`` for whoever has words of its own for a port that can't be had: raises
+    ``CannotListen``."""
+    server._run(host, port, ssl, pages)  # noqa: SLF001  (the other half of this module)

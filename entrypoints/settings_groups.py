@@ -59,6 +59,10 @@ class ServerSettings(Checked):
     """Hosts that requests may be for; None is every one. Off: the names under which a server
     is reached, health checks included, only its owner knows."""
 
+    start_page: bool = True
+    """Whether ``serve`` and ``run()`` show a page at ``/``, to a browser on the same machine and
+    to no other: whoever has just begun wants to see that something is there."""
+
     allow_unsafe: tuple[str, ...] = ()
     """What may be unsafe all the same: ``split_state``, a bus that other nodes share with
     state or history that they don't. Nothing else is refused at the start."""

@@ -69,6 +69,7 @@ class ServerSchema(Group):
     host = form.host()
     port = form.whole(0, 65535)
     allowed_hosts = form.words("hosts such as app.example.com", optional=True)
+    start_page = form.flag()
     allow_unsafe = form.words(f"what may be unsafe ({', '.join(UNSAFE)})", _unsafe)
 
 

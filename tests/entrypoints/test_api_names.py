@@ -224,6 +224,7 @@ SERVER_DEFAULTS = {
     "implicit_rooms": True,
     "trusted_proxies": (),
     "refuse_with": "http",
+    "start_page": True,
 }
 
 

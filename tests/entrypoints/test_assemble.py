@@ -157,6 +157,7 @@ def test_a_batch_adds_a_quarter_of_the_worker_queue_and_at_least_one_message(que
         {"trusted_proxies": 10},
         {"trusted_proxies": [10]},
         {"refuse_with": "closed"},
+        {"start_page": "off"},
         {"allowed_hosts": 10},
         {"allowed_hosts": [10]},
         {"allowed_hosts": iter(["here.example"])},

@@ -131,8 +131,9 @@ async def ask(port: int, topic: str, data=None, tls: ssl.SSLContext | None = Non
 # --- version, check-config, and use
 
 
-def test_version_says_which(tmp_path):
-    done = run("version", cwd=tmp_path)
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_version_says_which(tmp_path, asked):
+    done = run(asked, cwd=tmp_path)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"eyewall {VERSION}\n", "")
 
@@ -203,6 +204,7 @@ def test_wrong_use_shows_the_right_one(tmp_path, arguments):
         ("broken:server", "importing it failed with ZeroDivisionError: division by zero ("),
         ("nonsense:server", "importing it failed with SyntaxError"),
         ("needs_more:server", "not 'a database' (needs_more.py, line 2)"),
+        ("runs:server", "a file that is started with python needs no eyewall serve"),
         ("runs:server", 'put run() or start() under if __name__ == "__main__" (runs.py, line 3)'),
         ("starts:server", 'start() under if __name__ == "__main__" (starts.py, line 4)'),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import socket
 import warnings
 from contextlib import asynccontextmanager, closing
@@ -16,7 +17,7 @@ from tornado.web import RequestHandler
 
 from eyewall import listener as listener_module
 from eyewall.adapters.web.origin import Hosts
-from eyewall.listener import Listener
+from eyewall.listener import CannotListen, Listener
 from tests.certificate import tls_contexts
 from tests.entrypoints.wire import UNIT, WITHIN, free_port, soon
 
@@ -63,6 +64,23 @@ needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no
 
 
 # --- where
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EADDRINUSE, "port 80 on here is in use; take another with port="),
+        (errno.EACCES, "port 80 on here is not allowed to this user; take one of 1024 or above"),
+        (errno.EPERM, "port 80 on here is not allowed to this user; take one of 1024 or above"),
+        (errno.EADDRNOTAVAIL, "here is not an address of this machine"),
+        (errno.EMFILE, "port 80 on here can't be listened on: Too many open files"),
+    ],
+)
+def test_why_a_port_can_t_be_had_is_one_sentence(number, said):
+    error = CannotListen(OSError(number, os.strerror(number)), "here", 80)
+
+    assert error.why("port=").startswith(said)
+    assert error.errno == number
 
 
 async def test_port_0_takes_a_free_one_each_time():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO, Any
 
 import pytest
@@ -249,3 +250,59 @@ sys.exit()
         status, lines, complaint = program.ended()
 
     assert (status, lines[-1:], complaint) == (0, ["ended"], "")
+
+
+# --- what can't be run
+
+
+def run_by_itself(call: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    program = f"from eyewall import Server\nserver = Server()\n{before}\n{call}\nprint('went on')"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("127.0.0.1", "port {port} on 127.0.0.1 is in use; take another with port="),
+        ("192.0.2.1", "192.0.2.1 is not an address of this machine"),
+        ("no..name", "no..name is not an address of this machine"),
+    ],
+)
+def test_a_place_that_can_t_be_had_is_told_in_one_line(host, said):
+    """By a program that calls ``run()`` as its last line, as by ``eyewall serve``."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = run_by_itself(f"server.run(host={host!r}, port={port})")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"eyewall: {said.format(port=port)}\n"
+
+
+def test_what_a_hook_could_not_listen_on_is_a_fault_with_its_trace():
+    """It is not the server's port, and the sentence would be wrong."""
+    hook = (
+        "import errno\n"
+        "@server.on_startup\n"
+        "def hook(): raise OSError(errno.EADDRINUSE, 'the port of something else')"
+    )
+    done = run_by_itself("server.run(port=0)", hook)
+
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "the port of something else" in done.stderr
+
+
+def test_a_program_that_wants_to_go_on_may():
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        call = (
+            f"try: server.run(port={taken.getsockname()[1]})\nexcept SystemExit as end: print(end)"
+        )
+        done = run_by_itself(call)
+
+    assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["1", "went on"])

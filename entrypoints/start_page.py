@@ -1,0 +1,130 @@
+"""The page at ``/`` of a server that was just begun: it says what runs here, and lets one type
+a message.
+
+It is for the developer at this machine. A request that may come from anybody else, through a
+proxy or under a name that others know, finds nothing here, as if there were no such page.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from functools import cache
+from hashlib import sha256
+from html import escape
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import Matcher
+
+from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.version import VERSION
+
+SOURCE: Final = Path(__file__).parent / "start_page.html"
+
+MESSAGE: Final = '{"topic": "echo:ping", "data": {"text": "hello"}}'
+"""What stands in the field at first; the README's ten lines answer it."""
+
+_FORWARDED: Final = re.compile("x-forwarded-.*|x-real-ip|forwarded|via", re.IGNORECASE)
+"""What a proxy adds to a request (RFC 7239; RFC 9110, 7.6.3), or is commonly told to add."""
+
+_HOST: Final = re.compile(
+    r"(?:(?P<name>(?:[a-z0-9-]+\.)*localhost|[0-9.]+)|\[(?P<six>[0-9a-f:.]+)\])(?::[0-9]+)?",
+    re.IGNORECASE,
+)
+
+
+def is_local(request: HTTPServerRequest) -> bool:
+    """Whether a request comes from a browser on this machine, and by no proxy.
+
+    A proxy on this machine comes from it, too. Many speak HTTP/1.0 to what is behind them,
+    and those that pass on the ``Host`` give themselves away by it.
+    """
+    headers = request.headers
+    return (
+        request.version == "HTTP/1.1"
+        and _is_loopback(request.remote_ip or "")
+        and not any(_FORWARDED.fullmatch(name) for name in headers)
+        and _names_loopback(headers.get_list("Host"))
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _names_loopback(hosts: list[str]) -> bool:
+    found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if found is None:
+        return False
+    name = found["name"] or found["six"]
+    return name.lower().endswith("localhost") or _is_loopback(name)
+
+
+class _AtHome(Matcher):
+    """Matches what a browser of this machine asks for when it is given the bare address."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        asked = request.path == "/" and request.method in ("GET", "HEAD")
+        # A client that has forgotten the path should hear so, and get no page.
+        if asked and "Upgrade" not in request.headers and is_local(request):
+            return {}
+        return None
+
+
+class StartPage(DiscreetHandler):
+    """``/``, for who is at this machine."""
+
+    def get(self) -> None:
+        secure = self.request.protocol == "https"
+        socket = f"{'wss' if secure else 'ws'}://{self.request.host}"
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", _policy(socket))
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(_source().replace("{{url}}", escape(f"{socket}/ws")))
+
+    head = get
+
+
+def _policy(socket: str) -> str:
+    """Allow the page's own script and style, by what is in them, and its socket."""
+    script, style = (
+        b64encode(sha256(_between(tag).encode()).digest()).decode() for tag in ("script", "style")
+    )
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'sha256-{script}'",
+            f"style-src 'sha256-{style}'",
+            "img-src data:",
+            f"connect-src 'self' {socket}",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+        ]
+    )
+
+
+@cache
+def _source() -> str:
+    text = SOURCE.read_text(encoding="utf-8")
+    return text.replace("{{version}}", escape(VERSION)).replace("{{message}}", escape(MESSAGE))
+
+
+@cache
+def _between(tag: str) -> str:
+    return _source().partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+
+
+def start_page() -> list[Any]:
+    """Return Tornado's rules for the page. They stand last, after those of the application."""
+    return [(_AtHome(), StartPage)]
