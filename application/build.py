@@ -61,16 +61,35 @@ class Parts:
     def __init__(self, config: NodeConfig, ports: Ports) -> None:
         self.config = config
         self.ports = ports
-        self.logger = logger = guarded(ports.logger)
+        self.logger = guarded(ports.logger)
         self.doubts = Doubts()
-        self._ports = ports = with_deadlines(ports, logger, self.doubts.shake)
-        clock = ports.clock
-        self.stats = Stats(clock, ports.metrics, logger)
-        self.stalls = ports.stalls or Stalls(clock)
+        self._ports = with_deadlines(ports, self.logger, self.doubts.shake)
+        self._build_watch()
+        self._build_sending()
+        self._build_fanout()
+        self._build_streams()
+        self._build_presence()
+        self._build_rooms()
+        locator = self._build_messages()
+        self._build_operations(locator)
+        self._build_belongings()
+        self._register_commands()
+        self._build_intake()
+        self.stalls.on_stall(self.stall_log.stalled)  # last: reading and writing come first
+
+    def _build_watch(self) -> None:
+        """What counts, and what tells the application."""
+        ports, logger = self._ports, self.logger
+        self.stats = Stats(ports.clock, ports.metrics, logger)
+        self.stalls = ports.stalls or Stalls(ports.clock)
         self.stalls.on_lag(self.stats.metrics.loop_lag)
-        self.stall_log = StallLog(clock, logger, self.stats)
+        self.stall_log = StallLog(ports.clock, logger, self.stats)
         self.hooks = Hooks(logger)
         self.failures = Failures(logger, self.stats)
+
+    def _build_sending(self) -> None:
+        """What gets a message to a connection of this node, and its ack back."""
+        config, ports, clock = self.config, self._ports, self._ports.clock
         # As many as there may be handlers, those of connections that are gone included.
         self.threads = Threads(2 * config.workers)
         self.router = Router(self.threads)
@@ -79,7 +98,7 @@ class Parts:
             clock=clock,
             hooks=self.hooks,
             stats=self.stats,
-            logger=logger,
+            logger=self.logger,
             max_connections=config.max_connections,
             max_per_address=config.max_connections_per_address,
         )
@@ -94,13 +113,17 @@ class Parts:
         self.deliveries = Deliveries(
             sender=self.sender, clock=clock, stats=self.stats, stalls=self.stalls
         )
+
+    def _build_fanout(self) -> None:
+        """What gets a message to many, here and at the other nodes."""
+        config, ports = self.config, self._ports
         self.cluster = Cluster(
             node=config.node_id,
             prefix=config.cluster_channel,
             bus=ports.pubsub,
             state=ports.state,
-            clock=clock,
-            logger=logger,
+            clock=ports.clock,
+            logger=self.logger,
             stats=self.stats,
             stalls=self.stalls,
             lease=config.lease,
@@ -118,11 +141,6 @@ class Parts:
             sender=self.sender,
             codec=ports.codec,
         )
-        self._build_streams()
-        self._build_rooms()
-        self._build_messages()
-        self._build_intake()
-        self.stalls.on_stall(self.stall_log.stalled)  # last: reading and writing come first
 
     def _build_streams(self) -> None:
         config, ports = self.config, self._ports
@@ -157,7 +175,8 @@ class Parts:
             logger=self.logger,
         )
 
-    def _build_rooms(self) -> None:
+    def _build_presence(self) -> None:
+        """Who is there, and who is only away for a moment."""
         config, ports = self.config, self._ports
         self.presences = Presences(
             node=config.node_id,
@@ -180,6 +199,10 @@ class Parts:
             logger=self.logger,
             ttl=config.session_ttl,
         )
+
+    def _build_rooms(self) -> None:
+        """Who is in which room, and may be."""
+        config, ports = self.config, self._ports
         self.seats = Seats(
             node=config.node_id,
             state=ports.state,
@@ -189,19 +212,20 @@ class Parts:
             presence_grace=config.presence_grace,
             doubts=self.doubts,
         )
+        announcements = Announcements(
+            seats=self.seats,
+            fanout=self.fanout,
+            clock=ports.clock,
+            stalls=self.stalls,
+            logger=self.logger,
+            grace=config.presence_grace,
+        )
         self.rooms = Rooms(
             seats=self.seats,
             cluster=self.cluster,
             audiences=self.audiences,
             anteroom=self.anteroom,
-            announcements=Announcements(
-                seats=self.seats,
-                fanout=self.fanout,
-                clock=ports.clock,
-                stalls=self.stalls,
-                logger=self.logger,
-                grace=config.presence_grace,
-            ),
+            announcements=announcements,
             streams=self.streams,
             sender=self.sender,
             hooks=self.hooks,
@@ -223,7 +247,8 @@ class Parts:
             logger=self.logger,
         )
 
-    def _build_messages(self) -> None:
+    def _build_messages(self) -> Locator:
+        """What sends to somebody by name; returns what finds them."""
         config, ports = self.config, self._ports
         locator = Locator(
             node=config.node_id,
@@ -270,9 +295,10 @@ class Parts:
             new_id=self.sender.new_id,
             luck=random.random,
         )
-        self._build_lifecycle(locator)
+        return locator
 
-    def _build_lifecycle(self, locator: Locator) -> None:
+    def _build_operations(self, locator: Locator) -> None:
+        """What brings connections back, and ends them."""
         config, ports = self.config, self._ports
         self.resumer = Resumer(
             rooms=self.rooms,
@@ -297,6 +323,10 @@ class Parts:
             max_per_user=config.max_connections_per_user,
         )
         self.expiry = Expiry(self.connections, ports.clock, self.stalls)
+
+    def _build_belongings(self) -> None:
+        """What a connection leaves behind, and what is put right when the state was away."""
+        ports = self._ports
         self.belongings = Belongings(
             connections=self.connections,
             presences=self.presences,
@@ -312,7 +342,7 @@ class Parts:
         self.connections.on_end(self._ended)
         self.connections.after_end(self.belongings.leave)
         self.repairs = Repairs(
-            node=config.node_id,
+            node=self.config.node_id,
             doubts=self.doubts,
             mend=self.belongings.mend,
             state=ports.state,
@@ -323,7 +353,6 @@ class Parts:
             luck=random.random,
         )
         self.cluster.on_lapse(self.repairs.restore)
-        self._register_commands()
 
     def _register_commands(self) -> None:
         Commands(
