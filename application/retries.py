@@ -11,7 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from eyewall.application.offline import Offline
@@ -66,47 +66,49 @@ class Retries:
             message = replace(message, id=self._new_id())
         begun = self._clock.now()
         attempts: list[SendAttempt] = []
-        taken: set[str] = set()
-        answered: set[str] = set()
         last: dict[str, DeliveryReport] = {}
         while True:
             left = self._left(options, begun)
+            # A nack is final too: whoever said no is not asked again.
+            answered = {target for target, report in last.items() if _is_over(report)}
             attempt, reports = await self._attempt(
                 len(attempts) + 1, user_id, message, left, answered
             )
             attempts.append(attempt)
             last.pop(user_id, None)  # it was away, and may have come
             last.update((report.target, report) for report in reports)
-            taken.update(report.target for report in reports if report.status in _TAKEN)
             missed = [report for report in reports if report.status not in _TAKEN]
-            # A nack is final too: whoever said no is not asked again.
-            answered.update(taken, (r.target for r in missed if isinstance(r.error, Nacked)))
             if not self._may_retry(policy, len(attempts), missed):
                 break
             pause = policy.delay(len(attempts), self._luck())
             if left.ttl is not None and self._left_of(options, begun) <= pause:
                 break
             await self._sleep(pause)
-        if chosen.offline == STORE and not taken:
-            kept = await self._offline.keep(user_id, message, expires_at, missed)
-            if any(report.status in _TAKEN for report in kept):
-                attempts[-1] = replace(attempts[-1], success=True, error=None)
-            else:
-                attempts[-1] = replace(attempts[-1], error=kept[0].error)
-            taken.update(report.target for report in kept if report.status in _TAKEN)
-            last.update((report.target, report) for report in kept)
+        reports = list(last.values())
+        if chosen.offline == STORE and not any(map(_is_over, reports)):
+            kept = await self._offline.keep(user_id, message, expires_at, reports)
+            if kept is not reports:  # it was stored, or could not be
+                success, error = _is_taken(kept), kept[0].error
+                attempts[-1] = replace(attempts[-1], success=success, error=error)
+            reports = kept
+        success = _is_taken(reports)
         return SendResult(
-            success=bool(taken),
+            success=success,
             attempts=tuple(attempts),
             total_retries=len(attempts) - 1,
             total_time=self._clock.now() - begun,
-            final_error=None if taken else attempts[-1].error,
-            reports=tuple(last.values()),
+            final_error=None if success else attempts[-1].error,
+            reports=tuple(reports),
         )
 
     async def _attempt(
-        self, number: int, user_id: UserId, message: Message, options: SendOptions, skip: set[str]
-    ) -> tuple[SendAttempt, Sequence[DeliveryReport]]:
+        self,
+        number: int,
+        user_id: UserId,
+        message: Message,
+        options: SendOptions,
+        skip: set[str],
+    ) -> tuple[SendAttempt, list[DeliveryReport]]:
         """Try once; returns what came of it, all in all and for each connection."""
         started, started_at = self._clock.now(), self._clock.wall()
         reports = (await self._offline.to_users([user_id], message, options, skip=skip)).reports
@@ -114,7 +116,7 @@ class Retries:
         took = self._clock.now() - started
         success = len(errors) < len(reports)
         error = errors[0] if errors else None
-        return SendAttempt(number, started_at, took, success, error), reports
+        return SendAttempt(number, started_at, took, success, error), list(reports)
 
     @staticmethod
     def _may_retry(policy: RetryPolicy, tries: int, missed: list[DeliveryReport]) -> bool:
@@ -139,6 +141,15 @@ class Retries:
             await over.wait()
         finally:
             timer.cancel()
+
+
+def _is_taken(reports: Iterable[DeliveryReport]) -> bool:
+    """Whether anybody has it, or it is kept."""
+    return any(report.status in _TAKEN for report in reports)
+
+
+def _is_over(report: DeliveryReport) -> bool:
+    return report.status in _TAKEN or isinstance(report.error, Nacked)
 
 
 def _reason(report: DeliveryReport) -> FailureReason:

@@ -279,6 +279,24 @@ async def test_what_can_not_be_encoded_is_raised(one):
 # --- with retries
 
 
+@pytest.mark.parametrize("fate", ["silent", "closed"])
+async def test_with_retries_an_earlier_nack_settles_it(one, store, fate):
+    """It is stored only when nobody of the user has answered, in all tries."""
+    ada, other = await one.connect("ada"), await one.connect("ada")
+    sending = asyncio.create_task(one.hub.send_to_user_with_retry("ada", NEWS, EVEN, STORE))
+    await settle()
+    ada.nack(ada.heard()[0], "no room")
+    if fate == "closed":
+        await other.vanish()
+    await one.advance(10.0)
+
+    result = await sending
+
+    assert (result.success, await kept(store)) == (False, [])
+    first = result.reports[0]
+    assert (first.conn_id, first.acked, type(first.error)) == (ada.id, False, Nacked)
+
+
 async def test_with_retries_it_is_stored_when_none_is_left(one, store):
     ada = await one.connect("ada")
 
