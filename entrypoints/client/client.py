@@ -22,7 +22,7 @@ from eyewall.client.tokens import TokenSource
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import EyewallError, Misuse
-from eyewall.domain.history import HistoryPage, position_of
+from eyewall.domain.history import HistoryPage, position_of, since_from
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -254,9 +254,24 @@ class Client:
 
     # --- rooms
 
-    async def join(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+    async def join(
+        self, room: str, since: Any = None, *, timeout: Seconds = TIMEOUT
+    ) -> dict[str, Any]:
         """Join a room; the answer has ``role``, ``members``, and where the room keeps history
-        ``epoch`` and ``offset``. After a cut it is joined again."""
+        ``epoch`` and ``offset``. After a cut it is joined again.
+
+        With ``since`` what the room keeps from there comes to the callbacks first, in order,
+        and then what is live: ``"start"``, a number of newest messages, or whatever has an
+        epoch and an offset, as in ``history``. What was handled before comes again.
+        ``recovered`` in the answer says whether it was all; what is kept comes in any case.
+        After a cut the client goes on from where it is. ``timeout`` is then for an answer or
+        the next message. Raises ``ValueError`` for a wrong ``since``.
+        """
+        if since is not None:
+            begins, within = since_from(since), seconds(timeout, "timeout", positive=True)
+            self._engine.rooms.stay(room)
+            with self._engine.rooms.busy(room):
+                return await self._engine.join(room, begins, within)
 
         def joined(answer: dict[str, Any]) -> None:
             self._engine.rooms.joined(room, answer.get("epoch"), answer.get("offset"))

@@ -18,7 +18,7 @@ from eyewall.client.link import GOODBYE
 from eyewall.client.outbox import Outbox, Outgoing
 from eyewall.client.receive import Arrival, Receiver
 from eyewall.client.recover import Recovery
-from eyewall.client.requests import OnAnswer, Requests
+from eyewall.client.requests import Late, OnAnswer, Requests
 from eyewall.client.rooms import Rooms
 from eyewall.client.session import Session, State
 from eyewall.client.tokens import Tokens, TokenSource
@@ -31,6 +31,7 @@ from eyewall.domain.errors import (
     NotAMember,
     Overloaded,
 )
+from eyewall.domain.history import Since
 
 
 class Engine:
@@ -190,11 +191,20 @@ class Engine:
             raise InvalidEnvelope(f"{len(item.frame)} bytes; the server takes {most} at most")
 
     async def request(
-        self, topic: str, data: Any, timeout: float, on_answer: OnAnswer | None = None
+        self,
+        topic: str,
+        data: Any,
+        timeout: float,
+        on_answer: OnAnswer | None = None,
+        progress: Callable[[], int] = lambda: 0,
     ) -> dict[str, Any]:
-        """Send a request and return the data of its ack; see ``Client.request``."""
+        """Send a request and return the data of its ack; see ``Client.request``.
+
+        The time begins anew when ``progress`` has changed in it.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
+        seen = progress()
         try:
             async with asyncio.timeout_at(until):
                 await self._requests.turns.acquire()
@@ -203,13 +213,30 @@ class Engine:
                     async with asyncio.timeout_at(until):
                         await self.post(pending)
                     # If this side stood still until it was too late, it may be there unread.
-                    if not await has_come(pending.answer, until - loop.time()):
-                        raise TimeoutError
+                    while not await has_come(pending.answer, until - loop.time()):
+                        if progress() == seen:
+                            raise TimeoutError
+                        seen, until = progress(), loop.time() + timeout
                     return pending.answer.result()
             finally:
                 self._requests.turns.release()
         except TimeoutError:
             raise AckTimeout(f"no answer to {topic} within {timeout:g} s") from None
+
+    async def join(self, room: str, since: Since, timeout: float) -> dict[str, Any]:
+        """Join a room to hear what was said before; see ``Client.join``."""
+        with self._recovery.joining(room, since) as replay:
+
+            def asked() -> dict[str, Any]:
+                place = self.rooms.place(room) if room in self.rooms else {}
+                return {"room": room, "since": replay.asks(place)}
+
+            def joined(answer: dict[str, Any]) -> None:
+                self._recovery.joined(room, replay, answer)
+
+            return await self.request(
+                "system:join", Late(asked), timeout, joined, lambda: replay.progress
+            )
 
     async def leave(self, room: str, timeout: float) -> dict[str, Any]:
         """Leave a room, whether or not the server answers; see ``Client.leave``."""

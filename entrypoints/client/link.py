@@ -101,7 +101,7 @@ class Link:
         if self._own:
             return self._own.popleft()
         item = None if self._outbox is None else self._outbox.pop()
-        return None if item is None else item.frame
+        return None if item is None else item.leave()
 
     async def _write(self) -> None:
         while True:

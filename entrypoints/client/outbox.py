@@ -26,6 +26,10 @@ class Outgoing:
     dropped: bool = False
     written: bool = False
 
+    def leave(self) -> bytes:
+        """Return the frame as it is written now."""
+        return self.frame
+
 
 class Outbox:
     """A queue of messages that go out."""

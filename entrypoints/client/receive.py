@@ -138,7 +138,8 @@ class Receiver:
         """Take a message of a room with history when it is its turn."""
         at = arrival.message.stream
         assert at is not None
-        verdict = self._rooms.look(at)
+        # What asks for an ack is on its way for the first time: what is kept asks for none.
+        verdict = self._rooms.look(at, live=arrival.message.ack)
         if verdict is Verdict.TAKE:
             self.take(arrival)
         elif verdict is Verdict.REPEAT:
@@ -154,7 +155,8 @@ class Receiver:
         at = arrival.message.stream
         assert at is not None
         queue = self._queue(arrival)
-        if not self._deliver(arrival):
+        again = not arrival.message.ack and self._rooms.is_wanted_again(at)
+        if not self._deliver(arrival, again=again):
             self.counts.gaps += 1
             self._rooms.missed(at, queue)
             self._behind()
@@ -169,10 +171,11 @@ class Receiver:
         arrival.callback = self.callbacks.find(arrival.message.topic, None)
         return self.iterated if arrival.callback is None else self.called
 
-    def _deliver(self, arrival: Arrival) -> bool:
-        """Queue a message, unless it is a repeat; False if there was no place."""
+    def _deliver(self, arrival: Arrival, *, again: bool = False) -> bool:
+        """Queue a message, unless it is a repeat; False if there was no place. ``again``: it
+        is to be handled whether or not it has been."""
         message = arrival.message
-        if self._handled.find(message.id) is not None:
+        if not again and self._handled.find(message.id) is not None:
             self.counts.repeats += 1
             self._answer_again(arrival)
             return True

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from eyewall.client import wire
 from eyewall.client.endings import Ending
 from eyewall.client.link import Ended, Link
 from eyewall.client.receive import Arrival
+from eyewall.client.replay import Replay
 from eyewall.client.requests import Requests
-from eyewall.client.rooms import Place, Rooms
+from eyewall.client.rooms import Place, Recovered, Rooms
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
@@ -20,6 +22,7 @@ from eyewall.domain.errors import (
     Unavailable,
     code_of,
 )
+from eyewall.domain.history import Since
 
 TOPIC: Final = "system:resume"
 
@@ -91,6 +94,21 @@ class Recovery:
         """Tell the server that the client is out of a room, and wait for nothing."""
         link.post(wire.encode("system:leave", {"room": room}))
 
+    @contextlib.contextmanager
+    def joining(self, room: str, since: Since) -> Iterator[Replay]:
+        """A join that asks for what was said before, for as long as its answer is waited for."""
+        replay = self._rooms.wants(room, since)
+        try:
+            yield replay
+        finally:
+            self._rooms.give_up(room, replay)
+            self.notice()
+
+    def joined(self, room: str, replay: Replay, answer: dict[str, Any]) -> None:
+        """Take in the answer to such a join, and say in it whether all has come."""
+        self._take_early(room, self._rooms.replayed(room, replay, answer))
+        answer["recovered"] = replay.is_whole(answer)
+
     async def _ask(self, link: Link, data: Mapping[str, Any], places: Mapping[str, Place]) -> None:
         def answered(answer: dict[str, Any]) -> None:
             said = answer.get("rooms")
@@ -110,18 +128,20 @@ class Recovery:
     def _answered(self, room: str, answer: object) -> None:
         """Take what was kept aside for its turn, before anything newer comes in."""
         found = self._rooms.answered(room, answer)
+        self._take_early(room, found)
+        if found.lost:
+            self._lost(room, found.code)
+        self._later = self._later or found.later
+        self.notice()
+
+    def _take_early(self, room: str, found: Recovered[Arrival]) -> None:
         for arrival in found.early:
             at = arrival.message.stream
             assert at is not None
             self._rooms.reached(room, at.offset - 1)
             if not self._take(arrival):
-                break
-        else:
-            self._rooms.reached(room, found.upto)
-        if found.lost:
-            self._lost(room, found.code)
-        self._later = self._later or found.later
-        self.notice()
+                return
+        self._rooms.reached(room, found.upto)
 
     def _give_up(self, places: Mapping[str, Place], error: EyewallError) -> None:
         for room in places:

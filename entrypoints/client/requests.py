@@ -8,6 +8,7 @@ import functools
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from eyewall.client import wire
@@ -31,12 +32,20 @@ sent again after a cut without being handled twice. Further ones wait for their 
 OnAnswer = Callable[[dict[str, Any]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """What a request asks, as it is known when it is written: by ``data``, each time."""
+
+    data: Callable[[], Any]
+
+
 class Pending(Outgoing):
     """One request. ``survives``: it is sent again on the next connection, under its id, or
     under another if it is about the connection itself: what the old one was told is of no
-    use then. ``encode`` makes its frame for an id."""
+    use then. ``encode`` makes its frame for an id; ``late``: when it is written, and not
+    before."""
 
-    __slots__ = ("_encode", "answer", "id", "is_of_connection", "on_answer", "survives")
+    __slots__ = ("_encode", "_late", "answer", "id", "is_of_connection", "on_answer", "survives")
 
     def __init__(
         self,
@@ -46,9 +55,11 @@ class Pending(Outgoing):
         survives: bool,
         is_of_connection: bool,
         on_answer: OnAnswer | None,
+        late: bool,
     ) -> None:
         super().__init__(encode(id=id))
         self._encode = encode
+        self._late = late
         self.id = id
         self.survives = survives
         self.is_of_connection = is_of_connection
@@ -59,6 +70,11 @@ class Pending(Outgoing):
         """Be asked anew."""
         self.id = id
         self.frame = self._encode(id=id)
+
+    def leave(self) -> bytes:
+        if self._late:
+            self.frame = self._encode(id=self.id)
+        return self.frame
 
 
 class Requests:
@@ -90,10 +106,11 @@ class Requests:
         """
         pending = Pending(
             self._next_id(),
-            functools.partial(wire.encode, topic, data, ack=True),
+            functools.partial(_encode, topic, data),
             survives=survives,
             is_of_connection=is_system(topic) and topic != PUBLISH,
             on_answer=on_answer,
+            late=isinstance(data, Late),
         )
         self._pending[pending.id] = pending
         try:
@@ -157,6 +174,10 @@ class Requests:
                 error = ConnectionClosed(text)
                 error.__cause__ = cause
                 pending.answer.set_exception(error)
+
+
+def _encode(topic: str, data: Any, *, id: str) -> bytes:
+    return wire.encode(topic, data.data() if isinstance(data, Late) else data, id=id, ack=True)
 
 
 def _data(message: Envelope[Any]) -> dict[str, Any]:

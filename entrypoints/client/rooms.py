@@ -8,8 +8,11 @@ Rules of this file:
    says that everything has been sent, what is still missing was not meant for this client
    (a message to all but one), and what was kept is taken.
 3. What the client could not take, because its own queue was full, is a gap like any other.
-4. Bounded: what is kept aside, in messages and in bytes, over all rooms.
-5. A room that the application leaves is out: nothing more is asked for in it, and what
+4. Who joins to hear what was said before is asked for until the answer comes, as in 2, and
+   goes back to where the replay begins. Of what it brings the ids say nothing: it may have
+   been handled before, and is wanted again.
+5. Bounded: what is kept aside, in messages and in bytes, over all rooms.
+6. A room that the application leaves is out: nothing more is asked for in it, and what
    still comes from it does not bring it back, until it is joined again, or a new
    connection has begun without it.
 """
@@ -23,7 +26,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from eyewall.client.replay import Replay
 from eyewall.domain.envelope import StreamPosition
+from eyewall.domain.history import MAX_OFFSET, Since
 
 M = TypeVar("M")
 
@@ -86,6 +91,8 @@ class _Room(Generic[M]):
     early: dict[int, tuple[M, int]] = field(default_factory=dict)
     dropped: int | None = None
     """The first message since the room was asked for that came and could not be kept."""
+    again: int = 0
+    """Up to where messages are taken by their place alone, because they were replayed."""
 
     @property
     def place(self) -> Place:
@@ -104,6 +111,9 @@ class Rooms(Generic[M]):
         """Rooms that are left: how many leaves of each are without an answer yet."""
         self._busy: Counter[str] = Counter()
         """Requests about a room, but for leaves, that are under way."""
+        self._replays: dict[str, list[Replay]] = {}
+        """Joins that ask for what was said before and have no answer yet, oldest first: the
+        server sends what they ask for one after the other."""
         self._early = 0
         self._early_bytes = 0
 
@@ -169,12 +179,36 @@ class Rooms(Generic[M]):
 
     # --- messages
 
-    def look(self, at: StreamPosition) -> Verdict:
-        """Return what is to be done with a message that stands there."""
+    def look(self, at: StreamPosition, *, live: bool = False) -> Verdict:
+        """Return what is to be done with a message that stands there.
+
+        ``live``: it is of no replay. Where one begins, the client goes back to before it.
+        """
         known = self._rooms.get(at.room)
-        if known is None or known.epoch != at.epoch or at.offset == known.offset + 1:
-            return Verdict.TAKE
-        return Verdict.REPEAT if at.offset <= known.offset else Verdict.GAP
+        replay = self._replay(at.room) if self._replays else None
+        if known is None or known.epoch != at.epoch:
+            verdict, begins = Verdict.TAKE, True
+        else:
+            verdict, begins = _verdict(at.offset, known.offset), False
+        if replay is None:
+            return verdict
+        if begins and live and not replay.is_begun:
+            return Verdict.GAP  # it has overtaken the replay, which brings it again
+        if verdict is Verdict.REPEAT and not live and replay.begins_with(at):
+            assert known is not None
+            known.offset, known.dropped = at.offset - 1, None
+            verdict, begins = Verdict.TAKE, True
+        if verdict is not Verdict.REPEAT:
+            replay.came(at, begins=begins)
+        return verdict
+
+    def is_wanted_again(self, at: StreamPosition) -> bool:
+        """Whether a message that is its room's next was asked for by a replay: then it is
+        new, whatever has become of its id."""
+        known = self._rooms.get(at.room)
+        if at.room in self._replays:
+            return True
+        return known is not None and known.epoch == at.epoch and at.offset <= known.again
 
     def took(self, at: StreamPosition) -> bool:
         """The message was taken; True if its room begins a new epoch with it, so that what
@@ -183,6 +217,7 @@ class Rooms(Generic[M]):
         is_new = known.epoch not in (None, at.epoch)
         if is_new:
             self._let_go(known)
+            known.again = 0
         known.epoch, known.offset = at.epoch, at.offset
         return is_new
 
@@ -192,15 +227,17 @@ class Rooms(Generic[M]):
         if known.epoch is None:
             known.epoch, known.offset = at.epoch, at.offset - 1
         known.blocked = queue
-        if known.asked:
+        if self._is_asked(at.room, known):
             known.drop(at.offset)
         else:
             known.behind = True
 
     def early(self, at: StreamPosition, message: M, size: int) -> None:
         """A message of ``size`` bytes came ahead of its turn."""
-        known = self._rooms[at.room]
-        if not known.asked:
+        known = self._rooms.get(at.room)
+        if known is None or known.epoch != at.epoch:
+            return
+        if not self._is_asked(at.room, known):
             known.behind = True
         elif at.offset not in known.early:
             if self._early >= MOST_EARLY or self._early_bytes + size > MOST_EARLY_BYTES:
@@ -218,6 +255,62 @@ class Rooms(Generic[M]):
                 known.epoch, known.offset = str(epoch), int(str(offset))
             known.behind = True
 
+    def _is_asked(self, room: str, known: _Room[M]) -> bool:
+        """Whether an answer is to come before which all that is missing is sent."""
+        return known.asked or room in self._replays
+
+    # --- joining with what was said before
+
+    def _replay(self, room: str) -> Replay | None:
+        """What the server is sending, or is to send first."""
+        replays = self._replays.get(room)
+        return replays[0] if replays else None
+
+    def wants(self, room: str, since: Since) -> Replay:
+        """A join asks for what was said before; ``replayed`` or ``give_up`` has to follow."""
+        replay = Replay(since)
+        known = self._rooms.get(room)
+        if known is not None and room not in self._replays:
+            known.dropped = None
+        self._replays.setdefault(room, []).append(replay)
+        return replay
+
+    def replayed(self, room: str, replay: Replay, answer: Mapping[str, Any]) -> Recovered[M]:
+        """Take in the answer to the join: what is kept from there has been sent."""
+        self._over(room, replay)
+        known = self._rooms.setdefault(room, _Room())
+        early = self._let_go(known)
+        epoch, offset = answer.get("epoch"), answer.get("offset")
+        if not _is_place(epoch, offset):
+            return Recovered()
+        upto = int(str(offset))
+        known.again = upto
+        if known.epoch != epoch:
+            known.epoch, known.offset = str(epoch), upto
+            return Recovered(upto=upto)
+        return self._settle(known, early, upto)
+
+    def give_up(self, room: str, replay: Replay) -> None:
+        """No answer will be heard; what comes of it all the same is wanted."""
+        if not self._over(room, replay):
+            return
+        known = self._rooms.get(room)
+        if known is None or not replay.is_begun:
+            return
+        known.again = MAX_OFFSET
+        if not self._is_asked(room, known) and (self._let_go(known) or known.dropped is not None):
+            known.behind = True
+
+    def _over(self, room: str, replay: Replay) -> bool:
+        """Wait for it no longer; False if that was so already."""
+        replays = self._replays.get(room, [])
+        if replay not in replays:
+            return False
+        replays.remove(replay)
+        if not replays:
+            del self._replays[room]
+        return True
+
     # --- asking for what is missing
 
     def ask(self) -> dict[str, Place]:
@@ -225,7 +318,8 @@ class Rooms(Generic[M]):
         return self._ask(
             name
             for name, room in self._rooms.items()
-            if room.behind and not room.asked and (room.blocked is None or room.blocked.roomy)
+            if room.behind and not self._is_asked(name, room)
+            if room.blocked is None or room.blocked.roomy
             if name not in self._out
         )
 
@@ -265,6 +359,8 @@ class Rooms(Generic[M]):
         epoch, offset = said.get("epoch"), said.get("offset")
         has_place = _is_place(epoch, offset)
         if said.get("recovered") is not True:
+            for replay in self._replays.get(room, ()):
+                replay.lost = True
             if has_place:
                 known.epoch, known.offset = str(epoch), int(str(offset))
             return Recovered(lost=True)
@@ -301,6 +397,12 @@ class Rooms(Generic[M]):
         self._early -= len(early)
         self._early_bytes -= sum(size for _, size in early.values())
         return early
+
+
+def _verdict(offset: int, here: int) -> Verdict:
+    if offset == here + 1:
+        return Verdict.TAKE
+    return Verdict.REPEAT if offset <= here else Verdict.GAP
 
 
 def _is_place(epoch: object, offset: object) -> bool:

@@ -406,3 +406,174 @@ def test_every_message_is_taken_once_and_in_order_whatever_gets_lost(steps, room
 
     assert world.taken == [n for n, meant in enumerate(world.log, 1) if meant]
     assert not world.line
+
+
+# --- joining with what was said before
+
+
+def replaying(rooms, since="start", room="r"):
+    return rooms.wants(room, since)
+
+
+def test_a_replay_goes_back_to_its_first_and_each_message_is_wanted_once(rooms):
+    replay = replaying(rooms)
+
+    taken = []
+    for offset in (4, 1, 2, 2, 3, 1, 4, 5):
+        if rooms.look(at(offset)) is Verdict.TAKE:
+            rooms.took(at(offset))
+            taken.append(offset)
+
+    assert taken == [4, 1, 2, 3, 4, 5], "the first one was live"
+    assert rooms.is_wanted_again(at(5))
+    assert rooms.replayed("r", replay, answer(5)) == Recovered(upto=5)
+
+
+def test_when_it_is_over_nothing_goes_back_any_more(rooms):
+    replay = replaying(rooms)
+    rooms.replayed("r", replay, answer(3))
+
+    assert rooms.look(at(1)) is Verdict.REPEAT
+
+
+def test_what_asks_for_an_ack_begins_no_replay(rooms):
+    replaying(rooms)
+
+    assert rooms.look(at(2), live=True) is Verdict.REPEAT
+    replaying(rooms, room="new")
+    assert rooms.look(at(9, room="new"), live=True) is Verdict.GAP
+    rooms.early(at(9, room="new"), "nine", 1)
+    assert "new" not in rooms
+    assert rooms.look(at(1, room="new")) is Verdict.TAKE
+
+
+def test_of_what_was_replayed_ids_say_nothing_also_when_it_has_to_be_asked_for_again():
+    """The client's own queue was full, and what comes then was handled before."""
+    rooms: Rooms[str] = Rooms()
+    replay = replaying(rooms)
+    queue = Queue()
+    rooms.look(at(1))
+    rooms.took(at(1))
+    rooms.look(at(2))
+    rooms.missed(at(2), queue)
+    rooms.look(at(3))
+    rooms.early(at(3), "three", 1)
+    assert rooms.ask() == {}, "it is being sent"
+
+    assert rooms.replayed("r", replay, answer(3)) == Recovered(upto=1)
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 1}}
+    assert rooms.is_wanted_again(at(2))
+    assert rooms.is_wanted_again(at(3))
+    assert not rooms.is_wanted_again(at(4))
+    rooms.took(at(1, "f"))
+    assert not rooms.is_wanted_again(at(2, "f"))
+
+
+def test_what_was_kept_aside_is_next_when_it_is_over():
+    rooms: Rooms[str] = Rooms()
+    replay = replaying(rooms)
+    rooms.took(at(1))
+    rooms.early(at(4), "four", 1)
+    rooms.early(at(3), "three", 1)
+
+    assert rooms.replayed("r", replay, answer(5, recovered=False)) == Recovered(
+        early=["three", "four"], upto=5
+    )
+    assert rooms._early == rooms._early_bytes == 0
+
+
+def test_two_replays_are_one_after_the_other(rooms):
+    first, second = replaying(rooms), replaying(rooms, 2)
+    taken = []
+
+    def come(*offsets):
+        for offset in offsets:
+            if rooms.look(at(offset)) is Verdict.TAKE:
+                rooms.took(at(offset))
+                taken.append(offset)
+
+    come(1, 2, 3)
+    rooms.replayed("r", first, answer(3))
+    come(2, 3)
+    rooms.replayed("r", second, answer(3))
+    come(1, 4)
+
+    assert taken == [1, 2, 3, 2, 3, 4]
+
+
+def test_a_replay_that_nobody_waits_for_any_more_is_made_whole(rooms):
+    replay = replaying(rooms)
+    rooms.look(at(1))
+    rooms.took(at(1))
+    rooms.early(at(3), "three", 1)
+
+    rooms.give_up("r", replay)
+    rooms.give_up("r", replay)
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 1}}
+    assert rooms.is_wanted_again(at(2))
+    assert rooms._early == 0
+
+
+def test_one_that_was_refused_leaves_nothing(rooms):
+    rooms.give_up("r", replaying(rooms))
+    rooms.give_up("new", replaying(rooms, room="new"))
+
+    assert rooms.names() == {"r"}
+    assert rooms.ask() == {}
+    assert not rooms.is_wanted_again(at(4))
+    assert rooms._replays == {}
+
+
+def test_a_room_without_history_has_no_place(rooms):
+    rooms.replayed("plain", replaying(rooms, room="plain"), {})
+
+    assert rooms.place("plain") == {}
+
+
+def test_the_answers_epoch_counts(rooms):
+    rooms.replayed("r", replaying(rooms), answer(7, "f"))
+
+    assert rooms.place("r") == {"epoch": "f", "offset": 7}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["live", "join", "answer", "leave"]), st.integers(0, 9))))
+def test_against_a_server_each_replay_is_one_piece_and_what_is_live_comes_once(steps):
+    """The server answers later than it is asked; what is said meanwhile comes before."""
+    rooms: Rooms[str] = Rooms()
+    last, member, asked = 0, False, []
+    got: list[list[int]] = [[]]
+
+    def come(offset):
+        if rooms.look(at(offset)) is Verdict.TAKE:
+            rooms.took(at(offset))
+            got[-1].append(offset)
+
+    for step, number in steps:
+        if step == "live":
+            last += 1
+            if member:
+                come(last)
+        elif step == "join":
+            since = "start" if number > 4 else number
+            asked.append((since, rooms.wants("r", since)))
+        elif step == "answer" and asked:
+            since, replay = asked.pop(0)
+            first = 1 if since == "start" else max(1, last - since + 1)
+            before = len(got[-1])
+            for offset in range(first, last + 1):
+                come(offset)
+            new = got[-1][before:]
+            live = set(got[-1][:before]) if before else set()
+            assert new == [n for n in range(first, last + 1) if n in new]
+            assert set(range(first, last + 1)) <= set(new) | live
+            rooms.replayed("r", replay, answer(last))
+            member = True
+            got.append([])
+        elif step == "leave" and not asked:
+            rooms.left("r")
+            member = False
+            got.append([])
+    for piece in got:
+        assert all(n <= last for n in piece)
