@@ -1,4 +1,4 @@
-"""pytest's way to the test kit: the fixture ``test_hub``.
+"""pytest's way to the test kit: the fixture ``test_hub``, and contracts that say what failed.
 
 It stands outside of the package because pytest imports it at every start: importing
 ``eyewall`` here would cost each run a quarter of a second, also those that never use it.
@@ -14,6 +14,10 @@ import pytest
 if TYPE_CHECKING:
     from eyewall import Server
     from eyewall.testing import TestHub
+
+# The contracts are tests though they stand in a package: pytest has to know before they are
+# imported, or a failed ``assert`` in one says nothing of its values.
+pytest.register_assert_rewrite("eyewall.testing.contracts")
 
 _HUBS: pytest.StashKey[list[TestHub]] = pytest.StashKey()
 """What a test has made."""

@@ -1,6 +1,6 @@
 """What the application needs from outside, as promises: all but what the nodes share.
 
-Every port's docstring is its contract, and ``tests/contracts`` holds adapters to it.
+Every port's docstring is its contract, and ``eyewall.testing.contracts`` holds adapters to it.
 Methods may be plain or ``async`` where a call may have to wait, if so marked with
 ``Maybe``; where a port has one method, a plain callable will do. ``stores`` has the ports
 of the cluster.

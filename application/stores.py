@@ -1,6 +1,6 @@
 """What the nodes of a cluster share, as promises: the bus, and what holds for all of them.
 
-Every port's docstring is its contract, and ``tests/contracts`` holds adapters to it. What
+Every port's docstring is its contract, and ``eyewall.testing.contracts`` holds adapters to it. What
 holds for every call of every port here:
 
 * it returns within ``PROMISED`` seconds, or raises ``Unavailable`` when it can't: a retry

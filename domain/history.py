@@ -162,12 +162,17 @@ class Page:
 
 @dataclass(slots=True)
 class Log:
-    """The kept messages of one room in one epoch, for stores that hold them in memory."""
+    """The kept messages of one room in one epoch, for stores that hold them in memory.
+
+    Together they have at most ``max_bytes``, but for one larger message that is the newest.
+    """
 
     epoch: str
     last: int = 0
     """The offset of the newest message, kept or not."""
+    max_bytes: int | None = None
     _kept: deque[tuple[datetime, Entry]] = field(default_factory=deque)
+    _bytes: int = 0
     _ttl: float | None = None
 
     @property
@@ -187,17 +192,25 @@ class Log:
         self.trim(now)
         self._ttl = retention.ttl
         self._kept.append((now, entry))
+        self._bytes += len(entry.payload)
         self.last += 1
-        while len(self._kept) > retention.size:
-            self._kept.popleft()
+        while len(self._kept) > retention.size or self._is_too_large:
+            self._drop_oldest()
         self.trim(now)
         return self.position
+
+    @property
+    def _is_too_large(self) -> bool:
+        return self.max_bytes is not None and self._bytes > self.max_bytes and len(self._kept) > 1
+
+    def _drop_oldest(self) -> None:
+        self._bytes -= len(self._kept.popleft()[1].payload)
 
     def trim(self, now: datetime) -> None:
         """Drop what has become too old: the oldest, as far as they are."""
         if self._ttl is not None:
             while self._kept and (now - self._kept[0][0]).total_seconds() >= self._ttl:
-                self._kept.popleft()
+                self._drop_oldest()
 
     def recovers(self, since: Position) -> bool:
         """Whether all that came after ``since`` is still there."""

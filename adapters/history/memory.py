@@ -9,6 +9,7 @@ import secrets
 import threading
 from datetime import datetime
 
+from eyewall.domain.duration import count
 from eyewall.domain.history import Entry, Log, Page, Position, Retention
 from eyewall.domain.identity import RoomId
 
@@ -18,12 +19,20 @@ class MemoryHistory:
     keeps what it holds.
 
     What it holds is bounded by each room's ``history_size``, for as long as the room is
-    there: deleting the room, or setting its ``history_size`` to 0, forgets it.
+    there: deleting the room, or setting its ``history_size`` to 0, forgets it. With
+    ``max_room_bytes`` the messages of a room have so many bytes at most (encoded, as they
+    travel): the oldest go, and only one that is larger by itself stays alone. None is without
+    limit: ``history_size`` messages of up to ``max_message_size`` each.
+
+    Raises ``ValueError`` for a ``max_room_bytes`` below 1.
     """
 
     across_processes = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_room_bytes: int | None = None) -> None:
+        if max_room_bytes is not None:
+            count(max_room_bytes, "max_room_bytes")
+        self._max_room_bytes = max_room_bytes
         self._lock = threading.Lock()
         self._logs: dict[RoomId, Log] = {}
 
@@ -57,5 +66,7 @@ class MemoryHistory:
         log = self._logs.get(room_id)
         if log is None:
             # Random, because after a restart it must not have the name it had before.
-            log = self._logs[room_id] = Log(secrets.token_urlsafe(9))
+            log = self._logs[room_id] = Log(
+                secrets.token_urlsafe(9), max_bytes=self._max_room_bytes
+            )
         return log

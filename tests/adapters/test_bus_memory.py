@@ -8,7 +8,7 @@ import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.application.stores import CountsListeners, Opens
-from tests.contracts.bus import END, BusContract, Ear, opened
+from eyewall.testing.contracts.bus import END, BusContract, Ear, opened
 
 PLACE = ContextVar("place", default="nowhere")
 

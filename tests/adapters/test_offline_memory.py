@@ -4,7 +4,7 @@ import pytest
 
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.domain.identity import UserId
-from tests.contracts.offline import ADA, BOB, START, OfflineContract, ids, message
+from eyewall.testing.contracts.offline import ADA, BOB, START, OfflineContract, ids, message
 
 
 class TestMemoryOffline(OfflineContract):

@@ -8,7 +8,7 @@ import pytest
 from eyewall.adapters.offline.schema import VERSION, prepare
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.domain.errors import Unavailable
-from tests.contracts.offline import ids, opened
+from eyewall.testing.contracts.offline import ids, opened
 
 
 @pytest.fixture

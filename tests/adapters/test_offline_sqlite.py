@@ -11,7 +11,7 @@ import pytest
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import UserId
-from tests.contracts.offline import ADA, BOB, OfflineContract, ids, message, opened
+from eyewall.testing.contracts.offline import ADA, BOB, OfflineContract, ids, message, opened
 
 
 class TestSqliteOffline(OfflineContract):

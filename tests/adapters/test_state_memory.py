@@ -10,8 +10,9 @@ import pytest
 from eyewall.adapters.state import memory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.stores import Opens
-from tests.contracts.bus import opened
-from tests.contracts.state import NOW, StateContract, joins, leaves
+from eyewall.testing.contracts.bus import opened
+from eyewall.testing.contracts.rules import NOW, joins, leaves
+from eyewall.testing.contracts.state import StateContract
 
 
 class Clock:

@@ -2,7 +2,7 @@
 
 Take the class over, say how a client of your store is made, and run pytest on it::
 
-    from tests.contracts.offline import OfflineContract
+    from eyewall.testing.contracts import OfflineContract
 
     class TestMyStore(OfflineContract):
         @pytest.fixture
@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from eyewall.application.stores import OfflineStore, Opens
+from eyewall.application.stores import OfflineStore
 from eyewall.domain.envelope import Priority
 from eyewall.domain.identity import UserId
 from eyewall.domain.mailbox import StoredMessage
 from eyewall.domain.report import FailureReason
+from eyewall.testing.contracts.bus import opened
 
 ADA, BOB = UserId("ada"), UserId("bob:ü'; --")
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -62,18 +62,6 @@ def later(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-@asynccontextmanager
-async def opened(client: Any) -> AsyncIterator[Any]:
-    """The client, open as long as the context."""
-    if isinstance(client, Opens):
-        await client.open()
-    try:
-        yield client
-    finally:
-        if isinstance(client, Opens):
-            await client.close()
-
-
 async def ids(store: OfflineStore, user: UserId = ADA, now: datetime = START) -> list[str]:
     """The ids that wait, in order."""
     return [kept.id for _, kept in await store.waiting(user, 0, 10_000, now)]
@@ -92,13 +80,13 @@ class OfflineContract:
         raise NotImplementedError
 
     @pytest.fixture
-    async def store(self, connect) -> AsyncIterator[OfflineStore]:
+    async def store(self, connect: Callable[..., Any]) -> AsyncIterator[OfflineStore]:
         async with opened(connect()) as client:
             yield client
 
     # --- what is kept
 
-    async def test_a_message_comes_back_as_it_was(self, store):
+    async def test_a_message_comes_back_as_it_was(self, store: Any) -> None:
         kept = [
             message("1", ttl=60.5, priority=Priority.HIGH),
             StoredMessage("2", bytes(range(256)), Priority.LOW, START),
@@ -110,14 +98,14 @@ class OfflineContract:
 
         assert [found for _, found in await store.waiting(ADA, 0, 10, START)] == kept
 
-    async def test_messages_come_in_the_order_in_which_they_were_stored(self, store):
+    async def test_messages_come_in_the_order_in_which_they_were_stored(self, store: Any) -> None:
         sent = [f"m{number}" for number in range(100)]
         for message_id in sent:
             await store.store(ADA, message(message_id))
 
         assert await ids(store) == sent
 
-    async def test_everybody_has_their_own(self, store):
+    async def test_everybody_has_their_own(self, store: Any) -> None:
         await store.store(ADA, message("1"))
         await store.store(BOB, message("1", size=11))
 
@@ -125,7 +113,7 @@ class OfflineContract:
         assert [len(m.payload) for _, m in await store.waiting(BOB, 0, 10, START)] == [11]
         assert await ids(store, UserId("nobody")) == []
 
-    async def test_the_same_id_again_replaces_nothing(self, store):
+    async def test_the_same_id_again_replaces_nothing(self, store: Any) -> None:
         await store.store(ADA, message("1", size=10))
         await store.store(ADA, message("2"))
 
@@ -134,7 +122,7 @@ class OfflineContract:
         found = await store.waiting(ADA, 0, 10, START)
         assert [(m.id, len(m.payload)) for _, m in found] == [("1", 10), ("2", 10)]
 
-    async def test_pages_follow_each_other_without_a_gap_or_a_repeat(self, store):
+    async def test_pages_follow_each_other_without_a_gap_or_a_repeat(self, store: Any) -> None:
         for number in range(10):
             await store.store(ADA, message(str(number)))
         found, after = [], 0
@@ -145,7 +133,7 @@ class OfflineContract:
 
         assert found == [str(number) for number in range(10)]
 
-    async def test_a_position_is_never_given_twice(self, store):
+    async def test_a_position_is_never_given_twice(self, store: Any) -> None:
         """Who reads on after the last message gets what came since, whatever has gone."""
         await store.store(ADA, message("1"))
         [(after, _)] = await store.waiting(ADA, 0, 10, START)
@@ -154,7 +142,7 @@ class OfflineContract:
 
         assert [m.id for _, m in await store.waiting(ADA, after, 10, START)] == ["2"]
 
-    async def test_a_removed_message_is_gone_once(self, store):
+    async def test_a_removed_message_is_gone_once(self, store: Any) -> None:
         await store.store(ADA, message("1"))
         await store.store(ADA, message("2"))
 
@@ -163,18 +151,18 @@ class OfflineContract:
         assert await store.remove(BOB, "2") is False
         assert await ids(store) == ["2"]
 
-    async def test_calls_at_the_same_time_are_all_done(self, store):
+    async def test_calls_at_the_same_time_are_all_done(self, store: Any) -> None:
         await asyncio.gather(*(store.store(ADA, message(str(n))) for n in range(500)))
 
         assert await ids(store) == [str(n) for n in range(500)]
 
-    async def test_clients_share_what_is_kept(self, connect):
+    async def test_clients_share_what_is_kept(self, connect: Callable[..., Any]) -> None:
         async with opened(connect()) as one, opened(connect()) as other:
             await one.store(ADA, message("1"))
 
             assert await ids(other) == ["1"]
 
-    async def test_what_is_kept_outlives_a_close(self, connect):
+    async def test_what_is_kept_outlives_a_close(self, connect: Callable[..., Any]) -> None:
         client = connect()
         async with opened(client):
             await client.store(ADA, message("1"))
@@ -183,7 +171,9 @@ class OfflineContract:
 
     # --- limits
 
-    async def test_beyond_the_count_the_oldest_goes_first(self, connect):
+    async def test_beyond_the_count_the_oldest_goes_first(
+        self, connect: Callable[..., Any]
+    ) -> None:
         async with opened(connect(max_messages=2)) as store:
             assert await store.store(ADA, message("1")) == []
             assert await store.store(ADA, message("2")) == []
@@ -196,7 +186,7 @@ class OfflineContract:
             assert await ids(store) == ["2", "3"]
             assert await ids(store, BOB) == ["b"]
 
-    async def test_beyond_the_bytes_the_oldest_go_first(self, connect):
+    async def test_beyond_the_bytes_the_oldest_go_first(self, connect: Callable[..., Any]) -> None:
         async with opened(connect(max_bytes=100)) as store:
             for number in range(4):
                 await store.store(ADA, message(str(number), size=25))
@@ -206,7 +196,9 @@ class OfflineContract:
             assert [one.message.id for one in evicted] == ["0", "1", "2"]
             assert await ids(store) == ["3", "large"]
 
-    async def test_a_message_larger_than_the_limit_is_kept_alone(self, connect):
+    async def test_a_message_larger_than_the_limit_is_kept_alone(
+        self, connect: Callable[..., Any]
+    ) -> None:
         async with opened(connect(max_bytes=100)) as store:
             await store.store(ADA, message("1"))
 
@@ -215,7 +207,7 @@ class OfflineContract:
             assert evicted.message.id == "1"
             assert await ids(store) == ["large"]
 
-    async def test_what_was_removed_makes_room(self, connect):
+    async def test_what_was_removed_makes_room(self, connect: Callable[..., Any]) -> None:
         async with opened(connect(max_messages=2, max_bytes=20)) as store:
             await store.store(ADA, message("1"))
             await store.store(ADA, message("2"))
@@ -225,14 +217,14 @@ class OfflineContract:
 
     # --- age
 
-    async def test_what_has_outlived_its_ttl_is_not_delivered(self, store):
+    async def test_what_has_outlived_its_ttl_is_not_delivered(self, store: Any) -> None:
         await store.store(ADA, message("short", ttl=10))
         await store.store(ADA, message("long", ttl=20))
 
         assert await ids(store, now=later(9.9)) == ["short", "long"]
         assert await ids(store, now=later(10)) == ["long"]
 
-    async def test_what_is_too_old_is_not_delivered(self, connect):
+    async def test_what_is_too_old_is_not_delivered(self, connect: Callable[..., Any]) -> None:
         async with opened(connect(max_age=60)) as store:
             await store.store(ADA, message("1", ttl=1000))
             await store.store(ADA, message("2", after=30))
@@ -240,7 +232,7 @@ class OfflineContract:
             assert await ids(store, now=later(59.9)) == ["1", "2"]
             assert await ids(store, now=later(60)) == ["2"]
 
-    async def test_what_is_too_old_is_removed_and_told_once(self, store):
+    async def test_what_is_too_old_is_removed_and_told_once(self, store: Any) -> None:
         await store.store(ADA, message("1", ttl=10))
         await store.store(ADA, message("2", ttl=50))
         await store.store(BOB, message("3", ttl=10))
@@ -253,13 +245,13 @@ class OfflineContract:
         assert await store.expire(later(10), 100) == []
         assert await ids(store) == ["2"]
 
-    async def test_expiring_stops_at_its_limit(self, store):
+    async def test_expiring_stops_at_its_limit(self, store: Any) -> None:
         for number in range(5):
             await store.store(ADA, message(str(number), ttl=10))
 
         assert [len(await store.expire(later(10), 2)) for _ in range(4)] == [2, 2, 1, 0]
 
-    async def test_room_is_made_of_what_is_too_old_first(self, connect):
+    async def test_room_is_made_of_what_is_too_old_first(self, connect: Callable[..., Any]) -> None:
         async with opened(connect(max_messages=2)) as store:
             await store.store(ADA, message("1"))
             await store.store(ADA, message("2", ttl=10))
@@ -269,7 +261,7 @@ class OfflineContract:
             assert (evicted.message.id, evicted.reason) == ("2", FailureReason.TIMEOUT)
             assert await ids(store) == ["1", "3"]
 
-    async def test_an_age_beyond_every_date_is_no_limit(self, connect):
+    async def test_an_age_beyond_every_date_is_no_limit(self, connect: Callable[..., Any]) -> None:
         async with opened(connect(max_age=1e15)) as store:
             await store.store(ADA, message("1"))
 
@@ -277,12 +269,12 @@ class OfflineContract:
 
     # --- who replays
 
-    async def test_one_at_a_time_has_the_claim(self, store):
+    async def test_one_at_a_time_has_the_claim(self, store: Any) -> None:
         assert await store.claim(ADA, "n1", 10) == "n1"
         assert await store.claim(ADA, "n2", 10) == "n1"
         assert await store.claim(BOB, "n2", 10) == "n2"
 
-    async def test_a_claim_can_be_given_back_by_its_owner_only(self, store):
+    async def test_a_claim_can_be_given_back_by_its_owner_only(self, store: Any) -> None:
         await store.claim(ADA, "n1", 10)
 
         await store.release(ADA, "n2")
@@ -290,7 +282,7 @@ class OfflineContract:
         await store.release(ADA, "n1")
         assert await store.claim(ADA, "n2", 10) == "n2"
 
-    async def test_a_claim_lapses_by_itself(self, store, clock):
+    async def test_a_claim_lapses_by_itself(self, store: Any, clock: SettableClock) -> None:
         await store.claim(ADA, "n1", 10)
 
         clock.now += 9.9
@@ -298,7 +290,7 @@ class OfflineContract:
         clock.now += 0.2
         assert await store.claim(ADA, "n2", 10) == "n2"
 
-    async def test_claiming_again_renews(self, store, clock):
+    async def test_claiming_again_renews(self, store: Any, clock: SettableClock) -> None:
         await store.claim(ADA, "n1", 10)
         clock.now += 9
         assert await store.claim(ADA, "n1", 10) == "n1"
@@ -306,7 +298,9 @@ class OfflineContract:
 
         assert await store.claim(ADA, "n2", 10) == "n1"
 
-    async def test_expiring_keeps_the_claims_that_stand(self, store, clock):
+    async def test_expiring_keeps_the_claims_that_stand(
+        self, store: Any, clock: SettableClock
+    ) -> None:
         await store.claim(ADA, "n1", 10)
         await store.claim(BOB, "n1", 20)
         clock.now += 15

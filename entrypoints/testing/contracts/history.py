@@ -3,7 +3,7 @@
 Take the class over, say how a client of your engine is made and how long it takes for
 messages to become too old, and run pytest on it::
 
-    from tests.contracts.history import HistoryContract
+    from eyewall.testing.contracts import HistoryContract
 
     class TestMyHistory(HistoryContract):
         @pytest.fixture
@@ -36,7 +36,9 @@ import pytest
 from eyewall.application.stores import HistoryStore
 from eyewall.domain.envelope import Priority
 from eyewall.domain.history import MAX_EPOCH, Entry, Page, Position, Retention
-from tests.contracts.bus import Connect, opened
+from eyewall.testing.contracts.bus import Connect, opened
+
+GrowOld = Callable[[float], Awaitable[Any]]
 
 KEEPS = Retention(100)
 
@@ -60,7 +62,7 @@ class HistoryContract:
         raise NotImplementedError("return a function that makes a client of your engine")
 
     @pytest.fixture
-    def grow_old(self) -> Callable[[float], Awaitable[Any]]:
+    def grow_old(self) -> GrowOld:
         """How time passes for the engine; one that goes by ``now`` needs nothing."""
 
         async def nothing(seconds: float) -> None:
@@ -97,14 +99,16 @@ class HistoryContract:
 
     # --- positions
 
-    async def test_offsets_are_one_more_for_each_message(self, history):
+    async def test_offsets_are_one_more_for_each_message(self, history: Any) -> None:
         positions = await self.fill(history, 3)
 
         assert [p.offset for p in positions] == [1, 2, 3]
         assert len({p.epoch for p in positions}) == 1
         assert await history.position("lab") == positions[-1]
 
-    async def test_a_room_that_was_never_heard_of_stands_at_0_of_an_epoch(self, history):
+    async def test_a_room_that_was_never_heard_of_stands_at_0_of_an_epoch(
+        self, history: Any
+    ) -> None:
         first = await history.position("lab")
 
         assert first.offset == 0
@@ -112,13 +116,15 @@ class HistoryContract:
         assert await history.position("lab") == first, "the epoch stays"
         assert (await self.fill(history, 1))[0] == Position(first.epoch, 1)
 
-    async def test_reading_a_room_that_was_never_heard_of_begins_its_epoch_too(self, history):
+    async def test_reading_a_room_that_was_never_heard_of_begins_its_epoch_too(
+        self, history: Any
+    ) -> None:
         page = await self.read(history)
 
         assert (numbers(page), page.position.offset, page.recovered) == ([], 0, True)
         assert await history.position("lab") == page.position
 
-    async def test_rooms_have_histories_of_their_own(self, history):
+    async def test_rooms_have_histories_of_their_own(self, history: Any) -> None:
         await self.fill(history, 2, room="lab")
         await self.fill(history, 1, room="den")
 
@@ -128,7 +134,7 @@ class HistoryContract:
 
     # --- reading
 
-    async def test_without_a_position_the_newest_come_oldest_first(self, history):
+    async def test_without_a_position_the_newest_come_oldest_first(self, history: Any) -> None:
         await self.fill(history, 5)
 
         page = await self.read(history, limit=2)
@@ -136,7 +142,7 @@ class HistoryContract:
         assert (numbers(page), page.first, page.position.offset) == ([4, 5], 4, 5)
         assert page.recovered
 
-    async def test_after_a_position_the_first_come(self, history):
+    async def test_after_a_position_the_first_come(self, history: Any) -> None:
         at = await self.fill(history, 5)
 
         page = await self.read(history, at[1], limit=2)
@@ -144,14 +150,16 @@ class HistoryContract:
         assert (numbers(page), page.first, page.position.offset) == ([3, 4], 3, 5)
         assert page.recovered
 
-    async def test_from_the_beginning_of_the_epoch_everything_comes(self, history):
+    async def test_from_the_beginning_of_the_epoch_everything_comes(self, history: Any) -> None:
         at = await self.fill(history, 3)
 
         page = await self.read(history, Position(at[0].epoch, 0))
 
         assert (numbers(page), page.recovered) == ([1, 2, 3], True)
 
-    async def test_after_the_last_there_is_nothing_and_nothing_is_missing(self, history):
+    async def test_after_the_last_there_is_nothing_and_nothing_is_missing(
+        self, history: Any
+    ) -> None:
         at = await self.fill(history, 2)
 
         page = await self.read(history, at[-1])
@@ -159,7 +167,7 @@ class HistoryContract:
         assert (numbers(page), page.first, page.position) == ([], 3, at[-1])
         assert page.recovered
 
-    async def test_entries_come_back_as_they_were_appended(self, history):
+    async def test_entries_come_back_as_they_were_appended(self, history: Any) -> None:
         one = Entry(b'{"topic":"t","data":"\xc3\xa9 \\u0000"}', Priority.HIGH, ["c1", "c2"])
         await history.append("lab", one, KEEPS, self.now())
 
@@ -173,7 +181,7 @@ class HistoryContract:
 
     # --- what is not there
 
-    async def test_a_position_of_another_epoch_is_not_recovered(self, history):
+    async def test_a_position_of_another_epoch_is_not_recovered(self, history: Any) -> None:
         await self.fill(history, 2)
 
         page = await self.read(history, Position("another", 1))
@@ -181,14 +189,14 @@ class HistoryContract:
         assert (numbers(page), page.recovered) == ([], False)
         assert page.position == await history.position("lab")
 
-    async def test_a_position_that_was_never_reached_is_not_recovered(self, history):
+    async def test_a_position_that_was_never_reached_is_not_recovered(self, history: Any) -> None:
         at = await self.fill(history, 2)
 
         page = await self.read(history, Position(at[0].epoch, 3))
 
         assert (numbers(page), page.recovered, page.position) == ([], False, at[-1])
 
-    async def test_the_oldest_go_when_there_are_too_many(self, history):
+    async def test_the_oldest_go_when_there_are_too_many(self, history: Any) -> None:
         at = await self.fill(history, 5, keeps=Retention(2))
 
         trimmed, edge = await self.read(history, at[1]), await self.read(history, at[2])
@@ -196,14 +204,16 @@ class HistoryContract:
         assert (numbers(trimmed), trimmed.first, trimmed.recovered) == ([4, 5], 4, False)
         assert (numbers(edge), edge.first, edge.recovered) == ([4, 5], 4, True)
 
-    async def test_a_smaller_size_holds_from_the_next_message_on(self, history):
+    async def test_a_smaller_size_holds_from_the_next_message_on(self, history: Any) -> None:
         await self.fill(history, 3)
 
         await history.append("lab", entry(4), Retention(2), self.now())
 
         assert numbers(await self.read(history)) == [3, 4]
 
-    async def test_the_old_go_when_their_time_is_over(self, history, grow_old):
+    async def test_the_old_go_when_their_time_is_over(
+        self, history: Any, grow_old: GrowOld
+    ) -> None:
         keeps = Retention(100, self.ttl)
         at = await self.fill(history, 2, keeps=keeps)
         await grow_old(self.ttl + 0.1)
@@ -217,8 +227,8 @@ class HistoryContract:
 
     @pytest.mark.parametrize("longer", [None, 3600.0], ids=["for ever", "an hour"])
     async def test_what_has_expired_does_not_come_back_with_another_ttl(
-        self, history, grow_old, longer
-    ):
+        self, history: Any, grow_old: GrowOld, longer: float | None
+    ) -> None:
         """Also when nobody has read in between."""
         (at,) = await self.fill(history, 1, keeps=Retention(100, self.ttl))
         await grow_old(self.ttl + 0.1)
@@ -228,7 +238,9 @@ class HistoryContract:
         page = await self.read(history, Position(at.epoch, 0))
         assert (numbers(page), page.first, page.recovered) == ([2], 2, False)
 
-    async def test_what_is_not_too_old_yet_lives_by_the_newest_word(self, history, grow_old):
+    async def test_what_is_not_too_old_yet_lives_by_the_newest_word(
+        self, history: Any, grow_old: GrowOld
+    ) -> None:
         (at,) = await self.fill(history, 1, keeps=Retention(100, self.ttl))
         await history.append("lab", entry(2), Retention(100, None), self.now())
         await grow_old(self.ttl + 0.1)
@@ -237,7 +249,7 @@ class HistoryContract:
 
         assert (numbers(page), page.recovered) == ([1, 2], True)
 
-    async def test_a_room_that_was_removed_begins_a_new_epoch(self, history):
+    async def test_a_room_that_was_removed_begins_a_new_epoch(self, history: Any) -> None:
         at = await self.fill(history, 2)
 
         await history.remove("lab")
@@ -246,19 +258,21 @@ class HistoryContract:
         assert (numbers(page), page.recovered) == ([], False)
         assert (page.position.offset, page.position.epoch == at[0].epoch) == (0, False)
 
-    async def test_removing_a_room_that_is_not_there_is_no_error(self, history):
+    async def test_removing_a_room_that_is_not_there_is_no_error(self, history: Any) -> None:
         await history.remove("nowhere")
 
     # --- several clients
 
-    async def test_all_clients_see_the_same(self, connect):
+    async def test_all_clients_see_the_same(self, connect: Connect) -> None:
         async with opened(connect()) as one, opened(connect()) as two:
             (at,) = await self.fill(one, 1)
 
             assert await two.position("lab") == at
             assert numbers(await self.read(two)) == [1]
 
-    async def test_no_offset_is_given_twice_however_many_append_at_once(self, connect):
+    async def test_no_offset_is_given_twice_however_many_append_at_once(
+        self, connect: Connect
+    ) -> None:
         """Each from a thread with a loop of its own, as several servers would."""
 
         def publisher(start: int) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 Take the class over, say how a client of your engine is made and how its time passes,
 and run pytest on it::
 
-    from tests.contracts.state import StateContract
+    from eyewall.testing.contracts import StateContract
 
     class TestMyState(StateContract):
         @pytest.fixture
@@ -27,69 +27,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from eyewall.application.stores import KnowsOwned, StateStore
+from eyewall.application.stores import KnowsOwned, StateStore, has_methods_of
 from eyewall.domain.errors import Refused, RoomFull
-from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Standing
-from tests.contracts.bus import Connect, opened
+from eyewall.domain.identity import RoomId
+from eyewall.domain.room import Room, RoomOptions, RoomRole, Standing
+from eyewall.testing.contracts.bus import Connect, opened
+from eyewall.testing.contracts.rules import NOW, at, creates, grants, joins, leaves, looks
 
 Advance = Callable[[float], Awaitable[Any]]
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class _Failed(Exception):
     """What a rule of a test raises."""
-
-
-def at(seconds: float) -> datetime:
-    return NOW + timedelta(seconds=seconds)
-
-
-# --- rules: decisions as the application makes them
-
-
-def joins(conn_id: str, node: str = "n1") -> Any:
-    def rule(room: Room | None, standing: Standing) -> tuple[Room, int]:
-        room = room or Room("lab", RoomOptions(), NOW)
-        room.admit(standing, conn_id, node, now=NOW)
-        return room, room.seats
-
-    return rule
-
-
-def leaves(conn_id: str) -> Any:
-    def rule(room: Room | None, standing: Standing) -> tuple[Room | None, int]:
-        gone = room.release(standing, [conn_id], LeaveReason.LEFT, now=NOW) if room else []
-        return room, len(gone)
-
-    return rule
-
-
-def grants(role: RoomRole) -> Any:
-    def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
-        room = room or Room("lab", RoomOptions(), NOW)
-        room.grant(standing, role)
-        return room, None
-
-    return rule
-
-
-def creates(room_id: str = "lab", **options: Any) -> Any:
-    def rule(room: Room | None, _: Standing) -> tuple[Room, None]:
-        room = room or Room(room_id, RoomOptions(), NOW)
-        room.create(RoomOptions(**options))
-        return room, None
-
-    return rule
-
-
-def looks(room: Room | None, standing: Standing) -> tuple[Room | None, tuple[Any, Standing]]:
-    return room, (room, standing.copy())
 
 
 class StateContract:
@@ -123,11 +77,11 @@ class StateContract:
 
     # --- decisions
 
-    async def test_a_decision_returns_what_the_rule_does(self, state):
+    async def test_a_decision_returns_what_the_rule_does(self, state: Any) -> None:
         assert await state.decide("lab", "u:ada", joins("c1")) == 1
         assert await state.decide("lab", "u:ada", joins("c2")) == 2
 
-    async def test_a_rule_sees_what_earlier_ones_did(self, state, other):
+    async def test_a_rule_sees_what_earlier_ones_did(self, state: Any, other: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
 
         room, ada = await other.decide("lab", "u:ada", looks)
@@ -136,11 +90,11 @@ class StateContract:
         assert list(ada.seats) == ["c1"]
         assert (ada.seats["c1"].node, ada.seats["c1"].joined_at) == ("n1", NOW)
 
-    async def test_a_rule_about_nothing_sees_nothing(self, state):
+    async def test_a_rule_about_nothing_sees_nothing(self, state: Any) -> None:
         assert await state.decide("lab", "u:ada", looks) == (None, Standing())
         assert await state.room("lab") is None
 
-    async def test_a_rule_sees_one_standing_and_not_another(self, state):
+    async def test_a_rule_sees_one_standing_and_not_another(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
 
         _, bob = await state.decide("lab", "u:bob", looks)
@@ -148,15 +102,15 @@ class StateContract:
 
         assert bob == nobody == Standing()
 
-    async def test_rooms_do_not_mix(self, state):
+    async def test_rooms_do_not_mix(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
 
         assert await state.decide("hall", "u:ada", looks) == (None, Standing())
 
-    async def test_a_rule_that_raises_leaves_nothing_behind(self, state):
+    async def test_a_rule_that_raises_leaves_nothing_behind(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
 
-        def fails(room, standing):
+        def fails(room: Any, standing: Any) -> Any:
             joins("c2")(room, standing)
             room.options = RoomOptions(capacity=7)
             standing.seats["c1"].role = RoomRole.OWNER
@@ -170,8 +124,8 @@ class StateContract:
         assert list(ada.seats) == ["c1"]
         assert ada.seats["c1"].role is RoomRole.MEMBER
 
-    async def test_a_rule_that_raises_makes_no_room(self, state):
-        def fails(room, standing):
+    async def test_a_rule_that_raises_makes_no_room(self, state: Any) -> None:
+        def fails(*_: Any) -> Any:
             raise _Failed
 
         with pytest.raises(_Failed):
@@ -179,8 +133,8 @@ class StateContract:
 
         assert await state.room("lab") is None
 
-    async def test_all_options_of_a_room_are_kept(self, state, other):
-        options = {
+    async def test_all_options_of_a_room_are_kept(self, state: Any, other: Any) -> None:
+        options: dict[str, Any] = {
             "policy": "private",
             "capacity": 3,
             "allowed_roles": ["staff", "ops"],
@@ -194,9 +148,9 @@ class StateContract:
 
         assert (await other.room("lab")).options == RoomOptions(**options)
 
-    async def test_all_of_a_standing_is_kept(self, state, other):
-        def rule(room, standing):
-            room = room or Room("lab", RoomOptions(), NOW)
+    async def test_all_of_a_standing_is_kept(self, state: Any, other: Any) -> None:
+        def rule(room: Any, standing: Any) -> Any:
+            room = room or Room(RoomId("lab"), RoomOptions(), NOW)
             room.grant(standing, RoomRole.GUEST)
             room.ban(standing, now=NOW, duration=timedelta(seconds=90.5))
             standing.invited, standing.invite_until = True, at(0.25)
@@ -206,9 +160,9 @@ class StateContract:
 
         assert (await other.decide("lab", "u:ada", looks))[1] == kept
 
-    async def test_a_ban_for_ever_is_kept(self, state, other):
-        def rule(room, standing):
-            room = room or Room("lab", RoomOptions(), NOW)
+    async def test_a_ban_for_ever_is_kept(self, state: Any, other: Any) -> None:
+        def rule(room: Any, standing: Any) -> Any:
+            room = room or Room(RoomId("lab"), RoomOptions(), NOW)
             room.ban(standing, now=NOW, duration=None)
             return room, None
 
@@ -217,14 +171,14 @@ class StateContract:
         _, ada = await other.decide("lab", "u:ada", looks)
         assert ada.is_banned(at(10**9))
 
-    async def test_a_room_without_seats_that_does_not_last_is_gone(self, state):
+    async def test_a_room_without_seats_that_does_not_last_is_gone(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
         await state.decide("lab", "u:ada", leaves("c1"))
 
         assert await state.room("lab") is None
         assert await state.decide("lab", "u:ada", looks) == (None, Standing())
 
-    async def test_a_room_that_lasts_stays_with_its_standings(self, state):
+    async def test_a_room_that_lasts_stays_with_its_standings(self, state: Any) -> None:
         await state.decide("lab", "u:ada", grants(RoomRole.ADMIN))
         await state.decide("lab", "u:bob", joins("c1"))
         await state.decide("lab", "u:bob", leaves("c1"))
@@ -234,15 +188,15 @@ class StateContract:
         assert room.seats == 0
         assert ada.role is RoomRole.ADMIN
 
-    async def test_a_room_that_its_rule_gives_up_is_gone(self, state):
+    async def test_a_room_that_its_rule_gives_up_is_gone(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
 
-        await state.decide("lab", None, lambda room, standing: (None, None))
+        await state.decide("lab", None, lambda *_: (None, None))
 
         assert await state.room("lab") is None
         assert await state.standings("lab") == {}
 
-    async def test_what_is_handed_out_is_a_copy(self, state):
+    async def test_what_is_handed_out_is_a_copy(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
 
         (await state.room("lab")).seats = 99
@@ -251,7 +205,7 @@ class StateContract:
         assert (await state.room("lab")).seats == 1
         assert list((await state.standings("lab"))["u:ada"].seats) == ["c1"]
 
-    async def test_standings_are_those_with_seats(self, state):
+    async def test_standings_are_those_with_seats(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
         await state.decide("lab", "c:c2", joins("c2", "n2"))
         await state.decide("lab", "u:eve", grants(RoomRole.ADMIN))
@@ -263,14 +217,14 @@ class StateContract:
             "c:c2": ["c2"],
         }
 
-    async def test_an_unknown_room_has_no_standings(self, state):
+    async def test_an_unknown_room_has_no_standings(self, state: Any) -> None:
         assert await state.standings("lab") == {}
 
-    async def test_names_may_hold_any_printable_character(self, state):
+    async def test_names_may_hold_any_printable_character(self, state: Any) -> None:
         room_id, user = "a b:*{}[]?\\\"'ü😀", "u:ada {lab} \\ 😀"
 
-        def rule(room, standing):
-            room = room or Room(room_id, RoomOptions(), NOW)
+        def rule(room: Any, standing: Any) -> Any:
+            room = room or Room(RoomId(room_id), RoomOptions(), NOW)
             room.admit(standing, "c 1@n:1", "n:1 {x}", now=NOW)
             return room, None
 
@@ -281,11 +235,13 @@ class StateContract:
 
     # --- at the same time
 
-    async def test_decisions_at_the_same_time_are_made_one_after_the_other(self, state, other):
+    async def test_decisions_at_the_same_time_are_made_one_after_the_other(
+        self, state: Any, other: Any
+    ) -> None:
         """Capacity is never exceeded, whoever asks and however many."""
         await state.decide("lab", None, creates(capacity=10))
 
-        async def join(number):
+        async def join(number: int) -> int:
             client = (state, other)[number % 2]
             try:
                 await client.decide("lab", f"u:{number}", joins(f"c{number}"))
@@ -297,10 +253,12 @@ class StateContract:
         assert (await state.room("lab")).seats == 10
         assert len(await state.standings("lab")) == 10
 
-    async def test_decisions_from_several_threads_are_too(self, state, connect):
+    async def test_decisions_from_several_threads_are_too(
+        self, state: Any, connect: Connect
+    ) -> None:
         await state.decide("lab", None, creates(capacity=10))
 
-        async def joins_and_leaves(thread):
+        async def joins_and_leaves(thread: int) -> None:
             async with opened(connect()) as client:
                 for number in range(25):
                     conn_id = f"c{thread}-{number}"
@@ -321,14 +279,14 @@ class StateContract:
 
     # --- rooms as a whole
 
-    async def test_which_rooms_are_listed(self, state):
+    async def test_which_rooms_are_listed(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
         await state.decide("hall", None, creates("hall"))
         await state.decide("kept", "u:ada", grants(RoomRole.ADMIN))
 
         assert sorted(await state.rooms()) == ["hall", "lab"]
 
-    async def test_a_room_is_listed_no_more_when_it_is_empty(self, state):
+    async def test_a_room_is_listed_no_more_when_it_is_empty(self, state: Any) -> None:
         await state.decide("lab", None, creates())
         await state.decide("lab", "u:ada", joins("c1"))
         await state.decide("lab", "u:ada", leaves("c1"))
@@ -336,7 +294,7 @@ class StateContract:
         assert await state.rooms() == []
         assert await state.room("lab") is not None
 
-    async def test_a_removed_room_gives_up_who_was_inside(self, state):
+    async def test_a_removed_room_gives_up_who_was_inside(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1"))
         await state.decide("lab", "u:eve", grants(RoomRole.ADMIN))
 
@@ -347,10 +305,10 @@ class StateContract:
         assert await state.rooms() == []
         assert await state.decide("lab", "u:eve", looks) == (None, Standing())
 
-    async def test_removing_an_unknown_room_says_so(self, state):
+    async def test_removing_an_unknown_room_says_so(self, state: Any) -> None:
         assert await state.remove_room("lab") is None
 
-    async def test_a_removed_room_can_be_made_anew(self, state, advance):
+    async def test_a_removed_room_can_be_made_anew(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         await state.decide("lab", "u:ada", joins("c1", "n3"))
         await state.remove_room("lab")
@@ -363,7 +321,7 @@ class StateContract:
 
     # --- presence
 
-    async def test_who_appears_is_there(self, state, other):
+    async def test_who_appears_is_there(self, state: Any, other: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.appear("n2", "c2", "ada", NOW)
 
@@ -373,12 +331,12 @@ class StateContract:
         assert (states["bob"].online, states["bob"].connections) == (False, 0)
         assert states["bob"].last_seen is None
 
-    async def test_who_is_there_was_last_seen_now(self, state):
+    async def test_who_is_there_was_last_seen_now(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
 
         assert (await state.presence(["ada"], at(5)))["ada"].last_seen == at(5)
 
-    async def test_who_has_gone_was_last_seen_then(self, state):
+    async def test_who_has_gone_was_last_seen_then(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.vanish("c1", "ada", at(3))
 
@@ -386,7 +344,7 @@ class StateContract:
 
         assert (found.online, found.last_seen) == (False, at(3))
 
-    async def test_vanishing_says_how_many_are_left(self, state):
+    async def test_vanishing_says_how_many_are_left(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.appear("n2", "c2", "ada", NOW)
 
@@ -395,7 +353,7 @@ class StateContract:
         assert await state.vanish("c2", "ada", NOW) == 0
         assert await state.vanish("c2", "ada", NOW) == 0
 
-    async def test_who_has_gone_may_linger(self, state, other, advance):
+    async def test_who_has_gone_may_linger(self, state: Any, other: Any, advance: Advance) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.appear("n1", "c2", "ada", NOW)
         await state.vanish("c1", "ada", NOW, self.lease)
@@ -410,7 +368,7 @@ class StateContract:
         assert not then["bob"].online, "who was not there does not linger"
         assert not later["ada"].online
 
-    async def test_who_is_back_lingers_no_more(self, state):
+    async def test_who_is_back_lingers_no_more(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.vanish("c1", "ada", NOW, self.lease)
         await state.appear("n1", "c2", "ada", NOW)
@@ -418,13 +376,13 @@ class StateContract:
 
         assert not (await state.presence(["ada"], NOW))["ada"].online
 
-    async def test_appearing_again_changes_nothing(self, state):
+    async def test_appearing_again_changes_nothing(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.appear("n1", "c1", "ada", NOW)
 
         assert (await state.presence(["ada"], NOW))["ada"].connections == 1
 
-    async def test_where_the_connections_are_oldest_first(self, state):
+    async def test_where_the_connections_are_oldest_first(self, state: Any) -> None:
         for number in (3, 1, 2):
             await state.appear(f"n{number % 2 + 1}", f"c{number}", "ada", NOW)
 
@@ -433,20 +391,20 @@ class StateContract:
         assert list(found) == ["ada"]
         assert list(found["ada"].items()) == [("c3", "n2"), ("c1", "n2"), ("c2", "n1")]
 
-    async def test_nobody_asked_for_is_nobody_found(self, state):
+    async def test_nobody_asked_for_is_nobody_found(self, state: Any) -> None:
         assert await state.presence([], NOW) == {}
         assert await state.connections_of([]) == {}
 
     # --- typing
 
-    async def test_who_types_does_so_until_then(self, state, other):
+    async def test_who_types_does_so_until_then(self, state: Any, other: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.set_typing("ada", "lab", at(5), NOW)
 
         assert (await other.presence(["ada"], at(4)))["ada"].typing == {"lab": at(5)}
         assert (await other.presence(["ada"], at(5)))["ada"].typing == {}
 
-    async def test_who_stops_types_no_longer(self, state):
+    async def test_who_stops_types_no_longer(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.set_typing("ada", "lab", at(5), NOW)
         await state.set_typing("ada", "hall", at(5), NOW)
@@ -455,14 +413,14 @@ class StateContract:
 
         assert list((await state.presence(["ada"], at(1)))["ada"].typing) == ["hall"]
 
-    async def test_the_newest_word_counts(self, state):
+    async def test_the_newest_word_counts(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.set_typing("ada", "lab", at(50), NOW)
         await state.set_typing("ada", "lab", at(5), at(1))
 
         assert (await state.presence(["ada"], at(6)))["ada"].typing == {}
 
-    async def test_who_has_gone_types_nowhere(self, state):
+    async def test_who_has_gone_types_nowhere(self, state: Any) -> None:
         await state.appear("n1", "c1", "ada", NOW)
         await state.set_typing("ada", "lab", at(50), NOW)
         await state.vanish("c1", "ada", at(1))
@@ -471,7 +429,7 @@ class StateContract:
 
     # --- sessions
 
-    async def test_a_session_is_found_once(self, state, other):
+    async def test_a_session_is_found_once(self, state: Any, other: Any) -> None:
         await state.keep_sessions({"a": ("one", 60.0), "b": ("two", 60.0)})
 
         assert await other.take_session("a") == "one"
@@ -479,13 +437,13 @@ class StateContract:
         assert await state.take_session("b") == "two"
         assert await state.take_session("c") is None
 
-    async def test_a_session_kept_again_is_the_newer_one(self, state):
+    async def test_a_session_kept_again_is_the_newer_one(self, state: Any) -> None:
         await state.keep_sessions({"a": ("one", 60.0)})
         await state.keep_sessions({"a": ("two", 60.0)})
 
         assert await state.take_session("a") == "two"
 
-    async def test_a_session_is_kept_for_its_time(self, state, advance):
+    async def test_a_session_is_kept_for_its_time(self, state: Any, advance: Advance) -> None:
         await state.keep_sessions({"a": ("one", self.lease), "b": ("two", self.lease * 10)})
 
         await advance(self.lease)
@@ -496,7 +454,7 @@ class StateContract:
 
     # --- leases
 
-    async def test_renewing_says_who_is_alive(self, connect, advance):
+    async def test_renewing_says_who_is_alive(self, connect: Connect, advance: Advance) -> None:
         async with opened(connect()) as one, opened(connect()) as two:
             assert await one.renew("n1", self.lease) == ["n1"]
             assert sorted(await two.renew("n2", self.lease * 3)) == ["n1", "n2"]
@@ -505,7 +463,7 @@ class StateContract:
 
             assert await two.renew("n2", self.lease) == ["n2"]
 
-    async def test_a_lease_counts_from_the_last_renewal(self, state, advance):
+    async def test_a_lease_counts_from_the_last_renewal(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         await state.decide("lab", "u:ada", joins("c1", "n3"))
         await advance(self.lease * 0.6)
@@ -516,7 +474,7 @@ class StateContract:
         assert list(await state.standings("lab")) == ["u:ada"]
         assert "n3" in await state.renew("n1", 600.0)
 
-    async def test_what_a_lapsed_node_owned_is_gone(self, state, advance):
+    async def test_what_a_lapsed_node_owned_is_gone(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         await state.decide("lab", "u:ada", joins("c1", "n3"))
         await state.appear("n3", "c1", "ada", NOW)
@@ -530,7 +488,7 @@ class StateContract:
         found = (await state.presence(["ada"], at(60)))["ada"]
         assert (found.online, found.connections, found.typing) == (False, 0, {})
 
-    async def test_what_the_others_own_stays(self, state, advance):
+    async def test_what_the_others_own_stays(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         for node, conn_id in (("n1", "c1"), ("n3", "c3")):
             await state.decide("lab", "u:ada", joins(conn_id, node))
@@ -542,7 +500,7 @@ class StateContract:
         assert list((await state.standings("lab"))["u:ada"].seats) == ["c1"]
         assert await state.connections_of(["ada"]) == {"ada": {"c1": "n1"}}
 
-    async def test_what_nobody_owns_stays(self, state, advance):
+    async def test_what_nobody_owns_stays(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         await state.decide("lab", "u:ada", grants(RoomRole.ADMIN))
         await state.decide("lab", "u:ada", joins("c1", "n3"))
@@ -553,7 +511,7 @@ class StateContract:
         assert room.seats == 0
         assert (ada.role, ada.seats) == (RoomRole.ADMIN, {})
 
-    async def test_a_lapsed_nodes_seats_are_free(self, state, advance):
+    async def test_a_lapsed_nodes_seats_are_free(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         await state.decide("lab", None, creates(capacity=1))
         await state.decide("lab", "u:ada", joins("c1", "n3"))
@@ -564,7 +522,7 @@ class StateContract:
 
         assert await state.decide("lab", "u:bob", joins("c2")) == 1
 
-    async def test_all_that_a_lapsed_node_owned_is_gone(self, state, advance):
+    async def test_all_that_a_lapsed_node_owned_is_gone(self, state: Any, advance: Advance) -> None:
         """Also what it forgot: a connection under two users, as it has become another."""
         await state.renew("n3", self.lease)
         for user in ("ada", "eve"):
@@ -577,9 +535,9 @@ class StateContract:
         assert await state.standings("lab") == {}
         assert await state.connections_of(["ada", "eve"]) == {}
 
-    async def test_what_a_node_owns_can_be_asked_for(self, state, other):
+    async def test_what_a_node_owns_can_be_asked_for(self, state: Any, other: Any) -> None:
         """By a store that can say so: page by page, in the order of the connections."""
-        if not isinstance(other, KnowsOwned):
+        if not has_methods_of(other, KnowsOwned):
             return
         for number in (3, 1, 2):
             await state.appear("n1", f"c{number}", "ada", NOW)
@@ -601,8 +559,10 @@ class StateContract:
         ]
         assert await other.owned("n1", "c4", 5) == await other.owned("n8", "", 5) == []
 
-    async def test_what_a_node_owns_no_longer_is_not_named(self, state, advance):
-        if not isinstance(state, KnowsOwned):
+    async def test_what_a_node_owns_no_longer_is_not_named(
+        self, state: Any, advance: Advance
+    ) -> None:
+        if not has_methods_of(state, KnowsOwned):
             return
         await state.renew("n3", self.lease)
         await state.appear("n3", "c3", "eve", NOW)
@@ -617,7 +577,7 @@ class StateContract:
 
         assert await state.owned("n1", "", 5) == await state.owned("n3", "", 5) == []
 
-    async def test_a_node_that_comes_back_begins_anew(self, state, advance):
+    async def test_a_node_that_comes_back_begins_anew(self, state: Any, advance: Advance) -> None:
         await state.renew("n3", self.lease)
         await state.appear("n3", "c1", "ada", NOW)
         await advance(self.lease + 1)
@@ -628,7 +588,7 @@ class StateContract:
         await state.appear("n3", "c1", "ada", NOW)
         assert await state.connections_of(["ada"]) == {"ada": {"c1": "n3"}}
 
-    async def test_a_node_that_ends_in_order_is_out_at_once(self, state):
+    async def test_a_node_that_ends_in_order_is_out_at_once(self, state: Any) -> None:
         await state.decide("lab", "u:ada", joins("c1", "n1"))
         await state.decide("lab", "u:ada", joins("c2", "n2"))
         await state.appear("n1", "c1", "ada", NOW)
@@ -640,7 +600,7 @@ class StateContract:
         found = (await state.presence(["ada"], at(9)))["ada"]
         assert (found.online, found.last_seen) == (False, at(7))
 
-    async def test_releasing_a_node_that_owns_nothing_changes_nothing(self, state):
+    async def test_releasing_a_node_that_owns_nothing_changes_nothing(self, state: Any) -> None:
         await state.release("n9", NOW)
 
         assert sorted(await state.renew("n1", 600.0)) == ["n1", "n2"]
