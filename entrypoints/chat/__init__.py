@@ -26,8 +26,9 @@ from eyewall import (
     UserId,
     UserOffline,
 )
+from eyewall.adapters.history import MemoryHistory
 from eyewall.chat.pages import pages
-from eyewall.chat.room_list import LOBBY, RoomList, open_room
+from eyewall.chat.room_list import LOBBY, MAX_ROOM_BYTES, RoomList, open_room
 from eyewall.chat.visitors import by_name
 from eyewall.middleware import auth_required
 
@@ -62,6 +63,8 @@ def make_server(settings: Settings | None = None, **overrides: Any) -> Server:
     settings = settings or Settings.load()
     if settings.auth.kind == "none":
         overrides = {"authenticator": by_name} | overrides
+    if settings.history.kind == "memory":
+        overrides = {"history": MemoryHistory(max_room_bytes=MAX_ROOM_BYTES)} | overrides
     server = Server.from_settings(settings, **({"client_commands": True} | overrides))
     server.include(routes)
     room_list = RoomList(server.hub)
@@ -97,6 +100,8 @@ async def create(ctx: Context, msg: Envelope[Create]) -> dict[str, Any]:
 @routes.on("chat:say")
 async def say(ctx: Context, msg: Envelope[Say]) -> None:
     """Tell a room who said what. The name comes from the connection, not from the message.
+
+    The room keeps it: who comes later, or back, asks for it with ``system:history``.
 
     Clients may publish to a room themselves, but only under the topic ``room:<room>``:
     what comes as ``chat:said`` was signed here.

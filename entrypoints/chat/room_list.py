@@ -1,9 +1,10 @@
-"""The rooms: how they are made, listed on everybody's screen, and closed."""
+"""The rooms: how they are made, what they keep, listed on everybody's screen, and closed."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from eyewall import (
@@ -25,8 +26,21 @@ LOBBY = RoomId("general")
 
 MAX_ROOMS = 50
 
-OPTIONS = RoomOptions(announce=True, auto_cleanup=False)
-"""Members are told who comes and goes; the room stays when all have left, for a while."""
+MAX_MESSAGES = 100
+"""What a room keeps of what was said: a late comer reads it in a minute."""
+
+OPTIONS = RoomOptions(
+    announce=True,
+    auto_cleanup=False,
+    history_size=MAX_MESSAGES,
+    history_ttl=timedelta(days=1),
+)
+"""Members are told who comes and goes. The room stays when all have left, for a while, and
+keeps what was said for a day."""
+
+MAX_ROOM_BYTES = 512 * 1024
+"""What a room keeps of it at most: a hundred of the longest messages. With ``MAX_ROOMS`` it
+is 25 MiB for all rooms together, however large the messages of programs are."""
 
 LONGEST_LIST = 100
 """Rooms that the list shows: programs may join more, which nobody created."""
@@ -36,17 +50,21 @@ WATCHING = frozenset({"chat:rooms"})
 
 
 async def open_room(hub: Hub, name: str) -> RoomId:
-    """Make sure that there is a room of this name.
+    """Make sure that there is a room of this name, and that it keeps what is said.
 
+    One that a program has made by joining it keeps nothing until somebody opens it here.
     Raises ``ValidationError`` for a bad name, ``Overloaded`` when there are too many.
     """
     room_id = tidy(name.lower())
     if room_id is None:
         raise ValidationError({"room": ["a name has 1 to 32 printable characters"]})
-    known = await hub.rooms()
-    if room_id not in known and len(known) >= MAX_ROOMS:
+    room = await hub.room(RoomId(room_id))
+    if room is not None and room.options == OPTIONS:
+        return room.id
+    others = set(await hub.rooms()) - {room_id}
+    if len(others) >= MAX_ROOMS:
         raise Overloaded(f"there are {MAX_ROOMS} rooms already", retry_after=60.0)
-    # No error if it is there: the options are equal.
+    # No error if somebody was faster: the options are equal.
     await hub.create_room(RoomId(room_id), OPTIONS)
     return RoomId(room_id)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from eyewall import ConnMeta, Server, Settings, UserId
+from eyewall import ConnMeta, RoomId, Server, Settings, UserId
+from eyewall.adapters.history import MemoryHistory
 from eyewall.settings_groups import AuthSettings
 from tests.entrypoints.chat_support import UNIT, Refusal, chat_server, visitors
 
@@ -177,6 +178,71 @@ async def test_others_see_who_is_typing(visit):
     await ada.request("system:typing", {"room": "general", "typing": True})
 
     assert await ben.receive("room:general", "typing") == {"user_id": "ada", "typing": True}
+
+
+async def test_a_late_comer_can_ask_for_what_was_said(visit):
+    ada = await (await visit("ada")).enter("plots")
+    for text in ("one", "two"):
+        await ada.request("chat:say", {"room": "plots", "text": text})
+
+    ben = await (await visit("ben")).enter("plots")
+    page = await ben.request("system:history", {"room": "plots"})
+
+    assert [m["data"]["text"] for m in page["messages"]] == ["one", "two"]
+    assert [m["data"]["from"] for m in page["messages"]] == ["ada", "ada"]
+
+
+async def test_a_room_keeps_a_hundred_messages_for_a_day(server, visit):
+    await (await visit("ada")).enter("plots")
+
+    options = [(await server.hub.room(room)).options for room in ("general", "plots")]
+
+    assert [(o.history_size, o.history_ttl) for o in options] == [(100, 86_400.0)] * 2
+
+
+async def test_a_room_that_a_program_has_joined_keeps_nothing_until_somebody_opens_it(visit):
+    nobody, ada = await visit(), await visit("ada")
+    await nobody.request("system:join", {"room": "lab"})
+    await nobody.request("system:publish", {"room": "lab", "data": 1})
+    assert await nobody.request("system:history", {"room": "lab"}) == {"messages": []}
+
+    await ada.enter("lab")
+    await ada.request("chat:say", {"room": "lab", "text": "hello"})
+
+    page = await nobody.request("system:history", {"room": "lab"})
+    assert [m["data"]["text"] for m in page["messages"]] == ["hello"]
+
+
+async def test_rooms_that_programs_have_joined_count_when_they_are_opened(visit):
+    """Each that is opened keeps messages: there is no way round the bound."""
+    nobody, ada = await visit(), await visit("ada")
+    for number in range(51):
+        await nobody.request("system:join", {"room": f"r{number}"})
+
+    with pytest.raises(Refusal) as refusal:
+        await ada.request("chat:create", {"room": "r7"})
+
+    assert refusal.value.code == "overloaded"
+    assert await ada.request("chat:create", {"room": "general"}) == {"room": "general"}
+
+
+async def test_large_messages_of_programs_take_no_more_memory(visit):
+    """A room keeps half a MiB, however large its hundred messages are."""
+    nobody = await (await visit("ada")).enter("plots")
+    for number in range(10):
+        await nobody.request("system:publish", {"room": "plots", "data": "x" * 200_000})
+        answer = await nobody.request("system:history", {"room": "plots"})
+        assert len(answer["messages"]) == min(number + 1, 2)
+
+
+async def test_the_operators_history_is_kept():
+    """Who brings a store has it used."""
+    mine = MemoryHistory()
+    async with chat_server(history=mine) as server, visitors(server) as visit:
+        ada = await (await visit("ada")).enter("plots")
+        await ada.request("chat:say", {"room": "plots", "text": "hello"})
+
+    assert (await mine.position(RoomId("plots"))).offset == 1
 
 
 # --- in private

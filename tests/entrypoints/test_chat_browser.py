@@ -146,6 +146,8 @@ def test_a_private_message_to_who_has_left_is_marked_failed(window):
     ada, ben = window("Ada"), window("Ben")
     ada.page.locator("#people").get_by_role("button", name="Ben").click()
     ben.page.close()
+    alone = ada.page.locator("#rooms").get_by_role("button", name="general, 1 person")
+    expect(alone).to_be_visible()
 
     ada.say("Still there?")
     letter = ada.page.locator(".line.failed")
@@ -177,6 +179,126 @@ def test_what_people_write_is_text_and_nothing_else(window):
 
     expect(log_of(ada).locator(".text")).to_have_text(attack)
     assert ada.page.locator("img").count() == 0
+
+
+# --- what was said before
+
+
+def texts_of(window: Window) -> Any:
+    return log_of(window).locator(".text")
+
+
+def told_in(window: Window) -> list[str]:
+    """The lines of the log: the texts of messages, and ``--`` for each line that divides them."""
+    lines = "e => e.map(l => l.querySelector('.text')?.textContent ?? '--')"
+    return list(log_of(window).locator("> li.line, > li.here").evaluate_all(lines))
+
+
+def test_a_reload_shows_what_was_said(window):
+    ada, ben = window("Ada"), window("Ben")
+    ada.say("first")
+    expect(texts_of(ben)).to_have_text(["first"])
+    ben.say("second")
+    expect(texts_of(ada)).to_have_text(["first", "second"])
+
+    ada.page.reload()
+
+    expect(texts_of(ada)).to_have_text(["first", "second"])
+    expect(log_of(ada).locator(".notice.here")).to_contain_text("was said before")
+    expect(log_of(ada).locator(".line.mine")).to_have_text([re.compile("first")])
+    ben.say("third")
+    expect(texts_of(ada)).to_have_count(3)
+    assert told_in(ada) == ["first", "second", "--", "third"]
+
+
+def test_a_late_comer_sees_who_said_what_and_when(window):
+    ada = window("Ada")
+    expect(log_of(ada)).to_contain_text("Nothing was said here before")
+    for text in ("one", "two", "three"):
+        ada.say(text)
+    expect(texts_of(ada)).to_have_text(["one", "two", "three"])
+
+    ben = window("Ben")
+
+    expect(texts_of(ben)).to_have_text(["one", "two", "three"])
+    expect(log_of(ben).locator(".who").first).to_have_text("Ada")
+    times = [log_of(w).locator("time") for w in (ada, ben)]
+    seen = [each.evaluate_all("e => e.map(t => t.dateTime)") for each in times]
+    assert seen[0] == seen[1]
+    assert told_in(ben) == ["one", "two", "three", "--"]
+    expect(ben.page).to_have_title("general · eyewall")  # nothing of it counts as unread
+
+
+def test_what_was_said_before_in_a_room_that_is_joined_later_is_there(window):
+    ada, ben = window("Ada"), window("Ben")
+    ada.page.get_by_label("Name of a new room").fill("plots")
+    ada.page.keyboard.press("Enter")
+    expect(ada.page.locator("#title")).to_have_text("# plots")
+    ada.say("First chart.")
+    expect(texts_of(ada)).to_have_text(["First chart."])
+
+    ben.page.locator("#rooms").get_by_role("button", name="plots").click()
+
+    expect(texts_of(ben)).to_have_text(["First chart."])
+
+
+def away_from(proxy: TcpProxy, window: Window, meanwhile: Callable[[], None]) -> None:
+    """Cut a window off, and let it come back when ``meanwhile`` is done."""
+    proxy.refuse()
+    proxy.cut()
+    expect(window.page.locator("#state-word")).to_have_text("Offline")
+    meanwhile()
+    proxy.resume()
+    window.page.evaluate("async () => (await import('/chat.js')).chat.client.connect()")
+    expect(window.page.locator("#state-word")).to_have_text("Online", timeout=40_000)
+
+
+def test_after_a_cut_nothing_is_missing_and_nothing_is_there_twice(window, proxy):
+    ada, ben = window("Ada", at=proxy.port), window("Ben")
+    ben.say("before")
+    expect(texts_of(ada)).to_have_text(["before"])
+
+    def meanwhile() -> None:
+        for text in ("while", "away"):
+            ben.say(text)
+        expect(texts_of(ben)).to_have_text(["before", "while", "away"])
+
+    away_from(proxy, ada, meanwhile)
+    away = log_of(ada).locator(".notice", has_text="You were away")
+    expect(away).to_contain_text("Nothing is missing")
+    ben.say("after")
+
+    expect(texts_of(ada)).to_have_text(["before", "while", "away", "after"])
+    expect(away).to_have_count(1)
+    away_from(proxy, ada, lambda: None)
+    expect(away.last).to_contain_text("Nothing was said meanwhile")
+    expect(texts_of(ada)).to_have_count(4)
+
+
+SAY_MANY = """async (most) => {
+    const { chat } = await import("/chat.js");
+    const say = (n) => chat.client.request("chat:say", { room: "general", text: `m${n}` });
+    for (let n = 0; n < most; n += 40)
+        await Promise.all(Array.from({ length: 40 }, (_, more) => say(n + more)));
+}"""
+
+
+def test_what_is_not_kept_any_more_is_told(window, proxy):
+    ada, ben = window("Ada", at=proxy.port), window("Ben")
+    ben.say("before")
+    expect(texts_of(ada)).to_have_text(["before"])
+
+    away_from(proxy, ada, lambda: ben.page.evaluate(SAY_MANY, 120))
+
+    kept = [f"m{n}" for n in range(20, 120)]
+    expect(texts_of(ada)).to_have_text(["before", *kept])
+    gap = log_of(ada).locator(".notice.gap")
+    expect(gap).to_contain_text("something is missing here")
+    after = gap.evaluate("e => e.nextElementSibling.querySelector('.text').textContent")
+    assert after == "m20"
+    cleo = window("Cleo")
+    expect(texts_of(cleo)).to_have_text(kept)
+    expect(log_of(cleo).locator(".notice").first).to_have_text("Older messages are not kept.")
 
 
 # --- the door
@@ -308,6 +430,7 @@ def test_it_comes_back_after_the_server_was_started_anew(window, browser):
     with serving(port):
         expect(ada.page.locator("#state-word")).to_have_text("Online", timeout=60_000)
         expect(log_of(ada)).to_contain_text("before the doors open")
+        expect(log_of(ada)).to_contain_text("something may be missing here")
         expect(ada.page.locator("#subtitle")).to_have_text("1 person")
 
 

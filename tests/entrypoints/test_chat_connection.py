@@ -314,3 +314,136 @@ def test_what_only_a_client_can_have_published_is_not_shown(page, hub):
     hub.send("chat:said", "message", said)
 
     expect(page.get_by_role("log").locator(".text")).to_have_text(["real"])
+
+
+# --- rooms that keep what was said
+
+
+def said(text: str, offset: int) -> dict[str, Any]:
+    at = "2030-01-01T10:00:00Z"
+    data = {"room": "general", "id": text, "from": "ben", "text": text, "at": at}
+    return {"topic": "chat:said", "data": data, "stream": place(offset)}
+
+
+def place(offset: int, epoch: str = "e") -> dict[str, Any]:
+    return {"room": "general", "epoch": epoch, "offset": offset}
+
+
+def history(*messages: dict[str, Any], offset: int, epoch: str = "e") -> dict[str, Any]:
+    return {"messages": list(messages), "epoch": epoch, "offset": offset}
+
+
+@pytest.fixture
+def keeping(page: Page) -> Hub:
+    """A hub whose room keeps one message, and a page that is about to come in."""
+    hub = Hub(page)
+    hub.answers["system:join"] = lambda _: place(1)
+    hub.answers["system:history"] = lambda _: history(said("old", 1), offset=1)
+    page.goto(HOST)
+    page.get_by_label("Your name").fill("ada")
+    return hub
+
+
+def texts(page: Page) -> Any:
+    return page.get_by_role("log").locator(".text")
+
+
+def test_what_is_said_while_older_messages_are_on_their_way_is_shown_after_them_once(page, keeping):
+    waiting: list[dict[str, Any]] = []
+
+    def begin(request: dict[str, Any]) -> None:
+        waiting.append(request)
+        for number in (2, 3):
+            keeping.socket.send(json.dumps(said(f"new {number}", number)))
+
+    keeping.answers["system:history"] = begin
+    page.keyboard.press("Enter")
+    expect(page.locator("#house")).to_be_visible()
+    page.wait_for_function("async () => (await import('/chat.js')).chat.current.held?.length === 2")
+    (request,) = waiting
+    data = history(said("old", 1), said("new 2", 2), offset=2)
+    ack = {"message_id": request["id"], "status": "ok", **data}
+    keeping.send("system:history", "ack", ack, ref=request["id"])
+
+    expect(texts(page)).to_have_text(["old", "new 2", "new 3"])
+
+
+def test_what_programs_publish_takes_its_place_and_is_not_shown(page, keeping):
+    page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["old"])
+
+    keeping.send("room:general", "message", {"text": "forged"}, stream=place(2))
+    keeping.socket.send(json.dumps(said("new", 3)))
+
+    expect(texts(page)).to_have_text(["old", "new"])
+    assert len(keeping.asked("system:history")) == 1
+
+
+def test_what_is_missing_after_a_cut_is_asked_for_from_where_the_page_stands(page, keeping):
+    page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["old"])
+    lost = {"recovered": False, "epoch": "e", "offset": 9}
+    keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
+    keeping.answers["system:join"] = lambda _: place(9)
+    keeping.answers["system:history"] = lambda _: history(said("new", 9), offset=9)
+
+    keeping.socket.close(code=1012)
+    page.clock.run_for(500)
+
+    expect(texts(page)).to_have_text(["old", "new"])
+    expect(page.locator(".notice.gap")).to_contain_text("something is missing here")
+    assert keeping.asked("system:history")[-1]["data"]["since"] == {"epoch": "e", "offset": 1}
+
+
+def test_a_room_that_was_started_anew_is_shown_as_it_is_now(page, keeping):
+    page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["old"])
+    lost = {"recovered": False, "epoch": "f", "offset": 1}
+    keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
+    keeping.answers["system:join"] = lambda _: place(1, "f")
+    anew = {**said("new", 1), "stream": place(1, "f")}
+    keeping.answers["system:history"] = lambda asked: history(
+        *([] if "since" in asked["data"] else [anew]), offset=1, epoch="f"
+    )
+
+    keeping.socket.close(code=1012)
+    page.clock.run_for(500)
+
+    expect(texts(page)).to_have_text(["old", "new"])
+    expect(page.locator(".notice.gap")).to_contain_text("something may be missing here")
+
+
+def test_messages_that_are_lost_without_a_cut_are_told(page, keeping):
+    """The client finds a hole, and can't have it filled: the page shows what is left."""
+    page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["old"])
+    lost = {"recovered": False, "epoch": "e", "offset": 9}
+    keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
+    keeping.answers["system:history"] = lambda _: history(said("left", 9), offset=9)
+
+    keeping.socket.send(json.dumps(said("newest", 10)))
+    expect(texts(page)).to_have_text(["old", "left"])
+    expect(page.locator(".notice.gap")).to_contain_text("something is missing here")
+    keeping.socket.send(json.dumps(said("newest", 10)))
+
+    expect(texts(page)).to_have_text(["old", "left", "newest"])
+
+
+def test_a_history_that_can_not_be_had_does_not_hold_up_what_is_live(page, keeping):
+    nack = {"status": "nack", "code": "unavailable", "error": "the history is away"}
+    keeping.answers["system:history"] = lambda _: nack
+    page.keyboard.press("Enter")
+    expect(page.locator(".notice.gap")).to_contain_text("the history is away")
+
+    keeping.socket.send(json.dumps(said("new", 2)))
+
+    expect(texts(page)).to_have_text(["new"])
+    expect(page.locator("#subtitle")).to_have_text("1 person")
+
+
+def test_a_room_that_keeps_nothing_says_so(page, hub):
+    expect(page.locator(".notice.here")).to_contain_text("is not kept here")
+    hub.socket.close(code=1012)
+    page.clock.run_for(500)
+
+    expect(page.locator(".notice.gap")).to_contain_text("What was said meanwhile is not here")

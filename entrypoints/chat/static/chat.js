@@ -1,7 +1,8 @@
 /** The chat: what the connection brings, what people do, and what the page knows of both. */
 
 import { Client } from "./eyewall.js";
-import { Conversation, clock, keyOf } from "./conversation.js";
+import { Conversation, keyOf } from "./conversation.js";
+import { History } from "./history.js";
 import { Letters } from "./letters.js";
 import { closePanels } from "./panels.js";
 import { plural, showAvatar } from "./rows.js";
@@ -45,6 +46,8 @@ const letters = new Letters((talk, text) => {
   $("text").focus();
 });
 
+const history = new History(receive);
+
 const all = (kind) => [...chat.conversations.values()].filter((talk) => talk.kind === kind);
 
 // --- what a reload brings back; each window has its own
@@ -84,7 +87,9 @@ function knock(name) {
   const client = new Client(url);
   chat.client = client;
   letters.client = client;
+  history.client = client;
   client.onState(onState);
+  client.onLost(onLost);
   client.on("*", onMessage);
   client.on("system:kicked", ({ data }) => onKicked(data));
   client.connect();
@@ -144,6 +149,7 @@ function onState(name, info) {
 async function arrive() {
   const since = lostAt;
   lostAt = null;
+  history.away = false;
   for (const talk of all("private")) letters.flush(talk);
   for (const room of all("room")) enter(room, since);
   const list = await quietly("chat:rooms", {});
@@ -153,6 +159,7 @@ async function arrive() {
 
 function depart() {
   lostAt ??= Date.now();
+  history.away = true;
   for (const talk of chat.conversations.values()) {
     talk.joined = false;
     letters.interrupt(talk);
@@ -162,27 +169,41 @@ function depart() {
 
 /** Join a room, making it if it is gone; `since` is when the connection was lost. */
 async function enter(room, since = null) {
-  const first = !room.people.size;
   const { client } = chat;
   const turn = {};
   room.entering = turn; // who comes back after a cut enters anew
+  const isOver = () => room.entering !== turn || !letters.online;
+  if (!room.visited) history.hold(room); // what was said before comes first
   try {
     await client.request("chat:create", { room: room.id });
-    await client.join(room.id);
-    const { members, cursor } = await client.members(room.id, { limit: PEOPLE });
-    if (room.entering !== turn || !letters.online) return;
+    const now = await client.join(room.id);
+    const away = since ? duration(Date.now() - since) : "";
+    const [{ members, cursor }] = await Promise.all([
+      client.members(room.id, { limit: PEOPLE }),
+      history.enter(room, now, away, isOver),
+    ]);
+    if (isOver()) return;
     room.joined = true;
     room.setPeople(members, { more: Boolean(cursor) });
   } catch (error) {
-    if (room.entering === turn && letters.online) {
-      room.notice(`You can't join this room: ${error.message}.`, "gap");
-    }
+    if (!isOver()) room.notice(`You can't join this room: ${error.message}.`, "gap");
     return;
   }
-  const now = Date.now();
-  if (since) room.notice(`You were away for ${duration(now - since)}. What was said meanwhile is not here.`, "gap");
-  else if (first) room.notice(`You came in at ${clock(now)}. What was said before is not here.`);
   letters.flush(room);
+}
+
+/** Messages of a room may be missing. Where we are just coming back, entering finds out. */
+function onLost(id, { code }) {
+  const room = chat.conversations.get(keyOf("room", id));
+  if (!room?.visited) return;
+  history.hold(room);
+  if (!letters.online) return;
+  if (code) {
+    outOf(room, "You are not in this room any more.");
+    return;
+  }
+  const turn = room.entering;
+  history.fill(room, () => room.entering !== turn || !letters.online);
 }
 
 function duration(milliseconds) {
@@ -203,16 +224,17 @@ function quietly(topic, data, options) {
 
 // --- what comes in
 
-function onMessage({ topic, event, data }) {
-  if (topic === "chat:said") onSaid(data);
+function onMessage(message) {
+  const { topic, event, data, stream } = message;
+  if (topic === "chat:said" || stream) onSaid(stream?.room ?? data.room, message);
   else if (topic === "chat:rooms") setRooms(data.rooms);
   else if (topic === "chat:private") onPrivate(data);
   else if (topic.startsWith("room:")) onRoom(topic.slice("room:".length), event, data);
 }
 
-function onSaid(data) {
-  const room = chat.conversations.get(keyOf("room", data.room));
-  if (room) receive(room, data);
+function onSaid(id, message) {
+  const room = chat.conversations.get(keyOf("room", id));
+  if (room) history.take(room, message);
 }
 
 /** Of what comes under a room's own topic only the hub's notices count: all else a client can publish. */
@@ -231,7 +253,7 @@ function onPrivate(data) {
   if (!mine || !talk.letters.some(({ id }) => id === data.id)) receive(talk, data);
 }
 
-function receive(talk, message) {
+function receive(talk, message, { isNew = true } = {}) {
   const mine = message.from === chat.me;
   if (talk.has(message)) return;
   const letter = mine && talk.letters.find(({ id }) => id === message.id);
@@ -239,17 +261,20 @@ function receive(talk, message) {
     talk.confirm(letter, message);
     return;
   }
-  if (!mine && (talk !== chat.current || document.hidden)) talk.unread += 1;
+  if (isNew && !mine && (talk !== chat.current || document.hidden)) talk.unread += 1;
   if (talk.kind === "private" && talk !== chat.current) view.tell(`Private message from ${message.from}.`);
   talk.add(message);
 }
 
 function onKicked({ room: id, reason }) {
   const room = chat.conversations.get(keyOf("room", id));
-  if (!room?.joined) return;
+  if (room?.joined) outOf(room, `You were taken out of this room${reason ? `: ${reason}` : ""}.`);
+}
+
+function outOf(room, why) {
   room.joined = false;
   room.setPeople([]);
-  room.notice(`You were taken out of this room${reason ? `: ${reason}` : ""}.`, "gap");
+  room.notice(why, "gap");
 }
 
 function setRooms(list) {

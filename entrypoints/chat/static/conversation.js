@@ -33,8 +33,12 @@ export function names(all) {
   return shown.length > 1 ? `${shown.slice(0, -1).join(", ")} and ${shown.at(-1)}` : shown[0];
 }
 
+/** The time of day; with the day before it if that is not today. */
 export function clock(time) {
-  return new Date(time).toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
+  const date = new Date(time);
+  const isToday = date.toDateString() === new Date().toDateString();
+  const day = isToday ? {} : { weekday: "short" };
+  return date.toLocaleTimeString([], { ...day, hour: "numeric", minute: "2-digit" });
 }
 
 /** A message of ours that the hub has not confirmed. */
@@ -80,6 +84,14 @@ export class Conversation {
   joined = false;
   /** A room only: the newest attempt to get into it. */
   entering = null;
+  /** A room only: whether we have been in it before. */
+  visited = false;
+  /** A room only: up to where its messages are shown; null before the first that has a place. */
+  place = null;
+  /** A room only: messages that wait for older ones; null if none has to. */
+  held = null;
+  /** A room only: the notice before what was said while we were away, until that is all here. */
+  interlude = null;
 
   #said = new Set(); // who said it and its id, of the newest messages
   #typing = new Map(); // name -> timer
@@ -123,7 +135,7 @@ export class Conversation {
       "p",
       { className: "line-head" },
       who,
-      el("time", { dateTime: at, textContent: clock(when) }),
+      el("time", { dateTime: at, title: new Date(when).toLocaleString(), textContent: clock(when) }),
     );
     const line = el(
       "li",
@@ -140,6 +152,31 @@ export class Conversation {
     this.#append(line);
     this.#last = { from, at: when };
     this.stopped(from);
+  }
+
+  /** Whether nothing was said here. */
+  get isEmpty() {
+    return this.log.querySelector(".line") === null;
+  }
+
+  /** Whether what is shown reaches up to a place. */
+  reaches({ epoch, offset }) {
+    return this.place?.epoch === epoch && this.place.offset >= offset;
+  }
+
+  /** Move on to a place; false if what stands there is shown already. */
+  reach(place) {
+    if (place?.epoch === undefined) return true; // it has none
+    if (this.reaches(place)) return false;
+    this.place = { epoch: place.epoch, offset: place.offset };
+    return true;
+  }
+
+  /** Add much at once, which need not be read out. */
+  calmly(add) {
+    this.log.ariaLive = "off";
+    add();
+    requestAnimationFrame(() => (this.log.ariaLive = "polite"));
   }
 
   notice(text, className = "") {
