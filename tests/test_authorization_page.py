@@ -28,6 +28,7 @@ from eyewall import (
 )
 from eyewall.application import rooms
 from eyewall.domain.errors import EyewallError, code_of
+from eyewall.middleware import auth_required
 from eyewall.testing import TestClient, TestHub
 
 PAGE = (Path(__file__).parents[1] / "docs" / "authorization.md").read_text()
@@ -432,6 +433,18 @@ async def test_another_user_is_asked_for_anew():
         with pytest.raises(NotAMember):
             await ada.publish("ticket-ada", "me again")
         assert ada.conn.rooms == {"news"}
+
+
+async def test_middleware_for_all_stands_before_the_commands_too():
+    async with TestHub(desk()) as th:
+        th.hub.use(auth_required())
+        nobody = await th.connect(meta=ConnMeta())
+
+        for topic, data in (
+            ("system:join", {"room": "news"}),
+            ("system:resume", {"rooms": {"news": {}}}),
+        ):
+            assert await code(nobody.request(topic, data)) == "unauthorized"
 
 
 class Broken:
