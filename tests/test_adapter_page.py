@@ -32,13 +32,12 @@ def run(block: str) -> dict[str, Any]:
 
 relay, wrapped, suite = (run(block) for block in BLOCKS)
 
-# Collected here as in a file of their own.
+# Collected here as in a file of its own.
 TestRelayPubSub = relay["TestRelayPubSub"]
-TestMyState = suite["TestMyState"]
 
 
-class TestTimedState(TestMyState):
-    """One that hands on what it does not change keeps all promises, the optional ones too."""
+class TestTimedState(suite["TestMyState"]):
+    """The page's suite, for the page's wrapper: it keeps all promises, the optional ones too."""
 
     @pytest.fixture
     def connect(self, clock):

@@ -24,6 +24,7 @@ from eyewall import (
     RoomFull,
     RoomOptions,
     Server,
+    TokenBucketLimiter,
     ValidationError,
 )
 from eyewall.application import rooms
@@ -143,6 +144,18 @@ async def good(_: pytest.MonkeyPatch) -> set[str]:
         ada = await th.connect(user="ada", expires_at=th.now() + timedelta(seconds=5))
         await th.advance(6)
         return {closed(ada)}
+
+
+@row("is it too much?")
+async def too_much(_: pytest.MonkeyPatch) -> set[str]:
+    async with TestHub(desk(), limiter=TokenBucketLimiter(rate=1, burst=1)) as th:
+        ada = await th.connect(user="ada")
+        assert await code(ada.request("nothing:handles-this")) == "handler_not_found"
+        # Asked before all that follows, for the server's own commands too.
+        return {
+            await code(ada.request("system:presence", {"users": ["ben"]})),
+            await code(ada.request("ticket:open")),
+        }
 
 
 @row("may it send to this topic?")

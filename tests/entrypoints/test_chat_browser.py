@@ -204,7 +204,7 @@ def test_a_reload_shows_what_was_said(window):
     ada.page.reload()
 
     expect(texts_of(ada)).to_have_text(["first", "second"])
-    expect(log_of(ada).locator(".notice.here")).to_contain_text("was said before")
+    expect(log_of(ada).locator(".notice.here")).to_contain_text("Said before you came in")
     expect(log_of(ada).locator(".line.mine")).to_have_text([re.compile("first")])
     ben.say("third")
     expect(texts_of(ada)).to_have_count(3)
@@ -213,7 +213,7 @@ def test_a_reload_shows_what_was_said(window):
 
 def test_a_late_comer_sees_who_said_what_and_when(window):
     ada = window("Ada")
-    expect(log_of(ada)).to_contain_text("Nothing was said here before")
+    expect(log_of(ada)).to_contain_text("Nothing was said before")
     for text in ("one", "two", "three"):
         ada.say(text)
     expect(texts_of(ada)).to_have_text(["one", "two", "three"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -439,6 +440,17 @@ def test_a_history_that_can_not_be_had_does_not_hold_up_what_is_live(page, keepi
 
     expect(texts(page)).to_have_text(["new"])
     expect(page.locator("#subtitle")).to_have_text("1 person")
+
+
+def test_a_room_whose_messages_have_all_become_too_old_does_not_say_that_there_were_none(
+    page, keeping
+):
+    keeping.answers["system:history"] = lambda _: history(offset=7)
+    page.keyboard.press("Enter")
+
+    notices = page.get_by_role("log").locator(".notice")
+    came = re.compile(r"^You came in at [\d:]+\s?[AP]M\.$")
+    expect(notices).to_have_text(["Older messages are not kept.", came])
 
 
 def test_a_room_that_keeps_nothing_says_so(page, hub):

@@ -58,10 +58,11 @@ export class History {
     const keeps = now.epoch !== undefined;
     try {
       let gap = keeps ? "" : "What was said meanwhile is not here.";
-      if (keeps && isFirst) await this.#before(room, isOver);
+      let isTrimmed = false;
+      if (keeps && isFirst) isTrimmed = await this.#before(room, isOver);
       else if (keeps && !room.reaches(now)) gap = await this.#since(room, isOver, () => this.#interlude(room));
       if (isOver()) return;
-      if (isFirst) cameIn(room, keeps);
+      if (isFirst) cameIn(room, keeps, isTrimmed);
       else this.#cameBack(room, away, gap);
     } catch (error) {
       if (isOver()) return;
@@ -88,17 +89,19 @@ export class History {
     return this.client.history(room.id, { since: since ?? undefined, limit: PAGE, timeout: ANSWER });
   }
 
-  /** Show what was said before we came. */
+  /** Show what was said before we came; returns whether older messages are gone. */
   async #before(room, isOver) {
     const page = await this.#ask(room, null);
-    if (isOver()) return;
-    if (firstOf(page) > 1) room.notice("Older messages are not kept.");
+    if (isOver()) return false;
+    const isTrimmed = firstOf(page) > 1;
+    if (isTrimmed) room.notice("Older messages are not kept.");
     room.calmly(() => {
       for (const message of page.messages) {
         if (isSaid(room, message)) this.#show(room, message.data, { isNew: false });
       }
     });
     room.reach(page);
+    return isTrimmed;
   }
 
   /**
@@ -169,9 +172,9 @@ function gapBefore(page, place) {
   return "";
 }
 
-function cameIn(room, keeps) {
+function cameIn(room, keeps, isTrimmed) {
   const now = clock(Date.now());
   if (!keeps) room.notice(`You came in at ${now}. What was said before is not kept here.`, "here");
-  else if (room.isEmpty) room.notice(`You came in at ${now}. Nothing was said here before.`, "here");
-  else room.notice(`You came in at ${now}. What stands above was said before.`, "here");
+  else if (!room.isEmpty) room.notice(`Said before you came in at ${now}`, "here");
+  else room.notice(`You came in at ${now}.${isTrimmed ? "" : " Nothing was said before."}`, "here");
 }
