@@ -115,10 +115,12 @@ class Connection:
 
     @property
     def user_id(self) -> UserId | None:
+        """Whose it is; None for an anonymous one."""
         return self.meta.user_id
 
     @property
     def connected_at(self) -> datetime:
+        """When it was let in, aware."""
         return datetime.fromtimestamp(self._connected_at, self.connections.clock.wall().tzinfo)
 
     @property
@@ -163,6 +165,7 @@ class Connection:
         self.connections.end(self, DisconnectReason(reason))
 
     def enter(self, room_id: RoomId, role: RoomRole) -> None:
+        """Note that it is in a room: ``hub.join`` is what lets it in."""
         if self.roles is _NO_ROOMS:
             self.roles = {}
         self.roles[room_id] = role

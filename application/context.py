@@ -60,10 +60,12 @@ class Context:
 
     @property
     def user_id(self) -> UserId | None:
+        """The user that sent it; None for an anonymous connection."""
         return self.conn.meta.user_id
 
     @property
     def meta(self) -> ConnMeta:
+        """What is known of the connection that sent it, as it is now."""
         return self.conn.meta
 
     @property

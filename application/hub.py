@@ -32,10 +32,6 @@ class Hub(Messaging):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._stop: Callable[[float], Awaitable[None]] | None = None
-        self.serve(node)
-
-    def serve(self, node: Node) -> None:
-        """Be the hub that the handlers of ``node`` get."""
         node.receiver.hub = self
 
     @property
@@ -46,6 +42,7 @@ class Hub(Messaging):
 
     @property
     def node_id(self) -> str:
+        """What this node is called in its cluster."""
         return self._node.config.node_id
 
     # --- this node's connections
@@ -253,10 +250,6 @@ class Hub(Messaging):
             raise Misuse("the hub belongs to no server")
         await self._stop(seconds(timeout, "timeout"))
 
-    def stops_by(self, stop: Callable[[float], Awaitable[None]]) -> None:
-        """Let ``shutdown`` call the server that the hub belongs to."""
-        self._stop = stop
-
     def stats(self) -> HubStats:
         """The counters of this node."""
         node = self._node
@@ -269,3 +262,9 @@ class Hub(Messaging):
     def reset_stats(self) -> None:
         """Begin to count anew; what is there (connections, users, rooms) is not counted."""
         self._node.stats.reset()
+
+
+def turn(hub: Hub, node: Node, stop: Callable[[float], Awaitable[None]]) -> None:
+    """Have ``hub`` mean ``node`` from now on, and end it by ``stop``: whoever has kept the hub
+    reaches another node with it. For the server that the hub belongs to."""
+    hub._node, hub._stop = node, stop  # noqa: SLF001  (no part of what users see)

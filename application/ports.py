@@ -180,21 +180,26 @@ class Codec(Protocol):
 class Authenticator(Protocol):
     """Says who knocks. None, or ``Unauthorized``, refuses with 401."""
 
-    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta | None]: ...
+    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta | None]:
+        """Return who it is, or None for one who is not let in."""
 
 
 class AccessController(Protocol):
     """Says who may send what, and who may listen where."""
 
-    def can_publish(self, meta: ConnMeta, topic: str, event: str) -> Maybe[bool]: ...
+    def can_publish(self, meta: ConnMeta, topic: str, event: str) -> Maybe[bool]:
+        """Asked for each message that a client sends; what it publishes into a room by itself
+        has the topic ``room:<room>``. False is ``Forbidden``."""
 
-    def can_subscribe(self, meta: ConnMeta, room_id: RoomId) -> Maybe[bool]: ...
+    def can_subscribe(self, meta: ConnMeta, room_id: RoomId) -> Maybe[bool]:
+        """Asked for each join, by whomever. False is ``Forbidden``."""
 
 
 class Validator(Protocol):
     """Checks payloads by topic; raises ``ValidationError``."""
 
-    def validate(self, topic: str, event: str, data: Any) -> Maybe[None]: ...
+    def validate(self, topic: str, event: str, data: Any) -> Maybe[None]:
+        """Return if the payload is as it should be, and raise otherwise."""
 
 
 class Limiter(Protocol):
@@ -206,7 +211,8 @@ class Limiter(Protocol):
     raised it.
     """
 
-    def allow(self, key: str) -> Maybe[float]: ...
+    def allow(self, key: str) -> Maybe[float]:
+        """Count one for ``key``; returns the seconds to wait, and 0.0 if it may go on."""
 
 
 # --- watching
@@ -263,7 +269,8 @@ class Tracer(Protocol):
 
     def span(
         self, name: str, headers: Mapping[str, str], attributes: Mapping[str, Any]
-    ) -> AbstractContextManager[Any]: ...
+    ) -> AbstractContextManager[Any]:
+        """Return the span of one message, child of what its ``headers`` say."""
 
 
 class Logger(Protocol):

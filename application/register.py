@@ -25,10 +25,6 @@ class Registrations:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def turn_to(self, node: Node) -> None:
-        """Mean ``node`` from now on: who has kept this hub reaches another with it."""
-        self._node = node
-
     # --- lifecycle; every registration also works as a decorator
 
     def on_connect(self, hook: F) -> F:

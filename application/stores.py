@@ -68,7 +68,8 @@ class Opens(Protocol):
 class Subscription(Protocol):
     """Stands until it is closed."""
 
-    def close(self) -> Maybe[None]: ...
+    def close(self) -> Maybe[None]:
+        """Take nothing in any more."""
 
 
 class PubSub(Protocol):
@@ -84,8 +85,11 @@ class PubSub(Protocol):
       ``Unavailable``.
     """
 
-    def publish(self, channel: str, payload: bytes) -> Maybe[None]: ...
-    def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Maybe[Subscription]: ...
+    def publish(self, channel: str, payload: bytes) -> Maybe[None]:
+        """Send ``payload`` to whoever listens on ``channel``."""
+
+    def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Maybe[Subscription]:
+        """Have ``handler`` called with what is published on ``channel`` from now on."""
 
 
 @runtime_checkable

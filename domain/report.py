@@ -199,6 +199,7 @@ class DeliveryReport:
 
     @property
     def acker(self) -> Acker:
+        """Whom it is about, as ``AckResult`` names them."""
         return Acker(self.user_id, self.conn_id)
 
 
@@ -328,14 +329,17 @@ class Target:
 
     @classmethod
     def conn(cls, conn_id: ConnId | str) -> Target:
+        """One connection."""
         return cls(TargetKind.CONN, conn_id)
 
     @classmethod
     def user(cls, user_id: UserId | str) -> Target:
+        """All connections of a user."""
         return cls(TargetKind.USER, user_id)
 
     @classmethod
     def room(cls, room_id: RoomId | str) -> Target:
+        """All connections in a room."""
         return cls(TargetKind.ROOM, room_id)
 
 

@@ -1,4 +1,4 @@
-"""eyewall: a real-time hub for Python.
+"""a real-time hub for Python.
 
 Rooms, presence and delivery guarantees over WebSockets, on Tornado.
 
@@ -189,3 +189,15 @@ __all__ = [
     "Where",
     "__version__",
 ]
+
+
+_FOR_USERS = frozenset(
+    ("adapters", "browser", "chat", "client", "container", "middleware", "testing")
+)
+"""The modules that the documentation names."""
+
+
+def __dir__() -> list[str]:
+    """What is for users: no module that was only imported on the way."""
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted({*__all__, *special, *(_FOR_USERS & globals().keys())})

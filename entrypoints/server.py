@@ -7,18 +7,19 @@ import copy
 import os
 import ssl as tls
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import fields
 from functools import partial
 from types import EllipsisType
-from typing import Any
+from typing import Any, ParamSpec, overload
 
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
 from eyewall.application.drain import Step, run_steps
+from eyewall.application.hub import Hub
 from eyewall.application.logs import shown
-from eyewall.application.middleware import trace
+from eyewall.application.middleware import Middleware, trace
 from eyewall.application.node import Node
 from eyewall.application.ports import (
     AccessController,
@@ -29,10 +30,11 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
+from eyewall.application.routes import OrderingKey, Routes, named
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled, is_end
 from eyewall.assemble import Front, Options, assemble, own_node_id
-from eyewall.background import Background, call
+from eyewall.background import Background, BackgroundTask, Work, call
 from eyewall.browser import client_routes
 from eyewall.descriptors import (
     Shortage,
@@ -46,11 +48,13 @@ from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import CannotListen, Listener, place
-from eyewall.registry import Hook, Inside, Registry
+from eyewall.registry import F, Hook, Inside, Registry, checked
 from eyewall.runner import check_not_importing, run_until_signal
 from eyewall.safety import RUNNING, allowed
 from eyewall.settings import Settings
 from eyewall.start_page import start_page
+
+P = ParamSpec("P")
 
 _OPTIONS = frozenset(field.name for field in fields(Options))
 
@@ -63,7 +67,7 @@ LETTING_GO = 5.0
 engine that does not answer must not keep the process."""
 
 
-class Server(Registry):
+class Server:
     """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
 
     Limits of None are off; times are seconds. What is left out of ``pubsub``, ``state``
@@ -126,11 +130,11 @@ class Server(Registry):
         """Whether another application lets clients in."""
         self._metrics = metrics
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
-        self.stand_before(*assemble(self.options))
+        self._stand_before(*assemble(self.options))
         if tracer is not None:
             self.use(trace(tracer))
 
-    def stand_before(self, node: Node, sockets: Front) -> None:
+    def _stand_before(self, node: Node, sockets: Front) -> None:
         """Begin anew, with nothing registered."""
         self._node, self._sockets = node, sockets
         # An application that is there already may accept before the node has started.
@@ -139,7 +143,7 @@ class Server(Registry):
         self._logger = node.logger
         self._clock = node.ports.clock
         self._background = Background(self._logger)
-        super().__init__(Inside(node, self._background, self._end))
+        self._registry = Registry(Inside(node, self._background, self._end))
         self._listener: Listener | None = None
         self._process = os.getpid()
         """The process that the node belongs to."""
@@ -162,15 +166,83 @@ class Server(Registry):
         server: Server = container.server(**overrides)
         return server
 
-    def rebuilt(self, build: Callable[[Options], tuple[Node, Front]]) -> Server:
-        """Return a server of the same options and with what is registered so far, before
-        what ``build`` makes of the options. This is the test kit's way to one without
-        sockets.
+    @property
+    def hub(self) -> Hub:
+        """Rooms, presence and messages: what handlers have as ``ctx.hub``."""
+        return self._registry.hub
+
+    # --- what an application registers
+
+    def on(
+        self,
+        pattern: str,
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> Callable[[F], F]:
+        """Decorate the handler for the topics of ``pattern`` (``chat:*`` at the widest)."""
+        named(pattern)
+
+        def register(handler: F) -> F:
+            self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
+            return handler
+
+        return register
+
+    def handle(
+        self,
+        pattern: str,
+        handler: Callable[..., Any],
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> None:
+        """Register the handler for the topics of ``pattern``; raises ``ValueError``."""
+        self.hub.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around all handlers; the first one is the outermost."""
+        self.hub.use(*middleware)
+
+    def include(self, routes: Routes, prefix: str = "") -> None:
+        """Take in a group of routes, with ``prefix`` before its patterns."""
+        self._registry.asked.node.router.include(routes, prefix)
+
+    def on_startup(self, fn: F) -> F:
+        """Run ``fn()`` when the hub is up and before anybody is let in.
+
+        Raises ``ValueError`` for what can't be called.
         """
-        server = copy.copy(self)
-        server.stand_before(*build(self.options))
-        server.adopt(self)
-        return server
+        self._registry.startup.append(checked(fn))
+        return fn
+
+    def on_shutdown(self, fn: F) -> F:
+        """Run ``fn()`` when all connections are closed, before the adapters are.
+
+        Raises ``ValueError`` for what can't be called.
+        """
+        self._registry.shutdown.append(checked(fn))
+        return fn
+
+    @overload
+    def background(self, fn: Coroutine[Any, Any, Any]) -> BackgroundTask: ...
+    @overload
+    def background(
+        self, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> BackgroundTask: ...
+    def background(self, fn: Work, *args: Any, **kwargs: Any) -> BackgroundTask:
+        """Run ``fn(*args, **kwargs)``, or a coroutine, as a task that the server owns: its
+        failure is logged, shutdown ends it, and so does ``cancel()`` of the handle.
+
+        ``fn`` may be a coroutine function, or a plain one, which is called on the event loop and
+        must not block it. Before the start the work waits for the start; a function then runs
+        in each life of the server, a coroutine in one. What is given to a running server, which
+        may be done in any thread, runs at once and in this life only. Raises ``ValueError`` for
+        what can't be run, or not with these arguments.
+        """
+        registry = self._registry
+        run = registry.asked.background.add(fn, *args, **kwargs)
+        return BackgroundTask(run, lambda: registry.asked.background)
 
     # --- where clients come in
 
@@ -281,12 +353,12 @@ class Server(Registry):
         self._sockets.intake = self._node.intake
         if self._sockets.refusals is not None:
             self._sockets.refusals.count = self._node.stats.refused
-        self.become(Inside(self._node, self._background, self._end))
+        self._registry.become(Inside(self._node, self._background, self._end))
 
     async def _start(self, pages: Sequence[Any]) -> None:
         await self._node.start()
         self._sockets.start()
-        for hook in self._on_startup:
+        for hook in self._registry.startup:
             try:
                 await call(hook)
             except Exception:
@@ -330,7 +402,7 @@ class Server(Registry):
         awaits it is among those that it waits for, until the deadline; there,
         ``server.background(server.shutdown)`` does not wait.
         """
-        await self._asked.stop(seconds(timeout, "timeout"))
+        await self._registry.asked.stop(seconds(timeout, "timeout"))
 
     async def _end(self, timeout: float) -> None:
         await self._stop(timeout)
@@ -371,7 +443,7 @@ class Server(Registry):
         )
         # The application's own clean-up may take as long as a client's goodbye.
         unfinished += await run_steps(
-            [("on_shutdown", partial(self._quietly, hook)) for hook in self._on_shutdown],
+            [("on_shutdown", partial(self._quietly, hook)) for hook in self._registry.shutdown],
             clock=clock,
             until=clock.now() + max(0.1, begun + timeout - clock.now()),
         )
@@ -457,6 +529,20 @@ class Server(Registry):
         finally:
             self._background.drop_coroutines()
             drop_unwritten()
+
+
+def behind(server: Server) -> Registry:
+    """Return what stands behind a server: the test kit puts a node of its own there."""
+    return server._registry  # noqa: SLF001  (the other half of this module)
+
+
+def rebuilt(server: Server, build: Callable[[Options], tuple[Node, Front]]) -> Server:
+    """Return a server of the same options and with what is registered so far, before what
+    ``build`` makes of the options. This is the test kit's way to one without sockets."""
+    other = copy.copy(server)
+    other._stand_before(*build(server.options))  # noqa: SLF001
+    behind(other).adopt(behind(server))
+    return other
 
 
 def serve(

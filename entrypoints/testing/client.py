@@ -77,10 +77,12 @@ class TestClient:
 
     @property
     def id(self) -> ConnId:
+        """The id of its connection."""
         return self.conn.id
 
     @property
     def user_id(self) -> UserId | None:
+        """Whose connection it is."""
         return self.conn.user_id
 
     @property
@@ -351,6 +353,7 @@ class TestClient:
 
     @property
     def stalled(self) -> bool:
+        """Whether it takes nothing at the moment."""
         return self._link.stalled
 
     @property

@@ -31,7 +31,7 @@ from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import ConnectionClosed, Forbidden
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta, UserId
-from eyewall.server import Server
+from eyewall.server import Server, behind, rebuilt
 from eyewall.testing.client import TestClient
 from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoSockets
 from eyewall.testing.logs import RecordingLogger
@@ -90,9 +90,9 @@ class TestHub:
     async def __aenter__(self) -> TestHub:
         if self._server is not None:
             raise RuntimeError("the hub is open")
-        server = self._server = self._given.rebuilt(self._build)
+        server = self._server = rebuilt(self._given, self._build)
         self.world.pools.append(self._node.threads)
-        self._given.stand_in(server.inside)
+        behind(self._given).stand_in(behind(server).inside)
         try:
             with self.world.ruling():
                 await server.start(port=None)
@@ -116,7 +116,7 @@ class TestHub:
             with suppress(ValueError):  # it was opened in another context, which is over
                 CLOCK.reset(self._ruled)
             self._ruled = None
-        self._given.stand_back(server.inside)
+        behind(self._given).stand_back(behind(server).inside)
         self.world.pools.remove(self._node.threads)
         self._server = None
 
@@ -153,7 +153,7 @@ class TestHub:
 
     @property
     def _node(self) -> Node:
-        return self._open.inside.node
+        return behind(self._open).inside.node
 
     # --- what a test asks
 

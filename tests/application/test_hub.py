@@ -8,7 +8,7 @@ import inspect
 
 import pytest
 
-from eyewall.application.hub import Hub
+from eyewall.application.hub import Hub, turn
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Misuse, RoomNotFound
@@ -222,7 +222,7 @@ async def test_an_unknown_reason_is_a_mistake(hub, ada):
     assert ada.conn.is_open
 
 
-async def test_shutdown_is_the_server_s_affair(hub):
+async def test_shutdown_is_the_server_s_affair(node, hub):
     with pytest.raises(Misuse):
         await hub.shutdown()
 
@@ -231,7 +231,7 @@ async def test_shutdown_is_the_server_s_affair(hub):
     async def stop(timeout):
         asked.append(timeout)
 
-    hub.stops_by(stop)
+    turn(hub, node.node, stop)
     await hub.shutdown(timeout=3)
     assert asked == [3.0]
 

@@ -4,6 +4,7 @@ import pytest
 
 from eyewall import Routes, Server, Unavailable
 from eyewall.assemble import assemble
+from eyewall.server import behind, rebuilt
 from tests.entrypoints.wire import peer, running
 
 
@@ -40,22 +41,22 @@ async def test_a_group_is_taken_in_under_its_prefix_while_the_server_runs():
 async def test_who_stands_in_gets_what_is_asked_of_the_server_and_its_hub():
     """The last one of several; afterwards it is the server's own again."""
     server, first, last = Server(), Server(), Server()
-    server.stand_in(first.inside)
-    server.stand_in(last.inside)
+    behind(server).stand_in(behind(first).inside)
+    behind(server).stand_in(behind(last).inside)
 
     assert server.hub.node_id == last.hub.node_id
-    server.stand_back(first.inside)
+    behind(server).stand_back(behind(first).inside)
     assert server.hub.node_id == last.hub.node_id
     server.handle("echo", lambda ctx, msg: None)
-    assert last.inside.node.router.find("echo", None) is not None
+    assert behind(last).inside.node.router.find("echo", None) is not None
     async with last:
         await server.hub.shutdown()
         with pytest.raises(Unavailable):
-            last.inside.node.ports.pubsub.subscribe("any", lambda _: None)
+            behind(last).inside.node.ports.pubsub.subscribe("any", lambda _: None)
 
-    server.stand_back(last.inside)
-    assert server.hub.node_id == server.inside.node.config.node_id
-    assert server.inside.node.router.find("echo", None) is None
+    behind(server).stand_back(behind(last).inside)
+    assert server.hub.node_id == behind(server).inside.node.config.node_id
+    assert behind(server).inside.node.router.find("echo", None) is None
 
 
 async def test_a_server_can_be_rebuilt_with_what_is_registered():
@@ -67,9 +68,9 @@ async def test_a_server_can_be_rebuilt_with_what_is_registered():
     server.handle("echo", lambda ctx, msg: None)
 
     for _ in range(2):
-        async with server.rebuilt(assemble) as other:
+        async with rebuilt(server, assemble) as other:
             assert other.hub.node_id == "here"
-            assert other.inside.node.router.find("echo", None) is not None
-            assert other.inside.node is not server.inside.node
+            assert behind(other).inside.node.router.find("echo", None) is not None
+            assert behind(other).inside.node is not behind(server).inside.node
 
     assert ran == ["startup", "background", "shutdown"] * 2

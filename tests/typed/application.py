@@ -20,10 +20,12 @@ from marshmallow import fields
 import eyewall
 from eyewall import (
     AccessController,
+    Acker,
     AckOptions,
     AckResult,
     AckTimeout,
     Authenticator,
+    BackgroundTask,
     BatchDeliveryReport,
     Codec,
     CompressionConfig,
@@ -221,6 +223,9 @@ server = Server(
     trusted_proxies=["10.0.0.0/8"],
     allowed_hosts=["example.org"],
     allow_unsafe=["split_state"],
+    limiter=slow,
+    refuse_with="close",
+    start_page=False,
     lease=timedelta(seconds=10),
 )
 hub = server.hub
@@ -402,6 +407,14 @@ async def sweep() -> None:
     await asyncio.sleep(1)
 
 
+async def sweep_often(seconds: float, *, name: str) -> None:
+    print(name, seconds)
+
+
+task = server.background(sweep_often, 1.0, name="often")
+assert_type(task, BackgroundTask)
+assert_type(task.done, bool)
+task.cancel()
 server.background(sweep)
 server.background(sweep())
 
@@ -486,6 +499,9 @@ async def messages(conn_id: str) -> None:
     for target in (Target.user("ada"), Target.room("lab"), Target.conn(conn_id)):
         result = await hub.emit_with_ack(target, note, AckOptions(timeout=1, require_all=True))
         assert_type(result, AckResult)
+        assert_type(result.acked, tuple[Acker, ...])
+        for acker in (*result.acked, *result.refused, *result.silent):
+            assert_type(acker.user_id, UserId | None)
     await hub.request(conn_id, note, timeout=timedelta(seconds=1))
     policy = RetryPolicy(max_retries=2, retryable={FailureReason.QUEUE_FULL})
     sent = await hub.send_to_user_with_retry("ada", note, policy, options)
@@ -566,6 +582,8 @@ async def client() -> None:
 
         c.on("chat:*", lambda message: print(message.topic))
         c.on_state(print)
+        c.set_token("newer")
+        await c.ready()
         c.on_lost(lambda room, code: print(room, code))
         await c.send("chat:say", {"text": "hi"}, event="message")
         assert_type(await c.request("chat:say", {"text": "hi"}, timeout=2), dict[str, Any])

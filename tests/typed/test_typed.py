@@ -35,7 +35,7 @@ def test_every_public_name_is_in_the_application(name):
     assert name in USED
 
 
-@pytest.mark.parametrize("kind", [Client], ids=repr)
+@pytest.mark.parametrize("kind", [eyewall.Server, eyewall.Hub, Client], ids=repr)
 def test_every_public_method_is_in_the_application(kind):
     methods = {
         name
