@@ -7,6 +7,12 @@ export interface Position {
   offset: number;
 }
 
+/**
+ * From where on `join` wants what a room keeps: all of it, so many of the newest messages, or
+ * what came after a place (a message's `stream`, say).
+ */
+export type Since = "start" | number | Position;
+
 /** What travels: the fields of the wire protocol. */
 export interface Message<T = any> {
   id?: string;
@@ -113,6 +119,8 @@ export interface Joined extends Partial<Position> {
   room: string;
   role: string;
   members: number;
+  /** With `since`: whether all that was asked for has come; what is kept comes in any case. */
+  recovered?: boolean;
 }
 
 export interface Published extends Partial<Position> {
@@ -197,7 +205,12 @@ export class Client {
     options?: RequestOptions,
   ): Promise<Answer<T>>;
 
-  join(room: string, options?: CallOptions): Promise<Answer<Joined>>;
+  /**
+   * With `since` the handlers first get what the room keeps from there, in order, each message
+   * once, whether or not it was handled before; then what is live. After a cut the client goes
+   * on from where it is. `timeout` is then for an answer or the next message.
+   */
+  join(room: string, options?: CallOptions & { since?: Since | null }): Promise<Answer<Joined>>;
   /** The room is left whether or not an answer comes, unless the hub refuses; no need to wait. */
   leave(room: string, options?: CallOptions): Promise<Answer<{ room: string }>>;
   publish(
@@ -271,6 +284,35 @@ export class Positions {
   set(room: string, place?: Partial<Position>): void;
   forget(room: string): void;
   ask(rooms?: string[]): Record<string, Partial<Position>>;
-  take(stream: Position & { room: string }): "next" | "first" | "changed" | "repeat" | "gap";
+  take(
+    stream: Position & { room: string },
+    isLive?: boolean,
+  ): "next" | "first" | "changed" | "again" | "repeat" | "gap";
   join(room: string, now: Partial<Position>): "here" | "gap" | "changed";
+  want(room: string, replay: Replay): void;
+  replays(room: string): Replay[];
+  over(room: string, replay: Replay, place?: Position): boolean;
+  isWantedAgain(stream: Position & { room: string }): boolean;
+}
+
+/** @internal */
+export class Aside {
+  keep(stream: Position & { room: string }, message: unknown, size: number): void;
+  take(room: string): {
+    messages: (Position & { message: any; size: number })[];
+    missing: number;
+  };
+}
+
+/** @internal */
+export class Replay {
+  constructor(since: Since);
+  begun: boolean;
+  lost: boolean;
+  behind: boolean;
+  progress: number;
+  beginsWith(place: Position): boolean;
+  came(place: Position, begins?: boolean): void;
+  asks(place: Position | null): Since;
+  isWhole(answer: { recovered?: unknown } & Partial<Position>): boolean;
 }

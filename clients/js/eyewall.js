@@ -14,7 +14,9 @@
  *    reports is nobody's business any more: everything asks `link === this.#link` first.
  * 2. After a cut the order is fixed: the session and the rooms are resumed, then requests
  *    without an answer go out again under their ids, then what has waited in the outbox.
- * 3. A place in a room's stream is looked at and moved in one step, without waiting.
+ * 3. A place in a room's stream is looked at and moved in one step, without waiting. What
+ *    comes ahead of its turn, while an answer is awaited before which everything is sent, is
+ *    kept aside until then: what is missing yet was not for us.
  * 4. No promise that is started here is left alone: what fails is reported.
  * 5. A token, and an address with one, stands in no error's text.
  * 6. Who was not let in stays away until there is another token: a callback is asked for one
@@ -48,6 +50,8 @@ const LONGEST_TIMER = 2 ** 31 - 1; // milliseconds; beyond it a timer rings at o
 const IN_FLIGHT = 256; // requests without an answer: as many as a hub remembers of a session
 const OUTBOX = 256; // messages that wait for the connection: some minutes of somebody typing
 const SEEN = 1024; // ids of handled messages: more than a hub repeats at once after a cut
+const ASIDE = 256; // messages kept aside: what a hub may have had in its queue before a replay
+const ASIDE_SIZE = 8 * 2 ** 20; // characters of them, for the same reason
 const MAX_BUFFERED = 16 * 2 ** 20; // bytes held back by the socket: 16 of the largest messages
 const LONGEST_ERROR = 500; // characters of a handler's error that go into a nack
 
@@ -145,12 +149,110 @@ export class Outbox {
 }
 
 /**
+ * What came ahead of its turn, by room: taken when everything before it has been sent.
+ *
+ * It is bounded, over all rooms; `missing` is the first place that there was no room for.
+ */
+export class Aside {
+  #rooms = new Map();
+  #count = 0;
+  #size = 0;
+
+  keep({ room, epoch, offset }, message, size) {
+    const kept = this.#rooms.get(room) ?? { messages: new Map(), missing: Infinity };
+    this.#rooms.set(room, kept);
+    if (kept.messages.has(offset)) return;
+    if (this.#count >= ASIDE || this.#size + size > ASIDE_SIZE) {
+      kept.missing = Math.min(kept.missing, offset);
+      return;
+    }
+    kept.messages.set(offset, { epoch, offset, message, size });
+    this.#count += 1;
+    this.#size += size;
+  }
+
+  /** Let go of a room's; @returns them in their order */
+  take(room) {
+    const { messages = [], missing = Infinity } = this.#rooms.get(room) ?? {};
+    this.#rooms.delete(room);
+    const found = [...messages.values()].sort((one, other) => one.offset - other.offset);
+    this.#count -= found.length;
+    for (const { size } of found) this.#size -= size;
+    return { messages: found, missing };
+  }
+}
+
+/**
+ * A `join` that asks for what was said before, from the asking to the answer.
+ *
+ * What comes may have been handled before, and is wanted again. Something live may come first,
+ * where we are in the room already: the replay is known by its first message, which stands
+ * before all that has come since. After a cut we go on from where we are, and ask from `since`
+ * again only where nothing has come; whether that was all is then for us to say.
+ */
+export class Replay {
+  begun = false;
+  lost = false; // whether something of it is gone for good
+  behind = false; // whether the hub has told of a gap meanwhile
+  progress = 0; // messages that have come since
+  #since;
+  #first = null;
+  #resent = false;
+
+  constructor(since) {
+    const isPlace = since !== null && typeof since === "object";
+    this.#since = isPlace ? { epoch: since.epoch, offset: since.offset } : since;
+  }
+
+  /** Whether a message where we have been already is the first of the replay. */
+  beginsWith({ epoch, offset }) {
+    return this.#first === null || this.#first.epoch !== epoch || offset < this.#first.offset;
+  }
+
+  /** A message was let through; `begins`: it is the first of the replay. */
+  came({ epoch, offset }, begins = false) {
+    this.progress += 1;
+    if (begins || this.#first === null) this.#first = { epoch, offset };
+    this.begun ||= begins;
+  }
+
+  /** What to ask for from a client that stands at `place`, or nowhere. */
+  asks(place) {
+    if (this.begun && place !== null) {
+      this.#resent = true;
+      return place;
+    }
+    this.begun = this.lost = this.#resent = false;
+    this.#first = null;
+    return this.#since;
+  }
+
+  /** Whether all that was asked for has come. */
+  isWhole(answer) {
+    if (answer.recovered !== true) return false;
+    return !this.#resent || (!this.lost && this.#reachesBack(answer));
+  }
+
+  #reachesBack({ epoch, offset }) {
+    const first = this.#first;
+    const since = this.#since;
+    if (first.epoch !== epoch) return false;
+    if (typeof since === "object") {
+      return since.epoch === epoch && first.offset === since.offset + 1;
+    }
+    return first.offset === 1 || (since !== "start" && offset - first.offset + 1 >= since);
+  }
+}
+
+/**
  * The rooms that this client is in, and how far it has come in each.
  *
  * A room that keeps no history has no place: null.
  */
 export class Positions {
   #places = new Map();
+  #replays = new Map(); // room -> the joins that ask for what was said before, oldest first
+  #replayed = new Map(); // room -> up to where messages are taken by their place alone
 
   has(room) {
     return this.#places.has(room);
@@ -170,6 +272,37 @@ export class Positions {
 
   forget(room) {
     this.#places.delete(room);
+    this.#replayed.delete(room);
+  }
+
+  /** A join asks for what was said before; `over` has to follow. */
+  want(room, replay) {
+    this.#replays.set(room, [...this.replays(room), replay]);
+  }
+
+  /** What the hub is sending, or is to send, one after the other. */
+  replays(room) {
+    return this.#replays.get(room) ?? [];
+  }
+
+  /**
+   * Nothing more comes of it, but for what stands up to `place`.
+   *
+   * @returns whether it was under way
+   */
+  over(room, replay, place) {
+    const all = this.replays(room);
+    const rest = all.filter((other) => other !== replay);
+    if (rest.length) this.#replays.set(room, rest);
+    else this.#replays.delete(room);
+    if (place !== undefined && rest.length < all.length) this.#replayed.set(room, place);
+    return rest.length < all.length;
+  }
+
+  /** Whether a message was asked for by a replay: then it is new, whatever became of its id. */
+  isWantedAgain({ room, epoch, offset }) {
+    const upto = this.#replayed.get(room);
+    return this.#replays.has(room) || (upto?.epoch === epoch && offset <= upto.offset);
   }
 
   /** What `system:resume` wants to know of these rooms. */
@@ -181,14 +314,22 @@ export class Positions {
    * A message of a stream has come; move on to it unless it is a repeat or a gap is before it.
    *
    * `first`: nothing was known of this room. `changed`: the stream is another one, and what
-   * came before this message may have been missed.
-   * @returns {"next" | "first" | "changed" | "repeat" | "gap"}
+   * came before this message may have been missed. `again`: a replay begins, and we go back.
+   * @param {boolean} isLive it is of no replay
+   * @returns {"next" | "first" | "changed" | "again" | "repeat" | "gap"}
    */
-  take({ room, epoch, offset }) {
+  take({ room, epoch, offset }, isLive = false) {
     const place = this.get(room);
-    if (place?.epoch === epoch && offset <= place.offset) return "repeat";
-    if (place?.epoch === epoch && offset > place.offset + 1) return "gap";
+    const isKnown = place?.epoch === epoch;
+    const [replay] = this.replays(room);
+    const isBack = isKnown && offset <= place.offset;
+    if (isBack && (isLive || !replay?.beginsWith({ epoch, offset }))) return "repeat";
+    // One that asks for an ack may overtake the replay, which brings it again.
+    if (!isKnown && isLive && replay?.begun === false) return "gap";
+    replay?.came({ epoch, offset }, isBack || !isKnown);
+    if (isKnown && offset > place.offset + 1) return "gap";
     this.set(room, { epoch, offset });
+    if (isBack) return "again";
     if (place === null) return "first";
     return place.epoch === epoch ? "next" : "changed";
   }
@@ -479,6 +620,7 @@ export class Client {
   #pending = new Map(); // id -> request, in the order in which they were made
   #outbox;
   #positions = new Positions();
+  #aside = new Aside();
   #left = new Set(); // rooms that the application wants to be out of, until the hub says so too
   #seen = new Recent(SEEN); // id -> {answer, link}: what became of it, and who waits for that
   #handlers = new Callbacks();
@@ -625,9 +767,10 @@ export class Client {
   /**
    * What it means is done in the very step in which it is known: `begun` when it is sent or
    * will be, `answered` with the answer, `failed` when none comes, or a refusal. `failed` hears
-   * whether all is as it was before.
+   * whether all is as it was before. `renew` gives the data to ask with on a further connection.
+   * The time begins anew when `progress` has changed in it.
    */
-  async #request(topic, data, options, { begun, answered, failed } = {}) {
+  async #request(topic, data, options, { begun, answered, failed, renew, progress } = {}) {
     const { id = this.#nextId(), timeout = 5, signal, ...more } = options;
     signal?.throwIfAborted();
     if (this.#pending.has(id)) throw new EyewallError("validation", `a request ${id} is under way`);
@@ -636,7 +779,7 @@ export class Client {
     }
     const message = { ...envelope(topic, data, more), id, ack: true };
     const text = JSON.stringify(message);
-    const request = { id, message, text, answered, failed, sent: false };
+    const request = { id, message, text, answered, failed, renew, sent: false };
     const answer = new Promise((resolve, reject) => Object.assign(request, { resolve, reject }));
     this.#pending.set(id, request);
     begun?.();
@@ -649,9 +792,15 @@ export class Client {
     }
     const abort = () => this.#reject(request, signal.reason);
     signal?.addEventListener("abort", abort);
-    const late = () => this.#reject(request, noAnswer(topic));
     let timer = 0;
-    if (timeout < Infinity) patiently(timeout, (kept) => (timer = kept), late);
+    let seen = progress?.();
+    const wait = () => patiently(timeout, (kept) => (timer = kept), late);
+    const late = () => {
+      if (seen === progress?.()) return this.#reject(request, noAnswer(topic));
+      seen = progress();
+      wait();
+    };
+    if (timeout < Infinity) wait();
     return answer.finally(() => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
@@ -707,11 +856,71 @@ export class Client {
 
   // --- rooms, presence, history: the hub's own requests
 
-  join(room, options = {}) {
+  /** With `since` the handlers first get what the room keeps from there. */
+  join(room, { since, ...options } = {}) {
+    if (since !== undefined && since !== null) return this.#joinSince(room, since, options);
     return this.#request("system:join", { room }, options, {
       begun: () => this.#left.delete(room),
       answered: (answer) => this.#joined(room, answer),
     });
+  }
+
+  #joinSince(room, since, options) {
+    const replay = new Replay(since);
+    const asks = (place) => ({ room, since: replay.asks(place) });
+    return this.#request("system:join", asks(null), options, {
+      begun: () => {
+        this.#left.delete(room);
+        this.#positions.want(room, replay);
+      },
+      answered: (answer) => this.#replayed(room, replay, answer),
+      failed: () => this.#notReplayed(room, replay),
+      renew: () => asks(this.#positions.get(room)),
+      progress: () => replay.progress,
+    });
+  }
+
+  /** All that is kept was sent before this answer, and all that was said meanwhile. */
+  #replayed(room, replay, answer) {
+    const { epoch, offset } = answer;
+    const aside = this.#aside.take(room);
+    const place = this.#positions.get(room);
+    answer.recovered = replay.isWhole(answer);
+    this.#positions.over(room, replay, epoch === undefined ? undefined : { epoch, offset });
+    if (epoch !== undefined && place?.epoch === epoch) {
+      this.#fill(this.#link, room, aside, { epoch, offset });
+    } else if (epoch !== undefined || place === null) {
+      this.#positions.set(room, answer);
+    }
+    if (replay.behind) this.#letRun(this.#catchUp(this.#link, room));
+  }
+
+  /** No answer is heard any more; what comes of it all the same is wanted. */
+  #notReplayed(room, replay) {
+    const place = this.#positions.get(room);
+    const upto = place && replay.begun ? { ...place, offset: Number.MAX_SAFE_INTEGER } : undefined;
+    if (!this.#positions.over(room, replay, upto) || place === null) return;
+    if (!this.#link?.open || this.#link.resuming.has(room)) return;
+    const { messages, missing } = this.#aside.take(room);
+    if (replay.behind || messages.length || missing < Infinity) {
+      this.#letRun(this.#catchUp(this.#link, room));
+    }
+  }
+
+  /** Everything up to `now` has been sent: take what was kept aside, as far as it goes. */
+  #fill(link, room, { messages, missing }, now) {
+    const upto = Math.min(now.offset, missing - 1);
+    for (const { epoch, offset, message } of messages) {
+      const place = this.#positions.get(room);
+      if (place?.epoch !== now.epoch || epoch !== now.epoch || offset > upto) break;
+      if (offset <= place.offset) continue;
+      this.#positions.set(room, { epoch, offset });
+      this.#pass(link, message);
+    }
+    const place = this.#positions.get(room);
+    if (place?.epoch !== now.epoch || place.offset >= now.offset) return;
+    this.#positions.set(room, { epoch: now.epoch, offset: Math.max(place.offset, upto) });
+    if (upto < now.offset) this.#letRun(this.#catchUp(link, room));
   }
 
   /** The room is left whether or not the hub answers, unless it refuses. */
@@ -874,6 +1083,7 @@ export class Client {
 
   #rename(request) {
     request.id = this.#nextId();
+    if (request.renew !== undefined) request.message.data = request.renew();
     request.text = JSON.stringify({ ...request.message, id: request.id });
   }
 
@@ -924,6 +1134,7 @@ export class Client {
     clearTimeout(this.#retry);
     this.#link?.end();
     this.#link = null;
+    this.#aside = new Aside();
   }
 
   #end(info) {
@@ -1049,7 +1260,10 @@ export class Client {
   /** Ask for what was missed. */
   #resume(link, rooms, { session, attempt = 1, patience = PATIENCE } = {}) {
     const data = { session, rooms: this.#positions.ask(rooms) };
-    for (const room of rooms) link.resuming.add(room);
+    for (const room of rooms) {
+      link.resuming.add(room);
+      this.#aside.take(room);
+    }
     const answered = (answer) => {
       for (const room of rooms) {
         const found = answer.rooms?.[room] ?? { recovered: false };
@@ -1096,16 +1310,26 @@ export class Client {
       return;
     }
     const now = { epoch, offset };
-    // All that was for us came before this answer: what is missing yet, was not for us.
-    const isBehind = !recovered || this.#positions.join(room, now) === "gap";
+    const aside = this.#aside.take(room);
+    if (recovered) {
+      // All that was for us came before this answer: what is missing yet, was not for us.
+      if (this.#positions.join(room, now) === "gap") this.#fill(link, room, aside, now);
+      return;
+    }
+    for (const replay of this.#positions.replays(room)) replay.lost = true;
     if (code !== undefined) this.#positions.forget(room);
-    else if (isBehind) this.#positions.set(room, now);
-    if (!recovered) this.#tellLost(room, { ...now, code });
+    else this.#positions.set(room, now);
+    this.#tellLost(room, { ...now, code });
   }
 
   /** Messages are missing before the newest of a room: have them sent again. */
   async #catchUp(link, room, attempt = 1) {
     if (link.resuming.has(room) || this.#left.has(room)) return;
+    const [replay] = this.#positions.replays(room);
+    if (replay !== undefined) {
+      replay.behind = true; // what is missing is being sent, or asked for when that is over
+      return;
+    }
     try {
       await this.#resume(link, [room], { attempt });
     } catch (error) {
@@ -1157,19 +1381,19 @@ export class Client {
       return;
     }
     try {
-      this.#take(link, message);
+      this.#take(link, message, text.length);
     } catch (error) {
       this.#report(error); // of a hub that does not keep to the protocol
     }
   }
 
-  #take(link, message) {
+  #take(link, message, size) {
     const { topic, event, data } = message;
     if ((event === "ack" || event === "error") && this.#isAnswer(link, message)) return;
     if (topic === "system:welcome") this.#letRun(this.#welcome(link, data));
     else if (topic === "system:draining") this.#drains(link, askedWait(data.reconnect_in));
     else if (topic === "system:gap") this.#gap(link, data);
-    else this.#deliver(link, message);
+    else this.#deliver(link, message, size);
   }
 
   /**
@@ -1228,17 +1452,35 @@ export class Client {
     this.#letRun(this.#catchUp(link, room));
   }
 
-  #deliver(link, message) {
-    const { id, topic, data, stream } = message;
+  #deliver(link, message, size) {
+    const { topic, data, stream, ack } = message;
     if (topic === "system:kicked") this.#isOut(data.room);
     const isPlaced = typeof stream?.room === "string" && !this.#left.has(stream.room);
-    const fate = isPlaced ? this.#positions.take(stream) : "next";
-    if (fate === "gap") {
-      this.#letRun(this.#catchUp(link, stream.room));
-    } else if (fate === "repeat" || (id !== undefined && this.#seen.get(id) !== undefined)) {
+    // What is kept asks for no ack: one that does is on its way for the first time.
+    const fate = isPlaced ? this.#positions.take(stream, ack === true) : "next";
+    if (fate === "gap") this.#isEarly(link, message, size);
+    else if (fate === "repeat") this.#ackAgain(link, message);
+    else {
+      if (fate === "changed") this.#tellLost(stream.room, stream);
+      this.#pass(link, message, isPlaced);
+    }
+  }
+
+  /** Something before it is missing: it is being sent already, or is to be asked for. */
+  #isEarly(link, message, size) {
+    const { stream } = message;
+    const isSent = link.resuming.has(stream.room) || this.#positions.replays(stream.room).length;
+    if (isSent) this.#aside.keep(stream, message, size);
+    else this.#letRun(this.#catchUp(link, stream.room));
+  }
+
+  /** Have a message handled, unless its id says that it has been. */
+  #pass(link, message, isPlaced = true) {
+    const { id, ack, stream } = message;
+    const isNew = isPlaced && ack !== true && this.#positions.isWantedAgain(stream);
+    if (!isNew && id !== undefined && this.#seen.get(id) !== undefined) {
       this.#ackAgain(link, message);
     } else {
-      if (fate === "changed") this.#tellLost(stream.room, stream);
       this.#letRun(this.#handle(link, message));
     }
   }

@@ -120,6 +120,53 @@ async def test_it_does_all_that_clients_do(where):
         assert await ada.call("state") == "open"
 
 
+async def test_who_joins_to_hear_it_gets_what_was_said_before(where):
+    """Another client, as of a page that was reloaded, and the same one after it has left."""
+    async with house() as h, where(h.url) as early:
+        await with_history(h)
+        await say(h, *range(300))
+        hole = Message("room:r", data="not for early")
+        await h.hub.emit_to_room_except("r", h.hub.connection_ids(), hole)
+        await say(h, 300)
+        everything = [*range(300), 300]
+        first = await early.call("join", "r", {"since": "start"})
+        await early.until(lambda: early.heard("room:r") == everything)
+        assert (first["recovered"], first["offset"]) == (True, 302)
+        await early.call("leave", "r")
+        await early.call("join", "r", {"since": "start"})
+        await early.until(lambda: early.heard("room:r") == [*everything, *everything])
+        async with where(h.url) as late:
+            answer = await late.call("join", "r", {"since": 2})
+            await say(h, 301)
+            await late.until(lambda: late.heard("room:r") == ["not for early", 300, 301])
+            assert answer["recovered"] is True
+            with pytest.raises(JsError) as refused:
+                await late.call("join", "r", {"since": "end"})
+            assert refused.value.code == "validation"
+        assert early.of("lost") == []
+
+
+async def test_a_replay_that_is_cut_goes_on_from_where_it_was(where):
+    async with house() as h, where(h.url) as client:
+        await with_history(h)
+        await h.hub.update_room("r", history_size=1000)
+        pad = "x" * 20_000
+        for number in range(200):
+            await h.hub.broadcast_room(R, "room:r", "message", {"n": number, "pad": pad})
+
+        def numbers() -> list[int]:
+            return [data["n"] for data in client.heard("room:r")]
+
+        joining = asyncio.ensure_future(client.call("join", "r", {"since": "start", "timeout": 30}))
+        await client.until(lambda: len(numbers()) > 5)
+        h.proxy.cut()
+
+        assert (await joining)["recovered"] is True
+        await client.until(lambda: len(numbers()) >= 200)
+        assert numbers() == list(range(200))
+        assert client.of("lost") == []
+
+
 async def test_the_hub_asks_and_gets_what_the_handler_returns(where):
     async with house() as h, where(h.url) as client:
         (conn,) = h.hub.connection_ids()

@@ -36,6 +36,9 @@ async function use(): Promise<number> {
   client.setToken("t3");
   await client.ready();
   const joined: Joined = await client.join("general", { timeout: 3 });
+  const caught: Joined = await client.join("general", { since: "start" });
+  const place: Position = { epoch: "e", offset: 3 };
+  for (const since of [5, place, null, "start" as const]) await client.join("r", { since });
   const { echo, message_id } = await client.request<{ echo: string }>("echo", "hi");
   const { members, cursor } = await client.members("general", { limit: 10 });
   const { users } = await client.presence(["ada"]);
@@ -47,11 +50,13 @@ async function use(): Promise<number> {
   off();
   client.close();
   const words = [echo, message_id, cursor, members[0].role, users.ada.last_seen, messages[0].topic];
-  return words.length + joined.members + backoff(1) + Number(comesBack(1006));
+  return words.length + joined.members + Number(caught.recovered) + backoff(1) + Number(comesBack(1006));
 }
 
 // @ts-expect-error: a topic is a string
 client.send(7);
+// @ts-expect-error: only the start has a name
+client.join("r", { since: "end" });
 // @ts-expect-error: the state is nobody else's to set
 client.state = "open";
 
