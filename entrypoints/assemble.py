@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from eyewall import ops
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.clock.system import SystemClock
 from eyewall.adapters.codec.json import JsonCodec
@@ -93,6 +94,8 @@ class Options:
     allowed_hosts: Collection[str] | None
     refuse_with: str
     start_page: bool
+    ops_host: str
+    ops_port: int | None
     allow_unsafe: Collection[str]
 
 
@@ -222,6 +225,7 @@ def _check_given(options: Options) -> None:
     refuse_with(options.refuse_with)
     if not isinstance(options.start_page, bool):
         raise ValueError(f"start_page must be True or False, not {options.start_page!r:.80}")
+    ops.check(options.ops_host, options.ops_port)
     for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
         given = getattr(options, what)
         if given is None or (what == "check_origin" and callable(given)):

@@ -177,7 +177,7 @@ def _unseen(server: Server, settings: Settings) -> list[str]:
 def _is_changed(server: Server, key: str) -> bool:
     """Whether a keyword for ``key`` or its group was given to the ``Server`` itself."""
     group, _, inner = key.partition(".")
-    names = {inner, _PORTS.get(group, group)} & _DEFAULTS.keys()
+    names = {inner, f"{group}_{inner}", _PORTS.get(group, group)} & _DEFAULTS.keys()
     return any(getattr(server.options, name, None) != _DEFAULTS[name] for name in names)
 
 

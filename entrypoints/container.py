@@ -88,6 +88,8 @@ def _server(settings: Settings, /, **ports: Any) -> Server:
         "trusted_proxies": settings.trusted_proxies,
         "refuse_with": settings.refuse_with,
         "start_page": settings.server.start_page,
+        "ops_host": settings.ops.host,
+        "ops_port": settings.ops.port,
         "allowed_hosts": settings.server.allowed_hosts,
         "allow_unsafe": settings.server.allow_unsafe,
         "offline_default": settings.offline.default,

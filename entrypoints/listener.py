@@ -156,12 +156,16 @@ class Listener:
         read are answered first."""
         if self._http is not None:
             self._http.stop()
-        for sock in self._sockets:  # those that were never let in, too
-            sock.close()
+        self.release()
         if self._http is not None:
             await self._http.turn_away()
             await self._http.close_all_connections()
             self._http = None
+
+    def release(self) -> None:
+        """Close the sockets, whether anything was served on them or not."""
+        for sock in self._sockets:
+            sock.close()
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -48,10 +48,12 @@ from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
 from eyewall.listener import CannotListen, Listener, place
+from eyewall.ops import OpsAddress
 from eyewall.registry import F, Hook, Inside, Registry, checked
 from eyewall.runner import check_not_importing, run_until_signal
 from eyewall.safety import RUNNING, allowed
 from eyewall.settings import Settings
+from eyewall.settings_schema import LOCAL
 from eyewall.start_page import start_page
 
 P = ParamSpec("P")
@@ -119,6 +121,8 @@ class Server:
         refuse_with: str = "http",
         limiter: Limiter | Callable[..., Any] | None = None,
         start_page: bool = True,
+        ops_host: str = LOCAL,
+        ops_port: int | None = None,
         allow_unsafe: Collection[str] = (),
     ) -> None:
         options = {name: value for name, value in locals().items() if name in _OPTIONS}
@@ -129,6 +133,7 @@ class Server:
         self._is_embedded = False
         """Whether another application lets clients in."""
         self._metrics = metrics
+        self._ops = None if ops_port is None else OpsAddress(ops_host, ops_port)
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
         self._stand_before(*assemble(self.options))
         if tracer is not None:
@@ -263,6 +268,11 @@ class Server:
         return None if self._listener is None else self._listener.port
 
     @property
+    def ops_port(self) -> int | None:
+        """The port of the ops address; None while there is none."""
+        return None if self._ops is None else self._ops.port
+
+    @property
     def url(self) -> str:
         """Where clients connect; raises ``RuntimeError`` while it does not listen."""
         if self._listener is None:
@@ -286,6 +296,8 @@ class Server:
         Each start is a life of its own: unless ``node_id`` was given, the node gets a new
         id with each further life, and in each process that was forked from this one.
 
+        With ``ops_port`` it listens there in any case, for what an orchestrator and a monitor ask.
+
         ``pages`` are further Tornado rules to serve. Raises ``OSError`` if the port
         can't be had, ``Unavailable`` if an adapter can't be opened, what a startup hook
         raised, ``RuntimeError`` if it was started or was shut down meanwhile,
@@ -304,7 +316,7 @@ class Server:
         ports, channel = self._node.ports, self.options.cluster_channel
         RUNNING.enter(ports, channel, allowed(self.options.allow_unsafe), self.logger)
         try:
-            self._listener = self._listen(host, port, ssl)
+            self._take_ports(self._listen(host, port, ssl))
         except BaseException:
             RUNNING.leave(ports, channel)
             raise
@@ -335,6 +347,17 @@ class Server:
             return None
         return None if port is None else Listener(*place(self.settings or PLAIN, host, port, ssl))
 
+    def _take_ports(self, listener: Listener | None) -> None:
+        """Take the ops address, too, if there is one; or neither of them."""
+        try:
+            if self._ops is not None:
+                self._ops.listen()
+        except BaseException:
+            if listener is not None:
+                listener.release()
+            raise
+        self._listener = listener
+
     def _check_process(self) -> None:
         """Raise ``Misuse`` in a fork of the process in which the server runs: the sockets,
         connections and adapters are that one's."""
@@ -356,6 +379,17 @@ class Server:
         self._registry.become(Inside(self._node, self._background, self._end))
 
     async def _start(self, pages: Sequence[Any]) -> None:
+        paused = Shortage(self._node.stats, self._logger, self._clock).paused
+        ops = ops_routes(self._not_ready, getattr(self._metrics, "render", None))
+        if self._ops is not None:
+            self._ops.serve(
+                ops,
+                self._handshake_timeout,
+                logger=self._logger,
+                paused=paused,
+                stalls=self._node.stalls,
+            )
+            ops = []
         await self._node.start()
         self._sockets.start()
         for hook in self._registry.startup:
@@ -370,15 +404,13 @@ class Server:
         if self._stopping is not None:
             raise asyncio.CancelledError  # which a hook has swallowed
         if self._listener is not None:
-            render = getattr(self._metrics, "render", None)
-            ops = ops_routes(self._not_ready, render)
             rules = [*self._sockets.routes("/ws"), *client_routes(), *ops, *pages]
             self._listener.serve(
                 rules,
                 self._handshake_timeout,
                 hosts=self._sockets.hosts,
                 refusals=self._sockets.refusals,
-                paused=Shortage(self._node.stats, self._logger, self._clock).paused,
+                paused=paused,
                 stalls=self._node.stalls,
             )
             self._logger.info(
@@ -393,6 +425,8 @@ class Server:
     def _not_ready(self) -> list[str]:
         if not self._started:
             return ["not started"]
+        if self._starting is not None and not self._starting.done():
+            return ["starting"]
         return ["draining"] if self._node.connections.draining else []
 
     async def shutdown(self, timeout: Seconds = 10.0) -> None:
@@ -451,6 +485,8 @@ class Server:
         last: list[Step] = [("stop", node.stop)]
         if self._listener is not None:
             last.append(("listener", self._listener.close))
+        if self._ops is not None:
+            last.append(("ops", self._ops.close))
         unfinished += await run_steps(last, clock=clock, until=clock.now() + LETTING_GO)
         RUNNING.leave(node.ports, self.options.cluster_channel)
         self._listener = None
@@ -540,6 +576,7 @@ def rebuilt(server: Server, build: Callable[[Options], tuple[Node, Front]]) -> S
     """Return a server of the same options and with what is registered so far, before what
     ``build`` makes of the options. This is the test kit's way to one without sockets."""
     other = copy.copy(server)
+    other._ops = None  # noqa: SLF001  (it listens nowhere)
     other._stand_before(*build(server.options))  # noqa: SLF001
     behind(other).adopt(behind(server))
     return other

@@ -32,6 +32,7 @@ from eyewall.settings_groups import (
     LoggingSettings,
     MetricsSettings,
     OfflineSettings,
+    OpsSettings,
     ServerSettings,
     SettingsError,
     StateSettings,
@@ -135,6 +136,7 @@ class Settings(_Read):
     thirty-second of it."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
+    ops: OpsSettings = field(default_factory=OpsSettings)
     queue: QueueConfig = field(default_factory=QueueConfig)
     heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
@@ -194,6 +196,7 @@ class Settings(_Read):
 
 _GROUPS: dict[str, type[Any]] = {
     "server": ServerSettings,
+    "ops": OpsSettings,
     "queue": QueueConfig,
     "heartbeat": HeartbeatConfig,
     "compression": CompressionSettings,

@@ -69,6 +69,19 @@ class ServerSettings(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpsSettings(Checked):
+    """Where ``/metrics``, ``/healthz`` and ``/readyz`` are, apart from the clients' port."""
+
+    _schema: ClassVar = schema.OpsSchema
+
+    host: str = schema.LOCAL
+    """This machine only: what it tells is nobody's business who was not meant."""
+
+    port: int | None = None
+    """None leaves them on the clients' port; 0 takes a free one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionSettings(Checked):
     """Whether and how messages are compressed; ``CompressionConfig`` has the meanings."""
 

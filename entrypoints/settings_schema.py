@@ -20,6 +20,9 @@ from eyewall.domain.outbox import DropPolicy
 from eyewall.domain.report import DROP, STORE
 from eyewall.safety import KNOWN as UNSAFE
 
+LOCAL = "127.0.0.1"
+"""This machine only."""
+
 HMAC = ("HS256", "HS384", "HS512")
 ASYMMETRIC = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -71,6 +74,16 @@ class ServerSchema(Group):
     allowed_hosts = form.words("hosts such as app.example.com", optional=True)
     start_page = form.flag()
     allow_unsafe = form.words(f"what may be unsafe ({', '.join(UNSAFE)})", _unsafe)
+
+
+class OpsSchema(Group):
+    host = form.host()
+    port = form.whole(0, 65535, optional=True)
+
+    @validates_schema
+    def _an_address_has_a_port(self, data: Mapping[str, Any], **kwargs: Any) -> None:
+        if data.get("host", LOCAL) != LOCAL and data.get("port") is None:
+            raise marshmallow.ValidationError({"host": ["needs ops.port beside it"]})
 
 
 class QueueSchema(Group):
@@ -255,6 +268,7 @@ class SettingsSchema(Group):
     worker_queue = form.whole()
     lane_queue = form.whole()
     server = _group(ServerSchema)
+    ops = _group(OpsSchema)
     queue = _group(QueueSchema)
     heartbeat = _group(HeartbeatSchema)
     compression = _group(CompressionSchema)

@@ -19,11 +19,12 @@ CONFIG = "EYEWALL_CONFIG"
 """The variable that names the file. It is not a setting itself."""
 
 _NOT_OURS = re.compile(
-    r"EYEWALL_(CONFIG|TEST_\w+|SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)="
-    r"|EYEWALL_PORT=(tcp|udp|sctp)://"
+    r"EYEWALL_(CONFIG|TEST_\w+)="
+    r"|EYEWALL_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)="
+    r"|EYEWALL_(\w+_)?PORT=(tcp|udp|sctp)://"
 )
 """What else may begin so: the name of the file, the tests' own, and what Kubernetes sets
-in every container where a service is named eyewall."""
+in every container where a service is named eyewall, or eyewall-ops."""
 
 CALLER = "the command line or the caller"
 """Where a value is from that is in no file and no variable."""

@@ -225,6 +225,8 @@ SERVER_DEFAULTS = {
     "trusted_proxies": (),
     "refuse_with": "http",
     "start_page": True,
+    "ops_host": "127.0.0.1",
+    "ops_port": None,
 }
 
 

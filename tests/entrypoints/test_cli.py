@@ -519,6 +519,8 @@ async def test_settings_that_say_what_a_plain_server_does_anyway_don_t_matter(tm
         ("max_message_size=1 << 24", "max_message_size"),
         ("check_origin=['*']", "check_origin"),
         ("allowed_hosts=['a']", "server.allowed_hosts"),
+        ("refuse_with='close'", "refuse_with"),
+        ("ops_port=0", "ops.port"),
         ("queue=QueueConfig(size=9)", "queue.size"),
         ("authenticator=lambda handshake: None", "auth.kind"),
     ],
@@ -529,8 +531,9 @@ def test_a_keyword_of_the_server_against_what_is_set_is_told(tmp_path, given, ke
         f"from eyewall import QueueConfig, Server\nserver = Server({given})"
     )
     (tmp_path / "live.toml").write_text(
-        'check_origin = "off"\nmax_message_size = 1048576\n[server]\nport = 0\n'
-        'allowed_hosts = "off"\n[queue]\nsize = 256\n[auth]\nkind = "none"\n'
+        'refuse_with = "http"\ncheck_origin = "off"\nmax_message_size = 1048576\n'
+        '[server]\nport = 0\nallowed_hosts = "off"\n[ops]\nport = "off"\n'
+        '[queue]\nsize = 256\n[auth]\nkind = "none"\n'
     )
     done = run("serve", "shop:server", "--config", "live.toml", cwd=tmp_path)
 

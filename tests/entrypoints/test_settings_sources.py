@@ -34,6 +34,10 @@ def test_other_variables_are_nobody_s_business():
         ("EYEWALL_PORT", "tcp://10.0.0.1:80"),
         ("EYEWALL_PORT_80_TCP", "tcp://10.0.0.1:80"),
         ("EYEWALL_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("EYEWALL_OPS_SERVICE_HOST", "10.0.0.1"),
+        ("EYEWALL_OPS_SERVICE_PORT_METRICS", "9100"),
+        ("EYEWALL_OPS_PORT", "tcp://10.0.0.1:9100"),
+        ("EYEWALL_OPS_PORT_9100_TCP_ADDR", "10.0.0.1"),
         ("EYEWALL_TEST_TIME_UNIT", "3"),
     ],
 )

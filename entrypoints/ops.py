@@ -1,0 +1,91 @@
+"""The ops address: where an orchestrator and a monitor ask, apart from the clients.
+
+On the clients' port ``/metrics``, ``/healthz`` and ``/readyz`` are there for everybody who
+reaches it. With an address of their own they are there and nowhere else. Rules of this file:
+
+1. The address answers from before the adapters are opened until all else has ended: whoever
+   asks hears "starting" and "draining", and not a refused connection.
+2. Its requests have the bounds of the clients' port. They are no handshakes: what is wrong
+   with one is not counted among these.
+3. It answers for every ``Host`` and without TLS: monitors go by addresses that change. Who can
+   reach it is decided by where it listens, which is this machine unless somebody says more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from eyewall.application.ports import Logger
+from eyewall.application.stalls import Stalls
+from eyewall.listener import CannotListen, Listener
+
+
+def check(host: object, port: object) -> None:
+    """Raise ``ValueError`` for what is no address to listen on; a port of None is none."""
+    if not isinstance(host, str):
+        raise ValueError(f"ops_host must be a string, not {host!r:.80}")
+    fits = port is None or (type(port) is int and 0 <= port <= 65535)
+    if not fits:
+        raise ValueError(
+            f"ops_port must be None or a whole number from 0 to 65535, not {port!r:.80}"
+        )
+
+
+class CannotServeOps(CannotListen):
+    """The ops address can't be had, whatever the clients' port is like."""
+
+    def __init__(self, error: OSError, host: str, port: int) -> None:
+        super().__init__(error, host, port)
+        self._where = f"{host}:{port}"
+
+    def __str__(self) -> str:
+        return f"the ops address {self._where}: {super().__str__()}"
+
+    def why(self, option: str) -> str:
+        """One sentence; ``option`` names another port for clients where it was run: on the
+        command line, or in a call."""
+        ours = "ops.port" if option.startswith("-") else "ops_port="
+        return f"the ops address can't be had: {super().why(ours)}"
+
+
+class OpsAddress:
+    """Where to listen for them."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._listener: Listener | None = None
+
+    @property
+    def port(self) -> int | None:
+        """The port that it listens on; None while it does not."""
+        return None if self._listener is None else self._listener.port
+
+    def listen(self) -> None:
+        """Take the port; raises ``CannotServeOps``."""
+        try:
+            self._listener = Listener(self._host, self._port, None)
+        except CannotListen as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            raise CannotServeOps(cause, self._host, self._port) from error
+
+    def serve(
+        self,
+        rules: Sequence[Any],
+        timeout: float,
+        *,
+        logger: Logger,
+        paused: Callable[[OSError], None],
+        stalls: Stalls,
+    ) -> None:
+        """Let requests in, which have to be read ``timeout`` seconds after they have begun."""
+        assert self._listener is not None
+        self._listener.serve(rules, timeout, paused=paused, stalls=stalls)
+        logger.info("ops_listening", addresses=self._listener.addresses)
+
+    async def close(self) -> None:
+        """Listen no longer. May be called again."""
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            await listener.close()
