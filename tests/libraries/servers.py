@@ -83,7 +83,7 @@ async def ways(folder: Path) -> AsyncIterator[list[Way]]:
             if not slow or deflate == ("tls" in name)
         ]
         for way in found:
-            await _listening(way.port)
+            await listening(way.port)
         yield found
 
 
@@ -109,15 +109,22 @@ async def running(*, deflate: bool, tls: bool) -> AsyncIterator[Server]:
         await server.shutdown(1)
 
 
-@contextlib.contextmanager
-def nginx(folder: Path, ports: dict[tuple[str, bool], int]) -> Iterator[None]:
-    path = program("nginx", "nginx")
-    config = folder / "nginx.conf"
+def nginx(
+    folder: Path, ports: dict[tuple[str, bool], int]
+) -> contextlib.AbstractContextManager[None]:
     blocks = "".join(
         _block(ports[name, deflate], ports["plain", deflate], tls="tls" in name)
         for name, deflate in ports
         if "nginx" in name
     )
+    return nginx_with(folder, blocks)
+
+
+@contextlib.contextmanager
+def nginx_with(folder: Path, blocks: str) -> Iterator[None]:
+    """Run nginx with these blocks in its ``http``; what it says of itself is in ``folder``."""
+    path = program("nginx", "nginx")
+    config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(folder=folder, blocks=blocks))
     process = subprocess.Popen(
         [path, "-c", str(config), "-p", str(folder), "-e", str(folder / "error.log")],
@@ -157,7 +164,7 @@ def _block(port: int, target: int, *, tls: bool) -> str:
     )
 
 
-async def _listening(port: int) -> None:
+async def listening(port: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
