@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     # ``Envelope`` without a type means any payload, for type checkers that are strict.
     T_co = TypeVar("T_co", default=Any, covariant=True)
     D = TypeVar("D")
-    R_co = TypeVar("R_co", covariant=True)
 
-    class Schema(Protocol[R_co]):
-        """A marshmallow schema, as a type checker knows it from here."""
+    class Schema(Protocol):
+        """A marshmallow schema, as a type checker knows it from here. What it loads is a dict,
+        or what a ``post_load`` makes of it: no annotation of marshmallow's says which."""
 
         declared_fields: dict[str, Any]
 
-        def load(self, data: Any, /) -> R_co: ...
+        def load(self, data: Any, /) -> Any: ...
 
     class _Payload:
         """The type of ``Envelope.data``: what a schema loads, else ``T`` itself."""
 
         @overload
-        def __get__(self, envelope: Envelope[Schema[D]], owner: object = ..., /) -> D: ...
+        def __get__(self, envelope: Envelope[Schema], owner: object = ..., /) -> Any: ...
         @overload
         def __get__(self, envelope: Envelope[D], owner: object = ..., /) -> D: ...
         def __get__(self, envelope: Any, owner: object = None, /) -> Any: ...
@@ -122,7 +122,7 @@ class Raw:
         self.format.check(self.data)
 
     @overload
-    def load(self, schema_or_type: type[Schema[D]] | Schema[D]) -> D: ...
+    def load(self, schema_or_type: type[Schema] | Schema) -> Any: ...
     @overload
     def load(self, schema_or_type: type[D]) -> D: ...
     @overload
@@ -175,7 +175,7 @@ class Envelope(Generic[T_co]):
     Its attributes are plain: guarding them would cost more than decoding the message.
     Give ``data`` or ``raw``, not both. ``Envelope[T]`` as a handler's annotation has
     ``data`` decoded and validated as ``T`` before the handler runs; with a marshmallow
-    schema, ``data`` is what the schema loads.
+    schema, ``data`` is what the schema loads, and ``Any`` to a type checker.
     """
 
     __slots__ = (
@@ -244,7 +244,7 @@ class Envelope(Generic[T_co]):
             return self._data
 
     @overload
-    def load(self, schema_or_type: type[Schema[D]] | Schema[D]) -> D: ...
+    def load(self, schema_or_type: type[Schema] | Schema) -> Any: ...
     @overload
     def load(self, schema_or_type: type[D]) -> D: ...
     @overload

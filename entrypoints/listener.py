@@ -58,7 +58,7 @@ class CannotListen(OSError):
     """The port can't be had. ``why`` says so to whoever chose it."""
 
     def __init__(self, error: OSError, host: str, port: int) -> None:
-        super().__init__(error.errno, error.strerror)
+        super().__init__(error.errno, error.strerror, f"{host}:{port}")
         self._host = host
         self._port = port
         self._is_unknown = isinstance(error, socket.gaierror) or (

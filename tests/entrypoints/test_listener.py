@@ -81,6 +81,7 @@ def test_why_a_port_can_t_be_had_is_one_sentence(number, said):
 
     assert error.why("port=").startswith(said)
     assert error.errno == number
+    assert str(error) == f"[Errno {number}] {os.strerror(number)}: 'here:80'"
 
 
 async def test_port_0_takes_a_free_one_each_time():
