@@ -52,6 +52,7 @@ from eyewall.application.stalls import StallLog, Stalls
 from eyewall.application.stats import Stats
 from eyewall.application.streams import Streams
 from eyewall.application.threads import Threads
+from eyewall.domain.commands import commands_of
 from eyewall.domain.connection import DisconnectReason
 
 
@@ -308,7 +309,7 @@ class Parts:
             sender=self.sender,
             clock=ports.clock,
             stalls=self.stalls,
-            free=config.client_commands,
+            free="join" in commands_of(config.client_commands),
         )
         self.operations = Operations(
             node=config.node_id,
@@ -366,7 +367,7 @@ class Parts:
             resumer=self.resumer,
             expiry=self.expiry,
             authenticator=self._ports.authenticator,
-        ).register(self.router, client_commands=self.config.client_commands)
+        ).register(self.router, commands_of(self.config.client_commands))
 
     def _stored(self, locator: Locator, acks: Acks) -> Stored | None:
         """What only a node with an offline store has."""

@@ -10,7 +10,7 @@ whose it is, and what it is in the room. One that has ended does nothing more.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -42,8 +42,9 @@ from eyewall.application.resume import Resumed, Resumer
 from eyewall.application.rooms import MAX_ROOMS, Rooms, TooManyRooms
 from eyewall.application.routes import Router
 from eyewall.application.send import rfc3339
+from eyewall.domain.commands import COMMANDS, switched_off
 from eyewall.domain.connection import DisconnectReason
-from eyewall.domain.envelope import MAX_FIELD, REFRESH, RESUME, ROOM, Envelope, Message
+from eyewall.domain.envelope import MAX_FIELD, REFRESH, RESUME, ROOM, SYSTEM, Envelope, Message
 from eyewall.domain.errors import (
     ConnectionClosed,
     Forbidden,
@@ -97,19 +98,15 @@ class Commands:
             None if authenticator is None else method(authenticator, "authenticate")
         )
 
-    def register(self, router: Router, *, client_commands: bool) -> None:
-        """Put the commands into the route table; some are there in any case."""
+    def register(self, router: Router, on: Collection[str]) -> None:
+        """Put the commands that are ``on`` into the route table; some are there in any case."""
         router.add_command(REFRESH, self.refresh)
         router.add_command(RESUME, self.resume)
-        if not client_commands:
-            return
-        router.add_command("system:join", self.join)
-        router.add_command("system:leave", self.leave)
-        router.add_command("system:publish", self.publish)
-        router.add_command("system:members", self.members)
-        router.add_command("system:history", self.history)
-        router.add_command("system:presence", self.presence)
-        router.add_command("system:typing", self.typing)
+        for name in COMMANDS:
+            if name in on:
+                router.add_command(f"{SYSTEM}{name}", getattr(self, name))
+            else:
+                router.miss(f"{SYSTEM}{name}", switched_off(name))
 
     # --- rooms
 

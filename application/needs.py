@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from eyewall.application.ports import (
@@ -38,7 +39,8 @@ class NodeConfig:
     max_connections: int | None = None
     max_connections_per_user: int | None = None
     max_connections_per_address: int | None = None
-    client_commands: bool = False
+    client_commands: bool | Collection[str] = False
+    """Which of the ``system:`` requests clients may make, as ``commands_of`` reads it."""
     implicit_rooms: bool = True
     session_ttl: float = 120.0
     """How long a session, and a used invite, outlive a cut."""

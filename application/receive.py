@@ -355,7 +355,7 @@ class Receiver:
                     raise ConnectionClosed(f"{conn.id} has ended")
             job.admitted = conn.meta
             if route is None:
-                raise HandlerNotFound(f"nothing handles {message.topic}")
+                raise HandlerNotFound(self._router.why_not(message.topic))
             if job.fault is not None:
                 raise job.fault
             reached = True

@@ -188,6 +188,8 @@ class Router:
         self._table: RouteTable[Route] = RouteTable()
         self._given: list[tuple[Registration, Routes | None, Any]] = []
         """What users registered, with its group and the type of its payload."""
+        self._missing: dict[str, str] = {}
+        """What is said of topics that could have a route, and have none."""
         self.everywhere: tuple[Middleware, ...] = ()
         """The middleware around all handlers: another tuple when some was added."""
         self.find = self._table.find
@@ -219,6 +221,14 @@ class Router:
     def add_command(self, topic: str, handler: Handler) -> None:
         """Register one of the server's own commands."""
         self._table.add(topic, Route(topic, handler, (), None, None), system=True)
+
+    def miss(self, topic: str, text: str) -> None:
+        """Say ``text`` to who asks for a topic of the server's own that has no route."""
+        self._missing[topic] = text
+
+    def why_not(self, topic: str) -> str:
+        """What is told to who has sent a message that no route matches."""
+        return self._missing.get(topic) or f"nothing handles {topic}"
 
     def include(self, routes: Routes, prefix: str) -> None:
         """Take in a group, with ``prefix`` before each of its patterns."""

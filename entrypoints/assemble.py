@@ -39,6 +39,7 @@ from eyewall.application.ports import (
 )
 from eyewall.application.stalls import Stalls
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
+from eyewall.domain.commands import commands_of
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.handshake import refuse_with
@@ -88,7 +89,7 @@ class Options:
     lease: Seconds
     session_ttl: Seconds
     presence_grace: Seconds
-    client_commands: bool
+    client_commands: bool | Collection[str]
     implicit_rooms: bool
     trusted_proxies: Collection[str]
     allowed_hosts: Collection[str] | None
@@ -242,6 +243,11 @@ def _offline_default(options: Options) -> str:
     return default
 
 
+def _commands(given: bool | Collection[str]) -> bool | Collection[str]:
+    found = commands_of(given)
+    return given if isinstance(given, bool) else found
+
+
 def _config(options: Options) -> NodeConfig:
     for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
         if (value := getattr(options, limit)) is not None:
@@ -261,7 +267,7 @@ def _config(options: Options) -> NodeConfig:
         max_connections_per_user=options.max_connections_per_user,
         max_connections_per_address=options.max_connections_per_address,
         offline_default=_offline_default(options),
-        client_commands=options.client_commands,
+        client_commands=_commands(options.client_commands),
         implicit_rooms=options.implicit_rooms,
         queue=options.queue or QueueConfig(),
         heartbeat=seconds(heartbeat.interval, "interval"),

@@ -73,7 +73,9 @@ class Server:
     """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
 
     Limits of None are off; times are seconds. What is left out of ``pubsub``, ``state``
-    and ``history`` is in memory, for this server alone. Without ``offline`` nothing is kept for
+    and ``history`` is in memory, for this server alone. ``client_commands`` says what clients
+    may do by themselves: True, False, or a set of ``join``, ``leave``, ``publish``, ``members``,
+    ``presence``, ``typing`` and ``history``. Without ``offline`` nothing is kept for
     users who are away, and asking for it raises ``Misuse``.
 
     >>> server = Server()
@@ -114,7 +116,7 @@ class Server:
         lease: Seconds = 10.0,
         session_ttl: Seconds = 120.0,
         presence_grace: Seconds = 0.0,
-        client_commands: bool = False,
+        client_commands: bool | Collection[str] = False,
         implicit_rooms: bool = True,
         trusted_proxies: Collection[str] = (),
         allowed_hosts: Collection[str] | None = None,

@@ -87,8 +87,9 @@ class Settings(_Read):
     presence_grace: Seconds = 0.0
     """A gap up to so long is not shown to others: no leave and join, and still online."""
 
-    client_commands: bool = False
-    """Whether clients may join rooms and so on by themselves."""
+    client_commands: bool | tuple[str, ...] = False
+    """Whether clients may join rooms and so on by themselves, or which of the commands they may
+    use: join, leave, publish, members, presence, typing, history."""
 
     implicit_rooms: bool = True
     """Whether joining a room that nobody created makes it."""

@@ -21,6 +21,7 @@ import marshmallow
 from marshmallow import fields
 
 from eyewall.adapters.web.origin import NONE, Origins
+from eyewall.domain.commands import COMMANDS, commands_of
 from eyewall.domain.identity import MAX_NAME, ConnMeta, is_printable
 
 _OFF = frozenset({"off", "none", "null"})
@@ -211,6 +212,23 @@ def words(form: str, check: Callable[[str], object] = _text, *, optional: bool =
         return tuple(value)
 
     return Value(parse, f"a list of {form}", optional=optional)
+
+
+def commands() -> Value:
+    """Return a field for what clients may do by themselves: all, nothing, or some commands."""
+    switch, listed = flag(), words("commands")
+
+    def parse(value: Any) -> bool | tuple[str, ...]:
+        if isinstance(value, bool) or (isinstance(value, str) and value.lower() in _TRUE | _FALSE):
+            found: bool = switch.parse(value)
+            return found
+        names: tuple[str, ...] = listed.parse(value)
+        commands_of(names)
+        if isinstance(value, str) and not names:
+            raise ValueError
+        return names
+
+    return Value(parse, f"true or false, or a list of commands ({', '.join(COMMANDS)})")
 
 
 def origins() -> Value:

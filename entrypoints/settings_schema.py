@@ -254,7 +254,7 @@ class SettingsSchema(Group):
     lease = form.seconds()
     session_ttl = form.seconds(zero=True)
     presence_grace = form.seconds(zero=True)
-    client_commands = form.flag()
+    client_commands = form.commands()
     implicit_rooms = form.flag()
     trusted_proxies = form.networks()
     check_origin = form.origins()

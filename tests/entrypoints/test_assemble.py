@@ -65,6 +65,7 @@ def test_every_keyword_of_a_server_is_an_option():
         ("max_connections_per_user", 12),
         ("max_connections_per_address", 13),
         ("client_commands", True),
+        ("client_commands", {"join", "leave"}),
         ("implicit_rooms", False),
     ],
 )

@@ -64,6 +64,13 @@ def test_a_plain_setting_reaches_the_node(name, value):
     assert getattr(build(**{name: value})._node.config, name) == value
 
 
+def test_the_commands_that_are_named_reach_the_node():
+    assert build(client_commands=("join", "leave"))._node.config.client_commands == {
+        "join",
+        "leave",
+    }
+
+
 def test_the_handshake_timeout_reaches_the_server():
     assert build(handshake_timeout=3.0)._handshake_timeout == 3.0
 

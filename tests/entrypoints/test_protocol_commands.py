@@ -13,6 +13,7 @@ from eyewall import (
     RoomRole,
     Server,
 )
+from eyewall.domain.commands import COMMANDS
 from tests.entrypoints.house import ADA, commanded, plain, two_in
 from tests.entrypoints.wire import peer, running
 
@@ -32,6 +33,55 @@ async def test_commands_are_off_unless_the_application_turns_them_on(command):
 
     assert nack["code"] == "handler_not_found"
     assert "system:" not in "".join(caught)
+
+
+@pytest.mark.parametrize("on", [set(COMMANDS) - {name} for name in COMMANDS], ids=COMMANDS)
+async def test_a_set_of_names_turns_on_those_and_no_other(on):
+    """What is off says so, and reaches neither a handler of the application's nor a room."""
+    (off,) = set(COMMANDS) - on
+    caught = []
+    async with (
+        commanded(client_commands=on) as server,
+        peer(server, query="?name=ada") as client,
+    ):
+        server.handle("*", lambda ctx, msg: caught.append(msg.topic))
+        await server.hub.create_room("r", RoomOptions(history_size=5))
+        await server.hub.join("r", client.conn_id)
+        data = {"room": "r", "typing": True}
+        for name in COMMANDS:
+            if name in on - {"leave"}:
+                await client.request(f"system:{name}", data)
+        nack = await client.refused(f"system:{off}", data)
+
+        assert nack["code"] == "handler_not_found"
+        assert f"system:{off} is switched off" in nack["error"]
+        assert "client_commands" in nack["error"]
+        assert (await server.hub.room("r")).members == 1
+        if off != "leave":
+            await client.request("system:leave", data)
+        assert (await client.refused("system:nothing"))["error"] == "nothing handles system:nothing"
+    assert caught == []
+
+
+async def test_without_join_a_resume_leads_only_into_the_sessions_rooms():
+    async with commanded(client_commands={"leave", "history"}) as server:
+        async with peer(server) as client:
+            await server.hub.join("old", client.conn_id)
+            session = client.welcome["data"]["session"]
+            client.socket.transport.abort()
+        async with peer(server) as client:
+            rooms = {"old": {}, "new": {}}
+            answer = await client.request("system:resume", {"session": session, "rooms": rooms})
+
+            assert "code" not in answer["rooms"]["old"]
+            assert answer["rooms"]["new"]["code"] == "forbidden"
+            assert server.hub.connection(client.conn_id).rooms == {"old"}
+
+
+@pytest.mark.parametrize("wrong", [{"jump"}, "join", None, 1, ["join", 5]])
+def test_a_wrong_choice_of_commands_is_refused_at_once(wrong):
+    with pytest.raises(ValueError, match="client_commands"):
+        Server(client_commands=wrong)
 
 
 @pytest.mark.parametrize("topic", ["system:join", "system:mine", "system:*", "system:"])

@@ -20,6 +20,11 @@ from eyewall.settings_groups import (
     TlsSettings,
 )
 
+COMMANDS = (
+    "true or false, or a list of commands "
+    "(join, leave, publish, members, presence, typing, history)"
+)
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
@@ -103,6 +108,8 @@ def test_port_is_taken_and_our_own_name_for_it_says_more():
         ("EYEWALL_NODE_ID", "node-1", None, "node_id", "node-1"),
         ("EYEWALL_LEASE", "2.5", None, "lease", 2.5),
         ("EYEWALL_CLIENT_COMMANDS", "yes", None, "client_commands", True),
+        ("EYEWALL_CLIENT_COMMANDS", "OFF", None, "client_commands", False),
+        ("EYEWALL_CLIENT_COMMANDS", "join, leave", None, "client_commands", ("join", "leave")),
         ("EYEWALL_IMPLICIT_ROOMS", "off", None, "implicit_rooms", False),
         ("EYEWALL_MAX_CONNECTIONS", "100", None, "max_connections", 100),
         ("EYEWALL_MAX_CONNECTIONS", "off", None, "max_connections", None),
@@ -197,7 +204,10 @@ TABLE = [
     ({"EYEWALL_LEASE": "0"}, "lease: expected seconds, above 0, such as 2.5, not '0'"),
     ({"EYEWALL_LEASE": "inf"}, "lease: expected seconds"),
     ({"EYEWALL_LEASE": "nan"}, "lease: expected seconds"),
-    ({"EYEWALL_CLIENT_COMMANDS": "maybe"}, "client_commands: expected true or false, not 'maybe'"),
+    ({"EYEWALL_CLIENT_COMMANDS": "maybe"}, f"client_commands: expected {COMMANDS}, not 'maybe'"),
+    ({"EYEWALL_CLIENT_COMMANDS": ","}, f"client_commands: expected {COMMANDS}, not ','"),
+    ({"EYEWALL_CLIENT_COMMANDS": "join,true"}, f"client_commands: expected {COMMANDS}"),
+    ({"EYEWALL_CLIENT_COMMANDS": "system:join"}, f"client_commands: expected {COMMANDS}"),
     ({"EYEWALL_NODE_ID": "a\nb"}, "node_id: expected 1 to 200 printable characters"),
     ({"EYEWALL_CLUSTER_CHANNEL": "x" * 201}, "cluster_channel: expected 1 to 200 printable"),
     ({"EYEWALL_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "trusted_proxies: expected a list of"),
@@ -256,7 +266,12 @@ def test_a_mistake_names_the_key_and_the_form_that_is_expected(environ, told):
         ("workers = true", "workers: expected a whole number of at least 1, not True"),
         ("workers = 2.0", "workers: expected a whole number"),
         ("lease = true", "lease: expected seconds"),
-        ("client_commands = 1", "client_commands: expected true or false, not 1"),
+        ("client_commands = 1", f"client_commands: expected {COMMANDS}, not 1"),
+        (
+            'client_commands = ["join", "jump"]',
+            f"client_commands: expected {COMMANDS}, not ['join'",
+        ),
+        ("client_commands = [true]", f"client_commands: expected {COMMANDS}, not [True]"),
         ("check_origin = [1]", "check_origin: expected a list of origins"),
         ("node_id = 7", "node_id: expected 1 to 200 printable characters"),
         ("bus = 1", "bus: expected a table of settings (eyewall.toml)"),

@@ -445,3 +445,11 @@ def test_what_both_clients_have_takes_the_same(name):
     )
 
     assert ours == real
+
+
+async def test_a_command_that_is_off_says_so():
+    async with TestHub(Server(client_commands={"leave"})) as th:
+        alice = await th.connect(user="alice")
+
+        with pytest.raises(HandlerNotFound, match="system:join is switched off"):
+            await alice.join("lab", since="start")
