@@ -216,10 +216,11 @@ async def test_what_waits_with_one_can_be_taken_over_but_for_coroutines(backgrou
 
 
 class Endless:
-    """Work that says where it is, and takes its time to end."""
+    """Work that says where it is, and may take its time to end (``rest``)."""
 
     def __init__(self):
         self.begun, self.ended, self.rest = 0, 0, asyncio.Event()
+        self.rest.set()
 
     async def __call__(self):
         self.begun += 1
@@ -271,12 +272,14 @@ async def test_what_runs_is_ended_and_done_when_it_has_cleaned_up(background, lo
         await settle()
     assert (endless.begun, task.done) == (1, False)
 
+    endless.rest.clear()
     task.cancel()
     await settle()
-    assert (endless.ended, task.done) == (0, False)
+    before = (endless.ended, task.done)
     endless.rest.set()
     await settle()
 
+    assert before == (0, False)
     assert (endless.ended, task.done, len(background)) == (1, True, 0)
     task.cancel()
     await background.close()
@@ -344,8 +347,8 @@ async def test_work_may_cancel_itself(background, logger, kind):
 
 
 async def test_a_thread_may_give_and_cancel(background):
+    asyncio.get_running_loop().set_debug(True)  # what is no thread's business raises there
     endless = Endless()
-    endless.rest.set()
     await begin(background)
 
     task = await asyncio.to_thread(given, background, endless)
@@ -382,7 +385,6 @@ async def test_what_a_thread_gave_too_late_does_not_run(background):
 
 def test_a_handle_outlives_the_loop_of_its_work(background):
     endless = Endless()
-    endless.rest.set()
     tasks = []
 
     async def life():
@@ -394,8 +396,11 @@ def test_a_handle_outlives_the_loop_of_its_work(background):
     asyncio.run(life())
 
     assert [task.done for task in tasks] == [True, True]
+    waits = endless()
+    tasks.append(given(background, waits))
     for task in tasks:
         task.cancel()
+    assert inspect.getcoroutinestate(waits) == inspect.CORO_CLOSED
     asyncio.run(begin(background))
     assert endless.begun == 3, "once, and twice with the second"
 
@@ -403,7 +408,6 @@ def test_a_handle_outlives_the_loop_of_its_work(background):
 async def test_a_handle_means_what_runs_where_another_stands_in(background, logger):
     """A test ends the poller of its own hub, and leaves the server as it was."""
     endless, other = Endless(), Background(logger)
-    endless.rest.set()
     run = background.add(endless)
     asked = [background]
     task = BackgroundTask(run, lambda: asked[-1])
