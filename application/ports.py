@@ -178,7 +178,8 @@ class Codec(Protocol):
 
 
 class Authenticator(Protocol):
-    """Says who knocks. None, or ``Unauthorized``, refuses with 401."""
+    """Says who knocks. None, or ``Unauthorized``, refuses: with 401, or with a close (4504)
+    where ``refuse_with`` says so."""
 
     def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta | None]:
         """Return who it is, or None for one who is not let in."""

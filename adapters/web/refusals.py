@@ -87,13 +87,16 @@ class Refusals:
             if self._timer is None:
                 self._timer = self._clock.call_later(self._since + PERIOD - now, self._sum_up)
             return
+        host = _field(headers, "Host")
+        if reason is RefusalReason.HOST:
+            more = {"hint": f"Host {host} is not in allowed_hosts", **more}
         write = self._logger.warning if reason in _NOTEWORTHY else self._logger.info
         write(
             "handshake_refused",
             status=status,
             reason=reason.value,
             origin=_field(headers, "Origin"),
-            host=_field(headers, "Host"),
+            host=host,
             address=self._proxies.client(peer, _all(headers, "X-Forwarded-For")),
             **more,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import socket
@@ -285,11 +286,12 @@ async def test_a_taken_port_is_told_and_the_other_one_is_given_back():
     port = free_port()
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         server = Server(ops_port=taken.getsockname()[1])
-        with pytest.raises(OSError, match=r"^the ops address 127.0.0.1:\d+: .*in use"):
+        with pytest.raises(OSError, match=r"^the ops address 127.0.0.1:\d+: .*in use") as told:
             await server.start(port=port)
         assert (server.port, server.ops_port) == (None, None)
     async with serving(server, port=port):
         assert await statuses(server.ops_port, "/healthz") == [200]
+    assert told.value.errno == errno.EADDRINUSE  # kept so far, with all that it refers to
 
 
 @pytest.mark.usefixtures("collected")

@@ -135,6 +135,17 @@ async def test_the_line_of_a_refused_page_says_what_is_not_what(embedded, rule, 
         assert (line["reason"], line["origin"], line["host"]) == ("origin", EVIL, "here")
 
 
+@EMBEDDED
+@pytest.mark.parametrize("path", ["/ws", "/"])
+async def test_the_line_of_a_host_that_is_not_served_says_so_too(embedded, path):
+    if embedded and path == "/":
+        path = "/ws?page=1"  # what else is there is the application's
+    async with serving(embedded=embedded, allowed_hosts=["app.example"]) as here:
+        assert (await here.status(path))[0] == 403
+
+        assert [line["hint"] for line in here.lines()] == ["Host here is not in allowed_hosts"]
+
+
 async def test_the_hint_shows_no_more_than_the_line_itself():
     async with serving() as here:
         await here.status(Origin="https://ada:s3cret@evil.example?token=s3cret", Host="x" * 500)

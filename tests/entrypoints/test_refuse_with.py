@@ -228,6 +228,25 @@ async def test_of_many_that_never_answer_the_oldest_go(monkeypatch):
             assert len(server._sockets) == 2
 
 
+async def test_those_that_have_left_are_not_among_them(monkeypatch):
+    monkeypatch.setattr(node, "MAX_TURNED_DOWN", 2)
+    async with (
+        running(authenticator=nobody, refuse_with="close") as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(3):
+            async with raw_peer(server) as client:
+                assert await close_of(client) == (4504, "auth_failed")
+            await eventually(lambda: len(server._sockets) == 0)
+        clients = []
+        for _ in range(3):
+            clients.append(await stack.enter_async_context(raw_peer(server)))
+            assert await close_of(clients[-1]) == (4504, "auth_failed")
+
+        assert await clients[0].ended() == b""
+        assert len(server._sockets) == 2
+
+
 async def test_what_it_sent_with_the_handshake_is_thrown_away():
     async with serving(authenticator=nobody, refuse_with="close") as here:
         heard = []
