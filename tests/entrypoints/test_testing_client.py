@@ -437,7 +437,9 @@ async def test_a_timeout_does_not_travel(alice):
         await alice.request("echo", 1, timeout=0)
 
 
-@pytest.mark.parametrize("name", ["leave", "publish", "members", "presence", "typing", "history"])
+@pytest.mark.parametrize(
+    "name", ["join", "leave", "publish", "members", "presence", "typing", "history"]
+)
 def test_what_both_clients_have_takes_the_same(name):
     ours, real = (
         [(p.name, p.default) for p in inspect.signature(getattr(kind, name)).parameters.values()]
