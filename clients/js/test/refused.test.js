@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { EyewallError } from "../eyewall.js";
 import { pass, settled } from "./scripted.js";
-import { connected, newClient, scene } from "./support.js";
+import { connected, cut, newClient, scene } from "./support.js";
 
 /** Turn the next clients away, in one of the ways that can be seen. */
 function refuse(how = 4504) {
@@ -120,6 +120,8 @@ for (const [how, tokens, shown, state] of [
     refuse();
     const given = [...tokens];
     const client = newClient({ token: async () => given.shift() });
+    let last;
+    client.onState((_, info) => (last = info));
     client.connect();
     await settled();
     hub.welcomes = state === "open";
@@ -127,6 +129,7 @@ for (const [how, tokens, shown, state] of [
 
     assert.deepEqual([client.state, hub.refused], [state, shown]);
     assert.equal(code, state === "open" ? undefined : "unauthorized");
+    if (state === "closed") assert.deepEqual(last, { code: 4504, reason: "auth_failed" });
     assert.equal(given.length, tokens.length - 2, "nor is it asked for more");
   });
 }
@@ -177,6 +180,15 @@ test("a callback that gives up is believed", async () => {
   assert.equal(client.lastError, null);
 });
 
+test("a callback that gives up shows no secret", async () => {
+  const wrong = new EyewallError("forbidden", "not at /login?key=s3cret");
+  const client = newClient({ token: () => Promise.reject(wrong) });
+  client.connect();
+  const { code, message } = await client.ready().catch((error) => error);
+
+  assert.deepEqual([code, message], ["forbidden", "not at /login?key=***"]);
+});
+
 test("a token that comes while an older one is refused is not too late", async () => {
   const { hub } = scene;
   refuse();
@@ -224,6 +236,58 @@ test("where the connection is open a new token is shown there", async () => {
   const shown = hub.asked("system:refresh").map(({ data }) => data.token);
   assert.deepEqual(shown, ["t2", "t3", "t3"]);
   assert.deepEqual([client.state, hub.sockets.length], ["open", 1]);
+});
+
+test("of two that are given one after the other, the last one counts", async () => {
+  const { hub } = scene;
+  const answers = [];
+  hub.answers["system:refresh"] = (_, message) => (answers.push(message), null);
+  const client = await connected({ token: "t1" });
+  client.setToken(async () => ({ token: "t2", expires_in: 1000 }));
+  await settled();
+  client.setToken(async () => ({ token: "t3", expires_in: 1000 }));
+  await settled();
+  for (const message of answers.reverse()) hub.answer(message, {});
+  await settled();
+  await cut();
+  assert.equal(hub.socket.url.searchParams.get("token"), "t3");
+
+  let slow;
+  client.setToken(() => new Promise((resolve) => (slow = resolve)));
+  hub.close();
+  await pass(2);
+  client.setToken(() => "t5");
+  slow("t4");
+  await settled();
+
+  assert.equal(hub.socket.url.searchParams.get("token"), "t5");
+});
+
+test("one that is given while the rooms are resumed is shown when that is done", async () => {
+  const { hub } = scene;
+  const client = await connected({ token: "t1" });
+  await client.join("r");
+  let resume;
+  hub.answers["system:resume"] = (_, message) => ((resume = message), null);
+  await cut();
+  client.setToken("t2");
+  await settled();
+  assert.equal(hub.asked("system:refresh").length, 0);
+  hub.answer(resume, { rooms: {} });
+  await settled();
+
+  assert.deepEqual(hub.asked("system:refresh").map(({ data }) => data.token), ["t2"]);
+});
+
+test("a text whose end the hub tells is not shown again", async () => {
+  const { hub } = scene;
+  hub.answers["system:refresh"] = () => ({ expires_at: new Date(Date.now() + 100_000) });
+  const client = await connected({ token: "t1" });
+  client.setToken("t2");
+  await pass(99);
+
+  assert.equal(hub.asked("system:refresh").length, 1);
+  assert.equal(client.state, "open");
 });
 
 test("a token that is refused there is reported, and the connection stays", async () => {
