@@ -162,9 +162,11 @@ class StreamPosition:
     epoch: str
     offset: int
 
-    if TYPE_CHECKING:  # who has kept one, in a file or a browser, has plain strings
-
-        def __init__(self, room: RoomId | str, epoch: str, offset: int) -> None: ...
+    def __init__(self, room: str, epoch: str, offset: int) -> None:
+        put = object.__setattr__
+        put(self, "room", room)
+        put(self, "epoch", epoch)
+        put(self, "offset", offset)
 
 
 class Envelope(Generic[T_co]):

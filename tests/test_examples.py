@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.faults.proxy import free_port
+from tests.entrypoints.chat_support import CHROMIUM_FLAGS, chromium_path
+from tests.faults.proxy import TcpProxy, free_port
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -26,6 +28,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 WITHIN = 20 * UNIT
 """Seconds that anything may take which is expected to happen."""
+
+expect.set_options(timeout=WITHIN * 1000)
 
 
 def docstring(path: Path) -> str:
@@ -97,12 +101,12 @@ class Example:
 
 
 @contextlib.asynccontextmanager
-async def running(name: str) -> AsyncIterator[Example]:
+async def running(name: str, **environ: str) -> AsyncIterator[Example]:
     """Run the file on a free port; SIGTERM has to end it with 0."""
     port = free_port()
     process = await create_subprocess_exec(
         *(sys.executable, str(ROOT / "examples" / name)),
-        env={**os.environ, "PORT": str(port)},
+        env={**os.environ, "PORT": str(port), **environ},
         stderr=PIPE,
     )
     try:
@@ -245,6 +249,160 @@ async def test_embedding():
         assert (message["topic"], message["data"]) == ("news", {"text": "deployed"})
 
 
+# --- those with a page: in a browser, and with nothing of eyewall but the wheel
+
+
+@pytest.fixture
+def from_wheel(installed: Path) -> dict[str, str]:
+    return {"PYTHONPATH": str(installed)}
+
+
+@contextlib.asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    path = chromium_path()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def window(browser: Browser, example: Example, port: int = 0) -> AsyncIterator[Page]:
+    """The example's page in a window of its own; it may not complain of anything else than
+    a cut."""
+    complaints: list[str] = []
+    context = await browser.new_context()
+    context.set_default_timeout(WITHIN * 1000)
+    page = await context.new_page()
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    assert "http://localhost:8080/" in example.commands, "the file says what to open"
+    await page.goto(f"http://127.0.0.1:{port or example.port}/")
+    yield page
+    await context.close()
+    assert [said for said in complaints if "ERR_CONNECTION" not in said] == []
+
+
+async def test_what_runs_from_the_wheel_is_the_wheel_s(from_wheel, installed):
+    process = await create_subprocess_exec(
+        *(sys.executable, "-c", "import eyewall; print(eyewall.__file__)"),
+        env={**os.environ, **from_wheel},
+        stdout=PIPE,
+    )
+    out, _ = await process.communicate()
+
+    assert Path(out.decode()).is_relative_to(installed)
+
+
+async def test_live_dashboard(from_wheel):
+    """With one value in ten minutes it can't be the next one that a page shows."""
+    async with (
+        running("live_dashboard.py", EVERY="600", **from_wheel) as example,
+        chromium() as browser,
+        window(browser, example) as page,
+    ):
+        requests = page.locator("#requests")
+        await expect(requests).to_have_text(re.compile(r"\d+"))
+        first = await requests.inner_text()
+        await page.reload()
+
+        await expect(requests).to_have_text(first)
+        await expect(page.locator("#rows tr")).to_have_count(1)
+        await expect(page.get_by_role("status")).to_have_text("Live")
+
+
+async def test_live_dashboard_has_what_came_before_and_goes_on_after_a_cut(from_wheel):
+    async with (
+        running("live_dashboard.py", EVERY="0.1", **from_wheel) as example,
+        chromium() as browser,
+    ):
+        with TcpProxy("127.0.0.1", example.port) as proxy:
+            async with window(browser, example, proxy.port) as page:
+                rows, state = page.locator("#rows tr"), page.get_by_role("status")
+                await expect(rows).to_have_count(8)
+                await page.reload()
+                await expect(rows).to_have_count(8)
+                line = await page.locator("#chart .line").get_attribute("d")
+                assert (line or "").count("L") >= 7
+                proxy.refuse()
+                proxy.cut()
+                await expect(state).to_contain_text("Offline")
+                before = await newest(rows)
+                proxy.resume()
+                await expect(state).to_have_text("Live")
+                after = before
+                async with asyncio.timeout(WITHIN):
+                    while after[-1] <= before[0]:
+                        await asyncio.sleep(0.05)
+                        after = await newest(rows)
+
+                assert after == list(range(after[0], after[0] - 8, -1)), "no gap, no repeat"
+
+
+async def newest(rows: Locator) -> list[int]:
+    """The offsets of the values in the table."""
+    numbers = "rows => rows.map(row => Number(row.dataset.offset))"
+    return list(await rows.evaluate_all(numbers))
+
+
+async def test_answer_stream(from_wheel):
+    """A reload in the middle and a window that opens late show what was said, each piece once."""
+    async with (
+        running("answer_stream.py", PAUSE="0.05", **from_wheel) as example,
+        chromium() as browser,
+        window(browser, example) as one,
+        example.client() as listener,
+    ):
+        await listener.type('{"topic": "system:join", "data": {"room": "answers"}}')
+        await one.get_by_label("Your question").fill("Why do <b>storms</b> {turn}?")
+        await one.keyboard.press("Enter")
+        await expect(one.locator(".text")).to_contain_text("This comes in")
+        async with window(browser, example) as late:
+            await one.reload()
+            said = ""
+            while (message := await listener.until(topic="answer"))["event"] != "end":
+                said += message["data"]["text"] if message["event"] == "piece" else ""
+            assert message["data"]["text"] == "done"
+
+            for page in (one, late):
+                answer = page.locator("article[aria-busy=false]")
+                await expect(answer.locator("h2")).to_have_text("Why do <b>storms</b> {turn}?")
+                assert await answer.locator(".text").text_content() == said
+                await expect(page.get_by_role("button", name="Stop")).to_be_disabled()
+
+
+async def test_answer_stream_is_stopped_in_all_windows_by_one_of_them(from_wheel):
+    async with (
+        running("answer_stream.py", PAUSE="0.1", **from_wheel) as example,
+        chromium() as browser,
+        window(browser, example) as one,
+        window(browser, example) as other,
+    ):
+        for question in ("First?", "Second?"):
+            await one.get_by_label("Your question").fill(question)
+            await one.get_by_role("button", name="Ask").click()
+            for page in (one, other):
+                article = page.locator("article").first
+                await expect(article.locator("h2")).to_have_text(question)
+                await expect(article.locator(".text")).to_contain_text("asked")
+        await other.get_by_role("button", name="Stop").click()
+        texts = []
+        for page in (one, other):
+            await expect(page.get_by_text("Stopped.")).to_have_count(2)
+            await expect(page.locator("article[aria-busy=false]")).to_have_count(2)
+            texts.append(await page.locator(".text").all_text_contents())
+
+        assert texts[0] == texts[1]
+        assert all("asks anew" not in text for text in texts[0])
+
+
+async def test_answer_stream_takes_no_question_that_is_too_long_or_empty():
+    async with running("answer_stream.py") as example, example.client() as client:
+        for text in ("x" * 301, " "):
+            await client.type(json.dumps({"topic": "answer:ask", "data": {"text": text}}))
+            assert (await client.until(event="error"))["data"]["code"] == "validation"
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short_tested_and_listed(path):
     """It is what a newcomer reads first."""
@@ -256,5 +414,6 @@ def test_an_example_is_short_tested_and_listed(path):
 
 def test_there_is_an_example_of_each_kind():
     kinds = {"echo", "chat_rooms", "private_messages", "retries", "ack_monitor"}
+    kinds |= {"health_and_stats", "embedding", "live_dashboard", "answer_stream"}
 
-    assert {path.stem for path in EXAMPLES} == kinds | {"health_and_stats", "embedding"}
+    assert {path.stem for path in EXAMPLES} == kinds

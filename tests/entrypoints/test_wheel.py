@@ -2,62 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
-import pytest
-
 from eyewall.version import VERSION
+from tests.wheels import LAYERS, ROOT, run
 
-ROOT = Path(__file__).parents[2]
-LAYERS = ("domain", "application", "adapters", "entrypoints")
 JAVASCRIPT = {"eyewall.js", "eyewall.d.ts"}  # of clients/js: what the hub serves, and its types
-BUILD_NEEDS = 77  # setuptools, as in pyproject.toml
-
-
-def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy: a build folder left by an earlier one would go into it."""
-    source = tmp_path_factory.mktemp("source")
-    for layer in (*LAYERS, "clients"):
-        shutil.copytree(
-            ROOT / layer, source / layer, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
-        shutil.copy(path, source)
-    # Without isolation nothing is fetched; it takes a setuptools that is new enough.
-    here = int(version("setuptools").partition(".")[0]) >= BUILD_NEEDS
-    isolation = ["--no-isolation"] if here else []
-    run(sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", "out", cwd=source)
-    return next((source / "out").glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
-    """A folder with nothing but the wheel's content; what it needs comes from here."""
-    folder = tmp_path_factory.mktemp("installed")
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
-    run(*pip, "install", "--no-deps", "--no-index", "--target", folder, wheel, cwd=folder)
-    return folder
 
 
 def test_its_name_has_the_version_and_every_platform(wheel):
