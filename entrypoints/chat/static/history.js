@@ -118,7 +118,6 @@ export class History {
     if (page.epoch !== undefined && page.epoch !== room.place?.epoch) {
       page = await this.#ask(room, null);
       if (isOver()) return "";
-      room.place = null;
     }
     if (gap) begin(gap);
     let hasBegun = Boolean(gap);
