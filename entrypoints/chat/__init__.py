@@ -101,7 +101,7 @@ async def create(ctx: Context, msg: Envelope[Create]) -> dict[str, Any]:
 async def say(ctx: Context, msg: Envelope[Say]) -> None:
     """Tell a room who said what. The name comes from the connection, not from the message.
 
-    The room keeps it: who comes later, or back, asks for it with ``system:history``.
+    The room keeps it: who comes later, or back, gets it with the join (``since``).
 
     Clients may publish to a room themselves, but only under the topic ``room:<room>``:
     what comes as ``chat:said`` was signed here.

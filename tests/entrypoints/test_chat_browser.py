@@ -229,19 +229,6 @@ def test_a_late_comer_sees_who_said_what_and_when(window):
     expect(ben.page).to_have_title("general · eyewall")  # nothing of it counts as unread
 
 
-def test_what_was_said_before_in_a_room_that_is_joined_later_is_there(window):
-    ada, ben = window("Ada"), window("Ben")
-    ada.page.get_by_label("Name of a new room").fill("plots")
-    ada.page.keyboard.press("Enter")
-    expect(ada.page.locator("#title")).to_have_text("# plots")
-    ada.say("First chart.")
-    expect(texts_of(ada)).to_have_text(["First chart."])
-
-    ben.page.locator("#rooms").get_by_role("button", name="plots").click()
-
-    expect(texts_of(ben)).to_have_text(["First chart."])
-
-
 def away_from(proxy: TcpProxy, window: Window, meanwhile: Callable[[], None]) -> None:
     """Cut a window off, and let it come back when ``meanwhile`` is done."""
     proxy.refuse()

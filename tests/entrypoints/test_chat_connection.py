@@ -331,16 +331,24 @@ def place(offset: int, epoch: str = "e") -> dict[str, Any]:
     return {"room": "general", "epoch": epoch, "offset": offset}
 
 
-def history(*messages: dict[str, Any], offset: int, epoch: str = "e") -> dict[str, Any]:
-    return {"messages": list(messages), "epoch": epoch, "offset": offset}
+def kept(
+    hub: Hub, *messages: dict[str, Any], offset: int, epoch: str = "e", recovered: bool = True
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The answer to a join: what is kept comes before it."""
+
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        for message in messages:
+            hub.socket.send(json.dumps(message))
+        return {**place(offset, epoch), "recovered": recovered}
+
+    return answer
 
 
 @pytest.fixture
 def keeping(page: Page) -> Hub:
     """A hub whose room keeps one message, and a page that is about to come in."""
     hub = Hub(page)
-    hub.answers["system:join"] = lambda _: place(1)
-    hub.answers["system:history"] = lambda _: history(said("old", 1), offset=1)
+    hub.answers["system:join"] = kept(hub, said("old", 1), offset=1)
     page.goto(HOST)
     page.get_by_label("Your name").fill("ada")
     return hub
@@ -350,24 +358,29 @@ def texts(page: Page) -> Any:
     return page.get_by_role("log").locator(".text")
 
 
-def test_what_is_said_while_older_messages_are_on_their_way_is_shown_after_them_once(page, keeping):
-    waiting: list[dict[str, Any]] = []
+def wanted(hub: Hub) -> list[Any]:
+    """From where on the page has asked, with each join."""
+    return [request["data"].get("since") for request in hub.asked("system:join")]
 
-    def begin(request: dict[str, Any]) -> None:
-        waiting.append(request)
-        for number in (2, 3):
-            keeping.socket.send(json.dumps(said(f"new {number}", number)))
 
-    keeping.answers["system:history"] = begin
+def comes_back(page: Page, hub: Hub, *, epoch: str, offset: int) -> None:
+    """Cut the page off; the hub can't give it what it has missed."""
+    lost = {"recovered": False, "epoch": epoch, "offset": offset}
+    hub.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
+    hub.socket.close(code=1012)
+    page.clock.run_for(500)
+
+
+def test_what_was_said_before_stands_above_and_what_is_live_below_each_once(page, keeping):
+    """Also where the hub sends something live before it has sent all that is kept."""
+    early = (said("new", 3), said("old", 1), said("older than new", 2), said("new", 3))
+    keeping.answers["system:join"] = kept(keeping, *early, offset=2)
     page.keyboard.press("Enter")
-    expect(page.locator("#house")).to_be_visible()
-    page.wait_for_function("async () => (await import('/chat.js')).chat.current.held?.length === 2")
-    (request,) = waiting
-    data = history(said("old", 1), said("new 2", 2), offset=2)
-    ack = {"message_id": request["id"], "status": "ok", **data}
-    keeping.send("system:history", "ack", ack, ref=request["id"])
 
-    expect(texts(page)).to_have_text(["old", "new 2", "new 3"])
+    expect(texts(page)).to_have_text(["old", "older than new", "new"])
+    lines = page.get_by_role("log").locator("> li")
+    expect(lines.nth(2)).to_have_text(re.compile("Said before you came in"))
+    assert wanted(keeping) == ["start"]
 
 
 def test_what_programs_publish_takes_its_place_and_is_not_shown(page, keeping):
@@ -379,38 +392,25 @@ def test_what_programs_publish_takes_its_place_and_is_not_shown(page, keeping):
     keeping.socket.send(json.dumps(said("new", 3)))
 
     expect(texts(page)).to_have_text(["old", "new"])
-    assert len(keeping.asked("system:history")) == 1
 
 
 def test_what_is_missing_after_a_cut_is_asked_for_from_where_the_page_stands(page, keeping):
     page.keyboard.press("Enter")
     expect(texts(page)).to_have_text(["old"])
-    lost = {"recovered": False, "epoch": "e", "offset": 9}
-    keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
-    keeping.answers["system:join"] = lambda _: place(9)
-    keeping.answers["system:history"] = lambda _: history(said("new", 9), offset=9)
-
-    keeping.socket.close(code=1012)
-    page.clock.run_for(500)
+    keeping.answers["system:join"] = kept(keeping, said("new", 9), offset=9, recovered=False)
+    comes_back(page, keeping, epoch="e", offset=9)
 
     expect(texts(page)).to_have_text(["old", "new"])
     expect(page.locator(".notice.gap")).to_contain_text("something is missing here")
-    assert keeping.asked("system:history")[-1]["data"]["since"] == {"epoch": "e", "offset": 1}
+    assert wanted(keeping) == ["start", {"epoch": "e", "offset": 1}]
 
 
 def test_a_room_that_was_started_anew_is_shown_as_it_is_now(page, keeping):
     page.keyboard.press("Enter")
     expect(texts(page)).to_have_text(["old"])
-    lost = {"recovered": False, "epoch": "f", "offset": 1}
-    keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
-    keeping.answers["system:join"] = lambda _: place(1, "f")
     anew = {**said("new", 1), "stream": place(1, "f")}
-    keeping.answers["system:history"] = lambda asked: history(
-        *([] if "since" in asked["data"] else [anew]), offset=1, epoch="f"
-    )
-
-    keeping.socket.close(code=1012)
-    page.clock.run_for(500)
+    keeping.answers["system:join"] = kept(keeping, anew, offset=1, epoch="f", recovered=False)
+    comes_back(page, keeping, epoch="f", offset=1)
 
     expect(texts(page)).to_have_text(["old", "new"])
     expect(page.locator(".notice.gap")).to_contain_text("something may be missing here")
@@ -422,7 +422,7 @@ def test_messages_that_are_lost_without_a_cut_are_told(page, keeping):
     expect(texts(page)).to_have_text(["old"])
     lost = {"recovered": False, "epoch": "e", "offset": 9}
     keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
-    keeping.answers["system:history"] = lambda _: history(said("left", 9), offset=9)
+    keeping.answers["system:join"] = kept(keeping, said("left", 9), offset=9, recovered=False)
 
     keeping.socket.send(json.dumps(said("newest", 10)))
     expect(texts(page)).to_have_text(["old", "left"])
@@ -432,22 +432,25 @@ def test_messages_that_are_lost_without_a_cut_are_told(page, keeping):
     expect(texts(page)).to_have_text(["old", "left", "newest"])
 
 
-def test_a_history_that_can_not_be_had_does_not_hold_up_what_is_live(page, keeping):
-    nack = {"status": "nack", "code": "unavailable", "error": "the history is away"}
-    keeping.answers["system:history"] = lambda _: nack
+def test_a_hole_that_can_not_be_asked_about_does_not_hold_up_what_is_live(page, keeping):
     page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["old"])
+    lost = {"recovered": False, "epoch": "e", "offset": 9}
+    keeping.answers["system:resume"] = lambda _: {"rooms": {"general": lost}}
+    nack = {"status": "nack", "code": "unavailable", "error": "the history is away"}
+    keeping.answers["system:join"] = lambda _: nack
+
+    keeping.socket.send(json.dumps(said("early", 10)))
     expect(page.locator(".notice.gap")).to_contain_text("the history is away")
+    keeping.socket.send(json.dumps(said("new", 10)))
 
-    keeping.socket.send(json.dumps(said("new", 2)))
-
-    expect(texts(page)).to_have_text(["new"])
-    expect(page.locator("#subtitle")).to_have_text("1 person")
+    expect(texts(page)).to_have_text(["old", "new"])
 
 
 def test_a_room_whose_messages_have_all_become_too_old_does_not_say_that_there_were_none(
     page, keeping
 ):
-    keeping.answers["system:history"] = lambda _: history(offset=7)
+    keeping.answers["system:join"] = kept(keeping, offset=7, recovered=False)
     page.keyboard.press("Enter")
 
     notices = page.get_by_role("log").locator(".notice")

@@ -173,15 +173,11 @@ async function enter(room, since = null) {
   const turn = {};
   room.entering = turn; // who comes back after a cut enters anew
   const isOver = () => room.entering !== turn || !letters.online;
-  if (!room.visited) history.hold(room); // what was said before comes first
   try {
     await client.request("chat:create", { room: room.id });
-    const now = await client.join(room.id);
     const away = since ? duration(Date.now() - since) : "";
-    const [{ members, cursor }] = await Promise.all([
-      client.members(room.id, { limit: PEOPLE }),
-      history.enter(room, now, away, isOver),
-    ]);
+    await history.enter(room, away, isOver);
+    const { members, cursor } = await client.members(room.id, { limit: PEOPLE });
     if (isOver()) return;
     room.joined = true;
     room.setPeople(members, { more: Boolean(cursor) });
