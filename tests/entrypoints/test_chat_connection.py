@@ -373,13 +373,15 @@ def comes_back(page: Page, hub: Hub, *, epoch: str, offset: int) -> None:
 
 def test_what_was_said_before_stands_above_and_what_is_live_below_each_once(page, keeping):
     """Also where the hub sends something live before it has sent all that is kept."""
-    early = (said("new", 3), said("old", 1), said("older than new", 2), said("new", 3))
-    keeping.answers["system:join"] = kept(keeping, *early, offset=2)
+    early = [said(text, offset) for text, offset in (("c", 3), ("a", 1), ("b", 2), ("c", 3))]
+    keeping.answers["system:join"] = kept(keeping, *early, offset=3)
     page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["a", "b", "c"])
+    keeping.socket.send(json.dumps(said("live", 4)))
 
-    expect(texts(page)).to_have_text(["old", "older than new", "new"])
+    expect(texts(page)).to_have_text(["a", "b", "c", "live"])
     lines = page.get_by_role("log").locator("> li")
-    expect(lines.nth(2)).to_have_text(re.compile("Said before you came in"))
+    expect(lines.nth(3)).to_have_text(re.compile("Said before you came in"))
     assert wanted(keeping) == ["start"]
 
 
