@@ -86,9 +86,9 @@ class Origins:
             return "more than one Origin"
         if self._decide is not None:
             return f"check_origin said no to origin {origins[0]}"
+        if not self._takes_own:  # it may well be the own one
+            return f'origin {origins[0]} is not let in: check_origin is "none"'
         why = f"origin {origins[0]} is not Host {host}"
-        if not self._takes_own:
-            return f'{why}, nor could it be: check_origin is "none"'
         if self._patterns:
             why += ", nor in check_origin"
         return f"{why}: list it in check_origin, or have the proxy in front pass Host on"

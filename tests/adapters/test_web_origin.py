@@ -95,7 +95,7 @@ async def test_the_own_origin_has_every_name_under_which_the_client_may_have_ask
         (None, ["https://a"], "origin https://a is not Host b: list it in check_origin, or have"),
         ([], ["https://a"], "origin https://a is not Host b: list it in check_origin, or have"),
         (["https://c"], ["https://a"], "origin https://a is not Host b, nor in check_origin: "),
-        (["none"], ["https://a"], "origin https://a is not Host b, nor could it be: check_origin "),
+        (["none"], ["https://a"], 'origin https://a is not let in: check_origin is "none"'),
         (lambda *_: False, ["https://a"], "check_origin said no to origin https://a"),
         (None, ["https://a", "https://b"], "more than one Origin"),
     ],

@@ -121,7 +121,7 @@ async def test_the_test_kit_sees_the_same_host(trusted):
     [
         (None, "origin https://evil.example is not Host here: list it in check_origin, or have"),
         ([OTHER], "origin https://evil.example is not Host here, nor in check_origin: list it"),
-        (["none"], "origin https://evil.example is not Host here, nor could it be: check_origin"),
+        (["none"], 'origin https://evil.example is not let in: check_origin is "none"'),
         (lambda *_: False, "check_origin said no to origin https://evil.example"),
     ],
 )
