@@ -162,11 +162,9 @@ class StreamPosition:
     epoch: str
     offset: int
 
-    def __init__(self, room: str, epoch: str, offset: int) -> None:
-        put = object.__setattr__
-        put(self, "room", room)
-        put(self, "epoch", epoch)
-        put(self, "offset", offset)
+    if TYPE_CHECKING:  # who has kept one, in a file or a browser, has plain strings
+
+        def __init__(self, room: RoomId | str, epoch: str, offset: int) -> None: ...
 
 
 class Envelope(Generic[T_co]):

@@ -1,9 +1,13 @@
-"""What is known of rooms and their members: the values that the API hands out."""
+"""What is known of rooms and their members: the values that the API hands out.
+
+Who builds one by hand, in a test, has plain strings for the ids: type checkers let them in.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from eyewall.domain.identity import ConnId, RoomId, UserId
 from eyewall.domain.room import RoomOptions, RoomRole
@@ -23,6 +27,18 @@ class Membership:
     epoch: str | None = None
     offset: int | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            room_id: RoomId | str,
+            conn_id: ConnId | str,
+            role: RoomRole,
+            members: int,
+            epoch: str | None = None,
+            offset: int | None = None,
+        ) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -32,6 +48,16 @@ class Member:
     role: RoomRole
     connections: int
     joined_at: datetime
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            user_id: UserId | str | None,
+            role: RoomRole,
+            connections: int,
+            joined_at: datetime,
+        ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +70,15 @@ class RoomInfo:
     created_at: datetime
     epoch: str | None = None
     offset: int | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            id: RoomId | str,
+            options: RoomOptions,
+            members: int,
+            created_at: datetime,
+            epoch: str | None = None,
+            offset: int | None = None,
+        ) -> None: ...

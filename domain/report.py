@@ -197,6 +197,19 @@ class DeliveryReport:
     conn_id: ConnId | None = None
     acked: bool | None = None
 
+    if TYPE_CHECKING:  # plain strings, as for Acker
+
+        def __init__(
+            self,
+            target: str,
+            status: DeliveryStatus,
+            error: EyewallError | None = None,
+            attempts: int = 1,
+            user_id: UserId | str | None = None,
+            conn_id: ConnId | str | None = None,
+            acked: bool | None = None,
+        ) -> None: ...
+
     @property
     def acker(self) -> Acker:
         """Whom it is about, as ``AckResult`` names them."""
@@ -361,6 +374,20 @@ class Failure:
     conn_id: ConnId | None = None
     user_id: UserId | None = None
 
+    if TYPE_CHECKING:  # plain strings, as for Acker
+
+        def __init__(
+            self,
+            message: Message,
+            recipient: str,
+            reason: FailureReason,
+            error: EyewallError | None,
+            queue: int | None = None,
+            duration: float | None = None,
+            conn_id: ConnId | str | None = None,
+            user_id: UserId | str | None = None,
+        ) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class PendingAck:
@@ -372,6 +399,18 @@ class PendingAck:
     since: datetime
     deadline: datetime
     user_id: UserId | None = None
+
+    if TYPE_CHECKING:  # plain strings, as for Acker
+
+        def __init__(
+            self,
+            message: Message,
+            conn_id: ConnId | str,
+            attempt: int,
+            since: datetime,
+            deadline: datetime,
+            user_id: UserId | str | None = None,
+        ) -> None: ...
 
 
 class Incident(StrEnum):

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eyewall import chat, reload
+from eyewall.adapters.observe.logs import make_logger, output_of
+from eyewall.adapters.observe.records import written_as
+from eyewall.application.logs import shown
 from eyewall.domain.errors import UnsafeConfiguration
 from eyewall.listener import CannotListen
 from eyewall.runner import importing
@@ -115,7 +118,9 @@ def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         rest = [argument for argument in arguments if argument != "--reload"]
         return reload.serve([sys.executable, "-m", "eyewall", *rest], Path.cwd())
     settings = Settings.load(options.config, overrides=_overrides(options))
-    with _told(options):
+    # What the application logs while it is imported; its server may write otherwise.
+    logger = make_logger(settings.logging.kind, settings.logging.level)
+    with _told(options), written_as(logger, sets_level=False):
         if options.server is None:
             server, private = _chat(settings)
         else:
@@ -209,6 +214,12 @@ def _run(
         raise _Stop(str(error), WRONG_USE) from None
     except CannotListen as error:
         raise _Stop(error.why("--port"), FAILED) from None
+    except Exception as error:
+        if output_of(server.logger) is None:
+            raise
+        # With its trace, but as a line like the others: a collector reads them.
+        server.logger.error("serve_failed", error=shown(error), exc_info=error)
+        return FAILED
     return OK
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from types import EllipsisType
 from typing import Any, ParamSpec, overload
 
+from eyewall.adapters.observe.records import written_as
 from eyewall.adapters.web.deflate import CompressionConfig
 from eyewall.adapters.web.ops import ops_routes
 from eyewall.adapters.web.origin import OriginRule
@@ -533,7 +534,9 @@ class Server:
 
         Returns too when it was shut down in another way. In a thread that is not the main
         one it takes no signals: there, that is how it ends. As the process is taken for its
-        own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``).
+        own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``), and has what
+        Tornado and the standard library log written as its own lines, unless the application
+        has set up ``logging`` or brought a logger of its own.
 
         Where the port can't be had it says so on standard error, and raises ``SystemExit(1)``;
         ``start`` raises ``OSError`` instead. Whatever else ``start`` raises, it raises too.
@@ -557,13 +560,14 @@ class Server:
         try:
             where = place(self.settings or PLAIN, host, port, ssl)
             shown = [*pages, *(start_page() if self.options.start_page else ())]
-            asyncio.run(
-                run_until_signal(
-                    start=lambda: self.start(*where, pages=shown),
-                    ended=lambda: self._ended.wait(),
-                    stop=self.shutdown,
+            with written_as(self.logger):
+                asyncio.run(
+                    run_until_signal(
+                        start=lambda: self.start(*where, pages=shown),
+                        ended=lambda: self._ended.wait(),
+                        stop=self.shutdown,
+                    )
                 )
-            )
         finally:
             self._background.drop_coroutines()
             drop_unwritten()

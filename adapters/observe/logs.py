@@ -7,6 +7,10 @@ Rules of this file:
 2. One event is one line in ``json``, and in ``text`` all but its traceback: what a client
    sent can't forge a line of its own.
 3. A traceback shows no local variables: they hold what rule 1 keeps away.
+4. A line can be written while another one is: a finalizer may run at any place of a program,
+   and what it has to say must neither wait for its own thread nor stand in the other line.
+
+``records`` has the same done to what others log.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ import io
 import logging
 import re
 import sys
+import threading
+from collections import deque
 from collections.abc import Mapping, MutableMapping
-from typing import Any, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -37,6 +43,8 @@ _SECRETS_IN_TEXT = (
     re.compile(r"([?&](?:access_)?token=)[^\s&\"']+", re.IGNORECASE),
     re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),  # the password of an address
 )
+LATE: Final = 100
+"""Lines of finalizers that wait until the line that they came into is written."""
 _DEEPEST = 6  # beyond it nothing is shown: a structure may hold itself
 
 
@@ -55,20 +63,67 @@ def make_logger(kind: str = "text", level: str = "info", stream: TextIO | None =
     out: Any = sys.stderr if stream is None else stream
     if out is None:  # closed before the start of the process
         out = _Nowhere()
-    logger = structlog.wrap_logger(
-        structlog.PrintLogger(out),
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            redact,
-            *_renderers(kind, out),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-    )
-    # Bound once: the proxy that structlog gives would do it anew for every line.
-    return cast("Logger", logger.bind())
+    renderers = _renderers(kind, out)
+    output = Output(out, LEVELS[level], [*_PROCESSORS, redact, *renderers])
+    return cast("Logger", output.logger(LEVELS[level]))
+
+
+_PROCESSORS: Final[list[Any]] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
+
+
+class Output:
+    """Where the lines of a logger go, and how they look: structlog's innermost logger.
+
+    ``level`` is the least number (as in ``logging``) of what is to be written.
+    """
+
+    def __init__(self, stream: TextIO, level: int, processors: list[Any]) -> None:
+        self.level = level
+        self._stream = stream
+        self._processors = processors
+        self._lock = threading.Lock()
+        self._writer: int | None = None
+        """The thread that is writing a line."""
+        self._late: deque[str] = deque(maxlen=LATE)
+
+    def logger(self, level: int) -> Any:
+        """Return a logger that writes here what is of ``level`` at least."""
+        kind = structlog.make_filtering_bound_logger(level)
+        wrapped = structlog.wrap_logger(self, processors=self._processors, wrapper_class=kind)
+        # Bound once: the proxy that structlog gives would do it anew for every line.
+        return wrapped.bind()
+
+    def msg(self, line: str) -> None:
+        """Write one entry."""
+        me = threading.get_ident()
+        if self._writer == me:
+            self._late.append(line)
+            return
+        with self._lock:
+            self._writer = me
+            try:
+                self._write(line)
+                while self._late:
+                    self._write(self._late.popleft())
+            finally:
+                self._writer = None
+
+    debug = info = warning = error = critical = msg
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+def output_of(logger: object) -> Output | None:
+    """Return where a logger of ``make_logger`` writes; None for one of somebody else."""
+    found = getattr(logger, "_logger", None)
+    return found if isinstance(found, Output) else None
 
 
 class _Nowhere(io.TextIOBase):

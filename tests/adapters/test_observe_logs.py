@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 
 import pytest
 import structlog
@@ -165,3 +166,65 @@ def test_standard_error_is_the_default(capsys):
     make_logger("json").info("hello")
 
     assert "hello" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_what_is_logged_while_a_line_is_written_comes_behind_it(kind):
+    """By a finalizer, say, which may run at any place: its own thread must not wait for
+    itself, and neither line stands in the other."""
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            if "first" in text:
+                log.info("second", n=1)
+                log.info("third", n=2)
+            return super().write(text)
+
+    stream = Stream()
+    log = make_logger(kind, "info", stream)
+    log.info("first")
+    log.info("fourth")
+
+    lines = stream.getvalue().splitlines()
+    found = [word for line in lines for word in WORDS if word in line]
+    assert (len(lines), found) == (4, WORDS)
+
+
+WORDS = ["first", "second", "third", "fourth"]
+
+
+def test_lines_of_many_threads_stay_whole():
+    log = Log("json")
+    begin = threading.Barrier(4)
+
+    def write(number):
+        begin.wait()
+        for n in range(50):
+            log.logger.info(f"{number}:{n}", padding="x" * 200)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len({record["event"] for record in log.records}) == 200
+
+
+def test_a_stream_that_fails_is_no_end_of_the_lines():
+    class Stream(io.StringIO):
+        full = True
+
+        def write(self, text):
+            if self.full:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Stream()
+    log = make_logger("json", "info", stream)
+    with pytest.raises(OSError, match="No space"):
+        log.info("lost")
+    stream.full = False
+    log.info("written")
+
+    assert "written" in stream.getvalue()

@@ -14,7 +14,7 @@ from eyewall.client import Client
 from eyewall.testing import TestClient, TestHub
 
 SERVER = {
-    *("from_settings", "hub", "routes", "port", "url"),
+    *("from_settings", "hub", "routes", "port", "ops_port", "url"),
     *("on", "handle", "use", "include", "on_startup", "on_shutdown", "background"),
     *("start", "shutdown", "run"),
 }

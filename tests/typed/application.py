@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
@@ -560,6 +560,7 @@ async def embed() -> None:
     await server.start(host="127.0.0.1", port=0)
     assert_type(server.port, int | None)
     assert_type(server.url, str)
+    assert_type(server.ops_port, int | None)
     await server.shutdown(timeout=5)
     async with server as running:
         assert_type(running, Server)
@@ -609,3 +610,24 @@ async def test_it() -> None:
         await th.hub.send_to_user("alice", Message("hi"))
         handshake = Handshake(query={"token": "t"}, headers={"X": "1"}, cookies={"a": "b"})
         await authenticate(handshake)
+
+
+def expectations(at: datetime) -> list[object]:
+    """What a test compares with, or hands to a function of its own."""
+    return [
+        Acker("ada", "c1"),
+        DeliveryReport("c1", DeliveryStatus.OK, user_id="ada", conn_id="c1"),
+        Failure(Message("x"), "ada", FailureReason.TIMEOUT, None, conn_id="c1", user_id="ada"),
+        Member("ada", RoomRole.MEMBER, 1, at),
+        Membership("lab", "c1", RoomRole.MEMBER, 1),
+        PendingAck(Message("x"), "c1", 1, at, at, user_id="ada"),
+        RoomInfo("lab", RoomOptions(policy="public"), 0, at),
+    ]
+
+
+async def called_by_oneself(ctx: Context, msg: Envelope[Say]) -> None:
+    """A decorator hands back what it was given, with its types."""
+    assert_type(await say(ctx, msg), dict[str, int])
+    beginning: Coroutine[Any, Any, None] = begin()
+    await beginning
+    assert_type(end(), None)
