@@ -118,12 +118,18 @@ async def place(_: pytest.MonkeyPatch) -> set[str]:
 
 @row("who is it?")
 async def who(_: pytest.MonkeyPatch) -> set[str]:
-    server = desk()
-    await server.start(port=0)
+    bad = token("ada") + "x"
+    plain, telling = desk(), desk(refuse_with="close")
+    await plain.start(port=0)
+    await telling.start(port=0)
     try:
-        return {await status(server, bearer=token("ada") + "x")}
+        headers = {"Authorization": f"Bearer {bad}"}
+        async with websockets.connect(telling.url, additional_headers=headers) as client:
+            await client.wait_closed()
+        return {await status(plain, bearer=bad), f"close {client.close_code}"}
     finally:
-        await server.shutdown(0)
+        await plain.shutdown(0)
+        await telling.shutdown(0)
 
 
 @row("may it stay?")
