@@ -1337,10 +1337,10 @@ export class Client {
       if (isPassing(error)) {
         const wait = askedWait(error.retryAfter) ?? backoff(attempt);
         this.#catchUpLater(link, room, wait, attempt);
-      } else if (!this.#positions.has(room)) {
-        link.resuming.delete(room); // left meanwhile
       } else {
         link.resuming.delete(room);
+        this.#aside.take(room);
+        if (!this.#positions.has(room)) return; // left meanwhile
         this.#positions.set(room);
         this.#tellLost(room, {});
       }
@@ -1476,8 +1476,8 @@ export class Client {
 
   /** Have a message handled, unless its id says that it has been. */
   #pass(link, message, isPlaced = true) {
-    const { id, ack, stream } = message;
-    const isNew = isPlaced && ack !== true && this.#positions.isWantedAgain(stream);
+    const { id, stream } = message;
+    const isNew = isPlaced && this.#positions.isWantedAgain(stream);
     if (!isNew && id !== undefined && this.#seen.get(id) !== undefined) {
       this.#ackAgain(link, message);
     } else {

@@ -155,8 +155,7 @@ class Receiver:
         at = arrival.message.stream
         assert at is not None
         queue = self._queue(arrival)
-        again = not arrival.message.ack and self._rooms.is_wanted_again(at)
-        if not self._deliver(arrival, again=again):
+        if not self._deliver(arrival, again=self._rooms.is_wanted_again(at)):
             self.counts.gaps += 1
             self._rooms.missed(at, queue)
             self._behind()

@@ -263,6 +263,31 @@ async def test_after_a_cut_it_goes_on_from_where_it_is():
             assert heard.lost == []
 
 
+async def test_cut_again_and_again_while_it_is_sent_each_message_comes_once():
+    async with commanded() as server, proxied(server) as proxy:
+        await server.hub.create_room("r", KEEPS)
+        for number in range(200):
+            await server.hub.broadcast_room("r", "room:r", data=[number, "x" * 20_000])
+        async with client(through(proxy)) as c:
+            heard = []
+            lost = []
+            c.on("room:r", lambda message: heard.append(message.data[0]))
+            c.on_lost(lambda room, code: lost.append(room))
+            joining = asyncio.ensure_future(c.join("r", since="start", timeout=30))
+            for count in (10, 60, 110):
+                await eventually(lambda count=count: len(heard) >= count)
+                proxy.cut()
+
+            answer = await soon(joining)
+            await eventually(lambda: len(heard) >= 200)
+            await server.hub.broadcast_room("r", "room:r", data=["live"])
+
+            assert answer["recovered"] is True
+            await eventually(lambda: len(heard) > 200)
+            assert heard == [*range(200), "live"]
+            assert lost == []
+
+
 async def test_a_join_while_away_is_made_when_it_is_back():
     async with commanded() as server, proxied(server) as proxy:
         await server.hub.create_room("r", KEEPS)

@@ -483,6 +483,18 @@ def test_what_was_kept_aside_is_next_when_it_is_over():
     assert rooms._early == rooms._early_bytes == 0
 
 
+def test_a_replay_whose_first_had_no_place_is_asked_for_from_before_it(rooms):
+    replay = replaying(rooms)
+    assert rooms.look(at(1)) is Verdict.TAKE
+    rooms.missed(at(1), Queue())
+    assert rooms.look(at(2)) is Verdict.GAP
+    rooms.early(at(2), "two", 1)
+
+    rooms.replayed("r", replay, answer(3))
+
+    assert rooms.ask() == {"r": {"epoch": "e", "offset": 0}}
+
+
 def test_two_replays_are_one_after_the_other(rooms):
     first, second = replaying(rooms), replaying(rooms, 2)
     taken = []

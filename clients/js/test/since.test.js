@@ -206,6 +206,44 @@ test("a message that asks for an ack overtakes the replay, and is handled once",
   assert.deepEqual(hub.acks.map(({ ref }) => ref), ["e1-3"]);
 });
 
+test("a repeat that asks for an ack begins no replay", async () => {
+  keeps(1, 3);
+  const client = await connected();
+  const seen = heard(client);
+  await client.join("r", { since: "start" });
+  scene.hub.answers["system:join"] = null;
+  client.join("r", { since: 1 });
+  await settled();
+  scene.hub.tell(2, { ack: true });
+  for (const offset of [3, 4]) scene.hub.tell(offset);
+  scene.hub.answer(joins()[1], said(4));
+  await settled();
+
+  assert.deepEqual(seen, [1, 2, 3, 3, 4]);
+  assert.deepEqual(scene.hub.acks.map(({ ref }) => ref), ["e1-2"]);
+});
+
+test("a join that is given up takes nothing from a resume that is under way", async () => {
+  keeps(1, 2);
+  const client = await connected();
+  const seen = heard(client);
+  await client.join("r", { since: "start" });
+  scene.hub.answers["system:join"] = scene.hub.answers["system:resume"] = null;
+  scene.hub.tell(5);
+  await settled();
+  const answer = client.join("r", { since: 0, timeout: 1 });
+  answer.catch(() => {});
+  await settled();
+  for (const offset of [3, 5]) scene.hub.tell(offset);
+  await pass(2);
+  await assert.rejects(answer, { code: "ack_timeout" });
+
+  scene.hub.answer(resumed()[0], { rooms: { r: said(6) } });
+  scene.hub.tell(7);
+
+  assert.deepEqual(seen, [1, 2, 3, 5, 7]);
+});
+
 test("a gap that the hub tells of meanwhile is filled when it is over", async () => {
   const { hub, answer } = await joining();
   hub.tell(1);
@@ -231,11 +269,14 @@ test("a refusal rejects, and leaves nothing", async () => {
 
 test("while messages come the answer is waited for, and then no longer", async () => {
   const { hub, seen, answer } = await joining("start", { timeout: 3 });
+  let isOver = false;
+  answer.catch(() => (isOver = true));
   for (const offset of [1, 2]) {
     await pass(2);
     hub.tell(offset);
   }
   await pass(2.5);
+  assert.equal(isOver, false);
   hub.tell(3);
   await pass(6.5);
 
