@@ -10,11 +10,13 @@ import sys
 
 import atheris
 
+from tests.fuzz.reached import others
+
 
 def main() -> None:
     _, name, *arguments = sys.argv
     # Nothing of ours may have been imported before; the target's own paths are no coverage.
-    with atheris.instrument_imports(include=["eyewall"]):
+    with atheris.instrument_imports(include=["eyewall"], exclude=others()):
         target = importlib.import_module(f"tests.fuzz.{name}_target")
     atheris.Setup(arguments, target.check)
     atheris.Fuzz()

@@ -13,6 +13,7 @@ import tracemalloc
 import pytest
 
 from tests.fuzz.corpus import CORPUS, ROOT, SEED, TARGETS, check_of, files
+from tests.fuzz.reached import is_reached
 from tests.fuzz.seeds import SEEDS
 
 SECONDS = 2
@@ -97,6 +98,27 @@ def test_a_mistake_of_ours_is_noticed(target, module, name, wrong, monkeypatch):
 
 
 # --- under atheris
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_atheris_sees_all_that_a_target_comes_to(target):
+    check = check_of(target)
+    called: set[str] = set()
+
+    def note(frame, event, _):
+        called.add(frame.f_globals.get("__name__", ""))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for path in files(target):
+            check(path.read_bytes())
+    finally:
+        sys.setprofile(before)
+
+    ours = {name for name in called if name.startswith("eyewall.")}
+    assert ours
+    assert [name for name in sorted(ours) if not is_reached(name)] == []
 
 
 @pytest.fixture
