@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import async_playwright
+from playwright.async_api import Browser, async_playwright
 from tornado.web import StaticFileHandler
 
 from tests.entrypoints.chat_support import CHROMIUM_FLAGS, UNIT, chromium_path
@@ -128,15 +128,29 @@ async def in_node(url: str, **options: Any) -> AsyncIterator[JsClient]:
         await reading
 
 
-@contextlib.asynccontextmanager
-async def in_chromium(url: str, **options: Any) -> AsyncIterator[JsClient]:
-    """In a page from the server itself, as ``url`` names it."""
-    home = url.replace("ws://", "http://").replace("/ws", "/healthz")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium_path(), args=CHROMIUM_FLAGS
-        )
-        page = await browser.new_page()
+class Chromium:
+    """Clients in pages of one browser, which starts when the first of them comes. No page
+    shares cookies or storage with another."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self._stack = stack
+        self._browser: Browser | None = None
+
+    async def _started(self) -> Browser:
+        if self._browser is None:
+            playwright = await self._stack.enter_async_context(async_playwright())
+            self._browser = await playwright.chromium.launch(
+                executable_path=chromium_path(), args=CHROMIUM_FLAGS
+            )
+            self._stack.push_async_callback(self._browser.close)
+        return self._browser
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, url: str, **options: Any) -> AsyncIterator[JsClient]:
+        """Have a client in a page from the server itself, as ``url`` names it."""
+        home = url.replace("ws://", "http://").replace("/ws", "/healthz")
+        context = await (await self._started()).new_context()
+        page = await context.new_page()
 
         async def call(name: str, args: list[Any]) -> dict[str, Any]:
             found: dict[str, Any] = await page.evaluate(
@@ -160,4 +174,4 @@ async def in_chromium(url: str, **options: Any) -> AsyncIterator[JsClient]:
             await client.call("ready")
             yield client
         finally:
-            await browser.close()
+            await context.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from eyewall import (
     ConnMeta,
@@ -26,11 +27,13 @@ from eyewall import (
     UserId,
 )
 from eyewall.adapters.offline.memory import MemoryOffline
-from tests.clients.javascript import PAGES, WITHIN, JsError, in_chromium, in_node
+from tests.clients.javascript import PAGES, WITHIN, Chromium, JsError, in_node
 from tests.entrypoints.chat_support import UNIT
 from tests.faults.proxy import TcpProxy, free_port
 from tests.libraries.servers import need
 from tests.libraries.test_close import NODE_MODULES
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # the browser belongs to one loop
 
 ROOT = Path(__file__).parents[2]
 R = RoomId("r")
@@ -79,9 +82,15 @@ async def house(before: House | None = None, **options: Any) -> AsyncIterator[Ho
             await server.shutdown(1)
 
 
-@pytest.fixture(params=[in_node, in_chromium], ids=["node", "chromium"])
-def where(request) -> Callable[..., Any]:
-    return request.param
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Chromium]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield Chromium(stack)
+
+
+@pytest.fixture(params=["node", "chromium"])
+def where(request, chromium) -> Callable[..., Any]:
+    return in_node if request.param == "node" else chromium
 
 
 async def with_history(house: House, size: int = 1000) -> None:
