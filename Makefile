@@ -23,16 +23,29 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-vers
 # the build's own needs are pinned and installed already.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 
-.PHONY: serve test check conformance bench fuzz dist clean lint types contracts parts \
-	bench-parts FORCE
+# Tests start hundreds of processes. Each would compile the package anew where the
+# environment says that Python shall keep nothing.
+unexport PYTHONDONTWRITEBYTECODE
+
+# How many processes share the tests: one more than there are cores, because many tests wait.
+WORKERS ?= auto
+
+# What takes time before the tests does so side by side; what it says stays together.
+BESIDE := --no-print-directory --jobs=4 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+
+.PHONY: serve test before-tests check conformance bench fuzz dist clean lint types contracts \
+	parts bench-parts FORCE
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
 	$(BIN)/eyewall serve
 
 # pytest comes last, so that its closing line does.
-test: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm lint types contracts
-	$(BIN)/python -m pytest
+test:
+	@$(MAKE) $(BESIDE) before-tests
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --durations 15
+
+before-tests: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm lint types contracts
 
 check: $(VENV)/.test lint types contracts
 	$(BIN)/python -m pytest tests/domain tests/application tests/test_structure.py
@@ -100,7 +113,7 @@ $(VENV)/.test: $(VENV)/.files pyproject.toml constraints.txt
 
 # The peers in the bench. One without a wheel for this machine is no reason to stop: the
 # bench leaves out who is not here, and says so.
-$(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.test
 	@$(INSTALL) --only-binary :all: --group bench || \
 		echo "not all of the bench's peers could be installed: it leaves those out" >&2
 	@touch $@
@@ -108,7 +121,7 @@ $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
 # Clients for Node that the tests run, of the versions in the lock file. Their install scripts
 # only compile what they can do without.
 LIBRARIES := tests/libraries/package.json tests/libraries/package-lock.json
-$(VENV)/.npm: $(VENV)/.made $(LIBRARIES)
+$(VENV)/.npm: $(VENV)/.made $(LIBRARIES) | parts
 	@rm -rf $(VENV)/npm && mkdir $(VENV)/npm && cp $(LIBRARIES) $(VENV)/npm
 	@if npm ci --prefix $(VENV)/npm --ignore-scripts --no-audit --no-fund --loglevel error >&2; \
 	then touch $@; \

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 import websockets
 
 from eyewall.settings import Settings
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -102,17 +102,6 @@ def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
-
-
-def free_port() -> int:
-    for port in range(20_000, 32_000):
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 async def test_the_first_example_of_the_readme_runs_as_printed(tmp_path):

@@ -20,7 +20,8 @@ from playwright.async_api import Browser, Locator, Page, async_playwright, expec
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.entrypoints.chat_support import CHROMIUM_FLAGS, chromium_path
-from tests.faults.proxy import TcpProxy, free_port
+from tests.faults.proxy import TcpProxy
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-def build(source: Path) -> Path:
+def build(source: Path) -> None:
     """Build from a copy: a build folder left by an earlier one would go into it."""
     for layer in (*LAYERS, "clients"):
         shutil.copytree(
@@ -41,6 +41,10 @@ def build(source: Path) -> Path:
     here = int(version("setuptools").partition(".")[0]) >= BUILD_NEEDS
     isolation = ["--no-isolation"] if here else []
     run(sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", "out", cwd=source)
+
+
+def built(source: Path) -> Path:
+    """Return the wheel that was built in a folder."""
     return next((source / "out").glob("*.whl"))
 
 

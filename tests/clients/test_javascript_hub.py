@@ -29,9 +29,10 @@ from eyewall import (
 from eyewall.adapters.offline.memory import MemoryOffline
 from tests.clients.javascript import PAGES, WITHIN, Chromium, JsError, in_node
 from tests.entrypoints.chat_support import UNIT
-from tests.faults.proxy import TcpProxy, free_port
+from tests.faults.proxy import TcpProxy
 from tests.libraries.servers import need
 from tests.libraries.test_close import NODE_MODULES
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # the browser belongs to one loop
 

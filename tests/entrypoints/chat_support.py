@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 
 from eyewall.chat import make_server
 from eyewall.server import Server
-from tests.faults.proxy import free_port
+from tests.ports import free_port
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every wait on slow machines."""

@@ -18,7 +18,8 @@ from websockets.typing import Subprotocol
 from eyewall.client import Client, State
 from tests.application.fakes import RecordingLogger
 from tests.entrypoints.wire import JSON, eventually, soon
-from tests.faults.proxy import TcpProxy, free_port
+from tests.faults.proxy import TcpProxy
+from tests.ports import free_port
 
 RESUME = "system:resume"
 

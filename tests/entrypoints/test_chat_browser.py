@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.entrypoints.chat_support import WITHIN, Window, chromium, serving
-from tests.faults.proxy import TcpProxy, free_port
+from tests.faults.proxy import TcpProxy
+from tests.ports import free_port
 
 expect.set_options(timeout=WITHIN * 1000)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import socket
 import ssl
@@ -28,6 +27,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from eyewall.version import VERSION
+from tests.ports import free_port
 
 PATIENCE = 20.0  # seconds until a process that should have done something has not
 
@@ -62,15 +62,6 @@ def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
         timeout=PATIENCE,
         check=False,
     )
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to clients."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with closing(socket.socket()) as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 def until(what: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:

@@ -18,7 +18,8 @@ from tests.certificate import tls_contexts
 from tests.entrypoints import wire
 from tests.entrypoints.client_support import scripted
 from tests.entrypoints.wire import UNIT, WITHIN, eventually, peer, running, soon
-from tests.faults.proxy import TcpProxy, free_port
+from tests.faults.proxy import TcpProxy
+from tests.ports import free_port
 
 SHORT = 0.3 * UNIT
 

@@ -22,7 +22,8 @@ from eyewall import (
 from eyewall.client import State
 from tests.entrypoints.client_support import RESUME, client, reopened, scripted, talking, through
 from tests.entrypoints.wire import eventually, running, soon
-from tests.faults.proxy import TcpProxy, free_port
+from tests.faults.proxy import TcpProxy
+from tests.ports import free_port
 
 # --- refusals at the beginning
 

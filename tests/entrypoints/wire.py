@@ -24,7 +24,7 @@ from websockets.typing import Origin, Subprotocol
 
 from eyewall import Server
 from tests.certificate import tls_contexts
-from tests.faults.proxy import free_port
+from tests.ports import free_port
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every wait on slow machines."""

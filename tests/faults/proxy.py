@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from tests.ports import free_port
 
 T = TypeVar("T")
 
@@ -32,17 +33,6 @@ WITHIN = 10.0
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER for a close that tells the other side with RST, not FIN."""
-
-
-def free_port() -> int:
-    """Return a port that nobody has, below those that the kernel gives to clients."""
-    for port in random.sample(range(20_000, 32_000), k=200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise RuntimeError("no free port between 20000 and 32000")
 
 
 class TcpProxy:

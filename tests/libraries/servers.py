@@ -18,8 +18,8 @@ import pytest
 
 from eyewall import CompressionConfig, DisconnectReason, Server
 from tests.certificate import certificate, tls_contexts
-from tests.faults.proxy import free_port
 from tests.faults.support import die_with_parent
+from tests.ports import free_port
 
 PATIENCE = 15 * float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 

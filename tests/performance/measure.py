@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from tests.performance.model import DURATIONS, OTHERS, Figure, Scenario, Size, Subject
-from tests.performance.processes import RunFailed, Tools, free_port, generate, serving
+from tests.performance.processes import RunFailed, Tools, generate, serving
 from tests.performance.sample import IDLE, Sample
+from tests.ports import free_port
 
 TRIES = 3
 """Runs of one subject that may be thrown away in a row before the round goes without."""

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import selectors
-import socket
 import subprocess
 import sys
 import tempfile
@@ -95,12 +94,6 @@ def _wait_for_port(process: subprocess.Popen[bytes]) -> int | None:
             return None
     words = process.stdout.readline().split()
     return int(words[1]) if words[:1] == [b"READY"] else None
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager
