@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eyewall.application.admit import Admission
@@ -59,7 +60,7 @@ class _Job(Context):
 
     ``found`` is where it goes. ``fault`` is what its ordering key raised: the answer, in
     the lane where it would have been without one. ``limit`` is what a limiter has to be awaited
-    for; without a limiter it is not there.
+    for, or has raised; without a limiter it is not there.
     """
 
     __slots__ = ("fault", "found", "limit")
@@ -324,8 +325,8 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, error)
             return True
         except BaseException as error:  # noqa: BLE001  (the limiter's own)
-            job.limit = None
-            job.fault = error
+            # The answer in the lane, where that of an async limiter would be.
+            job.limit = partial(_fail, error)
         return False
 
     def _dropped(self, job: _Job) -> None:
@@ -419,6 +420,10 @@ class Receiver:
 
     def _fault(self, error: BaseException) -> None:
         self._logger.error("receive_failed", error=shown(error), exc_info=error)
+
+
+async def _fail(error: BaseException) -> None:
+    raise error
 
 
 def _is_void(conn: Connection, message: Envelope) -> bool:

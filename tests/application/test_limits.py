@@ -113,22 +113,37 @@ async def test_it_is_asked_for_commands_and_for_what_nothing_handles_too(make_no
     assert limiter.keys == ["user:ada"] * 3
 
 
-async def test_it_is_asked_before_the_access_controller(make_node):
-    class Access:
-        asked = 0
+class Access:
+    """Lets everything pass, and counts."""
 
-        def can_publish(self, meta, topic, event):
-            self.asked += 1
-            return True
+    def __init__(self):
+        self.asked = 0
 
-        def can_subscribe(self, meta, room_id):
-            return True
+    def can_publish(self, meta, topic, event):
+        self.asked += 1
+        return True
 
+    def can_subscribe(self, meta, room_id):
+        return True
+
+
+@kinds
+@pytest.mark.parametrize("topic", ["t", "nowhere", "system:join"])
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (1.0, "rate_limited"),
+        (None, "internal"),
+        (ValueError("x"), "internal"),
+        (Unavailable("redis is away"), "unavailable"),
+    ],
+)
+async def test_it_is_asked_before_all_else_whatever_it_says(make_node, kind, topic, said, code):
     access = Access()
-    node = await limited(make_node, Limiter(1.0), access_controller=access)
+    node = await limited(make_node, made(kind, said), access_controller=access)
     ada = await node.connect("ada")
 
-    assert await codes(ada, request(1)) == ["rate_limited"]
+    assert await codes(ada, request(1, topic, {"room": "r"})) == [code]
     assert access.asked == 0
 
 
