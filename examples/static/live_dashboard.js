@@ -59,11 +59,12 @@ function draw(known) {
   const numbers = known.map(({ requests }) => requests);
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
   const y = (number) => 96 - (92 * (number - low)) / (high - low || 1);
-  const points = numbers.map((number, n) => `${KEPT - numbers.length + n},${y(number)}`);
+  const step = 100 / (numbers.length - 1 || 1);
+  const points = numbers.map((number, n) => `${n * step},${y(number)}`);
   const line = `M${points.join("L")}`;
   const chart = $("chart");
   chart.querySelector(".line").setAttribute("d", line);
-  chart.querySelector(".area").setAttribute("d", `${line}V100H${KEPT - numbers.length}Z`);
+  chart.querySelector(".area").setAttribute("d", `${line}V100H0Z`);
   const range = `between ${low} and ${high}`;
   chart.setAttribute("aria-label", `The last ${numbers.length} values are ${range}`);
   $("range").textContent = range;
