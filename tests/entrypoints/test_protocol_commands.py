@@ -343,7 +343,7 @@ async def test_the_access_controller_is_asked_for_a_publish_under_the_rooms_topi
 
 
 async def test_the_order_of_what_is_published_is_kept():
-    async with two_in("r") as (_, ada, ben):
+    async with two_in("r", lane_queue=256) as (_, ada, ben):
         for n in range(200):
             await ada.send("system:publish", {"room": "r", "data": n})
 
