@@ -63,6 +63,8 @@ class MetricsHandler(_Plain):
         self.set_header("Content-Type", content_type)
         self.finish(body)
 
+    head = get
+
 
 def ops_routes(ready: Ready, render: Render | None = None) -> list[Any]:
     """Return rules for a Tornado application; without ``render`` there is no ``/metrics``."""

@@ -674,7 +674,9 @@ export class Client {
   /** Leave for good, with all rooms; what was not answered is rejected. */
   close() {
     const link = this.#link;
+    // After a refusal, too: then no token brings it back any more.
     if (this.#state !== "closed") this.#lastError = closedError();
+    else if (isRefusal(this.#lastError)) this.#lastError = closedError(this.#lastError);
     this.#release();
     this.#positions = new Positions();
     this.#left.clear();
@@ -1162,7 +1164,8 @@ export class Client {
     do {
       link.given = this.#given;
       const isAsked = typeof this.#tokens === "function";
-      link.shown = isAsked ? await this.#freshToken(link) : this.#tokens;
+      // Also a text is waited for: of two that are given at once it is the last that counts.
+      link.shown = await (isAsked ? this.#freshToken(link) : this.#tokens);
     } while (link.given !== this.#given);
     if (this.#unwanted?.token === link.shown) throw this.#unwanted.error;
     return link.shown;

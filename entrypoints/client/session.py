@@ -33,7 +33,13 @@ from eyewall.client.recover import Recovery
 from eyewall.client.requests import Requests
 from eyewall.client.rooms import Rooms
 from eyewall.client.tokens import Pace, Tokens
-from eyewall.domain.errors import ConnectionClosed, EyewallError, Refused, Unavailable
+from eyewall.domain.errors import (
+    ConnectionClosed,
+    EyewallError,
+    Forbidden,
+    Unauthorized,
+    Unavailable,
+)
 
 Tell = Callable[["State"], None]
 
@@ -176,7 +182,7 @@ class Session:
                 token = await self._tokens.get()
         except TimeoutError:
             return Ending(Unavailable("the token callback took too long"))
-        except Refused as error:
+        except (Unauthorized, Forbidden) as error:
             return Ending(error, comes_back=False)
         except Exception as error:
             self._logger.error("token_failed", error=shown(error), exc_info=error)

@@ -57,6 +57,7 @@ async def test_readiness_names_the_reasons(node):
 
 
 async def test_metrics_are_passed_through(node):
+    assert (await node.get("/metrics", method="HEAD")).code == 200
     answer = await node.get("/metrics")
     assert (answer.code, answer.body) == (200, b"up 1\n")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"

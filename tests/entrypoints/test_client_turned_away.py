@@ -7,7 +7,18 @@ import contextlib
 
 import pytest
 
-from eyewall import ConnectionClosed, ConnMeta, Forbidden, Misuse, Server, Unauthorized, Unavailable
+from eyewall import (
+    AckTimeout,
+    ConnectionClosed,
+    ConnMeta,
+    Forbidden,
+    Misuse,
+    Nacked,
+    RateLimited,
+    Server,
+    Unauthorized,
+    Unavailable,
+)
 from eyewall.client import State
 from tests.entrypoints.client_support import (
     Script,
@@ -257,6 +268,28 @@ async def test_a_source_that_is_set_while_another_is_asked_has_the_last_word():
         await soon(c.ready())
 
     assert shown(script)[2:] == ["new"]
+
+
+@pytest.mark.parametrize(
+    "error", [AckTimeout("no answer to ticket"), RateLimited(0.1), Nacked("not now")], ids=repr
+)
+async def test_a_callback_that_is_refused_by_somebody_else_is_asked_again(error):
+    """It asked another server for the token, say: nobody has refused this client yet."""
+    raised = [error, error]
+
+    def token() -> str:
+        if asked and raised:
+            raise raised.pop()
+        asked.append(1)
+        return "t"
+
+    asked: list[int] = []
+    async with talking(token=token) as (script, c, line):
+        line.cut()
+        await (await script.line()).resumed()
+        await soon(c.ready())
+
+    assert raised == []
 
 
 async def test_a_callback_that_gives_up_is_no_end_for_another_token():

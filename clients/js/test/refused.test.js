@@ -194,6 +194,8 @@ test("a token that comes while an older one is refused is not too late", async (
   refuse();
   const client = newClient({ token: "old" });
   client.connect();
+  await pass(0.5);
+  client.setToken("passed over");
   client.setToken("new");
   await pass(0.5);
   assert.equal(client.state, "closed");
@@ -219,6 +221,28 @@ test("a token that comes while an older one is refused is not too late", async (
   await pass(3);
   assert.deepEqual(hub.refused, ["old", "new", "newer", "last", "newest"]);
   assert.equal(client.state, "closed");
+});
+
+test("one that the application has closed is brought back by no token", async () => {
+  const { hub } = scene;
+  const client = await connected({ token: "old" });
+  await client.join("r");
+  refuse();
+  hub.close();
+  await pass(0.5);
+  assert.equal(client.lastError.code, "unauthorized");
+  client.close();
+  assert.equal(client.lastError.code, "connection_closed");
+  assert.equal(client.lastError.cause.code, "unauthorized");
+  hub.welcomes = true;
+  client.setToken("new");
+  await pass(60);
+  assert.deepEqual([client.state, hub.sockets.length], ["closed", 2]);
+
+  client.connect();
+  await client.ready();
+  assert.equal(hub.socket.url.searchParams.get("token"), "new");
+  assert.equal(hub.asked("system:resume").length, 0);
 });
 
 test("where the connection is open a new token is shown there", async () => {
