@@ -13,18 +13,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from contextvars import Token
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from eyewall.adapters.web.origin import Origins
 from eyewall.adapters.web.proxies import TrustedProxies
-from eyewall.application.clocks import CLOCK
 from eyewall.application.hub import Hub
 from eyewall.application.node import Node
-from eyewall.application.ports import Clock
 from eyewall.assemble import Front, Options, build_node
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
@@ -84,8 +80,6 @@ class TestHub:
         self._changes = options
         self._options = server.options
         self._server: Server | None = None
-        self._ruled: Token[Clock | None] | None = None
-        """What the test itself went by before: while the hub is open, it is the hub's time."""
 
     async def __aenter__(self) -> TestHub:
         if self._server is not None:
@@ -99,7 +93,7 @@ class TestHub:
         except BaseException:
             self._leave()
             raise
-        self._ruled = CLOCK.set(self.world.clock)
+        self.world.rule()
         await self.settle()
         return self
 
@@ -112,12 +106,9 @@ class TestHub:
 
     def _leave(self) -> None:
         server = self._open
-        if self._ruled is not None:
-            with suppress(ValueError):  # it was opened in another context, which is over
-                CLOCK.reset(self._ruled)
-            self._ruled = None
         behind(self._given).stand_back(behind(server).inside)
         self.world.pools.remove(self._node.threads)
+        self.world.stand_back()
         self._server = None
 
     def _build(self, options: Options) -> tuple[Node, Front]:

@@ -7,18 +7,23 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.clocks import ruled_by
+from eyewall.application.clocks import CLOCK, ruled_by
 from eyewall.application.hub import Hub
+from eyewall.application.ports import Clock
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.testing.clock import FakeClock
 from eyewall.testing.rest import Pool, settle
 
 T = TypeVar("T")
+
+_RULING: WeakSet[Clock] = WeakSet()
+"""Those of the worlds in which a hub is open."""
 
 OUTSIDE = 0.5
 """Real seconds that something outside (a database, a thread) has to answer while a hub is
@@ -38,12 +43,31 @@ class World:
         """The threads of the hubs that are open."""
         self.hubs = 0
         """How many there have been."""
+        self._before: Clock | None = None
+        """What the test went by before this world."""
         self._left = 0.0
         self._passing: asyncio.Task[None] | None = None
 
     def ruling(self) -> AbstractContextManager[None]:
         """Have what runs within, and the tasks that it begins, go by this time."""
         return ruled_by(self.clock)
+
+    def rule(self) -> None:
+        """Have the test itself go by this time, until the last of the hubs has closed."""
+        _RULING.add(self.clock)
+        before = CLOCK.get()
+        if before is not self.clock:
+            self._before = before
+            CLOCK.set(self.clock)
+
+    def stand_back(self) -> None:
+        """One of the hubs has closed. Worlds may end in any order, and in another context than
+        they began in: what the test goes by then is never the time of one that has ended."""
+        if self.pools:
+            return
+        _RULING.discard(self.clock)
+        if CLOCK.get() is self.clock:
+            CLOCK.set(self._before if self._before in _RULING else None)
 
     def advance(self, by: Seconds) -> asyncio.Task[None]:
         """Have time pass, from the next await on; what is returned ends with it."""

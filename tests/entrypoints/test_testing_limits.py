@@ -128,6 +128,25 @@ async def test_the_time_of_the_real_world_is_as_it_was_afterwards():
     assert len(mine) == 1
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["one cluster", "two"])
+async def test_hubs_may_close_in_any_order(same):
+    """While one is open the test goes by its time, and by the real one when none is."""
+    mine = TokenBucketLimiter(0.001, 1)
+    mine.allow("ada")
+    first = TestHub(Server())
+    second = TestHub(Server(), beside=first) if same else TestHub(Server())
+    await first.__aenter__()
+    await second.__aenter__()
+    mine.allow("ada")
+    await first.__aexit__()
+    await second.advance(5000)
+    assert mine.allow("ada") == 0.0
+
+    await second.__aexit__()
+
+    assert mine.allow("ada") > 900
+
+
 async def test_a_limiter_with_a_clock_of_its_own_keeps_it():
     mine = TokenBucketLimiter(1, 1, clock=lambda: 0.0)
     server = Server(limiter=mine)
