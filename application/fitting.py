@@ -30,7 +30,7 @@ PORTS: dict[str, type[Any]] = {
 }
 """What a server may be given, by its keyword."""
 
-CALLED = frozenset({"authenticator", "validator", "limiter"})
+CALLED = frozenset({"authenticator", "validator", "limiter", "tracer"})
 """Ports for which a plain callable will do."""
 PLAIN = frozenset({"logger", "metrics", "tracer"})
 """Ports whose methods nobody awaits: what a coroutine function does would never happen."""

@@ -5,7 +5,7 @@ It delegates and decides nothing, as all of the hub does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from eyewall.application.connections import Connection
@@ -71,7 +71,7 @@ class Messaging(Registrations):
     async def emit_to_room_except(
         self,
         room_id: RoomId | str,
-        conn_ids: Collection[ConnId | str] | ConnId | str,
+        conn_ids: Iterable[ConnId | str] | ConnId | str,
         message: Message,
         options: SendOptions | None = None,
     ) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from eyewall.application import fitting, limits
@@ -163,10 +164,10 @@ def auth_required(*roles: str) -> Middleware:
     return middleware
 
 
-def validate(validator: Validator) -> Middleware:
-    """Refuse payloads that ``validator`` does not accept."""
-    check = method(validator, "validate")
+def validate(validator: Validator | Callable[..., Any]) -> Middleware:
+    """Refuse payloads that ``validator`` (or a function like its one method) does not accept."""
     fitting.check("validator", validator)
+    check = method(validator, "validate")
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         result = check(msg.topic, msg.event, msg.data)
@@ -177,12 +178,13 @@ def validate(validator: Validator) -> Middleware:
     return middleware
 
 
-def trace(tracer: Tracer) -> Middleware:
+def trace(tracer: Tracer | Callable[..., AbstractContextManager[Any]]) -> Middleware:
     """Run every message in a span named for its route, child of what its headers say.
 
     A tracer that fails costs a log line, once, and nothing else.
     """
     fitting.check("tracer", tracer)
+    open_span = method(tracer, "span")
     has_failed = False
 
     def failed(ctx: Context, error: BaseException) -> None:
@@ -194,7 +196,7 @@ def trace(tracer: Tracer) -> Middleware:
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         attributes = {"route": ctx.route, "event": msg.event, "conn_id": ctx.conn.id}
         try:
-            span = tracer.span(ctx.route, msg.headers, attributes)
+            span = open_span(ctx.route, msg.headers, attributes)
             span.__enter__()
         except BaseException as error:  # noqa: BLE001  (of a watcher)
             failed(ctx, error)
@@ -215,7 +217,9 @@ def trace(tracer: Tracer) -> Middleware:
     return middleware
 
 
-def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middleware:
+def rate_limit(
+    limiter: Limiter | Callable[..., Any], key: Callable[..., str] | None = None
+) -> Middleware:
     """Refuse with ``rate_limited`` what comes too fast.
 
     ``key`` says who is counted together, from ``(ctx, msg)`` as an ordering key does or
@@ -223,8 +227,8 @@ def rate_limit(limiter: Limiter, key: Callable[..., str] | None = None) -> Middl
     the connection. Raises ``ValueError`` for an ``async`` one: each message would be counted
     for itself.
     """
-    allow = method(limiter, "allow")
     fitting.check("limiter", limiter)
+    allow = method(limiter, "allow")
     who: Callable[..., str] = _who if key is None else key
     if fitting.is_async(who):
         raise ValueError("the key of rate_limit() is not awaited, so it can't be async")

@@ -54,6 +54,12 @@ def place(
     )
 
 
+def check_port(port: object) -> None:
+    """Raise ``ValueError`` for what is no port to listen on."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError(f"port must be a whole number from 0 to 65535, not {port!r:.80}")
+
+
 class CannotListen(OSError):
     """The port can't be had. ``why`` says so to whoever chose it."""
 
@@ -81,8 +87,7 @@ class Listener:
     """One listening port. Raises ``CannotListen`` where it is made, if it can't be had."""
 
     def __init__(self, host: str, port: int, ssl: tls.SSLContext | None) -> None:
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-            raise ValueError(f"port must be a whole number from 0 to 65535, not {port!r:.80}")
+        check_port(port)
         if not isinstance(host, str):
             raise ValueError(f"host must be a string, not {host!r:.80}")
         if not isinstance(ssl, tls.SSLContext | None):

@@ -52,6 +52,18 @@ def check_not_importing() -> None:
         )
 
 
+def check_no_loop() -> None:
+    """Raise ``RuntimeError`` where a loop runs in this thread already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "run() makes an event loop of its own, and one runs in this thread already: "
+        "await server.start(port=...) there"
+    )
+
+
 async def run_until_signal(
     *,
     start: Callable[[], Coroutine[Any, Any, Any]],

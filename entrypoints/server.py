@@ -8,6 +8,7 @@ import os
 import ssl as tls
 import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from types import EllipsisType
@@ -48,10 +49,10 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
-from eyewall.listener import CannotListen, Listener, place
+from eyewall.listener import CannotListen, Listener, check_port, place
 from eyewall.ops import OpsAddress
 from eyewall.registry import F, Hook, Inside, Registry, checked
-from eyewall.runner import check_not_importing, run_until_signal
+from eyewall.runner import check_no_loop, check_not_importing, run_until_signal
 from eyewall.safety import RUNNING, allowed
 from eyewall.settings import Settings
 from eyewall.settings_schema import LOCAL
@@ -106,7 +107,7 @@ class Server:
         validator: Validator | Callable[..., Any] | None = None,
         metrics: Metrics | None = None,
         logger: Logger | None = None,
-        tracer: Tracer | None = None,
+        tracer: Tracer | Callable[..., Any] | None = None,
         pubsub: PubSub | None = None,
         state: StateStore | None = None,
         history: HistoryStore | None = None,
@@ -544,7 +545,8 @@ class Server:
         try:
             serve(self, host, port, ssl, pages=pages)
         except CannotListen as error:
-            sys.stderr.write(f"eyewall: {error.why('port=')}\n")
+            with suppress(OSError, ValueError):  # where standard error is closed, or broken
+                sys.stderr.write(f"eyewall: {error.why('port=')}\n")
             raise SystemExit(1) from None
 
     def _run(
@@ -555,10 +557,12 @@ class Server:
         pages: Sequence[Any],
     ) -> None:
         check_not_importing()
+        check_no_loop()
         fill_standard_streams()
         raise_limit()
         try:
             where = place(self.settings or PLAIN, host, port, ssl)
+            check_port(where[1])  # of None start() would make a server that nobody can reach
             shown = [*pages, *(start_page() if self.options.start_page else ())]
             with written_as(self.logger):
                 asyncio.run(

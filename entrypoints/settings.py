@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
@@ -87,19 +87,19 @@ class Settings(_Read):
     presence_grace: Seconds = 0.0
     """A gap up to so long is not shown to others: no leave and join, and still online."""
 
-    client_commands: bool | tuple[str, ...] = False
+    client_commands: bool | Collection[str] = False
     """Whether clients may join rooms and so on by themselves, or which of the commands they may
     use: join, leave, publish, members, presence, typing, history."""
 
     implicit_rooms: bool = True
     """Whether joining a room that nobody created makes it."""
 
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: Collection[str] = ()
     """Addresses and networks whose ``X-Forwarded-For`` is believed."""
 
-    check_origin: tuple[str, ...] | None = None
+    check_origin: Collection[str] | None = None
     """Origins that browsers may come from beside the server's own; None is that one only, and
-    ``("none",)`` not even that."""
+    ``["none"]`` not even that."""
 
     refuse_with: str = "http"
     """How a client hears that the authenticator said no: ``http`` is a 401, which a browser's

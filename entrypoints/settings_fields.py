@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -205,11 +205,12 @@ def words(form: str, check: Callable[[str], object] = _text, *, optional: bool =
     def parse(value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
             value = [word.strip() for word in value.split(",") if word.strip()]
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, list | tuple | Set):
             raise TypeError
         for word in value:
             check(_text(word))
-        return tuple(value)
+        # A set has no order of its own, and what is set is shown and compared.
+        return tuple(sorted(value)) if isinstance(value, Set) else tuple(value)
 
     return Value(parse, f"a list of {form}", optional=optional)
 

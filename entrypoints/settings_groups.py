@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -55,7 +55,7 @@ class ServerSettings(Checked):
     port: int = 8080
     """0 takes a free one. ``PORT`` is taken too, after ``EYEWALL_SERVER__PORT``."""
 
-    allowed_hosts: tuple[str, ...] | None = None
+    allowed_hosts: Collection[str] | None = None
     """Hosts that requests may be for; None is every one. Off: the names under which a server
     is reached, health checks included, only its owner knows."""
 
@@ -63,7 +63,7 @@ class ServerSettings(Checked):
     """Whether ``serve`` and ``run()`` show a page at ``/``, to a browser on the same machine and
     to no other: whoever has just begun wants to see that something is there."""
 
-    allow_unsafe: tuple[str, ...] = ()
+    allow_unsafe: Collection[str] = ()
     """What may be unsafe all the same: ``split_state``, a bus that other nodes share with
     state or history that they don't. Nothing else is refused at the start."""
 
@@ -181,7 +181,7 @@ class AuthSettings(Checked):
     public_key: str | None = None
     """For ``jwt``: the path of a file with the public key in PEM, in place of ``key``."""
 
-    algorithms: tuple[str, ...] = ()
+    algorithms: Collection[str] = ()
     """For ``jwt``: the only ones that are accepted. There is no default, because what a
     token says of itself must not decide."""
 

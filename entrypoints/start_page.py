@@ -27,8 +27,13 @@ SOURCE: Final = Path(__file__).parent / "start_page.html"
 MESSAGE: Final = '{"topic": "echo:ping", "data": {"text": "hello"}}'
 """What stands in the field at first; the README's ten lines answer it."""
 
-_FORWARDED: Final = re.compile("x-forwarded-.*|x-real-ip|forwarded|via", re.IGNORECASE)
-"""What a proxy adds to a request (RFC 7239; RFC 9110, 7.6.3), or is commonly told to add."""
+_FORWARDED: Final = re.compile(
+    r"(?:x-)?(?:original-)?forwarded(?:-.*)?|via|cdn-loop|x-(?:original|envoy)-.*"
+    r"|(?:.*-)?(?:real|client|connecting)-ip",
+    re.IGNORECASE,
+)
+"""What a proxy adds to a request (RFC 7239; RFC 8586; RFC 9110, 7.6.3), or is commonly told to
+add."""
 
 _HOST: Final = re.compile(
     r"(?:(?P<name>(?:[a-z0-9-]+\.)*localhost|[0-9.]+)|\[(?P<six>[0-9a-f:.]+)\])(?::[0-9]+)?",
@@ -40,12 +45,14 @@ def is_local(request: HTTPServerRequest) -> bool:
     """Whether a request comes from a browser on this machine, and by no proxy.
 
     A proxy on this machine comes from it, too. Many speak HTTP/1.0 to what is behind them,
-    and those that pass on the ``Host`` give themselves away by it.
+    those that pass on the ``Host`` give themselves away by it, and those that are only told to
+    pass an upgrade on announce one that is not there.
     """
     headers = request.headers
     return (
         request.version == "HTTP/1.1"
         and _is_loopback(request.remote_ip or "")
+        and "upgrade" not in headers.get("Connection", "").lower()
         and not any(_FORWARDED.fullmatch(name) for name in headers)
         and _names_loopback(headers.get_list("Host"))
     )
@@ -99,13 +106,16 @@ def _policy(socket: str) -> str:
     script, style = (
         b64encode(sha256(_between(tag).encode()).digest()).decode() for tag in ("script", "style")
     )
+    # To 'self' a socket belongs as well, but not in older browsers. An IPv6 address can't be
+    # named in a policy at all (CSP 3, 2.3.1).
+    named = "" if "[" in socket else f" {socket}"
     return "; ".join(
         [
             "default-src 'none'",
             f"script-src 'sha256-{script}'",
             f"style-src 'sha256-{style}'",
             "img-src data:",
-            f"connect-src 'self' {socket}",
+            f"connect-src 'self'{named}",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

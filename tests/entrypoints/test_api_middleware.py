@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -225,6 +226,23 @@ async def test_trace_opens_a_span_around_the_handler():
 
     assert [what for what, _ in spans] == ["in", "handler", "out"]
     assert spans[0][1] == {"traceparent": "x"}
+
+
+async def test_a_function_will_do_for_a_tracer():
+    """As for every port of one method: for the whole server, and for a route."""
+    spans = []
+
+    @contextlib.contextmanager
+    def span(name, headers, attributes):
+        spans.append(name)
+        yield
+
+    server = Server(tracer=span)
+    server.handle("a:*", lambda ctx, msg: None, trace(span))
+    async with running(server), peer(server) as client:
+        await client.request("a:b")
+
+    assert spans == ["a:*", "a:*"]
 
 
 async def test_a_plain_handler_that_is_slow_is_answered_when_it_ends():

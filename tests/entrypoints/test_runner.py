@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import IO, Any
 
 import pytest
 
+from eyewall import Server
 from tests.entrypoints.wire import WITHIN, peer
 from tests.faults.support import die_with_parent
 
@@ -296,6 +298,31 @@ def test_what_a_hook_could_not_listen_on_is_a_fault_with_its_trace():
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "the port of something else" in done.stderr
+
+
+async def test_a_loop_that_runs_already_is_told_with_what_to_do():
+    """As in a notebook, where the first thing one tries is the README's last line."""
+    with pytest.raises(RuntimeError, match=r"await server\.start\(port="):
+        Server().run(port=0)
+
+
+def test_run_always_listens():
+    """A server that serves until a signal, and that nobody can reach, is no one's wish."""
+    with pytest.raises(ValueError, match="port must be a whole number from 0 to 65535, not None"):
+        Server().run(port=None)
+
+
+def test_a_sentence_that_can_t_be_said_does_not_change_the_end(monkeypatch):
+    said = io.StringIO()
+    said.close()
+    monkeypatch.setattr(sys, "stderr", said)
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as taken,
+        pytest.raises(SystemExit) as end,
+    ):
+        Server().run(port=taken.getsockname()[1])
+
+    assert end.value.code == 1
 
 
 def test_a_program_that_wants_to_go_on_may():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from eyewall import Server, Settings
 from eyewall.domain.mailbox import MailboxLimits
 from eyewall.settings_groups import (
     AuthSettings,
@@ -58,3 +59,24 @@ def test_what_is_to_be_stored_needs_a_place(wrong, key):
 def test_what_is_kept_has_the_limits_of_the_domain():
     assert OfflineSettings().kind == "none"
     assert MailboxLimits(**OfflineSettings().limits()) == MailboxLimits()
+
+
+def test_several_words_may_come_in_whatever_holds_them():
+    """As ``Server`` takes them; a set is kept in an order, for what is shown."""
+    settings = Settings(
+        client_commands={"leave", "join"},
+        check_origin=["https://a.example"],
+        trusted_proxies=frozenset({"10.0.0.1"}),
+        server=ServerSettings(allowed_hosts={"b.example": 1, "a.example": 2}.keys()),
+    )
+
+    assert settings.client_commands == ("join", "leave")
+    assert settings.check_origin == ("https://a.example",)
+    assert settings.server.allowed_hosts == ("a.example", "b.example")
+    assert Server.from_settings(settings).options.trusted_proxies == ("10.0.0.1",)
+
+
+@pytest.mark.parametrize("wrong", [{1, "join"}, {"join": True}, {"jump"}], ids=str)
+def test_what_holds_something_else_is_a_mistake(wrong):
+    with pytest.raises(SettingsError, match="client_commands: expected true or false, or a list"):
+        Settings(client_commands=wrong)

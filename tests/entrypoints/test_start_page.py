@@ -74,6 +74,13 @@ async def test_head_is_answered_too(port):
         {"Forwarded": "for=203.0.113.7"},
         {"X_Real_IP": "203.0.113.7"},
         {"Via": "1.1 proxy"},
+        {"X_Forwarded": "203.0.113.7"},
+        {"X_Original_Forwarded_For": "203.0.113.7"},
+        {"CF_Connecting_IP": "203.0.113.7"},
+        {"True_Client_IP": "203.0.113.7"},
+        {"X_Client_IP": "203.0.113.7"},
+        {"CDN_Loop": "a"},
+        {"Connection": "upgrade"},
         {"Host": "live.example.com"},
         {"Host": "203.0.113.7"},
         {"Host": "localhost.example.com"},
@@ -96,6 +103,13 @@ async def test_every_name_of_the_own_machine_will_do(port, host):
 
     assert status == 200
     assert f"ws://{host}/ws" in text
+
+
+async def test_a_policy_names_no_ipv6_address(port):
+    """It can't, and a browser complains of one that does; the own socket is meant by 'self'."""
+    _, _, headers = await ask(port, Host=f"[::1]:{port}")
+
+    assert "connect-src 'self';" in headers["Content-Security-Policy"]
 
 
 async def test_a_proxy_of_the_old_protocol_finds_nothing(port):

@@ -122,6 +122,7 @@ from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.client import Client
 from eyewall.middleware import auth_required, log, rate_limit, recover, trace, validate
+from eyewall.settings_groups import AuthSettings, ServerSettings
 from eyewall.testing import TestHub
 
 # --- who it is
@@ -191,6 +192,20 @@ authenticators: list[Authenticator] = [
     JwtAuthenticator("k" * 32, algorithms=["HS256"]),
 ]
 access: AccessController = Access()
+
+
+async def pace(key: str) -> float:
+    return 0.0
+
+
+def anything(topic: str, event: str, data: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def span(name: str, headers: Mapping[str, str], attributes: Mapping[str, Any]) -> Iterator[None]:
+    yield
+
+
 limiter: Limiter = TokenBucketLimiter(rate=10, burst=20)
 slow: Limiter = Slow()
 tracer: Tracer = Spans()
@@ -236,6 +251,16 @@ Server(
     trusted_proxies={"10.0.0.1"},
     check_origin={"https://a.example", "null"},
 )
+
+
+settings = Settings(
+    trusted_proxies=["10.0.0.0/8"],
+    check_origin={"https://a.example"},
+    client_commands={"join", "leave"},
+    server=ServerSettings(allowed_hosts=["a.example"], allow_unsafe=["split_state"]),
+    auth=AuthSettings(algorithms=["HS256"]),
+)
+Server.from_settings(settings, tracer=span)
 
 
 def from_file() -> Server:
@@ -309,6 +334,8 @@ async def timing(ctx: Context, msg: Envelope, next: Handler) -> object:
 
 around: Middleware = timing
 server.use(recover(logger), log(), trace(tracer), validate(validator), around)
+server.use(trace(span), validate(anything), rate_limit(pace), rate_limit(lambda key: 0.0))
+Server(limiter=pace, validator=anything, tracer=span)
 server.use(rate_limit(slow, key=lambda ctx: ctx.user_id or "nobody"), timing)
 server.handle("chat:*", untyped, timing)
 
@@ -495,6 +522,7 @@ async def messages(conn_id: str) -> None:
     await hub.emit_to_room("lab", note, options)
     await hub.emit_to_room_except("lab", [conn_id], note)
     await hub.emit_to_room_except("lab", conn_id, note)
+    await hub.emit_to_room_except("lab", (conn.id for conn in hub.connections()), note)
     await hub.emit_to_room_except("lab", {conn.id for conn in hub.connections()}, note)
     for target in (Target.user("ada"), Target.room("lab"), Target.conn(conn_id)):
         result = await hub.emit_with_ack(target, note, AckOptions(timeout=1, require_all=True))
