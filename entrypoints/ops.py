@@ -19,10 +19,12 @@ from typing import Any
 from eyewall.application.ports import Logger
 from eyewall.application.stalls import Stalls
 from eyewall.listener import CannotListen, Listener
+from eyewall.settings_schema import LOCAL
 
 
 def check(host: object, port: object) -> None:
-    """Raise ``ValueError`` for what is no address to listen on; a port of None is none."""
+    """Raise ``ValueError`` for what is no address to listen on; a port of None is none, and with
+    a host beside it a mistake that would leave everything on the clients' port."""
     if not isinstance(host, str):
         raise ValueError(f"ops_host must be a string, not {host!r:.80}")
     fits = port is None or (type(port) is int and 0 <= port <= 65535)
@@ -30,6 +32,8 @@ def check(host: object, port: object) -> None:
         raise ValueError(
             f"ops_port must be None or a whole number from 0 to 65535, not {port!r:.80}"
         )
+    if port is None and host != LOCAL:
+        raise ValueError("ops_host needs ops_port beside it")
 
 
 class CannotServeOps(CannotListen):

@@ -247,6 +247,7 @@ async def test_a_request_that_does_not_come_to_its_end_is_cut():
         ({"ops_port": True}, "ops_port must be None or a whole number"),
         ({"ops_port": "9100"}, "ops_port must be None or a whole number"),
         ({"ops_port": 9100, "ops_host": None}, "ops_host must be a string, not None"),
+        ({"ops_host": "10.0.0.5"}, "ops_host needs ops_port beside it"),
     ],
 )
 def test_a_wrong_address_is_told_where_the_server_is_built(wrong, text):
