@@ -139,7 +139,7 @@ class Messages:
     ) -> AckResult:
         """Send to all that ``target`` means, and wait for all acks or the time-out.
 
-        Raises ``AckTimeout`` under ``require_all`` if one was missing.
+        Raises ``AckTimeout`` under ``require_all`` if an answer did not come in time.
         """
         given: object = target
         if not isinstance(given, Target):

@@ -132,8 +132,8 @@ class Messaging(Registrations):
 
         The result names who has acked, who has refused, and of whom no answer came. A user or
         connection that is not there counts as one that was expected; a room that is not there has
-        nobody. Raises ``AckTimeout``, which has the result, under ``require_all`` if one was
-        missing.
+        nobody. Raises ``AckTimeout``, which has the result, under ``require_all`` if an answer did
+        not come in time; a nack, a connection that closes and a user who is away raise nothing.
         """
         _check(options, AckOptions, "options")
         return await self._node.offline.with_ack(target, message, options)

@@ -151,7 +151,8 @@ class SendOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckOptions:
-    """How long to wait for acks, and whether one that is missing is an error."""
+    """How long to wait for acks, in seconds, and whether one that does not come in time is an
+    error."""
 
     timeout: Seconds = 5.0
     require_all: bool = False

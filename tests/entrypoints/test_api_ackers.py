@@ -26,6 +26,7 @@ from tests.entrypoints.wire import UNIT, WITHIN, Peer, eventually, peer, soon
 
 SHORT = AckOptions(timeout=0.2 * UNIT)
 LONG = AckOptions(timeout=WITHIN)
+ALL = AckOptions(timeout=WITHIN, require_all=True)
 ACKED = SendOptions(require_ack=True, ack_timeout=WITHIN)
 
 
@@ -91,11 +92,12 @@ async def test_each_device_is_named_and_an_ack_that_comes_twice_counts_once(hous
 
 
 async def test_who_leaves_meanwhile_is_named(pair):
-    """The end of a connection settles it; leaving the room does not take the message back."""
+    """The end of a connection settles it, and is no time-out; leaving the room does not take
+    the message back."""
     async with peer(pair.there, query="?name=cy") as cy:
         for client in (pair.ada, pair.ben, cy):
             await client.join("r")
-        emitting = started(pair.here.hub.emit_with_ack(Target.room("r"), NEWS, LONG))
+        emitting = started(pair.here.hub.emit_with_ack(Target.room("r"), NEWS, ALL))
         for client in (pair.ada, cy):
             await client.receive()
         await cy.socket.close()
@@ -113,9 +115,10 @@ async def test_who_leaves_meanwhile_is_named(pair):
 
 
 async def test_who_is_not_there_is_named_as_far_as_that_is_known(house):
-    user = await house.hub.emit_with_ack(Target.user(CY), NEWS, LONG)
-    conn = await house.hub.emit_with_ack(Target.conn("nobody"), NEWS, LONG)
-    room = await house.hub.emit_with_ack(Target.room("nowhere"), NEWS, LONG)
+    """It is known at once, and no time-out: ``require_all`` raises nothing."""
+    user = await house.hub.emit_with_ack(Target.user(CY), NEWS, ALL)
+    conn = await house.hub.emit_with_ack(Target.conn("nobody"), NEWS, ALL)
+    room = await house.hub.emit_with_ack(Target.room("nowhere"), NEWS, ALL)
 
     assert (user.expected, user.silent) == (1, (Acker("cy", None),))
     assert (conn.expected, conn.silent) == (1, (Acker(None, "nobody"),))
