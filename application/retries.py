@@ -18,7 +18,7 @@ from eyewall.application.offline import Offline
 from eyewall.application.ports import Clock
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Message
-from eyewall.domain.errors import Nacked
+from eyewall.domain.errors import ConnectionClosed, Nacked
 from eyewall.domain.identity import UserId
 from eyewall.domain.report import (
     DROP,
@@ -113,6 +113,8 @@ class Retries:
         started, started_at = self._clock.now(), self._clock.wall()
         reports = (await self._offline.to_users([user_id], message, options, skip=skip)).reports
         errors = [report.error for report in reports if report.status not in _TAKEN]
+        if not reports:  # whoever was still to be asked has gone
+            errors = [ConnectionClosed(f"every connection of {user_id} that is left has answered")]
         took = self._clock.now() - started
         success = len(errors) < len(reports)
         error = errors[0] if errors else None

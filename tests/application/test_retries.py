@@ -5,7 +5,14 @@ import asyncio
 import pytest
 
 from eyewall.domain.envelope import Message
-from eyewall.domain.errors import AckTimeout, Misuse, Nacked, QueueFull, UserOffline
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    Misuse,
+    Nacked,
+    QueueFull,
+    UserOffline,
+)
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.report import FailureReason, SendOptions
 from eyewall.domain.retry import RetryPolicy
@@ -184,3 +191,20 @@ async def test_who_said_no_is_not_asked_again(one):
     assert phone.heard() == []
     assert result.success
     assert len(result.attempts) == 2
+
+
+async def test_when_who_was_to_be_asked_again_has_gone_the_result_has_an_error(one):
+    """Of those that are left each has said no: a failure is never one without a reason."""
+    phone, laptop = await one.connect("ada"), await one.connect("ada")
+    sending = asyncio.ensure_future(one.hub.send_to_user_with_retry("ada", NEWS, EVEN, ACKED))
+    await settle()
+    phone.nack(phone.heard()[0])
+    await one.advance(3.0)
+    await one.hub.disconnect_conn(laptop.id)
+
+    result = await through(one, sending)
+
+    assert not result.success
+    assert [attempt.success for attempt in result.attempts] == [False, False]
+    assert isinstance(result.final_error, ConnectionClosed)
+    assert result.attempts[-1].error is result.final_error
