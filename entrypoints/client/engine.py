@@ -206,9 +206,7 @@ class Engine:
         until = loop.time() + timeout
         seen = progress()
         try:
-            async with asyncio.timeout_at(until):
-                await self._requests.turns.acquire()
-            try:
+            async with self._requests.turn(until):
                 with self._requests.open(topic, data, on_answer=on_answer) as pending:
                     async with asyncio.timeout_at(until):
                         await self.post(pending)
@@ -218,8 +216,6 @@ class Engine:
                             raise TimeoutError
                         seen, until = progress(), loop.time() + timeout
                     return pending.answer.result()
-            finally:
-                self._requests.turns.release()
         except TimeoutError:
             raise AckTimeout(f"no answer to {topic} within {timeout:g} s") from None
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,6 +86,8 @@ class Requests:
         self._numbers = itertools.count(1)
         self._pending: dict[str, Pending] = {}
         self._turns = asyncio.Semaphore(MOST)
+        self._end: tuple[str, BaseException | None] | None = None
+        """Why all that waited have failed, the last time."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -124,10 +126,22 @@ class Requests:
     def _next_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
 
-    @property
-    def turns(self) -> asyncio.Semaphore:
-        """Hold it for as long as a request is open."""
-        return self._turns
+    @contextlib.asynccontextmanager
+    async def turn(self, until: float) -> AsyncIterator[None]:
+        """Wait until one more request may be open, and hold the turn for as long as it is.
+
+        Raises ``TimeoutError`` at the loop's time ``until``, and ``ConnectionClosed`` if all
+        have failed meanwhile: the connection that comes then may be another user's.
+        """
+        end = self._end
+        async with asyncio.timeout_at(until):
+            await self._turns.acquire()
+        try:
+            if self._end is not None and self._end is not end:
+                raise _closed(*self._end)
+            yield
+        finally:
+            self._turns.release()
 
     def is_answer(self, message: Envelope[Any]) -> bool:
         """Take in an ack, nack or error; False for a message of the application's own.
@@ -168,12 +182,17 @@ class Requests:
         return found
 
     def close(self, text: str, cause: BaseException | None = None) -> None:
-        """No connection comes any more: fail all."""
+        """No connection comes any more: fail all, those that wait for their turn too."""
+        self._end = (text, cause)
         for pending in self._pending.values():
             if not pending.answer.done():
-                error = ConnectionClosed(text)
-                error.__cause__ = cause
-                pending.answer.set_exception(error)
+                pending.answer.set_exception(_closed(text, cause))
+
+
+def _closed(text: str, cause: BaseException | None) -> ConnectionClosed:
+    error = ConnectionClosed(text)
+    error.__cause__ = cause
+    return error
 
 
 def _encode(topic: str, data: Any, *, id: str) -> bytes:

@@ -20,6 +20,7 @@ from eyewall import (
     Unavailable,
 )
 from eyewall.client import State
+from eyewall.client.requests import MOST
 from tests.entrypoints.client_support import (
     Script,
     client,
@@ -180,6 +181,31 @@ async def test_what_waits_fails_and_does_not_go_out_under_another_s_name():
         await c.send("say", "ben's")
 
         assert (await line.receive())["data"] == "ben's"
+
+
+async def test_what_waits_for_its_turn_fails_as_well():
+    """More requests than may be open: the rest finds the next user's connection."""
+    async with talking(token="ada") as (script, c, line):
+        asked = [asyncio.ensure_future(c.request("do", n, timeout=60)) for n in range(MOST + 2)]
+        for _ in range(MOST):
+            await line.expect("do")
+
+        @c.on_state
+        def log_in(state: State) -> None:
+            if state is State.CLOSED:
+                c.set_token("ben")
+
+        turn_away(script)
+        line.cut()
+        later = await script.line()
+        await later.resumed()
+        await soon(c.ready())
+        await c.send("ben:says")
+        await later.expect("ben:says")
+        failed = await soon(asyncio.gather(*asked, return_exceptions=True))
+
+    assert {type(error) for error in failed} == {ConnectionClosed}
+    assert {type(error.__cause__) for error in failed} == {Unauthorized}
 
 
 @pytest.mark.parametrize("wait", [None, "token"])
