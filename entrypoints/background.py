@@ -65,7 +65,8 @@ class Run:
         """End what runs; a coroutine that waits is closed, without a warning that it was
         never awaited."""
         if self.task is not None:
-            self.task.cancel()
+            if not self.task.cancelling():  # a second one would cut its clean-up short
+                self.task.cancel()
         elif inspect.iscoroutine(self.work):
             self.work.close()
 
@@ -189,7 +190,8 @@ class BackgroundTask:
     def cancel(self) -> None:
         """End the work: what waits for the start never runs, what runs gets a
         ``CancelledError`` where it awaits, and a function does not run in later lives of the
-        server either. May be called again, by the work itself, and when it has ended.
+        server either. May be called by the work itself, when it has ended, and again, which
+        leaves a clean-up alone.
         """
         owner = self._owner()
         owner.cancel(owner.here(self._run))
