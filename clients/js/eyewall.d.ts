@@ -264,6 +264,7 @@ export function newId(): string;
 export class Recent<K = any, V = any> {
   constructor(bound: number);
   get(key: K): V | undefined;
+  take(key: K): V | undefined;
   add(key: K, value: V): void;
 }
 

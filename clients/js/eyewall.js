@@ -111,6 +111,13 @@ export class Recent {
     return this.#kept.get(key);
   }
 
+  /** Return what is there, and forget it. */
+  take(key) {
+    const found = this.#kept.get(key);
+    this.#kept.delete(key);
+    return found;
+  }
+
   add(key, value) {
     this.#kept.set(key, value);
     if (this.#kept.size > this.#bound) this.#kept.delete(this.#kept.keys().next().value);
@@ -623,6 +630,7 @@ export class Client {
   #aside = new Aside();
   #left = new Set(); // rooms that the application wants to be out of, until the hub says so too
   #seen = new Recent(SEEN); // id -> {answer, link}: what became of it, and who waits for that
+  #owed = new Recent(SEEN); // id -> link: asked for an ack ahead of its turn, and comes again
   #handlers = new Callbacks();
   #listeners = { state: new Callbacks(), lost: new Callbacks(), error: new Callbacks() };
 
@@ -1137,6 +1145,7 @@ export class Client {
     this.#link?.end();
     this.#link = null;
     this.#aside = new Aside();
+    this.#owed = new Recent(SEEN);
   }
 
   #end(info) {
@@ -1471,7 +1480,9 @@ export class Client {
 
   /** Something before it is missing: it is being sent already, or is to be asked for. */
   #isEarly(link, message, size) {
-    const { stream } = message;
+    const { id, stream, ack } = message;
+    // What comes again is what the room keeps, and asks for no ack.
+    if (ack && id !== undefined) this.#owed.add(id, link);
     const isSent = link.resuming.has(stream.room) || this.#positions.replays(stream.room).length;
     if (isSent) this.#aside.keep(stream, message, size);
     else this.#letRun(this.#catchUp(link, stream.room));
@@ -1490,7 +1501,8 @@ export class Client {
 
   async #handle(link, message) {
     const { id, ack } = message;
-    const handling = { answer: null, link: ack ? link : null };
+    const owed = this.#owed.take(id) ?? null;
+    const handling = { answer: null, link: ack ? link : owed };
     if (id !== undefined) this.#seen.add(id, handling);
     handling.answer = await this.#run(message);
     if (handling.link !== null) this.#write(handling.link, handling.answer);

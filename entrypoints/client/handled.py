@@ -25,11 +25,13 @@ class Work(Generic[A]):
 class Handled(Generic[A]):
     """Messages by their ids; the oldest are forgotten first."""
 
-    __slots__ = ("_limit", "_works")
+    __slots__ = ("_limit", "_owed", "_works")
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._works: dict[str, Work[A]] = {}
+        self._owed: dict[str, A] = {}
+        """Where the acks are to go of messages that could not be handled when they came."""
 
     def __len__(self) -> int:
         return len(self._works)
@@ -38,10 +40,21 @@ class Handled(Generic[A]):
         """Return what became of the message; None for one that is new."""
         return None if message_id is None else self._works.get(message_id)
 
+    def owe(self, message_id: str | None, asker: A) -> None:
+        """A message that asks for an ack was not its room's next, or had no place. It comes
+        again as the room keeps it, and that does not ask: its ack goes to ``asker``."""
+        if message_id is not None:
+            self._owed[message_id] = asker
+            if len(self._owed) > self._limit:
+                del self._owed[next(iter(self._owed))]
+
     def begin(self, message_id: str | None, asker: A | None) -> Work[A]:
         """Take in a new message."""
         work = Work(asker)
         if message_id is not None:
+            if self._owed:
+                owed = self._owed.pop(message_id, None)
+                work.asker = owed if asker is None else asker
             self._works[message_id] = work
             if len(self._works) > self._limit:
                 del self._works[next(iter(self._works))]

@@ -8,7 +8,7 @@ Rules of this file:
 1. Nothing here waits: what has no place in its queue is a gap, to be filled later, if its
    room keeps history, and is counted as dropped if not.
 2. A message that asks for an ack gets one, when it has been handled; its repeats get the
-   same again.
+   same again. That holds also where it was handled as its room keeps it, without asking.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Receiver:
             self.counts.repeats += 1
             self._answer_again(arrival)
         else:
-            self.counts.gaps += 1
+            self._is_gap(arrival)
             self._rooms.early(at, arrival, arrival.size)
             self._behind()
 
@@ -156,13 +156,19 @@ class Receiver:
         assert at is not None
         queue = self._queue(arrival)
         if not self._deliver(arrival, again=self._rooms.is_wanted_again(at)):
-            self.counts.gaps += 1
+            self._is_gap(arrival)
             self._rooms.missed(at, queue)
             self._behind()
             return False
         if self._rooms.took(at):
             self._lost(at.room, None)
         return True
+
+    def _is_gap(self, arrival: Arrival) -> None:
+        """It is not handled now, and comes again."""
+        self.counts.gaps += 1
+        if arrival.message.ack:
+            self._handled.owe(arrival.message.id, arrival.link)
 
     # --- to the application
 

@@ -30,3 +30,23 @@ def test_the_oldest_is_forgotten_first():
     assert len(handled) == LIMIT
     assert handled.find("m0") is None
     assert handled.find("m1") is not None
+
+
+def test_an_ack_that_is_owed_goes_where_it_was_asked_for_once():
+    handled: Handled[str] = Handled()
+    for message_id in ("m1", "m2"):
+        handled.owe(message_id, "link")
+
+    assert handled.begin("m1", None).asker == "link"
+    assert handled.begin("m1", None).asker is None
+    assert handled.begin("m2", "newer").asker == "newer"
+    assert handled.begin("m2", None).asker is None
+
+
+def test_the_oldest_that_is_owed_is_forgotten_first():
+    handled: Handled[str] = Handled()
+    for number in range(LIMIT + 1):
+        handled.owe(f"m{number}", "link")
+
+    assert handled.begin("m0", None).asker is None
+    assert handled.begin("m1", None).asker == "link"

@@ -8,12 +8,12 @@ import contextlib
 import pytest
 
 from eyewall import (
+    AckOptions,
     AckTimeout,
     JoinForbidden,
     NotAMember,
     QueueConfig,
     RoomOptions,
-    SendOptions,
     Target,
     Unavailable,
     ValidationError,
@@ -24,7 +24,7 @@ from eyewall.client import State
 from tests.entrypoints.client_support import client, reopened, talking, through
 from tests.entrypoints.house import commanded
 from tests.entrypoints.test_client_recover import Heard, at, recovered
-from tests.entrypoints.wire import UNIT, eventually, soon
+from tests.entrypoints.wire import UNIT, WITHIN, eventually, soon
 from tests.faults.proxy import TcpProxy
 
 KEEPS = RoomOptions(history_size=500)
@@ -188,8 +188,8 @@ async def test_holes_of_messages_for_others_hold_up_nothing():
         assert answer["recovered"]
 
 
-async def test_a_message_that_asks_for_an_ack_is_handled_once_meanwhile():
-    """It overtakes the replay, which brings it in its turn."""
+async def test_a_message_that_asks_for_an_ack_is_handled_and_acked_once_meanwhile():
+    """It overtakes the replay, which brings it in its turn, and the server asks only once."""
 
     class Slow(MemoryHistory):
         gate = asyncio.Event()
@@ -210,15 +210,17 @@ async def test_a_message_that_asks_for_an_ack_is_handled_once_meanwhile():
         joining = asyncio.ensure_future(c.join("r", since="start"))
         await eventually(lambda: server.hub.connection(c.conn_id).rooms == {"r"})
 
-        options = SendOptions(require_ack=True, retry_max=5, ack_timeout=0.3 * UNIT)
         message = ServerMessage("room:r", data=3)
-        sending = asyncio.ensure_future(server.hub.emit_to_room("r", message, options))
+        options = AckOptions(timeout=2 * WITHIN)
+        sending = asyncio.ensure_future(
+            server.hub.emit_with_ack(Target.room("r"), message, options)
+        )
         await eventually(lambda: c.counts.gaps == 1)
         store.gate.set()
         await soon(joining)
 
         await heard.until(1, 2, 3)
-        assert await soon(sending) == 1
+        assert [acker.conn_id for acker in (await soon(sending)).acked] == [c.conn_id]
         assert heard.data == [1, 2, 3]
 
 

@@ -412,3 +412,32 @@ def test_what_is_ahead_of_its_turn_is_not_acked(desk):
     desk.placed(7, ack=True)
 
     assert desk.link.written == []
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+async def test_it_is_acked_when_it_has_come_again_as_the_room_keeps_it(desk, is_asked):
+    """That does not ask for an ack, and the server may not ask again."""
+    desk.receiver.callbacks.add("room:r", lambda message: message.data)
+    desk.placed(1)
+    if is_asked:
+        desk.rooms.ask_all()
+    desk.placed(3, ack=True)
+    desk.placed(2)
+    assert desk.link.written == []
+    desk.placed(3)
+    desk.placed(4)
+    async with working(desk):
+        assert (await desk.link.next())["result"] == 3
+
+    assert desk.link.written == []
+
+
+async def test_so_is_one_that_had_no_place_in_its_queue(desk):
+    for offset in range(1, 6):
+        desk.placed(offset, ack=offset == 5)
+    desk.receiver.iterated.clear()
+    desk.placed(5)
+    ((arrival, _),) = desk.receiver.iterated._items
+    arrival.settle(b'{"data": "handled"}')
+
+    assert await desk.link.next() == "handled"

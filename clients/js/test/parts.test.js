@@ -65,6 +65,7 @@ test("the oldest is forgotten first", () => {
   for (const id of ["a", "b", "c"]) recent.add(id, id.toUpperCase());
 
   assert.deepEqual(["a", "b", "c"].map((id) => recent.get(id)), [undefined, "B", "C"]);
+  assert.deepEqual(["b", "b", "c"].map((id) => recent.take(id)), ["B", undefined, "C"]);
 });
 
 test("the outbox keeps the order, gives back what is taken back, and has a bound", () => {

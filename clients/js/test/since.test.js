@@ -197,13 +197,17 @@ test("what there is no room for aside is asked for, also where it was handled be
 test("a message that asks for an ack overtakes the replay, and is handled once", async () => {
   const { hub, seen } = await joining();
   hub.tell(3, { ack: true });
+  await settled();
+  assert.deepEqual(hub.acks, []);
   for (const offset of [1, 2, 3]) hub.tell(offset);
+  await settled();
+  assert.deepEqual(hub.acks.map(({ ref }) => ref), ["e1-3"]); // the hub need not ask again
   hub.answer(joins()[0], said(3));
   hub.tell(3, { ack: true });
   await settled();
 
   assert.deepEqual(seen, [1, 2, 3]);
-  assert.deepEqual(hub.acks.map(({ ref }) => ref), ["e1-3"]);
+  assert.deepEqual(hub.acks.map(({ ref }) => ref), ["e1-3", "e1-3"]);
 });
 
 test("a repeat that asks for an ack begins no replay", async () => {
