@@ -13,6 +13,7 @@ import socket
 import ssl as tls
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from traceback import walk_tb
 from types import EllipsisType
 from typing import Any
 
@@ -182,7 +183,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
                 # Port 0 is a free one: the same for all.
                 number = port or (sockets[0].getsockname()[1] if sockets else 0)
                 try:
-                    sockets += bind_sockets(number, address, backlog=BACKLOG)
+                    sockets += _bound(number, address)
                 except UnicodeError:  # "a..b" can't be a name, and is not looked up
                     raise socket.gaierror(socket.EAI_NONAME, f"no name: {one!r:.80}") from None
                 except OSError as error:
@@ -197,6 +198,24 @@ def _bind(host: str, port: int) -> list[socket.socket]:
                 sock.close()
         raise
     return sockets
+
+
+def _bound(port: int, address: str) -> list[socket.socket]:
+    """What ``bind_sockets`` gives; what it had open when it failed is closed.
+
+    It leaves that to the garbage collector: until whoever was told forgets the error, the
+    process would hold a part of the port itself.
+    """
+    try:
+        return bind_sockets(port, address, backlog=BACKLOG)
+    except OSError as error:
+        for frame, _ in walk_tb(error.__traceback__):
+            if frame.f_code is bind_sockets.__code__:
+                known = frame.f_locals
+                for left in (*known.get("sockets", ()), known.get("sock")):
+                    if left is not None:
+                        left.close()
+        raise
 
 
 class _ForeignHost(Matcher):

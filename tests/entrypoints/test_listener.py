@@ -186,6 +186,17 @@ async def test_where_one_of_several_can_t_be_had_none_is_taken():
     assert is_free(port)
 
 
+def test_nothing_stays_open_for_whoever_was_told_that_a_port_is_in_use():
+    """And keeps the error: what Tornado had opened would go with that only."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(CannotListen) as told:
+            Listener("127.0.0.1", taken.getsockname()[1], None)
+
+        assert os.listdir("/proc/self/fd") == before
+        assert told.value.errno == errno.EADDRINUSE
+
+
 # --- a port that can't be had
 
 
