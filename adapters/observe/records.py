@@ -76,7 +76,8 @@ class _LastResort(logging.Handler):
                 "error": shown(error),
             }
         with suppress(BaseException):  # a stream that is closed, or full
-            getattr(write, _level(record.levelno))(text, **fields)
+            # Bound, and not given to the call, whose own arguments have names too.
+            getattr(write.bind(**fields), _level(record.levelno))(text)
 
 
 def _level(number: int) -> str:

@@ -41,7 +41,8 @@ async def records():
     log.debug("debugged")
     log.info("informed")
     log.warning("%s", "two\\nlines")
-    log.critical("worst", extra={"room": "lab", "password": "hunter2", "event": "none"})
+    fields = {"room": "lab", "password": "hunter2", "event": "none", "method_name": "pay"}
+    log.critical("worst", extra=fields)
     log.error("Bearer hunter2")
     log.warning("%d", "no number")
     try:
@@ -157,6 +158,7 @@ def test_what_others_log_has_their_name_and_its_level(noisy):
     assert noisy.entries("debugged") == []
     worst = noisy.entry("worst")
     assert (worst["level"], worst["room"], worst["password"]) == ("critical", "lab", "***")
+    assert worst["method_name"] == "pay", "a name that structlog has for itself"
     assert noisy.entry("Bearer ***")
     broken = noisy.entry("log_record_failed")
     assert (broken["template"], broken["logger"]) == ("%d", "mine")
