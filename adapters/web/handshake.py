@@ -229,9 +229,9 @@ class SocketHandler(DiscreetHandler):
         )
 
     async def _check_origin(self, handshake: Handshake) -> None:
-        origins = handshake.headers.all("Origin")
+        origins, hosts = handshake.headers.all("Origin"), self._hosts(handshake)
         try:
-            allowed = self._door.origins.allow(origins, handshake, self._hosts(handshake))
+            allowed = self._door.origins.allow(origins, handshake, hosts)
             if inspect.isawaitable(allowed):
                 allowed = await self._in_time(allowed)
         except (Refusal, _TooLate, _Over):
@@ -239,8 +239,9 @@ class SocketHandler(DiscreetHandler):
         except BaseException as error:
             raise _failure(error, RefusalReason.ORIGIN_CHECK_FAILED) from error
         if not allowed:
-            host = harmless(handshake.headers.get("Host", ""))
-            hint = self._door.origins.why_not([harmless(text) for text in origins], host)
+            hint = self._door.origins.why_not(
+                [harmless(text) for text in origins], [harmless(text) for text in hosts]
+            )
             raise Refusal(RefusalReason.ORIGIN, 403, "this origin is not allowed", hint=hint)
 
     def _hosts(self, handshake: Handshake) -> list[str]:

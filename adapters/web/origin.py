@@ -80,15 +80,22 @@ class Origins:
         names = handshake.headers.all("Host") if hosts is None else hosts
         return self._takes_own and any(_is_same(origin, host) for host in names)
 
-    def why_not(self, origins: Sequence[str], host: str) -> str:
-        """Say for a log why these values were refused: what is wrong, and what helps."""
+    def why_not(self, origins: Sequence[str], hosts: Sequence[str]) -> str:
+        """Say for a log why these values were refused: what is wrong, and what helps.
+
+        ``hosts`` are the names that they were compared with: ``Host``, and what a trusted proxy
+        says that it was.
+        """
         if len(origins) > 1:
             return "more than one Origin"
         if self._decide is not None:
             return f"check_origin said no to origin {origins[0]}"
         if not self._takes_own:  # it may well be the own one
             return f'origin {origins[0]} is not let in: check_origin is "none"'
+        host, *told = hosts or [""]
         why = f"origin {origins[0]} is not Host {host}"
+        if told:
+            why += f", nor X-Forwarded-Host {told[0]}"
         if self._patterns:
             why += ", nor in check_origin"
         return f"{why}: list it in check_origin, or have the proxy in front pass Host on"

@@ -146,6 +146,17 @@ async def test_the_line_of_a_host_that_is_not_served_says_so_too(embedded, path)
         assert [line["hint"] for line in here.lines()] == ["Host here is not in allowed_hosts"]
 
 
+async def test_the_line_says_too_what_a_trusted_proxy_told_of_the_host():
+    async with serving(trusted_proxies=["127.0.0.1"]) as here:
+        # The proxy leaves the port out: both sides have to be seen to find that.
+        await here.status(Origin=f"{OTHER}:8443", X_Forwarded_Host="app.example")
+
+        (line,) = here.lines()
+        assert line["hint"].startswith(
+            f"origin {OTHER}:8443 is not Host here, nor X-Forwarded-Host app.example: "
+        )
+
+
 async def test_the_hint_shows_no_more_than_the_line_itself():
     async with serving() as here:
         await here.status(Origin="https://ada:s3cret@evil.example?token=s3cret", Host="x" * 500)
