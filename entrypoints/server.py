@@ -540,7 +540,8 @@ class Server:
         has set up ``logging`` or brought a logger of its own.
 
         Where the port can't be had it says so on standard error, and raises ``SystemExit(1)``;
-        ``start`` raises ``OSError`` instead. Whatever else ``start`` raises, it raises too.
+        ``start`` raises ``OSError`` instead. Whatever else ``start`` raises, it raises too, and
+        ``RuntimeError`` where an event loop runs in this thread already: ``start`` is for that.
         """
         try:
             serve(self, host, port, ssl, pages=pages)
