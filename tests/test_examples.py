@@ -380,6 +380,9 @@ async def test_answer_stream_is_stopped_in_all_windows_by_one_of_them(from_wheel
         window(browser, example) as other,
     ):
         for question in ("First?", "Second?"):
+            await one.get_by_label("Your question").fill(" ")
+            await one.get_by_role("button", name="Ask").click()
+            await expect(one.locator("#question:invalid")).to_have_count(1)
             await one.get_by_label("Your question").fill(question)
             await one.get_by_role("button", name="Ask").click()
             for page in (one, other):
@@ -395,6 +398,33 @@ async def test_answer_stream_is_stopped_in_all_windows_by_one_of_them(from_wheel
 
         assert texts[0] == texts[1]
         assert all("asks anew" not in text for text in texts[0])
+
+
+SCRIPTED = """export const connect = () =>
+  ({ on: (_, handler) => (globalThis.tell = handler), onLost() {}, onState() {}, async join() {} });
+"""
+"""A client that does nothing, and lets a test say what comes."""
+
+
+async def test_answer_stream_shows_an_answer_once_that_it_is_told_twice(from_wheel):
+    """Two servers that are gone one after the other leave it with two joins under way."""
+    async with (
+        running("answer_stream.py", **from_wheel) as example,
+        chromium() as browser,
+        window(browser, example) as page,
+    ):
+        await page.route(
+            "**/eyewall.js",
+            lambda route: route.fulfill(body=SCRIPTED, content_type="text/javascript"),
+        )
+        await page.reload()
+        said = [("question", "Why?"), ("piece", "So "), ("piece", "it is. "), ("end", "done")]
+        for event, text in (*said[:3], *said):
+            message = {"event": event, "data": {"answer": "a", "text": text}}
+            await page.evaluate("message => tell(message)", message)
+
+        await expect(page.locator("article")).to_have_count(1)
+        await expect(page.locator(".text")).to_have_text("So it is. ")
 
 
 async def test_answer_stream_takes_no_question_that_is_too_long_or_empty():

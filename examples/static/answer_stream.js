@@ -39,6 +39,8 @@ function begin() {
 /** What a message of the room does to the page; of an answer that is not shown, nothing. */
 const events = {
   question({ answer, text }) {
+    answers.get(answer)?.remove(); // it is told anew: between two cuts the page may have joined twice
+    answers.delete(answer);
     const element = make("article", "", "sheet");
     element.ariaBusy = "true";
     element.append(make("h2", text), make("p", "", "text"), make("p", "", "end"));
