@@ -38,6 +38,7 @@ from eyewall.application.packets import PACKET_SLACK
 from eyewall.application.presences import Presences
 from eyewall.application.publish import Publisher
 from eyewall.application.receive import Receiver
+from eyewall.application.refresh import Refresher
 from eyewall.application.repairs import Repairs
 from eyewall.application.replays import Replays
 from eyewall.application.replies import Replies
@@ -365,8 +366,13 @@ class Parts:
             publisher=self.publisher,
             histories=self.histories,
             resumer=self.resumer,
-            expiry=self.expiry,
-            authenticator=self._ports.authenticator,
+            refresher=Refresher(
+                connections=self.connections,
+                expiry=self.expiry,
+                authenticator=self._ports.authenticator,
+                clock=self._ports.clock,
+                logger=self.logger,
+            ),
         ).register(self.router, commands_of(self.config.client_commands))
 
     def _stored(self, locator: Locator, acks: Acks) -> Stored | None:

@@ -9,7 +9,6 @@ whose it is, and what it is in the room. One that has ended does nothing more.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -30,14 +29,12 @@ from eyewall.application.asked import (
 )
 from eyewall.application.connections import Connections
 from eyewall.application.context import Context
-from eyewall.application.expiry import Expiry
 from eyewall.application.fanout import FanOut
 from eyewall.application.histories import Histories, encoded
-from eyewall.application.middleware import method
 from eyewall.application.moderate import Moderator
-from eyewall.application.ports import Authenticator
 from eyewall.application.presences import MAX_TYPING, Presences
 from eyewall.application.publish import Publisher
+from eyewall.application.refresh import Refresher
 from eyewall.application.resume import Resumed, Resumer
 from eyewall.application.rooms import MAX_ROOMS, Rooms, TooManyRooms
 from eyewall.application.routes import Router
@@ -46,12 +43,9 @@ from eyewall.domain.commands import COMMANDS, switched_off
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import MAX_FIELD, REFRESH, RESUME, ROOM, SYSTEM, Envelope, Message
 from eyewall.domain.errors import (
-    ConnectionClosed,
-    Forbidden,
     Unauthorized,
     ValidationError,
 )
-from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import RoomId
 from eyewall.domain.membership import Member
 from eyewall.domain.presence import PresenceState
@@ -82,8 +76,7 @@ class Commands:
         publisher: Publisher,
         histories: Histories,
         resumer: Resumer,
-        expiry: Expiry,
-        authenticator: Authenticator | None,
+        refresher: Refresher,
     ) -> None:
         self._connections = connections
         self._rooms = rooms
@@ -93,14 +86,11 @@ class Commands:
         self._publisher = publisher
         self._histories = histories
         self._resumer = resumer
-        self._expiry = expiry
-        self._authenticate = (
-            None if authenticator is None else method(authenticator, "authenticate")
-        )
+        self._refresher = refresher
 
     def register(self, router: Router, on: Collection[str]) -> None:
         """Put the commands that are ``on`` into the route table; some are there in any case."""
-        router.add_command(REFRESH, self.refresh)
+        router.add_command(REFRESH, self._refresher.refresh)
         router.add_command(RESUME, self.resume)
         for name in COMMANDS:
             if name in on:
@@ -280,32 +270,6 @@ class Commands:
         check_speaker(ctx.conn, room_id)
         if self._rooms.moving and room_id in self._rooms.unsettled(ctx.conn):
             raise Unauthorized("who asks this has changed meanwhile: ask again")
-
-    # --- credentials
-
-    async def refresh(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """Take a new token for a connection whose token is about to expire."""
-        token = field_of(object_of(msg), "token", str, None)
-        if self._authenticate is None:
-            raise Unauthorized("there is nothing to refresh")
-        meta = self._authenticate(
-            Handshake(
-                query=Fields({"token": token}),
-                headers=Headers({"Authorization": f"Bearer {token}"}),
-                ip=ctx.meta.ip,
-            )
-        )
-        if inspect.isawaitable(meta):
-            meta = await meta
-        if meta is None:
-            raise Unauthorized("the token is not valid")
-        if meta.user_id != ctx.user_id:
-            raise Forbidden("the token is another user's")
-        if not ctx.conn.is_open:
-            raise ConnectionClosed("it ended meanwhile")
-        self._connections.set_meta(ctx.conn, {"expires_at": meta.expires_at, "roles": meta.roles})
-        self._expiry.watch(ctx.conn)
-        return {"expires_at": None if meta.expires_at is None else rfc3339(meta.expires_at)}
 
 
 # --- writing what a client reads

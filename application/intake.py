@@ -106,7 +106,7 @@ class Inbound:
 
     def _owner(self, meta: ConnMeta | None, handshake: Handshake) -> ConnMeta:
         if meta is None:
-            raise Unauthorized("not let in")
+            raise Unauthorized("the authenticator returned None")
         if self._connections.draining:
             raise ShuttingDown("the node is draining")  # since the handshake began
         agent = handshake.headers.get("User-Agent")

@@ -6,20 +6,21 @@ Rules of this file:
    itself decides nothing. Shared-secret and public-key algorithms never mix: a public
    key, which everybody knows, would pass for the shared secret.
 2. A token without an end (``exp``) is refused.
-3. What is told of a bad token has nothing of the token in it.
+3. What is told of a bad token has nothing of the token in it: of its claims the names that
+   are asked for here, and no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from eyewall.adapters.auth.bearer import bearer_token
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Unauthorized
 from eyewall.domain.handshake import Handshake
-from eyewall.domain.identity import ConnMeta, UserId
+from eyewall.domain.identity import ConnMeta, UserId, name
 
 try:
     import jwt
@@ -28,12 +29,15 @@ except ImportError as error:
         "JwtAuthenticator needs PyJWT: install the extra eyewall[jwt]", name="jwt"
     ) from error
 
+T = TypeVar("T")
+
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.ExpiredSignatureError, "the token has expired"),
     (jwt.ImmatureSignatureError, "the token is not valid yet"),
     (jwt.InvalidAudienceError, "the token is for another audience"),
     (jwt.InvalidIssuerError, "the token is from another issuer"),
-    (jwt.MissingRequiredClaimError, "the token lacks a claim that is required"),
+    (jwt.InvalidSignatureError, "the token is signed with another key"),
+    (jwt.InvalidAlgorithmError, "the token is signed with an algorithm that is not accepted"),
 )
 _NOT_VALID = "the token is not valid"
 
@@ -87,15 +91,17 @@ class JwtAuthenticator:
     def authenticate(self, handshake: Handshake) -> ConnMeta:
         """Return whom the handshake's token speaks for, or raise ``Unauthorized``."""
         claims = self._verified(bearer_token(handshake))
-        try:
-            return ConnMeta(
-                user_id=_user(claims.get(self._user_claim)),
-                roles=_names(claims.get(self._roles_claim)),
-                tags=_names(claims.get(self._tags_claim)),
-                expires_at=datetime.fromtimestamp(int(claims["exp"]) + self._leeway, UTC),
-            )
-        except (ValueError, TypeError, OverflowError, OSError):
-            raise Unauthorized("a claim of the token has a wrong form") from None
+        if self._user_claim not in claims:
+            raise _lacks(self._user_claim)
+        return ConnMeta(
+            user_id=_read(claims, self._user_claim, _user),
+            roles=_read(claims, self._roles_claim, _names),
+            tags=_read(claims, self._tags_claim, _names),
+            expires_at=_read(claims, "exp", self._end),
+        )
+
+    def _end(self, claim: Any) -> datetime:
+        return datetime.fromtimestamp(int(claim) + self._leeway, UTC)
 
     def _verified(self, token: str) -> Mapping[str, Any]:
         try:
@@ -110,10 +116,23 @@ class JwtAuthenticator:
                 # have numbers for users.
                 options={"require": ["exp"], "verify_sub": False},
             )
+        except jwt.MissingRequiredClaimError as error:
+            raise _lacks(error.claim) from None
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             # ``from None``: PyJWT's own texts quote the token's header.
             raise Unauthorized(_reason(error)) from None
         return claims
+
+
+def _lacks(claim: str) -> Unauthorized:
+    return Unauthorized(f"the token lacks the claim {claim}")
+
+
+def _read(claims: Mapping[str, Any], name: str, form: Callable[[Any], T]) -> T:
+    try:
+        return form(claims.get(name))
+    except (ValueError, TypeError, OverflowError, OSError):
+        raise Unauthorized(f"the claim {name} of the token has a wrong form") from None
 
 
 def _reason(error: Exception) -> str:
@@ -156,10 +175,10 @@ def _check_key(key: str | bytes, algorithms: list[str]) -> None:
 
 def _user(claim: Any) -> UserId:
     if isinstance(claim, int) and not isinstance(claim, bool):
-        return UserId(str(claim))
+        claim = str(claim)
     if not isinstance(claim, str):
         raise TypeError
-    return UserId(claim)
+    return UserId(name(claim, "user_id"))
 
 
 def _names(claim: Any) -> frozenset[str]:

@@ -6,18 +6,15 @@ quotes the token that is not in it.
 
 from __future__ import annotations
 
-import traceback
+import base64
+import binascii
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from tornado.httputil import HTTPServerRequest, parse_cookie
 
-from eyewall.adapters.web.target import MASK
+from eyewall.application.hints import hint_of, trace_without
 from eyewall.application.logs import shown
-
-SHORTEST: Final = 6
-"""Characters of a value that may be a secret. A shorter one is also in texts that have nothing
-to do with it, and would tell itself by being masked there."""
 
 
 def reported(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]:
@@ -26,23 +23,17 @@ def reported(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]
     It is handed on as it is, unless its text or what led to it shows a credential.
     """
     try:
-        text = "".join(traceback.format_exception(error))
+        text = trace_without(error, _values(request))
     except BaseException:  # noqa: BLE001  (an exception of a user's, in any state)
         return {"error": shown(error), "exc_info": error}
-    seen = f"{text}{shown(error)}"
-    secrets = sorted({found for found in _of(request) if found in seen}, key=len, reverse=True)
-    if not secrets:
+    if text is None:
         return {"exc_info": error}
-    for secret in secrets:
-        text = text.replace(secret, MASK)
     return {"error": type(error).__name__, "traceback": text}
 
 
-def _of(request: HTTPServerRequest) -> Iterator[str]:
-    for value in _values(request):
-        if len(value) >= SHORTEST:
-            yield value
-            yield repr(value)[1:-1]
+def why(error: BaseException | None, request: HTTPServerRequest) -> str | None:
+    """Return what the log may say of why a request was refused; None if there is nothing."""
+    return hint_of(error, _values(request))
 
 
 def _values(request: HTTPServerRequest) -> Iterator[str]:
@@ -51,9 +42,21 @@ def _values(request: HTTPServerRequest) -> Iterator[str]:
             yield value.decode(errors="replace")
     for name in ("Authorization", "Proxy-Authorization"):
         for field in request.headers.get_list(name):
-            yield field.partition(" ")[2].strip() or field
+            scheme, _, secret = field.partition(" ")
+            yield secret.strip() or field
+            if scheme.lower() == "basic":
+                yield from _user_and_password(secret)
     for field in request.headers.get_list("Sec-WebSocket-Protocol"):  # some carry a token in it
         yield from map(str.strip, field.split(","))
     for field in request.headers.get_list("Cookie"):
         yield field
         yield from parse_cookie(field).values()
+
+
+def _user_and_password(text: str) -> Iterator[str]:
+    """Of RFC 7617, 2, together and each of them."""
+    try:
+        both = base64.b64decode(text, validate=False).decode(errors="replace")
+    except (binascii.Error, ValueError):
+        return
+    yield from (both, *both.split(":", 1))

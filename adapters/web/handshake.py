@@ -19,14 +19,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from tornado.httputil import parse_cookie
 
 from eyewall.adapters.web.connection import take_socket
-from eyewall.adapters.web.credentials import reported
+from eyewall.adapters.web.credentials import reported, why
 from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire
 from eyewall.adapters.web.extensions import agree
 from eyewall.adapters.web.http_server import deadline_of, end_if_followed
@@ -264,7 +264,8 @@ class SocketHandler(DiscreetHandler):
             told = refusal.reason is RefusalReason.UNAUTHORIZED
             if not told or self._door.refuse_with is RefuseWith.HTTP:
                 raise
-        await self._turn_down(accept, handshake)
+            refused = refusal
+        await self._turn_down(accept, handshake, refused)
         raise _Over
 
     async def _authenticate(self, handshake: Handshake) -> ConnMeta:
@@ -335,10 +336,13 @@ class SocketHandler(DiscreetHandler):
             ours = refusal.reason is RefusalReason.INTERNAL
             event = "handshake_failed" if ours else refusal.reason.value
             self._door.node.logger.error(event, **reported(refusal.__cause__, self.request))
-        hint = {} if refusal.hint is None else {"hint": refusal.hint}
-        self._tell(refusal.reason, refusal.status, **hint)
+        self._tell(refusal.reason, refusal.status, hint=self._hint(refusal))
 
-    async def _turn_down(self, accept: str, handshake: Handshake) -> None:
+    def _hint(self, refusal: Refusal) -> Callable[[], str | None]:
+        """What the log says of a refusal: our own words, or those of who has raised it."""
+        return lambda: refusal.hint or why(refusal.__cause__, self.request)
+
+    async def _turn_down(self, accept: str, handshake: Handshake, refusal: Refusal) -> None:
         """Accept the upgrade, only to close with a code that the client's script sees."""
         try:
             link, _ = await self._upgrade(accept, handshake)
@@ -348,7 +352,7 @@ class SocketHandler(DiscreetHandler):
         else:
             self._door.node.turn_down(link)
         code, _ = close_frame(DisconnectReason.AUTH_FAILED)
-        self._tell(RefusalReason.UNAUTHORIZED, 101, close=code)
+        self._tell(refusal.reason, 101, hint=self._hint(refusal), close=code)
 
     def _cut(self) -> None:
         self.detach().close()

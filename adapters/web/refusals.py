@@ -68,12 +68,14 @@ class Refusals:
         *,
         headers: HTTPHeaders | None = None,
         peer: str | None = None,
+        hint: Callable[[], str | None] | None = None,
         **more: Any,
     ) -> None:
         """A handshake was answered with ``status``, or cut off without an answer (None).
 
         ``headers`` are the request's, as far as it was read, and ``peer`` is the address of
-        who has sent it, which may be a proxy. ``more`` stands in the line as it is.
+        who has sent it, which may be a proxy. ``hint`` is asked for a text about it if a line
+        is written. ``more`` stands in the line as it is.
         """
         if self.count is not None:
             self.count(reason.value)
@@ -88,8 +90,11 @@ class Refusals:
                 self._timer = self._clock.call_later(self._since + PERIOD - now, self._sum_up)
             return
         host = _field(headers, "Host")
-        if reason is RefusalReason.HOST:
-            more = {"hint": f"Host {host} is not in allowed_hosts", **more}
+        known = None if hint is None else hint()
+        if known is None and reason is RefusalReason.HOST:
+            known = f"Host {host} is not in allowed_hosts"
+        if known is not None:
+            more = {"hint": known, **more}
         write = self._logger.warning if reason in _NOTEWORTHY else self._logger.info
         write(
             "handshake_refused",

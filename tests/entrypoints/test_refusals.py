@@ -7,12 +7,23 @@ import contextlib
 import logging
 import traceback
 
+import jwt
 import pytest
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
-from eyewall import Overloaded, RateLimited, Server, Unauthorized, Unavailable
+from eyewall import (
+    ConnMeta,
+    Forbidden,
+    Overloaded,
+    RateLimited,
+    Server,
+    Unauthorized,
+    Unavailable,
+)
+from eyewall.adapters.auth.jwt import JwtAuthenticator
+from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.adapters.web import refusals
 from tests.entrypoints.doorstep import EMBEDDED, Place, serving
 from tests.entrypoints.house import by_name
@@ -137,6 +148,84 @@ async def test_every_refusal_is_counted_and_logged(embedded, options, changes, s
         assert line["origin"] == changes.get("Origin")
         assert here.server.hub.stats().refused == {reason: 1}
         assert here.metrics.reasons == [reason]
+
+
+KEY = "a shared secret of more than thirty-two characters"
+JWT = JwtAuthenticator(KEY, algorithms=["HS256"], audience="desk", issuer="login")
+FOR_US = {"sub": "ada", "exp": 4_000_000_000, "aud": "desk", "iss": "login"}
+STATIC = StaticAuthenticator({"s3cret-of-ada": ConnMeta(user_id="ada")})
+
+
+def signed(key=KEY, without=(), **claims):
+    claims = FOR_US | claims
+    return jwt.encode({k: v for k, v in claims.items() if k not in without}, key, "HS256")
+
+
+def quoting(handshake):
+    raise Unauthorized(f"no user has {handshake.query['token']}")
+
+
+def quoting_a_part(handshake):
+    raise Forbidden(f"no user has {handshake.query['token'][4:30]}...")
+
+
+async def unpaid(handshake):
+    raise Unauthorized("the subscription has ended")
+
+
+@pytest.mark.parametrize("refuse_with", ["http", "close"])
+@pytest.mark.parametrize(
+    ("authenticator", "token", "hint"),
+    [
+        (JWT, "", "a token is needed"),
+        (JWT, signed(aud="s3cret-shop"), "the token is for another audience"),
+        (JWT, signed(iss="s3cret-else"), "the token is from another issuer"),
+        (JWT, signed(exp=1_000_000_000), "the token has expired"),
+        (JWT, signed("another key that has thirty-two characters"), "signed with another key"),
+        (JWT, signed(without=["exp"]), "the token lacks the claim exp"),
+        (JWT, signed(without=["sub"]), "the token lacks the claim sub"),
+        (JWT, signed(without=["aud"]), "the token lacks the claim aud"),
+        (JWT, signed(roles=[{"s3cret": 1}]), "the claim roles of the token has a wrong form"),
+        (JWT, "s3cret.s3cret.s3cret", "the token is not valid"),
+        (STATIC, "s3cret-of-ben", "the token is not known"),
+        (lambda handshake: None, "s3cret-of-ben", "the authenticator returned None"),
+        (unpaid, "s3cret-of-ben", "the subscription has ended"),
+        (quoting, "s3cret-of-ben", "no user has ***"),
+        (quoting_a_part, signed(), None),
+        (raises(Unauthorized()), signed(), None),
+    ],
+)
+async def test_the_log_says_why_the_authenticator_said_no(refuse_with, authenticator, token, hint):
+    """And nothing of the token, or of what its claims say."""
+    options = {"refuse_with": refuse_with, "authenticator": authenticator}
+    async with serving(**options) as here:
+        status, answer = await here.status(f"/ws?token={token}")
+
+        assert status == (401 if refuse_with == "http" else 101)
+        await eventually(lambda: here.lines())
+        (line,) = here.lines()
+        assert (line["reason"], line["status"]) == ("unauthorized", status)
+        assert "hint" in line if hint else "hint" not in line
+        assert (hint or "") in line.get("hint", "")
+        assert (hint or "?") not in answer
+        assert SECRET not in f"{line}"
+        assert not token or token not in f"{line}"
+
+
+@pytest.mark.parametrize("error", [Unavailable, Overloaded])
+async def test_what_could_not_be_decided_has_a_hint_too(error):
+    async with serving(authenticator=raises(error("the users' table is away"))) as here:
+        assert (await here.status())[0] == 503
+
+        assert here.lines()[0]["hint"] == "the users' table is away"
+
+
+@pytest.mark.parametrize("quoted", ["s3cret-pass", "ada:s3cret-pass", "YWRhOnMzY3JldC1wYXNz"])
+async def test_a_password_is_in_no_hint(quoted):
+    async with serving(authenticator=raises(Unauthorized(f"not {quoted}"))) as here:
+        await here.status(Authorization="Basic YWRhOnMzY3JldC1wYXNz")
+
+        assert here.lines()[0]["hint"] == "not ***"
 
 
 @EMBEDDED
