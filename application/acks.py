@@ -90,15 +90,22 @@ class Acks:
         return found
 
     async def to_room(
-        self, everyone: Recipient, message: Message, plan: Plan, skip: Collection[str] = ()
+        self,
+        everyone: Recipient,
+        message: Message,
+        plan: Plan,
+        skip: Collection[str] = (),
+        *,
+        keep: bool = True,
     ) -> list[tuple[str, Outcome]]:
-        """Deliver to a room's connections, ``everyone`` as they were located.
+        """Deliver to a room's connections, ``everyone`` as they were located; without ``keep``
+        the message takes no place in the room's history.
 
         Raises ``Unavailable`` when the room keeps a history that can't be had: nobody got
         it then.
         """
         room_id = RoomId(everyone.name)
-        retention = await self._publisher.retention(room_id)
+        retention = await self._publisher.retention(room_id) if keep else None
         if retention is None:
             return await self.deliver([everyone], message, plan)
         frame = self._sender.frame(message, ack=True, recipient=room_id)

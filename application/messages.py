@@ -157,7 +157,7 @@ class Messages:
             return await self._nobody(target, message)
         plan = Plan(seconds(chosen.timeout, "timeout"), 0, 0.0, None)
         if target.kind is TargetKind.ROOM:
-            found = await self._acks.to_room(recipient, message, plan)
+            found = await self._acks.to_room(recipient, message, plan, keep=chosen.history)
         else:
             found = await self._acks.deliver([recipient], message, plan)
         outcomes = [outcome for _, outcome in found]
@@ -192,7 +192,7 @@ class Messages:
         _check(options)
         plan = Plan.of(options, self._clock.now())
         everyone = await self._locate.room(room_id, skip)
-        await self._acks.to_room(everyone, message, plan, skip)
+        await self._acks.to_room(everyone, message, plan, skip, keep=options.history)
         return len(everyone.by_node.get(self._node, ()))
 
     async def to_fitting_acked(

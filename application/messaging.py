@@ -23,6 +23,7 @@ from eyewall.domain.report import (
     PendingAck,
     SendOptions,
     Target,
+    flag,
 )
 from eyewall.domain.retry import RetryPolicy, SendResult
 
@@ -37,11 +38,23 @@ class Messaging(Registrations):
         return await self._node.fanout.to_all(Message(topic, event, data))
 
     async def broadcast_room(
-        self, room_id: RoomId | str, topic: str, event: str = "message", data: Any = None
+        self,
+        room_id: RoomId | str,
+        topic: str,
+        event: str = "message",
+        data: Any = None,
+        *,
+        history: bool = True,
     ) -> int:
         """Send to a room; returns how many connections of this node were meant: 0 for a room
-        that is not there, or that has its members at other nodes."""
-        return await self._node.publisher.to_room(RoomId(room_id), Message(topic, event, data))
+        that is not there, or that has its members at other nodes.
+
+        ``history=False`` is for what nobody has to see later, such as a read receipt: it takes
+        no place in the history of a room that keeps one.
+        """
+        keep = flag(history, "history")
+        message = Message(topic, event, data)
+        return await self._node.publisher.to_room(RoomId(room_id), message, keep=keep)
 
     async def broadcast_text(self, text: str) -> int:
         """Send a raw text frame, without an envelope, to every connection."""
@@ -63,10 +76,12 @@ class Messaging(Registrations):
         self, room_id: RoomId | str, message: Message, options: SendOptions | None = None
     ) -> int:
         """Send to a room; returns as ``broadcast_room``. With ``require_ack`` it waits for the
-        acks of all members; ``emit_with_ack`` says whose came."""
+        acks of all members; ``emit_with_ack`` says whose came. With ``history=False`` the
+        room does not keep it."""
         if options is not None and options.require_ack:
             return await self._node.messages.to_room_acked(RoomId(room_id), message, options)
-        return await self._node.publisher.to_room(RoomId(room_id), message)
+        keep = options is None or options.history
+        return await self._node.publisher.to_room(RoomId(room_id), message, keep=keep)
 
     async def emit_to_room_except(
         self,
@@ -75,11 +90,13 @@ class Messaging(Registrations):
         message: Message,
         options: SendOptions | None = None,
     ) -> int:
-        """Send to a room, except to some connections; ids that are not there are no error."""
+        """Send to a room, except to some connections; ids that are not there are no error. The
+        options are those of ``emit_to_room``."""
         skip = [conn_ids] if isinstance(conn_ids, str) else list(conn_ids)
         if options is not None and options.require_ack:
             return await self._node.messages.to_room_acked(RoomId(room_id), message, options, skip)
-        return await self._node.publisher.to_room(RoomId(room_id), message, skip=skip)
+        keep = options is None or options.history
+        return await self._node.publisher.to_room(RoomId(room_id), message, skip=skip, keep=keep)
 
     # --- messages to some
 
@@ -132,8 +149,10 @@ class Messaging(Registrations):
 
         The result names who has acked, who has refused, and of whom no answer came. A user or
         connection that is not there counts as one that was expected; a room that is not there has
-        nobody. Raises ``AckTimeout``, which has the result, under ``require_all`` if an answer did
-        not come in time; a nack, a connection that closes and a user who is away raise nothing.
+        nobody. With ``history=False`` a room does not keep the message.
+
+        Raises ``AckTimeout``, which has the result, under ``require_all`` if an answer did not
+        come in time; a nack, a connection that closes and a user who is away raise nothing.
         """
         _check(options, AckOptions, "options")
         return await self._node.offline.with_ack(target, message, options)

@@ -6,8 +6,9 @@ Rules of this file:
    not take nobody gets.
 2. What was given a place goes on to the members, here and elsewhere, whatever happens
    to the task that asked.
-3. Notices of the server itself (typing, joins and leaves) have no place: they go by
-   ``fanout``, and so does every message of a room without history.
+3. Notices of the server itself (typing, joins and leaves) have no place, nor has a message
+   that is not to be kept: they go by ``fanout``, and so does every message of a room
+   without history.
 """
 
 from __future__ import annotations
@@ -76,15 +77,15 @@ class Publisher:
         cluster.on_cast(_STREAM, self._take)
 
     def to_room(
-        self, room_id: RoomId, message: Message, *, skip: Collection[str] = ()
+        self, room_id: RoomId, message: Message, *, skip: Collection[str] = (), keep: bool = True
     ) -> Awaitable[int]:
         """Send to a room, except to the connections ``skip``; returns how many connections
-        of this node were meant.
+        of this node were meant. Without ``keep`` it takes no place in the room's history.
 
         Plain, so that a room without history pays for nothing but the question. Raises
         ``Unavailable`` when the message can't be given its place.
         """
-        if self.is_plain(room_id):
+        if not keep or self.is_plain(room_id):
             return self._fanout.to_room(room_id, message, skip=skip)
         return self._delivered(room_id, message, skip)
 

@@ -109,6 +109,13 @@ def offline_mode(value: str, name: str) -> str:
     return value
 
 
+def flag(value: object, name: str) -> bool:
+    """Return ``value``; raises ``ValueError`` naming ``name`` for what is no bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r:.80}")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions:
     """How a message to users is delivered. Times in seconds.
@@ -122,6 +129,9 @@ class SendOptions:
     ``"store"`` keeps it until one does, and implies ``require_ack``; ``"drop"`` does
     not; None takes the server's ``offline_default``. Only users can be away: rooms and
     single connections don't take ``"store"``.
+
+    ``history=False``: a message to a room that keeps a history goes to the members and
+    takes no place there. A message to users or connections never has one.
     """
 
     require_ack: bool = False
@@ -131,6 +141,7 @@ class SendOptions:
     ordering_key: str | None = None
     offline: str | None = None
     ttl: Seconds | None = None
+    history: bool = True
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -138,8 +149,8 @@ class SendOptions:
         put(self, "retry_backoff", seconds(self.retry_backoff, "retry_backoff"))
         count(self.retry_max, "retry_max", least=0)
         key: object = self.ordering_key
-        if not isinstance(self.require_ack, bool):
-            raise ValueError(f"require_ack must be True or False, not {self.require_ack!r:.80}")
+        flag(self.require_ack, "require_ack")
+        flag(self.history, "history")
         if key is not None and not isinstance(key, str):
             raise ValueError(f"ordering_key must be a string, not {key!r:.80}")
         if self.offline is not None:
@@ -152,13 +163,15 @@ class SendOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckOptions:
     """How long to wait for acks, in seconds, and whether one that does not come in time is an
-    error."""
+    error. ``history`` is that of ``SendOptions``."""
 
     timeout: Seconds = 5.0
     require_all: bool = False
+    history: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeout", seconds(self.timeout, "timeout", positive=True))
+        flag(self.history, "history")
 
 
 MOST_NAMED: Final = 1000

@@ -5,7 +5,8 @@
     python -m websockets "ws://localhost:8080/ws?token=bob-1"
 
 Ada types the first line. Bob sees a message with an id and "ack": true, and confirms it
-with the second line, with that id for ID; until he does, it is sent again, twice.
+with the second line, with that id for ID; until he does, it is sent again, twice. After some
+four seconds Ada is told that he has not: that is less than the 5 s that clients wait.
 
     {"topic": "pm:send", "data": {"to": "bob", "text": "hello"}, "ack": true, "id": "1"}
     {"event": "ack", "ref": "ID"}
@@ -22,7 +23,7 @@ ADA, BOB = ConnMeta(user_id=UserId("ada")), ConnMeta(user_id=UserId("bob"))
 
 server = Server(authenticator=StaticAuthenticator({"ada-1": ADA, "bob-1": BOB}))
 
-CONFIRMED = SendOptions(require_ack=True, ack_timeout=5.0, retry_max=2)
+CONFIRMED = SendOptions(require_ack=True, ack_timeout=1.4, retry_max=2)
 
 
 @dataclass

@@ -37,9 +37,10 @@ def by_name(handshake: Handshake) -> ConnMeta | None:
 server = Server(authenticator=by_name, offline=MemoryOffline())  # SqliteOffline(path) lasts
 hub, log = server.hub, server.logger
 
-# At most four tries, all under one id, with pauses of about 0.2, 0.4 and 0.8 s.
+# At most four tries, all under one id, with pauses of about 0.2, 0.4 and 0.8 s: less than the
+# 5 s that clients wait for an answer.
 POLICY = RetryPolicy(max_retries=3, base_delay=0.2, backoff_factor=2.0, jitter=0.1)
-OPTIONS = SendOptions(offline="store", ack_timeout=1.0)  # stored if no device confirms
+OPTIONS = SendOptions(offline="store", ack_timeout=0.7)  # stored if no device confirms
 
 
 @dataclass

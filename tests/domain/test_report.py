@@ -70,6 +70,7 @@ def test_sending_has_the_documented_defaults():
     assert options.require_ack is False
     assert (options.ack_timeout, options.retry_max, options.retry_backoff) == (5.0, 0, 0.05)
     assert options.ordering_key is options.ttl is options.offline is None
+    assert options.history is AckOptions().history is True
 
 
 def test_to_be_stored_is_to_be_acked():
@@ -102,6 +103,9 @@ def test_sending_takes_timedeltas():
         {"offline": "keep"},
         {"offline": True},
         {"offline": ["store"]},
+        {"history": None},
+        {"history": 1},
+        {"require_ack": "yes"},
     ],
     ids=str,
 )

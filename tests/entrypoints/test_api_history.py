@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from eyewall import HistoryPage, Membership, Message, QueueConfig, RoomOptions, StreamPosition
+import pytest
+
+from eyewall import (
+    AckOptions,
+    HistoryPage,
+    Membership,
+    Message,
+    QueueConfig,
+    RoomOptions,
+    SendOptions,
+    StreamPosition,
+    Target,
+)
 from tests.entrypoints.house import cluster, commanded
 from tests.entrypoints.wire import eventually, peer, soon
 
@@ -127,3 +139,78 @@ async def test_a_cluster_that_shares_no_history_begins_epochs_of_its_own():
 
         assert first.epoch != second.epoch
         assert (await other.here.hub.history("r", first)).messages == []
+
+
+async def confirm(client, message):
+    """Acknowledge a message, if it asks for that."""
+    if message.get("ack"):
+        await client.send(message["topic"], {"status": "ok"}, event="ack", ref=message["id"])
+
+
+async def passing(hub, way, message, skip):
+    """Send what the room is not to keep."""
+    if way == "broadcast_room":
+        await hub.broadcast_room("r", message.topic, message.event, message.data, history=False)
+    elif way == "emit_to_room":
+        await hub.emit_to_room("r", message, SendOptions(history=False))
+    elif way == "emit_to_room_except":
+        await hub.emit_to_room_except("r", skip, message, SendOptions(history=False))
+    elif way == "acked":
+        await hub.emit_to_room("r", message, SendOptions(history=False, require_ack=True))
+    elif way == "acked but for one":
+        options = SendOptions(history=False, require_ack=True)
+        await hub.emit_to_room_except("r", skip, message, options)
+    else:
+        await hub.emit_with_ack(Target.room("r"), message, AckOptions(history=False))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("broadcast_room", "emit_to_room", "emit_to_room_except"),
+        *("acked", "acked but for one", "emit_with_ack"),
+    ],
+)
+async def test_what_is_not_to_be_kept_takes_no_place_on_any_node(pair, way):
+    """It reaches the members of both nodes, without a place; the room keeps what was said."""
+    hub = pair.here.hub
+    await hub.create_room("r", RoomOptions(history_size=2))
+    for client in (pair.ada, pair.ben):
+        await client.join("r")
+    await hub.broadcast_room("r", "room:r", data="one")
+    await hub.broadcast_room("r", "room:r", data="two")
+
+    note = Message("room:r", "read", {"by": "ada"})
+    call = asyncio.create_task(passing(hub, way, note, skip=[pair.ada.conn_id]))
+    there = await messages(pair.ben, 3)
+    await confirm(pair.ben, there[-1])
+    if "but" not in way and "except" not in way:
+        here = await messages(pair.ada, 3)
+        assert here[-1]["id"] == there[-1]["id"]
+        await confirm(pair.ada, here[-1])
+    await call
+    await hub.broadcast_room("r", "room:r", data="three")
+
+    assert [m["data"] for m in there] == ["one", "two", {"by": "ada"}]
+    assert "stream" not in there[-1]
+    (after,) = await messages(pair.ben, 1)
+    assert after["stream"]["offset"] == 3, "the next one's place is free"
+    kept = (await pair.there.hub.history("r")).messages
+    assert [m.data for m in kept] == ["two", "three"]
+
+
+async def test_what_is_not_kept_reaches_a_room_that_keeps_nothing_too(pair):
+    await pair.ben.join("r")
+
+    await pair.here.hub.broadcast_room("r", "room:r", "read", history=False)
+
+    assert (await messages(pair.ben, 1))[0]["event"] == "read"
+
+
+@pytest.mark.parametrize("wrong", [None, 0, "no"])
+async def test_whether_a_message_is_kept_is_yes_or_no(pair, wrong):
+    with pytest.raises(ValueError, match="history must be True or False"):
+        await pair.here.hub.broadcast_room("r", "room:r", history=wrong)
+    for options in (SendOptions, AckOptions):
+        with pytest.raises(ValueError, match="history must be True or False"):
+            options(history=wrong)

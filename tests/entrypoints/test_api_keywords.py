@@ -89,7 +89,7 @@ PAGE: dict[type, dict[str, str]] = {
         "ban": "room_id user_id duration",
         "unban": "room_id user_id",
         "broadcast": "topic event data",
-        "broadcast_room": "room_id topic event data",
+        "broadcast_room": "room_id topic event data history",
         "broadcast_text": "text",
         "send_to_conn": "conn_id topic event data",
         "send_text_to_conn": "conn_id text",

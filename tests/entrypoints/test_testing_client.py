@@ -145,6 +145,19 @@ async def test_it_joins_with_what_was_said_before(th, alice):
         await alice.join("kept", since="end")
 
 
+async def test_what_a_room_is_not_to_keep_is_not_there_later(th, alice):
+    await th.hub.create_room("kept", RoomOptions(history_size=5))
+    await alice.join("kept")
+    await th.hub.broadcast_room("kept", "room:kept", data=1)
+    await th.hub.broadcast_room("kept", "room:kept", "read", 2, history=False)
+    await th.hub.emit_to_room("kept", Message("room:kept", "read", 3), SendOptions(history=False))
+
+    heard = await alice.received()
+    assert [(m.data, m.stream is None) for m in heard] == [(1, False), (2, True), (3, True)]
+    await alice.join("kept", since="start")
+    assert [m.data for m in await alice.received()] == [1]
+
+
 async def test_acks_and_nacks(th, alice):
     ask = asyncio.create_task(th.hub.request(alice.id, Message("which")))
     await alice.ack(await alice.receive(), result="this")
