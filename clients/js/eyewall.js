@@ -1482,7 +1482,8 @@ export class Client {
   #isEarly(link, message, size) {
     const { id, stream, ack } = message;
     // What comes again is what the room keeps, and asks for no ack.
-    if (ack && id !== undefined) this.#owed.add(id, link);
+    if (this.#seen.get(id) !== undefined) this.#ackAgain(link, message);
+    else if (ack && id !== undefined) this.#owed.add(id, link);
     const isSent = link.resuming.has(stream.room) || this.#positions.replays(stream.room).length;
     if (isSent) this.#aside.keep(stream, message, size);
     else this.#letRun(this.#catchUp(link, stream.room));

@@ -167,7 +167,9 @@ class Receiver:
     def _is_gap(self, arrival: Arrival) -> None:
         """It is not handled now, and comes again."""
         self.counts.gaps += 1
-        if arrival.message.ack:
+        if self._handled.find(arrival.message.id) is not None:
+            self._answer_again(arrival)
+        elif arrival.message.ack:
             self._handled.owe(arrival.message.id, arrival.link)
 
     # --- to the application

@@ -210,6 +210,20 @@ test("a message that asks for an ack overtakes the replay, and is handled once",
   assert.deepEqual(hub.acks.map(({ ref }) => ref), ["e1-3", "e1-3"]);
 });
 
+test("one that was handled before is acked at once where a replay goes back", async () => {
+  keeps(1, 3);
+  const client = await connected();
+  await client.join("r", { since: "start" });
+  scene.hub.answers["system:join"] = null;
+  client.join("r", { since: "start" }).catch(() => {});
+  await settled();
+  scene.hub.tell(1);
+  scene.hub.tell(3, { ack: true });
+  await settled();
+
+  assert.deepEqual(scene.hub.acks.map(({ ref }) => ref), ["e1-3"]);
+});
+
 test("a repeat that asks for an ack begins no replay", async () => {
   keeps(1, 3);
   const client = await connected();
