@@ -27,7 +27,7 @@ from eyewall.domain.errors import UnsafeConfiguration
 from eyewall.listener import CannotListen
 from eyewall.runner import importing
 from eyewall.server import PLAIN, Server, serve
-from eyewall.settings import Settings
+from eyewall.settings import Settings, source_of
 from eyewall.settings_groups import SettingsError
 from eyewall.settings_sources import CALLER, CONFIG
 from eyewall.version import VERSION
@@ -109,6 +109,7 @@ def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int
     settings = Settings.load(options.config)
     _build(lambda: Server.from_settings(settings))
     _tls(settings)
+    print(f"# read from {source_of(settings)}")
     print(settings.describe())
     return OK
 

@@ -13,6 +13,7 @@ reaches it. With an address of their own they are there and nowhere else. Rules 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,8 +40,9 @@ def check(host: object, port: object) -> None:
 class CannotServeOps(CannotListen):
     """The ops address can't be had, whatever the clients' port is like."""
 
-    def __init__(self, error: OSError, host: str, port: int) -> None:
+    def __init__(self, error: OSError, host: str, port: int, *, is_clients: bool = False) -> None:
         super().__init__(error, host, port)
+        self._is_clients = is_clients
         self._where = f"{host}:{port}"
 
     def __str__(self) -> str:
@@ -50,6 +52,9 @@ class CannotServeOps(CannotListen):
         """One sentence; ``option`` names another port for clients where it was run: on the
         command line, or in a call."""
         ours = "ops.port" if option.startswith("-") else "ops_port="
+        if self._is_clients:
+            where = f"{self._where} is where the clients are"
+            return f"the ops address can't be had: {where}; take another with {ours}"
         return f"the ops address can't be had: {super().why(ours)}"
 
 
@@ -66,13 +71,14 @@ class OpsAddress:
         """The port that it listens on; None while it does not."""
         return None if self._listener is None else self._listener.port
 
-    def listen(self) -> None:
-        """Take the port; raises ``CannotServeOps``."""
+    def listen(self, clients: int | None = None) -> None:
+        """Take the port; raises ``CannotServeOps``, which says so if it is that of the clients."""
         try:
             self._listener = Listener(self._host, self._port, None)
         except CannotListen as error:
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-            raise CannotServeOps(cause, self._host, self._port) from error
+            is_clients = error.errno == errno.EADDRINUSE and self._port == clients
+            raise CannotServeOps(cause, self._host, self._port, is_clients=is_clients) from error
 
     def serve(
         self,

@@ -54,7 +54,7 @@ from eyewall.ops import OpsAddress
 from eyewall.registry import F, Hook, Inside, Registry, checked
 from eyewall.runner import check_no_loop, check_not_importing, run_until_signal
 from eyewall.safety import RUNNING, allowed
-from eyewall.settings import Settings
+from eyewall.settings import Settings, source_of
 from eyewall.settings_schema import LOCAL
 from eyewall.start_page import start_page
 
@@ -355,7 +355,7 @@ class Server:
         """Take the ops address, too, if there is one; or neither of them."""
         try:
             if self._ops is not None:
-                self._ops.listen()
+                self._ops.listen(None if listener is None else listener.port)
         except BaseException:
             if listener is not None:
                 listener.release()
@@ -407,6 +407,9 @@ class Server:
                 raise RuntimeError(f"a startup hook raised {shown(error)}") from error
         if self._stopping is not None:
             raise asyncio.CancelledError  # which a hook has swallowed
+        # In another folder it is another file, or none: then authentication is off.
+        settings = self.settings
+        read_from = {} if settings is None else {"settings": source_of(settings)}
         if self._listener is not None:
             rules = [*self._sockets.routes("/ws"), *client_routes(), *ops, *pages]
             self._listener.serve(
@@ -423,7 +426,10 @@ class Server:
                 addresses=self._listener.addresses,
                 families=self._listener.families,
                 node_id=self.hub.node_id,
+                **read_from,
             )
+        elif settings is not None:
+            self._logger.info("started", node_id=self.hub.node_id, **read_from)
         self._background.start()
 
     def _not_ready(self) -> list[str]:

@@ -38,7 +38,8 @@ from eyewall.settings_groups import (
     StateSettings,
     TlsSettings,
 )
-from eyewall.settings_sources import gather
+from eyewall.settings_places import have_in_common
+from eyewall.settings_sources import CONFIG, DEFAULT_FILE, as_variable, gather
 
 MASK = "***"
 
@@ -46,13 +47,25 @@ MASK = "***"
 class _Read(Checked):
     """Settings that know where they were read. That is no setting itself."""
 
-    __slots__ = ("_origins",)
+    __slots__ = ("_file", "_origins")
     _origins: Mapping[str, str]
+    _file: Path | None
 
-    def read_from(self, origins: Mapping[str, str]) -> Self:
+    def read_from(self, origins: Mapping[str, str], file: Path | None) -> Self:
         """Note where the values are from, and return the same."""
         object.__setattr__(self, "_origins", MappingProxyType(dict(origins)))
+        object.__setattr__(self, "_file", file)
         return self
+
+    @property
+    def file(self) -> Path | None:
+        """The file that they were read from; None for settings that were read from none."""
+        return getattr(self, "_file", None)
+
+    @property
+    def were_read(self) -> bool:
+        """Whether ``load`` has read them, and not a program made them."""
+        return hasattr(self, "_file")
 
     @property
     def origins(self) -> Mapping[str, str]:
@@ -151,6 +164,13 @@ class Settings(_Read):
     limits: LimitSettings = field(default_factory=LimitSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
 
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        server, ops = self.server, self.ops
+        if ops.port and ops.port == server.port and have_in_common(ops.host, server.host):
+            where = "where the clients are (server.port)"
+            raise SettingsError([f"ops.port: {ops.port} is {where}; take another"])
+
     @classmethod
     def load(
         cls,
@@ -170,12 +190,15 @@ class Settings(_Read):
         mistakes = list(sources.mistakes)
         for key, texts in sorted(wrong.items()):
             origin = sources.origin(key)
-            mistakes += [f"{key}: {text}" + (f" ({origin})" if origin else "") for text in texts]
+            mistakes += [
+                f"{key}: {text}{as_variable(text, origin)}" + (f" ({origin})" if origin else "")
+                for text in texts
+            ]
         if mistakes:
             raise SettingsError(mistakes)
         for name, group in _GROUPS.items():
             values[name] = group(**values.get(name, {}))
-        return cls(**values).read_from(sources.origins)
+        return cls(**values).read_from(sources.origins, sources.file)
 
     def describe(self) -> str:
         """Return the settings as TOML, a key to a line, with secrets masked.
@@ -193,6 +216,16 @@ class Settings(_Read):
             else:
                 lines.append(_line(item.name, value, item.metadata))
         return "\n".join(lines)
+
+
+def source_of(settings: Settings) -> str:
+    """Say from which file the settings were read, or that there was none."""
+    if settings.file is not None:
+        return str(settings.file)
+    if not settings.were_read:
+        return "no file: a program has made them"
+    where = Path(DEFAULT_FILE).absolute()
+    return f"no file: there is no {where}; name one by --config or {CONFIG}"
 
 
 _GROUPS: dict[str, type[Any]] = {

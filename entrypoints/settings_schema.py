@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import marshmallow
@@ -36,6 +37,9 @@ class Group(Schema):
     hides_tables: ClassVar[bool] = False
     """An unknown key that holds a table may be a secret put in the wrong place."""
 
+    called: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What keys are called elsewhere, each with the whole key that it is here."""
+
     error_messages: dict[str, str] = {"type": "expected a table of settings"}  # noqa: RUF012
 
     class Meta:
@@ -57,9 +61,13 @@ class Group(Schema):
             raise marshmallow.ValidationError(mistakes)
 
     def _suggestion(self, key: str) -> str:
+        key = key.lower().replace("-", "_")
+        known = list(known_keys())
+        flat = [path for path in known if path.replace(".", "_") == key and path != key]
+        called = [self.called[key]] if key in self.called else []
         close = get_close_matches(key, self.fields, n=1)
-        elsewhere = [path for path in known_keys() if path.rpartition(".")[2] == key]
-        found = close or elsewhere
+        elsewhere = [path for path in known if path.rpartition(".")[2] == key]
+        found = flat or called or close or elsewhere
         return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -69,6 +77,11 @@ def _unsafe(word: str) -> None:
 
 
 class ServerSchema(Group):
+    called = MappingProxyType(
+        {"address": "server.host", "bind": "server.host", "origins": "check_origin"}
+        | {"listen": "server.host", "cert": "tls.cert", "key": "tls.key"}
+    )
+
     host = form.host()
     port = form.whole(0, 65535)
     allowed_hosts = form.words("hosts such as app.example.com", optional=True)
@@ -151,6 +164,10 @@ class MetricsSchema(Group):
 
 
 class LoggingSchema(Group):
+    called = MappingProxyType(
+        {"format": "logging.kind", "type": "logging.kind", "json": "logging.kind"}
+    )
+
     kind = form.choice("text", "json")
     level = form.choice("debug", "info", "warning", "error")
 
@@ -181,6 +198,12 @@ class LimitsSchema(Group):
 
 
 class TlsSchema(Group):
+    called = MappingProxyType(
+        {"certfile": "tls.cert", "cert_file": "tls.cert", "certificate": "tls.cert"}
+        | {"chain": "tls.cert", "keyfile": "tls.key", "key_file": "tls.key"}
+        | {"private_key": "tls.key"}
+    )
+
     cert = form.file()
     key = form.file()
 
@@ -199,6 +222,16 @@ def _algorithm(word: str) -> None:
 
 class AuthSchema(Group):
     hides_tables = True
+    called = MappingProxyType(
+        dict.fromkeys(
+            ("secret", "secret_key", "shared_secret", "jwt_secret", "jwt_key", "password"),
+            "auth.key",
+        )
+        | {"pem": "auth.public_key", "public_key_file": "auth.public_key", "token": "auth.tokens"}
+        | {"type": "auth.kind", "provider": "auth.kind", "aud": "auth.audience"}
+        | {"iss": "auth.issuer", "alg": "auth.algorithms", "clock_skew": "auth.leeway"}
+        | {"sub_claim": "auth.user_claim", "id_claim": "auth.user_claim"}
+    )
 
     kind = form.choice("none", "static", "jwt")
     tokens = form.Tokens()
@@ -248,6 +281,16 @@ def _group(schema: type[Group]) -> fields.Nested:
 
 class SettingsSchema(Group):
     """The whole of the settings."""
+
+    called = MappingProxyType(
+        {"authenticator": "auth.kind", "authentication": "auth.kind", "jwt": "auth.kind"}
+        | {"secret": "auth.key", "jwt_secret": "auth.key", "pubsub": "bus.kind"}
+        | {"limiter": "limits.rate", "rate_limit": "limits.rate", "log_level": "logging.level"}
+        | {"log_format": "logging.kind", "logger": "logging.kind", "log": "logging.kind"}
+        | {"origins": "check_origin", "allowed_origins": "check_origin", "cors": "check_origin"}
+        | {"proxies": "trusted_proxies", "ssl": "tls.cert", "certfile": "tls.cert"}
+        | {"keyfile": "tls.key", "prometheus": "metrics.kind", "max_size": "max_message_size"}
+    )
 
     node_id = form.name(optional=True)
     cluster_channel = form.name()

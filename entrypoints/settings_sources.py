@@ -42,6 +42,8 @@ class Sources:
     values: Table = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
+    file: Path | None = None
+    """The file that was read, or should have been; None if there is none."""
 
     def put(self, group: str | None, key: str, value: Any, origin: str) -> None:
         """Set one key, over what an earlier source said."""
@@ -83,6 +85,7 @@ def gather(
     """Read every source. What can't be read is a mistake like any other, not an end."""
     sources = Sources()
     for file in _files(path, environ):
+        sources.file = file.absolute()
         try:
             sources.put_all(_read_file(file), str(file))
         except _Unreadable as unreadable:
@@ -98,6 +101,15 @@ def _files(path: str | Path | None, environ: Mapping[str, str]) -> Iterator[Path
         yield Path(named).expanduser()
     elif Path(DEFAULT_FILE).is_file():
         yield Path(DEFAULT_FILE)
+
+
+def as_variable(text: str, origin: str | None) -> str:
+    """Say what a suggested key is called as a variable, if ``origin`` is one: the two
+    underscores are easily missed."""
+    found = re.search(r"did you mean (\w+\.\w+)\?$", text)
+    if found is None or not (origin or "").startswith(PREFIX):
+        return ""
+    return f" As a variable it is {PREFIX}{found[1].replace('.', '__').upper()} (two underscores)"
 
 
 class _Unreadable(Exception):
@@ -125,8 +137,27 @@ def _toml(text: str) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        place = re.search(r"line \d+, column \d+", str(error))
-        raise _Unreadable(f"expected TOML, but {place[0] if place else 'its end'} is not") from None
+        raise _Unreadable(_toml_mistake(str(error))) from None
+
+
+def _toml_mistake(told: str) -> str:
+    """Say where the text is not TOML, and what was expected there."""
+    place = re.search(r"line \d+, column \d+", told)
+    text = f"expected TOML, but {place[0] if place else 'its end'} is not"
+    why = told.partition(" (at ")[0]
+    if re.match(r"Cannot|Duplicate", why):  # with the key, which may be a token
+        return f"{text}: a table or key is there twice"
+    constant = re.match(r"Expected|Invalid|Unclosed|Unterminated|Unescaped|Escaped", why)
+    return f"{text}: {why[0].lower()}{why[1:]}" if constant else text
+
+
+_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+
+
+def _harmless(quoted: re.Match[str]) -> str:
+    """Of what a parser quotes, only a sign, and its own ``<stream end>``; not the file's words."""
+    inner = quoted[1] or quoted[2] or ""
+    return quoted[0] if len(inner) <= 1 or inner.startswith("<") else "..."
 
 
 def _yaml(text: str) -> Any:
@@ -139,7 +170,9 @@ def _yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "some of it"
-        raise _Unreadable(f"expected YAML, but {place} is not") from None
+        why = _QUOTED.sub(_harmless, getattr(error, "problem", None) or "")
+        text = f"expected YAML, but {place} is not"
+        raise _Unreadable(f"{text}: {why}" if why else text) from None
 
 
 def _read_environment(environ: Mapping[str, str], sources: Sources) -> None:

@@ -39,6 +39,9 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.InvalidSignatureError, "the token is signed with another key"),
     (jwt.InvalidAlgorithmError, "the token is signed with an algorithm that is not accepted"),
 )
+_SHORTEST = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""Bytes of a shared secret: as many as the hash has (RFC 7518, 3.2). Who has one token can try
+keys as fast as a machine can hash."""
 _NOT_VALID = "the token is not valid"
 
 
@@ -60,7 +63,8 @@ class JwtAuthenticator:
     JwtAuthenticator(algorithms=['HS256'])
 
     Raises ``ValueError`` for algorithms that are none, unknown or mixed, and for a key
-    that does not fit them; ``ImportError`` if they need what is not installed.
+    that does not fit them or is shorter than RFC 7518, 3.2 asks for (32 bytes for HS256);
+    ``ImportError`` if they need what is not installed.
     """
 
     def __init__(
@@ -164,6 +168,12 @@ def _check_key(key: str | bytes, algorithms: list[str]) -> None:
     for algorithm in algorithms:
         if algorithm in jwt.algorithms.requires_cryptography and not jwt.algorithms.has_crypto:
             raise ImportError(f"{algorithm} needs cryptography: install the extra eyewall[jwt]")
+        least = _SHORTEST.get(algorithm, 0)
+        if len(key.encode() if isinstance(key, str) else key) < least:
+            raise ValueError(
+                f"the key is too short for {algorithm}: it needs at least {least} bytes "
+                "(RFC 7518, 3.2), and random ones"
+            )
         try:
             jwt.get_algorithm_by_name(algorithm).prepare_key(key)
         except NotImplementedError:

@@ -239,6 +239,10 @@ def test_a_token_that_was_changed_is_unauthorized(cut):
         (KEY, ["RS256"], "of no use for RS256"),
         (pem(RSA.public_key()), ["HS256"], "of no use for HS256"),
         (pem(RSA.public_key()), ["ES256"], "of no use for ES256"),
+        ("k" * 31, ["HS256"], r"too short for HS256: .* 32 bytes \(RFC 7518, 3.2\)"),
+        (b"k" * 31, ["HS256"], "too short for HS256"),
+        ("k" * 47, ["HS384"], "too short for HS384: it needs at least 48"),
+        ("k" * 63, ["HS256", "HS512"], "too short for HS512: it needs at least 64"),
         ("", ["HS256"], "key must be"),
         (None, ["HS256"], "key must be"),
     ],
@@ -247,7 +251,12 @@ def test_a_wrong_set_up_is_told_where_it_is_built(key, algorithms, told):
     with pytest.raises(ValueError, match=told) as mistake:
         JwtAuthenticator(key, algorithms=algorithms)
 
-    assert not key or key not in str(mistake.value)
+    assert not key or str(key) not in str(mistake.value)
+
+
+@pytest.mark.parametrize("key", ["k" * 32, b"k" * 32, "ä" * 16])
+def test_a_secret_of_thirty_two_bytes_will_do(key):
+    assert authenticator(key).authenticate(knock(token(key))).user_id == "ada"
 
 
 def test_the_leeway_is_checked_where_it_is_built():

@@ -141,6 +141,32 @@ def test_check_config_shows_what_counts_and_no_secret(tmp_path):
     assert "hunter2" not in done.stdout
 
 
+def test_check_config_says_first_which_file_was_read(tmp_path):
+    """In another folder it is another one, or none: authentication is off then."""
+    done = run("check-config", cwd=tmp_path)
+    first = done.stdout.splitlines()[0]
+    assert first.startswith(f"# read from no file: there is no {tmp_path / 'eyewall.toml'}")
+    assert "--config" in first
+
+    (tmp_path / "live.toml").write_text("workers = 3\n")
+    for named in ({"EYEWALL_CONFIG": "live.toml"}, {}):
+        arguments = () if named else ("--config", "live.toml")
+        done = run("check-config", *arguments, cwd=tmp_path, **named)
+        assert done.stdout.splitlines()[0] == f"# read from {tmp_path / 'live.toml'}"
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_a_shared_secret_that_is_too_short_does_not_start(command, tmp_path):
+    text = '[auth]\nkind = "jwt"\nkey = "hunter2"\nalgorithms = ["HS256"]\n'
+    (tmp_path / "eyewall.toml").write_text(text)
+
+    done = run(command, cwd=tmp_path, PORT="0")
+
+    assert done.returncode == 2
+    assert "too short for HS256: it needs at least 32 bytes" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["check-config", "serve"])
 def test_what_only_a_part_knows_to_be_wrong_is_told_too(command, tmp_path):
     """Whatever ``serve`` would fail on, ``check-config`` says before."""

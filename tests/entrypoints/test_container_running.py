@@ -14,6 +14,7 @@ from eyewall import ConnMeta, HeartbeatConfig, QueueConfig, Server
 from eyewall.container import Container
 from eyewall.settings import Settings
 from eyewall.settings_groups import AuthSettings, LimitSettings, MetricsSettings
+from eyewall.testing.logs import RecordingLogger
 from tests.entrypoints.wire import FENCE, peer, raw_peer, running, soon
 
 KEY = "a-key-of-thirty-two-bytes-at-least"
@@ -163,3 +164,26 @@ async def test_the_limiter_may_be_an_own_one():
 
     async with running(container.server()) as server, peer(server) as client:
         assert (await client.refused(FENCE))["retry_after"] == 7.0
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+async def test_the_log_says_which_settings_file_was_read(tmp_path, monkeypatch, embedded):
+    """In another folder it is another one, or none, and then authentication is off."""
+    monkeypatch.chdir(tmp_path)
+
+    async def told(settings):
+        log = RecordingLogger()
+        server = Server.from_settings(settings, logger=log)
+        if embedded:
+            server.routes()
+        await server.start(port=... if embedded else 0)
+        await server.shutdown(timeout=1)
+        return log.fields("started" if embedded else "listening")["settings"]
+
+    assert f"no file: there is no {tmp_path / 'eyewall.toml'}" in await told(None)
+    assert await told(Settings()) == "no file: a program has made them"
+    (tmp_path / "eyewall.toml").write_text("workers = 3")
+    assert await told(None) == str(tmp_path / "eyewall.toml")
+    (tmp_path / "live.toml").write_text("workers = 3")
+    monkeypatch.setenv("EYEWALL_CONFIG", "live.toml")
+    assert await told(None) == str(tmp_path / "live.toml")

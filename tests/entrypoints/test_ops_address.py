@@ -318,6 +318,21 @@ def test_a_taken_port_is_told_in_a_sentence_where_a_program_is_run(
     )
 
 
+@pytest.mark.parametrize("way", ["run", "settings"])
+def test_the_port_of_the_clients_is_not_its_own(way, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    if way == "run":
+        with pytest.raises(SystemExit):
+            Server(ops_port=port).run(port=port)
+        told = f"127.0.0.1:{port} is where the clients are; take another with ops_port="
+    else:
+        monkeypatch.setenv("EYEWALL_OPS__PORT", str(port))
+        assert main(["serve", "--port", str(port)]) == 2
+        told = f"ops.port: {port} is where the clients are (server.port); take another"
+    assert told in capsys.readouterr().err
+
+
 def test_check_config_shows_it_and_tells_what_is_wrong(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "eyewall.toml").write_text("[ops]\nport = 9100\n")

@@ -19,6 +19,7 @@ from eyewall.settings_groups import (
     SettingsError,
     TlsSettings,
 )
+from eyewall.settings_schema import SettingsSchema, known_keys
 
 COMMANDS = (
     "true or false, or a list of commands "
@@ -248,6 +249,14 @@ TABLE = [
     ({"EYEWALL_QUEUE__SIZ": "1"}, "queue.siz: unknown key; did you mean size?"),
     ({"EYEWALL_PORT": "1"}, "port: unknown key; did you mean server.port?"),
     ({"EYEWALL_ZZZ": "1"}, "zzz: unknown key (EYEWALL_ZZZ)"),
+    ({"EYEWALL_SERVER_PORT": "1"}, "server.port? As a variable it is EYEWALL_SERVER__PORT (two"),
+    ({"EYEWALL_QUEUE_MAX_BYTES": "1"}, "EYEWALL_QUEUE__MAX_BYTES (two underscores)"),
+    ({"EYEWALL_HEARTBEAT_INTERVAL": "1"}, "did you mean heartbeat.interval? As"),
+    ({"EYEWALL_AUTH_KEY": "1"}, "auth_key: unknown key; did you mean auth.key? As"),
+    ({"EYEWALL_SERVER__OPS_PORT": "1"}, "server.ops_port: unknown key; did you mean ops.port? As"),
+    ({"EYEWALL_AUTH__SECRET": "x"}, "auth.secret: unknown key; did you mean auth.key? As"),
+    ({"PORT": "7", "EYEWALL_OPS__PORT": "7"}, "ops.port: 7 is where the clients are (server.port)"),
+    ({"EYEWALL_SERVER__HOST": "*", "EYEWALL_OPS__PORT": "8080"}, "ops.port: 8080 is where"),
     ({"EYEWALL_CONFIG": "nowhere.toml"}, "nowhere.toml: can't be read: No such file"),
 ]  # fmt: skip
 
@@ -281,7 +290,22 @@ def test_a_mistake_names_the_key_and_the_form_that_is_expected(environ, told):
         ('[auth.tokens]\na = "ada"', "auth.tokens: expected a table of token"),
         ('[auth.tokens]\na = {user = "ada"}', "entry 1 is not of that form"),
         ('[auth.tokens]\na = {user_id = "a"}\nb = {roles = "r"}', "entry 2 is not of that form"),
-        ("workers = \n", "eyewall.toml: expected TOML, but line 1, column 11 is not"),
+        (
+            "workers = \n",
+            "eyewall.toml: expected TOML, but line 1, column 11 is not: invalid value",
+        ),
+        ("workers 3", "line 1, column 9 is not: expected '=' after a key in a key/value pair"),
+        ("[auth", "is not: expected ']' at the end of a table declaration"),
+        ("check_origin = [1", "is not: unclosed array"),
+        ("workers = 1\nworkers = 2", "is not"),
+        ("[queue]\n[queue]", "is not: a table or key is there twice"),
+        ("ops_port = 9100", "ops_port: unknown key; did you mean ops.port? (eyewall.toml)"),
+        ('[auth]\nsecret = "x"', "auth.secret: unknown key; did you mean auth.key? (eyewall.toml)"),
+        ('[auth]\njwt-secret = "x"', "auth.jwt-secret: unknown key; did you mean auth.key?"),
+        ("max-connections = 1", "max-connections: unknown key; did you mean max_connections?"),
+        ('[jwt]\nkey = "x"', "jwt: unknown key; did you mean auth.kind?"),
+        ('[logging]\nformat = "json"', "logging.format: unknown key; did you mean logging.kind?"),
+        ('[tls]\ncertfile = "x"', "tls.certfile: unknown key; did you mean tls.cert?"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_the_file(folder, toml, told):
@@ -346,6 +370,44 @@ def test_settings_can_not_be_changed():
         Settings().workers = 1  # type: ignore[misc]
 
 
+def test_a_mistake_in_yaml_is_told_with_what_was_expected(folder):
+    (folder / "eyewall.yaml").write_text("auth: {kind: jwt")
+
+    (mistake,) = mistakes({"EYEWALL_CONFIG": "eyewall.yaml"})
+
+    assert "eyewall.yaml: expected YAML, but line 1, column 17 is not: expected ',' or" in mistake
+
+
+def test_what_is_suggested_for_a_key_is_one():
+    root = SettingsSchema()
+
+    for group in (root, *(f.schema for f in root.fields.values() if hasattr(f, "schema"))):
+        assert set(group.called.values()) <= set(known_keys())
+        assert not set(group.called) & set(group.fields)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"server": {"host": "10.0.0.5", "port": 9000}, "ops": {"port": 9000}},
+        {"server": {"port": 0}, "ops": {"port": 0}},
+        {"server": {"port": 9000}},
+    ],
+)
+def test_a_port_may_be_taken_on_two_addresses(settings):
+    assert load(**settings).server.port == settings["server"]["port"]
+
+
+def test_settings_know_the_file_that_they_were_read_from(folder):
+    assert load().file is None
+    assert load().were_read
+    (folder / "eyewall.toml").write_text("workers = 1")
+    assert load().file == folder / "eyewall.toml"
+    (folder / "other.toml").write_text("workers = 1")
+    assert load({"EYEWALL_CONFIG": "other.toml"}).file == folder / "other.toml"
+    assert not Settings().were_read
+
+
 # --- what must not be seen
 
 SECRET = "hunter2"
@@ -394,6 +456,12 @@ def test_secrets_are_in_no_mistake(environ):
         ("eyewall.toml", f'[auth.{SECRET}]\nuser_id = "ada"'),
         ("eyewall.yaml", f"auth:\n  key: *{SECRET}"),
         ("eyewall.yaml", f"auth:\n  key: '{SECRET}"),
+        ("eyewall.yaml", f"auth:\n  key: !{SECRET} x"),
+        ("eyewall.yaml", f"auth: &{SECRET} 1\nlimits: *{SECRET}x"),
+        ("eyewall.toml", f"[auth]\nkey = {SECRET}"),
+        ("eyewall.toml", f"[{SECRET}]\n[{SECRET}]"),
+        ("eyewall.toml", f"a = {{ {SECRET} = 1, {SECRET} = 2 }}"),
+        ("eyewall.toml", f"{SECRET} = {{}}\n{SECRET}.x = 2"),
     ],
 )
 def test_secrets_of_a_file_that_is_wrong_are_in_no_mistake(folder, name, text):
