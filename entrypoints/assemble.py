@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tornado.routing import Matcher, Rule
+
 from eyewall import ops
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.clock.system import SystemClock
@@ -95,6 +97,7 @@ class Options:
     allowed_hosts: Collection[str] | None
     refuse_with: str
     start_page: bool
+    pages: Collection[Any]
     ops_host: str
     ops_port: int | None
     allow_unsafe: Collection[str]
@@ -226,6 +229,7 @@ def _check_given(options: Options) -> None:
     refuse_with(options.refuse_with)
     if not isinstance(options.start_page, bool):
         raise ValueError(f"start_page must be True or False, not {options.start_page!r:.80}")
+    check_pages(options.pages)
     ops.check(options.ops_host, options.ops_port)
     for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
         given = getattr(options, what)
@@ -234,6 +238,18 @@ def _check_given(options: Options) -> None:
         if not isinstance(given, Collection):  # what can be gone through only once, too
             raise ValueError(f"{what} must be a list of strings, not {given!r:.80}")
         check_names(given, what)
+
+
+def check_pages(pages: Collection[Any]) -> None:
+    """Raise ``ValueError`` for what are no Tornado rules: one pair in the place of a list of
+    pairs, say."""
+    given: object = pages
+    if isinstance(given, str | bytes | dict) or not isinstance(given, Collection):
+        raise ValueError(f"pages must be a list of Tornado rules, not {given!r:.80}")
+    for page in pages:
+        is_short = isinstance(page, tuple | list) and 2 <= len(page) <= 4
+        if not isinstance(page, Rule) and not (is_short and isinstance(page[0], str | Matcher)):
+            raise ValueError(f"pages must be Tornado rules (pattern, handler), not {page!r:.80}")
 
 
 def _offline_default(options: Options) -> str:

@@ -78,7 +78,8 @@ class Server:
     and ``history`` is in memory, for this server alone. ``client_commands`` says what clients
     may do by themselves: True, False, or a set of ``join``, ``leave``, ``publish``, ``members``,
     ``presence``, ``typing`` and ``history``. Without ``offline`` nothing is kept for
-    users who are away, and asking for it raises ``Misuse``.
+    users who are away, and asking for it raises ``Misuse``. ``pages`` are Tornado rules, such
+    as ``("/login", Login)``, that a server which listens itself serves beside the sockets.
 
     >>> server = Server()
     >>> @server.on("echo:ping")
@@ -125,6 +126,7 @@ class Server:
         refuse_with: str = "http",
         limiter: Limiter | Callable[..., Any] | None = None,
         start_page: bool = True,
+        pages: Collection[Any] = (),
         ops_host: str = LOCAL,
         ops_port: int | None = None,
         allow_unsafe: Collection[str] = (),
@@ -140,6 +142,7 @@ class Server:
         self._ops = None if ops_port is None else OpsAddress(ops_host, ops_port)
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
         self._stand_before(*assemble(self.options))
+        self._pages = tuple(pages)
         if tracer is not None:
             self.use(trace(tracer))
 
@@ -302,14 +305,25 @@ class Server:
 
         With ``ops_port`` it listens there in any case, for what an orchestrator and a monitor ask.
 
-        ``pages`` are further Tornado rules to serve. Raises ``OSError`` if the port
-        can't be had, ``Unavailable`` if an adapter can't be opened, what a startup hook
-        raised, ``RuntimeError`` if it was started or was shut down meanwhile,
+        ``pages`` are further Tornado rules to serve, before those of ``Server``.
+
+        Raises ``OSError`` if the port can't be had, ``Unavailable`` if an adapter can't be
+        opened, what a startup hook raised, ``RuntimeError`` if it was started or was shut
+        down meanwhile,
         ``UnsafeConfiguration`` for adapters that would split a cluster (unless
         ``allow_unsafe`` has ``"split_state"``), and ``Misuse`` in a fork of the process
         that has started it, and where ``eyewall serve`` imports its module. Then nothing is
         left behind, and it may be tried again.
         """
+        await self._begin(host, port, ssl, [*pages, *self._pages])
+
+    async def _begin(
+        self,
+        host: str | EllipsisType,
+        port: int | EllipsisType | None,
+        ssl: tls.SSLContext | EllipsisType | None,
+        pages: Sequence[Any],
+    ) -> None:
         check_not_importing()
         self._check_process()
         if self._started:
@@ -537,7 +551,7 @@ class Server:
 
         What is left out is as the settings say that the server was built from; without any
         it is 127.0.0.1, 8080 and no TLS. A browser on this machine is shown a page at ``/``
-        (``start_page``), unless one of ``pages`` stands there.
+        (``start_page``), unless one of ``pages`` stands there: these, and then those of ``Server``.
 
         Returns too when it was shut down in another way. In a thread that is not the main
         one it takes no signals: there, that is how it ends. As the process is taken for its
@@ -570,11 +584,12 @@ class Server:
         try:
             where = place(self.settings or PLAIN, host, port, ssl)
             check_port(where[1])  # of None start() would make a server that nobody can reach
-            shown = [*pages, *(start_page() if self.options.start_page else ())]
+            first = start_page() if self.options.start_page else ()
+            shown = [*pages, *self._pages, *first]
             with written_as(self.logger):
                 asyncio.run(
                     run_until_signal(
-                        start=lambda: self.start(*where, pages=shown),
+                        start=lambda: self._begin(*where, shown),
                         ended=lambda: self._ended.wait(),
                         stop=self.shutdown,
                     )

@@ -225,6 +225,7 @@ SERVER_DEFAULTS = {
     "trusted_proxies": (),
     "refuse_with": "http",
     "start_page": True,
+    "pages": (),
     "ops_host": "127.0.0.1",
     "ops_port": None,
 }

@@ -15,6 +15,7 @@ from typing import Any, assert_type
 
 import marshmallow
 import msgspec
+import tornado.web
 from marshmallow import fields
 
 import eyewall
@@ -241,6 +242,7 @@ server = Server(
     limiter=slow,
     refuse_with="close",
     start_page=False,
+    pages=[("/own", tornado.web.RequestHandler)],
     lease=timedelta(seconds=10),
 )
 hub = server.hub
