@@ -226,7 +226,12 @@ export class Client {
     whom: string[] | { room: string },
     options?: CallOptions,
   ): Promise<Answer<{ users: Record<string, Presence> }>>;
-  /** Tell the others that one is typing; the hub takes it back after `ttl` seconds. */
+  /**
+   * Tell the others that one is typing; the hub takes it back after `ttl` seconds (5).
+   *
+   * At every key stroke, if you like: what was said less than half of its `ttl` ago is not sent
+   * again, and resolves. `false` is always sent, and so is what comes after it.
+   */
   typing(room: string, typing?: boolean, options?: CallOptions & { ttl?: number }): Promise<Answer>;
   history(
     room: string,

@@ -28,6 +28,7 @@
 
 const PROTOCOL = "eyewall.v1.json";
 const OPEN = 1; // a WebSocket's readyState
+const TYPING = 5; // seconds for which the hub takes somebody to type, unless it is told otherwise
 const TOKEN_EXPIRED = 4401;
 const AUTH_FAILED = 4504;
 
@@ -628,6 +629,7 @@ export class Client {
   #outbox;
   #positions = new Positions();
   #aside = new Aside();
+  #typed = null; // {room, ttl, id, at} of the last word that somebody types
   #left = new Set(); // rooms that the application wants to be out of, until the hub says so too
   #seen = new Recent(SEEN); // id -> {answer, link}: what became of it, and who waits for that
   #owed = new Recent(SEEN); // id -> link: asked for an ack ahead of its turn, and comes again
@@ -936,7 +938,10 @@ export class Client {
   /** The room is left whether or not the hub answers, unless it refuses. */
   leave(room, options = {}) {
     const left = this.#request("system:leave", { room }, options, {
-      begun: () => this.#left.add(room),
+      begun: () => {
+        this.#left.add(room);
+        this.#typed = null;
+      },
       answered: () => this.#isOut(room),
       failed: (isAsBefore) => {
         if (isAsBefore) this.#left.delete(room);
@@ -960,8 +965,26 @@ export class Client {
     return this.request("system:presence", Array.isArray(whom) ? { users: whom } : whom, options);
   }
 
-  typing(room, typing = true, { ttl, ...options } = {}) {
-    return this.request("system:typing", { room, typing, ttl }, options);
+  /** At every key stroke, if you like: what was said less than half its ttl ago is not sent. */
+  async typing(room, typing = true, { ttl, id = this.#nextId(), ...options } = {}) {
+    if (typing === true && this.#isTyped(room, ttl)) {
+      options.signal?.throwIfAborted();
+      return { message_id: this.#typed.id, status: "ok" };
+    }
+    const said = { room, ttl, id, at: Date.now() };
+    this.#typed = typing === true ? said : null;
+    try {
+      return await this.request("system:typing", { room, typing, ttl }, { id, ...options });
+    } catch (error) {
+      if (this.#typed === said) this.#typed = null;
+      throw error;
+    }
+  }
+
+  #isTyped(room, ttl) {
+    if (this.#typed?.room !== room || this.#typed.ttl !== ttl) return false;
+    const ago = Date.now() - this.#typed.at; // below 0 where the clock was set back
+    return ago >= 0 && ago < ((ttl ?? TYPING) * 1000) / 2;
   }
 
   history(room, { since, limit, ...options } = {}) {
@@ -970,6 +993,7 @@ export class Client {
 
   /** The hub says that we are in none, or not any more. */
   #isOut(room) {
+    if (this.#typed?.room === room) this.#typed = null;
     this.#positions.forget(room);
     this.#left.delete(room);
   }
@@ -1142,6 +1166,7 @@ export class Client {
   /** Let go of the link; what the client itself has asked there, nobody waits for any more. */
   #release() {
     clearTimeout(this.#retry);
+    this.#typed = null; // a cut ends it
     this.#link?.end();
     this.#link = null;
     this.#aside = new Aside();

@@ -19,6 +19,7 @@ from eyewall.client.receive import Arrival, Counts
 from eyewall.client.requests import OnAnswer
 from eyewall.client.session import State
 from eyewall.client.tokens import TokenSource
+from eyewall.client.typed import Typed
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import EyewallError, Misuse
@@ -93,6 +94,7 @@ class Client:
         )
         self._handed: Arrival | None = None
         self._iterating = False
+        self._typed = Typed()
 
     def __repr__(self) -> str:
         return f"Client({self._shown!r}, {self.state})"
@@ -281,6 +283,7 @@ class Client:
 
     async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Leave a room: whether or not the server answers, unless it refuses."""
+        self._typed.forget()
         return await self._engine.leave(room, seconds(timeout, "timeout", positive=True))
 
     async def publish(
@@ -328,11 +331,33 @@ class Client:
         ttl: Seconds | None = None,
         timeout: Seconds = TIMEOUT,
     ) -> None:
-        """Tell the other members that one types, for ``ttl`` seconds, or no longer does."""
+        """Tell the other members that one types, for ``ttl`` seconds (5 by default), or no longer
+        does.
+
+        May be called at every key stroke: what was said less than half of its ``ttl`` ago is not
+        sent again. ``False`` is always sent, and so is what comes after it, after ``leave``,
+        after the same in another room, on a new connection, and with another ``ttl``.
+        """
         fields: dict[str, Any] = {"room": room, "typing": typing}
-        if ttl is not None:
-            fields["ttl"] = seconds(ttl, "ttl", positive=True)
-        await self._command("typing", fields, timeout)
+        span = None if ttl is None else seconds(ttl, "ttl", positive=True)
+        if span is not None:
+            fields["ttl"] = span
+        within = seconds(timeout, "timeout", positive=True)
+        if typing is not True:
+            self._typed.forget()
+            await self._command("typing", fields, within)
+            return
+        session = self._engine.session
+        link = None if session is None else session.link
+        is_in = room in self._engine.rooms
+        if self._typed.holds(room, span, link, is_in=is_in):
+            return
+        said = self._typed.say(room, span, link, is_in=is_in)
+        try:
+            await self._command("typing", fields, within)
+        except BaseException:
+            self._typed.take_back(said)
+            raise
 
     async def history(
         self,

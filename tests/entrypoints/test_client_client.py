@@ -33,7 +33,7 @@ from eyewall import (
 )
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.client import Client, State
-from tests.entrypoints.client_support import client, talking
+from tests.entrypoints.client_support import client, reopened, talking
 from tests.entrypoints.house import commanded, plain
 from tests.entrypoints.wire import UNIT, WITHIN, eventually, running, soon
 
@@ -153,6 +153,83 @@ async def test_typing_is_told_to_the_others(ada, ben):
 
     assert (begins.event, begins.data) == ("typing", {"user_id": "ada", "typing": True})
     assert ends.data["typing"] is False
+
+
+def hears_typing(server):
+    """The list of what the server is told of typing, from now on."""
+    heard = []
+
+    async def note(ctx, msg, next):
+        if msg.topic == "system:typing":
+            heard.append((msg.data["room"], msg.data["typing"], msg.data.get("ttl")))
+        return await next(ctx, msg)
+
+    server.use(note)
+    return heard
+
+
+async def test_not_every_key_stroke_is_a_message(server, ada):
+    heard = hears_typing(server)
+    for room in ("r", "s"):
+        await ada.join(room)
+
+    await asyncio.gather(*(ada.typing("r") for _ in range(20)))
+    await ada.typing("r")
+    assert heard == [("r", True, None)], "it was said just now, or is being said"
+    await ada.typing("r", False)
+    await ada.typing("r", False)
+    await ada.typing("r")
+    await ada.typing("s")
+    await ada.typing("r")
+    await ada.typing("r", ttl=20)
+    await ada.typing("r", ttl=20)
+
+    assert heard[1:] == [
+        *(("r", False, None), ("r", False, None), ("r", True, None)),
+        *(("s", True, None), ("r", True, None), ("r", True, 20)),
+    ]
+
+
+async def test_typing_is_said_again_after_half_of_its_time(server, ada):
+    heard = hears_typing(server)
+    await ada.join("r")
+
+    await ada.typing("r", ttl=0.02)
+    await asyncio.sleep(0.02)  # half of it has gone by, and more
+    await ada.typing("r", ttl=0.02)
+
+    assert len(heard) == 2
+
+
+async def test_typing_is_said_again_on_another_connection(server, ada):
+    heard = hears_typing(server)
+    await ada.join("r")
+    await ada.typing("r", ttl=60)
+    before = ada.conn_id
+    await server.hub.disconnect_conn(before, "internal_error")
+    await reopened(ada, before)
+
+    await ada.typing("r", ttl=60)
+
+    assert len(heard) == 2
+
+
+async def test_typing_is_said_again_after_leaving_and_after_a_refusal(server, ada):
+    heard = hears_typing(server)
+    for _ in range(2):
+        with pytest.raises(NotAMember):
+            await ada.typing("r")
+    await ada.join("r")
+    await ada.typing("r")
+    await ada.leave("r")
+    await ada.join("r")
+    await ada.typing("r")
+    assert len(heard) == 4
+
+    with pytest.raises(ValueError, match="ttl"):
+        await ada.typing("r", ttl=0)
+    with pytest.raises(ValueError, match="timeout"):
+        await ada.typing("r", timeout=0)
 
 
 async def test_a_page_of_history():
