@@ -313,6 +313,8 @@ class Moderator:
             await self._settle(room_id, user_id)
             gone = await self._state.decide(room_id, user_key(user_id), rule)
             await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
+            if gone.seats:
+                self._log("kicked", room_id, user_id, gone)
             return len(gone.seats)
 
         return await self._rooms.effects.see_through(act)
@@ -335,6 +337,7 @@ class Moderator:
             gone = await self._state.decide(room_id, key, rule)
             await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
             await self._settle(room_id, user_id)  # after: now it finds the ban
+            self._log("banned", room_id, user_id, gone)
             return len(gone.seats)
 
         return await self._rooms.effects.see_through(act)
@@ -352,6 +355,9 @@ class Moderator:
         for conn in self._connections.of_user(user_id):
             if room_id in self._rooms.unsettled(conn):
                 await self._rooms.settle(room_id, conn)
+
+    def _log(self, event: str, room_id: RoomId, user_id: UserId, gone: _Gone) -> None:
+        self._logger.info(event, room=room_id, user_id=user_id, connections=len(gone.seats))
 
     # --- effects
 

@@ -30,6 +30,8 @@ class Registrations:
     def on_connect(self, hook: F) -> F:
         """Run ``hook(conn)`` for each new connection, before anything is read from it.
 
+        A user has come with the first of its connections: ``hub.presence`` counts them.
+
         A hook that raises ``Refused`` ends the connection with 1008, and the client stays
         away; with 1013 if it is ``Unavailable`` or a refusal that may be retried
         (``Overloaded``, ``RateLimited``), and with 1011 for whatever else it raises: the client
@@ -39,7 +41,10 @@ class Registrations:
         return self._node.hooks.add(Event.CONNECT, hook)
 
     def on_disconnect(self, hook: F) -> F:
-        """Run ``hook(conn, reason)`` once for each connection that has ended."""
+        """Run ``hook(conn, reason)`` once for each connection that has ended.
+
+        Whether that was the user's last one, on any node, says ``hub.presence``.
+        """
         return self._node.hooks.add(Event.DISCONNECT, hook)
 
     def on_message(self, hook: F) -> F:
@@ -80,7 +85,12 @@ class Registrations:
         return self._node.failures.add(Kind.QUEUE_FULL, fn)
 
     def on_user_offline(self, fn: H) -> H:
-        """Run it for messages to users without a connection."""
+        """Run ``fn(failure)`` for each message that was sent to a user without a connection.
+
+        It is about messages, not about presence: a user who goes offline, and to whom nothing
+        is sent, is not told here. Of that hear ``on_connect``, ``on_disconnect`` and
+        ``presence``.
+        """
         return self._node.failures.add(Kind.USER_OFFLINE, fn)
 
     def on_connection_error(self, fn: H) -> H:

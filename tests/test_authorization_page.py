@@ -384,6 +384,30 @@ async def test_a_kick_is_for_now_and_a_ban_for_its_time():
         assert (await eve.request("desk:kick", whom | {"user": "nobody"}))["out"] == 0
 
 
+async def test_the_rooms_are_there_again_after_a_restart():
+    """Each ``TestHub`` has stores of its own, as a process that was started again has."""
+    server = desk()
+    async with TestHub(server) as th:
+        ada = await th.connect(user="ada")
+        await ada.request("ticket:open")
+    async with TestHub(server) as th:
+        ada = await th.connect(user="ada")
+        assert (await ada.join("ticket-ada"))["room"] == "ticket-ada"
+
+
+async def test_the_owner_of_a_ticket_is_looked_up():
+    recipe = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    names: dict[str, Any] = {"__name__": "docs"}
+    exec(compile(recipe, "docs", "exec"), names)
+    async with TestHub(names["server"]) as th:
+        ada, ben = await th.connect(user="ada"), await th.connect(user="ben")
+        agent = await th.connect(user="cy", roles=AGENT)
+        for client in (ada, agent):
+            await client.join("ticket-7")
+        assert await code(ben.join("ticket-7")) == "forbidden"
+        assert await code(agent.join("elsewhere")) == "forbidden"
+
+
 async def test_an_invite_is_for_once_and_outlives_a_cut():
     async with TestHub(desk()) as th:
         ada, ben = await th.connect(user="ada"), await th.connect(user="ben", roles=AGENT)

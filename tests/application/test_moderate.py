@@ -356,6 +356,22 @@ async def test_an_invite_lets_in_on_any_node(one, two):
     assert one.logger.fields("invited")["by"] == "bob"
 
 
+async def test_who_is_put_out_is_in_the_log(one, two):
+    await joined(one, "ada")
+    await joined(two, "ada")
+
+    await one.hub.kick("lab", "ada", reason="calm down")
+    assert one.logger.fields("kicked") == {"room": "lab", "user_id": "ada", "connections": 2}
+    await one.hub.ban("lab", "ada")
+    assert one.logger.fields("banned") == {"room": "lab", "user_id": "ada", "connections": 0}
+
+
+async def test_a_kick_that_changed_nothing_is_not_in_the_log(one):
+    await one.hub.kick("lab", "ada")
+
+    assert "kicked" not in one.logger.of("info")
+
+
 async def test_an_invite_outlives_a_cut_for_a_time(make_node, clock):
     node = await make_node(session_ttl=30.0)
     await node.hub.create_room("lab", RoomOptions(policy="invite_only"))
