@@ -55,12 +55,14 @@ class RoomOptions:
     ``auto_cleanup`` is about the list that ``hub.rooms()`` gives: a room that was created is
     on it until its last member has left, and without ``auto_cleanup`` until ``delete_room``.
     It takes nothing away: what was decided of a room (options, bans, roles, invites) and its
-    history stay under its name until ``delete_room``. A room that nobody created, and of which
-    nothing was decided, is gone with its last member in any case.
+    history stay under its name until ``delete_room``; in stores in memory, until the process
+    ends. A room that nobody created, and of which nothing was decided, is gone with its last
+    member in any case.
 
     ``allowed_roles`` are for the policy PRIVATE, and a mistake under any other, where they
     would restrict nobody. ``history_size`` is in messages, ``history_ttl`` in seconds. With
-    ``announce`` members see who joins and leaves.
+    ``announce`` the other members are told who joins and leaves, by the events ``join`` and
+    ``leave`` of ``room:<room>``.
     """
 
     policy: RoomPolicy
