@@ -9,6 +9,7 @@ To bring an adapter of your own, override its provider:
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from dependency_injector import containers, providers
@@ -21,6 +22,7 @@ from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.adapters.state.memory import MemoryState
+from eyewall.application.extras import needs
 from eyewall.application.ports import Authenticator, Limiter, Metrics
 from eyewall.application.stores import OfflineStore
 from eyewall.server import Server
@@ -60,6 +62,29 @@ def _memory(offline: OfflineSettings) -> OfflineStore:
 def _limiter(limits: LimitSettings) -> Limiter:
     assert limits.rate is not None, "settings that limit have a rate"
     return TokenBucketLimiter(limits.rate, limits.burst)
+
+
+_EXTRAS = {"auth.kind": "jwt", "metrics.kind": "prometheus"}
+"""Settings whose value names an extra."""
+_PARTS = {"jwt": "jwt", "prometheus": "prometheus_client"}
+"""The module that each extra brings."""
+
+
+def check_extras(settings: Settings) -> None:
+    """Raise ``ImportError`` with all the extras that the settings need and that are missing."""
+    asked = {key: name for key, name in _EXTRAS.items() if settings.value(key) == name}
+    missing = {key: name for key, name in asked.items() if not _is_there(_PARTS[name])}
+    if missing:
+        what = " with ".join(f"{key} = {name}" for key, name in missing.items())
+        raise ImportError(needs(what, *missing.values()), name=_PARTS[next(iter(missing.values()))])
+
+
+def _is_there(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _server(settings: Settings, /, **ports: Any) -> Server:

@@ -151,7 +151,10 @@ class Server:
         self._node, self._sockets = node, sockets
         # An application that is there already may accept before the node has started.
         node.connections.draining = True
-        self.logger = node.ports.logger
+        self.logger: Logger = node.ports.logger
+        """What the server writes its lines with, for those of the application too:
+        ``server.logger.info("order_paid", order=7)``. It is what was given as ``logger``, else
+        the one of the settings."""
         self._logger = node.logger
         self._clock = node.ports.clock
         self._background = Background(self._logger)
@@ -170,11 +173,14 @@ class Server:
     def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Server:
         """Build a server from ``settings`` (None reads file and environment).
 
-        ``overrides`` are ``Server``'s own keywords. Raises ``SettingsError``.
+        ``overrides`` are ``Server``'s own keywords. Raises ``SettingsError``, and ``ImportError``
+        where extras are missing that the settings need.
         """
-        from eyewall.container import Container  # noqa: PLC0415  (it builds servers)
+        from eyewall.container import Container, check_extras  # noqa: PLC0415  (it builds servers)
 
-        container = Container(settings=settings or Settings.load())
+        settings = settings or Settings.load()
+        check_extras(settings)
+        container = Container(settings=settings)
         server: Server = container.server(**overrides)
         return server
 
@@ -454,7 +460,8 @@ class Server:
         return ["draining"] if self._node.connections.draining else []
 
     async def shutdown(self, timeout: Seconds = 10.0) -> None:
-        """Drain and stop, within ``timeout`` seconds (guarantees.md, "Shutdown").
+        """Drain and stop, within ``timeout`` seconds: clients are told and let in no more,
+        running handlers finish, what is queued is written, every connection closes with 1012.
 
         May be called twice: the second call waits for the first. A handler or hook that
         awaits it is among those that it waits for, until the deadline; there,

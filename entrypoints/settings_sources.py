@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eyewall.application.extras import needs
+
 PREFIX = "EYEWALL_"
 CONFIG = "EYEWALL_CONFIG"
 """The variable that names the file. It is not a setting itself."""
@@ -164,13 +166,15 @@ def _yaml(text: str) -> Any:
     try:
         import yaml  # noqa: PLC0415  (an extra: only who writes YAML needs it)
     except ImportError:
-        raise _Unreadable("reading YAML needs the extra eyewall[yaml]") from None
+        raise _Unreadable(needs("reading YAML", "yaml")) from None
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "some of it"
-        why = _QUOTED.sub(_harmless, getattr(error, "problem", None) or "")
+        is_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+        problem = getattr(error, "problem", None) if is_form else None
+        why = _QUOTED.sub(_harmless, problem or "")
         text = f"expected YAML, but {place} is not"
         raise _Unreadable(f"{text}: {why}" if why else text) from None
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from eyewall.adapters.auth.bearer import bearer_token
+from eyewall.application.extras import needs
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Unauthorized
 from eyewall.domain.handshake import Handshake
@@ -25,9 +26,7 @@ from eyewall.domain.identity import ConnMeta, UserId, name
 try:
     import jwt
 except ImportError as error:
-    raise ImportError(
-        "JwtAuthenticator needs PyJWT: install the extra eyewall[jwt]", name="jwt"
-    ) from error
+    raise ImportError(needs("JwtAuthenticator", "jwt"), name="jwt") from error
 
 T = TypeVar("T")
 
@@ -167,7 +166,7 @@ def _check_key(key: str | bytes, algorithms: list[str]) -> None:
         raise ValueError("key must be a text or bytes that are not empty")
     for algorithm in algorithms:
         if algorithm in jwt.algorithms.requires_cryptography and not jwt.algorithms.has_crypto:
-            raise ImportError(f"{algorithm} needs cryptography: install the extra eyewall[jwt]")
+            raise ImportError(needs(algorithm, "jwt"), name="cryptography")
         least = _SHORTEST.get(algorithm, 0)
         if len(key.encode() if isinstance(key, str) else key) < least:
             raise ValueError(

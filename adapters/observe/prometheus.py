@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from eyewall.application.extras import needs
 from eyewall.domain.connection import DisconnectReason
 
 try:
@@ -29,10 +30,7 @@ try:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 except ImportError as error:
-    raise ImportError(
-        "PrometheusMetrics needs prometheus-client: install the extra eyewall[prometheus]",
-        name="prometheus_client",
-    ) from error
+    raise ImportError(needs("PrometheusMetrics", "prometheus"), name="prometheus_client") from error
 
 BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),

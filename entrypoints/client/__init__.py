@@ -8,12 +8,12 @@
 It needs the extra ``eyewall[client]``.
 """
 
+from eyewall.application.extras import needs
+
 try:
     import websockets  # noqa: F401  (asked for here, for a clear error)
 except ImportError as error:
-    raise ImportError(
-        "eyewall.client needs websockets: install the extra eyewall[client]", name="websockets"
-    ) from error
+    raise ImportError(needs("eyewall.client", "client"), name="websockets") from error
 
 from eyewall.client.client import Client
 from eyewall.client.receive import Counts

@@ -16,7 +16,7 @@ from eyewall import ConnMeta, Overloaded, Server
 from eyewall.testing.logs import RecordingLogger
 from tests.certificate import certificate, tls_contexts
 from tests.entrypoints.chat_support import CHROMIUM_FLAGS, chromium_path
-from tests.entrypoints.wire import free_port, peer, soon
+from tests.entrypoints.wire import eventually, free_port, peer, soon
 from tests.libraries.servers import listening, nginx_with
 
 PAGE = Path(__file__).parents[2] / "docs" / "running.md"
@@ -83,6 +83,7 @@ async def site(folder, *changes, tls=False, servers=({},)):
             )
         else:
             config = put(config, ("listen 80;", f"listen 127.0.0.1:{port};"))
+        config = put(config, ("/var/log/nginx/access.log", str(folder / "access.log")))
         stack.enter_context(nginx_with(folder, put(config, *changes)))
         await listening(port)
         yield Site("https" if tls else "http", port, redirect if tls else port, started)
@@ -124,6 +125,30 @@ async def test_health_and_metrics_are_hidden_and_the_client_s_script_is_not(tmp_
         for path in ("/metrics", "/healthz", "/readyz", "/%6detrics", "//readyz", "/x/../healthz"):
             assert await here.get(path) == 404
         assert here.server.hub.stats().refused == {}
+
+
+@BOTH
+async def test_no_token_is_in_the_log(tmp_path, tls):
+    """Of who was let in, who was not, and who was sent to TLS."""
+    known = {"authenticator": lambda h: ConnMeta() if h.query["token"] == "s3cret-in" else None}
+    async with site(tmp_path, tls=tls, servers=[known]) as here:
+        async with peer(f"{here.url}?token=s3cret-in", origin=here.origin):
+            """It is written when the connection ends."""
+        with pytest.raises(InvalidStatus):
+            async with peer(f"{here.url}?token=s3cret-out", origin=here.origin):
+                pass
+        async with (
+            ClientSession(headers={"Referer": f"{here.origin}/?token=s3cret"}) as client,
+            client.get(f"{here.plain}/chat?token=s3cret", allow_redirects=False),
+        ):
+            pass
+        log = tmp_path / "access.log"
+        await eventually(lambda: len(log.read_text().splitlines()) >= 3)
+
+        assert '"GET /ws" 101 ' in log.read_text()
+        assert '"GET /ws" 401 ' in log.read_text()
+        assert '"GET /chat" ' in log.read_text()
+        assert "s3cret" not in log.read_text()
 
 
 async def test_who_comes_in_the_clear_is_sent_to_tls(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from contextlib import asynccontextmanager, closing
 
@@ -11,6 +13,7 @@ from dependency_injector import providers
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from eyewall import ConnMeta, HeartbeatConfig, QueueConfig, Server
+from eyewall.application.extras import needs
 from eyewall.container import Container
 from eyewall.settings import Settings
 from eyewall.settings_groups import AuthSettings, LimitSettings, MetricsSettings
@@ -187,3 +190,25 @@ async def test_the_log_says_which_settings_file_was_read(tmp_path, monkeypatch, 
     (tmp_path / "live.toml").write_text("workers = 3")
     monkeypatch.setenv("EYEWALL_CONFIG", "live.toml")
     assert await told(None) == str(tmp_path / "live.toml")
+
+
+@pytest.mark.parametrize(
+    ("without", "told"),
+    [
+        ({"jwt"}, "auth.kind = jwt needs the extra eyewall[jwt]: pip install 'eyewall[jwt]'"),
+        ({"prometheus_client"}, "metrics.kind = prometheus needs the extra eyewall[prometheus]"),
+        (
+            {"jwt", "prometheus_client"},
+            "auth.kind = jwt with metrics.kind = prometheus "
+            + needs("needs", "jwt", "prometheus").removeprefix("needs "),
+        ),
+    ],
+)
+def test_all_extras_that_are_missing_are_told_together(monkeypatch, without, told):
+    for name in without:
+        monkeypatch.setitem(sys.modules, name, None)
+    settings = Settings(auth=JWT, metrics=MetricsSettings(kind="prometheus"))
+
+    with pytest.raises(ImportError, match=re.escape(told)):
+        Server.from_settings(settings)
+    assert Server.from_settings(Settings())

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from eyewall import ConnMeta
+from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.start_page import MESSAGE
 from tests.entrypoints.chat_support import WITHIN, chromium
 from tests.entrypoints.start_page_support import Running, echoing, run
@@ -86,3 +88,44 @@ def test_a_server_that_lets_nobody_in_is_told_from_one_that_is_gone(browser):
             "The server did not let this page in (1006); its log says why."
         )
         page.close()
+
+
+TOKENS = StaticAuthenticator({"s3cret & of ada": ConnMeta(user_id="ada")})
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Running]:
+    with run(echoing(authenticator=TOKENS)) as here:
+        yield here
+
+
+@pytest.mark.parametrize("name", ["token", "access_token"])
+def test_a_token_of_its_own_address_is_passed_on(browser, guarded, name):
+    page = browser.new_page()
+
+    page.goto(f"http://localhost:{guarded.port}/?{name}=s3cret%20%26%20of%20ada")
+
+    expect(page.get_by_role("status")).to_have_text("Connected.")
+    assert guarded.server.hub.user_connections("ada")
+    assert "s3cret" not in page.inner_text("body")
+    page.close()
+
+
+def test_a_token_can_be_typed(browser, guarded):
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"http://localhost:{guarded.port}/")
+    expect(page.get_by_role("status")).to_contain_text("did not let this page in")
+
+    page.get_by_label("A token").fill("s3cret & of ada")
+    page.get_by_role("button", name="Connect with it").click()
+
+    expect(page.get_by_role("status")).to_have_text("Connected.")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("listitem").first).to_contain_text('"echo":"hello"')
+    page.get_by_label("A token").fill("")
+    page.get_by_role("button", name="Connect with it").click()
+    expect(page.get_by_role("status")).to_contain_text("did not let this page in")
+    assert not complaints
+    page.close()

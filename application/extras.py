@@ -1,0 +1,14 @@
+"""Parts that are not installed: which extras have them, and how to have these."""
+
+from __future__ import annotations
+
+
+def needs(what: str, *extras: str) -> str:
+    """Say which ``extras`` of eyewall ``what`` needs, and the commands that install them: from
+    an index, and in a clone of the repository."""
+    names = ",".join(extras)
+    word = "extra" if len(extras) == 1 else "extras"
+    return (
+        f"{what} needs the {word} eyewall[{names}]: pip install 'eyewall[{names}]', "
+        f"in a clone of the repository pip install '.[{names}]'"
+    )
