@@ -8,6 +8,7 @@ and what it returned instead is the answer. The first one added is the outermost
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from eyewall.application import fitting, limits
 from eyewall.application.context import Context
+from eyewall.application.few import Few
 from eyewall.application.logs import guarded, shown
 from eyewall.application.ports import Limiter, Logger, Tracer, Validator
 from eyewall.domain.envelope import Envelope
@@ -149,13 +151,27 @@ def log(logger: Logger | None = None) -> Middleware:
 
 
 def auth_required(*roles: str) -> Middleware:
-    """Let only users through; with ``roles``, only who has any of them."""
+    """Let only users through; with ``roles``, only who has any of them.
+
+    Which roles were wanted stands in the log (``role_missing``), and not in the answer.
+    """
     wanted = frozenset(roles)
+    few = Few()
+
+    def tell(ctx: Context) -> None:
+        more = few.next(time.monotonic())
+        if more is not None:
+            needs = {"needs": sorted(wanted), "route": ctx.route}
+            about = {"user_id": ctx.user_id, "conn_id": ctx.conn.id}
+            ctx.hub.logger.info("role_missing", **needs, **about, **more)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
         if ctx.user_id is None:
             raise Unauthorized("this needs a user")
         if wanted and wanted.isdisjoint(ctx.meta.roles):
+            # Which one is for the log: a client is not told what there is to be had. The answer
+            # goes first.
+            asyncio.get_running_loop().call_soon(tell, ctx)
             raise Forbidden("this needs another role")
         if ctx.owner is None:
             ctx.owner = ctx.meta

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from eyewall.application.asked import field_of, object_of
 from eyewall.application.connections import Connections
 from eyewall.application.context import Context
 from eyewall.application.expiry import Expiry
+from eyewall.application.few import Few
 from eyewall.application.hints import hint_of, trace_without
 from eyewall.application.middleware import method
 from eyewall.application.ports import Authenticator, Clock, Logger
@@ -31,12 +32,6 @@ from eyewall.domain.errors import (
 )
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta
-
-PERIOD: Final = 10.0
-"""Seconds in which so many lines are written."""
-
-LINES: Final = 5
-"""As of refused handshakes of one reason."""
 
 
 class Refresher:
@@ -58,8 +53,7 @@ class Refresher:
         )
         self._clock = clock
         self._logger = logger
-        self._since = -PERIOD
-        self._lines = self._left_out = 0
+        self._few = Few()
 
     async def refresh(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """Take a new token for a connection whose token is about to expire."""
@@ -100,18 +94,11 @@ class Refresher:
         return meta
 
     def _tell(self, ctx: Context, error: Refused | Unavailable, token: str) -> None:
-        now = self._clock.now()
-        if now - self._since >= PERIOD:
-            self._since, self._lines = now, 0
-        self._lines += 1
-        if self._lines > LINES:
-            self._left_out += 1
+        more: dict[str, Any] | None = self._few.next(self._clock.now())
+        if more is None:
             return
-        more: dict[str, Any] = {}
         if (hint := hint_of(error, [token])) is not None:
             more["hint"] = hint
-        if self._left_out:
-            more["left_out"], self._left_out = self._left_out, 0
         self._logger.info(
             "refresh_refused",
             reason=code_of(error),

@@ -29,7 +29,7 @@ from eyewall.runner import importing
 from eyewall.server import PLAIN, Server, serve
 from eyewall.settings import Settings, source_of
 from eyewall.settings_groups import SettingsError
-from eyewall.settings_sources import CALLER, CONFIG
+from eyewall.settings_sources import CALLER, CONFIG, DEFAULT_FILE
 from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2
@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="the addresses to listen on (127.0.0.1), or * for all")
     serve.add_argument("--port", help="the port to listen on (PORT, or 8080); 0 takes a free one")
     serve.add_argument(
-        "--reload", action="store_true", help="start again when a .py file here changes"
+        "--reload",
+        action="store_true",
+        help="start again when a .py file here, or the settings file, changes",
     )
     serve.set_defaults(run=_serve)
 
@@ -117,7 +119,10 @@ def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int
 def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.reload:
         rest = [argument for argument in arguments if argument != "--reload"]
-        return reload.serve([sys.executable, "-m", "eyewall", *rest], Path.cwd())
+        # One that is not there yet may come.
+        named = Path(options.config or os.environ.get(CONFIG) or DEFAULT_FILE).expanduser()
+        command = [sys.executable, "-m", "eyewall", *rest]
+        return reload.serve(command, Path.cwd(), [named.absolute()])
     settings = Settings.load(options.config, overrides=_overrides(options))
     # What the application logs while it is imported; its server may write otherwise.
     logger = make_logger(settings.logging.kind, settings.logging.level)
@@ -248,7 +253,12 @@ def _find(place: str) -> Server:
     """Return the server that ``MODULE:SERVER`` names; the working folder is importable."""
     module_name, _, attribute = place.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        _no_server(place, "expected MODULE:SERVER, such as shop:server")
+        _no_server(place, f"expected MODULE:SERVER, such as {_spelled(module_name, attribute)}")
+    if (
+        module_name.endswith(".py")
+        and not Path(*module_name.split(".")).with_suffix(".py").is_file()
+    ):
+        _no_server(place, f"it is named as it is imported: {_spelled(module_name, attribute)}")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     found: Any = _import(place, module_name)
@@ -260,6 +270,15 @@ def _find(place: str) -> Server:
     if not isinstance(found, Server):
         _no_server(place, f"its type is {type(found).__name__}, not Server")
     return found
+
+
+def _spelled(module_name: str, attribute: str) -> str:
+    """Guess what is meant by a path, or by a module without its server."""
+    parts = Path(module_name.removesuffix(".py").replace("\\", "/")).parts
+    guess = ".".join(part for part in parts if part != ".")
+    if not all(part.isidentifier() for part in guess.split(".")):
+        guess = "shop"
+    return f"{guess}:{attribute if attribute.isidentifier() else 'server'}"
 
 
 def _import(place: str, module_name: str) -> Any:

@@ -1,4 +1,5 @@
-"""``eyewall serve --reload``: start the server again when a source file has changed.
+"""``eyewall serve --reload``: start the server again when a source file, or that of the settings,
+has changed.
 
 The server is a process of its own, so that one that can't even start, because of a
 mistake in the file just saved, is started again after the next change, and nothing of
@@ -28,12 +29,13 @@ _NOT_SOURCES = {"__pycache__", "node_modules", "site-packages", "build", "dist"}
 Snapshot = dict[str, tuple[int, int]]
 
 
-def snapshot(folder: Path) -> Snapshot:
-    """Return time and size of every ``.py`` file below ``folder``.
+def snapshot(folder: Path, beside: Sequence[Path] = ()) -> Snapshot:
+    """Return time and size of every ``.py`` file below ``folder``, and of those ``beside``.
 
     Hidden folders, virtual environments and build folders are left out.
     """
-    return {path: stamp for path in _sources(folder) if (stamp := _stamp(path))}
+    paths = [*_sources(folder), *map(str, beside)]
+    return {path: stamp for path in paths if (stamp := _stamp(path))}
 
 
 def _sources(folder: Path) -> Iterator[str]:
@@ -56,17 +58,18 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def serve(command: Sequence[str], folder: Path) -> int:
+def serve(command: Sequence[str], folder: Path, beside: Sequence[Path] = ()) -> int:
     """Run ``command`` again and again, until SIGTERM or SIGINT; return the exit status.
 
+    It begins anew when a source below ``folder`` changes, or a file ``beside``.
     A server that ends by itself is not started again before a change.
     """
     stop = _Stop()
-    seen = snapshot(folder)
+    seen = snapshot(folder, beside)
     child = subprocess.Popen(command)  # noqa: S603  (our own command line)
     while not stop.asked:
         time.sleep(POLL)
-        now = snapshot(folder)
+        now = snapshot(folder, beside)
         if now == seen or stop.asked:
             continue
         changed = sorted(

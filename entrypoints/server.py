@@ -81,6 +81,9 @@ class Server:
     users who are away, and asking for it raises ``Misuse``. ``pages`` are Tornado rules, such
     as ``("/login", Login)``, that a server which listens itself serves beside the sockets.
 
+    ``logger``, here and as ``server.logger``, writes lines with fields:
+    ``server.logger.info("order_paid", order=7)``.
+
     >>> server = Server()
     >>> @server.on("echo:ping")
     ... async def ping(ctx, msg):

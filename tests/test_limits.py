@@ -37,7 +37,7 @@ def actual(where: str) -> Any:
     if match := re.fullmatch(r"(\w+)\((\w+)\)", where):
         return inspect.signature(getattr(eyewall, match[1])).parameters[match[2]].default
     module, _, name = where.partition(":")
-    return getattr(importlib.import_module(f"eyewall.{module}"), name)
+    return getattr(importlib.import_module(module), name)
 
 
 ROWS = [(what, text, where) for what, text, where in rows() if text != "half"]

@@ -43,6 +43,7 @@ _SECRETS_IN_TEXT = (
     re.compile(r"([?&](?:access_)?token=)[^\s&\"']+", re.IGNORECASE),
     re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),  # the password of an address
 )
+_FIRST: Final = ("timestamp", "level", "event")
 LATE: Final = 100
 """Lines of finalizers that wait until the line that they came into is written."""
 _DEEPEST = 6  # beyond it nothing is shown: a structure may hold itself
@@ -56,7 +57,7 @@ def make_logger(kind: str = "text", level: str = "info", stream: TextIO | None =
     another kind or level. In a process without a standard error nothing is written.
 
     >>> make_logger("json", stream=sys.stdout).info("joined", room="lab", token="abc")
-    {"room": "lab", "token": "***", "event": "joined", "level": "info", "timestamp": ...}
+    {"timestamp": ..., "level": "info", "event": "joined", "room": "lab", "token": "***"}
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
@@ -171,6 +172,14 @@ def _one_line(
     return event
 
 
+def _in_order(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """What every line has comes first, so that lines can be read one below the other."""
+    first = {name: event.pop(name) for name in _FIRST if name in event}
+    return first | dict(event)
+
+
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
@@ -180,7 +189,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 def _renderers(kind: str, stream: TextIO) -> list[Any]:
     if kind == "json":
-        return [structlog.processors.JSONRenderer()]
+        return [_in_order, structlog.processors.JSONRenderer()]
     if kind != "text":
         raise ValueError(f"kind must be text or json, not {kind!r}")
     renderer = structlog.dev.ConsoleRenderer(

@@ -41,6 +41,7 @@ def test_json_is_one_object_to_a_line():
         "lab",
         3,
     )
+    assert list(first) == ["timestamp", "level", "event", "room", "members"]
     assert first["timestamp"].endswith("Z")
     assert second["event"] == "two\nlines"
 

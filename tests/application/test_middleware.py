@@ -4,6 +4,7 @@ from contextlib import contextmanager
 import pytest
 
 from eyewall.adapters.limits.memory import TokenBucketLimiter
+from eyewall.application.few import LINES
 from eyewall.application.middleware import (
     auth_required,
     log,
@@ -14,7 +15,7 @@ from eyewall.application.middleware import (
     validate,
 )
 from eyewall.domain.errors import Forbidden, ValidationError
-from tests.application.fakes import RecordingLogger
+from tests.application.fakes import RecordingLogger, settle
 
 
 @pytest.fixture
@@ -207,6 +208,20 @@ async def test_any_of_the_roles_will_do(node, ada, roles, code):
     node.hub.handle("t", ok, auth_required(*roles))
 
     assert (await ask(ada)).get("code") == code
+
+
+async def test_which_role_is_missing_is_for_the_log_and_not_for_the_client(node, ada):
+    node.hub.handle("t", ok, auth_required("owner", "admin"))
+
+    for _ in range(LINES + 1):
+        answer = await ask(ada)
+    await settle()
+
+    assert answer["error"] == "this needs another role"
+    told = [fields for _, event, fields in node.logger.entries if event == "role_missing"]
+    assert len(told) == LINES
+    assert (told[0]["needs"], told[0]["route"]) == (["admin", "owner"], "t")
+    assert told[0]["user_id"] == "ada"
 
 
 async def test_without_a_user_a_role_is_no_question(node, nobody):

@@ -211,6 +211,14 @@ def test_wrong_use_shows_the_right_one(tmp_path, arguments):
         ("shop", "expected MODULE:SERVER"),
         (":server", "expected MODULE:SERVER"),
         ("shop:", "expected MODULE:SERVER"),
+        ("shop", "such as shop:server"),
+        ("desk", "such as desk:server"),
+        ("desk.py", "such as desk:server"),
+        ("desk.py:hub", "it is named as it is imported: desk:hub"),
+        ("./desk.py:server", "such as desk:server"),
+        ("shop/live.py:server", "such as shop.live:server"),
+        ("shop/live:server", "such as shop.live:server"),
+        ("/srv/desk.py:server", "such as shop:server"),
         ("shop:nothing", "there is no 'nothing' in it"),
         ("shop:server.nothing", "there is no 'nothing' in it"),
         ("shop:other", "its type is object, not Server"),
@@ -412,6 +420,11 @@ def test_reload_serves_what_was_saved_even_after_a_mistake(tmp_path, start):
     (tmp_path / "shop.py").write_text(SHOP.replace('"price": 1', '"price": '))
     until(lambda: not listens(port), process)
     (tmp_path / "shop.py").write_text(SHOP.replace('"price": 1', '"price": 22'))
+    until(lambda: price() == 22, process)
+
+    (tmp_path / "eyewall.toml").write_text("workers = 0")
+    until(lambda: not listens(port), process)
+    (tmp_path / "eyewall.toml").write_text("lease = 10.0")
     until(lambda: price() == 22, process)
 
     process.terminate()

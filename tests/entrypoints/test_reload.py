@@ -77,3 +77,12 @@ def test_the_last_server_s_status_is_the_command_s(tmp_path, monkeypatch, progra
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), handlers, strict=True):
             signal.signal(number, handler)
+
+
+def test_a_file_beside_the_sources_counts_whether_it_is_there_or_not(tmp_path):
+    settings = tmp_path / "conf" / "live.toml"
+    before = snapshot(tmp_path, [settings])
+    write(settings, "workers = 1")
+
+    assert before == {}
+    assert set(snapshot(tmp_path, [settings])) == {str(settings)}
