@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -224,3 +225,16 @@ def test_public_names_can_be_imported(name):
     import eyewall
 
     assert hasattr(eyewall, name)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_what_help_says_names_no_page_that_is_not_there(name):
+    """A reader of ``help(Server)`` has the repository, and nothing else."""
+    import eyewall
+
+    found = getattr(eyewall, name)
+    members = vars(found).values() if isinstance(found, type) else ()
+    texts = [each.__doc__ for each in (found, *members)]
+    for text in texts:
+        for page in re.findall(r"[\w/-]+\.md", text if isinstance(text, str) else ""):
+            assert (ROOT / page).exists() or (ROOT / "docs" / page).exists(), page
