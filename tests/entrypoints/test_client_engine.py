@@ -290,8 +290,9 @@ def test_without_the_extra_the_client_says_what_to_install():
         "try:\n    import eyewall.client\n"
         "except ImportError as error:\n    print(error.name, error)"
     )
-    assert output(script).startswith("websockets eyewall.client needs websockets")
-    assert "eyewall[client]" in output(script)
+    told = output(script)
+    assert told.startswith("websockets eyewall.client needs the extra eyewall[client]")
+    assert "pip install 'eyewall[client]'" in told
 
 
 def output(script: str) -> str:
