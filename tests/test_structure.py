@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -91,8 +92,13 @@ class AtRunTime(ast.NodeTransformer):
         return node.orelse if is_for_checkers else self.generic_visit(node)
 
 
-def imports(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, *, at_run_time: bool = False) -> tuple[str, ...]:
     """Every module that a file imports, in full, wherever in the file it does."""
+    return tuple(_imports(path, at_run_time=at_run_time))
+
+
+def _imports(path: Path, *, at_run_time: bool) -> Iterator[str]:
     tree: ast.AST = ast.parse(path.read_text())
     for node in ast.walk(AtRunTime().visit(tree) if at_run_time else tree):
         if isinstance(node, ast.Import):

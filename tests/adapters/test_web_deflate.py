@@ -59,9 +59,15 @@ def deflate(data: bytes | str, *, level: int = 6, final: bool = False) -> bytes:
 
 def bomb(size: int) -> bytes:
     """Return what inflates to ``size`` zeros, at the best ratio there is."""
+    many, rest = divmod(size, 16 * MIB)
+    # A full flush forgets what came before: what ends with one can be said again.
+    whole = _zeros(16 * MIB, zlib.Z_FULL_FLUSH) * many if many else b""
+    return (whole + (_zeros(rest, zlib.Z_SYNC_FLUSH) if rest else b""))[:-4]
+
+
+def _zeros(size: int, flush: int) -> bytes:
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
-    parts = [deflater.compress(bytes(min(MIB, size - at))) for at in range(0, size, MIB)]
-    return b"".join(parts) + deflater.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    return deflater.compress(bytes(size)) + deflater.flush(flush)
 
 
 def compressed(data: bytes | str, first: int = 0xC1) -> bytes:
