@@ -184,7 +184,7 @@ class Standing:
 
     def copy(self) -> Standing:
         """Return a standing that can be changed without changing this one."""
-        seats = {conn_id: replace(seat) for conn_id, seat in self.seats.items()}
+        seats = {c: Seat(seat.node, seat.role, seat.joined_at) for c, seat in self.seats.items()}
         return replace(self, seats=seats, away=dict(self.away))
 
     def leave_for(self, conn_id: ConnId, until: datetime) -> None:

@@ -247,18 +247,18 @@ def refused_for_its_key(here: Round, count: int) -> None:
 
 
 def refused_by_a_hook(here: Round, count: int) -> None:
-    see_out(here.connect(count, refuse=1))
+    here.waiting += here.connect(count, refuse=1)
 
 
 def for_breaking_the_protocol(here: Round, count: int) -> None:
-    see_out(say(here.connect(count), b"\x81\x05hello"))
+    here.waiting += say(here.connect(count), b"\x81\x05hello")
 
 
 def disconnected(here: Round, count: int) -> None:
     socks = here.connect(count, user="kicked")
     until(lambda: here.hub.ask("stats")["connections"] >= count, "connecting")
     here.hub.ask("disconnect", user="kicked")
-    see_out(socks)
+    here.waiting += socks
 
 
 def expired(here: Round, count: int) -> None:

@@ -64,6 +64,9 @@ class HubProcess:
     def __init__(self, folder: Path, *, app: str = "hub_app:server", **like: Any) -> None:
         self._notes = folder / "notes"
         self._notes.touch()
+        self._read = 0
+        """Bytes of the notes that were read: tests look at them again and again."""
+        self._heard: list[list[str]] = []
         self.log = folder / "log"
         pem = str(certificate())
         tls = {"EYEWALL_TLS__CERT": pem, "EYEWALL_TLS__KEY": pem} if over_tls else {}
@@ -125,7 +128,12 @@ class HubProcess:
     @property
     def notes(self) -> list[list[str]]:
         """What the hooks heard: the event, the connection, the user or room, the reason."""
-        return [line.split() for line in self._notes.read_text().splitlines()]
+        with self._notes.open("rb") as notes:
+            notes.seek(self._read)
+            news, end, _ = notes.read().rpartition(b"\n")
+        self._read += len(news + end)
+        self._heard += [line.split() for line in news.decode().splitlines()]
+        return self._heard.copy()
 
     def noted(self, event: str, name: str) -> bool:
         """Whether ``event`` was heard of a user, a room or a connection."""

@@ -19,11 +19,14 @@ MARGIN = 2.0 * UNIT
 """Seconds that leaving the cluster and the interpreter may take on top of it."""
 ENOUGH = DEADLINE + MARGIN
 
+LATE = 20.0 * UNIT
+"""A deadline for servers that are through long before, however busy the machine is."""
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 
 
 def serve(tmp_path: Any, **like: Any) -> HubProcess:
-    return HubProcess(tmp_path, deadline=DEADLINE, **like)
+    return HubProcess(tmp_path, **{"deadline": DEADLINE, **like})
 
 
 def ended(crowd: Crowd) -> bool:
@@ -62,7 +65,7 @@ class Talker:
 def test_every_request_is_answered_before_the_close(tmp_path, number):
     """Those in work with their result, those that came too late with ``overloaded``."""
     with (
-        serve(tmp_path) as hub,
+        serve(tmp_path, deadline=LATE) as hub,
         Crowd(
             Peer.connect(hub.port, user=f"u{n}", rooms="lab", session=True) for n in range(20)
         ) as crowd,
@@ -79,8 +82,8 @@ def test_every_request_is_answered_before_the_close(tmp_path, number):
         hub.ask("open", gate="slow")
         crowd.until(lambda: _turn(talkers) and ended(crowd), "the end")
 
-        assert hub.exited(ENOUGH) == 0
-        assert time.monotonic() - before < DEADLINE
+        assert hub.exited(LATE) == 0
+        assert time.monotonic() - before < LATE / 2
         assert slow.answers == {"slow": "ok"}
         for talker in talkers:
             _assert_answered(talker)
@@ -138,7 +141,10 @@ def test_a_burst_that_came_just_before_is_answered_to_the_last(tmp_path):
 
 
 def test_an_ack_that_the_server_waits_for_still_counts(tmp_path):
-    with serve(tmp_path) as hub, Crowd([Peer.connect(hub.port, user="ada")]) as crowd:
+    with (
+        serve(tmp_path, deadline=LATE) as hub,
+        Crowd([Peer.connect(hub.port, user="ada")]) as crowd,
+    ):
         (peer,) = crowd
         hub.ask("emit_later", user="ada")
         crowd.until(lambda: len(peer.of("asked")) == 3, "being asked")
@@ -151,9 +157,9 @@ def test_an_ack_that_the_server_waits_for_still_counts(tmp_path):
         before = time.monotonic()
         crowd.until(lambda: ended(crowd), "the end")
 
-        assert time.monotonic() - before < DEADLINE / 2
+        assert time.monotonic() - before < LATE / 2
         assert_goodbye(peer)
-        assert hub.exited(ENOUGH) == 0
+        assert hub.exited(LATE) == 0
 
 
 @pytest.mark.parametrize("work", ["gate", "stubborn", "thread"])
@@ -180,7 +186,7 @@ def test_a_handler_that_never_ends_is_cut_at_the_deadline(tmp_path, work):
 @pytest.mark.parametrize("work", ["gate", "block"])
 def test_a_second_signal_ends_at_once(tmp_path, number, work):
     """Also while a handler blocks the whole loop."""
-    with serve(tmp_path, options={}) as hub, Peer.connect(hub.port) as peer:
+    with serve(tmp_path, deadline=LATE) as hub, Peer.connect(hub.port) as peer:
         peer.ask("1", f"work:{work}", {"gate": "never"})
         until(lambda: any(line[0] == "working" for line in hub.notes), "work")
         before = time.monotonic()
@@ -194,8 +200,8 @@ def test_a_second_signal_ends_at_once(tmp_path, number, work):
         time.sleep(ONE[number])  # sooner it would be the same one
         hub.signal(number)
 
-        assert hub.exited(DEADLINE) == 128 + number
-        assert time.monotonic() - before < DEADLINE / 2
+        assert hub.exited(LATE) == 128 + number
+        assert time.monotonic() - before < LATE / 2
 
 
 def _caught(hub: HubProcess, number: int) -> bool:
@@ -227,15 +233,15 @@ def test_a_client_that_never_reads_does_not_hold_up_the_exit(tmp_path):
 
 
 def test_an_idle_server_ends_at_once(tmp_path):
-    with serve(tmp_path) as hub, Crowd([Peer.connect(hub.port)]) as crowd:
+    with serve(tmp_path, deadline=LATE) as hub, Crowd([Peer.connect(hub.port)]) as crowd:
         before = time.monotonic()
 
         hub.signal(signal.SIGTERM)
         crowd.until(lambda: ended(crowd), "the end")
         crowd.peers[0].close()
 
-        assert hub.exited(DEADLINE) == 0
-        assert time.monotonic() - before < DEADLINE / 2
+        assert hub.exited(LATE) == 0
+        assert time.monotonic() - before < LATE / 2
         assert_goodbye(crowd.peers[0])
 
 
