@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
-WITHIN = 20 * UNIT
+WITHIN = 40 * UNIT
 """Seconds that anything may take which is expected to happen."""
 
 expect.set_options(timeout=WITHIN * 1000)

@@ -29,7 +29,7 @@ from tests.certificate import tls_contexts
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 """Stretches every patience of these tests, for slow machines."""
 
-PATIENCE = 10 * UNIT
+PATIENCE = 20 * UNIT
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 

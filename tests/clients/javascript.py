@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 PAGES = [(r"/(glue\.mjs)", StaticFileHandler, {"path": str(HERE)})]
 """What a server has to serve for clients in pages."""
 
-WITHIN = 20 * UNIT
+WITHIN = 40 * UNIT
 """Seconds that anything may take which is expected to happen: some waits of a client that
 comes back again and again add up."""
 

@@ -29,7 +29,7 @@ from websockets.exceptions import InvalidStatus
 from eyewall.version import VERSION
 from tests.ports import free_port
 
-PATIENCE = 20.0  # seconds until a process that should have done something has not
+PATIENCE = 40.0  # seconds until a process that should have done something has not
 
 SHOP = """
 from eyewall import Server

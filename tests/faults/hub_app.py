@@ -45,6 +45,7 @@ from eyewall import (
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.web import node
 from eyewall.domain.report import AckOptions
+from eyewall.domain.session import Session
 
 LIKE: dict[str, Any] = json.loads(os.environ.get("HUB_APP", "{}"))
 OPTIONS: dict[str, Any] = LIKE.get("options", {})
@@ -305,6 +306,11 @@ class Asked:
 
     async def census(self) -> dict[str, int]:
         return census()
+
+    async def sessions(self) -> int:
+        """How many are kept: of the census this is what takes the longest to be as before."""
+        gc.collect()
+        return sum(isinstance(each, Session) for each in gc.get_objects())
 
     async def allocated(self) -> dict[str, int]:
         """How many blocks of memory each line of the package has in use."""

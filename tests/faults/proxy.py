@@ -28,7 +28,7 @@ from tests.ports import free_port
 T = TypeVar("T")
 
 CHUNK = 64 * 1024
-WITHIN = 10.0
+WITHIN = 30.0
 """Seconds that a command to the proxy may take."""
 
 RESET = struct.pack("ii", 1, 0)

@@ -53,7 +53,7 @@ def go_round(here: Round, most: int = 1000) -> None:
     here.finish()
     until(lambda: here.hub.ask("links") == 0, "the sockets' end")
     until(lambda: here.hub.ask("stats")["connections"] == 0, "the connections' end")
-    until(lambda: "Session" not in here.hub.ask("census"), "forgetting the sessions")
+    until(lambda: here.hub.ask("sessions") == 0, "forgetting the sessions", pause=0.05)
 
 
 def difference(before: dict[str, int], now: dict[str, int]) -> dict[str, tuple[int, int]]:
@@ -76,6 +76,7 @@ def test_twenty_thousand_ends_leave_everything_where_it_was(tmp_path):
             until(
                 lambda: not difference(before, hub.ask("census")),
                 lambda: f"forgetting {difference(before, hub.ask('census'))}",
+                pause=0.1,
             )
             until(lambda: hub.fds == fds, lambda: f"from {fds} descriptors to {hub.fds}")
 

@@ -21,7 +21,7 @@ from tests.certificate import certificate, tls_contexts
 from tests.faults.support import die_with_parent
 from tests.ports import free_port
 
-PATIENCE = 15 * float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
+PATIENCE = 30 * float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 
 MESSAGES = 100
 PAD = "".join(chr(ord("a") + n * n % 26) for n in range(500))
