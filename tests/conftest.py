@@ -8,6 +8,7 @@ once. Some files do not run beside each other, either.
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def unit_of(nodeid: str) -> str:
 def place_of(nodeid: str) -> int:
     """Tell how early a test begins: the lower, the earlier."""
     return next((n for n, name in enumerate(LONG) if nodeid.startswith(name)), len(LONG))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers have to give a test the same name, also where a set is part of it. They inherit
+    # the seed; this process has begun with another one, and collects nothing.
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("PYTHONHASHSEED", str(random.randrange(1 << 32)))
 
 
 @pytest.hookimpl(trylast=True)
