@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.domain.identity import UserId
@@ -93,7 +93,7 @@ class Ada:
 
     async def listen(self, server: App, mood: float) -> None:
         """Take what comes, ack it with the probability ``mood``, until the server is gone."""
-        with contextlib.suppress(ConnectionClosed, OSError):
+        with contextlib.suppress(ConnectionClosed, InvalidMessage, OSError):
             async with connect(server.url, ping_interval=None, max_queue=None) as socket:
                 async for frame in socket:
                     message = json.loads(frame)
