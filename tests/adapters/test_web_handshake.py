@@ -170,13 +170,16 @@ async def test_a_handshake_leaves_no_work_for_the_collector():
 
     async with served() as here:
         gc.collect()
+        # An exception that another test keeps holds the frames, and so the handler, that it
+        # passed through.
+        others = handlers()
         gc.disable()
         try:
             client = await here.connect()
             client.send("hello")
             assert await client.text() == "hello"
 
-            await until(lambda: not handlers())
+            await until(lambda: all(one in others for one in handlers()))
         finally:
             gc.enable()
 
