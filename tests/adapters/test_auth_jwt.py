@@ -218,12 +218,23 @@ def test_what_is_no_token_is_unauthorized(text):
     assert refused(text, authenticator()) == "the token is not valid"
 
 
-@pytest.mark.parametrize("cut", range(3))
-def test_a_token_that_was_changed_is_unauthorized(cut):
+@pytest.mark.parametrize("part", range(3))
+def test_a_token_that_was_cut_is_unauthorized(part):
     parts = token().split(".")
-    parts[cut] = parts[cut][:-2]
+    parts[part] = parts[part][:-2]
 
-    refused(".".join(parts), authenticator())
+    assert refused(".".join(parts), authenticator()) == "the token is not valid"
+
+
+@pytest.mark.parametrize("part", [1, 2], ids=["claims", "signature"])
+def test_a_part_of_another_token_is_unauthorized(part):
+    """Both tokens are good, with one key: only their parts do not belong together."""
+    parts, others = token().split("."), token(sub="ben").split(".")
+    parts[part] = others[part]
+
+    told = refused(".".join(parts), authenticator())
+
+    assert told == "the token is signed with another key"
 
 
 @pytest.mark.parametrize(

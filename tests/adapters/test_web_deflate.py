@@ -122,8 +122,11 @@ def test_a_wrong_value_is_refused_where_it_is_built(wrong):
 
 
 def test_the_ends_of_the_ranges_are_right():
-    CompressionConfig(threshold=0, level=1, mem_level=1, max_ratio=1)
-    CompressionConfig(level=9, mem_level=9, max_ratio=None)
+    least = CompressionConfig(threshold=0, level=1, mem_level=1, max_ratio=1)
+    most = CompressionConfig(level=9, mem_level=9, max_ratio=None)
+
+    assert (least.threshold, least.level, least.mem_level, least.max_ratio) == (0, 1, 1, 1)
+    assert (most.level, most.mem_level, most.max_ratio) == (9, 9, None)
 
 
 # --- what goes out

@@ -236,6 +236,20 @@ class Served:
         client = await self.connect(**options)
         return client, self.intake.links[-1]
 
+    async def end(self, server: HTTPServer) -> None:
+        """End the node, the server that listens for it, and the clients."""
+        server.stop()
+        for link in list(self.node.links):
+            link.close(DisconnectReason.NORMAL)
+            link.abort()
+        await self.sockets.stop(PATIENCE)
+        await server.close_all_connections()
+        for client in self.clients:
+            cut(client.writer)
+        for client in self.clients:
+            with contextlib.suppress(OSError):
+                await client.writer.wait_closed()
+
 
 @contextlib.asynccontextmanager
 async def served(
@@ -280,17 +294,7 @@ async def served(
     try:
         yield here
     finally:
-        server.stop()
-        for link in list(here.node.links):
-            link.close(DisconnectReason.NORMAL)
-            link.abort()
-        await sockets.stop(PATIENCE)
-        await server.close_all_connections()
-        for client in here.clients:
-            cut(client.writer)
-        for client in here.clients:
-            with contextlib.suppress(OSError):
-                await client.writer.wait_closed()
+        await here.end(server)
 
 
 # --- the client's side

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -20,7 +20,7 @@ from eyewall import (
 )
 from eyewall.middleware import auth_required, log, rate_limit, recover, trace, validate
 from tests.entrypoints.house import by_name
-from tests.entrypoints.wire import UNIT, peer, running
+from tests.entrypoints.wire import WITHIN, peer, running
 
 
 async def ok(ctx, msg):
@@ -246,10 +246,16 @@ async def test_a_function_will_do_for_a_tracer():
 
 
 async def test_a_plain_handler_that_is_slow_is_answered_when_it_ends():
-    server = Server()
-    server.handle("slow", lambda ctx, msg: time.sleep(0.05 * UNIT) or {"done": True})
+    server, go_on = Server(), threading.Event()
+    server.handle("slow", lambda ctx, msg: {"in_time": go_on.wait(WITHIN)})
+    server.handle("quick", lambda ctx, msg: go_on.set(), ordering_key=lambda ctx, msg: "quick")
     async with running(server), peer(server) as client:
-        assert (await client.request("slow"))["done"] is True
+        await client.send("slow", id="s", ack=True)
+        await client.send("quick", id="q", ack=True)
+
+        answers = [await client.receive() for _ in range(2)]
+
+    assert {a["ref"]: a["data"].get("in_time") for a in answers} == {"s": True, "q": None}
 
 
 async def test_a_payload_that_does_not_fit_is_refused_with_the_names_of_its_fields():

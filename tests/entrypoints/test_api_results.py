@@ -263,7 +263,10 @@ def test_a_target_that_can_be_nobodys_id_raises(make, wrong):
 
 
 def test_where_takes_tags_roles_user_ids_and_attributes():
-    Where(tags=["a"], roles=["b"], user_ids=["c"], attributes={"d": 1})
+    where = Where(tags=["a"], roles=["b"], user_ids=["c"], attributes={"d": 1})
+
+    assert (where.tags, where.roles, where.user_ids) == ({"a"}, {"b"}, {"c"})
+    assert where.attributes == {"d": 1}
 
 
 # --- results

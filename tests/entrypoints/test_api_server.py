@@ -81,10 +81,12 @@ def test_options_have_to_be_named():
 
 
 def test_times_may_be_timedeltas():
-    Server(
+    server = Server(
         handshake_timeout=datetime.timedelta(seconds=5),
         lease=datetime.timedelta(seconds=20),
     )
+
+    assert (server._handshake_timeout, server._node.config.lease) == (5.0, 20.0)
 
 
 # --- start, port, url
@@ -179,9 +181,14 @@ async def test_shutdown_may_be_called_twice_at_once():
 
 
 async def test_shutdown_before_start_does_nothing():
-    server = Server()
+    server, ended = Server(), []
+    server.on_shutdown(lambda: ended.append(1))
     await server.shutdown()
     await server.shutdown(timeout=datetime.timedelta(seconds=1))
+
+    assert ended == []
+    async with running(server), peer(server) as client:
+        await client.request(FENCE)
 
 
 async def test_shutdown_of_the_hub_is_shutdown_of_the_server():
