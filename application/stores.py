@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 PROMISED = 5.0
 """Seconds that a call may take. A handler, a join or a publish waits for it, and so does a
-client, whose own patience commonly is ten."""
+client: the shipped ones wait as long for an answer, unless they are told otherwise."""
 
 
 def methods(port: type) -> list[str]:
