@@ -7,7 +7,6 @@ import errno
 import gc
 import os
 import socket
-import warnings
 from contextlib import asynccontextmanager, closing
 
 import pytest
@@ -176,18 +175,17 @@ async def test_a_machine_without_ipv6_has_all_addresses_nevertheless(monkeypatch
         assert await reached(listener, "127.0.0.1") == ["127.0.0.1"]
 
 
-@pytest.mark.usefixtures("collected")
 async def test_where_one_of_several_can_t_be_had_none_is_taken():
     port = free_port()
     with pytest.raises(OSError, match="assign"):
         Listener("127.0.0.1,192.0.2.1", port, None)
 
-    gc.collect()
     assert is_free(port)
 
 
 def test_nothing_stays_open_for_whoever_was_told_that_a_port_is_in_use():
     """And keeps the error: what Tornado had opened would go with that only."""
+    gc.collect()  # what other tests have left must not go meanwhile
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         before = os.listdir("/proc/self/fd")
         with pytest.raises(CannotListen) as told:
@@ -200,17 +198,6 @@ def test_nothing_stays_open_for_whoever_was_told_that_a_port_is_in_use():
 # --- a port that can't be had
 
 
-@pytest.fixture
-def collected():
-    """Tornado leaves a socket that could not be bound to the garbage collector: here it
-    comes within the test that is about it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
-
-
-@pytest.mark.usefixtures("collected")
 async def test_a_port_in_use_raises_where_the_listener_is_made():
     async with listening() as first:
         with pytest.raises(OSError, match="in use") as caught:
@@ -220,7 +207,6 @@ async def test_a_port_in_use_raises_where_the_listener_is_made():
         assert await fetch(f"http://127.0.0.1:{first.port}/hello") == b"hello"
 
 
-@pytest.mark.usefixtures("collected")
 async def test_an_address_of_another_machine_raises():
     with pytest.raises(OSError, match="assign") as caught:
         Listener("192.0.2.1", 0, None)

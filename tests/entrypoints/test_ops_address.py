@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import json
 import socket
-import warnings
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
@@ -57,14 +55,6 @@ async def serving(server, **where):
 
 def watched(**options):
     return Server(metrics=PrometheusMetrics(), **options)
-
-
-@pytest.fixture
-def collected():
-    """Tornado leaves a socket that could not be bound to the garbage collector."""
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        yield
-        gc.collect()
 
 
 # --- where it is
@@ -281,8 +271,6 @@ def test_a_wrong_setting_is_told_by_its_key(variable, text, told):
         Settings.load(environ={variable: text})
 
 
-@pytest.mark.usefixtures("collected")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_a_taken_port_is_told_and_the_other_one_is_given_back():
     port = free_port()
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -295,7 +283,6 @@ async def test_a_taken_port_is_told_and_the_other_one_is_given_back():
     assert told.value.errno == errno.EADDRINUSE  # kept so far, with all that it refers to
 
 
-@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("way", ["run", "serve"])
 def test_a_taken_port_is_told_in_a_sentence_where_a_program_is_run(
     way, capsys, monkeypatch, tmp_path
