@@ -7,10 +7,11 @@ Rules of this file:
 2. One event is one line in ``json``, and in ``text`` all but its traceback: what a client
    sent can't forge a line of its own.
 3. A traceback shows no local variables: they hold what rule 1 keeps away.
-4. A line can be written while another one is: a finalizer may run at any place of a program,
-   and what it has to say must neither wait for its own thread nor stand in the other line.
+4. A finalizer may log at any point of a program, also while its own thread writes a line. It
+   must not deadlock, and its line must not be mixed with the other one: the lock is
+   re-entrant, and the line is queued until the other one is complete.
 
-``records`` has the same done to what others log.
+``records`` writes what other libraries log in the same form.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _SECRETS_IN_TEXT = (
 )
 _FIRST: Final = ("timestamp", "level", "event")
 LATE: Final = 100
-"""Lines of finalizers that wait until the line that they came into is written."""
+"""The most lines of finalizers that are queued while their thread writes a line."""
 _DEEPEST = 6  # beyond it nothing is shown: a structure may hold itself
 
 
@@ -87,9 +88,9 @@ class Output:
         self.level = level
         self._stream = stream
         self._processors = processors
-        self._lock = threading.Lock()
-        self._writer: int | None = None
-        """The thread that is writing a line."""
+        self._lock = threading.RLock()
+        self._is_writing = False
+        """Whether the thread that holds the lock is writing a line."""
         self._late: deque[str] = deque(maxlen=LATE)
 
     def logger(self, level: int) -> Any:
@@ -101,18 +102,17 @@ class Output:
 
     def msg(self, line: str) -> None:
         """Write one entry."""
-        me = threading.get_ident()
-        if self._writer == me:
-            self._late.append(line)
-            return
         with self._lock:
-            self._writer = me
+            if self._is_writing:
+                self._late.append(line)
+                return
+            self._is_writing = True
             try:
                 self._write(line)
                 while self._late:
                     self._write(self._late.popleft())
             finally:
-                self._writer = None
+                self._is_writing = False
 
     debug = info = warning = error = critical = msg
 

@@ -1,14 +1,16 @@
-"""What others log (Tornado, asyncio, the standard library), in our own form of lines.
+"""What other libraries log (Tornado, asyncio, the standard library), in our own form of lines.
 
-For a process that is the server's own: where the application has set up logging, nothing
-here is of any effect. Rules of this file:
+It is for a process that belongs to the server: it has no effect where the application has set
+up logging. Rules of this file:
 
-1. Our handler is the standard library's last resort: it gets the records that no other
-   handler wants. Who configures logging, be it later, has his own lines and none of ours,
-   and finds no handler that is in his way.
-2. A hook of the process is exchanged only where it is Python's own, and put back with the last
-   server that wanted it, unless somebody else has exchanged it since.
-3. A record that can't be written costs itself, and nothing else.
+1. Our handler takes the place of ``logging.lastResort``, which gets a record only if no other
+   handler does. An application that configures logging later gets its own lines and none of
+   ours, and finds no handler that it would have to remove.
+2. A hook of the process is replaced only where it is Python's own. The last server that ends
+   restores it, unless the application has replaced it meanwhile.
+3. A record that can't be written is lost, and nothing else is.
+4. The handler has no lock of its own. A thread that writes a line may be interrupted by a
+   finalizer that logs a record: with a second lock, two threads could wait for each other.
 """
 
 from __future__ import annotations
@@ -59,11 +61,24 @@ class _LastResort(logging.Handler):
         super().__init__()
         self.outputs: list[Output] = []
 
+    def createLock(self) -> None:  # noqa: N802  (logging's own name)
+        """Have none (rule 4)."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write a record without a lock."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record. Never raises."""
         outputs = self.outputs
-        output = outputs[-1] if outputs else None
-        if output is None or record.levelno < output.level:
+        if not outputs:  # of a thread that found this handler just before it was taken out
+            if _LAST_RESORT is not None and record.levelno >= _LAST_RESORT.level:
+                _LAST_RESORT.handle(record)
+            return
+        output = outputs[-1]
+        if record.levelno < output.level:
             return
         write = output.logger(logging.NOTSET)
         try:
@@ -106,7 +121,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
-# --- what is told in other ways than by a record
+# --- hooks for warnings and for exceptions that are not caught: each logs a record
 
 
 def _warned(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 import structlog
 
-from eyewall.adapters.observe.logs import make_logger
+from eyewall.adapters.observe.logs import Output, make_logger
 
 
 class Log:
@@ -192,6 +194,48 @@ def test_what_is_logged_while_a_line_is_written_comes_behind_it(kind):
 
 
 WORDS = ["first", "second", "third", "fourth"]
+
+
+@contextmanager
+def interrupted(function, what):
+    """Have ``what`` called once before each instruction of ``function`` in this thread, as the
+    collector may call a finalizer."""
+    seen = set()
+
+    def at_instruction(frame, event, _arg):
+        if event == "opcode" and frame.f_lasti not in seen:
+            seen.add(frame.f_lasti)
+            what()
+        return at_instruction
+
+    def at_call(frame, _event, _arg):
+        if frame.f_code is not function.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        return at_instruction
+
+    before = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def test_a_finalizer_may_log_at_every_point_of_writing_a_line():
+    log, done = Log("json"), threading.Event()
+
+    def write():
+        with interrupted(Output.msg, lambda: log.logger.info("a finalizer")):
+            log.logger.info("a line")
+        done.set()
+
+    threading.Thread(target=write, daemon=True).start()
+
+    assert done.wait(10), "the thread waits for itself"
+    events = [record["event"] for record in log.records]
+    assert events.count("a line") == 1
+    assert events.count("a finalizer") > 10
 
 
 def test_lines_of_many_threads_stay_whole():

@@ -311,6 +311,48 @@ def test_what_the_application_has_set_up_stays_and_all_is_as_it_was_afterwards(r
     assert (ran.done.stdout, ran.status) == ("fine\n", 0), ran.text
 
 
+CROSSED = """
+import io, logging, threading
+from eyewall.adapters.observe.logs import make_logger
+from eyewall.adapters.observe.records import written_as
+
+class Slow:
+    # The text of a record that another thread logs meanwhile.
+    def __str__(self):
+        begun.set()
+        return "by another thread"
+
+class Stream(io.StringIO):
+    # A finalizer runs while a line is written.
+    def write(self, text):
+        if "a line" in text:
+            other.start()
+            begun.wait()
+            logging.getLogger("sys").error("a finalizer")
+        return super().write(text)
+
+begun, stream = threading.Event(), Stream()
+other = threading.Thread(target=lambda: logging.getLogger("x").error(Slow()), daemon=True)
+log = make_logger("json", "info", stream)
+with written_as(log):
+    ours = logging.lastResort
+    log.info("a line")
+    other.join()
+assert len(stream.getvalue().splitlines()) == 3, stream.getvalue()
+late = logging.makeLogRecord({"msg": "too late", "levelno": logging.ERROR})
+ours.handle(late)  # as a thread does that has looked it up before
+ours.handle(logging.makeLogRecord({"msg": "too late, and not wanted", "levelno": logging.INFO}))
+print("fine")
+"""
+
+
+def test_a_thread_that_logs_waits_for_no_lock_while_a_line_is_written(run):
+    """And what is logged when the last server has just ended is written as Python does."""
+    ran = run(CROSSED, "run")
+
+    assert (ran.done.stdout, ran.text, ran.status) == ("fine\n", "too late\n", 0)
+
+
 FAILS = """
 from eyewall import Server
 server = Server.from_settings()
