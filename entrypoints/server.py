@@ -576,7 +576,8 @@ class Server:
         try:
             serve(self, host, port, ssl, pages=pages)
         except CannotListen as error:
-            with suppress(OSError, ValueError):  # where standard error is closed, or broken
+            # Standard error may be closed, broken, or none at all.
+            with suppress(AttributeError, OSError, ValueError):
                 sys.stderr.write(f"eyewall: {error.why('port=')}\n")
             raise SystemExit(1) from None
 

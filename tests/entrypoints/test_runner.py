@@ -328,10 +328,11 @@ def test_run_always_listens():
         Server().run(port=None)
 
 
-def test_a_sentence_that_can_t_be_said_does_not_change_the_end(taken, monkeypatch):
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_sentence_that_can_t_be_said_does_not_change_the_end(taken, monkeypatch, is_there):
     said = io.StringIO()
     said.close()
-    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(sys, "stderr", said if is_there else None)
     with pytest.raises(SystemExit) as end:
         Server().run(port=taken)
 
