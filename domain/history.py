@@ -97,9 +97,13 @@ def since_from(value: Any) -> Since:
 def wire_since(value: Any) -> dict[str, Any] | int | str:
     """From where on messages are wanted, as it goes out; raises ``ValueError``."""
     since = since_from(value)
-    if isinstance(since, Position):
-        return {"epoch": since.epoch, "offset": since.offset}
-    return since
+    return wire_position(since) if isinstance(since, Position) else since
+
+
+def wire_position(value: Any) -> dict[str, Any]:
+    """A position as it goes out, of whatever has one (``position_of``); raises ``ValueError``."""
+    at = position_of(value)
+    return {"epoch": at.epoch, "offset": at.offset}
 
 
 def place_before(since: Since, here: Position) -> Position:

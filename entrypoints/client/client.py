@@ -23,7 +23,7 @@ from eyewall.client.typed import Typed
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import EyewallError, Misuse
-from eyewall.domain.history import HistoryPage, position_of, since_from
+from eyewall.domain.history import HistoryPage, since_from, wire_position
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -373,8 +373,7 @@ class Client:
         """
         fields: dict[str, Any] = {"room": room, "limit": count(limit, "limit")}
         if since is not None:
-            at = position_of(since)
-            fields["since"] = {"epoch": at.epoch, "offset": at.offset}
+            fields["since"] = wire_position(since)
         return wire.page(await self._command("history", fields, timeout))
 
     async def _command(

@@ -15,7 +15,7 @@ from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope, StreamPosition
 from eyewall.domain.errors import ConnectionClosed, from_code
-from eyewall.domain.history import HistoryPage, position_of, wire_since
+from eyewall.domain.history import HistoryPage, wire_position, wire_since
 from eyewall.domain.identity import ConnId, RoomId, UserId
 from eyewall.testing import shown
 from eyewall.testing.links import CODEC, FakeLink
@@ -287,8 +287,7 @@ class TestClient:
         """
         fields: dict[str, Any] = {"room": room, "limit": count(limit, "limit")}
         if since is not None:
-            at = position_of(since)
-            fields["since"] = {"epoch": at.epoch, "offset": at.offset}
+            fields["since"] = wire_position(since)
         answer = await self._command("history", fields, timeout)
         messages = [_envelope(json.dumps(message).encode()) for message in answer["messages"]]
         return HistoryPage(messages, answer.get("epoch"), answer.get("offset"))
