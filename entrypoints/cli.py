@@ -29,7 +29,7 @@ from eyewall.runner import importing
 from eyewall.server import PLAIN, Server, serve
 from eyewall.settings import Settings, source_of
 from eyewall.settings_groups import SettingsError
-from eyewall.settings_sources import CALLER, CONFIG, DEFAULT_FILE
+from eyewall.settings_sources import CALLER, CONFIG, file_to_read
 from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2
@@ -119,10 +119,10 @@ def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int
 def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.reload:
         rest = [argument for argument in arguments if argument != "--reload"]
-        # One that is not there yet may come.
-        named = Path(options.config or os.environ.get(CONFIG) or DEFAULT_FILE).expanduser()
+        # A file that does not exist yet may be written later.
+        file = file_to_read(options.config, os.environ).absolute()
         command = [sys.executable, "-m", "eyewall", *rest]
-        return reload.serve(command, Path.cwd(), [named.absolute()])
+        return reload.serve(command, Path.cwd(), [file])
     settings = Settings.load(options.config, overrides=_overrides(options))
     # What the application logs while it is imported; its server may write otherwise.
     logger = make_logger(settings.logging.kind, settings.logging.level)

@@ -97,12 +97,15 @@ def gather(
     return sources
 
 
+def file_to_read(path: str | Path | None, environ: Mapping[str, str]) -> Path:
+    """Return the file that ``path`` or the environment names, else the default one."""
+    return Path(path or environ.get(CONFIG) or DEFAULT_FILE).expanduser()
+
+
 def _files(path: str | Path | None, environ: Mapping[str, str]) -> Iterator[Path]:
-    named = path or environ.get(CONFIG)
-    if named:
-        yield Path(named).expanduser()
-    elif Path(DEFAULT_FILE).is_file():
-        yield Path(DEFAULT_FILE)
+    file = file_to_read(path, environ)
+    if path or environ.get(CONFIG) or file.is_file():  # the default one may be missing
+        yield file
 
 
 def as_variable(text: str, origin: str | None) -> str:
