@@ -6,8 +6,8 @@ Rules of this file:
    a coroutine in one; what is given to a running server is part of that life only.
 2. A handle may be asked, and used to cancel, from anywhere: also in a thread, also by what
    it cancels. A function that was cancelled runs in no later life.
-3. Where another server stands in, as in a test, the handle of a function means its run there,
-   and the server's own is left as it is.
+3. While a test's server stands in for the application's, the handle of a function means its run
+   in the test's server; the run in the application's server is left alone.
 """
 
 from __future__ import annotations

@@ -201,10 +201,10 @@ def _bind(host: str, port: int) -> list[socket.socket]:
 
 
 def _bound(port: int, address: str) -> list[socket.socket]:
-    """What ``bind_sockets`` gives; what it had open when it failed is closed.
+    """Return what ``bind_sockets`` returns. If it fails, close the sockets that it had opened.
 
-    It leaves that to the garbage collector: until whoever was told forgets the error, the
-    process would hold a part of the port itself.
+    It leaves them to the garbage collector, and the error's traceback refers to them: while the
+    caller keeps the error, the process itself would hold a part of the port.
     """
     try:
         return bind_sockets(port, address, backlog=BACKLOG)

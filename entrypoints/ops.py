@@ -1,14 +1,14 @@
 """The ops address: where an orchestrator and a monitor ask, apart from the clients.
 
-On the clients' port ``/metrics``, ``/healthz`` and ``/readyz`` are there for everybody who
-reaches it. With an address of their own they are there and nowhere else. Rules of this file:
+On the clients' port ``/metrics``, ``/healthz`` and ``/readyz`` are visible to every client. With
+an address of their own they are served there and nowhere else. Rules of this file:
 
-1. The address answers from before the adapters are opened until all else has ended: whoever
-   asks hears "starting" and "draining", and not a refused connection.
-2. Its requests have the bounds of the clients' port. They are no handshakes: what is wrong
-   with one is not counted among these.
-3. It answers for every ``Host`` and without TLS: monitors go by addresses that change. Who can
-   reach it is decided by where it listens, which is this machine unless somebody says more.
+1. The address answers from before the adapters are opened until all else has ended: a monitor
+   reads "starting" and "draining", and never meets a refused connection.
+2. Its requests have the bounds of the clients' port. They are no handshakes: a malformed one is
+   not counted among the refused handshakes.
+3. It answers for every ``Host`` and without TLS: monitors use addresses that change. The address
+   that it listens on decides which machines reach it; by default that is this one only.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from eyewall.settings_schema import LOCAL
 
 
 def check(host: object, port: object) -> None:
-    """Raise ``ValueError`` for what is no address to listen on; a port of None is none, and with
-    a host beside it a mistake that would leave everything on the clients' port."""
+    """Raise ``ValueError`` for what is no address to listen on. A port of None means no ops
+    address; a host without a port is an error, since it would have no effect."""
     if not isinstance(host, str):
         raise ValueError(f"ops_host must be a string, not {host!r:.80}")
     fits = port is None or (type(port) is int and 0 <= port <= 65535)
@@ -38,7 +38,7 @@ def check(host: object, port: object) -> None:
 
 
 class CannotServeOps(CannotListen):
-    """The ops address can't be had, whatever the clients' port is like."""
+    """The ops address can't be listened on. The clients' port is not the cause."""
 
     def __init__(self, error: OSError, host: str, port: int, *, is_clients: bool = False) -> None:
         super().__init__(error, host, port)
@@ -49,8 +49,8 @@ class CannotServeOps(CannotListen):
         return f"the ops address {self._where}: {super().__str__()}"
 
     def why(self, option: str) -> str:
-        """One sentence; ``option`` names another port for clients where it was run: on the
-        command line, or in a call."""
+        """One sentence; ``option`` is the name of the clients' port on the command line or in a
+        call, from which the name of the ops port follows."""
         ours = "ops.port" if option.startswith("-") else "ops_port="
         if self._is_clients:
             where = f"{self._where} is where the clients are"
@@ -59,7 +59,7 @@ class CannotServeOps(CannotListen):
 
 
 class OpsAddress:
-    """Where to listen for them."""
+    """The listening port of the ops address, in each life of its server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host

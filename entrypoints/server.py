@@ -564,9 +564,9 @@ class Server:
         (``start_page``), unless one of ``pages`` stands there: these, and then those of ``Server``.
 
         Returns too when it was shut down in another way. In a thread that is not the main
-        one it takes no signals: there, that is how it ends. As the process is taken for its
-        own, it lets it have as many descriptors as it may (``RLIMIT_NOFILE``), and has what
-        Tornado and the standard library log written as its own lines, unless the application
+        one it takes no signals: there, that is how it ends. It changes its process: the limit
+        of descriptors is raised as far as allowed (``RLIMIT_NOFILE``), and what Tornado and the
+        standard library log is written as the server's own lines, unless the application
         has set up ``logging`` or brought a logger of its own.
 
         Where the port can't be had it says so on standard error, and raises ``SystemExit(1)``;
@@ -611,7 +611,7 @@ class Server:
 
 
 def behind(server: Server) -> Registry:
-    """Return what stands behind a server: the test kit puts a node of its own there."""
+    """Return the registry of a server, in which the test kit lets a node of its own stand in."""
     return server._registry  # noqa: SLF001  (the other half of this module)
 
 
@@ -633,6 +633,6 @@ def serve(
     *,
     pages: Sequence[Any] = (),
 ) -> None:
-    """``server.run`` for whoever has words of its own for a port that can't be had: raises
-    ``CannotListen``."""
+    """Do what ``server.run`` does, but raise ``CannotListen`` for a port that can't be had, for a
+    caller with a message of its own."""
     server._run(host, port, ssl, pages)  # noqa: SLF001  (the other half of this module)

@@ -61,7 +61,7 @@ class ServerSettings(Checked):
 
     start_page: bool = True
     """Whether ``serve`` and ``run()`` show a page at ``/``, to a browser on the same machine and
-    to no other: whoever has just begun wants to see that something is there."""
+    to no other: a developer who has just begun sees that the server runs."""
 
     allow_unsafe: Collection[str] = ()
     """What may be unsafe all the same: ``split_state``, a bus that other nodes share with
@@ -75,7 +75,7 @@ class OpsSettings(Checked):
     _schema: ClassVar = schema.OpsSchema
 
     host: str = schema.LOCAL
-    """This machine only: what it tells is nobody's business who was not meant."""
+    """This machine only: metrics and readiness are not for the public."""
 
     port: int | None = None
     """None leaves them on the clients' port; 0 takes a free one."""

@@ -33,7 +33,7 @@ def _meet(one: str, other: str) -> bool:
 
 
 def _may_be(address: str, family: str) -> bool:
-    """Of a name that is no address nobody knows here."""
+    """Whether ``address`` may be of ``family``. A name may be of both: it is not looked up."""
     if address in _ALL:
         return _ALL[address] == family
     is_named = not address.replace(".", "").isdigit() and ":" not in address

@@ -1,8 +1,8 @@
 """The page at ``/`` of a server that was just begun: it says what runs here, and lets one type
 a message.
 
-It is for the developer at this machine. A request that may come from anybody else, through a
-proxy or under a name that others know, finds nothing here, as if there were no such page.
+It is for the developer at this machine. A request that may come from another machine, through a
+proxy or under a public name, is answered 404, as if there were no such page.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _HOST: Final = re.compile(
 def is_local(request: HTTPServerRequest) -> bool:
     """Whether a request comes from a browser on this machine, and by no proxy.
 
-    A proxy on this machine comes from it, too. Many speak HTTP/1.0 to what is behind them,
-    those that pass on the ``Host`` give themselves away by it, and those that are only told to
-    pass an upgrade on announce one that is not there.
+    The requests of a proxy on this machine come from a loopback address, too. Many proxies speak
+    HTTP/1.0 to their upstream; one that passes ``Host`` on shows a name that is not loopback;
+    one that is only told to pass upgrades on sends ``Connection: upgrade`` without one.
     """
     headers = request.headers
     return (
@@ -78,14 +78,14 @@ class _AtHome(Matcher):
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         asked = request.path == "/" and request.method in ("GET", "HEAD")
-        # A client that has forgotten the path should hear so, and get no page.
+        # A WebSocket client with a wrong path gets 404, and not a page.
         if asked and "Upgrade" not in request.headers and is_local(request):
             return {}
         return None
 
 
 class StartPage(DiscreetHandler):
-    """``/``, for who is at this machine."""
+    """``/``, for a browser on this machine."""
 
     def get(self) -> None:
         secure = self.request.protocol == "https"

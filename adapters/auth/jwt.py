@@ -39,8 +39,8 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.InvalidAlgorithmError, "the token is signed with an algorithm that is not accepted"),
 )
 _SHORTEST = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""Bytes of a shared secret: as many as the hash has (RFC 7518, 3.2). Who has one token can try
-keys as fast as a machine can hash."""
+"""The least bytes of a shared secret: as many as the hash has (RFC 7518, 3.2). An attacker with
+one token can try short keys offline."""
 _NOT_VALID = "the token is not valid"
 
 

@@ -54,7 +54,7 @@ def _values(request: HTTPServerRequest) -> Iterator[str]:
 
 
 def _user_and_password(text: str) -> Iterator[str]:
-    """Of RFC 7617, 2, together and each of them."""
+    """Yield the credentials of RFC 7617, 2, as one text and each by itself."""
     try:
         both = base64.b64decode(text, validate=False).decode(errors="replace")
     except (binascii.Error, ValueError):

@@ -7,9 +7,9 @@ hand-over of the socket. Rules of this file:
    reserved place back. The answer goes first, what is to be logged after it.
 2. Every refusal, whatever raised it, goes through ``_refuse`` or ``_cut``, and leaves a
    trace: see ``refusals``.
-3. Whom the authenticator refuses hears it in HTTP, or with ``refuse_with="close"`` by a close
-   of a connection that nothing else ever knows of. A page of another origin is always
-   answered in HTTP: it learns nothing.
+3. A client that the authenticator refuses is answered in HTTP. With ``refuse_with="close"`` the
+   upgrade is accepted and closed at once; the application never sees that connection. A page
+   of a foreign origin is always answered in HTTP, so that its script learns nothing.
 4. What an application's function raises, a ``CancelledError`` of its own or a
    ``SystemExit`` too, is a failure of that handshake and of nothing else.
 """
@@ -257,7 +257,8 @@ class SocketHandler(DiscreetHandler):
             raise busy(error.retry_after, RefusalReason.CONNECTIONS) from error
 
     async def _let_in(self, handshake: Handshake, accept: str) -> ConnMeta:
-        """Say who knocks. Who may not come in hears it in HTTP, or by a close."""
+        """Authenticate the client. A refusal is raised, to be answered in HTTP, or told by a close
+        code, after which ``_Over`` is raised."""
         try:
             return await self._authenticate(handshake)
         except Refusal as refusal:

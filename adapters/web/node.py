@@ -32,9 +32,9 @@ oldest of mobile networks have. A message of the largest size by default gets 12
 
 
 MAX_TURNED_DOWN: Final = 1024
-"""Links at the same time that only tell their clients that they are not let in. Each is a
-descriptor, for three seconds where the client does not answer; a flood of one more has no
-right to the moment that the first of them still has."""
+"""The most links at the same time that only tell their clients that they are refused. A client
+that does not answer the close holds a descriptor for three seconds; a flood of refused clients
+must not take them all, so the oldest link is aborted for a new one."""
 
 
 class Node:
@@ -83,7 +83,7 @@ class Node:
         )
         self.links: set[SocketLink] = set()
         self._turned_down: dict[SocketLink, None] = {}
-        """Those of them that were never let in, the oldest first."""
+        """The links whose clients were refused, the oldest first."""
         self.taken = 0
         """Messages and control frames that have come since the start."""
         self.now = clock.now()

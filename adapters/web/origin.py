@@ -90,7 +90,7 @@ class Origins:
             return "more than one Origin"
         if self._decide is not None:
             return f"check_origin said no to origin {origins[0]}"
-        if not self._takes_own:  # it may well be the own one
+        if not self._takes_own:  # the origin may be the server's own
             return f'origin {origins[0]} is not let in: check_origin is "none"'
         host, *told = hosts or [""]
         why = f"origin {origins[0]} is not Host {host}"

@@ -47,8 +47,8 @@ class TrustedProxies:
         """Return the names under which the client may have asked for the server.
 
         ``host`` are the values of ``Host``, and ``forwarded`` those of ``X-Forwarded-Host``, in
-        which a proxy that changes ``Host`` says what it was. Who is no browser can put
-        anything there, and could as well have left out the origin that this is compared with.
+        which a proxy that changes ``Host`` says what it was. A client that is no browser can
+        forge it, and gains nothing: it could as well send no ``Origin`` to compare.
         """
         if not forwarded or not self._networks:
             return list(host)

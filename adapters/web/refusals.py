@@ -73,9 +73,9 @@ class Refusals:
     ) -> None:
         """A handshake was answered with ``status``, or cut off without an answer (None).
 
-        ``headers`` are the request's, as far as it was read, and ``peer`` is the address of
-        who has sent it, which may be a proxy. ``hint`` is asked for a text about it if a line
-        is written. ``more`` stands in the line as it is.
+        ``headers`` are the request's, as far as it was read, and ``peer`` is the address that
+        it came from, which may be a proxy's. ``hint`` returns a text about it, and is called only
+        if a line is written. ``more`` are further fields of the line.
         """
         if self.count is not None:
             self.count(reason.value)

@@ -23,7 +23,7 @@ from eyewall.testing.rest import Pool, settle
 T = TypeVar("T")
 
 _RULING: WeakSet[Clock] = WeakSet()
-"""Those of the worlds in which a hub is open."""
+"""The clocks of the worlds in which a hub is open."""
 
 OUTSIDE = 0.5
 """Real seconds that something outside (a database, a thread) has to answer while a hub is
@@ -44,7 +44,7 @@ class World:
         self.hubs = 0
         """How many there have been."""
         self._before: Clock | None = None
-        """What the test went by before this world."""
+        """The clock that the test went by before this world."""
         self._left = 0.0
         self._passing: asyncio.Task[None] | None = None
 
@@ -61,8 +61,9 @@ class World:
             CLOCK.set(self.clock)
 
     def stand_back(self) -> None:
-        """One of the hubs has closed. Worlds may end in any order, and in another context than
-        they began in: what the test goes by then is never the time of one that has ended."""
+        """One of the hubs has closed. With the last one the test goes by the clock of before
+        again, or by the real one if the world of that clock has ended, too: worlds may end in
+        any order, and in another context than they began in."""
         if self.pools:
             return
         _RULING.discard(self.clock)
