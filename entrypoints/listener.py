@@ -1,8 +1,7 @@
 """Where a server listens: the port, and what is served there over HTTP.
 
-A host is an address or a name; ``*`` and the empty one are all addresses of the machine, of
-both families, and several may stand with commas between them. Each family has a socket of
-its own: ``::`` is every IPv6 address and no IPv4 one, on every system alike.
+``hosts`` says what a host stands for. Each family has a socket of its own: ``::`` is every IPv6
+address and no IPv4 one, on every system alike.
 """
 
 from __future__ import annotations
@@ -27,14 +26,13 @@ from eyewall.adapters.web.refusals import Refusals
 from eyewall.adapters.web.target import DiscreetHandler
 from eyewall.application.stalls import Stalls
 from eyewall.domain.handshake import RefusalReason
+from eyewall.hosts import ALL, EVERYWHERE, hosts_of
 from eyewall.settings import Settings
 
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted: all clients come back at
 once after a restart."""
 
-EVERYWHERE = ("", "*")
-_ALL = ("0.0.0.0", "::")  # noqa: S104  (asked for by name)
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
@@ -177,9 +175,8 @@ class Listener:
 def _bind(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        for name in host.split(","):
-            one = name.strip()
-            for address in _ALL if one in EVERYWHERE else (one,):
+        for one in hosts_of(host):
+            for address in ALL if one in EVERYWHERE else (one,):
                 # Port 0 is a free one: the same for all.
                 number = port or (sockets[0].getsockname()[1] if sockets else 0)
                 try:

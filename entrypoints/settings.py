@@ -22,6 +22,7 @@ from eyewall import settings_schema as schema
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds
 from eyewall.domain.outbox import QueueConfig
+from eyewall.hosts import overlap
 from eyewall.settings_groups import (
     AuthSettings,
     BusSettings,
@@ -38,7 +39,6 @@ from eyewall.settings_groups import (
     StateSettings,
     TlsSettings,
 )
-from eyewall.settings_places import have_in_common
 from eyewall.settings_sources import CONFIG, DEFAULT_FILE, as_variable, gather
 
 MASK = "***"
@@ -167,7 +167,7 @@ class Settings(_Read):
     def __post_init__(self) -> None:
         Checked.__post_init__(self)
         server, ops = self.server, self.ops
-        if ops.port and ops.port == server.port and have_in_common(ops.host, server.host):
+        if ops.port and ops.port == server.port and overlap(ops.host, server.host):
             where = "where the clients are (server.port)"
             raise SettingsError([f"ops.port: {ops.port} is {where}; take another"])
 

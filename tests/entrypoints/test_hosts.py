@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyewall.settings_places import have_in_common
+from eyewall.hosts import overlap
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from eyewall.settings_places import have_in_common
     ],
 )
 def test_these_have_an_address_in_common(one, other):
-    assert have_in_common(one, other)
-    assert have_in_common(other, one)
+    assert overlap(one, other)
+    assert overlap(other, one)
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_these_have_an_address_in_common(one, other):
     ],
 )
 def test_these_have_none(one, other):
-    assert not have_in_common(one, other)
-    assert not have_in_common(other, one)
+    assert not overlap(one, other)
+    assert not overlap(other, one)
