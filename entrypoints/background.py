@@ -169,11 +169,6 @@ class Background:
                 run.end()
         self._waiting = [run for run in self._waiting if not run.is_once]
 
-    def drop(self) -> None:
-        """Forget all that waits."""
-        self.drop_coroutines()
-        self._waiting.clear()
-
 
 class BackgroundTask:
     """The handle of work that ``server.background`` has taken.
