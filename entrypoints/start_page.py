@@ -1,8 +1,8 @@
 """The page at ``/`` of a server that was just begun: it says what runs here, and lets one type
 a message.
 
-It is for the developer at this machine. A request that may come from another machine, through a
-proxy or under a public name, is answered 404, as if there were no such page.
+It is for the developer at this machine. A request that looks as if it came from another machine,
+through a proxy or under a public name, is answered 404, as if there were no such page.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def is_local(request: HTTPServerRequest) -> bool:
 
     The requests of a proxy on this machine come from a loopback address, too. Many proxies speak
     HTTP/1.0 to their upstream; one that passes ``Host`` on shows a name that is not loopback;
-    one that is only told to pass upgrades on sends ``Connection: upgrade`` without one.
+    one that is only told to pass upgrades on sends ``Connection: upgrade`` without one. A proxy
+    that speaks HTTP/1.1, sends a loopback ``Host`` and adds no header looks like a browser.
     """
     headers = request.headers
     return (
