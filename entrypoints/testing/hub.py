@@ -94,7 +94,11 @@ class TestHub:
             self._leave()
             raise
         self.world.rule()
-        await self.settle()
+        try:
+            await self.settle()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

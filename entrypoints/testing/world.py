@@ -93,23 +93,31 @@ class World:
         await self._rest()
 
     async def passed(self) -> None:
-        """Return when the time that was to pass has passed."""
+        """Return when the time that was to pass has passed. A failure of what was due is raised
+        once: what comes after it, a hub's end for one, goes on."""
         if self._passing is not None:
             passing = self._passing
-            await asyncio.shield(passing)
-            if passing is self._passing:
-                self._passing = None
+            try:
+                await asyncio.shield(passing)
+            finally:
+                if passing is self._passing and passing.done():
+                    self._passing = None
 
     async def end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await ``work``, moving time on where nothing else brings it to its end."""
+        """Await ``work``, moving time on where nothing else brings it to its end.
+
+        A failure of what was due meanwhile is raised when ``work`` has ended.
+        """
         with self.ruling():
             task = asyncio.ensure_future(work)
-        await self.settle()
-        while not task.done():
-            await asyncio.wait([task], timeout=OUTSIDE)
-            if not task.done():
-                await self.clock.advance(1.0, self._rest)
-        await task
+        try:
+            await self.settle()
+        finally:
+            while not task.done():
+                await asyncio.wait([task], timeout=OUTSIDE)
+                if not task.done():
+                    await self.clock.advance(1.0, self._rest)
+            await task
 
     def asked(self, hub: Hub) -> Hub:
         """Return ``hub``, whose coroutines begin when the time that was to pass before

@@ -48,6 +48,37 @@ async def test_what_fails_when_it_is_due_fails_the_test():
         await world.settle()
 
 
+async def test_it_does_not_keep_a_hub_from_its_end():
+    server, ended = Server(), []
+
+    @server.on_shutdown
+    async def end():
+        ended.append(1)
+
+    hub = await TestHub(server).__aenter__()
+    hub.world.clock.call_later(1, lambda: [].pop())
+    await asyncio.wait([hub.advance(1)])
+    with pytest.raises(IndexError):
+        await hub.__aexit__()
+
+    assert ended == [1]
+
+
+async def test_a_hub_that_fails_at_its_start_stands_in_for_its_server_no_longer():
+    """What is due in the world by then is awaited before the hub is entered."""
+    server = Server()
+    own = server.hub.node_id
+    async with TestHub(Server()) as first:
+        first.world.clock.call_later(1, lambda: [].pop())
+        first.advance(1)
+        with pytest.raises(IndexError):
+            async with TestHub(server, beside=first):
+                pass
+        assert server.hub.node_id == own
+        async with TestHub(server, beside=first) as again:
+            await again.connect()
+
+
 async def test_an_end_that_needs_time_gets_as_much_as_it_needs(monkeypatch):
     monkeypatch.setattr("eyewall.testing.world.OUTSIDE", 0.0)
     world, over = World(), asyncio.Event()
