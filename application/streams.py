@@ -143,9 +143,9 @@ class Streams:
     ) -> None:
         """Have a gate, if the room keeps a history: a connection is about to come in.
 
-        ``as_of``: the ``changes`` when ``retention`` was asked for. ``fresh``: the members
-        here have been served up to the store's last then. Raises ``Unavailable``. The
-        connection comes in, or ``left`` is called, in the same step.
+        ``as_of``: the ``changes`` when ``retention`` was asked for. With ``fresh`` the store
+        is read in any case, and the members here are served up to its last message. Raises
+        ``Unavailable``. The connection comes in, or ``left`` is called, in the same step.
         """
         while True:
             while as_of != self.changes:
@@ -160,9 +160,9 @@ class Streams:
             gate.retention = retention
             if gate.position is not None and not fresh:
                 return
-            fresh = False
             # Somebody who leaves meanwhile may close the gate: then there is another one.
-            error = await asyncio.shield(self._read(gate))
+            error = await (self._read_anew(gate) if fresh else asyncio.shield(self._read(gate)))
+            fresh = False
             if error is not None:
                 raise error
 
@@ -186,7 +186,7 @@ class Streams:
     async def refresh(self, room_id: RoomId) -> None:
         """Serve the members up to the store's last; raises ``Unavailable``."""
         gate = self._gates.get(room_id)
-        if gate is not None and (error := await asyncio.shield(self._read(gate))) is not None:
+        if gate is not None and (error := await self._read_anew(gate)) is not None:
             raise error
 
     def left(self, room_id: RoomId) -> None:
@@ -279,6 +279,13 @@ class Streams:
         if gate.reading is None:
             gate.reading = self._tasks.spawn(self._catch_up(gate))
         return gate.reading
+
+    async def _read_anew(self, gate: Gate) -> Unavailable | None:
+        """Read what the store has now. A reading under way may have begun before the last
+        message, so the next one is waited for too: two at most, whatever others ask for."""
+        if gate.reading is not None and (error := await asyncio.shield(gate.reading)) is not None:
+            return error
+        return await asyncio.shield(self._read(gate))
 
     async def _catch_up(self, gate: Gate) -> Unavailable | None:
         """Serve the members up to the store's last; returns why that could not be done."""

@@ -9,6 +9,7 @@ import pytest
 from eyewall.adapters.history import MemoryHistory
 from eyewall.application import resume as module
 from eyewall.application.resume import PATIENCE
+from eyewall.application.streams import CHECK
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.history import MAX_OFFSET, Entry, Retention
@@ -188,6 +189,31 @@ async def test_the_newest_are_the_clusters_newest(make_node):
     assert heard == [2, True]
     assert order(ada) == [3]
     assert order(bob) == [1, 2, 3]
+
+
+async def test_what_was_kept_while_the_members_were_being_served_comes_before_the_answer(
+    make_node, store
+):
+    """A reading of the store that has begun before may not have the last of it."""
+    bus = Bus()
+    one, two = [await make_node(client_commands=True, pubsub=bus, history=store) for _ in "ab"]
+    await one.hub.create_room("lab", KEPT)
+    bob, _ = await join(two, 0, user="bob")
+    bus.deaf.add("eyewall:room:lab")
+    await publish(one, 1)
+    await two.advance(CHECK)  # a room is read when it has stood still for that long
+    store.after.add("read")
+    await two.advance(CHECK)
+    assert store.calls[-1] == "read", "it has found 1, and is not back yet"
+    await publish(one, 2)
+
+    ada = await two.connect("ada")
+    await started(ada, 1)
+    store.go_on()
+    await settle()
+
+    assert order(ada) == [2, True]
+    assert order(bob) == [1, 2]
 
 
 # --- what is kept no longer

@@ -9,6 +9,7 @@ import pytest
 from eyewall.adapters.history import MemoryHistory
 from eyewall.application import resume as module
 from eyewall.application.resume import MAX_SLOW, PATIENCE
+from eyewall.application.streams import CHECK
 from eyewall.domain.envelope import Message
 from eyewall.domain.history import Entry, Retention
 from eyewall.domain.outbox import QueueConfig
@@ -80,6 +81,33 @@ async def test_what_was_missed_comes_in_order_before_the_answer(one):
     assert answer == {"lab": {"recovered": True, "epoch": stood["epoch"], "offset": 5}}
     assert after == []
     assert again.conn.rooms == {"lab"}
+
+
+async def test_a_client_that_has_had_more_than_a_reading_under_way_finds_is_level(make_node):
+    """That reading of the store has begun before the client's last message was kept."""
+    store, bus = Engine(MemoryHistory()), Bus()
+    one, two = [await make_node(client_commands=True, pubsub=bus, history=store) for _ in "ab"]
+    await one.hub.create_room("lab", KEPT)
+    ada = await member(one)
+    await member(two, user="bob")
+    bus.deaf.add("eyewall:room:lab")
+    await two.advance(CHECK)  # a room is read when it has stood still for that long
+    store.after.add("read")
+    await two.advance(CHECK)
+    assert store.calls[-1] == "read"
+    await publish(one, 1)
+    stood = place(ada)
+    await ada.vanish()
+
+    again = await two.connect("ada", session=True)
+    data = {"rooms": {"lab": stood}}
+    again.say({"id": "r", "topic": "system:resume", "ack": True, "data": data})
+    await settle()
+    store.go_on()
+    await settle()
+
+    [answer] = [m for m in again.heard() if m.get("event") == "ack"]
+    assert answer["data"]["rooms"] == {"lab": {"recovered": True, **stood}}
 
 
 async def test_then_it_goes_on_live(one, two):
