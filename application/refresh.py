@@ -34,6 +34,12 @@ from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta
 
 
+class _Declined(Unauthorized):
+    """The authenticator returned None. The log says so; the client is told of its token."""
+
+    code = Unauthorized.code
+
+
 class Refresher:
     """Asks the authenticator about the new tokens of connections."""
 
@@ -88,7 +94,7 @@ class Refresher:
                 raise
             raise RuntimeError(f"the authenticator failed: {text}") from None
         if meta is None:
-            raise Unauthorized("the authenticator returned None")
+            raise _Declined("the token is not valid")
         if meta.user_id != ctx.user_id:
             raise Forbidden("the token is another user's")
         return meta
@@ -97,7 +103,9 @@ class Refresher:
         more: dict[str, Any] | None = self._few.next(self._clock.now())
         if more is None:
             return
-        if (hint := hint_of(error, [token])) is not None:
+        declined = isinstance(error, _Declined)
+        hint = "the authenticator returned None" if declined else hint_of(error, [token])
+        if hint is not None:
             more["hint"] = hint
         self._logger.info(
             "refresh_refused",

@@ -63,6 +63,12 @@ async def test_why_a_token_was_not_taken_is_logged(make_node, outcome, reason, h
     assert TOKEN not in repr(node.logger.entries)
 
 
+async def test_a_client_is_told_of_its_token_and_not_of_the_authenticator(make_node):
+    node = await make_node(authenticator=answering(None))
+
+    assert (await refresh(await node.connect("ada")))["error"] == "the token is not valid"
+
+
 async def test_without_an_authenticator_the_log_says_so(make_node):
     node = await make_node()
 
