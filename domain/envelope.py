@@ -65,8 +65,10 @@ ROOM = "room:"
 """What a room sends bears the topic ``room:<room>``."""
 
 REFRESH = "system:refresh"
-RESUME = "system:resume"
 """Shows a new token."""
+
+RESUME = "system:resume"
+"""Brings a client back to its rooms after a cut."""
 
 ERROR_TOPIC = "system:error"
 """The topic of an error about a message whose own topic could not be read."""
