@@ -17,9 +17,9 @@ from typing import Any
 
 from eyewall.application import fitting, limits
 from eyewall.application.context import Context
-from eyewall.application.few import Few
 from eyewall.application.logs import guarded, shown
 from eyewall.application.ports import Limiter, Logger, Tracer, Validator
+from eyewall.application.throttle import LogThrottle
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import (
     EyewallError,
@@ -156,10 +156,10 @@ def auth_required(*roles: str) -> Middleware:
     Which roles were wanted stands in the log (``role_missing``), and not in the answer.
     """
     wanted = frozenset(roles)
-    few = Few()
+    throttle = LogThrottle()
 
     def tell(ctx: Context) -> None:
-        more = few.next(time.monotonic())
+        more = throttle.next(time.monotonic())
         if more is not None:
             needs = {"needs": sorted(wanted), "route": ctx.route}
             about = {"user_id": ctx.user_id, "conn_id": ctx.conn.id}

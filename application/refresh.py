@@ -15,12 +15,12 @@ from eyewall.application.asked import field_of, object_of
 from eyewall.application.connections import Connections
 from eyewall.application.context import Context
 from eyewall.application.expiry import Expiry
-from eyewall.application.few import Few
 from eyewall.application.hints import hint_of, trace_without
 from eyewall.application.middleware import method
 from eyewall.application.ports import Authenticator, Clock, Logger
 from eyewall.application.send import rfc3339
 from eyewall.application.tasks import is_end
+from eyewall.application.throttle import LogThrottle
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import (
     ConnectionClosed,
@@ -59,7 +59,7 @@ class Refresher:
         )
         self._clock = clock
         self._logger = logger
-        self._few = Few()
+        self._throttle = LogThrottle()
 
     async def refresh(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         """Take a new token for a connection whose token is about to expire."""
@@ -100,7 +100,7 @@ class Refresher:
         return meta
 
     def _tell(self, ctx: Context, error: Refused | Unavailable, token: str) -> None:
-        more: dict[str, Any] | None = self._few.next(self._clock.now())
+        more: dict[str, Any] | None = self._throttle.next(self._clock.now())
         if more is None:
             return
         declined = isinstance(error, _Declined)

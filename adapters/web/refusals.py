@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-1. A flood of refusals does not fill a disk: of each reason there are so many lines in so
-   many seconds; how many were left out is said behind them.
+1. A flood of refusals does not fill a disk: of each reason there are at most ``LINES`` lines
+   in ``PERIOD`` seconds; a timer says at its end how many were left out, of all reasons at once.
 2. What a client wrote is shown cut to a length, in characters that can't forge a line, and
    never with a query, a cookie or a token.
 """
@@ -18,14 +18,8 @@ from tornado.httputil import HTTPHeaders
 
 from eyewall.adapters.web.proxies import TrustedProxies
 from eyewall.application.ports import Clock, Logger, Timer
+from eyewall.application.throttle import LINES, PERIOD
 from eyewall.domain.handshake import RefusalReason
-
-PERIOD: Final = 10.0
-"""Seconds after which a reason may be logged again."""
-
-LINES: Final = 5
-"""Lines of one reason in a period: with 200 bytes to each line, 8 MB in a day of refusals
-for one reason only."""
 
 LONGEST: Final = 128
 """Characters of an origin or a host that are shown. A name in DNS has 253 at most, but a

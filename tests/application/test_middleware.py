@@ -4,7 +4,6 @@ from contextlib import contextmanager
 import pytest
 
 from eyewall.adapters.limits.memory import TokenBucketLimiter
-from eyewall.application.few import LINES
 from eyewall.application.middleware import (
     auth_required,
     log,
@@ -14,6 +13,7 @@ from eyewall.application.middleware import (
     trace,
     validate,
 )
+from eyewall.application.throttle import LINES
 from eyewall.domain.errors import Forbidden, ValidationError
 from tests.application.fakes import RecordingLogger, settle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eyewall.application.few import LINES, PERIOD
+from eyewall.application.throttle import LINES, PERIOD
 from eyewall.domain.errors import Unauthorized, Unavailable
 from eyewall.domain.identity import ConnMeta
 from tests.application.fakes import settle
