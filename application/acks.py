@@ -278,7 +278,7 @@ class _Turn:
 
 
 def _whose(outcome: Outcome, recipient: Recipient) -> Outcome:
-    """The outcome with its user, where its node did not say it: it may be silent, or older."""
+    """Add the user that the state named, where the node of the connection named none."""
     if outcome.user_id is None:
         outcome.user_id = recipient.owner(outcome.conn_id)
     return outcome

@@ -64,7 +64,7 @@ def since_of(data: Mapping[str, Any]) -> Position | None:
 
 
 def beginning_of(data: Mapping[str, Any]) -> Since | None:
-    """From where on a join wants what the room keeps; None where it does not say."""
+    """Return where the replay of a join begins; None if the client asks for no replay."""
     if "since" not in data:
         return None
     value = data["since"]

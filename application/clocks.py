@@ -1,8 +1,8 @@
-"""The clock of the server for which something runs, where that is not the real one.
+"""A clock that replaces the real time in a context: the test kit's.
 
-What is made before any server, and keeps time, is handed no clock: a limiter at the top of a
-module, say, which several servers, hooks and handlers share. In the test kit it goes by the
-kit's clock all the same, because all that runs for a ``TestHub`` runs under ``ruled_by`` it.
+An object that is made before any server, such as a limiter at the top of a module, is given no
+clock, and several servers may share it. It looks for one here. Everything that runs for a
+``TestHub`` runs under ``ruled_by`` its clock.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from contextvars import ContextVar
 from eyewall.application.ports import Clock
 
 CLOCK: ContextVar[Clock | None] = ContextVar("clock", default=None)
-"""None: the real time, ``time.monotonic``."""
+"""None means the real time, ``time.monotonic``."""
 
 
 @contextmanager
 def ruled_by(clock: Clock) -> Iterator[None]:
-    """Have what runs within, and the tasks that it begins, go by ``clock``."""
+    """Set ``CLOCK`` for the code within, and for the tasks that it starts."""
     token = CLOCK.set(clock)
     try:
         yield

@@ -106,8 +106,8 @@ class Connection:
         self.held = _NONE_HELD
         """Those of them that send it nothing so far; changed by ``anteroom`` only."""
         self.spared = _NOT_SPARED
-        """Whether a resume, and up to which token a refresh, has passed although the limiter
-        said no (``limits``)."""
+        """Whether a resume has passed although the limiter said no, and the end of the token
+        for which a refresh last did (``limits``)."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
         self.asked: Repeats | None = None

@@ -1,4 +1,4 @@
-"""Parts that are not installed: which extras have them, and how to have these."""
+"""The text of an error about a package that is not installed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Why somebody is not let in, for the log: without what they have shown to get in.
+"""The reason of a refusal, for the log, without the credentials that the client has shown.
 
-The text is an authenticator's, which may be an application's own: it is bounded, stands in one
-line, and has nothing of a secret in it, whole or in part.
+The text may come from an application's own authenticator. It is cut to a length, stands in one
+line, and contains no secret and no part of one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ LONGEST: Final = 200
 """Characters of a hint that are shown."""
 
 SHORTEST: Final = 6
-"""Characters of a value that may be a secret. A shorter one is also in texts that have nothing
-to do with it, and would tell itself by being masked there."""
+"""Fewest characters of a value that is taken for a secret. A shorter one occurs by accident in
+other texts, and masking it there would disclose it."""
 
 PIECE: Final = 12
-"""Characters that a text and a secret have in common by no accident: it quotes a part of it."""
+"""Fewest characters in common by which a text is taken to quote a part of a secret."""
 
 _READ: Final = 5 * LONGEST
 """Characters of a text that are looked at."""

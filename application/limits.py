@@ -1,14 +1,14 @@
-"""How much one user may send: what the limiter of a node says of each message.
+"""Rate limits: the limiter of a node is asked about each message that a client sends.
 
 Rules of this file:
 
-1. Who is counted together is said here, and for all limits alike: a user with all their
-   connections, else the address (an IPv6 one with its /64), else the connection.
-2. A limiter that answers at once is asked before the message has taken any place. One that
-   has to wait is asked in the lane, where what it waits for holds up that lane alone.
-3. What is no answer (NaN, a text, a bool) lets nothing pass: a limit that is broken must not
-   be one that is off, and silently.
-4. A client that comes back is not kept out: ``_is_spared``.
+1. All limits count under the same key: the user with all their connections, else the
+   address (an IPv6 one with its /64), else the connection.
+2. A limiter that answers at once is asked before the message takes a place in a lane. An
+   async limiter is awaited in the lane, and holds up that lane alone.
+3. An answer that is no time (NaN, a text, a bool) refuses the message: a limit that is broken
+   must not silently be one that is off.
+4. A client that resumes its session, or refreshes its token, passes once: ``_is_spared``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _COMEBACKS: Final = frozenset({RESUME, REFRESH})
 
 _place = lru_cache(maxsize=1024)(counted_as)
-"""To read an address takes as long as some handlers do. As many as send at one time."""
+"""Cached, because parsing an address takes as long as some handlers do: 1,024 addresses."""
 
 Rest = Callable[[], Awaitable[None]]
-"""What is left to wait for."""
+"""Awaits what an async limiter says. Raises as ``Limits.ask`` does."""
 
 
 def key_of(conn: Connection) -> str:
@@ -61,7 +61,7 @@ def check(said: object) -> None:
 
 
 def _rounded(wait: float) -> float:
-    """In milliseconds, and not less: who comes back at that end is not sent away again."""
+    """Return whole milliseconds, rounded up: a client that waits so long is not refused again."""
     shown = round(wait, 3)
     return shown if shown >= wait - TICK else round(shown + 0.001, 3)
 
@@ -75,9 +75,9 @@ class Limits:
         """Whether it has to be awaited, as far as is known."""
 
     def ask(self, conn: Connection, message: Envelope) -> Rest | None:
-        """Decide, or return what is to be called and awaited for the decision.
+        """Return None if the message passes, or a function to be awaited for the decision.
 
-        A message that may not pass raises ``RateLimited``, or what the limiter raised.
+        Raises ``RateLimited`` if it may not pass, or what the limiter raised.
         """
         key = key_of(conn)
         if self._waits:
@@ -107,7 +107,7 @@ class Limits:
 
 
 def _is_spared(conn: Connection, topic: str) -> bool:
-    """Whether a client that comes back may do so although the limiter says no.
+    """Whether a resume or refresh passes although the limiter says no; notes that it did.
 
     The first ``system:resume`` of a connection passes, and for each token that the connection
     shows or has shown one ``system:refresh``: both are asked for by the protocol, at a moment

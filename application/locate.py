@@ -35,10 +35,10 @@ class Recipient:
     whom: Whom = ANYBODY
     """What has to be true of a connection when it is written to."""
     users: Mapping[ConnId, UserId] = field(default_factory=dict)
-    """Whose the connections were when they were found, where ``whom`` does not say it."""
+    """The user of each connection when it was found, where ``whom`` names none."""
 
     def owner(self, conn_id: ConnId) -> UserId | None:
-        """Whose connection it was when it was found; None where that is not known."""
+        """Return the user of the connection when it was found; None if that is not known."""
         return self.whom.user or self.users.get(conn_id)
 
     def without(self, skip: Collection[str]) -> Recipient:

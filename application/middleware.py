@@ -153,7 +153,7 @@ def log(logger: Logger | None = None) -> Middleware:
 def auth_required(*roles: str) -> Middleware:
     """Let only users through; with ``roles``, only who has any of them.
 
-    Which roles were wanted stands in the log (``role_missing``), and not in the answer.
+    The log names the missing roles (``role_missing``); the answer does not.
     """
     wanted = frozenset(roles)
     throttle = LogThrottle()
@@ -169,8 +169,7 @@ def auth_required(*roles: str) -> Middleware:
         if ctx.user_id is None:
             raise Unauthorized("this needs a user")
         if wanted and wanted.isdisjoint(ctx.meta.roles):
-            # Which one is for the log: a client is not told what there is to be had. The answer
-            # goes first.
+            # The roles go to the log and not to the client, and after the answer.
             asyncio.get_running_loop().call_soon(tell, ctx)
             raise Forbidden("this needs another role")
         if ctx.owner is None:

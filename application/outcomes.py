@@ -60,9 +60,10 @@ class Outcome:
 
 
 def outcomes_out(outcomes: Sequence[Outcome], *, result: bool = False) -> list[dict[str, Any]]:
-    """The outcomes of one answer, which has to fit a packet whatever the clients said and
-    are called: where it might not, long texts are cut, and then names are left out. Who asked
-    knows by itself whom it has asked."""
+    """Return the outcomes of one answer for a packet's header, in at most ``ANSWER`` bytes.
+
+    Where they might take more, names that are too long are left out, which the node that asked
+    knows by itself, and long texts are cut."""
     if _at_most(outcomes) > ANSWER:
         room = ANSWER // len(outcomes)
         outcomes = [_fitted(outcome, room) for outcome in outcomes]
@@ -70,7 +71,7 @@ def outcomes_out(outcomes: Sequence[Outcome], *, result: bool = False) -> list[d
 
 
 def _at_most(outcomes: Iterable[Outcome]) -> int:
-    """The bytes that they take if every character has to be escaped."""
+    """Return the bytes of the outcomes if every character has to be escaped."""
     return sum(
         _FIELDS
         + _ESCAPED
@@ -80,7 +81,7 @@ def _at_most(outcomes: Iterable[Outcome]) -> int:
 
 
 def _fitted(outcome: Outcome, room: int) -> Outcome:
-    """The same in ``room`` bytes, as far as the id of the connection leaves any."""
+    """Return the outcome in ``room`` bytes, as far as the id of the connection leaves any."""
     left = room - _FIELDS - _bytes(outcome.conn_id)
     user_id, error = outcome.user_id, outcome.error
     if user_id is not None:
@@ -131,7 +132,7 @@ def outcome_in(fields: Any) -> Outcome:
 
 
 def _user(value: Any) -> UserId | None:
-    """A node of an older release does not say whose connection it was."""
+    """Return the user of a connection; None from a node of an older release, which sends none."""
     return UserId(value) if isinstance(value, str) and len(value) <= MAX_NAME else None
 
 

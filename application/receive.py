@@ -59,8 +59,8 @@ class _Job(Context):
     """A message on its way to its handler, which gets it as its context.
 
     ``found`` is where it goes. ``fault`` is what its ordering key raised: the answer, in
-    the lane where it would have been without one. ``limit`` is what a limiter has to be awaited
-    for, or has raised; without a limiter it is not there.
+    the lane where it would have been without one. ``limit``
+    awaits an async limiter, or raises what a limiter raised; it is unset without a limiter.
     """
 
     __slots__ = ("fault", "found", "limit")
@@ -325,7 +325,7 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, error)
             return True
         except BaseException as error:  # noqa: BLE001  (the limiter's own)
-            # The answer in the lane, where that of an async limiter would be.
+            # Answered in the lane, as an error of an async limiter is.
             job.limit = partial(_fail, error)
         return False
 

@@ -1,7 +1,7 @@
 """A new token for a connection that is open: ``system:refresh`` (protocol.md, "Reserved topics").
 
-Who is refused is told by the answer, and whoever runs the server by a line in the log, as with
-a handshake. Of these lines so many are written in so many seconds: a client may ask for ever.
+A refusal is the answer to the client, and a line in the log for the operator, as with a
+handshake. The lines are throttled, because a client may ask without end.
 """
 
 from __future__ import annotations

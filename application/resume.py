@@ -9,8 +9,9 @@ Rules of this file:
    nothing twice.
 3. Nothing is sent into a crowded queue. A client that does not read fast enough is told
    where it stands by ``system:gap``, when it has read: it holds up nobody until then.
-4. What can't be filled is said: ``recovered`` is False, and never a guess. Who joins gets
-   what is left all the same; who comes back has the rest already, and loads it anew.
+4. A gap that can't be filled is reported: ``recovered`` is False, and never a guess. A client
+   that joins is sent the messages after the gap all the same. A client that comes back is not:
+   it has an older part already, and loads the room anew.
 """
 
 from __future__ import annotations
@@ -65,12 +66,12 @@ class _Room:
     at: Position
     end: _End = _End.LEVEL
     in_any_case: bool = False
-    """Whether what is kept is wanted also where something before it is gone."""
+    """Whether the messages after a gap are wanted too."""
     has_hole: bool = False
-    """Whether something before it was gone."""
+    """Whether there was such a gap."""
 
     def skip_to(self, page: Page) -> bool:
-        """Go on with what is left; False if that is not wanted."""
+        """Go on after the gap before ``page``; False if that is not wanted."""
         if self.in_any_case:
             self.has_hole = True
             at = page.position
@@ -79,8 +80,8 @@ class _Room:
         return self.in_any_case
 
     def is_ahead_of(self, here: Position) -> bool:
-        """Whether the members, who are ``here``, have not come so far; an epoch that the
-        store was found to be in is ahead of every other."""
+        """Whether the client has had more than the members here, who stand at ``here``. An
+        epoch that was read from the store is ahead of every other."""
         return self.at.is_past(here) or (self.has_hole and self.at.epoch != here.epoch)
 
 
@@ -178,10 +179,11 @@ class Resumer:
     async def join(
         self, room_id: RoomId, conn: Connection, since: Since, admit: Admit | None = None
     ) -> tuple[Membership, bool]:
-        """Join a room and send what it keeps from ``since`` on; ``admit`` and what is raised
-        as ``Rooms.join`` has it. Returns also whether all that was asked for was sent.
+        """Join a room and send the kept messages from ``since`` on. Returns the membership,
+        at the last message sent, and whether all messages asked for were sent.
 
-        Raises ``NotAMember`` for who is out again before that is over.
+        ``admit`` and the errors are those of ``Rooms.join``. Raises ``NotAMember`` too, if the
+        connection is out of the room again before that is over.
         """
         try:
             membership = await self._rooms.join(

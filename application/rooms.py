@@ -124,9 +124,9 @@ class Rooms:
         """Let a connection in; the membership that it has already is returned.
 
         With ``hold`` it gets nothing of the room's history until ``Streams.let_go``. With
-        ``fresh`` the store of the histories is asked in any case: the position is its last,
-        and nothing is changed while it is away. ``admit`` is asked, on every try, whether the
-        owner may ask for this at all.
+        ``fresh`` the history store is read in any case: the membership's position is that of
+        the store's last message, and the join fails while the store is away. ``admit`` is
+        asked, on every try, whether the owner may ask for this at all.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
         ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.

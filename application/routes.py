@@ -189,7 +189,7 @@ class Router:
         self._given: list[tuple[Registration, Routes | None, Any]] = []
         """What users registered, with its group and the type of its payload."""
         self._missing: dict[str, str] = {}
-        """What is said of topics that could have a route, and have none."""
+        """The error text for each topic of the server that is switched off."""
         self.everywhere: tuple[Middleware, ...] = ()
         """The middleware around all handlers: another tuple when some was added."""
         self.find = self._table.find
@@ -223,11 +223,11 @@ class Router:
         self._table.add(topic, Route(topic, handler, (), None, None), system=True)
 
     def miss(self, topic: str, text: str) -> None:
-        """Say ``text`` to who asks for a topic of the server's own that has no route."""
+        """Answer requests for a topic of the server that is switched off with ``text``."""
         self._missing[topic] = text
 
     def why_not(self, topic: str) -> str:
-        """What is told to who has sent a message that no route matches."""
+        """Return the error text for a message that no route matches."""
         return self._missing.get(topic) or f"nothing handles {topic}"
 
     def include(self, routes: Routes, prefix: str) -> None:

@@ -34,7 +34,7 @@ def user_key(user_id: str) -> MemberKey:
 
 
 def user_of(key: MemberKey) -> UserId | None:
-    """Whose standing ``key`` names; None for an anonymous connection's own."""
+    """Return the user of a standing; None for that of an anonymous connection."""
     return UserId(key.removeprefix("u:")) if key.startswith("u:") else None
 
 

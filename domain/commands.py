@@ -6,13 +6,13 @@ from collections.abc import Collection
 from typing import Any, Final
 
 COMMANDS: Final = ("join", "leave", "publish", "members", "presence", "typing", "history")
-"""Those that an application turns on. ``resume`` and ``refresh`` are always there."""
+"""The requests that ``client_commands`` turns on. ``resume`` and ``refresh`` are always on."""
 
 
 def commands_of(given: bool | Collection[str]) -> frozenset[str]:
-    """Read ``client_commands``: all, none, or those that are named.
+    """Return the requests that ``client_commands`` turns on: all, none, or the named ones.
 
-    Raises ``ValueError`` for a name that is none of them, and for what is no such choice.
+    Raises ``ValueError`` for an unknown name, and for a value of another type.
     """
     if isinstance(given, bool):
         return frozenset(COMMANDS) if given else frozenset()
@@ -29,7 +29,7 @@ def commands_of(given: bool | Collection[str]) -> frozenset[str]:
 
 
 def switched_off(name: str) -> str:
-    """What a client is told that asks for a command that is off."""
+    """Return the error text for a client that sends a request that is off."""
     return (
         f"system:{name} is switched off on this server: "
         f'client_commands turns it on (True, or a set with "{name}")'

@@ -112,7 +112,7 @@ MAX_COMPLAINTS = 8
 """Fields that the text of a ``ValidationError`` names; ``fields`` has them all."""
 
 MAX_COMPLAINT = 100
-"""Characters for each of them."""
+"""Most characters of each of these."""
 
 
 class ValidationError(Refused):
@@ -139,7 +139,7 @@ class ValidationError(Refused):
 
 
 def _complaint(fields: Mapping[str, Any]) -> str:
-    """What is wrong with which field, in one line that is not too long. Never raises."""
+    """Return what is wrong with each field, in one bounded line. Never raises."""
     text = "the payload does not fit its schema"
     try:
         named = list(islice(_complaints(fields, "", 0), MAX_COMPLAINTS + 1))

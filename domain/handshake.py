@@ -47,16 +47,16 @@ class RefusalReason(StrEnum):
 
 
 class RefuseWith(StrEnum):
-    """How a client hears that the authenticator said no: what ``refuse_with`` may be."""
+    """How a client is told that the authenticator refused it: the values of ``refuse_with``."""
 
     HTTP = "http"
-    """401 in HTTP, of which a browser's script sees no more than a close with 1006."""
+    """HTTP 401. A script in a browser sees only a close with 1006."""
     CLOSE = "close"
     """The upgrade is accepted, and closed with 4504 ``auth_failed`` at once."""
 
 
 def refuse_with(value: object) -> RefuseWith:
-    """Read the option; raises ``ValueError`` for what is none of its values."""
+    """Return the option's value; raises ``ValueError`` for an unknown one."""
     if isinstance(value, str) and value in set(RefuseWith):
         return RefuseWith(value)
     words = " or ".join(repr(word.value) for word in RefuseWith)
@@ -64,7 +64,7 @@ def refuse_with(value: object) -> RefuseWith:
 
 
 Given = Mapping[str, str] | Iterable[tuple[str, str]]
-"""Names and values, as whoever makes some has them."""
+"""Names and values, as a caller may pass them."""
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 

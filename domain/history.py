@@ -74,28 +74,28 @@ def position_of(value: Any) -> Position:
 
 
 Since = Position | int | Literal["start"]
-"""From where on a room's messages are wanted: after a position, so many of the newest, or
-all from the first one on."""
+"""Where a replay begins: after a position, with that many of the newest messages, or with the
+room's first message."""
 
 
 def since_from(value: Any) -> Since:
-    """Read from where on messages are wanted; raises ``ValueError``.
+    """Return where a replay begins; raises ``ValueError``.
 
-    That is ``"start"``, a number of newest messages (0: none), or what ``position_of`` reads.
+    ``value`` is ``"start"``, a number of newest messages (0: none), or what ``position_of`` takes.
     """
     if isinstance(value, str):
         if value == START:
             return START
-        raise ValueError(f'messages are wanted from "{START}" on, not from {value!r:.80}')
+        raise ValueError(f'since as a text must be "{START}", not {value!r:.80}')
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value <= MAX_OFFSET:
             return value
-        raise ValueError(f"so many newest messages can't be wanted: {value!r:.80}")
+        raise ValueError(f"since must be 0 to {MAX_OFFSET} newest messages, not {value!r:.80}")
     return position_of(value)
 
 
 def wire_since(value: Any) -> dict[str, Any] | int | str:
-    """From where on messages are wanted, as it goes out; raises ``ValueError``."""
+    """Return ``since`` as a client sends it; raises ``ValueError``."""
     since = since_from(value)
     return wire_position(since) if isinstance(since, Position) else since
 
@@ -107,7 +107,7 @@ def wire_position(value: Any) -> dict[str, Any]:
 
 
 def place_before(since: Since, here: Position) -> Position:
-    """The place right before the first message that is wanted, in a room that stands at
+    """Return the place right before the first message of a replay, in a room that stands at
     ``here``."""
     if isinstance(since, Position):
         return since
@@ -168,7 +168,8 @@ class Page:
 class Log:
     """The kept messages of one room in one epoch, for stores that hold them in memory.
 
-    Together they have at most ``max_bytes``, but for one larger message that is the newest.
+    Their payloads have at most ``max_bytes`` together. The newest message is kept even if it
+    alone is larger.
     """
 
     epoch: str

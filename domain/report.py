@@ -175,14 +175,14 @@ class AckOptions:
 
 
 MOST_NAMED: Final = 1000
-"""How many a result names of each kind: a list to look at. Beyond that it only counts."""
+"""Most connections that a result names in each of its lists. Its numbers count all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acker:
-    """One that was asked for an ack: a connection, and whose it is.
+    """A connection that was asked for an ack, and its user.
 
-    ``user_id`` is None for an anonymous connection, and where no node has said whose it is;
+    ``user_id`` is None for an anonymous connection, and where no node has named its user;
     ``conn_id`` is None for a user who had no connection.
     """
 
@@ -198,9 +198,9 @@ class Acker:
 class DeliveryReport:
     """What became of a message to one target (a connection, or a user who is away).
 
-    ``user_id`` and ``conn_id`` say whose connection and which, where that is known; for a
-    user without a connection ``conn_id`` is None. ``acked`` says whether the target has
-    acknowledged it; None where no ack was asked for.
+    ``user_id`` and ``conn_id`` are the target's, where they are known; ``conn_id`` is None for
+    a user without a connection. ``acked`` says whether the target has acknowledged the message;
+    it is None where no ack was asked for.
     """
 
     target: str
@@ -226,7 +226,7 @@ class DeliveryReport:
 
     @property
     def acker(self) -> Acker:
-        """Whom it is about, as ``AckResult`` names them."""
+        """The target, as ``AckResult`` names it."""
         return Acker(self.user_id, self.conn_id)
 
 
@@ -405,7 +405,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PendingAck:
-    """A message that waits for its ack from one connection, which is ``user_id``'s."""
+    """A message that waits for the ack of one connection, whose user is ``user_id``."""
 
     message: Message
     conn_id: ConnId
