@@ -34,7 +34,7 @@ from eyewall.domain.errors import (
     Nacked,
     QueueFull,
 )
-from eyewall.domain.identity import ConnId, UserId
+from eyewall.domain.identity import ConnId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import FailureReason, Incident, PendingAck
 
@@ -63,6 +63,7 @@ class _Waiting:
         "nack",
         "result",
         "since",
+        "user_id",
         "whom",
     )
 
@@ -84,11 +85,8 @@ class _Waiting:
         self.done = done
         self.nack = ""
         self.result: Any = None
-
-    @property
-    def user_id(self) -> UserId | None:
-        """Whose it is: the user's that was named, else whoever has the connection."""
-        return self.whom.user or self.conn.user_id
+        self.user_id = whom.user or conn.user_id
+        """The user whom it was last written to: the connection may be another's at the answer."""
 
     @property
     def due(self) -> float:
@@ -211,6 +209,7 @@ class Deliveries:
         if waiting.delivery.attempt > 1 and not _is_meant(waiting.whom, waiting.conn):
             self._tell(waiting, Event.LOST)
             return
+        waiting.user_id = waiting.whom.user or waiting.conn.user_id
         offer = self._sender.to_link(waiting.conn.link, waiting.frame)
         if waiting.delivery.is_settled:
             return  # the overflow has ended the connection, and that settled it

@@ -109,6 +109,30 @@ async def test_who_is_at_a_node_that_never_answers_is_named_all_the_same(
     assert conn.silent == (Acker(None, ben.id),)
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_an_ack_is_of_the_user_whom_the_message_was_written_to(one, two, clock, answers):
+    """Also where the connection is another user's by the time of the answer, or of its end."""
+    ada = await two.connect("ada")
+    await one.hub.join("r", ada.id)
+    targets = (Target.room("r"), Target.conn(ada.id))
+    asking = [
+        asyncio.create_task(one.hub.emit_with_ack(target, NEWS, AckOptions(timeout=1.0)))
+        for target in targets
+    ]
+    await settle()
+    messages = ada.heard()
+
+    two.hub.set_meta(ada.id, user_id="ben")
+    for message in messages if answers else ():
+        ada.ack(message)
+    await settle()
+    await clock.advance(1.0 + MARGIN)
+
+    for result in [await each for each in asking]:
+        named = result.acked if answers else result.silent
+        assert named == (Acker("ada", ada.id),)
+
+
 async def test_a_node_of_a_release_that_names_nobody_still_counts(one, two):
     async def answer_without_names(header, payload):
         return [{"conn": conn_id, "tries": 1, "took": 0.1} for conn_id in header["conns"]]
