@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from eyewall.application.throttle import LINES, PERIOD
@@ -61,6 +63,26 @@ async def test_why_a_token_was_not_taken_is_logged(make_node, outcome, reason, h
     assert (line["reason"], line["user_id"]) == (reason, "ada")
     assert line.get("hint", ...) == hint
     assert TOKEN not in repr(node.logger.entries)
+
+
+async def test_the_token_is_for_the_user_whom_the_connection_is_by_then(make_node):
+    """It may become another's while the authenticator thinks."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slowly(handshake):
+        asked.set()
+        await go.wait()
+        return ConnMeta(user_id="ada", roles=["admin"])
+
+    node = await make_node(authenticator=slowly)
+    client = await node.connect("ada")
+    asking = asyncio.ensure_future(refresh(client))
+    await asked.wait()
+    node.hub.set_meta(client.id, user_id="ben")
+    go.set()
+
+    assert (await asking)["code"] == "forbidden"
+    assert client.conn.meta.roles == frozenset()
 
 
 async def test_a_client_is_told_of_its_token_and_not_of_the_authenticator(make_node):
