@@ -80,7 +80,7 @@ class Parts:
         self.stalls.on_stall(self.stall_log.stalled)  # last: reading and writing come first
 
     def _build_watch(self) -> None:
-        """What counts, and what tells the application."""
+        """Counters, hooks, failure handlers and the watch over stalls."""
         ports, logger = self._ports, self.logger
         self.stats = Stats(ports.clock, ports.metrics, logger)
         self.stalls = ports.stalls or Stalls(ports.clock)
@@ -90,7 +90,7 @@ class Parts:
         self.failures = Failures(logger, self.stats)
 
     def _build_sending(self) -> None:
-        """What gets a message to a connection of this node, and its ack back."""
+        """Sending to the connections of this node, and receiving their acks."""
         config, ports, clock = self.config, self._ports, self._ports.clock
         # As many as there may be handlers, those of connections that are gone included.
         self.threads = Threads(2 * config.workers)
@@ -117,7 +117,7 @@ class Parts:
         )
 
     def _build_fanout(self) -> None:
-        """What gets a message to many, here and at the other nodes."""
+        """The cluster, and fan-out within it."""
         config, ports = self.config, self._ports
         self.cluster = Cluster(
             node=config.node_id,
@@ -178,7 +178,7 @@ class Parts:
         )
 
     def _build_presence(self) -> None:
-        """Who is there, and who is only away for a moment."""
+        """Presence, and sessions with their grace period."""
         config, ports = self.config, self._ports
         self.presences = Presences(
             node=config.node_id,
@@ -203,7 +203,7 @@ class Parts:
         )
 
     def _build_rooms(self) -> None:
-        """Who is in which room, and may be."""
+        """Membership of rooms, and its moderation."""
         config, ports = self.config, self._ports
         self.seats = Seats(
             node=config.node_id,
@@ -250,7 +250,7 @@ class Parts:
         )
 
     def _build_messages(self) -> Locator:
-        """What sends to somebody by name; returns what finds them."""
+        """Sending by connection, user or room; returns the locator."""
         config, ports = self.config, self._ports
         locator = Locator(
             node=config.node_id,
@@ -300,7 +300,7 @@ class Parts:
         return locator
 
     def _build_operations(self, locator: Locator) -> None:
-        """What brings connections back, and ends them."""
+        """Resuming, ending and expiry of connections."""
         config, ports = self.config, self._ports
         self.resumer = Resumer(
             rooms=self.rooms,
@@ -327,7 +327,7 @@ class Parts:
         self.expiry = Expiry(self.connections, ports.clock, self.stalls)
 
     def _build_belongings(self) -> None:
-        """What a connection leaves behind, and what is put right when the state was away."""
+        """Clean-up behind connections, and repairs after an outage of the state."""
         ports = self._ports
         self.belongings = Belongings(
             connections=self.connections,

@@ -69,7 +69,7 @@ class Subscription(Protocol):
     """Stands until it is closed."""
 
     def close(self) -> Maybe[None]:
-        """Take nothing in any more."""
+        """Stop receiving."""
 
 
 class PubSub(Protocol):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     D = TypeVar("D")
 
     class Schema(Protocol):
-        """A marshmallow schema, as a type checker knows it from here. What it loads is a dict,
-        or what a ``post_load`` makes of it: no annotation of marshmallow's says which."""
+        """A marshmallow schema, for type checkers. ``load`` is ``Any``: a dict, or the result of
+        a ``post_load``, which marshmallow does not annotate."""
 
         declared_fields: dict[str, Any]
 
@@ -164,7 +164,7 @@ class StreamPosition:
     epoch: str
     offset: int
 
-    if TYPE_CHECKING:  # who has kept one, in a file or a browser, has plain strings
+    if TYPE_CHECKING:  # a position kept in a file has plain strings
 
         def __init__(self, room: RoomId | str, epoch: str, offset: int) -> None: ...
 

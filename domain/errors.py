@@ -252,7 +252,8 @@ class UserOffline(Refused):
 class AckTimeout(Refused):
     """The receiver did not acknowledge in time.
 
-    ``result`` says who did, and who did not, where ``emit_with_ack`` raises it.
+    Where ``emit_with_ack`` raises it, ``result`` names the connections that did, and those that
+    did not.
     """
 
     retryable = True

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     D = TypeVar("D")
 
     class ById(dict[K, V]):
-        """A dict by ids, which a plain string finds an entry in as well."""
+        """A dict by ids that takes plain strings as keys, too."""
 
         def __getitem__(self, key: str, /) -> V: ...
         @overload
@@ -117,8 +117,8 @@ class ConnMeta:
     user_agent: str | None
     expires_at: datetime | None
 
-    # Written out, because it takes more than it keeps: any strings, and several of them in
-    # whatever they come.
+    # Written out, because its arguments are wider than its fields: plain strings, and any
+    # iterable of them.
     def __init__(
         self,
         *,

@@ -1,6 +1,6 @@
 """What is known of rooms and their members: the values that the API hands out.
 
-Who builds one by hand, in a test, has plain strings for the ids: type checkers let them in.
+Type checkers accept plain strings for the ids, as a test that builds such a value has them.
 """
 
 from __future__ import annotations

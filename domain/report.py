@@ -189,7 +189,7 @@ class Acker:
     user_id: UserId | None
     conn_id: ConnId | None
 
-    if TYPE_CHECKING:  # who builds one by hand, in a test, has plain strings
+    if TYPE_CHECKING:  # a test that builds one has plain strings
 
         def __init__(self, user_id: UserId | str | None, conn_id: ConnId | str | None) -> None: ...
 

@@ -93,7 +93,7 @@ class SendResult:
     """All tries together. ``total_time`` is in seconds, pauses included.
 
     ``final_error`` is the last try's, and None if any connection took the message.
-    ``reports`` has the last report of each connection: who has acknowledged it, and who not.
+    ``reports`` has the last report of each connection.
     """
 
     success: bool

@@ -74,8 +74,8 @@ class RoomOptions:
     announce: bool
     metadata: Mapping[str, Any]
 
-    # Written out, because it takes more than it keeps: roles in whatever they come, and the
-    # time as a timedelta too.
+    # Written out, because its arguments are wider than its fields: any iterable of roles, and
+    # a timedelta.
     def __init__(
         self,
         *,
