@@ -14,7 +14,7 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.limits.memory import TokenBucketLimiter
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.validation.marshmallow import MarshmallowValidator
-from eyewall.adapters.web.deflate import CompressionConfig
+from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.connections import Connection
 from eyewall.application.context import Context
 from eyewall.application.hub import Hub

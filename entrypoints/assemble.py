@@ -20,10 +20,10 @@ from eyewall.adapters.codec.msgpack import MsgpackCodec
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.adapters.web.deflate import CompressionConfig
-from eyewall.adapters.web.origin import Hosts, OriginRule
-from eyewall.adapters.web.refusals import Refusals
-from eyewall.adapters.web.sockets import Sockets
+from eyewall.adapters.web.gateway import Sockets
+from eyewall.adapters.web.http.origin import Hosts, OriginRule
+from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application import fitting
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.node import Node

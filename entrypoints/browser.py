@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import DiscreetHandler
 
 SOURCE = Path(__file__).parent / "javascript" / "eyewall.js"
 

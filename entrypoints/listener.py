@@ -20,10 +20,10 @@ from tornado.netutil import bind_sockets
 from tornado.routing import Matcher
 from tornado.web import Application
 
-from eyewall.adapters.web.http_server import LimitedServer, http_server
-from eyewall.adapters.web.origin import Hosts
-from eyewall.adapters.web.refusals import Refusals
-from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.adapters.web.http.origin import Hosts
+from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.http.request_target import DiscreetHandler
+from eyewall.adapters.web.http.server import LimitedServer, http_server
 from eyewall.application.stalls import Stalls
 from eyewall.domain.handshake import RefusalReason
 from eyewall.hosts import ALL, EVERYWHERE, hosts_of

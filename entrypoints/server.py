@@ -15,9 +15,9 @@ from types import EllipsisType
 from typing import Any, ParamSpec, overload
 
 from eyewall.adapters.observe.records import written_as
-from eyewall.adapters.web.deflate import CompressionConfig
-from eyewall.adapters.web.ops import ops_routes
-from eyewall.adapters.web.origin import OriginRule
+from eyewall.adapters.web.http.health import ops_routes
+from eyewall.adapters.web.http.origin import OriginRule
+from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.drain import Step, run_steps
 from eyewall.application.hub import Hub
 from eyewall.application.logs import shown

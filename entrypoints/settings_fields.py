@@ -20,7 +20,7 @@ from typing import Any
 import marshmallow
 from marshmallow import fields
 
-from eyewall.adapters.web.origin import NONE, Origins
+from eyewall.adapters.web.http.origin import NONE, Origins
 from eyewall.domain.commands import COMMANDS, commands_of
 from eyewall.domain.identity import MAX_NAME, ConnMeta, is_printable
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from eyewall import settings_schema as schema
-from eyewall.adapters.web.deflate import CompressionConfig
+from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.domain.duration import Seconds
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.mailbox import MAX_AGE, MAX_BYTES, MAX_MESSAGES

@@ -19,7 +19,7 @@ from typing import Any, Final
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher
 
-from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import DiscreetHandler
 from eyewall.version import VERSION
 
 SOURCE: Final = Path(__file__).parent / "start_page.html"

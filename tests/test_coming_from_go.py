@@ -18,7 +18,7 @@ import pytest
 
 import eyewall
 from eyewall import Connection, Context, Envelope, Server, Settings
-from eyewall.adapters.web.ops import ops_routes
+from eyewall.adapters.web.http.health import ops_routes
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-go.md"
 

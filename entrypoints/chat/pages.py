@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.web import StaticFileHandler
 
-from eyewall.adapters.web.target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import DiscreetHandler
 from eyewall.browser import client_routes
 
 # Resolved, because in an editable install the files are links, which Tornado would not follow.

@@ -17,8 +17,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from eyewall.adapters.web.origin import Origins
-from eyewall.adapters.web.proxies import TrustedProxies
+from eyewall.adapters.web.http.origin import Origins
+from eyewall.adapters.web.http.proxies import TrustedProxies
 from eyewall.application.hub import Hub
 from eyewall.application.node import Node
 from eyewall.assemble import Front, Options, build_node

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
 from eyewall.adapters.codec.msgpack import MsgpackCodec
-from eyewall.adapters.web.wire import TextWire, build
+from eyewall.adapters.web.protocol.frames import TextWire, build
 from eyewall.application.frames import Frame, Recodes
 from eyewall.application.ports import Codec
 from eyewall.domain.envelope import (

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from eyewall import CompressionConfig, QueueConfig, Server
-from eyewall.adapters.web.deflate import DeflateWire
+from eyewall.adapters.web.protocol.deflate import DeflateWire
 from tests.certificate import tls_contexts
 
 MAX_MESSAGE = 32 * 1024 * 1024

@@ -15,7 +15,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
 from eyewall import listener as listener_module
-from eyewall.adapters.web.origin import Hosts
+from eyewall.adapters.web.http.origin import Hosts
 from eyewall.listener import CannotListen, Listener
 from tests.certificate import tls_contexts
 from tests.entrypoints.wire import UNIT, WITHIN, free_port, soon

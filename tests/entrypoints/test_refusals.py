@@ -24,7 +24,7 @@ from eyewall import (
 )
 from eyewall.adapters.auth.jwt import JwtAuthenticator
 from eyewall.adapters.auth.static import StaticAuthenticator
-from eyewall.adapters.web import refusals
+from eyewall.adapters.web.http import refusals
 from tests.entrypoints.doorstep import EMBEDDED, Place, serving
 from tests.entrypoints.house import by_name
 from tests.entrypoints.wire import UNIT, eventually, peer

@@ -19,10 +19,10 @@ from eyewall import (
     Unauthorized,
     Unavailable,
 )
-from eyewall.adapters.web import node
+from eyewall.adapters.web.sockets import loop as node
 from eyewall.settings import SettingsError
 from eyewall.testing import TestHub
-from tests.adapters.web_support import Client, masked, request
+from tests.adapters.web.support import Client, masked, request
 from tests.entrypoints.doorstep import EMBEDDED, serving
 from tests.entrypoints.house import by_name
 from tests.entrypoints.wire import CLOSE, UNIT, eventually, peer, raw_peer, running

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eyewall.adapters.web.deflate import CompressionConfig
+from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.domain.outbox import DropPolicy, QueueConfig
 from eyewall.settings import Settings
 from eyewall.settings_groups import (

@@ -43,7 +43,7 @@ from eyewall import (
     Target,
 )
 from eyewall.adapters.history import MemoryHistory
-from eyewall.adapters.web import node
+from eyewall.adapters.web.sockets import loop as node
 from eyewall.domain.report import AckOptions
 from eyewall.domain.session import Session
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import zlib
 
 from eyewall.adapters.codec.json import JsonCodec
-from eyewall.adapters.web.deflate import CompressionConfig, DeflateWire, Inflater
-from eyewall.adapters.web.parser import Violation
-from eyewall.adapters.web.wire import TextWire
+from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateWire, Inflater
+from eyewall.adapters.web.protocol.frames import TextWire
+from eyewall.adapters.web.protocol.parser import Violation
 from eyewall.application.frames import Frame
 from tests.fuzz.frames import deflated
 from tests.fuzz.reference import TAIL, Broken, inflated

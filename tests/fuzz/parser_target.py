@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from eyewall.adapters.web.deflate import Inflater
-from eyewall.adapters.web.parser import SLICE, Event, Parser
+from eyewall.adapters.web.protocol.deflate import Inflater
+from eyewall.adapters.web.protocol.parser import SLICE, Event, Parser
 from tests.fuzz.frames import frame, scripted
 from tests.fuzz.reference import CLOSE, Expected, expected
 

@@ -9,9 +9,9 @@ LAYERS = ("domain", "application", "adapters", "entrypoints")
 
 REACHED = (
     "eyewall.adapters.codec",
-    "eyewall.adapters.web.deflate",
-    "eyewall.adapters.web.parser",
-    "eyewall.adapters.web.wire",
+    "eyewall.adapters.web.protocol.deflate",
+    "eyewall.adapters.web.protocol.parser",
+    "eyewall.adapters.web.protocol.frames",
     "eyewall.application.frames",
     "eyewall.application.packets",
     "eyewall.domain",

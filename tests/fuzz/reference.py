@@ -10,8 +10,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
-from eyewall.adapters.web.deflate import FINALS, FREE, STEP
-from eyewall.adapters.web.parser import EMPTY_FRAGMENTS, FRAGMENT, FRAGMENTS, OVERHEAD
+from eyewall.adapters.web.protocol.deflate import FINALS, FREE, STEP
+from eyewall.adapters.web.protocol.parser import EMPTY_FRAGMENTS, FRAGMENT, FRAGMENTS, OVERHEAD
 from eyewall.domain.connection import DisconnectReason as Reason
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10

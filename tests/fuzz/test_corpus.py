@@ -77,11 +77,11 @@ def test_the_corpus_is_small():
 @pytest.mark.parametrize(
     ("target", "module", "name", "wrong"),
     [
-        ("parser", "eyewall.adapters.web.parser", "_check_text", lambda payload: None),
-        ("parser", "eyewall.adapters.web.parser", "_check_close", lambda payload: None),
-        ("parser", "eyewall.adapters.web.parser", "EMPTY_FRAGMENTS", 1000),
-        ("deflate", "eyewall.adapters.web.deflate", "END", b""),
-        ("deflate", "eyewall.adapters.web.deflate", "FREE", 1 << 30),
+        ("parser", "eyewall.adapters.web.protocol.parser", "_check_text", lambda payload: None),
+        ("parser", "eyewall.adapters.web.protocol.parser", "_check_close", lambda payload: None),
+        ("parser", "eyewall.adapters.web.protocol.parser", "EMPTY_FRAGMENTS", 1000),
+        ("deflate", "eyewall.adapters.web.protocol.deflate", "END", b""),
+        ("deflate", "eyewall.adapters.web.protocol.deflate", "FREE", 1 << 30),
         ("json", "eyewall.adapters.codec.json", "_deep", lambda payload: False),
         ("json", "eyewall.adapters.codec.json", "MAX_TOPIC", 300),
         ("msgpack", "eyewall.adapters.codec.msgpack", "_check", lambda value: None),

@@ -1,0 +1,144 @@
+"""The WebSocket side of one node, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from eyewall.adapters.web.http.handshake import Door
+from eyewall.adapters.web.http.origin import Hosts, OriginRule, Origins
+from eyewall.adapters.web.http.proxies import TrustedProxies
+from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.protocol.deflate import CompressionConfig, Inflater
+from eyewall.adapters.web.sockets.batch import Flush
+from eyewall.adapters.web.sockets.loop import Node
+from eyewall.adapters.web.sockets.poller import Source
+from eyewall.application.logs import guarded
+from eyewall.application.ports import Clock, Codec, Intake, Logger
+from eyewall.application.stalls import Stalls
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.handshake import RefuseWith
+from eyewall.domain.outbox import QueueConfig
+
+READ_UP: Final = 1.0
+"""Seconds that a drain reads on for clients that do not stop sending."""
+
+
+class Sockets:
+    """Lets connections in, reads them, writes to them, sees them out.
+
+    ``intake`` is set before ``start``. May be started again after ``stop``.
+    The first of ``codecs`` serves clients that name no subprotocol.
+    """
+
+    def __init__(
+        self,
+        *,
+        codecs: Sequence[Codec],
+        clock: Clock,
+        logger: Logger,
+        queue: QueueConfig,
+        heartbeat: HeartbeatConfig,
+        max_message_size: int,
+        handshake_timeout: float,
+        check_origin: OriginRule = None,
+        trusted_proxies: Collection[str] = (),
+        batch_budget: int = 512,
+        source: Source | None = None,
+        compression: CompressionConfig | None = None,
+        max_queued: int | None = None,
+        allowed_hosts: Collection[str] | None = None,
+        refuse_with: RefuseWith = RefuseWith.HTTP,
+        stalls: Stalls | None = None,
+    ) -> None:
+        logger = guarded(logger)
+        inflater = compression and Inflater(max_message_size, compression.max_ratio)
+        self._node = Node(
+            clock=clock,
+            logger=logger,
+            queue=queue,
+            heartbeat=heartbeat,
+            max_message_size=max_message_size,
+            batch_budget=batch_budget,
+            source=source,
+            inflate=inflater.inflate if inflater else None,
+            max_queued=max_queued,
+            stalls=stalls,
+        )
+        proxies = TrustedProxies(trusted_proxies)
+        self._door = Door.of(
+            self._node,
+            codecs,
+            Origins(check_origin),
+            proxies,
+            handshake_timeout,
+            hosts=Hosts(allowed_hosts),
+            refusals=Refusals(clock, logger, proxies),
+            refuse_with=refuse_with,
+            compression=compression,
+        )
+
+    @property
+    def intake(self) -> Intake:
+        """What the connections are told to."""
+        return self._node.intake
+
+    @intake.setter
+    def intake(self, intake: Intake) -> None:
+        self._node.intake = intake
+
+    @property
+    def outbound(self) -> Flush:
+        return self._node.flush
+
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts that are served."""
+        return self._door.hosts
+
+    @property
+    def refusals(self) -> Refusals:
+        """What is told of every handshake that is refused."""
+        return self._door.refusals
+
+    def __len__(self) -> int:
+        return len(self._node.links)
+
+    def routes(self, path: str = "/ws") -> list[Any]:
+        """Return rules for a Tornado application."""
+        return self._door.routes(path)
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+        self._node.start()
+        self._door.is_open = True
+
+    def turn_away(self) -> None:
+        """Let nobody in any more; who waits to be let in is told when to come back."""
+        self._door.close()
+
+    async def read_up(self) -> None:
+        """Return when what the clients sent so far was read and handed on.
+
+        Who goes on sending is not waited for longer than ``READ_UP``.
+        """
+        if len(self):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READ_UP):
+                    await self._node.poller.quiet()
+
+    async def stop(self, within: float) -> None:
+        """See out the connections, which the application has closed, and end.
+
+        What is not gone ``within`` seconds is cut off.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self._node.empty()
+        except TimeoutError:
+            pass
+        self._door.close()
+        self._node.stop()
+        self.refusals.close()

@@ -1,0 +1,74 @@
+"""What an orchestrator and a monitoring system ask over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from eyewall.adapters.web.http.request_target import DiscreetHandler
+
+Ready = Callable[[], list[str]]
+"""Returns the reasons why no traffic should come now; none: it may."""
+
+Render = Callable[[], tuple[bytes, str]]
+"""Returns the metrics and their content type."""
+
+
+class _Plain(DiscreetHandler):
+    """An answer that nobody may keep."""
+
+    def set_default_headers(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(body))
+
+
+class HealthHandler(_Plain):
+    """``/healthz``: the event loop lives, or there would be no answer."""
+
+    def get(self) -> None:
+        self.answer(200, {"status": "ok"})
+
+    head = get
+
+
+class ReadyHandler(_Plain):
+    """``/readyz``: whether traffic should come, and if not, why."""
+
+    def initialize(self, ready: Ready) -> None:
+        self._ready = ready
+
+    def get(self) -> None:
+        reasons = self._ready()
+        if reasons:
+            self.answer(503, {"status": "not ready", "reasons": reasons})
+        else:
+            self.answer(200, {"status": "ok", "reasons": []})
+
+    head = get
+
+
+class MetricsHandler(_Plain):
+    """``/metrics``."""
+
+    def initialize(self, render: Render) -> None:
+        self._render = render
+
+    def get(self) -> None:
+        body, content_type = self._render()
+        self.set_header("Content-Type", content_type)
+        self.finish(body)
+
+    head = get
+
+
+def ops_routes(ready: Ready, render: Render | None = None) -> list[Any]:
+    """Return rules for a Tornado application; without ``render`` there is no ``/metrics``."""
+    routes: list[Any] = [(r"/healthz", HealthHandler), (r"/readyz", ReadyHandler, {"ready": ready})]
+    if render is not None:
+        routes.append((r"/metrics", MetricsHandler, {"render": render}))
+    return routes

@@ -1,0 +1,136 @@
+"""What is refused leaves a trace: a count for each reason, and a line in the log.
+
+Rules of this file:
+
+1. A flood of refusals does not fill a disk: of each reason there are at most ``LINES`` lines
+   in ``PERIOD`` seconds; a timer says at its end how many were left out, of all reasons at once.
+2. What a client wrote is shown cut to a length, in characters that can't forge a line, and
+   never with a query, a cookie or a token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from tornado.httputil import HTTPHeaders
+
+from eyewall.adapters.web.http.proxies import TrustedProxies
+from eyewall.application.ports import Clock, Logger, Timer
+from eyewall.application.throttle import LINES, PERIOD
+from eyewall.domain.handshake import RefusalReason
+
+LONGEST: Final = 128
+"""Characters of an origin or a host that are shown. A name in DNS has 253 at most, but a
+line of a log should stay one that people read."""
+
+_NOTEWORTHY: Final = frozenset(
+    {
+        RefusalReason.ORIGIN,
+        RefusalReason.HOST,
+        RefusalReason.ORIGIN_CHECK_FAILED,
+        RefusalReason.AUTHENTICATOR_FAILED,
+        RefusalReason.INTERNAL,
+        RefusalReason.UNAVAILABLE,
+        RefusalReason.OVERLOADED,
+        RefusalReason.CONNECTIONS,
+    }
+)
+"""Reasons that speak of a setting or of trouble here: the others are the client's, and come
+in every day."""
+
+
+class Refusals:
+    """Counts and logs refused handshakes."""
+
+    def __init__(self, clock: Clock, logger: Logger, proxies: TrustedProxies) -> None:
+        self.count: Callable[[str], None] | None = None
+        """Hears each reason; set when the node is put together."""
+        self._clock = clock
+        self._proxies = proxies
+        self._logger = logger
+        self._lines: Counter[RefusalReason] = Counter()
+        self._left_out: Counter[RefusalReason] = Counter()
+        self._since = -PERIOD
+        self._timer: Timer | None = None
+
+    def tell(
+        self,
+        reason: RefusalReason,
+        status: int | None,
+        *,
+        headers: HTTPHeaders | None = None,
+        peer: str | None = None,
+        hint: Callable[[], str | None] | None = None,
+        **more: Any,
+    ) -> None:
+        """A handshake was answered with ``status``, or cut off without an answer (None).
+
+        ``headers`` are the request's, as far as it was read, and ``peer`` is the address that
+        it came from, which may be a proxy's. ``hint`` returns a text about it, and is called only
+        if a line is written. ``more`` are further fields of the line.
+        """
+        if self.count is not None:
+            self.count(reason.value)
+        now = self._clock.now()
+        if now - self._since >= PERIOD and self._timer is None:
+            self._since = now
+            self._lines.clear()
+        self._lines[reason] += 1
+        if self._lines[reason] > LINES:
+            self._left_out[reason] += 1
+            if self._timer is None:
+                self._timer = self._clock.call_later(self._since + PERIOD - now, self._sum_up)
+            return
+        host = _field(headers, "Host")
+        known = None if hint is None else hint()
+        if known is None and reason is RefusalReason.HOST:
+            known = f"Host {host} is not in allowed_hosts"
+        if known is not None:
+            more = {"hint": known, **more}
+        write = self._logger.warning if reason in _NOTEWORTHY else self._logger.info
+        write(
+            "handshake_refused",
+            status=status,
+            reason=reason.value,
+            origin=_field(headers, "Origin"),
+            host=host,
+            address=self._proxies.client(peer, _all(headers, "X-Forwarded-For")),
+            **more,
+        )
+
+    def close(self) -> None:
+        """Say what is still to be said."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        self._timer = None
+        self._lines.clear()
+        self._since = self._clock.now()
+        for reason, times in self._left_out.items():
+            self._logger.warning("handshakes_refused", reason=reason.value, left_out=times)
+        self._left_out.clear()
+
+
+def _field(headers: HTTPHeaders | None, name: str) -> str | None:
+    values = _all(headers, name)
+    return harmless(values[0]) if values else None
+
+
+def _all(headers: HTTPHeaders | None, name: str) -> list[str]:
+    return [] if headers is None else headers.get_list(name)
+
+
+def harmless(text: str) -> str:
+    """Return what a client wrote, for a line of a log."""
+    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    shown = "".join(c if c.isascii() and c.isprintable() else f"\\x{ord(c):02x}" for c in cut)
+    # A URL in place of an origin may name a password, or have a query.
+    before, at, after = shown.rpartition("@")
+    scheme, slashes, _ = before.partition("://")
+    if at:
+        shown = f"{scheme}{slashes}{after}" if slashes else after
+    return shown.partition("?")[0].partition("#")[0]

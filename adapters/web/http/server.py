@@ -1,0 +1,426 @@
+"""The HTTP server before the sockets: requests have a size, a number and an end.
+
+Tornado by itself waits an hour for a request's headers, and as long again for its body,
+and takes in as many requests at the same time as come.
+
+Rules of this file:
+
+1. A request has ``handshake_timeout`` seconds to be read, body included, from the moment
+   that the connection is there or, on one that is kept alive, that its first bytes are
+   (give or take as long again). What answers it can ask for the same deadline:
+   ``deadline_of``.
+2. A connection that is kept alive may be silent for ``KEEP_ALIVE`` seconds in between.
+3. All deadlines of a kind are equally long, so those that wait stand in their order, and
+   one timer watches the first of each.
+4. What is refused or cut before a handler has it leaves a trace, as what handlers refuse.
+5. At the end a request that is half read is told so, in HTTP.
+6. Time in which the loop stood still does not count, and what has come by then is read
+   before anything is cut (``application.stalls``).
+7. Whoever is answered gets the answer, whatever is unread by then: see ``parting``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl as tls
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final, cast
+
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+    parse_request_start_line,
+)
+from tornado.iostream import UnsatisfiableReadError
+from tornado.netutil import ssl_wrap_socket
+
+from eyewall.adapters.web.http.acceptor import Accepting
+from eyewall.adapters.web.http.lingering_close import Parting, Partings, TlsParting
+from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.http.request_target import usual
+from eyewall.application.stalls import CHANCE, Stalls
+from eyewall.domain.handshake import RefusalReason
+
+MAX_HEADER_SIZE: Final = 16 * 1024
+"""Bytes of a request's headers. Tokens fit well; Tornado's own limit is 64 KiB."""
+
+MAX_BODY_SIZE: Final = 1024 * 1024
+"""Bytes of a request's body. A handshake has none; the HTTP API's are small."""
+
+MAX_UNREAD: Final = 4096
+"""Requests that may be on their way at the same time, silent connections included: with
+some 15 KiB for each, 64 MiB. A handshake is on its way for a few round trips, so this is
+more of them than a node can answer; what is over it are clients that do not go on."""
+
+
+KEEP_ALIVE: Final = 75.0
+"""Seconds that a connection may be silent between two requests. Proxies keep theirs open for
+60, and who closes first must not be the server, or a request meets the end of it."""
+
+GOODBYE: Final = 0.5
+"""Seconds that a client whose request is half read has to take the answer that there will be
+none, and to close."""
+
+
+def _last_word(status: str, text: str, *fields: str) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status}",
+        *fields,
+        "Connection: close",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(text) + 1}",
+    ]
+    return "\r\n".join([*lines, "", f"{text}\n"]).encode()
+
+
+_GOODBYE: Final = _last_word("503 Service Unavailable", "try again later", "Retry-After: 1")
+
+_TOO_LARGE: Final = _last_word(
+    "431 Request Header Fields Too Large", f"more than {MAX_HEADER_SIZE} bytes of headers"
+)
+
+_BAD: Final = _last_word("400 Bad Request", "this is no request that is served here")
+
+_UNREADABLE: Final = "the request can't be read"
+"""All that a log is told: Tornado's own texts quote headers, which may hold a token."""
+
+
+class _Reading(HTTP1Connection):
+    """A request as Tornado reads it, which tells of what it can't read."""
+
+    malformed: Callable[[HTTPHeaders | None], None]
+
+    def _can_keep_alive(self, start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
+        # Tornado's own knows "close" only where it stands alone (RFC 9110, 7.6.1: a list).
+        options = {option.strip().lower() for option in headers.get("Connection", "").split(",")}
+        return "close" not in options and super()._can_keep_alive(start_line, headers)
+
+    def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
+        try:
+            line, headers = super()._parse_headers(data)
+            parse_request_start_line(line)  # what comes next, but nobody hears of it there
+            return line, headers
+        except HTTPInputError:
+            self.malformed(None)
+            raise HTTPInputError(_UNREADABLE) from None
+
+    def _read_body(
+        self, code: int, headers: HTTPHeaders, delegate: HTTPMessageDelegate
+    ) -> Awaitable[None] | None:
+        try:
+            body = super()._read_body(code, headers, delegate)
+        except HTTPInputError:
+            self.malformed(headers)
+            raise HTTPInputError(_UNREADABLE) from None
+        return None if body is None else self._told(body, headers)
+
+    async def _told(self, body: Awaitable[None], headers: HTTPHeaders) -> None:
+        try:
+            await body
+        except HTTPInputError:
+            self.malformed(headers)
+            raise HTTPInputError(_UNREADABLE) from None
+
+    def close(self) -> None:
+        if isinstance(self.stream, Parting):  # None once it is another's
+            self.stream.part()
+        super().close()
+
+
+class _Unread(HTTPMessageDelegate):
+    """A request that is on its way, or a connection that waits for one."""
+
+    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "spared")
+
+    def __init__(
+        self,
+        server: LimitedServer,
+        connection: HTTP1ServerConnection,
+        inner: HTTPMessageDelegate,
+        deadline: float,
+    ) -> None:
+        self._server = server
+        self._connection = connection
+        self._inner = inner
+        self.deadline = deadline
+        self.spared = False
+        """Whether it has had its ``CHANCE`` after a stall."""
+        self.headers: HTTPHeaders | None = None
+        _stream_of(connection).overlong = _TOO_LARGE
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self.headers = headers
+        _stream_of(self._connection).overlong = _BAD  # the size of a chunk
+        self._server.has_begun(self._connection)
+        try:
+            line = usual(cast("RequestStartLine", start_line), headers)
+            return self._inner.headers_received(line, headers)
+        except HTTPInputError:
+            self._server.malformed(self._connection, headers)
+            raise HTTPInputError(_UNREADABLE) from None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        self._server.was_read(self._connection)
+        self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        if self.headers is not None:  # else nothing knows of it yet
+            self._inner.on_connection_close()
+
+
+class LimitedServer(HTTPServer):
+    """A server whose requests have to come in time.
+
+    ``refusals`` hears of those that get no handler, ``paused`` of each pause in accepting;
+    ``stalls`` watches the loop.
+    """
+
+    def initialize(  # type: ignore[override]
+        self,
+        app: HTTPServerConnectionDelegate,
+        *,
+        request_timeout: float,
+        refusals: Refusals | None = None,
+        paused: Callable[[OSError], None] | None = None,
+        stalls: Stalls | None = None,
+        **options: Any,
+    ) -> None:
+        super().initialize(app, **options)
+        self.conn_params.header_timeout = None  # ours is the deadline
+        self._request_timeout = request_timeout
+        self._idle_timeout = max(KEEP_ALIVE, request_timeout)
+        self._refusals = refusals
+        self._accepting = Accepting(paused or (lambda _: None))
+        self._partings = Partings()
+        self._unread: dict[HTTP1ServerConnection, _Unread] = {}
+        self._idle: dict[HTTP1ServerConnection, _Unread] = {}
+        """Those that have had an answer, and of whose next request nothing has come yet."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalls = stalls
+        if stalls is not None:
+            stalls.on_stall(self._stood_still)
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            self._sockets[sock.fileno()] = sock
+            self._handlers[sock.fileno()] = self._accepting.add(sock, self._handle_connection)
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        inner = super().start_request(server_conn, request_conn)
+        if not isinstance(server_conn, HTTP1ServerConnection):
+            return inner
+        if isinstance(request_conn, HTTP1Connection):
+            request_conn.__class__ = _Reading
+            cast("_Reading", request_conn).malformed = partial(self.malformed, server_conn)
+        if len(self._unread) + len(self._idle) >= MAX_UNREAD:
+            # The one that has taken the longest: of those that go on, none takes long.
+            self._make_room()
+        is_first = not hasattr(server_conn, "deadline")
+        waiting, within = (
+            (self._unread, self._request_timeout)
+            if is_first or _has_bytes(server_conn)
+            else (self._idle, self._idle_timeout)
+        )
+        deadline = asyncio.get_running_loop().time() + within
+        setattr(server_conn, "deadline", deadline)  # noqa: B010  (Tornado's object, our note)
+        unread = waiting[server_conn] = _Unread(self, server_conn, inner, deadline)
+        self._arm()
+        return unread
+
+    def has_begun(self, server_conn: HTTP1ServerConnection) -> None:
+        """The first bytes of a request are there: from now on it has to go on."""
+        unread = self._idle.pop(server_conn, None)
+        if unread is not None:
+            unread.deadline = asyncio.get_running_loop().time() + self._request_timeout
+            setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
+            self._unread[server_conn] = unread
+            self._arm()
+
+    def was_read(self, server_conn: HTTP1ServerConnection) -> None:
+        """The request is there as a whole, or never will be."""
+        self._unread.pop(server_conn, None)
+        self._idle.pop(server_conn, None)
+
+    def malformed(self, server_conn: HTTP1ServerConnection, headers: HTTPHeaders | None) -> None:
+        """The request is no HTTP, and is answered with 400."""
+        self._tell(server_conn, RefusalReason.MALFORMED, 400, headers)
+
+    def on_close(self, server_conn: object) -> None:
+        conn = cast("HTTP1ServerConnection", server_conn)
+        self.was_read(conn)
+        if isinstance(conn.stream.error, UnsatisfiableReadError):
+            if _stream_of(conn).overlong is _TOO_LARGE:
+                self._tell(conn, RefusalReason.HEADERS, 431)
+            else:
+                self._tell(conn, RefusalReason.MALFORMED, 400)
+        super().on_close(server_conn)
+
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        # Tornado's own makes streams of Tornado's own. And with TLS the standard library
+        # raises for a client that has sent something and left: it would let that through
+        # to the event loop, which reports a fault of the server, one for each such client.
+        try:
+            stream = self._stream(connection)
+        except OSError:
+            connection.close()
+            return
+        stream.partings = self._partings
+        self.handle_stream(stream, address)
+
+    def _stream(self, connection: socket.socket) -> Parting:
+        sizes = {"max_buffer_size": self.max_buffer_size, "read_chunk_size": self.read_chunk_size}
+        if self.ssl_options is None:
+            return Parting(connection, **sizes)
+        secured = ssl_wrap_socket(
+            connection, self.ssl_options, server_side=True, do_handshake_on_connect=False
+        )
+        return TlsParting(secured, **sizes)
+
+    async def turn_away(self) -> None:
+        """Answer the requests that are half read with 503, and give their clients a moment."""
+        for conn, unread in [*self._unread.items(), *self._idle.items()]:
+            if unread.headers is None and not _has_bytes(conn):
+                continue  # it has asked for nothing
+            _stream_of(conn).part(_GOODBYE)
+            self._tell(conn, RefusalReason.DRAINING, 503, unread.headers)
+        await self._partings.done(GOODBYE)
+
+    async def close_all_connections(self) -> None:
+        """End the requests that are under way, and wait for them."""
+        await super().close_all_connections()
+        if self._stalls is not None:
+            self._stalls.forget(self._stood_still)
+        self._partings.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is None and (self._unread or self._idle):
+            loop = asyncio.get_running_loop()
+            # Nobody says when the first bytes of a silent connection come: it is looked at.
+            due = loop.time() + self._request_timeout
+            for waiting in (self._unread, self._idle):
+                if waiting:
+                    due = min(due, next(iter(waiting.values())).deadline)
+            self._timer = loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        """Cut those whose time has run out."""
+        self._timer = None
+        if self._stalls is not None:
+            self._stalls.look()  # what this postpones is not cut
+        now = asyncio.get_running_loop().time()
+        for server_conn in [conn for conn in self._idle if _has_bytes(conn)]:
+            self.has_begun(server_conn)
+        for server_conn, unread in list(self._unread.items()):
+            if unread.deadline > now:
+                break
+            self._cut(server_conn, RefusalReason.TIMEOUT)
+        for server_conn, unread in list(self._idle.items()):
+            if unread.deadline > now:
+                break
+            self._let_go(server_conn)
+        self._arm()
+
+    def _stood_still(self, seconds: float) -> None:
+        """Give everybody the time back, and once a moment to be read at least."""
+        soon = asyncio.get_running_loop().time() + min(CHANCE, self._request_timeout)
+        for server_conn, unread in [*self._unread.items(), *self._idle.items()]:
+            unread.deadline += seconds
+            if unread.deadline < soon and not unread.spared:
+                unread.spared = True
+                unread.deadline = soon
+            setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
+
+    def _make_room(self) -> None:
+        if self._idle:
+            self._let_go(next(iter(self._idle)))
+        else:
+            self._cut(next(iter(self._unread)), RefusalReason.OVERLOADED)
+
+    def _cut(self, server_conn: HTTP1ServerConnection, reason: RefusalReason) -> None:
+        unread = self._unread.pop(server_conn)
+        server_conn.stream.close()
+        self._tell(server_conn, reason, None, unread.headers)
+
+    def _let_go(self, server_conn: HTTP1ServerConnection) -> None:
+        del self._idle[server_conn]
+        server_conn.stream.close()
+
+    def _tell(
+        self,
+        server_conn: HTTP1ServerConnection,
+        reason: RefusalReason,
+        status: int | None,
+        headers: HTTPHeaders | None = None,
+    ) -> None:
+        if self._refusals is not None:
+            peer = getattr(server_conn.context, "remote_ip", None)
+            self._refusals.tell(reason, status, headers=headers, peer=peer)
+
+
+def _has_bytes(server_conn: HTTP1ServerConnection) -> bool:
+    """Whether something has come that was not asked for yet."""
+    return bool(server_conn.stream._read_buffer)  # noqa: SLF001  (there is no public way)
+
+
+def _stream_of(server_conn: HTTP1ServerConnection) -> Parting:
+    return cast("Parting", server_conn.stream)  # ``_handle_connection`` has made it
+
+
+def end_if_followed(request: HTTPServerRequest) -> None:
+    """Close behind the answer to an upgrade, if its client has not waited for that: what has
+    come are frames, and would be read as a request."""
+    connection = request.connection
+    if isinstance(connection, HTTP1Connection) and connection.stream._read_buffer:  # noqa: SLF001
+        connection._disconnect_on_finish = True  # noqa: SLF001  (there is no public way)
+
+
+def deadline_of(request: HTTPServerRequest) -> float | None:
+    """Return when a request has to be through, by the loop's clock.
+
+    None where another server than ours has read it.
+    """
+    deadline: float | None = getattr(request.server_connection, "deadline", None)
+    return deadline
+
+
+def http_server(
+    app: HTTPServerConnectionDelegate,
+    *,
+    ssl: tls.SSLContext | None = None,
+    handshake_timeout: float = 10.0,
+    refusals: Refusals | None = None,
+    paused: Callable[[OSError], None] | None = None,
+    stalls: Stalls | None = None,
+) -> LimitedServer:
+    """Return a server whose limits suit handshakes."""
+    return LimitedServer(
+        app,
+        request_timeout=handshake_timeout,
+        refusals=refusals,
+        paused=paused,
+        stalls=stalls,
+        ssl_options=ssl,
+        max_header_size=MAX_HEADER_SIZE,
+        max_body_size=MAX_BODY_SIZE,
+        max_buffer_size=2 * MAX_BODY_SIZE,
+    )

@@ -1,0 +1,363 @@
+"""RFC 6455 frames as a client sends them. No socket, no clock.
+
+Rules of this file:
+
+1. However the bytes are cut into chunks, the parser gives the same events and the
+   same violation.
+2. A violation is found as early as the bytes allow: a header that announces too much
+   is refused before its payload is waited for.
+3. Nothing that a client can send makes the parser hold more than one message, one
+   frame and one chunk.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from typing import Final
+
+from tornado.util import _websocket_mask as unmask
+
+from eyewall.adapters.web.protocol.frames import (
+    BINARY,
+    CLOSE,
+    COMPRESSED,
+    CONTINUATION,
+    FINAL,
+    MASKED,
+    PING,
+    PONG,
+    RESERVED,
+    TEXT,
+)
+from eyewall.domain.connection import DisconnectReason
+
+KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
+
+SLICE: Final = 32
+"""Messages that one call of ``Parser.feed`` hands out at most."""
+
+LONG: Final = 4096
+"""A partial frame that needs more than this is collected in a bytearray, and not by
+concatenation, which would copy it again for every chunk."""
+
+FRAGMENTS: Final = 1024
+"""Fragments that any message may have, however small it is. Who streams a message sends it
+as it comes, some hundred bytes at a time; each fragment costs as much as a message."""
+
+FRAGMENT: Final = 64
+"""Bytes that fragments beyond these must hold on average: a message of the largest
+size may come in as many fragments of this size."""
+
+EMPTY_FRAGMENTS: Final = 64
+"""Continuations without a payload that a message may have. They say nothing: some libraries
+end a message with one."""
+
+INFLATED: Final = 64 * 1024
+"""Bytes that were compressed after which ``Parser.feed`` stops, as at ``SLICE``: a chunk
+may hold many small messages that are large ones inflated."""
+
+OVERHEAD: Final = 5
+"""A message that deflate can't make smaller may come out larger by 1/2**5 and a little:
+zlib's own bound for its least favourable settings."""
+
+SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+"""Close codes below 3000 that may be sent (RFC 6455, 7.4.1, and the IANA registry)."""
+
+Event = tuple[int, bytes]
+"""TEXT or BINARY with a whole message, or CLOSE, PING or PONG with its payload."""
+
+Inflate = Callable[[bytes], bytes]
+"""Returns what a compressed message holds; raises ``Violation``."""
+
+
+class Violation(Exception):
+    """The peer broke the protocol, or a limit on it."""
+
+    def __init__(self, reason: DisconnectReason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class _Message:
+    """A message that comes in fragments, as far as it has come."""
+
+    __slots__ = ("_decoder", "_empty", "_fragments", "compressed", "data", "opcode")
+
+    def __init__(self, opcode: int, *, compressed: bool) -> None:
+        self.opcode = opcode
+        self.compressed = compressed
+        self.data = bytearray()
+        self._fragments = 0
+        self._empty = 0
+        # What is compressed is collected as it is, so that a message that waits for its
+        # rest holds no inflater; whether it is UTF-8 is seen at its end.
+        text = opcode == TEXT and not compressed
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if text else None
+
+    def add(self, payload: bytes, final: bool, most: int) -> None:
+        self._fragments += 1
+        self._empty += not payload
+        if self._fragments > most or self._empty > EMPTY_FRAGMENTS:
+            raise Violation(DisconnectReason.POLICY_VIOLATION, "too many fragments")
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(payload, final)
+            except UnicodeDecodeError:
+                raise Violation(DisconnectReason.INVALID_UTF8, "text is not UTF-8") from None
+        self.data += payload
+
+
+class Parser:
+    """Reads the frames of one client, chunk by chunk.
+
+    ``failure`` is the violation that ended the reading; after it, as after a close
+    frame, whatever comes is ignored. Without ``inflate`` nothing may be compressed.
+    """
+
+    __slots__ = (
+        "_at",
+        "_ended",
+        "_inflate",
+        "_inflated",
+        "_limit",
+        "_message",
+        "_most",
+        "_need",
+        "_rest",
+        "_spoilt",
+        "failure",
+    )
+
+    def __init__(self, max_message_size: int, inflate: Inflate | None = None) -> None:
+        self._limit = max_message_size
+        self._inflate = inflate
+        self._inflated = 0  # bytes, in this call of ``feed``
+        self._most = max(FRAGMENTS, max_message_size // FRAGMENT)
+        self._rest: bytes | bytearray = b""
+        self._at = 0  # where in ``_rest`` the next frame begins
+        self._need = 2  # how many bytes from there would tell more
+        self._message: _Message | None = None
+        self._ended = False
+        self._spoilt = b""
+        self.failure: Violation | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether a close frame has ended the reading."""
+        return self._ended and self.failure is None
+
+    @property
+    def unread(self) -> bytes:
+        """What was fed and is in no event: it begins where a frame does. After a violation
+        some of its frames may have been events."""
+        return self._spoilt or bytes(self._rest[self._at :])
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held: any other idle parser could go on in its place."""
+        return not self._rest and self._message is None and not self._ended
+
+    @property
+    def amid(self) -> bool:
+        """Whether a message has come in part, with control frames between its fragments."""
+        return self._message is not None
+
+    @property
+    def more(self) -> bool:
+        """Whether ``feed`` stopped at its limit and should be called again, without data."""
+        return len(self._rest) - self._at >= self._need
+
+    def feed(self, data: bytes = b"", most: int = SLICE) -> list[Event]:
+        """Take in a chunk; returns the events of its whole frames, at most ``most``.
+
+        With ``more`` set the rest waits: call again before the next chunk is read.
+        """
+        if self._ended:
+            return []
+        if self._rest:
+            joined = self._join(data)
+            if joined is None:
+                return []
+            data = joined
+        events: list[Event] = []
+        try:
+            at = self._parse(data, self._at, events, most)
+        except Violation as violation:
+            # Its traceback leads to all that was being read, and from there back to it:
+            # nothing but the garbage collector would free that, some time.
+            violation.__context__ = None
+            self.failure = violation.with_traceback(None)
+            self._ended = True
+            self._spoilt = data[self._at :]
+        if self._ended:
+            self._rest, self._at, self._message = b"", 0, None
+        elif at == len(data):
+            self._rest, self._at, self._need = b"", 0, 2
+        elif len(data) - at >= self._need:  # the limit stopped it
+            self._rest, self._at = data, at
+        else:
+            rest = data[at:]
+            self._rest, self._at = bytearray(rest) if self._need > LONG else rest, 0
+        return events
+
+    def _join(self, data: bytes) -> bytes | None:
+        """Put ``data`` behind what was left; None if that still is no frame."""
+        rest = self._rest
+        if isinstance(rest, bytearray):
+            rest += data
+            if len(rest) < self._need:
+                return None
+            self._rest = b""
+            return bytes(rest)
+        if data:
+            rest = rest[self._at :] + data
+            self._rest, self._at = rest, 0
+        return rest if len(rest) - self._at >= self._need else None
+
+    def _parse(self, data: bytes, at: int, events: list[Event], most: int) -> int:
+        """Read whole frames from ``at`` on; returns where the first that is not read begins."""
+        size = len(data)
+        limit = self._limit
+        self._need = 2
+        self._inflated = 0
+        while size - at >= 2 and len(events) < most and self._inflated < INFLATED:
+            first = data[at]
+            length = data[at + 1] - MASKED
+            if (first != 0x81 and first != 0x82) or not 0 <= length < 127 or self._message:
+                following = self._odd(data, at, events)
+                if following == at or self._ended:
+                    break
+                at = following
+                continue
+            # A whole message in one frame, of a usual size: nearly every frame there is.
+            start = at + 6
+            if length == 126:
+                start += 2
+                if start > size:
+                    self._need = start - at
+                    break
+                length = data[at + 2] << 8 | data[at + 3]
+            if length > limit:
+                raise Violation(DisconnectReason.MESSAGE_TOO_BIG, f"a message of {length} bytes")
+            end = start + length
+            if end > size:
+                self._need = end - at
+                break
+            payload = unmask(data[start - 4 : start], data[start:end])
+            if first == 0x81 and not payload.isascii():
+                _check_text(payload)
+            events.append((first & 15, payload))
+            at = end
+        return at
+
+    def _odd(self, data: bytes, at: int, events: list[Event]) -> int:
+        """Read one frame of any kind; returns where it ends, or ``at`` if it is not whole."""
+        first, second = data[at], data[at + 1]
+        self._check_header(first, second)
+        length = second & ~MASKED
+        start = at + 6 + {126: 2, 127: 8}.get(length, 0)
+        if start > len(data):
+            self._need = start - at
+            return at
+        if length > 125:
+            length = int.from_bytes(data[at + 2 : start - 4], "big")
+        if length >> 63:
+            raise Violation(DisconnectReason.PROTOCOL_ERROR, "a length with its top bit set")
+        opcode = first & 15
+        if opcode < CLOSE:
+            self._check_size(length, compressed=bool(first & COMPRESSED))
+        end = start + length
+        if end > len(data):
+            self._need = end - at
+            return at
+        payload = unmask(data[start - 4 : start], data[start:end])
+        if opcode >= CLOSE:
+            if opcode == CLOSE:
+                _check_close(payload)
+                self._ended = True
+            events.append((opcode, payload))
+        else:
+            self._add(first, payload, events)
+        return end
+
+    def _check_size(self, length: int, *, compressed: bool) -> None:
+        """Refuse a data frame that makes its message too big, before its payload is there."""
+        message, limit = self._message, self._limit
+        if message is not None:
+            length += len(message.data)
+            compressed = message.compressed
+        if compressed:
+            limit += (limit >> OVERHEAD) + 64
+        if length > limit:
+            raise Violation(DisconnectReason.MESSAGE_TOO_BIG, f"a message of {length} bytes")
+
+    def _check_header(self, first: int, second: int) -> None:
+        opcode = first & 15
+        wrong = None
+        if first & RESERVED and not self._may_be_compressed(first):
+            wrong = "a reserved bit is set"
+        elif opcode not in KNOWN:
+            wrong = f"unknown opcode {opcode}"
+        elif opcode >= CLOSE and not first & FINAL:
+            wrong = "a fragmented control frame"
+        elif opcode == CONTINUATION and self._message is None:
+            wrong = "a continuation of nothing"
+        elif 0 < opcode < CLOSE and self._message is not None:
+            wrong = "a new message within a fragmented one"
+        elif not second & MASKED:
+            wrong = "the frame is not masked"
+        elif opcode >= CLOSE and second & ~MASKED > 125:
+            wrong = "a control frame of more than 125 bytes"
+        if wrong is not None:
+            raise Violation(DisconnectReason.PROTOCOL_ERROR, wrong)
+
+    def _may_be_compressed(self, first: int) -> bool:
+        """RFC 7692, 6: the bit stands on the first frame of a data message only."""
+        marked = first & RESERVED == COMPRESSED and first & 15 in (TEXT, BINARY)
+        return marked and self._inflate is not None
+
+    def _add(self, first: int, payload: bytes, events: list[Event]) -> None:
+        """Take in a data frame: a whole message, or a fragment of one."""
+        opcode, final = first & 15, bool(first & FINAL)
+        message = self._message
+        if message is None:
+            if final:
+                payload = self._inflated_from(payload) if first & COMPRESSED else payload
+                if opcode == TEXT:
+                    _check_text(payload)
+                events.append((opcode, payload))
+                return
+            message = self._message = _Message(opcode, compressed=bool(first & COMPRESSED))
+        message.add(payload, final, self._most)
+        if final:
+            self._message = None
+            data = bytes(message.data)
+            if message.compressed:
+                data = self._inflated_from(data)
+                if message.opcode == TEXT:
+                    _check_text(data)
+            events.append((message.opcode, data))
+
+    def _inflated_from(self, data: bytes) -> bytes:
+        assert self._inflate is not None
+        inflated = self._inflate(data)
+        self._inflated += len(inflated)
+        return inflated
+
+
+def _check_text(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise Violation(DisconnectReason.INVALID_UTF8, "text is not UTF-8") from None
+
+
+def _check_close(payload: bytes) -> None:
+    """RFC 6455, 7.4: no payload, or a code that may be sent and a text."""
+    if not payload:
+        return
+    code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else 0
+    if not (code in SENDABLE or 3000 <= code <= 4999):
+        raise Violation(DisconnectReason.PROTOCOL_ERROR, f"close code {code}")
+    _check_text(payload[2:])

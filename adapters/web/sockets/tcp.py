@@ -1,0 +1,165 @@
+"""A connection on a socket of its own, taken over from Tornado.
+
+Tornado's stream has served the handshake. It is closed without its socket, which takes
+the descriptor out of the event loop and leaves it open. From then on nothing stands
+between the link and the kernel; for TLS, see ``tls``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from tornado.iostream import IOStream
+
+from eyewall.adapters.web.protocol.frames import SocketWire
+from eyewall.adapters.web.sockets.link import CHUNK, DISCARD, GONE, OPEN, SocketLink
+from eyewall.adapters.web.sockets.loop import Node
+from eyewall.adapters.web.sockets.poller import READ, WRITE
+from eyewall.application.ports import Codec
+
+UNSENT: Final = 64 * 1024
+"""Bytes that the kernel takes beyond what is on its way. Without a bound a peer that
+stopped reading is noticed only after some 4 MiB of kernel memory."""
+
+_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
+
+class Carrier(Protocol):
+    """A socket, as a link uses it: it never waits, and raises ``OSError``."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def send(self, data: bytes | memoryview, /) -> int: ...
+
+    def shutdown(self, how: int, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Vacated:
+    """Stands where a stream's socket was: it has the number, and closes nothing."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        """Leave it to the new owner."""
+
+
+def vacate(sock: socket.socket) -> Any:
+    """Return what a stream may close in the place of ``sock``, which stays open."""
+    return _Vacated(sock.fileno())
+
+
+async def take_socket(stream: IOStream, within: float) -> tuple[socket.socket, bytes]:
+    """Return the stream's socket and what was read ahead of it; the stream is closed.
+
+    Waits until what the stream has to write is written. Raises ``OSError`` if the peer
+    is gone, or does not take that ``within`` seconds.
+    """
+    if stream.writing():
+        try:
+            async with asyncio.timeout(within):
+                await stream.write(b"")
+        except TimeoutError as error:
+            raise ConnectionAbortedError from error
+        finally:
+            if stream.writing():
+                stream.close()
+    if stream.closed():
+        raise ConnectionResetError
+    sock = stream.socket
+    ahead = bytes(stream._read_buffer)  # noqa: SLF001  (there is no public way)
+    if isinstance(sock, ssl.SSLSocket):
+        while waiting := sock.pending():  # a stream may read less at a time than a record
+            ahead += sock.recv(waiting)
+    stream.socket = vacate(sock)
+    stream.close()
+    return sock, ahead
+
+
+class PlainLink(SocketLink):
+    """Reads and writes its socket itself, when the poller says so."""
+
+    __slots__ = ("_fd", "_interest", "_socket")
+
+    _socket: Carrier
+
+    def __init__(self, node: Node, codec: Codec, wire: SocketWire, sock: socket.socket) -> None:
+        super().__init__(node, codec, wire)
+        self._socket = sock
+        self._fd = sock.fileno()
+        self.write = sock.send
+        self._interest = 0
+        try:
+            if sock.family != getattr(socket, "AF_UNIX", None):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if _NOTSENT_LOWAT is not None:
+                    sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+            node.poller.watch(self._fd, self, 0)
+        except OSError:
+            self._gone()
+            raise
+
+    def answer(self, head: bytes) -> None:
+        """Write the answer to the handshake, before all else. Raises ``OSError``."""
+        try:
+            sent = self.write(head)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._gone()
+            raise
+        if sent < len(head):
+            self._begin_backlog(memoryview(head)[sent:])
+
+    def on_readable(self) -> None:
+        if self.state == OPEN:
+            if not self._reading:  # nobody asked to read, so this is the end
+                self._read_failed(None)
+                return
+            if self._parser is not None and self._parser.more:
+                return  # it has a turn of its own coming
+            size = CHUNK
+        else:
+            size = DISCARD
+        try:
+            data = self._socket.recv(size)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._read_failed(error)
+            return
+        self.last_seen = self.node.now
+        if not data:
+            self._end_of_input()
+        elif self.state == OPEN:
+            self._take_in(data)
+        else:
+            self._throw_away(data)
+
+    @property
+    def _writer(self) -> Callable[[bytes | memoryview], int]:
+        return self._socket.send
+
+    def _adjust(self) -> None:
+        self._watch((READ if self.wants_read else 0) | (WRITE if self.wants_write else 0))
+
+    def _watch(self, interest: int) -> None:
+        if interest != self._interest and self.state != GONE:
+            self._interest = interest
+            self.node.poller.watch(self._fd, self, interest)
+
+    def _shut_writing(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def _release(self) -> None:
+        self.node.poller.forget(self._fd)  # before the number can be another's
+        self._socket.close()

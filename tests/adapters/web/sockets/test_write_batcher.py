@@ -1,0 +1,281 @@
+"""Collecting and writing, with outlets that are no sockets; then with sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from eyewall.adapters.web.sockets import batch as flush_module
+from eyewall.adapters.web.sockets.batch import BLOB, CROWDED_BYTES, CROWDED_FRAMES, SLICE, Flush
+from eyewall.application.frames import Frame
+from tests.adapters.web.support import raw, served, turns
+
+
+class BareWire:
+    name = "bare"
+
+    def build(self, frame: Frame) -> bytes:
+        if frame.payload == b"unbuildable":
+            raise ValueError("no form")
+        return frame.payload
+
+
+WIRE = BareWire()
+
+
+class Sink:
+    """An outlet that takes what it is told to take."""
+
+    def __init__(self, *, fails: Exception | None = None, takes: int | None = None) -> None:
+        self.wire = WIRE
+        self.own = None
+        self.writes: list[bytes] = []
+        self.fails = fails
+        self.takes = takes
+        self.stalls: list[tuple[list[bytes], bytes, int]] = []
+        self.failed: list[Exception] = []
+        self.parted = False
+
+    def write(self, data: bytes) -> int:
+        if self.fails is not None:
+            raise self.fails
+        self.writes.append(data)
+        return len(data) if self.takes is None else self.takes
+
+    def stall(self, frames, data, sent):
+        self.stalls.append(([frame.payload for frame in frames], data, sent))
+
+    def write_failed(self, error):
+        self.failed.append(error)
+
+    def part(self):
+        self.parted = True
+
+
+def started() -> Flush:
+    flush = Flush()
+    flush.start()
+    return flush
+
+
+def audience(flush: Flush, *links):
+    members = flush.audience()
+    for link in links:
+        members.add(link)
+    return members
+
+
+async def test_what_is_sent_in_one_turn_leaves_in_one_write():
+    flush, one, two = started(), Sink(), Sink()
+    room = audience(flush, one, two)
+
+    room.publish(raw("a"))
+    flush.send(one, raw("own"), 3)
+    room.publish(raw("b"))
+    assert one.writes == []
+    await turns()
+
+    assert (one.writes, two.writes) == ([b"aownb"], [b"ab"])
+
+
+async def test_within_a_batch_nothing_is_written_before_its_end():
+    flush, link = started(), Sink()
+    room = audience(flush, link)
+
+    flush.hold()
+    room.publish(raw("a"))
+    await turns()
+    assert link.writes == []
+    flush.turn()
+
+    assert link.writes == [b"a"]
+
+
+async def test_who_joins_after_a_message_does_not_get_it_and_who_leaves_still_does():
+    flush, stays, leaves, joins = started(), Sink(), Sink(), Sink()
+    room = audience(flush, stays, leaves)
+
+    room.publish(raw("a"))
+    room.discard(leaves)
+    room.add(joins)
+    room.publish(raw("b"))
+    flush.now()
+
+    assert (stays.writes, leaves.writes, joins.writes) == ([b"ab"], [b"a"], [b"b"])
+
+
+async def test_publish_counts_whom_it_reaches_and_skips_whom_it_should():
+    flush, one, two, stranger = started(), Sink(), Sink(), Sink()
+    room = audience(flush, one, two)
+
+    assert audience(flush).publish(raw("x")) == 0
+    assert room.publish(raw("a")) == 2
+    assert room.publish(raw("b"), skip=[one, stranger]) == 1
+    flush.now()
+
+    assert (one.writes, two.writes, stranger.writes) == ([b"a"], [b"ab"], [])
+
+
+async def test_one_link_that_fails_or_stalls_does_not_stop_the_others():
+    flush = started()
+    broken, blocked = Sink(fails=ConnectionResetError()), Sink(fails=BlockingIOError())
+    short, odd, fine = Sink(takes=1), Sink(fails=RuntimeError("odd")), Sink()
+    audience(flush, broken, blocked, short, odd, fine).publish(raw("abc"))
+
+    flush.now()
+
+    assert fine.writes == [b"abc"]
+    assert [type(error) for error in broken.failed + odd.failed] == [
+        ConnectionResetError,
+        RuntimeError,
+    ]
+    assert blocked.stalls == [([b"abc"], b"abc", 0)]
+    assert short.stalls == [([b"abc"], b"abc", 1)]
+
+
+async def test_a_message_that_has_no_form_is_the_senders_fault_and_nobody_elses():
+    flush, link = started(), Sink()
+    room = audience(flush, link)
+    room.publish(raw("a"))
+
+    with pytest.raises(ValueError, match="no form"):
+        room.publish(raw("unbuildable"))
+    room.publish(raw("b"))
+    flush.now()
+
+    assert link.writes == [b"ab"]
+
+
+async def test_a_joined_write_has_a_bound_and_a_large_frame_goes_alone():
+    flush, link = started(), Sink()
+    room = audience(flush, link)
+    for size in (BLOB // 2, BLOB // 2, 1, 3 * BLOB, 1):
+        room.publish(raw(b"x" * size))
+
+    flush.now()
+
+    assert [len(data) for data in link.writes] == [BLOB, 1, 3 * BLOB, 1]
+
+
+async def test_a_large_fan_out_takes_several_turns_and_nothing_overtakes_it():
+    """Between two slices others have their turn, but what they send waits its own."""
+    flush = started()
+    links = [Sink() for _ in range(1000)]
+    room = audience(flush, *links)
+    other = audience(flush, *links[:10])
+    room.publish(raw("1"))
+    reached = []
+    while not all(link.writes for link in links):
+        await asyncio.sleep(0)
+        reached.append(sum(bool(link.writes) for link in links))
+        if len(reached) == 2:
+            assert 0 < reached[-1] < 1000
+            room.publish(raw("2"))
+            flush.send(links[0], raw("3"), 1)
+            other.publish(raw("4"))
+            room.publish(raw("5"))
+    assert max(b - a for a, b in pairwise(reached)) <= SLICE
+
+    await turns(20)
+
+    assert b"".join(links[0].writes) == b"12345"
+    assert all(b"".join(link.writes) == b"1245" for link in links[1:10])
+    assert all(b"".join(link.writes) == b"125" for link in links[10:])
+
+
+async def test_what_must_be_written_now_takes_the_flush_in_flight_along():
+    flush = started()
+    links = [Sink() for _ in range(3 * SLICE)]
+    room = audience(flush, *links)
+    room.publish(raw("1"))
+    await turns(2)
+    assert not all(link.writes for link in links)
+    room.publish(raw("2"))
+
+    flush.now()
+
+    assert all(b"".join(link.writes) == b"12" for link in links)
+    await turns()
+    assert all(b"".join(link.writes) == b"12" for link in links)
+
+
+async def test_a_sender_waits_while_much_is_collected():
+    for size, count in ((1, CROWDED_FRAMES + 1), (CROWDED_BYTES // 2 + 1, 2)):
+        flush, link = started(), Sink()
+        room = audience(flush, link)
+        await asyncio.wait_for(flush.ready(), 1)
+        flush.hold()
+        for _ in range(count):
+            room.publish(raw(b"x" * size))
+        waiting = asyncio.create_task(flush.ready())
+        await turns()
+        assert not waiting.done()
+
+        flush.turn()
+        await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_sender_in_a_loop_never_makes_much_be_collected():
+    flush, link = started(), Sink()
+    room = audience(flush, link)
+    most = 0
+    for _ in range(10 * CROWDED_FRAMES):
+        await flush.ready()
+        room.publish(raw("x"))
+        most = max(most, flush._frames)
+
+    assert most <= CROWDED_FRAMES + 1
+
+
+async def test_nothing_is_lost_when_it_stops_and_it_can_start_again():
+    flush, link = started(), Sink()
+    room = audience(flush, link)
+    room.publish(raw("a"))
+    flush.stop()
+    assert link.writes == [b"a"]
+
+    flush.start()
+    room.publish(raw("b"))
+    await turns()
+
+    assert link.writes == [b"a", b"b"]
+
+
+async def test_an_audience_knows_its_members():
+    flush, one, two = started(), Sink(), Sink()
+    room = audience(flush, one, two)
+    room.discard(two)
+    room.discard(two)
+
+    assert (len(room), list(room)) == (1, [one])
+
+
+async def test_order_holds_across_rooms_direct_messages_and_slices(monkeypatch):
+    """Many clients in overlapping rooms see the very order in which was sent to them."""
+    monkeypatch.setattr(flush_module, "SLICE", 7)
+    async with served() as here:
+        clients = [await here.connect() for _ in range(30)]
+        links = here.intake.links
+        outbound = here.sockets.outbound
+        rooms = [outbound.audience() for _ in range(4)]
+        members = [set(range(30)), set(range(0, 30, 2)), set(range(0, 30, 3)), {5}]
+        for room, who in zip(rooms, members, strict=True):
+            for i in who:
+                room.add(links[i])
+        expected: dict[int, list[str]] = {i: [] for i in range(30)}
+        for n in range(200):
+            i = n * 7 % 4
+            rooms[i].publish(raw(str(n)), skip=[links[0]] if n % 5 == 0 else ())
+            for j in members[i] - ({0} if n % 5 == 0 else set()):
+                expected[j].append(str(n))
+            if n % 3 == 0:
+                j = n * 11 % 30
+                links[j].send(raw(f"own {n}"))
+                expected[j].append(f"own {n}")
+            if n % 20 == 0:
+                await asyncio.sleep(0)
+
+        for i, client in enumerate(clients):
+            assert await client.texts(len(expected[i])) == expected[i]
