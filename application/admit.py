@@ -14,8 +14,7 @@ from typing import Any, Final
 from eyewall.application.asked import values_of
 from eyewall.application.connections import Connection
 from eyewall.application.doors import CHANGING, TRIES
-from eyewall.application.middleware import method
-from eyewall.application.ports import AccessController, Validator
+from eyewall.application.ports import AccessController, Validator, method
 from eyewall.domain.envelope import ROOM, Envelope
 from eyewall.domain.errors import Forbidden, ValidationError
 from eyewall.domain.identity import ConnMeta

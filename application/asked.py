@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from eyewall.application.connections import Connection
@@ -119,3 +120,8 @@ def check_speaker(conn: Connection, room_id: RoomId) -> None:
     check_member(conn, room_id)
     if conn.roles[room_id] < RoomRole.MEMBER:
         raise Forbidden("guests may only listen")
+
+
+def rfc3339(when: datetime) -> str:
+    """Return a timestamp as it is sent: UTC, with milliseconds and ``Z`` (RFC 3339)."""
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Callable
+from dataclasses import replace
 
 from eyewall.application.acks import Acks
 from eyewall.application.admit import Admission
@@ -20,21 +22,22 @@ from eyewall.application.drain import Farewell
 from eyewall.application.expiry import Expiry
 from eyewall.application.failures import Failures
 from eyewall.application.fanout import Audiences, FanOut
-from eyewall.application.guards import with_deadlines
+from eyewall.application.guards import Guard
 from eyewall.application.histories import Histories
 from eyewall.application.hooks import Hooks
+from eyewall.application.hub import Hub
 from eyewall.application.intake import Inbound, Welcome
 from eyewall.application.latecomers import Latecomers
 from eyewall.application.limits import Limits
 from eyewall.application.locate import Locator
 from eyewall.application.logs import guarded
 from eyewall.application.messages import Messages
-from eyewall.application.middleware import method
 from eyewall.application.moderate import Moderator
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.offline import Offline, Stored
 from eyewall.application.operate import Operations
 from eyewall.application.packets import PACKET_SLACK
+from eyewall.application.ports import method
 from eyewall.application.presences import Presences
 from eyewall.application.publish import Publisher
 from eyewall.application.receive import Receiver
@@ -60,12 +63,14 @@ from eyewall.domain.connection import DisconnectReason
 class Parts:
     """The use cases of one node, and the adapters that they work with."""
 
-    def __init__(self, config: NodeConfig, ports: Ports) -> None:
+    def __init__(self, config: NodeConfig, ports: Ports, hub: Hub | None = None) -> None:
+        """``hub`` is what handlers get; None makes a new one, which calls these use cases."""
         self.config = config
         self.ports = ports
         self.logger = guarded(ports.logger)
         self.doubts = Doubts()
-        self._ports = with_deadlines(ports, self.logger, self.doubts.shake)
+        self._ports = guarded_ports(ports, Guard(self.logger), self.doubts.shake)
+        self.hub = Hub(self) if hub is None else hub
         self._build_watch()
         self._build_sending()
         self._build_fanout()
@@ -85,7 +90,7 @@ class Parts:
         self.stats = Stats(ports.clock, ports.metrics, logger)
         self.stalls = ports.stalls or Stalls(ports.clock)
         self.stalls.on_lag(self.stats.metrics.loop_lag)
-        self.stall_log = StallLog(ports.clock, logger, self.stats)
+        self.stall_log = StallLog(ports.clock, logger, self.stats.happened)
         self.hooks = Hooks(logger)
         self.failures = Failures(logger, self.stats)
 
@@ -126,7 +131,8 @@ class Parts:
             state=ports.state,
             clock=ports.clock,
             logger=self.logger,
-            stats=self.stats,
+            metrics=self.stats.metrics,
+            happened=self.stats.happened,
             stalls=self.stalls,
             lease=config.lease,
             max_payload=config.max_message_size + PACKET_SLACK,
@@ -399,8 +405,9 @@ class Parts:
 
     def _build_intake(self) -> None:
         config, ports = self.config, self._ports
-        self.replies = Replies(self.sender, self.stats, self.logger)
+        self.replies = Replies(self.sender, self.failures, self.stats, self.logger)
         self.receiver = Receiver(
+            hub=self.hub,
             connections=self.connections,
             router=self.router,
             replies=self.replies,
@@ -420,7 +427,7 @@ class Parts:
         self.intake = Inbound(
             node=config.node_id,
             connections=self.connections,
-            receiver=self.receiver,
+            received=self.receiver.received,
             presences=self.presences,
             rooms=self.rooms,
             operations=self.operations,
@@ -443,3 +450,14 @@ class Parts:
         self.sender.gaps.forget(conn)
         self.resumer.drained(conn)
         self.expiry.forget(conn)
+
+
+def guarded_ports(ports: Ports, guard: Guard, on_away: Callable[[], None]) -> Ports:
+    """The same ports, with a deadline for each call of the bus and the stores."""
+    return replace(
+        ports,
+        pubsub=guard.bus(ports.pubsub),
+        state=guard.state(ports.state, on_away),
+        history=guard.history(ports.history),
+        offline=None if ports.offline is None else guard.offline(ports.offline),
+    )

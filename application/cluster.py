@@ -21,11 +21,11 @@ from typing import Any, cast
 
 from eyewall.application.channels import Channels
 from eyewall.application.deadlines import Deadlines
+from eyewall.application.frames import MalformedMessage
 from eyewall.application.logs import shown, told
 from eyewall.application.packets import BadPacket, Packet, unpack
-from eyewall.application.ports import Clock, Logger, Timer
+from eyewall.application.ports import Clock, Logger, Metrics, Timer
 from eyewall.application.stalls import Stalls
-from eyewall.application.stats import Stats
 from eyewall.application.stores import CountsListeners, PubSub, StateStore, has_methods_of
 from eyewall.application.tasks import Tasks, briefly, is_end
 from eyewall.domain.errors import EyewallError, Refused, Unavailable, from_code
@@ -61,7 +61,8 @@ class Cluster:
         state: StateStore,
         clock: Clock,
         logger: Logger,
-        stats: Stats,
+        metrics: Metrics,
+        happened: Callable[[Incident], None],
         stalls: Stalls,
         lease: float,
         max_payload: int,
@@ -75,7 +76,8 @@ class Cluster:
         self._state = state
         self._clock = clock
         self._logger = logger
-        self._stats = stats
+        self._metrics = metrics
+        self._happened = happened
         self._lease = lease
         self._max_payload = max_payload
         self._casters: dict[str, Caster] = {}
@@ -215,7 +217,7 @@ class Cluster:
         try:
             await self._cast(channel, kind, header, payload)
         except Unavailable as error:
-            self._stats.happened(Incident.UNSENT)
+            self._happened(Incident.UNSENT)
             if not self._away:  # once per absence, not once per message
                 self._away = True
                 self._logger.warning("bus_away", error=told(error))
@@ -234,7 +236,7 @@ class Cluster:
         published = self._bus.publish(channel, packet.pack())
         if inspect.isawaitable(published):
             await published
-        self._stats.metrics.published(1)
+        self._metrics.published(1)
 
     # --- asking
 
@@ -280,7 +282,7 @@ class Cluster:
             packet = unpack(data, max_payload=self._max_payload)
             if packet.node == self.node or not self.running:
                 return
-            self._stats.metrics.consumed(1)
+            self._metrics.consumed(1)
             if packet.kind == _CALL:
                 self._questioned(packet)
             elif packet.kind == _REPLY:
@@ -289,14 +291,14 @@ class Cluster:
                 take(packet.header, packet.payload)
             else:
                 raise BadPacket(f"unknown kind {packet.kind!r:.40}")
-        except BadPacket as error:
+        except MalformedMessage as error:
             self._bad(error)
         except BaseException as error:  # (of a bus, which must go on)
-            self._stats.happened(Incident.BAD_PACKETS)
+            self._happened(Incident.BAD_PACKETS)
             self._logger.error("packet_failed", error=shown(error), exc_info=error)
 
-    def _bad(self, error: BadPacket) -> None:
-        self._stats.happened(Incident.BAD_PACKETS)
+    def _bad(self, error: MalformedMessage) -> None:
+        self._happened(Incident.BAD_PACKETS)
         self._logger.warning("bad_packet", error=told(error))
 
     def _questioned(self, packet: Packet) -> None:
@@ -311,7 +313,7 @@ class Cluster:
         reply: dict[str, Any] = {"id": number}
         try:
             reply["result"] = await answer
-        except BadPacket as error:
+        except MalformedMessage as error:
             self._bad(error)
             reply["error"] = {"code": "unavailable", "text": "the question can't be read"}
         except (Refused, Unavailable) as error:

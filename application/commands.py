@@ -22,15 +22,16 @@ from eyewall.application.asked import (
     object_of,
     positions_of,
     raw_object,
+    rfc3339,
     room_of,
     since_of,
     users_of,
     values_of,
 )
 from eyewall.application.connections import Connections
-from eyewall.application.context import Context
 from eyewall.application.fanout import FanOut
 from eyewall.application.histories import Histories, encoded
+from eyewall.application.hub import Context
 from eyewall.application.moderate import Moderator
 from eyewall.application.presences import MAX_TYPING, Presences
 from eyewall.application.publish import Publisher
@@ -38,7 +39,6 @@ from eyewall.application.refresh import Refresher
 from eyewall.application.resume import Resumed, Resumer
 from eyewall.application.rooms import MAX_ROOMS, Rooms, TooManyRooms
 from eyewall.application.routes import Router
-from eyewall.application.send import rfc3339
 from eyewall.domain.commands import COMMANDS, switched_off
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import MAX_FIELD, REFRESH, RESUME, ROOM, SYSTEM, Envelope, Message

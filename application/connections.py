@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.logs import shown
@@ -35,15 +35,20 @@ from eyewall.domain.report import FailureReason, fate
 from eyewall.domain.room import RoomRole
 from eyewall.domain.roster import Roster
 
-if TYPE_CHECKING:
-    from eyewall.application.send import Sender
-
 _NO_ROOMS: dict[RoomId, RoomRole] = {}
 _NONE_HELD = frozenset[RoomId]()
 _NOT_SPARED: tuple[bool, datetime | None] = (False, None)
 
 BEING_ASKED: ContextVar[Connection | None] = ContextVar("being_asked", default=None)
 """The connection whose ``on_connect`` hooks run in this context."""
+
+
+class SendsToConnection(Protocol):
+    """Writes to one connection; raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``."""
+
+    async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None: ...
+
+    async def send_raw(self, conn: Connection, data: str | bytes) -> None: ...
 
 
 class Connection:
@@ -189,7 +194,7 @@ class Connections:
         max_per_address: int | None = None,
     ) -> None:
         self.clock = clock
-        self.sender: Sender
+        self.sender: SendsToConnection
         """Set when the node is put together; the sender needs the registry too."""
         self.hooks = hooks
         self.everyone: Audience = outbound.audience()

@@ -12,12 +12,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from eyewall.application.connections import Connection
 from eyewall.application.deadlines import Deadline, Deadlines
 from eyewall.application.frames import Frame
-from eyewall.application.latecomers import Latecomers
 from eyewall.application.outcomes import Outcome
 from eyewall.application.ports import Clock
 from eyewall.application.send import TAKEN, Sender
@@ -34,7 +33,7 @@ from eyewall.domain.errors import (
     Nacked,
     QueueFull,
 )
-from eyewall.domain.identity import ConnId
+from eyewall.domain.identity import ConnId, UserId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import FailureReason, Incident, PendingAck
 
@@ -49,6 +48,16 @@ _OUTCOMES = {
     FailureReason.CONN_CLOSED: "closed",
 }
 """What metrics call a failure; the others go by their own name."""
+
+
+class TracksLateAcks(Protocol):
+    """Remembers acks that did not come in time, for answers that come after the time-out."""
+
+    def silent(self, user_id: UserId, conn_id: ConnId, message_id: str) -> None:
+        """The connection, which belonged to the user then, did not answer in time."""
+
+    def answered(self, conn_id: ConnId, message_id: str) -> bool:
+        """Take a late answer; False if it belongs to no message that was remembered."""
 
 
 class _Waiting:
@@ -120,7 +129,7 @@ class Deliveries:
         self._deadlines = Deadlines(clock, stalls)
         self._waiting: dict[ConnId, dict[str, _Waiting]] = {}
         self._quiet = asyncio.Event()
-        self.latecomers: Latecomers | None = None
+        self.latecomers: TracksLateAcks | None = None
         """Who is told of time-outs, and of answers that nobody waits for."""
 
     def __len__(self) -> int:

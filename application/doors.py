@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 
 from eyewall.application.connections import Connection
-from eyewall.application.middleware import method
-from eyewall.application.ports import AccessController
+from eyewall.application.ports import AccessController, method
 from eyewall.domain.errors import Forbidden
 from eyewall.domain.identity import ConnMeta, RoomId
 

@@ -7,8 +7,13 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from eyewall.domain.envelope import Envelope, Message, Priority, StreamPosition
+from eyewall.domain.errors import Refused
 from eyewall.domain.history import Position
 from eyewall.domain.identity import RoomId
+
+
+class MalformedMessage(Refused):
+    """Bytes from the bus, a store or a history that are not a message."""
 
 
 class Wire(Protocol):

@@ -17,16 +17,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from dataclasses import replace
 from functools import partial
 from types import CoroutineType, coroutine
 from typing import Any, NoReturn, cast
 
 from eyewall.application.logs import shown
-from eyewall.application.needs import Ports
 from eyewall.application.ports import Logger
 from eyewall.application.stalls import Alarm, has_come
 from eyewall.application.stores import (
+    AdapterFailed,
     CountsListeners,
     HistoryStore,
     KnowsOwned,
@@ -46,33 +45,28 @@ its promise can say itself what it waited for. Whoever waits here may hold the t
 connection, and a client waits for the answer."""
 
 
-def with_deadlines(ports: Ports, logger: Logger, on_away: Callable[[], None]) -> Ports:
-    """The same ports, with a guard before each that may have to wait.
-
-    ``on_away`` is called when a call of the state is ``Unavailable``.
-    """
-    guard = Guard(logger)
-    offline = ports.offline
-    return replace(
-        ports,
-        pubsub=_Bus(guard, ports.pubsub),
-        state=cast("StateStore", _State(guard, ports.state, on_away)),
-        history=cast("HistoryStore", _Store(guard, ports.history, HistoryStore)),
-        offline=offline and cast("OfflineStore", _Store(guard, offline, OfflineStore)),
-    )
-
-
-class AdapterFailed(Unavailable):
-    """An adapter raised what no port allows it to."""
-
-    code = Unavailable.code
-
-
 class Guard:
     """Sees calls of adapters through, or to their end."""
 
     def __init__(self, logger: Logger) -> None:
         self.logger = logger
+
+    def bus(self, bus: PubSub) -> PubSub:
+        """The bus, each call of it guarded."""
+        return _Bus(self, bus)
+
+    def state(self, state: StateStore, on_away: Callable[[], None]) -> StateStore:
+        """The state, each call of it guarded; ``on_away`` is called when one is
+        ``Unavailable``."""
+        return cast("StateStore", _State(self, state, on_away))
+
+    def history(self, history: HistoryStore) -> HistoryStore:
+        """The history, each call of it guarded."""
+        return cast("HistoryStore", _Store(self, history, HistoryStore))
+
+    def offline(self, offline: OfflineStore) -> OfflineStore:
+        """The store of messages to users who are away, each call of it guarded."""
+        return cast("OfflineStore", _Store(self, offline, OfflineStore))
 
     def begin(self, what: str, method: Callable[..., Any], *args: Any) -> Any:
         """Call, and return the result, or what has to be awaited at once for it."""

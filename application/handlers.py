@@ -14,9 +14,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from eyewall.application.context import Context
 from eyewall.application.fitting import is_async
-from eyewall.application.middleware import Handler
+from eyewall.application.hub import Context, Handler
 from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
 

@@ -13,23 +13,22 @@ import inspect
 import secrets
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from eyewall.application.connections import BEING_ASKED, Connection, Connections
 from eyewall.application.expiry import Expiry
 from eyewall.application.frames import Frame
-from eyewall.application.guards import AdapterFailed
 from eyewall.application.hooks import Event, Hooks
 from eyewall.application.logs import shown, told
-from eyewall.application.middleware import method
 from eyewall.application.operate import Operations
-from eyewall.application.ports import Authenticator, Link, Logger, Maybe, Reservation
+from eyewall.application.ports import Authenticator, Link, Logger, Maybe, Reservation, method
 from eyewall.application.presences import Presences
-from eyewall.application.receive import Receiver
 from eyewall.application.replays import Replays
 from eyewall.application.resume import Resumer
 from eyewall.application.rooms import Rooms
 from eyewall.application.send import Sender
 from eyewall.application.sessions import new_name
+from eyewall.application.stores import AdapterFailed
 from eyewall.application.tasks import is_end
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Refused, ShuttingDown, Unauthorized, Unavailable
@@ -48,6 +47,12 @@ class Welcome:
     server: str
 
 
+class Received(Protocol):
+    """Takes one whole message in; never waits and never raises."""
+
+    def __call__(self, link: Link, payload: bytes, *, binary: bool) -> None: ...
+
+
 class Inbound:
     """Implements ``Intake``."""
 
@@ -56,7 +61,7 @@ class Inbound:
         *,
         node: NodeId,
         connections: Connections,
-        receiver: Receiver,
+        received: Received,
         presences: Presences,
         rooms: Rooms,
         operations: Operations,
@@ -71,7 +76,6 @@ class Inbound:
     ) -> None:
         self._node = node
         self._connections = connections
-        self._receiver = receiver
         self._presences = presences
         self._rooms = rooms
         self._operations = operations
@@ -85,7 +89,7 @@ class Inbound:
         )
         self._welcome = welcome
         self._replays = replays
-        self.received = receiver.received
+        self.received = received
 
     # --- before there is a connection
 

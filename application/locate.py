@@ -18,7 +18,7 @@ from eyewall.application.seats import user_of
 from eyewall.application.stores import StateStore
 from eyewall.application.whom import ANYBODY, Filter, Whom, where_in, where_out
 from eyewall.domain.errors import Unavailable
-from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where, node_of
 from eyewall.domain.report import Target, TargetKind
 
 By = dict[NodeId, list[ConnId]]
@@ -55,11 +55,6 @@ class Recipient:
 
 def _owners(conns: Iterable[Connection]) -> dict[ConnId, UserId]:
     return {conn.id: conn.user_id for conn in conns if conn.user_id is not None}
-
-
-def node_of(conn_id: str) -> NodeId:
-    """The node that gave a connection its id; empty for what is no id of ours."""
-    return NodeId(conn_id.partition("@")[2])
 
 
 class Locator:

@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from eyewall.application import fitting, limits
-from eyewall.application.context import Context
+from eyewall.application.hub import Context, Handler, Middleware
 from eyewall.application.logs import guarded, shown
-from eyewall.application.ports import Limiter, Logger, Tracer, Validator
+from eyewall.application.ports import Limiter, Logger, Tracer, Validator, method
 from eyewall.application.throttle import LogThrottle
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import (
@@ -28,11 +28,6 @@ from eyewall.domain.errors import (
     Unauthorized,
     code_of,
 )
-
-Handler = Callable[[Context, Envelope[Any]], Awaitable[Any]]
-"""What a middleware gets as ``next``."""
-Middleware = Callable[[Context, Envelope[Any], Handler], Awaitable[Any]]
-"""What goes around handlers: ``async def timing(ctx, msg, next)``."""
 
 
 class Internal(EyewallError):
@@ -267,11 +262,3 @@ def _takes(fn: Callable[..., Any], count: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def method(port: Any, name: str) -> Callable[..., Any]:
-    """Return a port's one method, or the port itself where it is a plain callable."""
-    found = getattr(port, name, port)
-    if not callable(found):
-        raise ValueError(f"{port!r} has no {name}() and can't be called")
-    return found  # type: ignore[no-any-return]

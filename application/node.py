@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from eyewall.application.build import Parts
+from eyewall.application.hub import Hub
 from eyewall.application.logs import shown
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.stores import Opens, has_methods_of
@@ -21,76 +22,81 @@ CLOSING = 2.0
 """Seconds that an adapter has to close; one that hangs must not keep the others."""
 
 
-class Node(Parts):
-    """The parts of one node, from its start to its end."""
+class Node:
+    """One node, from its start to its end."""
 
-    def __init__(self, config: NodeConfig, ports: Ports) -> None:
-        super().__init__(config, ports)
+    def __init__(self, config: NodeConfig, ports: Ports, hub: Hub | None = None) -> None:
+        """``hub`` is what handlers get as ``ctx.hub``; None makes one that calls this node."""
+        self.config = config
+        self.ports = ports
+        self.parts = Parts(config, ports, hub)
+        self.hub = self.parts.hub
+        self.intake = self.parts.intake
         self._open: list[Opens] = []
 
     def adopt(self, other: Node) -> None:
         """Take over what users have registered with ``other`` so far: it stays there too."""
-        self.router.adopt(other.router)
-        self.hooks.adopt(other.hooks)
-        self.failures.adopt(other.failures)
+        self.parts.router.adopt(other.parts.router)
+        self.parts.hooks.adopt(other.parts.hooks)
+        self.parts.failures.adopt(other.parts.failures)
 
     def successor(self, node_id: NodeId) -> Node:
-        """A node with the same adapters and registrations, to begin a further life with.
+        """A node with the same adapters, registrations and hub, to begin a further life with.
 
         All else is new: nothing of it belongs to the event loop, or to the process, in
         which this one has been.
         """
-        node = Node(replace(self.config, node_id=node_id), self.ports)
+        node = Node(replace(self.config, node_id=node_id), self.ports, self.hub)
         node.adopt(self)
         return node
 
     async def start(self) -> None:
         """Open the adapters and join the cluster."""
-        self.stats.begin()
+        self.parts.stats.begin()
         for adapter in self._adapters():
             await self._open_up(adapter)
             self._open.append(adapter)
-        self.connections.draining = False
-        await self.cluster.start()
-        self.repairs.start()
-        self.offline.start()
-        self.receiver.start()
+        self.parts.connections.draining = False
+        await self.parts.cluster.start()
+        self.parts.repairs.start()
+        self.parts.offline.start()
+        self.parts.receiver.start()
 
     async def finish_work(self) -> None:
         """Let running handlers and pending acks end."""
-        await self.receiver.idle()
-        await self.deliveries.settled()
+        await self.parts.receiver.idle()
+        await self.parts.deliveries.settled()
 
     async def cut_work(self) -> None:
         """End the handlers that still run; their requests are answered."""
-        await self.receiver.stop()
+        await self.parts.receiver.stop()
 
     async def finish_hooks(self) -> None:
         """Let the hooks hear of the ends, and of what did not arrive."""
-        await self.connections.settled()
-        await self.failures.settled()
+        await self.parts.connections.settled()
+        await self.parts.failures.settled()
 
     async def stop(self) -> None:
         """End what runs, leave the cluster, close the adapters."""
-        await self.receiver.stop()
-        self.deliveries.close()
-        await self.offline.close()
-        self.expiry.close()
-        self.resumer.close()
-        self.stall_log.close()
-        await self.connections.close()
-        await self.failures.close()
-        await self.operations.close()
-        await self.repairs.close()
-        await self.belongings.close()
-        await self.rooms.close()
-        await self.publisher.close()
-        await self.streams.close()
-        await self.presences.close()
-        self.threads.close()
-        await self.sessions.leave()
-        self.sessions.close()
-        await self.cluster.stop()
+        await self.parts.receiver.stop()
+        self.parts.deliveries.close()
+        await self.parts.offline.close()
+        self.parts.expiry.close()
+        self.parts.resumer.close()
+        self.parts.stall_log.close()
+        await self.parts.connections.close()
+        await self.parts.failures.close()
+        await self.parts.operations.close()
+        await self.parts.repairs.close()
+        await self.parts.belongings.close()
+        await self.parts.rooms.close()
+        await self.parts.publisher.close()
+        await self.parts.streams.close()
+        await self.parts.presences.close()
+        self.parts.threads.close()
+        await self.parts.sessions.leave()
+        self.parts.sessions.close()
+        await self.parts.cluster.stop()
         while self._open:
             await self._close(self._open.pop())
 
@@ -112,7 +118,9 @@ class Node(Parts):
             if is_cancelled():
                 raise
             # The others have to be closed all the same.
-            self.logger.error("close_failed", adapter=type(adapter).__name__, error=shown(error))
+            self.parts.logger.error(
+                "close_failed", adapter=type(adapter).__name__, error=shown(error)
+            )
 
     def _adapters(self) -> Sequence[Opens]:
         ports: list[Any] = [

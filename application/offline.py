@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from eyewall.application.frames import MalformedMessage
 from eyewall.application.latecomers import Latecomers
 from eyewall.application.logs import told
 from eyewall.application.messages import Messages
 from eyewall.application.outcomes import read_frame
-from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Logger, Timer
 from eyewall.application.replays import Replays
 from eyewall.application.send import Missed, Sender
@@ -255,7 +255,7 @@ class Offline:
             try:
                 header = {"p": one.message.priority}
                 frame = read_frame(self._codec, header, one.message.payload)
-            except BadPacket as problem:
+            except MalformedMessage as problem:
                 self._logger.error(
                     "stored_message_unreadable", id=one.message.id, error=told(problem)
                 )

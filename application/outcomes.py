@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eyewall.application.frames import Frame
+from eyewall.application.frames import Frame, MalformedMessage
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Codec
 from eyewall.domain.envelope import Message, Priority
@@ -165,7 +165,7 @@ def read_frame(
     recipient: str | None = None,
     fan_out: bool = False,
 ) -> Frame:
-    """Take over a message that another node encoded; raises ``BadPacket``.
+    """Take over a message that another node encoded; raises ``MalformedMessage``.
 
     The bytes go on as they are; they are decoded because the bus is not trusted.
     """
@@ -174,7 +174,7 @@ def read_frame(
         priority = Priority(header["p"])
         message = Message(envelope.topic, envelope.event, envelope.raw, envelope.id)
     except (Refused, KeyError, ValueError) as error:
-        raise BadPacket(f"not a message: {error}") from None
+        raise MalformedMessage(f"not a message: {error}") from None
     return Frame(
         payload,
         envelope=envelope,
@@ -186,8 +186,8 @@ def read_frame(
 
 
 def read_text(payload: bytes) -> str:
-    """Take over a text that another node sent; raises ``BadPacket``."""
+    """Take over a text that another node sent; raises ``MalformedMessage``."""
     try:
         return payload.decode()
     except UnicodeDecodeError as error:
-        raise BadPacket(str(error)) from None
+        raise MalformedMessage(str(error)) from None

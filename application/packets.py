@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from eyewall.domain.errors import Refused
+from eyewall.application.frames import MalformedMessage
 
 VERSION = 1
 MAX_HEADER = 4 * 1024 * 1024
@@ -22,7 +22,7 @@ PACKET_SLACK = 64 * 1024
 _FIXED = 5
 
 
-class BadPacket(Refused):
+class BadPacket(MalformedMessage):
     """Something on the bus that no node of this version says."""
 
 

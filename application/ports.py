@@ -281,3 +281,11 @@ class Logger(Protocol):
     def info(self, event: str, **fields: Any) -> Any: ...
     def warning(self, event: str, **fields: Any) -> Any: ...
     def error(self, event: str, **fields: Any) -> Any: ...
+
+
+def method(port: Any, name: str) -> Callable[..., Any]:
+    """Return a port's one method, or the port itself where it is a plain callable."""
+    found = getattr(port, name, port)
+    if not callable(found):
+        raise ValueError(f"{port!r} has no {name}() and can't be called")
+    return found  # type: ignore[no-any-return]

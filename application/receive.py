@@ -16,13 +16,13 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eyewall.application.admit import Admission
 from eyewall.application.connections import Connection, Connections
-from eyewall.application.context import Context
 from eyewall.application.deliveries import Deliveries
 from eyewall.application.hooks import MESSAGE, Event, Hooks
+from eyewall.application.hub import Context, Hub
 from eyewall.application.lanes import Lanes
 from eyewall.application.limits import Limits, Rest
 from eyewall.application.logs import shown
@@ -44,9 +44,6 @@ from eyewall.domain.errors import (
     Unavailable,
     UnsupportedData,
 )
-
-if TYPE_CHECKING:
-    from eyewall.application.hub import Hub
 
 Hook = Callable[[Connection, "str | bytes"], Any]
 
@@ -102,6 +99,7 @@ class Receiver:
     def __init__(
         self,
         *,
+        hub: Hub,
         connections: Connections,
         router: Router,
         replies: Replies,
@@ -117,8 +115,8 @@ class Receiver:
         worker_queue: int,
         lane_queue: int,
     ) -> None:
-        self.hub: Hub
-        """Set when the node is put together: handlers reach it through the context."""
+        self.hub = hub
+        """What handlers have as ``ctx.hub``."""
         self._connections = connections
         self._router = router
         self._replies = replies

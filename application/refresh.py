@@ -11,14 +11,12 @@ import inspect
 from functools import partial
 from typing import Any
 
-from eyewall.application.asked import field_of, object_of
+from eyewall.application.asked import field_of, object_of, rfc3339
 from eyewall.application.connections import Connections
-from eyewall.application.context import Context
 from eyewall.application.expiry import Expiry
 from eyewall.application.hints import hint_of, trace_without
-from eyewall.application.middleware import method
-from eyewall.application.ports import Authenticator, Clock, Logger
-from eyewall.application.send import rfc3339
+from eyewall.application.hub import Context
+from eyewall.application.ports import Authenticator, Clock, Logger, method
 from eyewall.application.tasks import is_end
 from eyewall.application.throttle import LogThrottle
 from eyewall.domain.envelope import Envelope

@@ -24,7 +24,7 @@ from eyewall.application.acks import Acks
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connections
 from eyewall.application.deliveries import Deliveries
-from eyewall.application.frames import Frame
+from eyewall.application.frames import Frame, MalformedMessage
 from eyewall.application.lines import Lines
 from eyewall.application.locate import Locator
 from eyewall.application.logs import told
@@ -219,8 +219,8 @@ class Replays:
             header = {"p": message.priority}
             frame = read_frame(self._codec, header, message.payload, recipient=str(replay.user_id))
             if frame.envelope is None or frame.envelope.id != message.id:
-                raise BadPacket("it has another id")
-        except BadPacket as error:
+                raise MalformedMessage("it has another id")
+        except MalformedMessage as error:
             self._logger.error("stored_message_unreadable", id=message.id, error=told(error))
             self._settle(replay, message.id)
             return

@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eyewall.application.admit import PUBLISH
+from eyewall.application.admit import PUBLISH, published
 from eyewall.application.connections import Connection
+from eyewall.application.failures import Failures
 from eyewall.application.frames import Frame
 from eyewall.application.logs import shown
 from eyewall.application.ports import Logger
 from eyewall.application.send import Sender, ack
 from eyewall.application.stats import Stats
-from eyewall.domain.envelope import ERROR_TOPIC, SYSTEM, Envelope
+from eyewall.domain.envelope import ERROR_TOPIC, MAX_TOPIC, ROOM, SYSTEM, Envelope, Message
 from eyewall.domain.errors import (
+    EyewallError,
     Misuse,
     Overloaded,
     RateLimited,
@@ -29,6 +31,7 @@ from eyewall.domain.errors import (
     Unavailable,
 )
 from eyewall.domain.repeats import Seen
+from eyewall.domain.report import Failure, FailureReason, reason_of
 from eyewall.domain.telling import MAX_DETAILS, RESERVED, Told, tell
 
 _TRY_AGAIN = (RateLimited, Overloaded, Unavailable, Unauthorized)
@@ -46,8 +49,9 @@ class ReservedKey(Misuse):
 class Replies:
     """Says yes or no to a request, once."""
 
-    def __init__(self, sender: Sender, stats: Stats, logger: Logger) -> None:
+    def __init__(self, sender: Sender, failures: Failures, stats: Stats, logger: Logger) -> None:
         self._sender = sender
+        self._failures = failures
         self._stats = stats
         self._logger = logger
 
@@ -156,9 +160,21 @@ class Replies:
     def _tell_room(self, request: Envelope, error: BaseException) -> None:
         """Have the failure handlers hear that a client's message was refused."""
         try:
-            self._sender.refused(request, error)
+            self._report_refusal(request, error)
         except BaseException as problem:
             self._logger.error("refusal_not_reported", error=shown(problem), exc_info=problem)
+
+    def _report_refusal(self, request: Envelope, error: BaseException) -> None:
+        reason = reason_of(error)
+        if reason in (FailureReason.PERMISSION, FailureReason.VALIDATION):
+            topic, event = published(request)
+            try:
+                message = Message(topic, event, request.raw, request.id)
+            except ValueError:  # a name of the client's that is too long for a message
+                message = Message(PUBLISH, "message", request.raw, request.id)
+            assert isinstance(error, EyewallError)
+            room_id = topic.removeprefix(ROOM)[:MAX_TOPIC]
+            self._failures.tell_soon(Failure(message, room_id, reason, error))
 
     def _answer(
         self,

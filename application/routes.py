@@ -11,10 +11,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from eyewall.application.context import Context
 from eyewall.application.fitting import is_async
 from eyewall.application.handlers import adapt, check, payload_type
-from eyewall.application.middleware import Handler, Middleware, chain
+from eyewall.application.hub import Context, Handler, Middleware, OrderingKey
+from eyewall.application.middleware import chain
 from eyewall.application.threads import Threads
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import Misuse
@@ -22,7 +22,6 @@ from eyewall.domain.routing import RouteTable
 from eyewall.domain.topic import Pattern
 
 F = TypeVar("F", bound=Callable[..., Any])
-OrderingKey = Callable[[Context, Envelope[Any]], Hashable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +216,17 @@ class Router:
         self.use(*other.everywhere)
         for registration, group, into in other._given:
             self._add(registration, group, into)
+
+    def handle(
+        self,
+        pattern: str,
+        handler: Callable[..., Any],
+        *middleware: Middleware,
+        version: str | None = None,
+        ordering_key: OrderingKey | None = None,
+    ) -> None:
+        """Register a handler of the application; raises ``ValueError``."""
+        self.add(Registration(pattern, handler, middleware, version, ordering_key))
 
     def add_command(self, topic: str, handler: Handler) -> None:
         """Register one of the server's own commands."""

@@ -7,20 +7,18 @@ a count, a failure report and an error.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
 from functools import partial
 from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from eyewall.application.admit import PUBLISH, published
 from eyewall.application.connections import Connection
 from eyewall.application.failures import Failures
 from eyewall.application.frames import Acknowledges, Frame
 from eyewall.application.gaps import GAP, Gaps
 from eyewall.application.ports import Audience, Codec, Link, Outbound
 from eyewall.application.stats import Stats
-from eyewall.domain.envelope import MAX_TOPIC, ROOM, Envelope, Message, Priority, Raw
+from eyewall.domain.envelope import Envelope, Message, Priority, Raw
 from eyewall.domain.errors import (
     AckTimeout,
     ConnectionClosed,
@@ -32,7 +30,7 @@ from eyewall.domain.errors import (
 from eyewall.domain.history import Position
 from eyewall.domain.identity import ConnId, MessageId, RoomId, UserId
 from eyewall.domain.outbox import Offer
-from eyewall.domain.report import Failure, FailureReason, reason_of
+from eyewall.domain.report import Failure, FailureReason
 
 # A tuple: looking into a set of enum members would hash them, in Python, each time.
 TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
@@ -288,19 +286,6 @@ class Sender:
         reason, missed = FailureReason.CONN_CLOSED, Missed(ConnId(conn_id))
         self._failures.tell_soon(self._failure(frame, missed, reason, error, None))
 
-    def refused(self, request: Envelope, error: BaseException) -> None:
-        """A client was not allowed to publish what it wanted to: its room misses it."""
-        reason = reason_of(error)
-        if reason in (FailureReason.PERMISSION, FailureReason.VALIDATION):
-            topic, event = published(request)
-            try:
-                message = Message(topic, event, request.raw, request.id)
-            except ValueError:  # a name of the client's that is too long for a message
-                message = Message(PUBLISH, "message", request.raw, request.id)
-            assert isinstance(error, EyewallError)
-            room_id = topic.removeprefix(ROOM)[:MAX_TOPIC]
-            self._failures.tell_soon(Failure(message, room_id, reason, error))
-
     def tell_dropped(self, conn: Connection, frame: Frame) -> None:
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
@@ -366,8 +351,3 @@ def _message_of(frame: Frame) -> Message:
             envelope.topic, envelope.event, data, envelope.id, priority=Priority(frame.priority)
         )
     return Message("system:raw", "message", frame.payload)
-
-
-def rfc3339(when: datetime) -> str:
-    """A timestamp as it stands on the wire."""
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -28,7 +28,6 @@ from typing import Any
 from eyewall.application.cluster import Cluster
 from eyewall.application.connections import Connection, Connections
 from eyewall.application.deadlines import Deadline, Deadlines
-from eyewall.application.locate import node_of
 from eyewall.application.logs import told
 from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Logger
@@ -37,7 +36,7 @@ from eyewall.application.stores import StateStore
 from eyewall.application.tasks import briefly
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import Unavailable
-from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId
+from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId, node_of
 from eyewall.domain.repeats import Repeats
 from eyewall.domain.session import (
     MAX_NAME,

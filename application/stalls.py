@@ -23,7 +23,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from eyewall.application.ports import Clock, Logger, Timer
-from eyewall.application.stats import Stats
 from eyewall.domain.report import Incident
 
 TICK: Final = 0.5
@@ -159,10 +158,10 @@ class StallLog:
     """Counts stalls, and says them in the log: the first at once, then a line in
     ``QUIET`` seconds at most, which has all since."""
 
-    def __init__(self, clock: Clock, logger: Logger, stats: Stats) -> None:
+    def __init__(self, clock: Clock, logger: Logger, happened: Callable[[Incident], None]) -> None:
         self._clock = clock
         self._logger = logger
-        self._stats = stats
+        self._happened = happened
         self._next = float("-inf")
         self._stalls = 0
         self._seconds = 0.0
@@ -170,7 +169,7 @@ class StallLog:
 
     def stalled(self, seconds: float) -> None:
         """The loop stood still for so long."""
-        self._stats.happened(Incident.LOOP_STALLS)
+        self._happened(Incident.LOOP_STALLS)
         self._stalls += 1
         self._seconds += seconds
         if self._timer is None:

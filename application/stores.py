@@ -24,6 +24,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
 from eyewall.application.ports import Maybe
+from eyewall.domain.errors import Unavailable
 from eyewall.domain.history import Entry, Page, Position, Retention
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.mailbox import Evicted, StoredMessage
@@ -282,3 +283,9 @@ class OfflineStore(Protocol):
 
     async def release(self, user_id: UserId, owner: str) -> None:
         """Give the right back, if ``owner`` has it."""
+
+
+class AdapterFailed(Unavailable):
+    """An adapter raised an error that its port does not allow."""
+
+    code = Unavailable.code

@@ -20,11 +20,10 @@ from collections.abc import Collection
 from eyewall.application.anteroom import Anteroom
 from eyewall.application.connections import Connections
 from eyewall.application.fanout import Audiences
-from eyewall.application.frames import Frame
+from eyewall.application.frames import Frame, MalformedMessage
 from eyewall.application.gates import Arrival, Gate
 from eyewall.application.logs import told
 from eyewall.application.outcomes import read_frame
-from eyewall.application.packets import BadPacket
 from eyewall.application.ports import Clock, Codec, Link, Logger, Timer
 from eyewall.application.send import Sender
 from eyewall.application.stats import Stats
@@ -372,7 +371,7 @@ class Streams:
         header = {"p": int(entry.priority)}
         try:
             return read_frame(self._codec, header, entry.payload, recipient=room_id, fan_out=True)
-        except BadPacket as error:
+        except MalformedMessage as error:
             self._logger.error("entry_not_read", room=room_id, error=told(error))
             return None
 

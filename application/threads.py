@@ -14,6 +14,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from eyewall.domain.errors import Misuse
+
 T = TypeVar("T")
 
 
@@ -149,3 +151,29 @@ def _work(calls: SimpleQueue[Call | None], idle: threading.Semaphore) -> None:
             call.make()
         del call  # what it holds should not wait for the next one
         idle.release()
+
+
+def call_from_thread(
+    loop: asyncio.AbstractEventLoop, fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
+) -> T:
+    """Run ``await fn(*args, **kwargs)`` on ``loop``, and block this thread until it has ended.
+
+    Returns the result or raises. Raises ``Misuse`` on the loop itself: that would be a deadlock.
+    """
+    if _runs_here(loop):
+        raise Misuse("from_thread is for plain handlers: await it instead")
+
+    call = current_call()
+
+    async def run() -> T:
+        work = fn(*args, **kwargs)
+        return await (work if call is None else call.ask(work))
+
+    return asyncio.run_coroutine_threadsafe(run(), loop).result()
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

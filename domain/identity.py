@@ -196,3 +196,8 @@ class Where:
                 for key, value in self.attributes.items()
             )
         )
+
+
+def node_of(conn_id: str) -> NodeId:
+    """The node that gave a connection its id; empty for what is no id of ours."""
+    return NodeId(conn_id.partition("@")[2])

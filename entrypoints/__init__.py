@@ -16,9 +16,7 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.validation.marshmallow import MarshmallowValidator
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.connections import Connection
-from eyewall.application.context import Context
-from eyewall.application.hub import Hub
-from eyewall.application.middleware import Handler, Middleware
+from eyewall.application.hub import Context, Handler, Hub, Middleware
 from eyewall.application.ports import (
     AccessController,
     Authenticator,

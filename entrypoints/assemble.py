@@ -172,7 +172,7 @@ def assemble(options: Options) -> tuple[Node, Front]:
         options, sockets.outbound, clock=clock, codec=codec, logger=logger, stalls=stalls
     )
     sockets.intake = node.intake
-    sockets.refusals.count = node.stats.refused
+    sockets.refusals.count = node.parts.stats.refused
     return node, sockets
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eyewall.application.hub import Hub, turn
+from eyewall.application.hub import Hub
 from eyewall.application.node import Node
 from eyewall.background import Background
 
@@ -27,7 +27,7 @@ class Registry:
     """The hub of a server, its hooks, and what stands behind it at the moment."""
 
     def __init__(self, inside: Inside) -> None:
-        self.hub = Hub(inside.node)
+        self.hub: Hub = inside.node.hub
         self.inside = inside
         """The server's own."""
         self.startup: list[Hook] = []
@@ -43,7 +43,6 @@ class Registry:
     def become(self, inside: Inside) -> None:
         """Have ``inside`` behind the server from now on."""
         self.inside = inside
-        inside.node.receiver.hub = self.hub
         self._turn()
 
     # --- for tests: what was built and registered once, used without its sockets
@@ -68,7 +67,7 @@ class Registry:
         self._turn()
 
     def _turn(self) -> None:
-        turn(self.hub, self.asked.node, self.asked.stop)
+        self.hub._attach(self.asked.node.parts, self.asked.stop)  # noqa: SLF001
 
 
 def checked(hook: F) -> F:

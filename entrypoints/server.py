@@ -19,9 +19,9 @@ from eyewall.adapters.web.http.health import ops_routes
 from eyewall.adapters.web.http.origin import OriginRule
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.drain import Step, run_steps
-from eyewall.application.hub import Hub
+from eyewall.application.hub import Hub, Middleware, OrderingKey
 from eyewall.application.logs import shown
-from eyewall.application.middleware import Middleware, trace
+from eyewall.application.middleware import trace
 from eyewall.application.node import Node
 from eyewall.application.ports import (
     AccessController,
@@ -32,7 +32,7 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
-from eyewall.application.routes import OrderingKey, Routes, named
+from eyewall.application.routes import Routes, named
 from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
 from eyewall.application.tasks import LAST_WORD, is_cancelled, is_end
 from eyewall.assemble import Front, Options, assemble, own_node_id
@@ -153,12 +153,12 @@ class Server:
         """Begin anew, with nothing registered."""
         self._node, self._sockets = node, sockets
         # An application that is there already may accept before the node has started.
-        node.connections.draining = True
+        node.parts.connections.draining = True
         self.logger: Logger = node.ports.logger
         """What the server writes its lines with, for those of the application too:
         ``server.logger.info("order_paid", order=7)``. It is what was given as ``logger``, else
         the one of the settings."""
-        self._logger = node.logger
+        self._logger = node.parts.logger
         self._clock = node.ports.clock
         self._background = Background(self._logger)
         self._registry = Registry(Inside(node, self._background, self._end))
@@ -227,7 +227,7 @@ class Server:
 
     def include(self, routes: Routes, prefix: str = "") -> None:
         """Take in a group of routes, with ``prefix`` before its patterns."""
-        self._registry.asked.node.router.include(routes, prefix)
+        self._registry.asked.node.parts.router.include(routes, prefix)
 
     def on_startup(self, fn: F) -> F:
         """Run ``fn()`` when the hub is up and before anybody is let in.
@@ -399,14 +399,14 @@ class Server:
         belongs to the process that this one was forked from."""
         self._process = os.getpid()
         self._node = self._node.successor(own_node_id(self.options))
-        self._node.connections.draining = True
+        self._node.parts.connections.draining = True
         self._sockets.intake = self._node.intake
         if self._sockets.refusals is not None:
-            self._sockets.refusals.count = self._node.stats.refused
+            self._sockets.refusals.count = self._node.parts.stats.refused
         self._registry.become(Inside(self._node, self._background, self._end))
 
     async def _start(self, pages: Sequence[Any]) -> None:
-        paused = Shortage(self._node.stats, self._logger, self._clock).paused
+        paused = Shortage(self._node.parts.stats, self._logger, self._clock).paused
         ops = ops_routes(self._not_ready, getattr(self._metrics, "render", None))
         if self._ops is not None:
             self._ops.serve(
@@ -414,7 +414,7 @@ class Server:
                 self._handshake_timeout,
                 logger=self._logger,
                 paused=paused,
-                stalls=self._node.stalls,
+                stalls=self._node.parts.stalls,
             )
             ops = []
         await self._node.start()
@@ -441,7 +441,7 @@ class Server:
                 hosts=self._sockets.hosts,
                 refusals=self._sockets.refusals,
                 paused=paused,
-                stalls=self._node.stalls,
+                stalls=self._node.parts.stalls,
             )
             self._logger.info(
                 "listening",
@@ -460,7 +460,7 @@ class Server:
             return ["not started"]
         if self._starting is not None and not self._starting.done():
             return ["starting"]
-        return ["draining"] if self._node.connections.draining else []
+        return ["draining"] if self._node.parts.connections.draining else []
 
     async def shutdown(self, timeout: Seconds = 10.0) -> None:
         """Drain and stop, within ``timeout`` seconds: clients are told and let in no more,
@@ -489,12 +489,12 @@ class Server:
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting], timeout=LAST_WORD)
-        node.connections.draining = True
+        node.parts.connections.draining = True
         self._sockets.turn_away()
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
             [
-                ("tell", node.farewell.announce),
+                ("tell", node.parts.farewell.announce),
                 ("read", self._sockets.read_up),
                 ("work", node.finish_work),
             ],
@@ -502,7 +502,7 @@ class Server:
             until=work_until,
         )
         await node.cut_work()
-        await node.farewell.close()
+        await node.parts.farewell.close()
         left = max(0.1, begun + timeout - clock.now())
         unfinished += await run_steps(
             [("hooks", node.finish_hooks), ("close", lambda: self._sockets.stop(left))],

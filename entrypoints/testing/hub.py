@@ -85,7 +85,7 @@ class TestHub:
         if self._server is not None:
             raise RuntimeError("the hub is open")
         server = self._server = rebuilt(self._given, self._build)
-        self.world.pools.append(self._node.threads)
+        self.world.pools.append(self._node.parts.threads)
         behind(self._given).stand_in(behind(server).inside)
         try:
             with self.world.ruling():
@@ -111,7 +111,7 @@ class TestHub:
     def _leave(self) -> None:
         server = self._open
         behind(self._given).stand_back(behind(server).inside)
-        self.world.pools.remove(self._node.threads)
+        self.world.pools.remove(self._node.parts.threads)
         self.world.stand_back()
         self._server = None
 
@@ -165,7 +165,7 @@ class TestHub:
     @property
     def running(self) -> int:
         """Handlers that are at work."""
-        return 0 if self._server is None else self._node.receiver.running
+        return 0 if self._server is None else self._node.parts.receiver.running
 
     def now(self) -> datetime:
         """The date and time, aware, in UTC."""

@@ -18,7 +18,6 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.connections import Connection
 from eyewall.application.frames import Frame
-from eyewall.application.hub import Hub
 from eyewall.application.needs import NodeConfig, Ports
 from eyewall.application.node import Node
 from eyewall.application.ports import Codec
@@ -193,7 +192,8 @@ class Harness:
         self.node = Node(
             NodeConfig(node_id=NodeId(node_id), **config), Ports(clock=self.clock, **ports)
         )
-        self.hub = Hub(self.node)
+        self.parts = self.node.parts
+        self.hub = self.node.hub
         self.intake = self.node.intake
         self._is_running = False
 

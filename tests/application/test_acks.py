@@ -139,7 +139,7 @@ async def test_a_node_of_a_release_that_names_nobody_still_counts(one, two):
 
     ada = await two.connect("ada")
     await one.hub.join("r", ada.id)
-    two.node.cluster.on_call("deliver", answer_without_names)
+    two.parts.cluster.on_call("deliver", answer_without_names)
 
     for target in (Target.user("ada"), Target.room("r")):
         result = await finished(one.hub.emit_with_ack(target, NEWS))
@@ -194,7 +194,7 @@ async def test_an_answer_that_makes_no_sense_is_none(one, two, answered):
         return answered
 
     ada = await two.connect("ada")
-    two.node.cluster.on_call("deliver", nonsense)
+    two.parts.cluster.on_call("deliver", nonsense)
 
     report = await finished(one.hub.send_to_user("ada", NEWS, ACKED))
 
@@ -207,7 +207,7 @@ async def test_a_node_that_fails_is_unknown(one, two):
         raise RuntimeError("secret")
 
     await two.connect("ada")
-    two.node.cluster.on_call("deliver", fails)
+    two.parts.cluster.on_call("deliver", fails)
 
     report = await finished(one.hub.send_to_user("ada", NEWS, ACKED))
 
@@ -272,7 +272,7 @@ async def test_who_gives_up_leaves_nothing_waiting(one, two, clock):
     await settle()
 
     assert one.hub.pending_acks(here.id) == []
-    assert one.node.cluster._questions == {}
+    assert one.parts.cluster._questions == {}
     await clock.advance(10)
     assert len(clock.timers) == timers
 
@@ -280,7 +280,7 @@ async def test_who_gives_up_leaves_nothing_waiting(one, two, clock):
 async def test_a_connection_that_went_on_the_way_is_reported(one, two):
     ada = await two.connect("ada")
     sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
-    two.node.connections.end(ada.conn, "normal")
+    two.parts.connections.end(ada.conn, "normal")
 
     report = await finished(sending)
 
@@ -299,7 +299,7 @@ async def test_a_connection_that_went_on_the_way_is_reported(one, two):
 )
 async def test_a_question_that_makes_no_sense_is_refused(one, two, header):
     with pytest.raises(Unavailable):
-        await one.node.cluster.call("n2", "deliver", header, b'{"id":"1","topic":"t","ack":true}')
+        await one.parts.cluster.call("n2", "deliver", header, b'{"id":"1","topic":"t","ack":true}')
 
 
 async def test_ten_thousand_recipients_cost_one_timer_and_no_task_each(make_node):

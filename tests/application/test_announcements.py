@@ -166,7 +166,7 @@ async def test_an_absence_that_the_state_cant_be_asked_about_is_told_later(make_
     assert "absence_not_told" in node.logger.of("warning")
     await node.advance(AGAIN)
     assert [(n["event"], n["data"]["user_id"]) for n in bob.heard()] == [("leave", "ada")]
-    assert len(node.node.rooms._announcements) == 0
+    assert len(node.parts.rooms._announcements) == 0
 
 
 async def test_without_a_grace_nothing_is_hidden(make_node):

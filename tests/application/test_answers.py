@@ -117,7 +117,7 @@ async def test_a_failure_handler_that_can_not_be_told_prevents_no_answer(node, a
     def broken(*_):
         raise SystemExit
 
-    node.node.failures.tell_soon = broken
+    node.parts.failures.tell_soon = broken
 
     [nack] = await ada.ask(publish("r"))
 

@@ -569,7 +569,7 @@ async def test_who_ends_while_the_token_is_looked_at_needs_none(guarded, tokens,
         await settle()
 
         assert node.logger.of("error") == []
-        assert len(node.node.expiry) == 0
+        assert len(node.parts.expiry) == 0
 
 
 async def test_what_was_known_of_the_connection_stays(guarded, clock):

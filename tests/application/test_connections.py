@@ -134,7 +134,7 @@ async def test_a_connection_that_ends_gives_its_place_back(make_node):
 
 
 async def test_a_draining_node_lets_nobody_in(node):
-    node.node.connections.draining = True
+    node.parts.connections.draining = True
 
     with pytest.raises(ShuttingDown):
         node.intake.reserve(None)
@@ -278,7 +278,7 @@ async def test_nothing_is_left_of_connections_that_have_gone(node):
         await ada.vanish()
     await settle()
 
-    inside = node.node
+    inside = node.parts
     assert len(inside.connections) == len(inside.connections.everyone) == 0
     assert len(inside.connections.roster) == 0
     assert len(inside.connections._places) == 0
@@ -300,6 +300,6 @@ async def test_close_ends_hooks_that_don_t_end(node):
     ada = await node.connect("ada")
     await ada.vanish()
 
-    await node.node.connections.close()
+    await node.parts.connections.close()
 
-    assert not node.node.connections._ending
+    assert not node.parts.connections._ending

@@ -23,7 +23,7 @@ async def test_a_token_that_runs_out_ends_the_connection(node):
 async def test_a_connection_without_an_end_is_not_watched(node):
     await node.connect("ada")
 
-    assert len(node.node.expiry) == 0
+    assert len(node.parts.expiry) == 0
 
 
 async def test_a_token_that_was_refreshed_counts_from_then_on(node):
@@ -54,16 +54,16 @@ async def test_a_connection_may_be_let_live_for_ever(node):
     await node.advance(1000)
 
     assert ada.closed is None
-    assert len(node.node.expiry) == 0
+    assert len(node.parts.expiry) == 0
 
 
 async def test_a_connection_that_has_gone_is_not_watched_any_more(node):
     ada = await node.connect("ada", expires_at=after(60))
     await ada.vanish()
 
-    assert len(node.node.expiry) == 0
-    node.node.expiry.watch(ada.conn)
-    assert len(node.node.expiry) == 0
+    assert len(node.parts.expiry) == 0
+    node.parts.expiry.watch(ada.conn)
+    assert len(node.parts.expiry) == 0
 
 
 async def test_after_the_end_of_the_node_nothing_is_due(make_node, clock):

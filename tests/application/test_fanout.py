@@ -355,7 +355,7 @@ async def test_a_node_publishes_rooms_where_they_are_heard_only(make_node):
     assert bus.listeners_of("eyewall:room:a") == 1
     assert bus.listeners_of("eyewall:room:b") == 1
     consumed = []
-    two.node.stats.metrics.consumed = consumed.append
+    two.parts.stats.metrics.consumed = consumed.append
     await one.hub.broadcast_room("a", "news")
     await settle()
     assert consumed == []

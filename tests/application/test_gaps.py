@@ -117,7 +117,7 @@ async def test_a_room_without_history_has_no_gaps(node):
     await settle()
 
     assert [m["data"] for m in ada.heard()] == [1]
-    assert len(node.node.sender.gaps) == 0
+    assert len(node.parts.sender.gaps) == 0
 
 
 async def test_a_gap_that_could_not_be_told_is_told_later(node):
@@ -157,7 +157,7 @@ async def test_a_connection_that_ends_leaves_no_notes(node, policy):
 
     await ada.vanish()
 
-    assert len(node.node.sender.gaps) == 0
+    assert len(node.parts.sender.gaps) == 0
 
 
 async def test_the_note_is_of_the_first_that_was_dropped_whenever_it_was(node):

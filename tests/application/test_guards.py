@@ -12,9 +12,17 @@ from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application import guards, sessions, stores, tasks
 from eyewall.application import node as node_module
-from eyewall.application.guards import AdapterFailed, methods, with_deadlines
+from eyewall.application.build import guarded_ports
+from eyewall.application.guards import Guard
 from eyewall.application.needs import Ports
-from eyewall.application.stores import CountsListeners, HistoryStore, OfflineStore, StateStore
+from eyewall.application.stores import (
+    AdapterFailed,
+    CountsListeners,
+    HistoryStore,
+    OfflineStore,
+    StateStore,
+    methods,
+)
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Misuse, Refused, RoomFull, Unavailable
 from eyewall.domain.identity import ConnMeta
@@ -72,9 +80,9 @@ def behind_guards(logger=None, **given):
         "history": MemoryHistory(),
         "offline": MemoryOffline(),
     } | given
-    return with_deadlines(
+    return guarded_ports(
         Ports(outbound=FakeOutbound(), clock=FakeClock(), codec=CODEC, logger=logger, **ports),
-        logger,
+        Guard(logger),
         lambda: None,
     )
 
@@ -513,7 +521,7 @@ async def test_a_node_whose_engines_hang_ends_all_the_same(make_node, clock, bus
     ada, eve = await node.connect("ada", session=True), await node.connect("eve", session=True)
     await node.hub.join("lab", eve.id)
     await eve.vanish()  # it may come back, which has to be told to somebody at the end
-    assert len(node.node.sessions) == 1
+    assert len(node.parts.sessions) == 1
     assert ada.heard(), "what was stored is being sent, under a claim"
     engine.before |= set(methods(StateStore))
     offline.before |= set(methods(OfflineStore))

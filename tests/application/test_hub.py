@@ -8,7 +8,7 @@ import inspect
 
 import pytest
 
-from eyewall.application.hub import Hub, turn
+from eyewall.application.hub import Hub
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Misuse, RoomNotFound
@@ -231,7 +231,7 @@ async def test_shutdown_is_the_server_s_affair(node, hub):
     async def stop(timeout):
         asked.append(timeout)
 
-    turn(hub, node.node, stop)
+    hub._attach(node.parts, stop)
     await hub.shutdown(timeout=3)
     assert asked == [3.0]
 

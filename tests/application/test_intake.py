@@ -329,12 +329,12 @@ async def test_who_comes_through_the_door_while_the_node_drains_is_turned_away(m
     """The handshake had begun before: nobody would close this connection any more."""
     node = await make_node(max_connections=1)
     link, place = node.link(), node.intake.reserve(None)
-    node.node.connections.draining = True
+    node.parts.connections.draining = True
 
     assert not await node.intake.open(link, ConnMeta(), place, session=True)
 
     assert link.closed is DisconnectReason.SERVER_SHUTDOWN
-    node.node.connections.draining = False
+    node.parts.connections.draining = False
     node.intake.reserve(None)
 
 
@@ -457,7 +457,7 @@ async def test_who_is_refused_has_got_nothing_of_the_others(make_node):
 
     assert ada.heard() == []
     assert ada.closed is DisconnectReason.POLICY_VIOLATION
-    assert len(one.node.audiences) == 0
+    assert len(one.parts.audiences) == 0
 
 
 async def test_who_is_let_in_gets_what_its_rooms_sent_meanwhile_and_all_from_then_on(node):

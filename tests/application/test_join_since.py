@@ -512,7 +512,7 @@ async def test_who_ends_meanwhile_is_sent_and_held_nothing(one, store):
 
     assert ada.heard() == []
     assert (await one.hub.room("lab")).members == 1
-    assert not one.node.streams.is_held("lab", ada.link)
+    assert not one.parts.streams.is_held("lab", ada.link)
 
 
 async def test_a_history_that_ends_meanwhile_lets_the_member_go_on(one, store):
@@ -771,4 +771,4 @@ async def test_nothing_is_left_of_a_join(one):
     await publish(one, 1)
     ada, _ = await join(one, "start")
 
-    assert not one.node.streams.is_held("lab", ada.link)
+    assert not one.parts.streams.is_held("lab", ada.link)

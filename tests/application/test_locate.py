@@ -37,9 +37,9 @@ def make_locator(node, state=None):
     return Locator(
         node=node.hub.node_id,
         state=state or node.state,
-        cluster=node.node.cluster,
-        connections=node.node.connections,
-        audiences=node.node.audiences,
+        cluster=node.parts.cluster,
+        connections=node.parts.connections,
+        audiences=node.parts.audiences,
         logger=node.logger,
     )
 
@@ -66,7 +66,7 @@ async def test_a_connection_that_is_nowhere(locator, conn_id):
 
 async def test_a_node_whose_lease_has_lapsed_has_no_connections(locator, one, two, clock):
     there = await two.connect("ada")
-    two.node.cluster._timer.cancel()
+    two.parts.cluster._timer.cancel()
 
     await clock.advance(10)
 
@@ -155,7 +155,7 @@ async def test_an_answer_that_makes_no_sense_is_nobody(locator, one, two):
     async def nonsense(header, payload):
         return [5]
 
-    two.node.cluster.on_call("who", nonsense)
+    two.parts.cluster.on_call("who", nonsense)
 
     assert (await locator.fitting(Where())).by_node == {}
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.messaging import several
+from eyewall.application.arguments import several
 from eyewall.domain.envelope import Message
 from eyewall.domain.report import SendOptions
 

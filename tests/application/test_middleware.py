@@ -4,15 +4,8 @@ from contextlib import contextmanager
 import pytest
 
 from eyewall.adapters.limits.memory import TokenBucketLimiter
-from eyewall.application.middleware import (
-    auth_required,
-    log,
-    method,
-    rate_limit,
-    recover,
-    trace,
-    validate,
-)
+from eyewall.application.middleware import auth_required, log, rate_limit, recover, trace, validate
+from eyewall.application.ports import method
 from eyewall.application.throttle import LINES
 from eyewall.domain.errors import Forbidden, ValidationError
 from tests.application.fakes import RecordingLogger, settle

@@ -93,7 +93,7 @@ async def test_of_one_that_did_not_acknowledge(make_node, target):
 async def test_of_one_that_ends_before_it_has_read(node, failures, ada):
     await node.hub.emit_to_room("r", NEWS, SendOptions())
     frame = ada.link.frames[-1]
-    node.node.sender.lost(ada.conn, frame, FailureReason.CONN_CLOSED)
+    node.parts.sender.lost(ada.conn, frame, FailureReason.CONN_CLOSED)
     await settle()
 
     assert [named(f)[2:] for f in failures] == [(ada.id, "ada")]

@@ -427,7 +427,7 @@ async def test_a_node_that_does_not_answer_does_not_keep_a_kick_from_the_others(
 async def test_a_node_that_is_dead_is_not_waited_for(make_node, clock):
     one, two = await make_node(), await make_node()
     ada = await joined(two, "ada")
-    two.node.cluster._timer.cancel()
+    two.parts.cluster._timer.cancel()
     await clock.advance(10)
 
     assert await one.hub.kick_user_from_room("ada", "lab") == 0
@@ -485,7 +485,7 @@ async def test_what_makes_no_sense_from_another_node_changes_nothing(one, two, h
 
     for op in ("removed", "role"):
         with pytest.raises(Unavailable):
-            await one.node.cluster.call("n2", op, header)
+            await one.parts.cluster.call("n2", op, header)
 
     assert ada.conn.rooms == {"lab"}
 

@@ -196,7 +196,7 @@ async def test_what_is_registered_with_one_node_can_be_taken_over_by_another(mak
     group.handle("double", lambda ctx, msg: msg.data * 2)
     before = await make_node()
     register(before)
-    before.node.router.include(group, "math:")
+    before.parts.router.include(group, "math:")
     before.hub.on_connect(lambda conn: heard.append(conn.user_id))
     before.hub.on_user_offline(lambda failure: heard.append(failure.reason))
     after = await make_node()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from eyewall.adapters.codec.json import JsonCodec
+from eyewall.application.frames import MalformedMessage
 from eyewall.application.outcomes import (
     Outcome,
     is_unknown,
@@ -164,11 +165,11 @@ def test_a_frame_is_taken_over_byte_for_byte():
     [({}, b'{"topic":"t"}'), ({"p": 3}, b'{"topic":"t"}'), ({"p": 1}, b"x"), ({"p": 1}, b"{}")],
 )
 def test_what_is_no_message_is_refused(header, payload):
-    with pytest.raises(BadPacket):
+    with pytest.raises(MalformedMessage):
         read_frame(CODEC, header, payload)
 
 
 def test_a_text_is_text():
     assert read_text("ü".encode()) == "ü"
-    with pytest.raises(BadPacket):
+    with pytest.raises(MalformedMessage):
         read_text(b"\xff")

@@ -396,9 +396,9 @@ async def test_a_bad_packet_is_counted_and_moves_nothing(one, two, bus, header):
 
 async def test_a_node_where_nobody_is_in_the_room_reads_no_message_of_it(one, two, bus):
     """It may hear the room while somebody comes in."""
-    await two.node.cluster.hear_room("lab")
+    await two.parts.cluster.hear_room("lab")
 
     await one.hub.broadcast_room("lab", "t", data=1)
     await settle()
 
-    assert len(two.node.streams) == 0
+    assert len(two.parts.streams) == 0

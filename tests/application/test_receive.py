@@ -212,7 +212,7 @@ async def test_a_draining_node_answers_overloaded_and_still_takes_acks(node, ada
     task = asyncio.ensure_future(node.hub.request(ada.id, Message("ask")))
     await settle()
     [asked] = ada.heard()
-    node.node.connections.draining = True
+    node.parts.connections.draining = True
 
     [error] = await ada.ask({"id": "1", "topic": "t"})
     ada.ack(asked, "yes")
@@ -735,7 +735,7 @@ async def test_a_hook_that_is_taken_back_lets_nothing_overtake_what_waits_for_it
     await settle()
 
     assert handled == [1, 2]
-    assert node.node.receiver._asking == 0
+    assert node.parts.receiver._asking == 0
 
 
 async def test_a_slow_hook_holds_up_only_its_own_connection(node, ada, handled):

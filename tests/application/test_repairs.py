@@ -72,7 +72,7 @@ async def test_who_ends_while_the_state_is_away_is_gone_soon_after(node, other, 
     assert await members(other) == await members(other, "hall") == {}
     assert await online(other, "ada") == []
     assert await joined(other, "eve"), "there is room again"
-    assert len(node.node.doubts) == 0
+    assert len(node.parts.doubts) == 0
 
 
 async def test_who_comes_while_the_state_is_away_is_online_soon_after(node, other, engine):
@@ -123,7 +123,7 @@ async def test_wherever_a_change_of_user_breaks_off_it_is_gone_through_with(
     assert await members(other, "hall") == {}
     assert await online(other, "ada", "eve") == ["eve"]
     assert ada.conn.roles == {"lab": MEMBER}
-    assert node.node.seats.misnamed(ada.conn) == []
+    assert node.parts.seats.misnamed(ada.conn) == []
     await ada.vanish()
     assert await online(other, "eve") == []
     assert await other.hub.rooms() == []
@@ -236,7 +236,7 @@ async def test_it_is_tried_again_until_the_state_is_there_and_not_all_the_time(n
     for n in range(20):
         await joined(node, f"u{n}")
     engine.away = True
-    for conn in list(node.node.connections):
+    for conn in list(node.parts.connections):
         await node.hub.disconnect_conn(conn.id)
     await settle()
     engine.calls.clear()
@@ -248,7 +248,7 @@ async def test_it_is_tried_again_until_the_state_is_there_and_not_all_the_time(n
     engine.away = False
     await node.advance(LATER)
     assert await engine.inner.rooms() == []
-    assert len(node.node.doubts) == 0
+    assert len(node.parts.doubts) == 0
 
 
 async def test_one_that_can_not_be_mended_holds_up_no_other(node, other, engine):
@@ -357,7 +357,7 @@ async def test_ghosts_are_found_without_a_failure(node, other, engine):
 
     def sits(conn_id):
         def rule(room, standing):
-            room = room or node.node.seats.implied("den")
+            room = room or node.parts.seats.implied("den")
             room.admit(standing, conn_id, mine, now=now)
             return room, None
 
@@ -386,7 +386,7 @@ async def test_a_role_that_never_arrived_is_learned(node, other, engine):
         return room, None
 
     await engine.inner.decide("lab", "u:ada", rule)
-    node.node.doubts.everything(ada.id)
+    node.parts.doubts.everything(ada.id)
 
     await node.advance(SOON)
 

@@ -34,7 +34,7 @@ async def one(make_node, store):
 async def put(node, store, numbers, user=ADA, **fields):
     """Have messages in the store that nobody was sent."""
     for number in numbers:
-        frame = node.node.sender.frame(Message("old", data=number, id=f"m{number}"), ack=True)
+        frame = node.parts.sender.frame(Message("old", data=number, id=f"m{number}"), ack=True)
         await store.inner.store(
             user, StoredMessage(f"m{number}", frame.payload, Priority.NORMAL, START, **fields)
         )
@@ -193,7 +193,7 @@ async def test_one_missing_ack_holds_nothing_back(one, store):
     assert heard == list(range(100)), "it took its place, and nothing more"
     await one.advance(5.0)
     assert await kept(store) == ["m3"]
-    assert len(one.node.stored.replays) == 0
+    assert len(one.parts.stored.replays) == 0
 
 
 async def test_a_client_that_never_acks_gets_the_rest_when_the_first_time_out(one, store):
@@ -234,7 +234,7 @@ async def test_what_came_too_late_is_not_delivered(one, store):
 
     assert numbers(ada.heard()) == [2]
     await one.advance(2.0)
-    assert len(one.node.stored.replays) == 0, "nobody waits for its ack beyond its time"
+    assert len(one.parts.stored.replays) == 0, "nobody waits for its ack beyond its time"
 
 
 async def test_it_ends_with_the_last_connection(one, store):
@@ -242,7 +242,7 @@ async def test_it_ends_with_the_last_connection(one, store):
     ada = await one.connect("ada")
     await ada.vanish()
 
-    assert len(one.node.stored.replays) == 0
+    assert len(one.parts.stored.replays) == 0
     assert len(await kept(store)) == 50
     assert await store.inner.claim(ADA, "anybody", 1) == "anybody"
 
@@ -265,7 +265,7 @@ async def test_what_does_not_fit_the_queue_is_not_overtaken(one, store):
 
 async def test_what_is_unreadable_is_removed_and_logged(one, store):
     await store.inner.store(ADA, StoredMessage("bad", b"{", Priority.NORMAL, START))
-    other = CODEC.encode(one.node.sender.frame(Message("old", id="else")).envelope)
+    other = CODEC.encode(one.parts.sender.frame(Message("old", id="else")).envelope)
     await store.inner.store(ADA, StoredMessage("wrong", other, Priority.NORMAL, START))
     await put(one, store, [1])
 
@@ -302,7 +302,7 @@ async def test_who_becomes_the_user_in_a_hook_gets_it_once(one, store):
 
 async def test_newer_messages_wait_from_the_step_in_which_somebody_is_let_in(one, store):
     await put(one, store, [1])
-    replays = one.node.stored.replays
+    replays = one.parts.stored.replays
     store.before = {"waiting"}
     link = one.link()
     opening = asyncio.ensure_future(one.connect("ada", link=link))
@@ -320,7 +320,7 @@ async def test_they_wait_again_when_it_is_tried_again(one, store):
     await put(one, store, [1])
     store.away = True
     ada = await one.connect("ada")
-    assert ADA not in one.node.stored.replays.lines
+    assert ADA not in one.parts.stored.replays.lines
     store.away = False
     store.before = {"waiting"}
     await one.advance(5.0)
@@ -452,7 +452,7 @@ async def test_one_replay_serves_devices_on_all_nodes(two, store):
     assert numbers(phone.heard()) == list(range(32, 40))
     assert numbers(laptop.heard()) == list(range(32, 40))
     await one.advance(10.0)
-    assert [len(node.node.stored.replays) for node in two] == [0, 0]
+    assert [len(node.parts.stored.replays) for node in two] == [0, 0]
     assert len(await kept(store)) == 8
 
 
@@ -582,7 +582,7 @@ async def test_it_is_tried_again_as_long_as_the_user_is_there(one, store):
     await one.advance(60.0)
 
     assert store.calls.count("waiting") == 13
-    assert len(one.node.stored.replays) == 0
+    assert len(one.parts.stored.replays) == 0
 
 
 async def test_who_comes_meanwhile_is_reason_for_a_try_at_once(one, store):
@@ -615,12 +615,12 @@ async def test_what_could_not_be_removed_comes_again_under_its_id(one, store):
 async def test_a_node_that_drains_begins_nothing(one, store):
     await put(one, store, range(100))
     ada = await one.connect("ada")
-    one.node.connections.draining = True
+    one.parts.connections.draining = True
     ack_all(ada)
     await settle()
 
     assert ada.heard() == []
-    assert len(one.node.stored.replays) == 0
+    assert len(one.parts.stored.replays) == 0
 
 
 async def test_a_node_that_stops_gives_its_claims_back(one, store):
@@ -636,4 +636,4 @@ async def test_a_connect_of_a_user_without_messages_costs_one_look(one, store):
     await one.connect("ada")
 
     assert store.calls == ["open", "waiting"]
-    assert len(one.node.stored.replays) == 0
+    assert len(one.parts.stored.replays) == 0

@@ -936,4 +936,4 @@ async def test_nothing_is_left_of_a_resume(one):
     await publish(one, 2)
     await resume(ada, {"lab": stood})
 
-    assert not one.node.streams.is_held("lab", ada.link)
+    assert not one.parts.streams.is_held("lab", ada.link)

@@ -127,7 +127,7 @@ async def test_middleware_added_while_it_runs_applies_from_the_next_message_on(n
 
 async def test_the_chain_is_built_once_for_many_messages(node, ada):
     node.hub.handle("t", handler)
-    router = node.node.router
+    router = node.parts.router
     route = router.find("t", None)
 
     before = route.bound(router.everywhere)
@@ -153,7 +153,7 @@ async def test_a_group_is_taken_in_with_a_prefix(node, ada, log):
     routes = Routes()
     routes.on("say")(says(log, "say"))
     routes.handle("*", says(log, "*"))
-    node.node.router.include(routes, "chat:")
+    node.parts.router.include(routes, "chat:")
 
     await ada.ask({"topic": "chat:say"})
     await ada.ask({"topic": "chat:x"})
@@ -166,7 +166,7 @@ async def test_a_group_is_taken_in_with_a_prefix(node, ada, log):
 async def test_a_group_s_middleware_is_its_own_between_global_and_route(node, ada, log):
     routes = Routes()
     routes.handle("t", says(log, "handler"), passes(log, "own"))
-    node.node.router.include(routes, "")
+    node.parts.router.include(routes, "")
     node.hub.handle("other", says(log, "other"))
     node.hub.use(passes(log, "global"))
     routes.use(passes(log, "group"))
@@ -179,7 +179,7 @@ async def test_a_group_s_middleware_is_its_own_between_global_and_route(node, ad
 
 async def test_what_a_group_gets_after_it_was_taken_in_is_there_too(node, ada, log):
     routes = Routes()
-    node.node.router.include(routes, "")
+    node.parts.router.include(routes, "")
 
     routes.handle("late", says(log, "late"), version="v1", ordering_key=lambda ctx, msg: 1)
     await ada.ask({"topic": "late", "version": "v1"})
@@ -190,8 +190,8 @@ async def test_what_a_group_gets_after_it_was_taken_in_is_there_too(node, ada, l
 async def test_a_group_may_be_taken_in_twice(node, ada, log):
     routes = Routes()
     routes.handle("t", says(log, "t"))
-    node.node.router.include(routes, "a:")
-    node.node.router.include(routes, "b:")
+    node.parts.router.include(routes, "a:")
+    node.parts.router.include(routes, "b:")
 
     await ada.ask({"topic": "a:t"})
     await ada.ask({"topic": "b:t"})

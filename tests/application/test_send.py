@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from eyewall.application.send import Ids, rfc3339
+from eyewall.application.asked import rfc3339
+from eyewall.application.send import Ids
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message, Priority, Raw
 from eyewall.domain.errors import ConnectionClosed, Misuse, QueueFull, SlowConsumer

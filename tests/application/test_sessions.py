@@ -45,7 +45,7 @@ REQUEST = {"id": "r1", "topic": "count", "ack": True}
 async def back(node, name, user="ada"):
     """Come back with a new connection; returns it and what was found."""
     client = await node.connect(user, session=True)
-    return client, await node.node.sessions.resume(name, client.conn)
+    return client, await node.parts.sessions.resume(name, client.conn)
 
 
 async def test_a_session_keeps_its_rooms_over_a_cut(one):
@@ -112,7 +112,7 @@ async def test_another_node_waits_for_what_is_in_work(one, two):
     await ada.vanish()
     again = await two.connect("ada", session=True)
 
-    coming = asyncio.ensure_future(two.node.sessions.resume(ada.welcome["session"], again.conn))
+    coming = asyncio.ensure_future(two.parts.sessions.resume(ada.welcome["session"], again.conn))
     await settle()
     waited = not coming.done()
     go.set()
@@ -131,7 +131,7 @@ async def test_but_not_for_ever(one, two):
     await ada.vanish()
     again = await two.connect("ada", session=True)
 
-    coming = asyncio.ensure_future(two.node.sessions.resume(ada.welcome["session"], again.conn))
+    coming = asyncio.ensure_future(two.parts.sessions.resume(ada.welcome["session"], again.conn))
     await settle()
     await two.advance(PATIENCE)
 
@@ -261,11 +261,11 @@ async def test_who_is_sent_away_while_it_comes_back_does_not(make_node, clock):
     two.hub.set_meta(again.id, user_id="ada")
     await settle()
     state.after.add("take_session")
-    coming = asyncio.ensure_future(two.node.sessions.resume(name, again.conn))
+    coming = asyncio.ensure_future(two.parts.sessions.resume(name, again.conn))
     await settle()
     two.hub.set_meta(again.id, user_id="eve")
     two.hub.set_meta(again.id, user_id="ada")
-    await two.node.sessions.forget("ada")
+    await two.parts.sessions.forget("ada")
     state.go_on()
 
     assert (await coming) is None
@@ -306,7 +306,7 @@ async def test_it_is_over_after_its_time(one):
     _, found = await back(one, ada.welcome["session"])
 
     assert found is None
-    assert len(one.node.sessions) == 0
+    assert len(one.parts.sessions) == 0
 
 
 @pytest.mark.parametrize("reason", [DisconnectReason.DISCONNECTED, DisconnectReason.REPLACED])
@@ -341,7 +341,7 @@ async def test_a_guess_at_the_secret_finds_nothing(one):
 async def test_ones_own_session_is_no_earlier_one(one):
     ada = await one.connect("ada", session=True)
 
-    assert await one.node.sessions.resume(ada.welcome["session"], ada.conn) is None
+    assert await one.parts.sessions.resume(ada.welcome["session"], ada.conn) is None
     assert ada.closed is None
 
 
@@ -368,7 +368,7 @@ async def test_who_is_cut_while_it_takes_its_session_up_loses_nothing(one, two, 
     await settle()
     await ada.vanish()
     second = await two.connect("ada", session=True)
-    taking = asyncio.create_task(two.node.sessions.resume(ada.welcome["session"], second.conn))
+    taking = asyncio.create_task(two.parts.sessions.resume(ada.welcome["session"], second.conn))
     await settle()
     await second.vanish()
 
@@ -389,11 +389,11 @@ async def test_but_it_is_not_waited_for_without_end(make_node):
     node = await make_node(session_ttl=TTL, state=engine)
     ada = await node.connect("ada", session=True)
     engine.before.add("take_session")
-    taking = asyncio.create_task(node.node.sessions.resume("secret.conn@gone", ada.conn))
+    taking = asyncio.create_task(node.parts.sessions.resume("secret.conn@gone", ada.conn))
     await settle()
     await ada.vanish()
     again = await node.connect("ada", session=True)
-    returning = asyncio.create_task(node.node.sessions.resume(ada.welcome["session"], again.conn))
+    returning = asyncio.create_task(node.parts.sessions.resume(ada.welcome["session"], again.conn))
     await settle()
     assert not returning.done()
 
@@ -403,7 +403,7 @@ async def test_but_it_is_not_waited_for_without_end(make_node):
         await returning
     engine.go_on()
     assert await taking is None
-    assert await node.node.sessions.resume(ada.welcome["session"], again.conn) is not None
+    assert await node.parts.sessions.resume(ada.welcome["session"], again.conn) is not None
 
 
 async def test_who_has_gone_takes_nothing_up(one):
@@ -414,7 +414,7 @@ async def test_who_has_gone_takes_nothing_up(one):
     late = await one.connect("ada", session=True)
     await late.vanish()
 
-    assert await one.node.sessions.resume(ada.welcome["session"], late.conn) is None
+    assert await one.parts.sessions.resume(ada.welcome["session"], late.conn) is None
     _, found = await back(one, ada.welcome["session"])
 
     assert found.rooms == {"lab"}
@@ -437,7 +437,7 @@ async def test_but_not_into_those_that_did_not_let_it_in(one):
     await one.hub.join("lab", ada.id)
     await ada.vanish()
     second, _ = await back(one, ada.welcome["session"])
-    one.node.sessions.returned(second.conn)
+    one.parts.sessions.returned(second.conn)
     await second.vanish()
 
     _, found = await back(one, second.welcome["session"])
@@ -469,7 +469,7 @@ async def test_a_connection_that_was_given_up_takes_nothing_from_a_newer_one(one
     await one.advance(2.0)
     newer, found = await back(one, ada.welcome["session"])
 
-    late = await node.node.sessions.resume(ada.welcome["session"], stuck.conn)
+    late = await node.parts.sessions.resume(ada.welcome["session"], stuck.conn)
 
     assert found is not None
     assert late is None
@@ -480,13 +480,13 @@ async def test_a_client_without_a_session_leaves_none_and_takes_none_up(one):
     guest = await one.connect("ada")
     await one.hub.join("lab", guest.id)
     await guest.vanish()
-    assert len(one.node.sessions) == 0
+    assert len(one.parts.sessions) == 0
     ada = await one.connect("ada", session=True)
     await one.hub.join("lab", ada.id)
     await ada.vanish()
 
     plain = await one.connect("ada")
-    assert await one.node.sessions.resume(ada.welcome["session"], plain.conn) is None
+    assert await one.parts.sessions.resume(ada.welcome["session"], plain.conn) is None
 
     _, found = await back(one, ada.welcome["session"])
     assert found.rooms == {"lab"}, "it is there for who comes back with one"
@@ -499,7 +499,7 @@ async def test_a_name_that_is_too_long_is_asked_of_nobody(make_node):
     before = len(bus.published)
 
     name = "x" * MAX_NAME + f".c@{two.node.config.node_id}"
-    assert await one.node.sessions.resume(name, ada.conn) is None
+    assert await one.parts.sessions.resume(name, ada.conn) is None
 
     assert len(bus.published) == before
 
@@ -511,11 +511,11 @@ async def test_nothing_is_remembered_of_a_return_that_was_broken_off(one):
         await one.hub.join("lab", ada.id)
         await ada.vanish()
         again, _ = await back(one, ada.welcome["session"])
-        assert one.node.sessions._returning
+        assert one.parts.sessions._returning
 
         await again.vanish(reason)
 
-        assert not one.node.sessions._returning
+        assert not one.parts.sessions._returning
 
 
 async def test_what_was_asked_before_the_session_was_taken_up_is_not_handled_again(one):
@@ -526,7 +526,7 @@ async def test_what_was_asked_before_the_session_was_taken_up_is_not_handled_aga
     again = await one.connect("ada", session=True)
     [first] = await again.ask(REQUEST | {"id": "r2"})
 
-    await one.node.sessions.resume(ada.welcome["session"], again.conn)
+    await one.parts.sessions.resume(ada.welcome["session"], again.conn)
 
     assert await again.ask(REQUEST | {"id": "r2"}) == [first]
     assert runs == ["r1", "r2"]
@@ -555,11 +555,11 @@ async def test_who_waits_for_a_session_on_its_way_is_told_when_it_has_come(make_
     one = await make_node(session_ttl=TTL, state=engine)
     ada = await one.connect("ada", session=True)
     engine.before.add("take_session")
-    taking = asyncio.ensure_future(one.node.sessions.resume("x.c@nowhere", ada.conn))
+    taking = asyncio.ensure_future(one.parts.sessions.resume("x.c@nowhere", ada.conn))
     await settle()
     await ada.vanish()
     again = await one.connect("ada", session=True)
-    following = asyncio.ensure_future(one.node.sessions.resume(ada.welcome["session"], again.conn))
+    following = asyncio.ensure_future(one.parts.sessions.resume(ada.welcome["session"], again.conn))
     await settle()
     assert not following.done()
 

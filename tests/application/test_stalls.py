@@ -143,7 +143,7 @@ def test_nothing_is_noticed_before_the_start_and_after_the_end(clock):
 def test_the_log_has_the_first_stall_at_once_and_the_others_together(clock, stalls):
     logger, metrics = RecordingLogger(), RecordingMetrics()
     stats = Stats(clock, metrics, logger)
-    log = StallLog(clock, logger, stats)
+    log = StallLog(clock, logger, stats.happened)
     stalls.on_stall(log.stalled)
     for _ in range(5):
         stand_still(clock, 1)
@@ -275,13 +275,13 @@ async def test_the_time_for_an_ack_does_not_run_while_the_loop_stands_still(node
 async def test_a_session_is_kept_for_so_much_longer(node, clock):
     client = await node.connect(user="ada", session=True)
     await client.vanish()
-    assert len(node.node.sessions) == 1
+    assert len(node.parts.sessions) == 1
     await later(clock, 500)
     await clock.advance(100)
-    assert len(node.node.sessions) == 1
+    assert len(node.parts.sessions) == 1
     await clock.advance(30)
 
-    assert len(node.node.sessions) == 0
+    assert len(node.parts.sessions) == 0
 
 
 async def test_who_types_on_during_a_stall_has_not_stopped(node, clock):
@@ -478,8 +478,8 @@ async def test_a_question_to_another_node_has_time_for_its_answer(clock):
             await gate.wait()
             return "late"
 
-        two.node.cluster.on_call("ask", answer)
-        asked = asyncio.create_task(one.node.cluster.call("n2", "ask", {}))
+        two.parts.cluster.on_call("ask", answer)
+        asked = asyncio.create_task(one.parts.cluster.call("n2", "ask", {}))
         await settle()
         await later(clock, 60)
         gate.set()

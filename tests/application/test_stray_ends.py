@@ -308,10 +308,10 @@ async def test_an_answer_that_can_not_be_encoded_leaves_no_node_waiting(make_nod
     async def answer(header, payload):
         return {"why": object()}
 
-    two.node.cluster.on_call("odd", answer)
+    two.parts.cluster.on_call("odd", answer)
 
     with pytest.raises(Unavailable, match="the other node failed"):
-        await one.node.cluster.call("two", "odd", {})
+        await one.parts.cluster.call("two", "odd", {})
 
 
 # --- tasks

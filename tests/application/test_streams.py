@@ -89,7 +89,7 @@ async def test_a_room_without_history_has_no_positions(one):
 
     (message,) = ada.heard()
     assert "stream" not in message
-    assert len(one.node.streams) == 0
+    assert len(one.parts.streams) == 0
 
 
 async def test_a_message_is_encoded_once_and_its_position_put_into_it(one):
@@ -246,7 +246,7 @@ async def test_what_waits_is_bounded_and_what_does_not_fit_is_in_the_store(
 
     await publish(one, 2, 3, 4, 5)
     await settle()
-    gate = two.node.streams._gates["lab"]
+    gate = two.parts.streams._gates["lab"]
     assert len(gate.waiting) == 2
     history.go_on()
     await settle()
@@ -363,7 +363,7 @@ async def test_nobody_comes_in_while_the_store_is_away(one, history):
     assert ada.conn.rooms == frozenset()
     history.away = False
     assert (await one.hub.room("lab")).members == 0, "its seat was given back"
-    assert len(one.node.streams) == 0
+    assert len(one.parts.streams) == 0
 
 
 class _Turns:
@@ -384,15 +384,15 @@ class _Turns:
 async def test_whatever_a_reading_fails_of_who_waits_for_a_turn_is_told(one, error, monkeypatch):
     await one.hub.create_room("lab", KEEPS)
     await joined(one, "ada")
-    at = one.node.streams.position("lab")
+    at = one.parts.streams.position("lab")
     turn = _Turns()
 
     async def read(*_):
         raise error
 
-    monkeypatch.setattr(one.node.streams._history, "read", read)
-    frame = one.node.sender.frame(Message("t"))
-    one.node.streams.arrived("lab", Position(at.epoch, 2), Arrival(frame, turn=turn))
+    monkeypatch.setattr(one.parts.streams._history, "read", read)
+    frame = one.parts.sender.frame(Message("t"))
+    one.parts.streams.arrived("lab", Position(at.epoch, 2), Arrival(frame, turn=turn))
     await settle()
 
     [told] = turn.heard
@@ -506,10 +506,10 @@ async def test_the_gate_goes_with_the_last_member(one):
     ada, bob = await joined(one, "ada"), await joined(one, "bob")
 
     await one.hub.leave("lab", ada.id)
-    assert len(one.node.streams) == 1
+    assert len(one.parts.streams) == 1
     await bob.vanish()
 
-    assert len(one.node.streams) == 0
+    assert len(one.parts.streams) == 0
     await publish(one, 1)
     assert (await one.hub.room("lab")).offset == 1
 
@@ -585,28 +585,28 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
     bob = await joined(two, "bob")
     await publish(one, 1)
     await settle()
-    here = two.node.streams.position("lab")
-    frame = two.node.sender.frame(Message("room:lab", data="forged"))
+    here = two.parts.streams.position("lab")
+    frame = two.parts.sender.frame(Message("room:lab", data="forged"))
 
     for at in (Position(here.epoch, 9), Position("forged", 1), Position(here.epoch, 1)):
-        two.node.streams.arrived("lab", at, Arrival(frame))
+        two.parts.streams.arrived("lab", at, Arrival(frame))
     await settle()
     await publish(one, 2)
     await settle()
 
     assert data(bob) == [1, 2]
-    assert two.node.streams._gates["lab"].waiting == {}
+    assert two.parts.streams._gates["lab"].waiting == {}
 
 
 async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is_asked(one):
     ada = await joined(one, "ada")
-    frame = one.node.sender.frame(Message("room:lab", data="forged"))
-    one.node.streams.arrived("lab", Position("forged", 1), Arrival(frame))
+    frame = one.parts.sender.frame(Message("room:lab", data="forged"))
+    one.parts.streams.arrived("lab", Position("forged", 1), Arrival(frame))
     ada.heard()
 
     await publish(one, 1)
 
-    assert len(one.node.streams) == 0
+    assert len(one.parts.streams) == 0
     (message,) = ada.heard()
     assert "stream" not in message
 
@@ -668,11 +668,11 @@ async def test_a_publish_to_a_room_with_members_here_asks_the_state_nothing(aske
 async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
     """The gate that the first message made stays, and so does where it stands."""
     bob = await joined(two, "bob")
-    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=5)
     await publish(one, 1)
     await settle()
-    gate = two.node.streams._gates["lab"]
+    gate = two.parts.streams._gates["lab"]
     bus.deaf.add(room_of(one))
     await publish(one, 2)
     bus.deaf.clear()
@@ -681,19 +681,19 @@ async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
     await settle()
 
     assert offsets(bob) == [1, 2, 3]
-    assert two.node.streams._gates["lab"] is gate
+    assert two.parts.streams._gates["lab"] is gate
     assert gate.retention == Retention(5)
 
 
 async def test_a_message_that_is_quicker_than_the_word_of_the_history_comes_once(one, two):
     bob = await joined(two, "bob")
-    take, heard = two.node.cluster._answerers["keeps"], asyncio.Event()
+    take, heard = two.parts.cluster._answerers["keeps"], asyncio.Event()
 
     async def later(header, payload):
         await heard.wait()
         return await take(header, payload)
 
-    two.node.cluster.on_call("keeps", later)
+    two.parts.cluster.on_call("keeps", later)
     changing = asyncio.ensure_future(one.hub.update_room("lab", history_size=5))
     await settle()
     await publish(one, 1)
@@ -712,10 +712,10 @@ async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_othe
     bob = await joined(two, "bob")
     await publish(one, 1)
     await settle()
-    take = two.node.cluster._answerers["keeps"]
-    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    take = two.parts.cluster._answerers["keeps"]
+    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=0)
-    two.node.cluster.on_call("keeps", take)
+    two.parts.cluster.on_call("keeps", take)
 
     await one.hub.update_room("lab", history_size=5)
     await publish(one, 2)
@@ -726,17 +726,17 @@ async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_othe
 
 async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_change(one, two):
     bob = await joined(two, "bob")
-    take = two.node.cluster._answerers["keeps"]
-    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    take = two.parts.cluster._answerers["keeps"]
+    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
     info = await one.hub.update_room("lab", history_size=5)
-    two.node.cluster.on_call("keeps", take)
+    two.parts.cluster.on_call("keeps", take)
 
     await one.hub.update_room("lab", history_ttl=60)
     await settle()
     await publish(two, 1)
     await settle()
 
-    assert two.node.streams.position("lab") == Position(info.epoch, 1)
+    assert two.parts.streams.position("lab") == Position(info.epoch, 1)
     assert offsets(bob) == [1]
     assert two.logger.of("error") == []
 
@@ -744,16 +744,16 @@ async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_
 async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
     """A place that was forged made a gate, for members of a room without history."""
     ada = await joined(one, "ada")
-    frame = one.node.sender.frame(Message("room:lab", data="forged"))
-    one.node.streams.arrived("lab", Position("forged", 1), Arrival(frame))
+    frame = one.parts.sender.frame(Message("room:lab", data="forged"))
+    one.parts.streams.arrived("lab", Position("forged", 1), Arrival(frame))
     ada.heard()
-    assert len(one.node.streams) == 1
+    assert len(one.parts.streams) == 1
 
     bob = await one.connect("bob")
     membership = await one.hub.join("lab", bob.id)
 
     assert membership.epoch is None
-    assert len(one.node.streams) == 0
+    assert len(one.parts.streams) == 0
 
 
 async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked):
@@ -761,15 +761,15 @@ async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked
     node, state = asked
     await joined(node, "ada")
     await state.inner.decide("lab", None, _keeps_history)
-    frame = node.node.sender.frame(Message("room:lab", data=1))
-    node.node.streams.arrived(
+    frame = node.parts.sender.frame(Message("room:lab", data=1))
+    node.parts.streams.arrived(
         "lab", Position((await node.history.position("lab")).epoch, 1), Arrival(frame)
     )
     bob = await node.connect("bob")
     await node.hub.join("lab", bob.id)
     state.calls.clear()
 
-    await node.node.publisher.publish("lab", Message("room:lab", data=2))
+    await node.parts.publisher.publish("lab", Message("room:lab", data=2))
 
     assert state.calls == []
 
@@ -893,7 +893,7 @@ async def test_a_change_while_a_member_comes_in_counts_for_it(make_node, bus, hi
 async def test_a_node_that_missed_the_change_learns_of_it_by_the_next_message(one, two, bus):
     """Its members get the message with its place, and so does what they publish."""
     bob = await joined(two, "bob")
-    two.node.cluster.on_call("keeps", lambda header, payload: settle())
+    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=5)
 
     await publish(one, 1)
@@ -910,7 +910,7 @@ async def test_a_deleted_room_begins_anew(one):
     await publish(one, 1)
 
     await one.hub.delete_room("lab")
-    assert len(one.node.streams) == 0
+    assert len(one.parts.streams) == 0
     after = await one.hub.create_room("lab", KEEPS)
 
     assert after.offset == 0
@@ -936,10 +936,10 @@ async def test_a_node_that_stops_leaves_nothing_running(make_node, bus, history)
     await three.hub.create_room("lab", KEEPS)
     await joined(three, "ada")
     history.before.add("read")
-    three.node.streams.arrived(
+    three.parts.streams.arrived(
         "lab",
-        Position(three.node.streams.position("lab").epoch, 5),
-        Arrival(three.node.sender.frame(Message("t"))),
+        Position(three.parts.streams.position("lab").epoch, 5),
+        Arrival(three.parts.sender.frame(Message("t"))),
     )
     await settle()
 

@@ -69,7 +69,7 @@ async def test_so_does_one_of_another_node(one, two, options):
     client = await two.connect("ada")
     state = one.state
     asked = Engine(state)
-    one.node.messages._locate._state = asked
+    one.parts.messages._locate._state = asked
     asked.after.add("connections_of")
     task = await going_on(one.hub.send_to_user("ada", NEWS, options))
 
@@ -139,7 +139,7 @@ async def test_the_other_node_tells_of_what_it_could_not_hand_on(one, make_node,
     [conn] = two.hub.connections()
     await opening if gone != "not let in" else None
     asked = Engine(one.state)
-    one.node.messages._locate._state = asked
+    one.parts.messages._locate._state = asked
     asked.after.add("connections_of")
     task = await going_on(one.hub.send_to_user("ada", NEWS))
     if gone == "another user's":

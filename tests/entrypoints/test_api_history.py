@@ -125,7 +125,7 @@ async def test_a_client_that_did_not_read_is_told_of_its_gap():
         assert message["topic"] == "system:gap"
         assert message["data"]["offset"] == len(offsets)
         assert offsets == list(range(1, len(offsets) + 1))
-        await eventually(lambda: not len(server._node.sender.gaps))
+        await eventually(lambda: not len(server._node.parts.sender.gaps))
         rest = await soon(server.hub.history("r", message["data"], limit=2000))
         assert len(rest.messages) == sent - len(offsets)
 

@@ -88,7 +88,7 @@ asyncio.run(main())
 def test_of_a_shortage_that_goes_on_there_is_a_line_now_and_then(logger):
     clock = FakeClock()
     server = Server(logger=logger)
-    shortage = Shortage(server._node.stats, logger, clock)
+    shortage = Shortage(server._node.parts.stats, logger, clock)
     error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     for _ in range(int(BETWEEN)):
         shortage.paused(error)

@@ -48,7 +48,7 @@ async def test_who_stands_in_gets_what_is_asked_of_the_server_and_its_hub():
     behind(server).stand_back(behind(first).inside)
     assert server.hub.node_id == last.hub.node_id
     server.handle("echo", lambda ctx, msg: None)
-    assert behind(last).inside.node.router.find("echo", None) is not None
+    assert behind(last).inside.node.parts.router.find("echo", None) is not None
     async with last:
         await server.hub.shutdown()
         with pytest.raises(Unavailable):
@@ -56,7 +56,7 @@ async def test_who_stands_in_gets_what_is_asked_of_the_server_and_its_hub():
 
     behind(server).stand_back(behind(last).inside)
     assert server.hub.node_id == behind(server).inside.node.config.node_id
-    assert behind(server).inside.node.router.find("echo", None) is None
+    assert behind(server).inside.node.parts.router.find("echo", None) is None
 
 
 async def test_a_server_can_be_rebuilt_with_what_is_registered():
@@ -70,7 +70,7 @@ async def test_a_server_can_be_rebuilt_with_what_is_registered():
     for _ in range(2):
         async with rebuilt(server, assemble) as other:
             assert other.hub.node_id == "here"
-            assert behind(other).inside.node.router.find("echo", None) is not None
+            assert behind(other).inside.node.parts.router.find("echo", None) is not None
             assert behind(other).inside.node is not behind(server).inside.node
 
     assert ran == ["startup", "background", "shutdown"] * 2

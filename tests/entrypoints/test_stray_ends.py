@@ -55,7 +55,7 @@ async def test_of_who_lets_in_it_is_a_500_and_the_next_client_comes_in(door, kin
 @ends
 async def test_of_a_state_store_a_connection_does_not_stay_open_and_deaf(end):
     async with running() as server:
-        presences = server._node.presences
+        presences = server._node.parts.presences
         presences.appear = once("async", end)
         async with raw_peer(server) as client:
             assert (await client.read_frame()).close == (1011, "internal_error")
