@@ -118,8 +118,8 @@ $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.test
 		echo "not all of the bench's peers could be installed: it leaves those out" >&2
 	@touch $@
 
-# Clients for Node that the tests run, of the versions in the lock file. Their install scripts
-# only compile what they can do without.
+# Clients for Node that the tests run, and the TypeScript compiler, of the versions in the lock
+# file. Their install scripts only compile what they can do without.
 LIBRARIES := tests/libraries/package.json tests/libraries/package-lock.json
 $(VENV)/.npm: $(VENV)/.made $(LIBRARIES) | parts
 	@rm -rf $(VENV)/npm && mkdir $(VENV)/npm && cp $(LIBRARIES) $(VENV)/npm

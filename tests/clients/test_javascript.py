@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from eyewall.version import VERSION
+from tests.libraries.servers import need
+from tests.libraries.test_close import NODE_MODULES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "clients" / "js"
@@ -74,7 +76,7 @@ def members(text: str, name: str) -> set[str]:
     return set(re.findall(member, body, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["Client", "Outbox", "Positions", "Recent"])
+@pytest.mark.parametrize("name", ["Client", "Outbox", "Positions", "Recent", "Replay"])
 def test_every_member_is_declared_and_no_other(name):
     there, declared = members(SOURCE.read_text(), name), members(TYPES.read_text(), name)
 
@@ -89,16 +91,14 @@ def test_the_client_has_the_abilities_of_the_python_one():
 
 
 def test_the_types_hold_for_a_program(tmp_path):
-    """With TypeScript's compiler, where it is installed."""
-    tsc = shutil.which("tsc")
-    if tsc is None:
-        pytest.skip("tsc is missing: nobody but this test needs TypeScript")
+    tsc = NODE_MODULES / ".bin" / "tsc"
+    need(tsc.exists(), "npm")
     program = tmp_path / "program.ts"
     example = (FOLDER / "test" / "program.ts").read_text()
     program.write_text(example.replace("../eyewall.js", str(SOURCE)))
 
     options = ["--strict", "--noEmit", "--target", "es2022", "--module", "es2022"]
-    run(tsc, *options, "--moduleResolution", "node", program)
+    run(tsc, *options, "--moduleResolution", "bundler", program)
 
 
 def test_its_package_is_what_npm_would_publish():
