@@ -112,10 +112,12 @@ $(VENV)/.test: $(VENV)/.files pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.serve
 
 # The peers in the bench. One without a wheel for this machine is no reason to stop: the
-# bench leaves out who is not here, and says so.
+# bench leaves it out, and says so. An installation that a signal ended is repeated by the
+# next make: what it left behind may lack half of its files.
 $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.test
-	@$(INSTALL) --only-binary :all: --group bench || \
-		echo "not all of the bench's peers could be installed: it leaves those out" >&2
+	@$(INSTALL) --only-binary :all: --group bench || { status=$$?; [ $$status -lt 128 ] || \
+		exit $$status; \
+		echo "not all of the bench's peers could be installed: it leaves those out" >&2; }
 	@touch $@
 
 # Clients for Node that the tests run, and the TypeScript compiler, of the versions in the lock

@@ -68,11 +68,17 @@ class Outcome:
         return replace(spread, median=figure.merged(samples)) if figure.merged else spread
 
     def ratio(self, figure: Figure, subject: str, against: str) -> Spread | None:
-        """Compare within each round, so that a slow minute of the machine hits both."""
+        """Compare within each round, so that a slow minute of the machine hits both.
+
+        A round in which the figure of ``against`` is zero is left out: while it was measured,
+        other processes had the server's core all the time.
+        """
         pairs = [
             (mine, theirs)
             for one in self.rounds
-            if (mine := one.get(subject)) is not None and (theirs := one.get(against)) is not None
+            if (mine := one.get(subject)) is not None
+            and (theirs := one.get(against)) is not None
+            and figure.value(theirs) > 0
         ]
         if not pairs:
             return None

@@ -57,9 +57,17 @@ def test_the_whole_bench_runs(whole_run):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def folder(whole_run) -> Path:
+    """Where the page is, if the run has come to its end."""
+    done, folder = whole_run
+    if done.returncode:
+        pytest.fail("no page: test_the_whole_bench_runs shows what stopped the run", pytrace=False)
+    return folder
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_scenario_fills_its_page(scenario, whole_run):
-    _, folder = whole_run
+def test_a_scenario_fills_its_page(scenario, folder):
     page = (folder / "benchmarks.md").read_text()
     section = page.partition(f"\n## {scenario.title}\n")[2].partition("\n## ")[0]
 
@@ -75,8 +83,7 @@ def test_a_scenario_fills_its_page(scenario, whole_run):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_scenario_has_a_picture_for_each_figure(scenario, whole_run):
-    _, folder = whole_run
+def test_a_scenario_has_a_picture_for_each_figure(scenario, folder):
     page = (folder / "benchmarks.md").read_text()
     several = len(scenario.figures) > 1
     taking_part = [subject for subject in scenario.subjects if not subject.missing()]

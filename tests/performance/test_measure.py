@@ -76,6 +76,16 @@ def test_a_round_without_a_usable_run_is_left_out():
     assert len(result.samples("hub")) == 1
 
 
+def test_a_round_in_which_the_baseline_had_no_core_has_no_ratio():
+    starved = {"floor": costing(0), "hub": costing(3), "tornado": costing(20)}
+    measured = {"floor": costing(2), "hub": costing(3), "tornado": costing(20)}
+
+    assert outcome(starved, measured).ratio(CPU, "hub", "floor") == Spread(1.5, 1.5, 1.5)
+    assert outcome(starved).ratio(CPU, "hub", "floor") is None
+    assert reached(outcome(starved), CPU, TARGET) == ("no usable run", "unknown")
+    assert f"| {CPU.title} | clients |" in page([outcome(starved)], {}, "bench")
+
+
 def test_a_missed_target_is_said_to_be_missed():
     met = outcome({"floor": costing(2), "hub": costing(2.7), "tornado": costing(20)})
     missed = outcome({"floor": costing(2), "hub": costing(2.9), "tornado": costing(20)})
