@@ -2,7 +2,7 @@
 
 Who was cut off is missed only if the user is not back in time. The state knows who is
 missing, so that a user may come back to any node; the node that had the connection
-looks when the time is over (api.md, "presence_grace").
+looks when the time is over (api.md, "Server").
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the web adapter tells the application: how a connection begins, what it says.
 
-The order of a beginning is fixed (api.md, "Hooks"): registered, welcomed, the
-``on_connect`` hooks, let in, stored messages, then reading. A hook that raises refuses the
-connection. What is addressed to many, to a room or to a user reaches it only when it is
+The order of a beginning is fixed (api.md, "Semantics that are easy to get wrong"): registered,
+welcomed, the ``on_connect`` hooks, let in, stored messages, then reading. A hook that raises
+refuses the connection. What is addressed to many, to a room or to a user reaches it only when it is
 let in; only then does it count against its user's limit.
 """
 

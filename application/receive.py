@@ -1,4 +1,4 @@
-"""In: what becomes of one received message (architecture.md, "The way of a message").
+"""In: what becomes of one received message (way-of-a-message.md).
 
 decode -> an ack? settle it: done -> a repeat? answer it: done -> the limiter -> into the lane of
 its ordering key -> access -> validate -> handler -> answer. Nothing before the lane waits;

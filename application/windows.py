@@ -12,8 +12,8 @@ from collections.abc import Collection
 from eyewall.domain.identity import ConnId, UserId
 
 WINDOW = 32
-"""Messages that may be unanswered at a time (guarantees.md): it fits a connection's queue
-with room for others, and a client that acks one by one is not waited for each time."""
+"""Messages that may be unanswered at a time (guarantees.md, "Delivery"): it fits a connection's
+queue with room for others, and a client that acks one by one is not waited for each time."""
 
 _NOBODY: frozenset[ConnId] = frozenset()
 

@@ -1,7 +1,7 @@
 """The answers that a session remembers, so that a request may be sent again.
 
 A client that did not see the ack resends the request under its id; it is answered
-again and not handled again (protocol.md, "Replies").
+again and not handled again (protocol.md, "Sessions").
 
 Rules of this file:
 

@@ -131,3 +131,35 @@ async def test_the_first_example_of_the_readme_runs_as_printed(tmp_path):
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+SOURCES = [
+    path
+    for folder in ("domain", "application", "adapters", "entrypoints", "clients/js", "tests")
+    for kind in ("*.py", "*.js", "*.mjs", "*.ts")
+    for path in sorted((ROOT / folder).rglob(kind))
+    if "node_modules" not in path.parts
+]
+POINTER = re.compile(r'(?<![\w./-])([a-z-]+\.md)(?:,[\s#*]+"([^"]+)")?')
+"""A page, perhaps with one of its headings: ``protocol.md, "Replies"``."""
+
+
+def pointers() -> Iterator[tuple[str, str, str]]:
+    """What comments, docstrings and texts of the source point at."""
+    for path in SOURCES:
+        text = path.read_text()
+        for found in POINTER.finditer(text):
+            at = f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, found.start()) + 1}"
+            yield at, found[1], " ".join((found[2] or "").split())
+
+
+def test_what_the_source_says_of_a_page_is_there():
+    headings: dict[str, set[str]] = {}
+    for page in PAGES:
+        found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+        headings.setdefault(page.name, set()).update(found)
+    said = list(pointers())
+
+    assert len(said) > 60
+    assert [at for at, page, _ in said if page not in headings] == []
+    assert [at for at, page, title in said if title and title not in headings[page]] == []
