@@ -20,9 +20,9 @@ from eyewall.adapters.codec.msgpack import MsgpackCodec
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.adapters.web.gateway import Sockets
+from eyewall.adapters.web.gateway import WebSocketGateway
 from eyewall.adapters.web.http.origin import Hosts, OriginRule
-from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application import fitting
 from eyewall.application.needs import NodeConfig, Ports
@@ -120,13 +120,13 @@ class Front(Protocol):
         """The hosts that are served; None: all."""
 
     @property
-    def refusals(self) -> Refusals | None:
+    def refusals(self) -> RefusalLog | None:
         """What is told of every handshake that is refused."""
 
-    def turn_away(self) -> None:
+    def refuse_new(self) -> None:
         """Let nobody in any more; who waits to be let in is told when to come back."""
 
-    async def read_up(self) -> None:
+    async def drain_input(self) -> None:
         """Return when what the clients sent so far was read and handed on."""
 
     async def stop(self, within: float) -> None:
@@ -152,7 +152,7 @@ def assemble(options: Options) -> tuple[Node, Front]:
     clock: Clock = SystemClock()
     stalls = Stalls(clock)
     codec = JsonCodec()
-    sockets = Sockets(
+    sockets = WebSocketGateway(
         codecs=[codec, MsgpackCodec()],
         clock=clock,
         logger=logger,

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eyewall.adapters.web.http.request_target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import RedactingHandler
 
 SOURCE = Path(__file__).parent / "javascript" / "eyewall.js"
 
 
-class ClientHandler(DiscreetHandler):
+class ClientHandler(RedactingHandler):
     """``/eyewall.js``."""
 
     def get(self) -> None:

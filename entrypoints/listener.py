@@ -21,8 +21,8 @@ from tornado.routing import Matcher
 from tornado.web import Application
 
 from eyewall.adapters.web.http.origin import Hosts
-from eyewall.adapters.web.http.refusals import Refusals
-from eyewall.adapters.web.http.request_target import DiscreetHandler
+from eyewall.adapters.web.http.refusals import RefusalLog
+from eyewall.adapters.web.http.request_target import RedactingHandler
 from eyewall.adapters.web.http.server import LimitedServer, http_server
 from eyewall.application.stalls import Stalls
 from eyewall.domain.handshake import RefusalReason
@@ -132,7 +132,7 @@ class Listener:
         handshake_timeout: float,
         *,
         hosts: Hosts | None = None,
-        refusals: Refusals | None = None,
+        refusals: RefusalLog | None = None,
         paused: Callable[[OSError], None] | None = None,
         stalls: Stalls | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ class Listener:
             self._http.stop()
         self.release()
         if self._http is not None:
-            await self._http.turn_away()
+            await self._http.refuse_pending()
             await self._http.close_all_connections()
             self._http = None
 
@@ -225,10 +225,10 @@ class _ForeignHost(Matcher):
         return None if self._hosts.allow(request.headers.get_list("Host")) else {}
 
 
-class _NotHere(DiscreetHandler):
+class _NotHere(RedactingHandler):
     """Whatever is asked for, in whatever way, there is nothing of it under this host."""
 
-    def initialize(self, refusals: Refusals | None) -> None:
+    def initialize(self, refusals: RefusalLog | None) -> None:
         self._refusals = refusals
 
     def prepare(self) -> None:
@@ -237,7 +237,7 @@ class _NotHere(DiscreetHandler):
         self.finish("this host is not served here\n")
         if self._refusals is not None:
             request = self.request
-            self._refusals.tell(
+            self._refusals.report(
                 RefusalReason.HOST, 403, headers=request.headers, peer=request.remote_ip
             )
 

@@ -15,7 +15,7 @@ from types import EllipsisType
 from typing import Any, ParamSpec, overload
 
 from eyewall.adapters.observe.records import written_as
-from eyewall.adapters.web.http.health import ops_routes
+from eyewall.adapters.web.http.health import health_routes
 from eyewall.adapters.web.http.origin import OriginRule
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.drain import Step, run_steps
@@ -407,7 +407,7 @@ class Server:
 
     async def _start(self, pages: Sequence[Any]) -> None:
         paused = Shortage(self._node.parts.stats, self._logger, self._clock).paused
-        ops = ops_routes(self._not_ready, getattr(self._metrics, "render", None))
+        ops = health_routes(self._not_ready, getattr(self._metrics, "render", None))
         if self._ops is not None:
             self._ops.serve(
                 ops,
@@ -490,12 +490,12 @@ class Server:
             self._starting.cancel()
             await asyncio.wait([self._starting], timeout=LAST_WORD)
         node.parts.connections.draining = True
-        self._sockets.turn_away()
+        self._sockets.refuse_new()
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
             [
                 ("tell", node.parts.farewell.announce),
-                ("read", self._sockets.read_up),
+                ("read", self._sockets.drain_input),
                 ("work", node.finish_work),
             ],
             clock=clock,

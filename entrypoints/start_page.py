@@ -19,7 +19,7 @@ from typing import Any, Final
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher
 
-from eyewall.adapters.web.http.request_target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import RedactingHandler
 from eyewall.version import VERSION
 
 SOURCE: Final = Path(__file__).parent / "start_page.html"
@@ -85,7 +85,7 @@ class _AtHome(Matcher):
         return None
 
 
-class StartPage(DiscreetHandler):
+class StartPage(RedactingHandler):
     """``/``, for a browser on this machine."""
 
     def get(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 import eyewall
 from eyewall import Connection, Context, Envelope, Server, Settings
-from eyewall.adapters.web.http.health import ops_routes
+from eyewall.adapters.web.http.health import health_routes
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-go.md"
 
@@ -138,7 +138,7 @@ class Missing(Exception):
 def look_up(span: str) -> None:
     """Raise ``Missing`` if anything that ``span`` names is not there."""
     if span.startswith("/"):
-        if span not in {route[0] for route in ops_routes(list)}:
+        if span not in {route[0] for route in health_routes(list)}:
             raise Missing(f"no page {span}")
     elif span.startswith("EYEWALL_"):
         setting, _, value = span.partition("=")

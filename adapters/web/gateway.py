@@ -7,14 +7,14 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from eyewall.adapters.web.http.handshake import Door
+from eyewall.adapters.web.http.handshake import HandshakeConfig, HandshakeEndpoint
 from eyewall.adapters.web.http.origin import Hosts, OriginRule, Origins
 from eyewall.adapters.web.http.proxies import TrustedProxies
-from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.protocol.deflate import CompressionConfig, Inflater
-from eyewall.adapters.web.sockets.batch import Flush
-from eyewall.adapters.web.sockets.loop import Node
-from eyewall.adapters.web.sockets.poller import Source
+from eyewall.adapters.web.sockets.batch import WriteBatcher
+from eyewall.adapters.web.sockets.loop import SocketLoop
+from eyewall.adapters.web.sockets.poller import ReadinessSource
 from eyewall.application.logs import guarded
 from eyewall.application.ports import Clock, Codec, Intake, Logger
 from eyewall.application.stalls import Stalls
@@ -22,11 +22,11 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.handshake import RefuseWith
 from eyewall.domain.outbox import QueueConfig
 
-READ_UP: Final = 1.0
+DRAIN_INPUT_TIMEOUT: Final = 1.0
 """Seconds that a drain reads on for clients that do not stop sending."""
 
 
-class Sockets:
+class WebSocketGateway:
     """Lets connections in, reads them, writes to them, sees them out.
 
     ``intake`` is set before ``start``. May be started again after ``stop``.
@@ -46,7 +46,7 @@ class Sockets:
         check_origin: OriginRule = None,
         trusted_proxies: Collection[str] = (),
         batch_budget: int = 512,
-        source: Source | None = None,
+        source: ReadinessSource | None = None,
         compression: CompressionConfig | None = None,
         max_queued: int | None = None,
         allowed_hosts: Collection[str] | None = None,
@@ -55,7 +55,7 @@ class Sockets:
     ) -> None:
         logger = guarded(logger)
         inflater = compression and Inflater(max_message_size, compression.max_ratio)
-        self._node = Node(
+        self._io = SocketLoop(
             clock=clock,
             logger=logger,
             queue=queue,
@@ -68,66 +68,64 @@ class Sockets:
             stalls=stalls,
         )
         proxies = TrustedProxies(trusted_proxies)
-        self._door = Door.of(
-            self._node,
-            codecs,
-            Origins(check_origin),
-            proxies,
-            handshake_timeout,
+        config = HandshakeConfig(
+            timeout=handshake_timeout,
+            origins=Origins(check_origin),
             hosts=Hosts(allowed_hosts),
-            refusals=Refusals(clock, logger, proxies),
+            proxies=proxies,
+            refusals=RefusalLog(clock, logger, proxies),
             refuse_with=refuse_with,
-            compression=compression,
         )
+        self._endpoint = HandshakeEndpoint(self._io, config, codecs, compression)
 
     @property
     def intake(self) -> Intake:
         """What the connections are told to."""
-        return self._node.intake
+        return self._io.intake
 
     @intake.setter
     def intake(self, intake: Intake) -> None:
-        self._node.intake = intake
+        self._io.intake = intake
 
     @property
-    def outbound(self) -> Flush:
-        return self._node.flush
+    def outbound(self) -> WriteBatcher:
+        return self._io.writer
 
     @property
     def hosts(self) -> Hosts:
         """The hosts that are served."""
-        return self._door.hosts
+        return self._endpoint.config.hosts
 
     @property
-    def refusals(self) -> Refusals:
+    def refusals(self) -> RefusalLog:
         """What is told of every handshake that is refused."""
-        return self._door.refusals
+        return self._endpoint.config.refusals
 
     def __len__(self) -> int:
-        return len(self._node.links)
+        return len(self._io.links)
 
     def routes(self, path: str = "/ws") -> list[Any]:
         """Return rules for a Tornado application."""
-        return self._door.routes(path)
+        return self._endpoint.routes(path)
 
     def start(self) -> None:
         """Begin on the running loop."""
-        self._node.start()
-        self._door.is_open = True
+        self._io.start()
+        self._endpoint.open()
 
-    def turn_away(self) -> None:
+    def refuse_new(self) -> None:
         """Let nobody in any more; who waits to be let in is told when to come back."""
-        self._door.close()
+        self._endpoint.close()
 
-    async def read_up(self) -> None:
+    async def drain_input(self) -> None:
         """Return when what the clients sent so far was read and handed on.
 
-        Who goes on sending is not waited for longer than ``READ_UP``.
+        Who goes on sending is not waited for longer than ``DRAIN_INPUT_TIMEOUT``.
         """
         if len(self):
             with suppress(TimeoutError):
-                async with asyncio.timeout(READ_UP):
-                    await self._node.poller.quiet()
+                async with asyncio.timeout(DRAIN_INPUT_TIMEOUT):
+                    await self._io.poller.wait_idle()
 
     async def stop(self, within: float) -> None:
         """See out the connections, which the application has closed, and end.
@@ -136,9 +134,9 @@ class Sockets:
         """
         try:
             async with asyncio.timeout(within):
-                await self._node.empty()
+                await self._io.wait_closed()
         except TimeoutError:
             pass
-        self._door.close()
-        self._node.stop()
+        self._endpoint.close()
+        self._io.stop()
         self.refusals.close()

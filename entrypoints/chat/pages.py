@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.web import StaticFileHandler
 
-from eyewall.adapters.web.http.request_target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import RedactingHandler
 from eyewall.browser import client_routes
 
 # Resolved, because in an editable install the files are links, which Tornado would not follow.
@@ -25,7 +25,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-class Page(DiscreetHandler, StaticFileHandler):
+class Page(RedactingHandler, StaticFileHandler):
     """One of the page's files; nothing on the page comes from anywhere else."""
 
     def set_extra_headers(self, path: str) -> None:

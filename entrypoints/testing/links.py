@@ -223,10 +223,10 @@ class NoSockets:
     hosts = None
     refusals = None
 
-    def turn_away(self) -> None:
+    def refuse_new(self) -> None:
         """Nobody waits."""
 
-    async def read_up(self) -> None:
+    async def drain_input(self) -> None:
         """What was sent has been read."""
 
     async def stop(self, within: float) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
 from eyewall.adapters.codec.msgpack import MsgpackCodec
-from eyewall.adapters.web.protocol.frames import TextWire, build
+from eyewall.adapters.web.protocol.frames import PlainFormat, build_frame
 from eyewall.application.frames import Frame, Recodes
 from eyewall.application.ports import Codec
 from eyewall.domain.envelope import (
@@ -430,20 +430,20 @@ def frame_of(envelope: Envelope) -> Frame:
 
 
 def test_a_message_goes_out_in_a_binary_frame():
-    form = TextWire(CODEC).build(frame_of(Envelope("t", data={"a": 1})))
+    form = PlainFormat(CODEC).build(frame_of(Envelope("t", data={"a": 1})))
 
-    assert form == build(pack({"topic": "t", "data": {"a": 1}}), 2)
+    assert form == build_frame(pack({"topic": "t", "data": {"a": 1}}), 2)
 
 
 def test_an_answer_that_was_kept_as_json_goes_out_as_messagepack():
-    form = TextWire(CODEC).build(Frame(b'{"topic":"t","event":"ack"}'))
+    form = PlainFormat(CODEC).build(Frame(b'{"topic":"t","event":"ack"}'))
 
-    assert form == build(pack({"topic": "t", "event": "ack"}), 2)
+    assert form == build_frame(pack({"topic": "t", "event": "ack"}), 2)
 
 
 def test_raw_frames_are_left_alone():
-    assert TextWire(CODEC).build(Frame(b"hi", raw=True)) == build(b"hi", 1)
-    assert TextWire(CODEC).build(Frame(b"hi", raw=True, binary=True)) == build(b"hi", 2)
+    assert PlainFormat(CODEC).build(Frame(b"hi", raw=True)) == build_frame(b"hi", 1)
+    assert PlainFormat(CODEC).build(Frame(b"hi", raw=True, binary=True)) == build_frame(b"hi", 2)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_raw_frames_are_left_alone():
 )
 def test_a_message_is_converted_once_for_all_members(envelope, encoded, recoded):
     codec = Counting()
-    wire = TextWire(codec)
+    wire = PlainFormat(codec)
     frame = frame_of(envelope)
 
     forms = {id(frame.addressed(str(n)).form(wire)) for n in range(1000)}

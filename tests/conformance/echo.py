@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from eyewall import CompressionConfig, QueueConfig, Server
-from eyewall.adapters.web.protocol.deflate import DeflateWire
+from eyewall.adapters.web.protocol.deflate import DeflateFormat
 from tests.certificate import tls_contexts
 
 MAX_MESSAGE = 32 * 1024 * 1024
@@ -17,7 +17,7 @@ MANY = 10_000
 """Messages that the suite may write before it reads their echoes."""
 
 
-class AlwaysDeflateWire(DeflateWire):
+class AlwaysDeflateWire(DeflateFormat):
     """Compresses also what gets larger by it.
 
     Autobahn's cases for compression, as kosoku runs them, break off at an echo that comes
@@ -40,7 +40,7 @@ def echo_server() -> Server:
         queue=QueueConfig(size=MANY, max_bytes=4 * MAX_MESSAGE),
         compression=compression,
     )
-    deflated = server._sockets._door.deflated
+    deflated = server._sockets._endpoint._compressed
     for name, wire in deflated.items():
         deflated[name] = AlwaysDeflateWire(wire._plain, compression)
 

@@ -135,7 +135,7 @@ def test_the_sockets_know_whom_to_tell():
 @pytest.mark.parametrize(("queue", "batch"), [(2048, 512), (1, 1)])
 def test_a_batch_adds_a_quarter_of_the_worker_queue_and_at_least_one_message(queue, batch):
     """So that one batch never fills the queue, and a small queue is still read for."""
-    assert sockets(worker_queue=queue)._node.poller._budget == batch
+    assert sockets(worker_queue=queue)._io.poller._budget == batch
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_a_wrong_option_is_named(wrong):
 def test_the_bounds_of_queue_and_heartbeat_are_the_node_s_own_unless_given():
     queue, heartbeat = QueueConfig(size=3), HeartbeatConfig(interval=5.0)
 
-    assert sockets(queue=queue, heartbeat=heartbeat)._node.queue is queue
-    assert sockets()._node.queue == QueueConfig()
+    assert sockets(queue=queue, heartbeat=heartbeat)._io.queue is queue
+    assert sockets()._io.queue == QueueConfig()
 
 
 # --- adapters

@@ -291,11 +291,11 @@ async def test_what_was_left_out_is_told_at_the_end_at_the_latest(monkeypatch):
         ("https://\xe4.example", r"https://\xe4.example"),
         ("https://a.example?token=s3cret", "https://a.example"),
         ("https://ada:s3cret@a.example", "https://a.example"),
-        ("x" * 5000, "x" * refusals.LONGEST + "..."),
+        ("x" * 5000, "x" * refusals.MAX_SHOWN_CHARACTERS + "..."),
     ],
 )
 def test_what_a_client_chose_is_bounded_and_forges_no_line(origin, shown):
-    assert refusals.harmless(origin) == shown
+    assert refusals.sanitized(origin) == shown
 
 
 # --- who comes and goes

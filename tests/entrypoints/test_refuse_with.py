@@ -19,7 +19,7 @@ from eyewall import (
     Unauthorized,
     Unavailable,
 )
-from eyewall.adapters.web.sockets import loop as node
+from eyewall.adapters.web.sockets import loop
 from eyewall.settings import SettingsError
 from eyewall.testing import TestHub
 from tests.adapters.web.support import Client, masked, request
@@ -214,7 +214,7 @@ async def test_one_that_never_answers_the_close_is_let_go():
 
 
 async def test_of_many_that_never_answer_the_oldest_go(monkeypatch):
-    monkeypatch.setattr(node, "MAX_TURNED_DOWN", 2)
+    monkeypatch.setattr(loop, "MAX_REFUSED_LINKS", 2)
     async with (
         running(authenticator=nobody, refuse_with="close") as server,
         raw_peer(server) as first,
@@ -229,7 +229,7 @@ async def test_of_many_that_never_answer_the_oldest_go(monkeypatch):
 
 
 async def test_those_that_have_left_are_not_among_them(monkeypatch):
-    monkeypatch.setattr(node, "MAX_TURNED_DOWN", 2)
+    monkeypatch.setattr(loop, "MAX_REFUSED_LINKS", 2)
     async with (
         running(authenticator=nobody, refuse_with="close") as server,
         contextlib.AsyncExitStack() as stack,

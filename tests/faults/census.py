@@ -23,18 +23,18 @@ BELOW = ("asyncio", "_asyncio", "tornado", "socket", "ssl", "_ssl")
 UNSTEADY = {
     "Deadlines._cancelled",  # those that are no longer due, and wait to be thrown away
     "Deadlines._heap",  # the same ones; the others are counted as "due"
-    "Flush._number",
-    "Heartbeat._last",
-    "Heartbeat._placed",
+    "WriteBatcher._number",
+    "Heartbeat._last_tick",
+    "Heartbeat._scheduled_count",
     "Heartbeat._wheel",  # has room for a tick until it has passed; who is in it counts as such
     "MemoryState._sessions",  # keeps that a user was sent away, for as long as a session lives
     "MemoryState._last_seen",  # is remembered on purpose, and bounded
-    "Node.taken",
+    "SocketLoop.received_count",
     "Parser._inflated",  # of the last chunk that was read
-    "PlainLink.due",
+    "TcpLink.due_tick",
     "Poller._batches",
-    "Refusals._left_out",  # by reason, of which there are few
-    "Refusals._lines",
+    "RefusalLog._left_out",  # by reason, of which there are few
+    "RefusalLog._lines",
     "StallLog._stalls",
     "Stalls._ticks",
     "Stats.drops",
@@ -42,7 +42,7 @@ UNSTEADY = {
     "Stats.in_messages",
     "Stats.incidents",
     "Stats.out_messages",
-    "TlsLink.due",
+    "TlsLink.due_tick",
     "asyncio.locks.Event",  # the gates of the application that the tests bring
     "asyncio.events.TimerHandle",  # the cancelled ones too; the others count as "timers"
 }

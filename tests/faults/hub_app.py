@@ -43,7 +43,7 @@ from eyewall import (
     Target,
 )
 from eyewall.adapters.history import MemoryHistory
-from eyewall.adapters.web.sockets import loop as node
+from eyewall.adapters.web.sockets import loop
 from eyewall.domain.report import AckOptions
 from eyewall.domain.session import Session
 
@@ -59,7 +59,7 @@ OPTIONS |= {
     if name in OPTIONS
 }
 
-node.MAX_QUEUED = LIKE.get("max_queued", node.MAX_QUEUED)
+loop.MAX_QUEUED_BYTES = LIKE.get("max_queued", loop.MAX_QUEUED_BYTES)
 
 COUNTED = ("connections", "users", "rooms", "drops", "loop_stalls")
 
@@ -266,7 +266,7 @@ class Asked:
 
     async def watch_writes(self, stop_at: int) -> None:
         """Note from now on who is written to; with the ``stop_at``th write the process stops."""
-        watch(server._sockets._node.links, stop_at)
+        watch(server._sockets._io.links, stop_at)
 
     async def written(self) -> list[str]:
         return writes
@@ -298,7 +298,7 @@ class Asked:
     async def held(self) -> dict[str, int]:
         """What is kept for connections: bytes that wait to be written, and how many have
         sent the beginning of something."""
-        nodes = [each._sockets._node for each in servers]
+        nodes = [each._sockets._io for each in servers]
         return {
             "queued": sum(one.pool.bytes for one in nodes),
             "begun": sum(link._parser is not None for one in nodes for link in one.links),

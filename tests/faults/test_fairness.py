@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from eyewall.adapters.web.protocol.parser import SLICE as MESSAGES
-from eyewall.adapters.web.sockets.batch import SLICE as WRITES
+from eyewall.adapters.web.protocol.parser import MESSAGES_PER_FEED as MESSAGES
+from eyewall.adapters.web.sockets.batch import WRITES_PER_SLICE as WRITES
 from tests.faults.clients import PING, Crowd, Peer, framed
 from tests.faults.support import HubProcess, until
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import zlib
 
 from eyewall.adapters.codec.json import JsonCodec
-from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateWire, Inflater
-from eyewall.adapters.web.protocol.frames import TextWire
-from eyewall.adapters.web.protocol.parser import Violation
+from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateFormat, Inflater
+from eyewall.adapters.web.protocol.frames import PlainFormat
+from eyewall.adapters.web.protocol.parser import ProtocolError
 from eyewall.application.frames import Frame
 from tests.fuzz.frames import deflated
-from tests.fuzz.reference import TAIL, Broken, inflated
+from tests.fuzz.reference import FLUSH_TAIL, Broken, inflated
 
 LIMITS = (1000, 1, 300, 65_536, 200_000, 1 << 20, 3 << 20, 3 << 20)
 RATIOS = (100.0, None, 1.0, 2.5)
 HONEST = 32
 
-PLAIN = TextWire(JsonCodec())
+PLAIN = PlainFormat(JsonCodec())
 
 
 def check(data: bytes) -> None:
@@ -41,7 +41,7 @@ def check_inflated(data: bytes, limit: int, ratio: float | None) -> None:
         truth, reasons = b"", broken.reasons
     try:
         found = Inflater(limit, ratio).inflate(data)
-    except Violation as violation:
+    except ProtocolError as violation:
         assert violation.reason in reasons, f"{violation} instead of {reasons or len(truth)}"
     else:
         assert not reasons, f"{len(found)} bytes instead of {reasons}"
@@ -56,11 +56,11 @@ def check_there_and_back(data: bytes, options: int) -> None:
         threshold=options >> 3 & 15, level=1 + options % 9, mem_level=1 + options % 9
     )
     frame = Frame(content, raw=True, binary=bool(options & 1))
-    plain, whole = frame.form(PLAIN), DeflateWire(PLAIN, config).build(frame)
+    plain, whole = frame.form(PLAIN), DeflateFormat(PLAIN, config).build(frame)
     if not whole[0] & 0x40:
         assert whole == plain
         return
     assert len(whole) < len(plain), "compressed, and no smaller"
     assert whole[0] == plain[0] | 0x40
     payload = whole[2 + {126: 2, 127: 8}.get(whole[1], 0) :]
-    assert zlib.decompressobj(-15).decompress(payload + TAIL) == content, "another message"
+    assert zlib.decompressobj(-15).decompress(payload + FLUSH_TAIL) == content, "another message"

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 
 from eyewall.adapters.web.protocol.deflate import Inflater
-from eyewall.adapters.web.protocol.parser import SLICE, Event, Parser
+from eyewall.adapters.web.protocol.parser import MESSAGES_PER_FEED, Event, Parser
 from tests.fuzz.frames import frame, scripted
 from tests.fuzz.reference import CLOSE, Expected, expected
 
@@ -18,7 +18,7 @@ LIMITS = (1000, 1, 125, 126, 4096, 70_000, 1 << 20, 2 << 20)
 RATIOS: tuple[float | bool | None, ...] = (False, 20.0, None, False)
 """Nothing may be compressed; what inflates to so many times its size; whatever."""
 SCRIPT = 32
-SLICES = (SLICE, 1, 2, 3)
+SLICES = (MESSAGES_PER_FEED, 1, 2, 3)
 ONE, WHOLE, HEADERS, ANY = range(4)
 """Cut octet by octet, not at all, within headers, anywhere."""
 
@@ -46,7 +46,7 @@ def check(data: bytes) -> None:
 def handed_out(parser: Parser, chunk: bytes, most: int) -> list[Event]:
     events = parser.feed(chunk, most)
     assert len(events) <= most, "more events than one call may give"
-    while parser.more:
+    while parser.has_more:
         assert parser.failure is None, "more to read of what has failed"
         again = parser.feed(b"", most)
         assert len(again) <= most, "more events than one call may give"
@@ -71,7 +71,7 @@ def check_end(parser: Parser, stream: bytes) -> None:
     for more in (frame(0x81, b"more"), stream, b""):
         assert parser.feed(more) == [], "an event after the end"
         assert parser.failure is failure, "another failure after the end"
-        assert not parser.more
+        assert not parser.has_more
 
 
 def chunks(stream: bytes, kind: int, seed: int) -> Iterator[bytes]:

@@ -10,13 +10,18 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
-from eyewall.adapters.web.protocol.deflate import FINALS, FREE, STEP
-from eyewall.adapters.web.protocol.parser import EMPTY_FRAGMENTS, FRAGMENT, FRAGMENTS, OVERHEAD
+from eyewall.adapters.web.protocol.deflate import INFLATE_SIZE, MAX_FINAL_BLOCKS, RATIO_EXEMPT_BYTES
+from eyewall.adapters.web.protocol.parser import (
+    MAX_EMPTY_FRAGMENTS,
+    MAX_FRAGMENTS,
+    MIN_MEAN_FRAGMENT,
+    OVERHEAD_SHIFT,
+)
 from eyewall.domain.connection import DisconnectReason as Reason
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
-TAIL = b"\x00\x00\xff\xff"
+FLUSH_TAIL = b"\x00\x00\xff\xff"
 OCTET = 8 * 258
 """Bytes that one octet may inflate to."""
 
@@ -108,7 +113,7 @@ class _Reader:
         _, compressed, parts = self._message or (0, bool(first & 0x40), [])
         most = self._limit
         if compressed:
-            most += (most >> OVERHEAD) + 64
+            most += (most >> OVERHEAD_SHIFT) + 64
         return sum(map(len, parts)) + length > most
 
     def _take(self, first: int, payload: bytes, end: int) -> None:
@@ -163,7 +168,10 @@ def check_close(payload: bytes) -> None:
 
 def check_fragments(message: tuple[int, bool, list[bytes]], final: bool, limit: int) -> None:
     opcode, compressed, parts = message
-    if len(parts) > max(FRAGMENTS, limit // FRAGMENT) or parts.count(b"") > EMPTY_FRAGMENTS:
+    if (
+        len(parts) > max(MAX_FRAGMENTS, limit // MIN_MEAN_FRAGMENT)
+        or parts.count(b"") > MAX_EMPTY_FRAGMENTS
+    ):
         raise Broken(Reason.POLICY_VIOLATION)
     if opcode == TEXT and not compressed:
         check_text(b"".join(parts), final=final)
@@ -190,15 +198,15 @@ def whole_message(
 
 def inflated(data: bytes, limit: int, ratio: float | None) -> bytes:
     """Inflate a message as RFC 7692, 7.2.2, says; raises ``Broken``."""
-    most = limit if ratio is None else min(limit, max(FREE, int(ratio * len(data))))
-    out, ended, rest = bytearray(), False, data + TAIL
-    for _ in range(FINALS + 1):
+    most = limit if ratio is None else min(limit, max(RATIO_EXEMPT_BYTES, int(ratio * len(data))))
+    out, ended, rest = bytearray(), False, data + FLUSH_TAIL
+    for _ in range(MAX_FINAL_BLOCKS + 1):
         inflater = zlib.decompressobj(-15)
         rest = inflate_until_final(inflater, rest, out, most)
         ended = inflater.eof
-        if not ended or rest == TAIL:
+        if not ended or rest == FLUSH_TAIL:
             break
-    whole = rest == TAIL if ended else between_blocks(inflater)  # else: too many final ones
+    whole = rest == FLUSH_TAIL if ended else between_blocks(inflater)  # else: too many final ones
     reasons = [] if whole else [Reason.PROTOCOL_ERROR]
     # What looks for the end may be taken for more of a message that has none.
     if len(out) + (0 if whole else 5 * OCTET) > most:
@@ -224,7 +232,7 @@ def inflate_until_final(
             if len(out) + OCTET > most:
                 reasons.append(Reason.MESSAGE_TOO_BIG)
             raise Broken(*reasons) from None
-        if len(out) > most + STEP:
+        if len(out) > most + INFLATE_SIZE:
             raise Broken(Reason.MESSAGE_TOO_BIG)
         if inflater.eof:
             return inflater.unused_data + data[at + 1 :]

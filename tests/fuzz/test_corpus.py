@@ -79,9 +79,9 @@ def test_the_corpus_is_small():
     [
         ("parser", "eyewall.adapters.web.protocol.parser", "_check_text", lambda payload: None),
         ("parser", "eyewall.adapters.web.protocol.parser", "_check_close", lambda payload: None),
-        ("parser", "eyewall.adapters.web.protocol.parser", "EMPTY_FRAGMENTS", 1000),
-        ("deflate", "eyewall.adapters.web.protocol.deflate", "END", b""),
-        ("deflate", "eyewall.adapters.web.protocol.deflate", "FREE", 1 << 30),
+        ("parser", "eyewall.adapters.web.protocol.parser", "MAX_EMPTY_FRAGMENTS", 1000),
+        ("deflate", "eyewall.adapters.web.protocol.deflate", "EMPTY_FINAL_BLOCK", b""),
+        ("deflate", "eyewall.adapters.web.protocol.deflate", "RATIO_EXEMPT_BYTES", 1 << 30),
         ("json", "eyewall.adapters.codec.json", "_deep", lambda payload: False),
         ("json", "eyewall.adapters.codec.json", "MAX_TOPIC", 300),
         ("msgpack", "eyewall.adapters.codec.msgpack", "_check", lambda value: None),

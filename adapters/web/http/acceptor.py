@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-PAUSE: Final = 1.0
+RETRY_DELAY: Final = 1.0
 """Seconds without accepting. Clients wait in the kernel's queue meanwhile."""
 
-AT_ONCE: Final = 128
+ACCEPTS_PER_TURN: Final = 128
 """Connections that are taken in one go: what else there is has its turn in between."""
 
 _CLIENTS_OWN: Final = frozenset(
@@ -33,7 +33,7 @@ here, too): the next may be good."""
 Take = Callable[[socket.socket, Any], None]
 
 
-class Accepting:
+class Acceptor:
     """Accepts on any number of listening sockets; ``paused`` hears of each pause.
 
     Whatever else makes ``accept`` fail is taken for a shortage: it can't be waited for, and
@@ -62,7 +62,7 @@ class Accepting:
             self._timer = None
 
     def _accept(self, sock: socket.socket) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(ACCEPTS_PER_TURN):
             take = self._sockets.get(sock)
             if take is None:
                 return  # closed meanwhile, by what was done with the one before
@@ -81,10 +81,10 @@ class Accepting:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             loop.remove_reader(sock)
-        self._timer = loop.call_later(PAUSE, self._go_on)
+        self._timer = loop.call_later(RETRY_DELAY, self._resume)
         self._paused(error)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
         for sock in self._sockets:

@@ -17,7 +17,7 @@ from eyewall.application.hints import hint_of, trace_without
 from eyewall.application.logs import shown
 
 
-def reported(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]:
+def error_fields(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]:
     """Return the fields of a log line for an error that a request has led to.
 
     It is handed on as it is, unless its text or what led to it shows a credential.
@@ -31,7 +31,7 @@ def reported(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]
     return {"error": type(error).__name__, "traceback": text}
 
 
-def why(error: BaseException | None, request: HTTPServerRequest) -> str | None:
+def hint_for(error: BaseException | None, request: HTTPServerRequest) -> str | None:
     """Return what the log may say of why a request was refused; None if there is nothing."""
     return hint_of(error, _values(request))
 

@@ -5,7 +5,7 @@ hand-over of the socket. Rules of this file:
 
 1. Whatever goes wrong before the connection is open is answered in HTTP, and gives the
    reserved place back. The answer goes first, what is to be logged after it.
-2. Every refusal, whatever raised it, goes through ``_refuse`` or ``_cut``, and leaves a
+2. Every refusal, whatever raised it, goes through ``_refuse`` or ``_abort``, and leaves a
    trace: see ``refusals``.
 3. A client that the authenticator refuses is answered in HTTP. With ``refuse_with="close"`` the
    upgrade is accepted and closed at once; the application never sees that connection. A page
@@ -24,24 +24,24 @@ import inspect
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from tornado.httputil import HTTPHeaders, parse_cookie
 
-from eyewall.adapters.web.http.credentials import reported, why
+from eyewall.adapters.web.http.credentials import error_fields, hint_for
 from eyewall.adapters.web.http.origin import Hosts, Origins
 from eyewall.adapters.web.http.proxies import TrustedProxies
-from eyewall.adapters.web.http.refusals import Refusals, harmless
-from eyewall.adapters.web.http.request_target import AbsoluteForm, DiscreetHandler
-from eyewall.adapters.web.http.server import deadline_of, end_if_followed
-from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateWire
-from eyewall.adapters.web.protocol.frames import SocketWire, TextWire
-from eyewall.adapters.web.protocol.negotiation import agree
+from eyewall.adapters.web.http.refusals import RefusalLog, sanitized
+from eyewall.adapters.web.http.request_target import AbsoluteFormMatcher, RedactingHandler
+from eyewall.adapters.web.http.server import close_if_pipelined, deadline_of
+from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateFormat
+from eyewall.adapters.web.protocol.frames import PlainFormat, WebSocketFormat
+from eyewall.adapters.web.protocol.negotiation import negotiate
 from eyewall.adapters.web.sockets.link import SocketLink
-from eyewall.adapters.web.sockets.loop import Node
-from eyewall.adapters.web.sockets.tcp import take_socket
-from eyewall.adapters.web.sockets.tls import link_on
+from eyewall.adapters.web.sockets.loop import SocketLoop
+from eyewall.adapters.web.sockets.tcp import detach_socket
+from eyewall.adapters.web.sockets.tls import create_link
 from eyewall.application.logs import shown
 from eyewall.application.ports import Codec, Reservation
 from eyewall.application.stalls import CHANCE
@@ -60,7 +60,7 @@ from eyewall.domain.identity import ConnMeta
 
 T = TypeVar("T")
 
-_TAKEN = frozenset({"self", "transforms"})
+_RESERVED = frozenset({"self", "transforms"})
 """Names that a group of a path can't have: Tornado hands groups over beside these."""
 
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -71,12 +71,12 @@ MAX_HEADERS: Final = 100
 is looked at, and kept while an authenticator waits."""
 
 
-CUT_OFF: Final = (
+MISSING_UPGRADE_HINT: Final = (
     "a WebSocket handshake came without its upgrade: the proxy in front must speak HTTP/1.1, "
     "and pass Upgrade and Connection on"
 )
 
-MAX_DECIDING: Final = 4096
+MAX_PENDING_DECISIONS: Final = 4096
 """Handshakes that may wait for an origin check or authenticator at the same time. With
 some 20 KiB for each, 80 MiB; an authenticator that takes a tenth of a second then lets
 in 40,000 clients in a second, and one that hangs does not take the node along."""
@@ -102,7 +102,7 @@ class Refusal(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def busy(
+def try_later(
     retry_after: float, reason: RefusalReason = RefusalReason.OVERLOADED, **headers: str
 ) -> Refusal:
     """Come back after so many seconds."""
@@ -112,16 +112,16 @@ def busy(
 
 def draining() -> Refusal:
     """Come back to another node, or when this one runs again."""
-    return busy(1.0, RefusalReason.DRAINING, Connection="close")
+    return try_later(1.0, RefusalReason.DRAINING, Connection="close")
 
 
-def check_number(headers: HTTPHeaders) -> None:
+def check_header_count(headers: HTTPHeaders) -> None:
     """Raise ``Refusal`` if there are more fields than anybody needs."""
     if sum(1 for _ in headers.get_all()) > MAX_HEADERS:
         raise Refusal(RefusalReason.HEADERS, 431, f"more than {MAX_HEADERS} header fields")
 
 
-def accept_key(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.1") -> str:
+def check_upgrade(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.1") -> str:
     """Check that this is an upgrade (RFC 6455, 4.2.1); returns the key to answer with.
 
     ``http`` is the version of the request: in 1.0 an ``Upgrade`` means nothing (RFC 9110, 7.8).
@@ -136,7 +136,7 @@ def accept_key(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.1")
             RefusalReason.NOT_AN_UPGRADE,
             426,
             "this is a WebSocket (version 13)",
-            hint=None if asked or "Sec-WebSocket-Key" not in headers else CUT_OFF,
+            hint=None if asked or "Sec-WebSocket-Key" not in headers else MISSING_UPGRADE_HINT,
             Upgrade="websocket",
             Connection="Upgrade",
             Sec_WebSocket_Version="13",
@@ -166,120 +166,134 @@ def answer(accept: str, subprotocol: str | None, extensions: str | None) -> byte
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-@dataclass(slots=True)
-class Door:
-    """By which rules connections come in."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeConfig:
+    """The rules by which handshakes are accepted."""
 
-    node: Node
-    codecs: Sequence[tuple[Codec, SocketWire]]
-    """The first is for clients that name no subprotocol."""
-    deflated: Mapping[str, SocketWire]
-    """The wire for a client that compresses, by the name of its codec's own; none while
-    compression is off."""
-    origins: Origins
-    proxies: TrustedProxies
     timeout: float
+    """Seconds for a whole handshake, the decisions of the application included."""
+    origins: Origins
     hosts: Hosts
-    refusals: Refusals
+    proxies: TrustedProxies
+    refusals: RefusalLog
     refuse_with: RefuseWith
-    is_open: bool = False
-    """Whether anybody may come in: not before the start, and not once it drains."""
-    deciding: dict[asyncio.Timeout, SocketHandler] = field(default_factory=dict)
-    """Handshakes that wait for somebody's decision, by what ends the wait."""
 
-    @classmethod
-    def of(
-        cls,
-        node: Node,
+
+class HandshakeEndpoint:
+    """Accepts handshakes for one gateway, from ``open`` to ``close``.
+
+    The first of ``codecs`` serves clients that name no subprotocol. Without ``compression`` no
+    message is compressed.
+    """
+
+    def __init__(
+        self,
+        io: SocketLoop,
+        config: HandshakeConfig,
         codecs: Sequence[Codec],
-        origins: Origins,
-        proxies: TrustedProxies,
-        timeout: float,
-        *,
-        hosts: Hosts,
-        refusals: Refusals,
-        refuse_with: RefuseWith = RefuseWith.HTTP,
         compression: CompressionConfig | None = None,
-    ) -> Door:
-        wires = [TextWire(codec) for codec in codecs]
-        deflated = (
-            {} if compression is None else {w.name: DeflateWire(w, compression) for w in wires}
+    ) -> None:
+        self.io = io
+        self.config = config
+        plain = [PlainFormat(codec) for codec in codecs]
+        self._codecs: Sequence[tuple[Codec, WebSocketFormat]] = list(
+            zip(codecs, plain, strict=True)
         )
-        pairs = list(zip(codecs, wires, strict=True))
-        return cls(node, pairs, deflated, origins, proxies, timeout, hosts, refusals, refuse_with)
+        self._compressed: Mapping[str, WebSocketFormat] = (
+            {}
+            if compression is None
+            else {each.name: DeflateFormat(each, compression) for each in plain}
+        )
+        """The format for a client that accepts compression, by the name of the plain one."""
+        self.is_open = False
+        self.pending_decisions: dict[asyncio.Timeout, HandshakeHandler] = {}
+        """Handshakes that wait for an origin check or an authenticator, by the timeout of each."""
 
     def routes(self, path: str) -> list[Any]:
-        """Return rules for a Tornado application, which let clients in at ``path``.
+        """Return rules for a Tornado application, which accept handshakes at ``path``.
 
         Raises ``ValueError`` for a path that is no regular expression, or whose groups have
-        names that Tornado needs itself.
+        names that Tornado reserves.
         """
         try:
             names = set(re.compile(path).groupindex)
         except re.error as error:
             raise ValueError(f"routes: {path!r} is no regular expression: {error}") from None
-        if names & _TAKEN:
-            raise ValueError(f"routes: no group may be called {' or '.join(names & _TAKEN)}")
-        options = {"door": self}
-        return [(path, SocketHandler, options), (AbsoluteForm(path), SocketHandler, options)]
+        if names & _RESERVED:
+            raise ValueError(f"routes: no group may be called {' or '.join(names & _RESERVED)}")
+        options = {"endpoint": self}
+        return [
+            (path, HandshakeHandler, options),
+            (AbsoluteFormMatcher(path), HandshakeHandler, options),
+        ]
+
+    def open(self) -> None:
+        """Accept handshakes from now on."""
+        self.is_open = True
 
     def close(self) -> None:
-        """Let nobody in any more, and answer those who wait for a decision."""
+        """Accept no more handshakes, and answer those that wait for a decision with 503."""
         self.is_open = False
-        for limit, handler in list(self.deciding.items()):
-            handler.turn_away()
+        for limit, handler in list(self.pending_decisions.items()):
+            handler.refuse_draining()
             if not limit.expired():
-                limit.reschedule(self.node.loop.time())
+                limit.reschedule(self.io.loop.time())
 
-    def choose(self, offered: Sequence[str]) -> tuple[Codec, SocketWire, bool]:
-        """Return the codec for a client, and whether it was negotiated."""
-        known = {codec.subprotocol: (codec, wire) for codec, wire in self.codecs}
+    def choose_codec(self, offered: Sequence[str]) -> tuple[Codec, WebSocketFormat, bool]:
+        """Return the codec for the subprotocols that a client offers, its format, and whether a
+        subprotocol was negotiated."""
+        known = {codec.subprotocol: (codec, wire) for codec, wire in self._codecs}
         for name in offered:
             if name in known:
                 return *known[name], True
-        return *self.codecs[0], False
+        return *self._codecs[0], False
 
-    def compress(self, wire: SocketWire, offers: Sequence[str]) -> tuple[SocketWire, str | None]:
-        """Return the wire for a client that made these offers, and what to answer to them."""
-        agreed = agree(offers) if self.deflated else None
-        return (wire, None) if agreed is None else (self.deflated[wire.name], agreed)
+    def negotiate_compression(
+        self, wire: WebSocketFormat, offers: Sequence[str]
+    ) -> tuple[WebSocketFormat, str | None]:
+        """Return the format for a client that made these offers, and the
+        ``Sec-WebSocket-Extensions`` to answer with; None if there is no compression."""
+        agreed = negotiate(offers) if self._compressed else None
+        return (wire, None) if agreed is None else (self._compressed[wire.name], agreed)
 
 
-class _TooLate(Exception):
+class _HandshakeTimeout(Exception):
     """The time for the handshake has run out."""
 
 
-class _Over(Exception):
+class _AlreadyOver(Exception):
     """There is nobody to answer: the client has left, or was answered already."""
 
 
-class SocketHandler(DiscreetHandler):
+class HandshakeHandler(RedactingHandler):
     """Lets WebSocket connections in."""
 
-    def initialize(self, door: Door) -> None:
-        self._door = door
+    def initialize(self, endpoint: HandshakeEndpoint) -> None:
+        self._endpoint = endpoint
+        self._config = endpoint.config
+        self._io = endpoint.io
 
     async def get(self, /, *_: str, **params: str | None) -> None:
         """Answer a request of any method: only a GET can be an upgrade."""
         reservation: Reservation | None = None
         request = self.request
         try:
-            if not self._door.is_open:
+            if not self._endpoint.is_open:
                 raise draining()
-            check_number(request.headers)
-            if not self._door.hosts.allow(request.headers.get_list("Host")):
+            check_header_count(request.headers)
+            if not self._config.hosts.allow(request.headers.get_list("Host")):
                 raise Refusal(RefusalReason.HOST, 403, "this host is not served here")
-            accept = accept_key(request.method, request.headers, request.version)
+            accept = check_upgrade(request.method, request.headers, request.version)
             handshake = self._handshake(params)
             await self._check_origin(handshake)
             reservation = self._reserve(handshake)
-            meta = await self._let_in(handshake, accept)
+            meta = await self._authenticate_or_close(handshake, accept)
             link, session = await self._upgrade(accept, handshake)
         except Refusal as refusal:
             self._refuse(refusal)
-        except _TooLate:
-            self._cut()
-        except _Over:
+        except _HandshakeTimeout:
+            self._abort()
+        except _AlreadyOver:
             pass
         else:
             place, reservation = reservation, None  # from here on the connection's
@@ -293,7 +307,7 @@ class SocketHandler(DiscreetHandler):
     def check_xsrf_cookie(self) -> None:
         """Nothing is done for a form: only the upgrade counts, and its origin is checked."""
 
-    def turn_away(self) -> None:
+    def refuse_draining(self) -> None:
         """Answer now, whatever is still to be decided."""
         self._refuse(draining())
 
@@ -317,7 +331,7 @@ class SocketHandler(DiscreetHandler):
             # HTTP/2 splits them into fields of their own, and a proxy may pass them on like
             # that; together they are one list (RFC 9113, 8.2.3).
             cookies=parse_cookie("; ".join(headers.all("Cookie"))),
-            ip=self._door.proxies.client(request.remote_ip, headers.all("X-Forwarded-For")),
+            ip=self._config.proxies.client(request.remote_ip, headers.all("X-Forwarded-For")),
             subprotocols=tuple(name for name in offered if name),
             params={name: value for name, value in params.items() if value is not None},
         )
@@ -325,94 +339,101 @@ class SocketHandler(DiscreetHandler):
     async def _check_origin(self, handshake: Handshake) -> None:
         origins, hosts = handshake.headers.all("Origin"), self._hosts(handshake)
         try:
-            allowed = self._door.origins.allow(origins, handshake, hosts)
+            allowed = self._config.origins.allow(origins, handshake, hosts)
             if inspect.isawaitable(allowed):
                 allowed = await self._in_time(allowed)
-        except (Refusal, _TooLate, _Over):
+        except (Refusal, _HandshakeTimeout, _AlreadyOver):
             raise
         except BaseException as error:
-            raise _failure(error, RefusalReason.ORIGIN_CHECK_FAILED) from error
+            raise _internal_error(error, RefusalReason.ORIGIN_CHECK_FAILED) from error
         if not allowed:
-            hint = self._door.origins.why_not(
-                [harmless(text) for text in origins], [harmless(text) for text in hosts]
+            hint = self._config.origins.why_refused(
+                [sanitized(text) for text in origins], [sanitized(text) for text in hosts]
             )
             raise Refusal(RefusalReason.ORIGIN, 403, "this origin is not allowed", hint=hint)
 
     def _hosts(self, handshake: Handshake) -> list[str]:
         headers, peer = handshake.headers, self.request.remote_ip
-        return self._door.proxies.hosts(peer, headers.all("Host"), headers.all("X-Forwarded-Host"))
+        return self._config.proxies.hosts(
+            peer, headers.all("Host"), headers.all("X-Forwarded-Host")
+        )
 
     def _reserve(self, handshake: Handshake) -> Reservation:
         try:
-            return self._door.node.intake.reserve(handshake.ip)
+            return self._io.intake.reserve(handshake.ip)
         except ShuttingDown as error:
             raise draining() from error
         except Overloaded as error:
-            raise busy(error.retry_after, RefusalReason.CONNECTIONS) from error
+            raise try_later(error.retry_after, RefusalReason.CONNECTIONS) from error
 
-    async def _let_in(self, handshake: Handshake, accept: str) -> ConnMeta:
+    async def _authenticate_or_close(self, handshake: Handshake, accept: str) -> ConnMeta:
         """Authenticate the client. A refusal is raised, to be answered in HTTP, or told by a close
-        code, after which ``_Over`` is raised."""
+        code, after which ``_AlreadyOver`` is raised."""
         try:
             return await self._authenticate(handshake)
         except Refusal as refusal:
             told = refusal.reason is RefusalReason.UNAUTHORIZED
-            if not told or self._door.refuse_with is RefuseWith.HTTP:
+            if not told or self._config.refuse_with is RefuseWith.HTTP:
                 raise
             refused = refusal
-        await self._turn_down(accept, handshake, refused)
-        raise _Over
+        await self._accept_and_close(accept, handshake, refused)
+        raise _AlreadyOver
 
     async def _authenticate(self, handshake: Handshake) -> ConnMeta:
         try:
-            meta = self._door.node.intake.authenticate(handshake)
+            meta = self._io.intake.authenticate(handshake)
             return await self._in_time(meta) if inspect.isawaitable(meta) else meta
-        except (Refusal, _TooLate, _Over):
+        except (Refusal, _HandshakeTimeout, _AlreadyOver):
             raise
         except ShuttingDown as error:
             raise draining() from error
         except RateLimited as error:
-            raise busy(error.retry_after, RefusalReason.RATE_LIMITED) from error
+            raise try_later(error.retry_after, RefusalReason.RATE_LIMITED) from error
         except Overloaded as error:
-            raise busy(error.retry_after) from error
+            raise try_later(error.retry_after) from error
         except Unavailable as error:
-            raise busy(1.0, RefusalReason.UNAVAILABLE) from error
+            raise try_later(1.0, RefusalReason.UNAVAILABLE) from error
         except Refused as error:
             if error.retryable:
-                raise busy(1.0, RefusalReason.UNAVAILABLE) from error
+                raise try_later(1.0, RefusalReason.UNAVAILABLE) from error
             # RFC 9110, 15.5.2: how to come in is said with it.
             raise Refusal(
                 RefusalReason.UNAUTHORIZED, 401, "authentication failed", WWW_Authenticate="Bearer"
             ) from error
         except BaseException as error:
-            raise _failure(error, RefusalReason.AUTHENTICATOR_FAILED) from error
+            raise _internal_error(error, RefusalReason.AUTHENTICATOR_FAILED) from error
 
     async def _in_time(self, decision: Awaitable[T]) -> T:
-        """Wait for a decision, until the time for the handshake has run out."""
-        door = self._door
-        if len(door.deciding) >= MAX_DECIDING:
-            _drop(decision)
-            raise busy(1.0)
-        deadline = deadline_of(self.request) or door.node.loop.time() + door.timeout
-        loop, node = door.node.loop, door.node
+        """Return what ``decision`` comes to.
+
+        Raises ``_HandshakeTimeout`` when the time for the handshake has run out, and
+        ``_AlreadyOver`` when the handshake was answered meanwhile.
+        """
+        io, pending = self._io, self._endpoint.pending_decisions
+        if len(pending) >= MAX_PENDING_DECISIONS:
+            _cancel(decision)
+            raise try_later(1.0)
+        loop = io.loop
+        deadline = deadline_of(self.request) or loop.time() + self._config.timeout
         limit = asyncio.timeout(None)
-        # Not the limit's own timer: that would ring before what was waited for is read.
+        # The timeout's own timer could fire before an answer that has arrived is read. The
+        # deadlines of the node fire after that.
         left = deadline - loop.time()
-        until = node.clock.now() + (max(left, CHANCE) if node.stalls.is_recent else left)
-        bell = node.deadlines.at(until, lambda: _expire(limit, loop.time()))
-        door.deciding[limit] = self
+        until = io.clock.now() + (max(left, CHANCE) if io.stalls.is_recent else left)
+        timer = io.deadlines.at(until, lambda: _expire(limit, loop.time()))
+        pending[limit] = self
         try:
             async with limit:
                 decided = await decision
         except TimeoutError:
             if limit.expired():
-                raise (_Over if self._finished else _TooLate) from None
+                raise (_AlreadyOver if self._finished else _HandshakeTimeout) from None
             raise
         finally:
-            bell.cancel()
-            del door.deciding[limit]
-        if self._finished:  # turned away, and the decision would not be ended
-            raise _Over
+            timer.cancel()
+            del pending[limit]
+        if self._finished:  # answered meanwhile, and the decision ignored its cancellation
+            raise _AlreadyOver
         return decided
 
     # --- and does not get in
@@ -425,37 +446,37 @@ class SocketHandler(DiscreetHandler):
         for name, value in refusal.headers.items():
             self.set_header(name, value)
         if "Upgrade" in self.request.headers:
-            end_if_followed(self.request)
+            close_if_pipelined(self.request)
         self.finish(f"{refusal}\n")
         if refusal.__cause__ is not None and refusal.status == 500:
             ours = refusal.reason is RefusalReason.INTERNAL
             event = "handshake_failed" if ours else refusal.reason.value
-            self._door.node.logger.error(event, **reported(refusal.__cause__, self.request))
-        self._tell(refusal.reason, refusal.status, hint=self._hint(refusal))
+            self._io.logger.error(event, **error_fields(refusal.__cause__, self.request))
+        self._report(refusal.reason, refusal.status, hint=self._hint(refusal))
 
     def _hint(self, refusal: Refusal) -> Callable[[], str | None]:
         """What the log says of a refusal: our own words, or those of who has raised it."""
-        return lambda: refusal.hint or why(refusal.__cause__, self.request)
+        return lambda: refusal.hint or hint_for(refusal.__cause__, self.request)
 
-    async def _turn_down(self, accept: str, handshake: Handshake, refusal: Refusal) -> None:
+    async def _accept_and_close(self, accept: str, handshake: Handshake, refusal: Refusal) -> None:
         """Accept the upgrade, only to close with a code that the client's script sees."""
         try:
             link, _ = await self._upgrade(accept, handshake)
-        except _Over as over:
+        except _AlreadyOver as over:
             if not isinstance(over.__cause__, ConnectionError):
                 raise  # and it was told
         else:
-            self._door.node.turn_down(link)
+            self._io.close_refused(link)
         code, _ = close_frame(DisconnectReason.AUTH_FAILED)
-        self._tell(refusal.reason, 101, hint=self._hint(refusal), close=code)
+        self._report(refusal.reason, 101, hint=self._hint(refusal), close=code)
 
-    def _cut(self) -> None:
+    def _abort(self) -> None:
         self.detach().close()
-        self._tell(RefusalReason.TIMEOUT, None)
+        self._report(RefusalReason.TIMEOUT, None)
 
-    def _tell(self, reason: RefusalReason, status: int | None, **more: Any) -> None:
+    def _report(self, reason: RefusalReason, status: int | None, **more: Any) -> None:
         request = self.request
-        self._door.refusals.tell(
+        self._config.refusals.report(
             reason, status, headers=request.headers, peer=request.remote_ip, **more
         )
 
@@ -476,11 +497,11 @@ class SocketHandler(DiscreetHandler):
     async def _upgrade(self, accept: str, handshake: Handshake) -> tuple[SocketLink, bool]:
         """Answer 101 and take the connection out of Tornado's hands.
 
-        Returns the link, and whether a subprotocol was negotiated. Raises ``_Over`` if the
+        Returns the link, and whether a subprotocol was negotiated. Raises ``_AlreadyOver`` if the
         client is gone.
         """
-        codec, wire, session = self._door.choose(handshake.subprotocols)
-        wire, extensions = self._door.compress(
+        codec, wire, session = self._endpoint.choose_codec(handshake.subprotocols)
+        wire, extensions = self._endpoint.negotiate_compression(
             wire, handshake.headers.all("Sec-WebSocket-Extensions")
         )
         head = answer(accept, codec.subprotocol if session else None, extensions)
@@ -490,15 +511,15 @@ class SocketHandler(DiscreetHandler):
         # all of the handshake would stay until the collector finds it.
         self.ui.clear()
         try:
-            sock, ahead = await take_socket(stream, self._door.timeout)
-            link = link_on(self._door.node, codec, wire, sock)
+            sock, ahead = await detach_socket(stream, self._config.timeout)
+            link = create_link(self._io, codec, wire, sock)
             link.answer(head)
-            link.keep(ahead)
+            link.prepend_input(ahead)
         except OSError as error:
             if not isinstance(error, ConnectionError):  # the machine is short of something
-                self._door.node.logger.error("take_over_failed", error=shown(error))
-                self._tell(RefusalReason.INTERNAL, None)
-            raise _Over from error
+                self._io.logger.error("take_over_failed", error=shown(error))
+                self._report(RefusalReason.INTERNAL, None)
+            raise _AlreadyOver from error
         self._log()
         return link, session
 
@@ -510,20 +531,20 @@ class SocketHandler(DiscreetHandler):
         *,
         session: bool,
     ) -> None:
-        node = self._door.node
+        io = self._io
         try:
-            opened = await node.intake.open(link, meta, reservation, session=session)
+            opened = await io.intake.open(link, meta, reservation, session=session)
         except BaseException as error:
             link.close(DisconnectReason.INTERNAL_ERROR)
             if is_end(error):
                 raise
-            node.logger.error("open_failed", exc_info=error)
+            io.logger.error("open_failed", exc_info=error)
         else:
             if opened:
-                link.begin()
+                link.start_reading()
 
 
-def _failure(error: BaseException, reason: RefusalReason) -> Refusal:
+def _internal_error(error: BaseException, reason: RefusalReason) -> Refusal:
     """Return the answer to a handshake for which an application's function failed.
 
     Raises ``error`` again if it is the end of this very task.
@@ -538,7 +559,7 @@ def _expire(limit: asyncio.Timeout, now: float) -> None:
         limit.reschedule(now)
 
 
-def _drop(decision: Awaitable[Any]) -> None:
+def _cancel(decision: Awaitable[Any]) -> None:
     """Leave undone what nobody waits for."""
     if inspect.iscoroutine(decision):
         decision.close()

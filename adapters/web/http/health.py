@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from eyewall.adapters.web.http.request_target import DiscreetHandler
+from eyewall.adapters.web.http.request_target import RedactingHandler
 
 Ready = Callable[[], list[str]]
 """Returns the reasons why no traffic should come now; none: it may."""
@@ -15,7 +15,7 @@ Render = Callable[[], tuple[bytes, str]]
 """Returns the metrics and their content type."""
 
 
-class _Plain(DiscreetHandler):
+class _UncachedHandler(RedactingHandler):
     """An answer that nobody may keep."""
 
     def set_default_headers(self) -> None:
@@ -27,7 +27,7 @@ class _Plain(DiscreetHandler):
         self.finish(json.dumps(body))
 
 
-class HealthHandler(_Plain):
+class HealthHandler(_UncachedHandler):
     """``/healthz``: the event loop lives, or there would be no answer."""
 
     def get(self) -> None:
@@ -36,7 +36,7 @@ class HealthHandler(_Plain):
     head = get
 
 
-class ReadyHandler(_Plain):
+class ReadyHandler(_UncachedHandler):
     """``/readyz``: whether traffic should come, and if not, why."""
 
     def initialize(self, ready: Ready) -> None:
@@ -52,7 +52,7 @@ class ReadyHandler(_Plain):
     head = get
 
 
-class MetricsHandler(_Plain):
+class MetricsHandler(_UncachedHandler):
     """``/metrics``."""
 
     def initialize(self, render: Render) -> None:
@@ -66,7 +66,7 @@ class MetricsHandler(_Plain):
     head = get
 
 
-def ops_routes(ready: Ready, render: Render | None = None) -> list[Any]:
+def health_routes(ready: Ready, render: Render | None = None) -> list[Any]:
     """Return rules for a Tornado application; without ``render`` there is no ``/metrics``."""
     routes: list[Any] = [(r"/healthz", HealthHandler), (r"/readyz", ReadyHandler, {"ready": ready})]
     if render is not None:

@@ -6,8 +6,8 @@ until it closes too (RFC 9112, 9.6).
 
 Rules of this file:
 
-1. Who goes on sending, or never closes, has ``WITHIN`` seconds.
-2. No more than ``MOST`` are seen out at the same time: one more cuts off the first of them.
+1. A client that goes on sending, or never closes, has ``LINGER_TIMEOUT`` seconds.
+2. At most ``MAX_LINGERING`` connections linger at the same time. One more aborts the oldest.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Any, Final
 
 from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
-from eyewall.adapters.web.sockets.link import DISCARD
-from eyewall.adapters.web.sockets.tcp import Carrier, vacate
+from eyewall.adapters.web.sockets.link import DISCARD_SIZE
+from eyewall.adapters.web.sockets.tcp import NonBlockingSocket, socket_placeholder
 from eyewall.adapters.web.sockets.tls import TlsSocket
 
-WITHIN: Final = 2.0
+LINGER_TIMEOUT: Final = 2.0
 """Seconds that a client has to take its answer and to close: some round trips of the worst
 networks. What it sends meanwhile is of no use to anybody."""
 
-MOST: Final = 1024
+MAX_LINGERING: Final = 1024
 """Connections that are seen out at the same time. Each is a descriptor, and some kernel
 memory."""
 
 
-class Partings:
+class LingeringCloser:
     """Sees sockets out that have been answered."""
 
     def __init__(self) -> None:
-        self._leaving: dict[socket.socket, tuple[Carrier, float]] = {}
+        self._lingering: dict[socket.socket, tuple[NonBlockingSocket, float]] = {}
         """With the deadline of each. All have as long, so they stand in its order."""
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -54,82 +54,82 @@ class Partings:
         except (OSError, ValueError):
             sock.close()
             return
-        if len(self._leaving) >= MOST:
-            self._end(next(iter(self._leaving)))
+        if len(self._lingering) >= MAX_LINGERING:
+            self._close(next(iter(self._lingering)))
         self._empty.clear()
-        self._leaving[sock] = carrier, loop.time() + WITHIN
+        self._lingering[sock] = carrier, loop.time() + LINGER_TIMEOUT
         if self._timer is None:
-            self._timer = loop.call_later(WITHIN, self._look)
+            self._timer = loop.call_later(LINGER_TIMEOUT, self._check_deadlines)
 
-    async def done(self, within: float) -> None:
+    async def wait_closed(self, within: float) -> None:
         """Return when all have left, or the time is over."""
-        if self._leaving:
+        if self._lingering:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within):
                     await self._empty.wait()
 
     def close(self) -> None:
         """Cut off those that are left."""
-        for sock in list(self._leaving):
-            self._end(sock)
+        for sock in list(self._lingering):
+            self._close(sock)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _read(self, sock: socket.socket) -> None:
         try:
-            ended = not self._leaving[sock][0].recv(DISCARD)
+            ended = not self._lingering[sock][0].recv(DISCARD_SIZE)
         except BlockingIOError:
             return
         except OSError:
             ended = True
         if ended:
-            self._end(sock)
+            self._close(sock)
 
-    def _look(self) -> None:
+    def _check_deadlines(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        for sock, (_, deadline) in list(self._leaving.items()):
+        for sock, (_, deadline) in list(self._lingering.items()):
             if deadline > loop.time():
-                self._timer = loop.call_at(deadline, self._look)
+                self._timer = loop.call_at(deadline, self._check_deadlines)
                 break
-            self._end(sock)
+            self._close(sock)
 
-    def _end(self, sock: socket.socket) -> None:
-        del self._leaving[sock]
+    def _close(self, sock: socket.socket) -> None:
+        del self._lingering[sock]
         asyncio.get_running_loop().remove_reader(sock)
         sock.close()
-        if not self._leaving:
+        if not self._lingering:
             self._empty.set()
 
 
-class Parting(IOStream):
+class LingeringStream(IOStream):
     """A stream whose end does not take away what was written to it.
 
-    ``partings`` and ``overlong`` are set before it is read.
+    ``closer`` and ``overflow_answer`` are set before it is read.
     """
 
-    partings: Partings
-    overlong: bytes
+    closer: LingeringCloser
+    overflow_answer: bytes
     """The last word to a client of whom more came before an end than may: until when it is
     looked for, Tornado's own does not answer."""
 
     def close(self, exc_info: Any = False) -> None:
         if isinstance(exc_info, UnsatisfiableReadError):
-            self.part(self.overlong, exc_info)
+            self.close_gracefully(self.overflow_answer, exc_info)
         else:
             super().close(exc_info)
 
-    def part(self, last: bytes = b"", exc_info: Any = False) -> None:
+    def close_gracefully(self, last: bytes = b"", exc_info: Any = False) -> None:
         """Close it as soon as the client does, after a last word."""
         sock: socket.socket | None = None
         if not self.closed() and not self.writing():
             sock = self.socket
-            self.socket = vacate(sock)
+            self.socket = socket_placeholder(sock)
         super().close(exc_info)
         if sock is not None:
-            self.partings.add(sock, last)
+            self.closer.add(sock, last)
 
 
-class TlsParting(Parting, SSLIOStream):
+class TlsLingeringStream(LingeringStream, SSLIOStream):
     """The same with TLS."""

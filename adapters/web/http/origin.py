@@ -45,7 +45,7 @@ class Origins:
 
     def __init__(self, rule: OriginRule = None) -> None:
         self._decide = rule if callable(rule) else None
-        self._takes_own = True
+        self._allows_same_origin = True
         self._patterns: list[Callable[[str], bool]] = []
         if rule is None or callable(rule):
             return
@@ -57,7 +57,7 @@ class Origins:
                 'check_origin: "none" lets no page in, and stands alone; a callable can let in '
                 "some and not the server's own"
             )
-        self._takes_own = NONE not in words
+        self._allows_same_origin = NONE not in words
         self._patterns = [_pattern(text) for text in rule if text.lower() not in words]
 
     def allow(
@@ -78,9 +78,9 @@ class Origins:
         if any(matches(origin) for matches in self._patterns):
             return True
         names = handshake.headers.all("Host") if hosts is None else hosts
-        return self._takes_own and any(_is_same(origin, host) for host in names)
+        return self._allows_same_origin and any(_is_same(origin, host) for host in names)
 
-    def why_not(self, origins: Sequence[str], hosts: Sequence[str]) -> str:
+    def why_refused(self, origins: Sequence[str], hosts: Sequence[str]) -> str:
         """Say for a log why these values were refused: what is wrong, and what helps.
 
         ``hosts`` are the names that they were compared with: ``Host``, and what a trusted proxy
@@ -90,15 +90,15 @@ class Origins:
             return "more than one Origin"
         if self._decide is not None:
             return f"check_origin said no to origin {origins[0]}"
-        if not self._takes_own:  # the origin may be the server's own
+        if not self._allows_same_origin:  # the origin may be the server's own
             return f'origin {origins[0]} is not let in: check_origin is "none"'
         host, *told = hosts or [""]
-        why = f"origin {origins[0]} is not Host {host}"
+        hint_for = f"origin {origins[0]} is not Host {host}"
         if told:
-            why += f", nor X-Forwarded-Host {told[0]}"
+            hint_for += f", nor X-Forwarded-Host {told[0]}"
         if self._patterns:
-            why += ", nor in check_origin"
-        return f"{why}: list it in check_origin, or have the proxy in front pass Host on"
+            hint_for += ", nor in check_origin"
+        return f"{hint_for}: list it in check_origin, or have the proxy in front pass Host on"
 
 
 def _parse(text: str) -> _Origin | None:

@@ -21,7 +21,7 @@ from eyewall.application.ports import Clock, Logger, Timer
 from eyewall.application.throttle import LINES, PERIOD
 from eyewall.domain.handshake import RefusalReason
 
-LONGEST: Final = 128
+MAX_SHOWN_CHARACTERS: Final = 128
 """Characters of an origin or a host that are shown. A name in DNS has 253 at most, but a
 line of a log should stay one that people read."""
 
@@ -41,7 +41,7 @@ _NOTEWORTHY: Final = frozenset(
 in every day."""
 
 
-class Refusals:
+class RefusalLog:
     """Counts and logs refused handshakes."""
 
     def __init__(self, clock: Clock, logger: Logger, proxies: TrustedProxies) -> None:
@@ -55,7 +55,7 @@ class Refusals:
         self._since = -PERIOD
         self._timer: Timer | None = None
 
-    def tell(
+    def report(
         self,
         reason: RefusalReason,
         status: int | None,
@@ -81,7 +81,7 @@ class Refusals:
         if self._lines[reason] > LINES:
             self._left_out[reason] += 1
             if self._timer is None:
-                self._timer = self._clock.call_later(self._since + PERIOD - now, self._sum_up)
+                self._timer = self._clock.call_later(self._since + PERIOD - now, self._log_left_out)
             return
         host = _field(headers, "Host")
         known = None if hint is None else hint()
@@ -104,9 +104,9 @@ class Refusals:
         """Say what is still to be said."""
         if self._timer is not None:
             self._timer.cancel()
-            self._sum_up()
+            self._log_left_out()
 
-    def _sum_up(self) -> None:
+    def _log_left_out(self) -> None:
         self._timer = None
         self._lines.clear()
         self._since = self._clock.now()
@@ -117,16 +117,16 @@ class Refusals:
 
 def _field(headers: HTTPHeaders | None, name: str) -> str | None:
     values = _all(headers, name)
-    return harmless(values[0]) if values else None
+    return sanitized(values[0]) if values else None
 
 
 def _all(headers: HTTPHeaders | None, name: str) -> list[str]:
     return [] if headers is None else headers.get_list(name)
 
 
-def harmless(text: str) -> str:
+def sanitized(text: str) -> str:
     """Return what a client wrote, for a line of a log."""
-    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    cut = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
     shown = "".join(c if c.isascii() and c.isprintable() else f"\\x{ord(c):02x}" for c in cut)
     # A URL in place of an origin may name a password, or have a query.
     before, at, after = shown.rpartition("@")

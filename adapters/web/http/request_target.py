@@ -25,7 +25,7 @@ _SCHEME = re.compile("(?:http|ws)s?://", re.IGNORECASE)
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\[\]:]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """What a URL that stands in a request line comes to."""
 
     uri: str
@@ -34,20 +34,20 @@ class Target(NamedTuple):
     """With its port, if it has one. Who asks (``user:password@``) is left out."""
 
 
-def absolute(uri: str) -> Target | None:
+def parse_absolute_form(uri: str) -> RequestTarget | None:
     """Return the parts of an absolute form; None for any other form, or a broken one."""
     found = _ABSOLUTE.fullmatch(uri)
     if found is None or _HOST.fullmatch(found["host"]) is None:
         return None
-    return Target(f"{found['path'] or '/'}{found['query'] or ''}", found["host"])
+    return RequestTarget(f"{found['path'] or '/'}{found['query'] or ''}", found["host"])
 
 
-def usual(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+def normalize(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
     """Return the start line in the form that routing knows, and have ``headers`` name the host
     that counts. Raises ``HTTPInputError`` for a URL that is none."""
     if _SCHEME.match(start_line.path) is None:
         return start_line
-    target = absolute(start_line.path)
+    target = parse_absolute_form(start_line.path)
     if target is None:
         raise HTTPInputError("the URL in the request line can't be read")
     # One that is missing or stands there twice is refused all the same (RFC 9112, 3.2).
@@ -56,7 +56,7 @@ def usual(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLin
     return start_line._replace(path=target.uri)
 
 
-def masked(uri: str) -> str:
+def redact_query(uri: str) -> str:
     """Return a request's target for a log: what stands in a query may be a token."""
     path, question, query = uri.partition("?")
     scheme, _, rest = path.rpartition("://")
@@ -65,7 +65,7 @@ def masked(uri: str) -> str:
     return f"{path}?{MASK}" if question and query else path
 
 
-class AbsoluteForm(Matcher):
+class AbsoluteFormMatcher(Matcher):
     """Matches requests for ``pattern`` that name the whole URL, and brings them into the
     usual form.
 
@@ -76,7 +76,7 @@ class AbsoluteForm(Matcher):
         self._path = re.compile(pattern if pattern.endswith("$") else f"{pattern}$")
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        target = absolute(request.uri or "")
+        target = parse_absolute_form(request.uri or "")
         if target is None:
             return None
         path = target.uri.partition("?")[0]
@@ -97,7 +97,7 @@ def _unquoted(value: str | None) -> bytes | None:
     return None if value is None else url_unescape(value, encoding=None, plus=False)
 
 
-class DiscreetHandler(RequestHandler):
+class RedactingHandler(RequestHandler):
     """A handler whose requests may be logged: nothing that logs one sees its query.
 
     The access log of an application, the lines of a handler that fails, and the request's
@@ -105,7 +105,7 @@ class DiscreetHandler(RequestHandler):
     """
 
     def __init__(self, application: Any, request: HTTPServerRequest, **kwargs: Any) -> None:
-        request.uri = masked(request.uri or "")
+        request.uri = redact_query(request.uri or "")
         super().__init__(application, request, **kwargs)
 
     def _log(self) -> None:

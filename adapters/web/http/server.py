@@ -44,10 +44,14 @@ from tornado.httputil import (
 from tornado.iostream import UnsatisfiableReadError
 from tornado.netutil import ssl_wrap_socket
 
-from eyewall.adapters.web.http.acceptor import Accepting
-from eyewall.adapters.web.http.lingering_close import Parting, Partings, TlsParting
-from eyewall.adapters.web.http.refusals import Refusals
-from eyewall.adapters.web.http.request_target import usual
+from eyewall.adapters.web.http.acceptor import Acceptor
+from eyewall.adapters.web.http.lingering_close import (
+    LingeringCloser,
+    LingeringStream,
+    TlsLingeringStream,
+)
+from eyewall.adapters.web.http.refusals import RefusalLog
+from eyewall.adapters.web.http.request_target import normalize
 from eyewall.application.stalls import CHANCE, Stalls
 from eyewall.domain.handshake import RefusalReason
 
@@ -57,7 +61,7 @@ MAX_HEADER_SIZE: Final = 16 * 1024
 MAX_BODY_SIZE: Final = 1024 * 1024
 """Bytes of a request's body. A handshake has none; the HTTP API's are small."""
 
-MAX_UNREAD: Final = 4096
+MAX_PENDING_REQUESTS: Final = 4096
 """Requests that may be on their way at the same time, silent connections included: with
 some 15 KiB for each, 64 MiB. A handshake is on its way for a few round trips, so this is
 more of them than a node can answer; what is over it are clients that do not go on."""
@@ -67,12 +71,12 @@ KEEP_ALIVE: Final = 75.0
 """Seconds that a connection may be silent between two requests. Proxies keep theirs open for
 60, and who closes first must not be the server, or a request meets the end of it."""
 
-GOODBYE: Final = 0.5
+DRAIN_GRACE: Final = 0.5
 """Seconds that a client whose request is half read has to take the answer that there will be
 none, and to close."""
 
 
-def _last_word(status: str, text: str, *fields: str) -> bytes:
+def _final_answer(status: str, text: str, *fields: str) -> bytes:
     lines = [
         f"HTTP/1.1 {status}",
         *fields,
@@ -83,19 +87,23 @@ def _last_word(status: str, text: str, *fields: str) -> bytes:
     return "\r\n".join([*lines, "", f"{text}\n"]).encode()
 
 
-_GOODBYE: Final = _last_word("503 Service Unavailable", "try again later", "Retry-After: 1")
+_DRAINING_ANSWER: Final = _final_answer(
+    "503 Service Unavailable", "try again later", "Retry-After: 1"
+)
 
-_TOO_LARGE: Final = _last_word(
+_HEADERS_TOO_LARGE_ANSWER: Final = _final_answer(
     "431 Request Header Fields Too Large", f"more than {MAX_HEADER_SIZE} bytes of headers"
 )
 
-_BAD: Final = _last_word("400 Bad Request", "this is no request that is served here")
+_BAD_REQUEST_ANSWER: Final = _final_answer(
+    "400 Bad Request", "this is no request that is served here"
+)
 
-_UNREADABLE: Final = "the request can't be read"
+_MALFORMED: Final = "the request can't be read"
 """All that a log is told: Tornado's own texts quote headers, which may hold a token."""
 
 
-class _Reading(HTTP1Connection):
+class _ReportingConnection(HTTP1Connection):
     """A request as Tornado reads it, which tells of what it can't read."""
 
     malformed: Callable[[HTTPHeaders | None], None]
@@ -112,7 +120,7 @@ class _Reading(HTTP1Connection):
             return line, headers
         except HTTPInputError:
             self.malformed(None)
-            raise HTTPInputError(_UNREADABLE) from None
+            raise HTTPInputError(_MALFORMED) from None
 
     def _read_body(
         self, code: int, headers: HTTPHeaders, delegate: HTTPMessageDelegate
@@ -121,26 +129,26 @@ class _Reading(HTTP1Connection):
             body = super()._read_body(code, headers, delegate)
         except HTTPInputError:
             self.malformed(headers)
-            raise HTTPInputError(_UNREADABLE) from None
-        return None if body is None else self._told(body, headers)
+            raise HTTPInputError(_MALFORMED) from None
+        return None if body is None else self._report_malformed_body(body, headers)
 
-    async def _told(self, body: Awaitable[None], headers: HTTPHeaders) -> None:
+    async def _report_malformed_body(self, body: Awaitable[None], headers: HTTPHeaders) -> None:
         try:
             await body
         except HTTPInputError:
             self.malformed(headers)
-            raise HTTPInputError(_UNREADABLE) from None
+            raise HTTPInputError(_MALFORMED) from None
 
     def close(self) -> None:
-        if isinstance(self.stream, Parting):  # None once it is another's
-            self.stream.part()
+        if isinstance(self.stream, LingeringStream):  # None once it is another's
+            self.stream.close_gracefully()
         super().close()
 
 
-class _Unread(HTTPMessageDelegate):
+class _PendingRequest(HTTPMessageDelegate):
     """A request that is on its way, or a connection that waits for one."""
 
-    __slots__ = ("_connection", "_inner", "_server", "deadline", "headers", "spared")
+    __slots__ = ("_connection", "_inner", "_server", "deadline", "had_grace", "headers")
 
     def __init__(
         self,
@@ -153,29 +161,29 @@ class _Unread(HTTPMessageDelegate):
         self._connection = connection
         self._inner = inner
         self.deadline = deadline
-        self.spared = False
+        self.had_grace = False
         """Whether it has had its ``CHANCE`` after a stall."""
         self.headers: HTTPHeaders | None = None
-        _stream_of(connection).overlong = _TOO_LARGE
+        _stream_of(connection).overflow_answer = _HEADERS_TOO_LARGE_ANSWER
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         self.headers = headers
-        _stream_of(self._connection).overlong = _BAD  # the size of a chunk
-        self._server.has_begun(self._connection)
+        _stream_of(self._connection).overflow_answer = _BAD_REQUEST_ANSWER  # the size of a chunk
+        self._server.request_started(self._connection)
         try:
-            line = usual(cast("RequestStartLine", start_line), headers)
+            line = normalize(cast("RequestStartLine", start_line), headers)
             return self._inner.headers_received(line, headers)
         except HTTPInputError:
             self._server.malformed(self._connection, headers)
-            raise HTTPInputError(_UNREADABLE) from None
+            raise HTTPInputError(_MALFORMED) from None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
-        self._server.was_read(self._connection)
+        self._server.request_read(self._connection)
         self._inner.finish()
 
     def on_connection_close(self) -> None:
@@ -195,7 +203,7 @@ class LimitedServer(HTTPServer):
         app: HTTPServerConnectionDelegate,
         *,
         request_timeout: float,
-        refusals: Refusals | None = None,
+        refusals: RefusalLog | None = None,
         paused: Callable[[OSError], None] | None = None,
         stalls: Stalls | None = None,
         **options: Any,
@@ -205,20 +213,20 @@ class LimitedServer(HTTPServer):
         self._request_timeout = request_timeout
         self._idle_timeout = max(KEEP_ALIVE, request_timeout)
         self._refusals = refusals
-        self._accepting = Accepting(paused or (lambda _: None))
-        self._partings = Partings()
-        self._unread: dict[HTTP1ServerConnection, _Unread] = {}
-        self._idle: dict[HTTP1ServerConnection, _Unread] = {}
+        self._acceptor = Acceptor(paused or (lambda _: None))
+        self._closer = LingeringCloser()
+        self._pending: dict[HTTP1ServerConnection, _PendingRequest] = {}
+        self._idle: dict[HTTP1ServerConnection, _PendingRequest] = {}
         """Those that have had an answer, and of whose next request nothing has come yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalls = stalls
         if stalls is not None:
-            stalls.on_stall(self._stood_still)
+            stalls.on_stall(self._on_stall)
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         for sock in sockets:
             self._sockets[sock.fileno()] = sock
-            self._handlers[sock.fileno()] = self._accepting.add(sock, self._handle_connection)
+            self._handlers[sock.fileno()] = self._acceptor.add(sock, self._handle_connection)
 
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
@@ -227,49 +235,51 @@ class LimitedServer(HTTPServer):
         if not isinstance(server_conn, HTTP1ServerConnection):
             return inner
         if isinstance(request_conn, HTTP1Connection):
-            request_conn.__class__ = _Reading
-            cast("_Reading", request_conn).malformed = partial(self.malformed, server_conn)
-        if len(self._unread) + len(self._idle) >= MAX_UNREAD:
+            request_conn.__class__ = _ReportingConnection
+            cast("_ReportingConnection", request_conn).malformed = partial(
+                self.malformed, server_conn
+            )
+        if len(self._pending) + len(self._idle) >= MAX_PENDING_REQUESTS:
             # The one that has taken the longest: of those that go on, none takes long.
-            self._make_room()
+            self._evict_one()
         is_first = not hasattr(server_conn, "deadline")
         waiting, within = (
-            (self._unread, self._request_timeout)
+            (self._pending, self._request_timeout)
             if is_first or _has_bytes(server_conn)
             else (self._idle, self._idle_timeout)
         )
         deadline = asyncio.get_running_loop().time() + within
         setattr(server_conn, "deadline", deadline)  # noqa: B010  (Tornado's object, our note)
-        unread = waiting[server_conn] = _Unread(self, server_conn, inner, deadline)
-        self._arm()
+        unread = waiting[server_conn] = _PendingRequest(self, server_conn, inner, deadline)
+        self._schedule_check()
         return unread
 
-    def has_begun(self, server_conn: HTTP1ServerConnection) -> None:
+    def request_started(self, server_conn: HTTP1ServerConnection) -> None:
         """The first bytes of a request are there: from now on it has to go on."""
         unread = self._idle.pop(server_conn, None)
         if unread is not None:
             unread.deadline = asyncio.get_running_loop().time() + self._request_timeout
             setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
-            self._unread[server_conn] = unread
-            self._arm()
+            self._pending[server_conn] = unread
+            self._schedule_check()
 
-    def was_read(self, server_conn: HTTP1ServerConnection) -> None:
+    def request_read(self, server_conn: HTTP1ServerConnection) -> None:
         """The request is there as a whole, or never will be."""
-        self._unread.pop(server_conn, None)
+        self._pending.pop(server_conn, None)
         self._idle.pop(server_conn, None)
 
     def malformed(self, server_conn: HTTP1ServerConnection, headers: HTTPHeaders | None) -> None:
         """The request is no HTTP, and is answered with 400."""
-        self._tell(server_conn, RefusalReason.MALFORMED, 400, headers)
+        self._report(server_conn, RefusalReason.MALFORMED, 400, headers)
 
     def on_close(self, server_conn: object) -> None:
         conn = cast("HTTP1ServerConnection", server_conn)
-        self.was_read(conn)
+        self.request_read(conn)
         if isinstance(conn.stream.error, UnsatisfiableReadError):
-            if _stream_of(conn).overlong is _TOO_LARGE:
-                self._tell(conn, RefusalReason.HEADERS, 431)
+            if _stream_of(conn).overflow_answer is _HEADERS_TOO_LARGE_ANSWER:
+                self._report(conn, RefusalReason.HEADERS, 431)
             else:
-                self._tell(conn, RefusalReason.MALFORMED, 400)
+                self._report(conn, RefusalReason.MALFORMED, 400)
         super().on_close(server_conn)
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
@@ -281,91 +291,91 @@ class LimitedServer(HTTPServer):
         except OSError:
             connection.close()
             return
-        stream.partings = self._partings
+        stream.closer = self._closer
         self.handle_stream(stream, address)
 
-    def _stream(self, connection: socket.socket) -> Parting:
+    def _stream(self, connection: socket.socket) -> LingeringStream:
         sizes = {"max_buffer_size": self.max_buffer_size, "read_chunk_size": self.read_chunk_size}
         if self.ssl_options is None:
-            return Parting(connection, **sizes)
+            return LingeringStream(connection, **sizes)
         secured = ssl_wrap_socket(
             connection, self.ssl_options, server_side=True, do_handshake_on_connect=False
         )
-        return TlsParting(secured, **sizes)
+        return TlsLingeringStream(secured, **sizes)
 
-    async def turn_away(self) -> None:
+    async def refuse_pending(self) -> None:
         """Answer the requests that are half read with 503, and give their clients a moment."""
-        for conn, unread in [*self._unread.items(), *self._idle.items()]:
+        for conn, unread in [*self._pending.items(), *self._idle.items()]:
             if unread.headers is None and not _has_bytes(conn):
                 continue  # it has asked for nothing
-            _stream_of(conn).part(_GOODBYE)
-            self._tell(conn, RefusalReason.DRAINING, 503, unread.headers)
-        await self._partings.done(GOODBYE)
+            _stream_of(conn).close_gracefully(_DRAINING_ANSWER)
+            self._report(conn, RefusalReason.DRAINING, 503, unread.headers)
+        await self._closer.wait_closed(DRAIN_GRACE)
 
     async def close_all_connections(self) -> None:
         """End the requests that are under way, and wait for them."""
         await super().close_all_connections()
         if self._stalls is not None:
-            self._stalls.forget(self._stood_still)
-        self._partings.close()
+            self._stalls.forget(self._on_stall)
+        self._closer.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _arm(self) -> None:
-        if self._timer is None and (self._unread or self._idle):
+    def _schedule_check(self) -> None:
+        if self._timer is None and (self._pending or self._idle):
             loop = asyncio.get_running_loop()
             # Nobody says when the first bytes of a silent connection come: it is looked at.
             due = loop.time() + self._request_timeout
-            for waiting in (self._unread, self._idle):
+            for waiting in (self._pending, self._idle):
                 if waiting:
                     due = min(due, next(iter(waiting.values())).deadline)
-            self._timer = loop.call_at(due, self._look)
+            self._timer = loop.call_at(due, self._check_deadlines)
 
-    def _look(self) -> None:
+    def _check_deadlines(self) -> None:
         """Cut those whose time has run out."""
         self._timer = None
         if self._stalls is not None:
             self._stalls.look()  # what this postpones is not cut
         now = asyncio.get_running_loop().time()
         for server_conn in [conn for conn in self._idle if _has_bytes(conn)]:
-            self.has_begun(server_conn)
-        for server_conn, unread in list(self._unread.items()):
+            self.request_started(server_conn)
+        for server_conn, unread in list(self._pending.items()):
             if unread.deadline > now:
                 break
-            self._cut(server_conn, RefusalReason.TIMEOUT)
+            self._abort(server_conn, RefusalReason.TIMEOUT)
         for server_conn, unread in list(self._idle.items()):
             if unread.deadline > now:
                 break
-            self._let_go(server_conn)
-        self._arm()
+            self._close_idle(server_conn)
+        self._schedule_check()
 
-    def _stood_still(self, seconds: float) -> None:
+    def _on_stall(self, seconds: float) -> None:
         """Give everybody the time back, and once a moment to be read at least."""
         soon = asyncio.get_running_loop().time() + min(CHANCE, self._request_timeout)
-        for server_conn, unread in [*self._unread.items(), *self._idle.items()]:
+        for server_conn, unread in [*self._pending.items(), *self._idle.items()]:
             unread.deadline += seconds
-            if unread.deadline < soon and not unread.spared:
-                unread.spared = True
+            if unread.deadline < soon and not unread.had_grace:
+                unread.had_grace = True
                 unread.deadline = soon
             setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
 
-    def _make_room(self) -> None:
+    def _evict_one(self) -> None:
         if self._idle:
-            self._let_go(next(iter(self._idle)))
+            self._close_idle(next(iter(self._idle)))
         else:
-            self._cut(next(iter(self._unread)), RefusalReason.OVERLOADED)
+            self._abort(next(iter(self._pending)), RefusalReason.OVERLOADED)
 
-    def _cut(self, server_conn: HTTP1ServerConnection, reason: RefusalReason) -> None:
-        unread = self._unread.pop(server_conn)
+    def _abort(self, server_conn: HTTP1ServerConnection, reason: RefusalReason) -> None:
+        unread = self._pending.pop(server_conn)
         server_conn.stream.close()
-        self._tell(server_conn, reason, None, unread.headers)
+        self._report(server_conn, reason, None, unread.headers)
 
-    def _let_go(self, server_conn: HTTP1ServerConnection) -> None:
+    def _close_idle(self, server_conn: HTTP1ServerConnection) -> None:
         del self._idle[server_conn]
         server_conn.stream.close()
 
-    def _tell(
+    def _report(
         self,
         server_conn: HTTP1ServerConnection,
         reason: RefusalReason,
@@ -374,7 +384,7 @@ class LimitedServer(HTTPServer):
     ) -> None:
         if self._refusals is not None:
             peer = getattr(server_conn.context, "remote_ip", None)
-            self._refusals.tell(reason, status, headers=headers, peer=peer)
+            self._refusals.report(reason, status, headers=headers, peer=peer)
 
 
 def _has_bytes(server_conn: HTTP1ServerConnection) -> bool:
@@ -382,11 +392,11 @@ def _has_bytes(server_conn: HTTP1ServerConnection) -> bool:
     return bool(server_conn.stream._read_buffer)  # noqa: SLF001  (there is no public way)
 
 
-def _stream_of(server_conn: HTTP1ServerConnection) -> Parting:
-    return cast("Parting", server_conn.stream)  # ``_handle_connection`` has made it
+def _stream_of(server_conn: HTTP1ServerConnection) -> LingeringStream:
+    return cast("LingeringStream", server_conn.stream)  # ``_handle_connection`` has made it
 
 
-def end_if_followed(request: HTTPServerRequest) -> None:
+def close_if_pipelined(request: HTTPServerRequest) -> None:
     """Close behind the answer to an upgrade, if its client has not waited for that: what has
     come are frames, and would be read as a request."""
     connection = request.connection
@@ -408,7 +418,7 @@ def http_server(
     *,
     ssl: tls.SSLContext | None = None,
     handshake_timeout: float = 10.0,
-    refusals: Refusals | None = None,
+    refusals: RefusalLog | None = None,
     paused: Callable[[OSError], None] | None = None,
     stalls: Stalls | None = None,
 ) -> LimitedServer:

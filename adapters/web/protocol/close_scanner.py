@@ -11,12 +11,12 @@ from typing import Final
 
 from eyewall.adapters.web.protocol.frames import CLOSE, MASKED
 
-HEADER: Final = {126: 4, 127: 10}
+EXTENDED_HEADER_SIZES: Final = {126: 4, 127: 10}
 """Bytes of a header without its mask, where they are not two, by the length that it begins
 with."""
 
 
-class CloseSearch:
+class CloseScanner:
     """Looks for the header of a close frame, whichever way the bytes are cut.
 
     A peer that does not keep to frames is not found to close; it has until the deadline.
@@ -41,7 +41,7 @@ class CloseSearch:
                 return frames
             second = data[at + 1]
             length = second & ~MASKED
-            start = at + HEADER.get(length, 2)
+            start = at + EXTENDED_HEADER_SIZES.get(length, 2)
             if length > 125:
                 if start > size:
                     break

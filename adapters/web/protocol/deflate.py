@@ -19,37 +19,37 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from eyewall.adapters.web.protocol.frames import COMPRESSED, TextWire, build
-from eyewall.adapters.web.protocol.parser import Violation
+from eyewall.adapters.web.protocol.frames import COMPRESSED, PlainFormat, build_frame
+from eyewall.adapters.web.protocol.parser import ProtocolError
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import count
 
-TAIL: Final = b"\x00\x00\xff\xff"
+FLUSH_TAIL: Final = b"\x00\x00\xff\xff"
 """What a flush ends with; left out by the sender, put back by the receiver (7.2)."""
 
-END: Final = b"\x01\x00\x00\xff\xff"
+EMPTY_FINAL_BLOCK: Final = b"\x01\x00\x00\xff\xff"
 """An empty final block. Put behind a whole message, it is the end of the data; behind one
 that was cut off it is not, which zlib would not tell otherwise."""
 
-NARROWEST: Final = 9
-WIDEST: Final = 15
+MIN_WINDOW_BITS: Final = 9
+MAX_WINDOW_BITS: Final = 15
 """Windows in bits, from the smallest that zlib makes raw deflate data with."""
 
 LOOKAHEAD: Final = 262
 """Bytes of a window that zlib does not look back into."""
 
-INPUT: Final = 16 * 1024
+INPUT_SIZE: Final = 16 * 1024
 """Bytes taken in at a time: zlib copies at each step what it has not taken yet."""
 
-STEP: Final = 64 * 1024
+INFLATE_SIZE: Final = 64 * 1024
 """Bytes inflated at a time."""
 
-FREE: Final = 1 << 20
+RATIO_EXEMPT_BYTES: Final = 1 << 20
 """Bytes that any message may inflate to, whatever its ratio: uncompressed they would be
 welcome at the default ``max_message_size``, and they take a few milliseconds."""
 
-FINALS: Final = 16
+MAX_FINAL_BLOCKS: Final = 16
 """Final blocks in one message. Who can't flush makes one (7.2.3.4); each costs a new
 inflater."""
 
@@ -90,12 +90,12 @@ class CompressionConfig:
                 raise ValueError(f"max_ratio must be at least 1, not {ratio!r}")
 
 
-class DeflateWire:
-    """The messages of another wire, compressed where it pays. Implements ``SocketWire``."""
+class DeflateFormat:
+    """The messages of another wire, compressed where it pays. Implements ``WebSocketFormat``."""
 
     inflates = True
 
-    def __init__(self, plain: TextWire, config: CompressionConfig) -> None:
+    def __init__(self, plain: PlainFormat, config: CompressionConfig) -> None:
         self.name = f"{plain.name}+deflate"
         self._plain = plain
         self._config = config
@@ -107,12 +107,12 @@ class DeflateWire:
         if len(payload) < self._config.threshold:
             return whole
         compressed = self._compress(payload)
-        if not self._pays(len(payload), len(compressed)):
+        if not self._is_smaller(len(payload), len(compressed)):
             return whole
-        return build(compressed, COMPRESSED | whole[0] & 15)
+        return build_frame(compressed, COMPRESSED | whole[0] & 15)
 
     @staticmethod
-    def _pays(before: int, after: int) -> bool:
+    def _is_smaller(before: int, after: int) -> bool:
         return after < before
 
     def _compress(self, payload: memoryview) -> bytes:
@@ -121,51 +121,51 @@ class DeflateWire:
         deflater = zlib.compressobj(
             self._config.level,
             zlib.DEFLATED,
-            -min(WIDEST, max(NARROWEST, window)),
+            -min(MAX_WINDOW_BITS, max(MIN_WINDOW_BITS, window)),
             self._config.mem_level,
         )
         data = deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH)
-        return data[: -len(TAIL)]
+        return data[: -len(FLUSH_TAIL)]
 
 
 class Inflater:
     """Inflates whole messages, of at most ``most`` bytes each."""
 
     def __init__(self, most: int, max_ratio: float | None) -> None:
-        self._most = most
+        self._max_size = most
         self._max_ratio = max_ratio
 
     def inflate(self, data: bytes) -> bytes:
-        """Return what ``data`` holds; raises ``Violation``."""
-        work = _Inflation(self._most, self._max_ratio, len(data))
+        """Return what ``data`` holds; raises ``ProtocolError``."""
+        work = _Inflation(self._max_size, self._max_ratio, len(data))
         view = memoryview(data)
         try:
-            for at in range(0, len(view), INPUT):
-                work.feed(view[at : at + INPUT])
+            for at in range(0, len(view), INPUT_SIZE):
+                work.feed(view[at : at + INPUT_SIZE])
             # A client that ends with a final block may have left out the octet that is
             # to follow it (7.2.3.4): then this is the end already.
             if not work.ended:
-                work.feed(TAIL + END)
+                work.feed(FLUSH_TAIL + EMPTY_FINAL_BLOCK)
         except zlib.error as error:
-            raise _broken(str(error)) from None
+            raise _invalid_data(str(error)) from None
         if not work.ended:
-            raise _broken("it ends within a block")
+            raise _invalid_data("it ends within a block")
         return work.result()
 
 
 class _Inflation:
     """One message on its way to being inflated."""
 
-    __slots__ = ("_finals", "_max_ratio", "_most", "_out", "_size", "_stream", "_whole")
+    __slots__ = ("_finals", "_max_ratio", "_max_size", "_out", "_size", "_stream", "_whole")
 
     def __init__(self, most: int, max_ratio: float | None, whole: int) -> None:
-        self._most = most
+        self._max_size = most
         self._max_ratio = max_ratio
         self._whole = whole  # bytes, compressed: a message may begin with what shrinks best
         self._out: list[bytes] = []
         self._size = 0
         self._finals = 0
-        self._stream = zlib.decompressobj(-WIDEST)
+        self._stream = zlib.decompressobj(-MAX_WINDOW_BITS)
 
     @property
     def ended(self) -> bool:
@@ -176,16 +176,16 @@ class _Inflation:
         return self._out[0] if len(self._out) == 1 else b"".join(self._out)
 
     def feed(self, data: memoryview | bytes) -> None:
-        """Take in a piece; raises ``Violation`` or ``zlib.error``."""
+        """Take in a piece; raises ``ProtocolError`` or ``zlib.error``."""
         rest: memoryview | bytes = data
         while True:
             if self._stream.eof:
                 if not rest:
                     return
-                self._begin_anew()
-            room = min(STEP, self._most - self._size + 1)
+                self._restart()
+            room = min(INFLATE_SIZE, self._max_size - self._size + 1)
             part = self._stream.decompress(rest, room)
-            self._keep(part)
+            self._collect(part)
             if self._stream.eof:
                 rest = self._stream.unused_data
             else:
@@ -193,30 +193,30 @@ class _Inflation:
                 if not rest:  # what it still has to give comes with the next piece
                     return
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         """More blocks follow a final one."""
         self._finals += 1
-        if self._finals > FINALS:
-            raise _broken("too many final blocks")
-        self._stream = zlib.decompressobj(-WIDEST)
+        if self._finals > MAX_FINAL_BLOCKS:
+            raise _invalid_data("too many final blocks")
+        self._stream = zlib.decompressobj(-MAX_WINDOW_BITS)
 
-    def _keep(self, part: bytes) -> None:
+    def _collect(self, part: bytes) -> None:
         if not part:
             return
         self._out.append(part)
         self._size += len(part)
-        if self._size > self._most:
-            text = f"a message that inflates to more than {self._most} bytes"
+        if self._size > self._max_size:
+            text = f"a message that inflates to more than {self._max_size} bytes"
         elif (
             self._max_ratio is not None
-            and self._size > FREE
+            and self._size > RATIO_EXEMPT_BYTES
             and self._size > self._max_ratio * self._whole
         ):
             text = f"a message that inflates to more than {self._max_ratio:g} times its size"
         else:
             return
-        raise Violation(DisconnectReason.MESSAGE_TOO_BIG, text)
+        raise ProtocolError(DisconnectReason.MESSAGE_TOO_BIG, text)
 
 
-def _broken(why: str) -> Violation:
-    return Violation(DisconnectReason.PROTOCOL_ERROR, f"the compressed data is broken: {why}")
+def _invalid_data(why: str) -> ProtocolError:
+    return ProtocolError(DisconnectReason.PROTOCOL_ERROR, f"the compressed data is broken: {why}")

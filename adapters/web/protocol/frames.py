@@ -22,11 +22,11 @@ RESERVED: Final = 0x70
 COMPRESSED: Final = 0x40
 MASKED: Final = 0x80
 
-REASON_BYTES: Final = 123
+MAX_REASON_BYTES: Final = 123
 """A close frame's payload is at most 125 bytes, two of them the code."""
 
 
-def build(payload: bytes, opcode: int = TEXT) -> bytes:
+def build_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     """Return a whole, unfragmented server frame."""
     size = len(payload)
     if size < 126:
@@ -36,21 +36,21 @@ def build(payload: bytes, opcode: int = TEXT) -> bytes:
     return bytes((FINAL | opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
-def build_close(code: int, reason: str) -> bytes:
+def build_close_frame(code: int, reason: str) -> bytes:
     """Return a close frame; a reason that is too long is cut between characters."""
-    text = reason.encode()[:REASON_BYTES].decode(errors="ignore").encode()
-    return build(code.to_bytes(2, "big") + text, CLOSE)
+    text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
+    return build_frame(code.to_bytes(2, "big") + text, CLOSE)
 
 
-class SocketWire(Wire, Protocol):
+class WebSocketFormat(Wire, Protocol):
     """A wire as its links see it."""
 
     inflates: bool
     """Whether the peer may send compressed messages."""
 
 
-class TextWire:
-    """The messages of one codec, uncompressed. Implements ``SocketWire``."""
+class PlainFormat:
+    """The messages of one codec, uncompressed. Implements ``WebSocketFormat``."""
 
     inflates = False
 
@@ -62,14 +62,14 @@ class TextWire:
 
     def build(self, frame: Frame) -> bytes:
         if frame.raw:
-            return build(frame.payload, BINARY if frame.binary else TEXT)
+            return build_frame(frame.payload, BINARY if frame.binary else TEXT)
         if self._encode is None:  # ``payload`` is the canonical form already
-            return build(frame.payload, self._opcode)
+            return build_frame(frame.payload, self._opcode)
         envelope = frame.envelope
         if self._recode is not None:
             raw = None if envelope is None else envelope.raw
             if envelope is None or raw is None or raw.format.name != self.name:
-                return build(self._recode(frame.payload), self._opcode)
+                return build_frame(self._recode(frame.payload), self._opcode)
         elif envelope is None:
-            return build(frame.payload, TEXT)
-        return build(self._encode(envelope), self._opcode)
+            return build_frame(frame.payload, TEXT)
+        return build_frame(self._encode(envelope), self._opcode)

@@ -20,7 +20,7 @@ from typing import Final
 
 NAME: Final = "permessage-deflate"
 
-ANSWER: Final = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
+RESPONSE: Final = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
 
 _WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # RFC 6455, 9.1: what is in quotes must be a token too, so commas and semicolons only part.
@@ -30,11 +30,11 @@ _BITS: Final = re.compile(r"[89]|1[0-5]")  # no leading zeros
 _FLAGS: Final = frozenset({"server_no_context_takeover", "client_no_context_takeover"})
 _WINDOWS: Final = frozenset({"server_max_window_bits", "client_max_window_bits"})
 
-WIDEST: Final = "15"
+SHARED_WINDOW_BITS: Final = "15"
 """The window that shared messages are compressed with: 32 KiB."""
 
 
-def agree(headers: Iterable[str]) -> str | None:
+def negotiate(headers: Iterable[str]) -> str | None:
     """Return the answer to the offers in ``Sec-WebSocket-Extensions``; None if none fits."""
     for header in headers:
         for offer in header.split(","):
@@ -42,8 +42,8 @@ def agree(headers: Iterable[str]) -> str | None:
             if name != NAME:
                 continue
             wanted = _read(parameters)
-            if wanted is not None and _serves(wanted):
-                return _answer(wanted)
+            if wanted is not None and _is_acceptable(wanted):
+                return _response(wanted)
     return None
 
 
@@ -71,15 +71,15 @@ def _is_valid(name: str, value: str | None) -> bool:
     return _BITS.fullmatch(value) is not None
 
 
-def _serves(wanted: Mapping[str, str | None]) -> bool:
+def _is_acceptable(wanted: Mapping[str, str | None]) -> bool:
     # A smaller window would be another compression of every message.
-    return wanted.get("server_max_window_bits", WIDEST) == WIDEST
+    return wanted.get("server_max_window_bits", SHARED_WINDOW_BITS) == SHARED_WINDOW_BITS
 
 
-def _answer(wanted: Mapping[str, str | None]) -> str:
+def _response(wanted: Mapping[str, str | None]) -> str:
     """Accept an offer. A window is named only to who named it first: another client may
     not know the parameter."""
-    answer = ANSWER
+    answer = RESPONSE
     for name in sorted(_WINDOWS):
         if (value := wanted.get(name)) is not None:
             answer += f"; {name}={value}"

@@ -32,46 +32,46 @@ from eyewall.adapters.web.protocol.frames import (
 )
 from eyewall.domain.connection import DisconnectReason
 
-KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
+KNOWN_OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 
-SLICE: Final = 32
+MESSAGES_PER_FEED: Final = 32
 """Messages that one call of ``Parser.feed`` hands out at most."""
 
-LONG: Final = 4096
+BYTEARRAY_SIZE: Final = 4096
 """A partial frame that needs more than this is collected in a bytearray, and not by
 concatenation, which would copy it again for every chunk."""
 
-FRAGMENTS: Final = 1024
+MAX_FRAGMENTS: Final = 1024
 """Fragments that any message may have, however small it is. Who streams a message sends it
 as it comes, some hundred bytes at a time; each fragment costs as much as a message."""
 
-FRAGMENT: Final = 64
+MIN_MEAN_FRAGMENT: Final = 64
 """Bytes that fragments beyond these must hold on average: a message of the largest
 size may come in as many fragments of this size."""
 
-EMPTY_FRAGMENTS: Final = 64
+MAX_EMPTY_FRAGMENTS: Final = 64
 """Continuations without a payload that a message may have. They say nothing: some libraries
 end a message with one."""
 
-INFLATED: Final = 64 * 1024
-"""Bytes that were compressed after which ``Parser.feed`` stops, as at ``SLICE``: a chunk
-may hold many small messages that are large ones inflated."""
+INFLATED_PER_FEED: Final = 64 * 1024
+"""Inflated bytes after which ``Parser.feed`` stops, as it does at ``MESSAGES_PER_FEED``: a
+chunk may hold many small messages that are large ones once inflated."""
 
-OVERHEAD: Final = 5
+OVERHEAD_SHIFT: Final = 5
 """A message that deflate can't make smaller may come out larger by 1/2**5 and a little:
 zlib's own bound for its least favourable settings."""
 
-SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+VALID_CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 """Close codes below 3000 that may be sent (RFC 6455, 7.4.1, and the IANA registry)."""
 
 Event = tuple[int, bytes]
 """TEXT or BINARY with a whole message, or CLOSE, PING or PONG with its payload."""
 
 Inflate = Callable[[bytes], bytes]
-"""Returns what a compressed message holds; raises ``Violation``."""
+"""Returns what a compressed message holds; raises ``ProtocolError``."""
 
 
-class Violation(Exception):
+class ProtocolError(Exception):
     """The peer broke the protocol, or a limit on it."""
 
     def __init__(self, reason: DisconnectReason, text: str) -> None:
@@ -79,7 +79,7 @@ class Violation(Exception):
         self.reason = reason
 
 
-class _Message:
+class _FragmentedMessage:
     """A message that comes in fragments, as far as it has come."""
 
     __slots__ = ("_decoder", "_empty", "_fragments", "compressed", "data", "opcode")
@@ -98,13 +98,13 @@ class _Message:
     def add(self, payload: bytes, final: bool, most: int) -> None:
         self._fragments += 1
         self._empty += not payload
-        if self._fragments > most or self._empty > EMPTY_FRAGMENTS:
-            raise Violation(DisconnectReason.POLICY_VIOLATION, "too many fragments")
+        if self._fragments > most or self._empty > MAX_EMPTY_FRAGMENTS:
+            raise ProtocolError(DisconnectReason.POLICY_VIOLATION, "too many fragments")
         if self._decoder is not None:
             try:
                 self._decoder.decode(payload, final)
             except UnicodeDecodeError:
-                raise Violation(DisconnectReason.INVALID_UTF8, "text is not UTF-8") from None
+                raise ProtocolError(DisconnectReason.INVALID_UTF8, "text is not UTF-8") from None
         self.data += payload
 
 
@@ -116,31 +116,31 @@ class Parser:
     """
 
     __slots__ = (
-        "_at",
+        "_after_violation",
+        "_buffer",
         "_ended",
         "_inflate",
         "_inflated",
-        "_limit",
+        "_max_fragments",
+        "_max_size",
         "_message",
-        "_most",
-        "_need",
-        "_rest",
-        "_spoilt",
+        "_needed",
+        "_offset",
         "failure",
     )
 
     def __init__(self, max_message_size: int, inflate: Inflate | None = None) -> None:
-        self._limit = max_message_size
+        self._max_size = max_message_size
         self._inflate = inflate
         self._inflated = 0  # bytes, in this call of ``feed``
-        self._most = max(FRAGMENTS, max_message_size // FRAGMENT)
-        self._rest: bytes | bytearray = b""
-        self._at = 0  # where in ``_rest`` the next frame begins
-        self._need = 2  # how many bytes from there would tell more
-        self._message: _Message | None = None
+        self._max_fragments = max(MAX_FRAGMENTS, max_message_size // MIN_MEAN_FRAGMENT)
+        self._buffer: bytes | bytearray = b""
+        self._offset = 0  # where in ``_buffer`` the next frame begins
+        self._needed = 2  # how many bytes from there would tell more
+        self._message: _FragmentedMessage | None = None
         self._ended = False
-        self._spoilt = b""
-        self.failure: Violation | None = None
+        self._after_violation = b""
+        self.failure: ProtocolError | None = None
 
     @property
     def closed(self) -> bool:
@@ -148,84 +148,87 @@ class Parser:
         return self._ended and self.failure is None
 
     @property
-    def unread(self) -> bytes:
+    def unparsed(self) -> bytes:
         """What was fed and is in no event: it begins where a frame does. After a violation
         some of its frames may have been events."""
-        return self._spoilt or bytes(self._rest[self._at :])
+        return self._after_violation or bytes(self._buffer[self._offset :])
 
     @property
     def idle(self) -> bool:
         """Whether nothing is held: any other idle parser could go on in its place."""
-        return not self._rest and self._message is None and not self._ended
+        return not self._buffer and self._message is None and not self._ended
 
     @property
-    def amid(self) -> bool:
+    def in_message(self) -> bool:
         """Whether a message has come in part, with control frames between its fragments."""
         return self._message is not None
 
     @property
-    def more(self) -> bool:
+    def has_more(self) -> bool:
         """Whether ``feed`` stopped at its limit and should be called again, without data."""
-        return len(self._rest) - self._at >= self._need
+        return len(self._buffer) - self._offset >= self._needed
 
-    def feed(self, data: bytes = b"", most: int = SLICE) -> list[Event]:
+    def feed(self, data: bytes = b"", most: int = MESSAGES_PER_FEED) -> list[Event]:
         """Take in a chunk; returns the events of its whole frames, at most ``most``.
 
-        With ``more`` set the rest waits: call again before the next chunk is read.
+        With ``has_more`` set the rest waits: call again before the next chunk is read.
         """
         if self._ended:
             return []
-        if self._rest:
+        if self._buffer:
             joined = self._join(data)
             if joined is None:
                 return []
             data = joined
         events: list[Event] = []
         try:
-            at = self._parse(data, self._at, events, most)
-        except Violation as violation:
+            at = self._parse(data, self._offset, events, most)
+        except ProtocolError as violation:
             # Its traceback leads to all that was being read, and from there back to it:
             # nothing but the garbage collector would free that, some time.
             violation.__context__ = None
             self.failure = violation.with_traceback(None)
             self._ended = True
-            self._spoilt = data[self._at :]
+            self._after_violation = data[self._offset :]
         if self._ended:
-            self._rest, self._at, self._message = b"", 0, None
+            self._buffer, self._offset, self._message = b"", 0, None
         elif at == len(data):
-            self._rest, self._at, self._need = b"", 0, 2
-        elif len(data) - at >= self._need:  # the limit stopped it
-            self._rest, self._at = data, at
+            self._buffer, self._offset, self._needed = b"", 0, 2
+        elif len(data) - at >= self._needed:  # the limit stopped it
+            self._buffer, self._offset = data, at
         else:
             rest = data[at:]
-            self._rest, self._at = bytearray(rest) if self._need > LONG else rest, 0
+            self._buffer, self._offset = (
+                bytearray(rest) if self._needed > BYTEARRAY_SIZE else rest,
+                0,
+            )
         return events
 
     def _join(self, data: bytes) -> bytes | None:
         """Put ``data`` behind what was left; None if that still is no frame."""
-        rest = self._rest
+        rest = self._buffer
         if isinstance(rest, bytearray):
             rest += data
-            if len(rest) < self._need:
+            if len(rest) < self._needed:
                 return None
-            self._rest = b""
+            self._buffer = b""
             return bytes(rest)
         if data:
-            rest = rest[self._at :] + data
-            self._rest, self._at = rest, 0
-        return rest if len(rest) - self._at >= self._need else None
+            rest = rest[self._offset :] + data
+            self._buffer, self._offset = rest, 0
+        return rest if len(rest) - self._offset >= self._needed else None
 
     def _parse(self, data: bytes, at: int, events: list[Event], most: int) -> int:
         """Read whole frames from ``at`` on; returns where the first that is not read begins."""
         size = len(data)
-        limit = self._limit
-        self._need = 2
+        limit = self._max_size
+        self._needed = 2
         self._inflated = 0
-        while size - at >= 2 and len(events) < most and self._inflated < INFLATED:
+        while size - at >= 2 and len(events) < most and self._inflated < INFLATED_PER_FEED:
             first = data[at]
             length = data[at + 1] - MASKED
             if (first != 0x81 and first != 0x82) or not 0 <= length < 127 or self._message:
-                following = self._odd(data, at, events)
+                following = self._parse_other_frame(data, at, events)
                 if following == at or self._ended:
                     break
                 at = following
@@ -235,14 +238,16 @@ class Parser:
             if length == 126:
                 start += 2
                 if start > size:
-                    self._need = start - at
+                    self._needed = start - at
                     break
                 length = data[at + 2] << 8 | data[at + 3]
             if length > limit:
-                raise Violation(DisconnectReason.MESSAGE_TOO_BIG, f"a message of {length} bytes")
+                raise ProtocolError(
+                    DisconnectReason.MESSAGE_TOO_BIG, f"a message of {length} bytes"
+                )
             end = start + length
             if end > size:
-                self._need = end - at
+                self._needed = end - at
                 break
             payload = unmask(data[start - 4 : start], data[start:end])
             if first == 0x81 and not payload.isascii():
@@ -251,25 +256,25 @@ class Parser:
             at = end
         return at
 
-    def _odd(self, data: bytes, at: int, events: list[Event]) -> int:
+    def _parse_other_frame(self, data: bytes, at: int, events: list[Event]) -> int:
         """Read one frame of any kind; returns where it ends, or ``at`` if it is not whole."""
         first, second = data[at], data[at + 1]
         self._check_header(first, second)
         length = second & ~MASKED
         start = at + 6 + {126: 2, 127: 8}.get(length, 0)
         if start > len(data):
-            self._need = start - at
+            self._needed = start - at
             return at
         if length > 125:
             length = int.from_bytes(data[at + 2 : start - 4], "big")
         if length >> 63:
-            raise Violation(DisconnectReason.PROTOCOL_ERROR, "a length with its top bit set")
+            raise ProtocolError(DisconnectReason.PROTOCOL_ERROR, "a length with its top bit set")
         opcode = first & 15
         if opcode < CLOSE:
             self._check_size(length, compressed=bool(first & COMPRESSED))
         end = start + length
         if end > len(data):
-            self._need = end - at
+            self._needed = end - at
             return at
         payload = unmask(data[start - 4 : start], data[start:end])
         if opcode >= CLOSE:
@@ -283,21 +288,21 @@ class Parser:
 
     def _check_size(self, length: int, *, compressed: bool) -> None:
         """Refuse a data frame that makes its message too big, before its payload is there."""
-        message, limit = self._message, self._limit
+        message, limit = self._message, self._max_size
         if message is not None:
             length += len(message.data)
             compressed = message.compressed
         if compressed:
-            limit += (limit >> OVERHEAD) + 64
+            limit += (limit >> OVERHEAD_SHIFT) + 64
         if length > limit:
-            raise Violation(DisconnectReason.MESSAGE_TOO_BIG, f"a message of {length} bytes")
+            raise ProtocolError(DisconnectReason.MESSAGE_TOO_BIG, f"a message of {length} bytes")
 
     def _check_header(self, first: int, second: int) -> None:
         opcode = first & 15
         wrong = None
         if first & RESERVED and not self._may_be_compressed(first):
             wrong = "a reserved bit is set"
-        elif opcode not in KNOWN:
+        elif opcode not in KNOWN_OPCODES:
             wrong = f"unknown opcode {opcode}"
         elif opcode >= CLOSE and not first & FINAL:
             wrong = "a fragmented control frame"
@@ -310,7 +315,7 @@ class Parser:
         elif opcode >= CLOSE and second & ~MASKED > 125:
             wrong = "a control frame of more than 125 bytes"
         if wrong is not None:
-            raise Violation(DisconnectReason.PROTOCOL_ERROR, wrong)
+            raise ProtocolError(DisconnectReason.PROTOCOL_ERROR, wrong)
 
     def _may_be_compressed(self, first: int) -> bool:
         """RFC 7692, 6: the bit stands on the first frame of a data message only."""
@@ -328,8 +333,10 @@ class Parser:
                     _check_text(payload)
                 events.append((opcode, payload))
                 return
-            message = self._message = _Message(opcode, compressed=bool(first & COMPRESSED))
-        message.add(payload, final, self._most)
+            message = self._message = _FragmentedMessage(
+                opcode, compressed=bool(first & COMPRESSED)
+            )
+        message.add(payload, final, self._max_fragments)
         if final:
             self._message = None
             data = bytes(message.data)
@@ -350,7 +357,7 @@ def _check_text(payload: bytes) -> None:
     try:
         payload.decode()
     except UnicodeDecodeError:
-        raise Violation(DisconnectReason.INVALID_UTF8, "text is not UTF-8") from None
+        raise ProtocolError(DisconnectReason.INVALID_UTF8, "text is not UTF-8") from None
 
 
 def _check_close(payload: bytes) -> None:
@@ -358,6 +365,6 @@ def _check_close(payload: bytes) -> None:
     if not payload:
         return
     code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else 0
-    if not (code in SENDABLE or 3000 <= code <= 4999):
-        raise Violation(DisconnectReason.PROTOCOL_ERROR, f"close code {code}")
+    if not (code in VALID_CLOSE_CODES or 3000 <= code <= 4999):
+        raise ProtocolError(DisconnectReason.PROTOCOL_ERROR, f"close code {code}")
     _check_text(payload[2:])

@@ -14,18 +14,18 @@ from eyewall.application.frames import Frame, Wire
 from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 from eyewall.domain.pool import Pool
 
-DRAIN: Final = 16 * 1024
+DRAIN_BYTES: Final = 16 * 1024
 """Bytes that leave the queue at a time: what has left it can't be dropped any more."""
 
-DRAINS: Final = 16
+DRAINS_PER_TURN: Final = 16
 """How often in one turn."""
 
-URGENT_BYTES: Final = 4096
+MAX_CONTROL_BYTES: Final = 4096
 """Pongs that wait for a half-written frame. RFC 6455 (5.5.3) lets a server leave out
 all but the newest."""
 
 
-NOTHING: Final = memoryview(b"")
+NO_BYTES: Final = memoryview(b"")
 
 
 class Backlog:
@@ -33,16 +33,16 @@ class Backlog:
 
     __slots__ = (
         "_config",
+        "_control",
         "_outbox",
+        "_partial",
+        "_partial_source",
         "_pool",
-        "_rest",
-        "_urgent",
-        "_whole",
         "_wire",
+        "close_frame",
         "expired",
-        "goodbye",
-        "paused",
-        "since",
+        "last_progress",
+        "reading_paused",
     )
 
     def __init__(self, config: QueueConfig, pool: Pool, wire: Wire, now: float) -> None:
@@ -50,42 +50,42 @@ class Backlog:
         self._pool = pool
         self._wire = wire
         self._outbox: Outbox[Frame] = Outbox(config, pool)
-        self._urgent = b""
-        self._rest = NOTHING
-        self._whole = b""  # what ``rest`` is cut from, and keeps
-        self.goodbye = b""
+        self._control = b""
+        self._partial = NO_BYTES
+        self._partial_source = b""  # what ``partial`` is cut from, and keeps
+        self.close_frame = b""
         """The close frame, to go out when all else has."""
-        self.paused = False
+        self.reading_paused = False
         """Whether the peer is not read either."""
         self.expired: list[Frame] = []
         """Messages whose time was over when they could have been written."""
-        self.since = now
+        self.last_progress = now
         """When bytes were last taken."""
 
     def __len__(self) -> int:
         """Messages that wait, the half-written one too."""
-        return len(self._outbox) + bool(self.rest)
+        return len(self._outbox) + bool(self.partial)
 
     @property
-    def rest(self) -> memoryview:
+    def partial(self) -> memoryview:
         """Bytes that must go out before anything else."""
-        return self._rest
+        return self._partial
 
-    @rest.setter
-    def rest(self, view: memoryview) -> None:
-        self._rest = view = view or NOTHING  # an empty one would keep what it was cut from
-        before, after = self._whole, cast("bytes", view.obj)
+    @partial.setter
+    def partial(self, view: memoryview) -> None:
+        self._partial = view = view or NO_BYTES  # an empty one would keep what it was cut from
+        before, after = self._partial_source, cast("bytes", view.obj)
         if after is not before:
-            self._whole = after
+            self._partial_source = after
             if after:
                 self._pool.hold(after, len(after))
             if before:
                 self._pool.release(before, len(before))
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that it keeps in memory, shared or not."""
-        return self._outbox.bytes + len(self._whole)
+        return self._outbox.bytes + len(self._partial_source)
 
     @property
     def crowded(self) -> bool:
@@ -104,39 +104,39 @@ class Backlog:
     def discard(self) -> list[Frame]:
         """Nobody will write any of it; returns the messages that the peer has seen
         nothing of."""
-        self.rest = NOTHING
+        self.partial = NO_BYTES
         return self._outbox.clear()
 
-    def add_urgent(self, frame: bytes) -> None:
+    def add_control(self, frame: bytes) -> None:
         """Queue a control frame, unless too many wait."""
-        if len(self._urgent) < URGENT_BYTES:
-            self._urgent += frame
+        if len(self._control) < MAX_CONTROL_BYTES:
+            self._control += frame
 
-    def wrote(self, count: int, now: float) -> None:
-        """The socket took ``count`` bytes of ``rest``."""
-        self.rest = self.rest[count:]
-        self.since = now
+    def advance(self, count: int, now: float) -> None:
+        """The socket took ``count`` bytes of ``partial``."""
+        self.partial = self.partial[count:]
+        self.last_progress = now
 
-    def _in_time(self, now: float) -> list[Frame]:
+    def _take_unexpired(self, now: float) -> list[Frame]:
         """The next messages to go out; those whose time is over are set aside."""
-        while frames := self._outbox.take(DRAIN):
+        while frames := self._outbox.take(DRAIN_BYTES):
             late = [f for f in frames if f.expires is not None and f.expires <= now]
             self.expired += late
             if len(late) < len(frames):
                 return [f for f in frames if f not in late] if late else frames
         return []
 
-    def choose(self, now: float) -> bool:
-        """Make ``rest`` what goes out next; False if there is nothing left."""
-        if self.rest:
+    def prepare_next(self, now: float) -> bool:
+        """Make ``partial`` what goes out next; False if there is nothing left."""
+        if self.partial:
             return True
-        if self._urgent:
-            data, self._urgent = self._urgent, b""
-        elif frames := self._in_time(now):
+        if self._control:
+            data, self._control = self._control, b""
+        elif frames := self._take_unexpired(now):
             data = b"".join([frame.form(self._wire) for frame in frames])
         else:
-            data, self.goodbye = self.goodbye, b""
-        self.rest = memoryview(data)
+            data, self.close_frame = self.close_frame, b""
+        self.partial = memoryview(data)
         return bool(data)
 
     def drain(self, write: Callable[[memoryview], int], now: float) -> bool:
@@ -144,13 +144,13 @@ class Backlog:
 
         Raises ``OSError`` when the socket can't be written to any more.
         """
-        for _ in range(DRAINS):
-            if not self.choose(now):
+        for _ in range(DRAINS_PER_TURN):
+            if not self.prepare_next(now):
                 return True
             try:
-                self.wrote(write(self.rest), now)
+                self.advance(write(self.partial), now)
             except BlockingIOError:
                 return False
-            if self.rest:
+            if self.partial:
                 return False
         return False

@@ -22,36 +22,36 @@ from eyewall.application.ports import Clock, Timer
 from eyewall.application.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
 
-LONGEST_TICK = 1.0
+MAX_TICK = 1.0
 """Seconds. Deadlines are kept to within a tick."""
 
-TICKS = 8
+TICKS_PER_PERIOD = 8
 """Ticks in the shortest of the configured times."""
 
-PINGS = 512
+MAX_CHECKS_PER_TICK = 512
 """Links that a tick looks at while it is behind: some milliseconds. It goes through two
 ticks' links at least, so that it catches up."""
 
-GONE = -1
+UNSCHEDULED = -1
 """The tick in which nobody looks at a link."""
 
-SPREAD = (math.sqrt(5) - 1) / 2
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Its multiples, modulo a half, fill that half evenly however many there are."""
 
 
-class Pulse(Protocol):
+class HeartbeatTarget(Protocol):
     """A link, as the heartbeat sees it."""
 
     last_seen: float
-    due: int
+    due_tick: int
     """The tick in which the heartbeat looks at it next; its own note."""
-    asked: float
+    last_ping: float
     """When a ping was last written; set by the link."""
-    answer_due: float
+    pong_deadline: float
     """Until when the first ping since ``last_seen`` has to be answered; the heartbeat's note."""
 
     @property
-    def listening(self) -> bool:
+    def is_reading(self) -> bool:
         """Whether the peer is being read, so that its silence means something."""
 
     def look(self) -> None:
@@ -62,17 +62,17 @@ class Pulse(Protocol):
         that ended the link."""
 
     @property
-    def message_due(self) -> float:
+    def message_deadline(self) -> float:
         """When what the peer is in the middle of sending has to be there; infinite if it
         is in the middle of nothing."""
 
-    def fall_silent(self) -> None:
+    def on_pong_timeout(self) -> None:
         """Nothing came for ``pong_timeout``."""
 
-    def dawdle(self) -> None:
+    def on_message_timeout(self) -> None:
         """Something came, but the message that it is part of is overdue."""
 
-    def check(self, now: float) -> bool:
+    def check_deadlines(self, now: float) -> bool:
         """Act on a deadline that has passed; False when there is none to watch."""
 
 
@@ -87,17 +87,17 @@ class Heartbeat:
         # At least two pings in the time after which silence counts.
         self._interval = min(float(config.interval), self._timeout / 2)  # type: ignore[arg-type]
         # The time that a ping leaves which comes as late as it may.
-        self._patience = self._timeout - self._interval
-        self._tick = min(LONGEST_TICK, min(self._interval, self.write_wait) / TICKS)
-        self._wheel: dict[int, set[Pulse]] = {}
-        self._last = 0
-        self._deadlines: set[Pulse] = set()
-        self._placed = 0
+        self._min_pong_wait = self._timeout - self._interval
+        self._tick = min(MAX_TICK, min(self._interval, self.write_wait) / TICKS_PER_PERIOD)
+        self._wheel: dict[int, set[HeartbeatTarget]] = {}
+        self._last_tick = 0
+        self._deadlines: set[HeartbeatTarget] = set()
+        self._scheduled_count = 0
         self._timer: Timer | None = None
 
     def start(self) -> None:
-        self._last = int(self._clock.now() / self._tick)
-        self._timer = self._clock.call_later(self._tick, self._turn)
+        self._last_tick = int(self._clock.now() / self._tick)
+        self._timer = self._clock.call_later(self._tick, self._on_tick)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -106,78 +106,82 @@ class Heartbeat:
         self._wheel.clear()
         self._deadlines.clear()
 
-    def add(self, link: Pulse) -> None:
+    def add(self, link: HeartbeatTarget) -> None:
         """Ping ``link`` from now on.
 
         The first ping comes in the second half of the first interval, at another moment
         for each link, so that those that came all at once are not pinged all at once.
         """
-        self._placed += 1
-        share = 0.5 + self._placed * SPREAD % 0.5
-        self._place(link, self._clock.now() + self._interval * share)
+        self._scheduled_count += 1
+        share = 0.5 + self._scheduled_count * GOLDEN_RATIO % 0.5
+        self._schedule(link, self._clock.now() + self._interval * share)
 
-    def remove(self, link: Pulse) -> None:
+    def remove(self, link: HeartbeatTarget) -> None:
         self._deadlines.discard(link)
-        due = self._wheel.get(link.due)
-        link.due = GONE
+        due = self._wheel.get(link.due_tick)
+        link.due_tick = UNSCHEDULED
         if due is not None:
             due.discard(link)
 
-    def attend(self, link: Pulse) -> None:
+    def watch_deadline(self, link: HeartbeatTarget) -> None:
         """Have ``link`` check its deadline every tick, until it has none."""
         self._deadlines.add(link)
 
-    def _place(self, link: Pulse, when: float) -> None:
-        link.due = max(math.ceil(when / self._tick), self._last + 1)
-        self._wheel.setdefault(link.due, set()).add(link)
+    def _schedule(self, link: HeartbeatTarget, when: float) -> None:
+        link.due_tick = max(math.ceil(when / self._tick), self._last_tick + 1)
+        self._wheel.setdefault(link.due_tick, set()).add(link)
 
-    def _turn(self) -> None:
+    def _on_tick(self) -> None:
         self._stalls.look()  # before anybody is judged
         now = self._clock.now()
-        self._timer = self._clock.call_later(self._tick, self._turn)
+        self._timer = self._clock.call_later(self._tick, self._on_tick)
         for link in list(self._deadlines):
-            if not link.check(now):
+            if not link.check_deadlines(now):
                 self._deadlines.discard(link)
         reached = int(now / self._tick)
         looks = 0
-        for ticks in range(reached - self._last):
-            if ticks > 1 and looks >= PINGS:
+        for ticks in range(reached - self._last_tick):
+            if ticks > 1 and looks >= MAX_CHECKS_PER_TICK:
                 break  # the loop stood still: the others are next
-            self._last += 1
-            for link in self._wheel.pop(self._last, ()):
-                if link.due == self._last:
+            self._last_tick += 1
+            for link in self._wheel.pop(self._last_tick, ()):
+                if link.due_tick == self._last_tick:
                     looks += 1
-                    self._look_at(link, now)
+                    self._check_link(link, now)
 
-    def _look_at(self, link: Pulse, now: float) -> None:
+    def _check_link(self, link: HeartbeatTarget, now: float) -> None:
         if self._is_overdue(link, now):
             link.look()
             now = self._clock.now()
-            if link.due == GONE:
+            if link.due_tick == UNSCHEDULED:
                 return
-            if self._is_silent(link, now):
-                link.fall_silent()
+            if self._is_pong_overdue(link, now):
+                link.on_pong_timeout()
                 return
             if self._is_overdue(link, now):
-                link.dawdle()
+                link.on_message_timeout()
                 return
         # In step with its pings so far: after a stall all are late, and would be pinged all at
         # once from then on.
-        late = max(0.0, now - link.due * self._tick)
+        late = max(0.0, now - link.due_tick * self._tick)
         when = now + self._interval - late % self._interval
-        if link.listening:
-            was_answered = link.asked <= link.last_seen
+        if link.is_reading:
+            was_answered = link.last_ping <= link.last_seen
             if not link.ping():
                 return
-            if link.asked > link.last_seen:
+            if link.last_ping > link.last_seen:
                 if was_answered:
-                    link.answer_due = max(link.last_seen + self._timeout, now + self._patience)
-                when = min(when, link.answer_due)
-            when = min(when, link.message_due)
-        self._place(link, when)
+                    link.pong_deadline = max(
+                        link.last_seen + self._timeout, now + self._min_pong_wait
+                    )
+                when = min(when, link.pong_deadline)
+            when = min(when, link.message_deadline)
+        self._schedule(link, when)
 
-    def _is_silent(self, link: Pulse, now: float) -> bool:
-        return link.listening and link.asked > link.last_seen and now >= link.answer_due
+    def _is_pong_overdue(self, link: HeartbeatTarget, now: float) -> bool:
+        return link.is_reading and link.last_ping > link.last_seen and now >= link.pong_deadline
 
-    def _is_overdue(self, link: Pulse, now: float) -> bool:
-        return self._is_silent(link, now) or (link.listening and now >= link.message_due)
+    def _is_overdue(self, link: HeartbeatTarget, now: float) -> bool:
+        return self._is_pong_overdue(link, now) or (
+            link.is_reading and now >= link.message_deadline
+        )

@@ -30,42 +30,42 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from eyewall.adapters.web.protocol import frames as rfc6455
-from eyewall.adapters.web.protocol.close_scanner import CloseSearch
-from eyewall.adapters.web.protocol.frames import BINARY, PING, PONG, SocketWire
-from eyewall.adapters.web.protocol.parser import Parser, Violation
+from eyewall.adapters.web.protocol.close_scanner import CloseScanner
+from eyewall.adapters.web.protocol.frames import BINARY, PING, PONG, WebSocketFormat
+from eyewall.adapters.web.protocol.parser import Parser, ProtocolError
 from eyewall.adapters.web.sockets.backlog import Backlog
-from eyewall.adapters.web.sockets.batch import LAST, Item
-from eyewall.adapters.web.sockets.loop import Node
+from eyewall.adapters.web.sockets.batch import CLOSE_MARKER, NumberedFrame
+from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.application.frames import Frame, Wire
 from eyewall.application.logs import shown
 from eyewall.application.ports import Codec
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.outbox import Offer
 
-CHUNK: Final = 64 * 1024
+READ_SIZE: Final = 64 * 1024
 """Bytes read at a time. From 128 KiB on every read costs a mapping and page faults."""
 
-CONTROLS_PER_SECOND: Final = 100
-CONTROLS_AT_ONCE: Final = 200
+CONTROL_FRAMES_PER_SECOND: Final = 100
+CONTROL_FRAME_BURST: Final = 200
 """Pings and pongs that a peer may send. Nobody needs more than one in some seconds; the ones
 that a proxy held back come all at once. Those that have come during a stall do not count."""
 
-LOOKS: Final = 16
-"""Reads, of a ``CHUNK`` each, before a peer is judged by what has not come."""
+MAX_CATCH_UP_READS: Final = 16
+"""Reads, of a ``READ_SIZE`` each, before a peer is judged by what has not come."""
 
-LINGER: Final = 3.0
+CLOSE_TIMEOUT: Final = 3.0
 """Seconds that a peer has for its close frame and the end of its side once our close frame
 is written, ``write_wait`` if that is less: for reading what was written before it, and some
 round trips of the worst networks. Its socket is of no other use by then."""
 
-DISCARD: Final = 16 * 1024
+DISCARD_SIZE: Final = 16 * 1024
 """Bytes read at a time when they are thrown away, which may be very many tiny frames. No
 less than a TLS record."""
 
-PING_FRAME: Final = rfc6455.build(b"", PING)
+PING_FRAME: Final = rfc6455.build_frame(b"", PING)
 
-EARLY_FRAMES: Final = 64
-EARLY_BYTES: Final = 64 * 1024
+EARLY_FLUSH_FRAMES: Final = 64
+EARLY_FLUSH_BYTES: Final = 64 * 1024
 """Collected messages of one link, or bytes, that are written without waiting for the
 end of the turn: else nobody would notice in time that it has stalled."""
 
@@ -73,13 +73,13 @@ QUEUED: Final = Offer.QUEUED
 """By a name of its own: the look-up of a member in its enum costs more than a call."""
 
 OPEN: Final = 0
-ENDING: Final = 1
-PARTING: Final = 2
-LINGERING: Final = 3
-SHUT: Final = 4
-GONE: Final = 5
+CLOSING: Final = 1
+CLOSE_QUEUED: Final = 2
+CLOSE_SENT: Final = 3
+FIN_SENT: Final = 4
+CLOSED: Final = 5
 
-NOTHING: Final[Callable[[bytes], int]] = len
+DISCARD_WRITES: Final[Callable[[bytes], int]] = len
 """Stands in for ``write`` when nothing may go out: takes everything, does nothing."""
 
 
@@ -88,57 +88,57 @@ class SocketLink(ABC):
 
     __slots__ = (
         "_backlog",
-        "_begun",
-        "_controls",
+        "_close_frame",
+        "_close_scanner",
+        "_control_tat",
         "_deadline",
-        "_goodbye",
         "_inflates",
-        "_own_bytes",
+        "_message_started",
         "_parser",
+        "_pending_bytes",
         "_reading",
-        "_search",
-        "answer_due",
-        "asked",
         "codec",
-        "due",
+        "due_tick",
+        "io",
+        "last_ping",
         "last_seen",
-        "node",
-        "own",
         "owner",
+        "pending",
+        "pong_deadline",
         "state",
         "wire",
         "write",
     )
 
-    committed = 0
+    retry_bytes = 0
     """Bytes of a refused write that have to be offered again unchanged."""
 
     write: Callable[[bytes], int]
     """Takes whole frames: the socket itself, the queue of a stalled link, or nothing."""
 
-    def __init__(self, node: Node, codec: Codec, wire: SocketWire) -> None:
-        self.node = node
+    def __init__(self, io: SocketLoop, codec: Codec, wire: WebSocketFormat) -> None:
+        self.io = io
         self.wire: Wire = wire
         self.state = OPEN
-        self.own: list[Item] | None = None
-        self._own_bytes = 0
+        self.pending: list[NumberedFrame] | None = None
+        self._pending_bytes = 0
         self._backlog: Backlog | None = None
-        self._goodbye = b""
+        self._close_frame = b""
         self._inflates = wire.inflates
         self.codec = codec
         self.owner: Any = None
-        self.last_seen = node.clock.now()
-        self.due = 0
-        self.asked = 0.0
-        self.answer_due = 0.0
+        self.last_seen = io.clock.now()
+        self.due_tick = 0
+        self.last_ping = 0.0
+        self.pong_deadline = 0.0
         self._parser: Parser | None = None
         self._reading = False
-        self._begun = 0.0  # when what the parser holds began to come
-        self._controls = 0.0  # when the control frames so far would have been due
+        self._message_started = 0.0  # when what the parser holds began to come
+        self._control_tat = 0.0  # when the control frames so far would have been due
         self._deadline = 0.0
         # For the peer's close frame, once our end is decided; None when it has come.
-        self._search: CloseSearch | None = None
-        node.enter(self)
+        self._close_scanner: CloseScanner | None = None
+        io.add(self)
 
     # --- what carries the bytes
 
@@ -147,11 +147,11 @@ class SocketLink(ABC):
         """There is something to read, or the end."""
 
     @abstractmethod
-    def _shut_writing(self) -> None:
+    def _shutdown_write(self) -> None:
         """Tell the peer that nothing more comes; may raise ``OSError``."""
 
     @abstractmethod
-    def _release(self) -> None:
+    def _close_socket(self) -> None:
         """Close the socket."""
 
     @property
@@ -169,7 +169,7 @@ class SocketLink(ABC):
 
     @property
     def wants_read(self) -> bool:
-        return self._reading and not (self._backlog is not None and self._backlog.paused)
+        return self._reading and not (self._backlog is not None and self._backlog.reading_paused)
 
     # --- for the application
 
@@ -179,153 +179,155 @@ class SocketLink(ABC):
 
     @property
     def crowded(self) -> bool:
-        own = self.own
+        pending = self.pending
         if self._backlog is not None and self._backlog.crowded:
             return True
-        if own is None:
+        if pending is None:
             return False
-        queue = self.node.queue
-        return len(own) * 2 >= queue.size or self._own_bytes * 2 > queue.max_bytes
+        queue = self.io.queue
+        return len(pending) * 2 >= queue.size or self._pending_bytes * 2 > queue.max_bytes
 
     def send(self, frame: Frame) -> Offer:
         if self.state != OPEN:
             return Offer.CLOSED
         size = len(frame.form(self.wire))
-        node = self.node
-        flush = node.flush
-        own = self.own
-        if own is None:
-            self._own_bytes = 0
+        io = self.io
+        writer = io.writer
+        pending = self.pending
+        if pending is None:
+            self._pending_bytes = 0
         elif (
-            self._own_bytes > EARLY_BYTES or len(own) >= EARLY_FRAMES or len(own) >= node.queue.size
+            self._pending_bytes > EARLY_FLUSH_BYTES
+            or len(pending) >= EARLY_FLUSH_FRAMES
+            or len(pending) >= io.queue.size
         ):
-            flush.now()
-            self._own_bytes = 0
-        if self._backlog is not None and not flush.concerns(self):
-            return self._queue(frame, told=True)
-        self._own_bytes += size
-        flush.send(self, frame, size)
+            writer.flush_now()
+            self._pending_bytes = 0
+        if self._backlog is not None and not writer.has_pending(self):
+            return self._enqueue(frame, reported=True)
+        self._pending_bytes += size
+        writer.collect(self, frame, size)
         return QUEUED
 
     def close(self, reason: DisconnectReason) -> None:
         code, text = close_frame(reason)
-        self._end(rfc6455.build_close(code, text))
+        self._start_closing(rfc6455.build_close_frame(code, text))
 
     # --- reading
 
-    def keep(self, data: bytes) -> None:
-        """What came behind the handshake: it waits for ``begin``, or for our end."""
+    def prepend_input(self, data: bytes) -> None:
+        """What came behind the handshake: it waits for ``start_reading``, or for our end."""
         if data:
-            self._parser = self.node.new_parser(inflates=self._inflates)
+            self._parser = self.io.new_parser(inflates=self._inflates)
             self._parser.feed(data, 0)
 
-    def begin(self) -> None:
+    def start_reading(self) -> None:
         """Start reading, with what came before."""
         if self.state == OPEN:
             self._reading = True
-            self.last_seen = self._begun = self.node.clock.now()
-            self.node.heartbeat.add(self)
+            self.last_seen = self._message_started = self.io.clock.now()
+            self.io.heartbeat.add(self)
             self._adjust()
             if self._parser is not None:
-                self._take_in(b"")
+                self._data_received(b"")
 
-    def on_turn(self) -> None:
+    def on_rescheduled(self) -> None:
         if self.state == OPEN and self.wants_read:
-            self._take_in(b"")
+            self._data_received(b"")
 
     def on_error(self, error: Exception) -> None:
         """Something that is no fault of the peer's."""
-        self.node.logger.error("connection_failed", error=shown(error), exc_info=error)
-        self._decide(DisconnectReason.INTERNAL_ERROR, error)
+        self.io.logger.error("connection_failed", error=shown(error), exc_info=error)
+        self._fail(DisconnectReason.INTERNAL_ERROR, error)
 
-    def _take_in(self, data: bytes) -> None:
+    def _data_received(self, data: bytes) -> None:
         """Hand on the messages in ``data``, or what was left of earlier data."""
-        node = self.node
-        parser = self._parser or (node.inflating_parser if self._inflates else node.parser)
+        io = self.io
+        parser = self._parser or (io.inflating_parser if self._inflates else io.parser)
         events = parser.feed(data)
         if parser.idle:
             self._parser = None
         elif self._parser is None:
             self._parser = parser
-            self._begun = self.last_seen
+            self._message_started = self.last_seen
             if self._inflates:
-                node.inflating_parser = node.new_parser(inflates=True)
+                io.inflating_parser = io.new_parser(inflates=True)
             else:
-                node.parser = node.new_parser()
-        elif events and (not parser.amid or any(opcode <= BINARY for opcode, _ in events)):
-            self._begun = self.last_seen  # what was held is through, this is the next
-        node.taken += len(events)
-        received = node.intake.received
+                io.parser = io.new_parser()
+        elif events and (not parser.in_message or any(opcode <= BINARY for opcode, _ in events)):
+            self._message_started = self.last_seen  # what was held is through, this is the next
+        io.received_count += len(events)
+        received = io.intake.received
         for opcode, payload in events:
             if opcode <= BINARY:
                 received(self, payload, binary=opcode == BINARY)
             else:
-                self._take_control(opcode, payload)
+                self._control_received(opcode, payload)
             if self.state != OPEN:
                 return
         if parser.failure is not None:
-            self._decide(parser.failure.reason, parser.failure)
-        elif parser.more:
-            node.poller.again(self)
+            self._fail(parser.failure.reason, parser.failure)
+        elif parser.has_more:
+            io.poller.reschedule(self)
 
-    def _take_control(self, opcode: int, payload: bytes) -> None:
+    def _control_received(self, opcode: int, payload: bytes) -> None:
         if opcode == rfc6455.CLOSE:
-            self._end(rfc6455.build(payload[:2], rfc6455.CLOSE))
-            self._tell_end(DisconnectReason.CLIENT_CLOSED)
+            self._start_closing(rfc6455.build_frame(payload[:2], rfc6455.CLOSE))
+            self._report_lost(DisconnectReason.CLIENT_CLOSED)
             return
-        now = self.node.now
-        self._controls = max(self._controls, now) + 1 / CONTROLS_PER_SECOND
-        most = CONTROLS_AT_ONCE / CONTROLS_PER_SECOND
-        if self._controls - now > most and self.node.stalls.is_recent:
-            self._controls = now + most
-        if self._controls - now > most:
+        now = self.io.now
+        self._control_tat = max(self._control_tat, now) + 1 / CONTROL_FRAMES_PER_SECOND
+        most = CONTROL_FRAME_BURST / CONTROL_FRAMES_PER_SECOND
+        if self._control_tat - now > most and self.io.stalls.is_recent:
+            self._control_tat = now + most
+        if self._control_tat - now > most:
             text = "too many control frames"
-            self._decide(
+            self._fail(
                 DisconnectReason.POLICY_VIOLATION,
-                Violation(DisconnectReason.POLICY_VIOLATION, text),
+                ProtocolError(DisconnectReason.POLICY_VIOLATION, text),
             )
         elif opcode == PING:
-            self._write_urgently(rfc6455.build(payload, PONG))
+            self._write_control(rfc6455.build_frame(payload, PONG))
 
-    def _throw_away(self, data: bytes) -> None:
+    def _discard_input(self, data: bytes) -> None:
         """The end is decided: only the peer's close frame is of interest."""
-        search = self._search
+        search = self._close_scanner
         if search is not None:
-            self.node.taken += search.feed(data)
+            self.io.received_count += search.feed(data)
             if search.found:
-                self._search = None
-                if self.state == LINGERING:
-                    self._shut()
+                self._close_scanner = None
+                if self.state == CLOSE_SENT:
+                    self._shutdown()
 
-    def _end_of_input(self) -> None:
+    def _eof_received(self) -> None:
         """The peer has closed its side."""
         self._reading = False
-        if self.state in (ENDING, PARTING):
+        if self.state in (CLOSING, CLOSE_QUEUED):
             self._adjust()  # it may still be reading: what waits for it goes on
         else:
-            self._lose(DisconnectReason.CONNECTION_LOST)
+            self._connection_lost(DisconnectReason.CONNECTION_LOST)
 
-    def _read_failed(self, error: BaseException | None) -> None:
+    def _on_read_error(self, error: BaseException | None) -> None:
         vanished = error is None or isinstance(error, ConnectionError | TimeoutError)
         reason = DisconnectReason.CONNECTION_LOST if vanished else DisconnectReason.READ_ERROR
-        self._lose(reason, error)
+        self._connection_lost(reason, error)
 
-    def _resume(self) -> None:
-        now = self.node.clock.now()
-        self._begun += now - self.last_seen  # the silence was ours
+    def _resume_reading(self) -> None:
+        now = self.io.clock.now()
+        self._message_started += now - self.last_seen  # the silence was ours
         self.last_seen = now
-        if self._parser is not None and self._parser.more:
-            self.node.poller.again(self)
+        if self._parser is not None and self._parser.has_more:
+            self.io.poller.reschedule(self)
 
     # --- writing
 
-    def stall(self, frames: Sequence[Frame], data: bytes, sent: int) -> None:
+    def on_partial_write(self, frames: Sequence[Frame], data: bytes, sent: int) -> None:
         """The socket took only ``sent`` bytes of ``data``, which are ``frames``.
 
         What the peer has the beginning of must follow; the rest can wait in the queue,
         where the policy decides about it.
         """
-        started = sent + self.committed
+        started = sent + self.retry_bytes
         end = 0
         whole = 0
         while end < started and whole < len(frames):
@@ -333,20 +335,20 @@ class SocketLink(ABC):
             whole += 1
         self._begin_backlog(memoryview(data)[sent:end])
         for frame in frames[whole:]:
-            self._queue(frame)
+            self._enqueue(frame)
 
-    def write_failed(self, error: Exception) -> None:
-        self._lose(DisconnectReason.WRITE_ERROR, error)
+    def on_write_error(self, error: Exception) -> None:
+        self._connection_lost(DisconnectReason.WRITE_ERROR, error)
 
-    def part(self) -> None:
-        if self.state == ENDING:
-            self.state = PARTING
-            self.write = NOTHING
+    def queue_close_frame(self) -> None:
+        if self.state == CLOSING:
+            self.state = CLOSE_QUEUED
+            self.write = DISCARD_WRITES
             if self._backlog is not None:
-                self._backlog.goodbye = self._goodbye
+                self._backlog.close_frame = self._close_frame
                 return
             self._backlog = self._new_backlog()
-            self._backlog.goodbye = self._goodbye
+            self._backlog.close_frame = self._close_frame
             self._drain()
 
     def on_writable(self) -> None:
@@ -354,57 +356,57 @@ class SocketLink(ABC):
             self._drain()
 
     def _new_backlog(self) -> Backlog:
-        return Backlog(self.node.queue, self.node.pool, self.wire, self.node.clock.now())
+        return Backlog(self.io.queue, self.io.pool, self.wire, self.io.clock.now())
 
     def _begin_backlog(self, rest: memoryview) -> None:
         self._backlog = self._new_backlog()
-        self._backlog.rest = rest
-        if self.node.pool.full:
-            self.node.relieve_soon()
-        self.write = self._hold
-        self.node.heartbeat.attend(self)
+        self._backlog.partial = rest
+        if self.io.pool.full:
+            self.io.shed_load_soon()
+        self.write = self._enqueue_current
+        self.io.heartbeat.watch_deadline(self)
         self._adjust()
 
-    def _hold(self, data: bytes) -> int:
+    def _enqueue_current(self, data: bytes) -> int:
         """Stands in for ``write`` while stalled."""
-        for frame in self.node.flush.current:
-            self._queue(frame)
+        for frame in self.io.writer.current:
+            self._enqueue(frame)
         return len(data)
 
-    def _queue(self, frame: Frame, *, told: bool = False) -> Offer:
-        """Put ``frame`` into the queue; ``told``: its sender hears the outcome from here."""
+    def _enqueue(self, frame: Frame, *, reported: bool = False) -> Offer:
+        """Put ``frame`` into the queue; ``reported``: its sender hears the outcome from here."""
         backlog = self._backlog
-        if backlog is None or self.state > ENDING:
-            if not told:
-                self.node.loop.call_soon(self.node.intake.dropped, self, frame, Offer.OVERFLOWED)
+        if backlog is None or self.state > CLOSING:
+            if not reported:
+                self.io.loop.call_soon(self.io.intake.dropped, self, frame, Offer.OVERFLOWED)
             return Offer.CLOSED
         offer, dropped = backlog.offer(frame)
         for lost in dropped:
-            if not told or lost is not frame:
-                self.node.loop.call_soon(self.node.intake.dropped, self, lost, offer)
+            if not reported or lost is not frame:
+                self.io.loop.call_soon(self.io.intake.dropped, self, lost, offer)
         if offer is Offer.OVERFLOWED:
             self._overflow()
             return offer
-        if not backlog.paused and self.state == OPEN and backlog.crowded:
-            backlog.paused = True
+        if not backlog.reading_paused and self.state == OPEN and backlog.crowded:
+            backlog.reading_paused = True
             self._adjust()
-        if self.node.pool.full:
-            if told:  # nothing is being written, and the sender may go on without a pause
-                self.node.relieve()
+        if self.io.pool.full:
+            if reported:  # nothing is being written, and the sender may go on without a pause
+                self.io.shed_load()
             else:
-                self.node.relieve_soon()
+                self.io.shed_load_soon()
         return offer
 
     def _overflow(self) -> None:
         """The policy is to hang up."""
-        self._decide(DisconnectReason.SLOW_CONSUMER)
-        self.part()  # what comes after the gap is not written
-        self.write = self._hold  # but counted as what it is: it had been taken
+        self._fail(DisconnectReason.SLOW_CONSUMER)
+        self.queue_close_frame()  # what comes after the gap is not written
+        self.write = self._enqueue_current  # but counted as what it is: it had been taken
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that wait here."""
-        return self._backlog.held if self._backlog is not None else 0
+        return self._backlog.held_bytes if self._backlog is not None else 0
 
     def shed(self) -> None:
         """Give way to others: by half of the queue, or, where only the rest of a message
@@ -414,23 +416,23 @@ class SocketLink(ABC):
             return
         offer, dropped = backlog.shed()
         for lost in dropped:
-            self.node.loop.call_soon(self.node.intake.dropped, self, lost, offer)
+            self.io.loop.call_soon(self.io.intake.dropped, self, lost, offer)
         if not dropped:
-            self._lose(DisconnectReason.SLOW_CONSUMER)
+            self._connection_lost(DisconnectReason.SLOW_CONSUMER)
         elif offer is Offer.OVERFLOWED and self.state == OPEN:
             self._overflow()
 
-    def _write_urgently(self, frame: bytes) -> None:
+    def _write_control(self, frame: bytes) -> None:
         """Write a control frame before all that waits, but not into another frame."""
         if self._backlog is not None:
-            self._backlog.add_urgent(frame)
+            self._backlog.add_control(frame)
             return
         try:
             sent = self.write(frame)
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._lose(DisconnectReason.WRITE_ERROR, error)
+            self._connection_lost(DisconnectReason.WRITE_ERROR, error)
             return
         if sent < len(frame):
             self._begin_backlog(memoryview(frame)[sent:])
@@ -440,58 +442,58 @@ class SocketLink(ABC):
         backlog = self._backlog
         assert backlog is not None
         try:
-            empty = backlog.drain(self._writer, self.node.clock.now())
+            empty = backlog.drain(self._writer, self.io.clock.now())
         except OSError as error:
-            self._lose(DisconnectReason.WRITE_ERROR, error)
+            self._connection_lost(DisconnectReason.WRITE_ERROR, error)
             return
         finally:
             if backlog.expired:
-                self._abandon(backlog.expired, Offer.EXPIRED)
+                self._report_dropped(backlog.expired, Offer.EXPIRED)
                 backlog.expired = []
         if empty:
-            self._drained(backlog)
+            self._on_drained(backlog)
         else:
             self._adjust()
 
-    def _abandon(self, frames: Sequence[Frame], why: Offer) -> None:
+    def _report_dropped(self, frames: Sequence[Frame], why: Offer) -> None:
         """Tell of messages that had been taken and are not written after all."""
         for frame in frames:
-            self.node.loop.call_soon(self.node.intake.dropped, self, frame, why)
+            self.io.loop.call_soon(self.io.intake.dropped, self, frame, why)
 
-    def _drained(self, backlog: Backlog) -> None:
+    def _on_drained(self, backlog: Backlog) -> None:
         self._backlog = None
-        if self.state == PARTING:
-            self._linger()
+        if self.state == CLOSE_QUEUED:
+            self._on_close_sent()
             return
         self.write = self._writer
         self._adjust()
         # In the next turn: what was dropped may still be on its way there.
-        self.node.loop.call_soon(self.node.intake.drained, self)
-        if backlog.paused:
-            self._resume()
+        self.io.loop.call_soon(self.io.intake.drained, self)
+        if backlog.reading_paused:
+            self._resume_reading()
 
     # --- for the heartbeat
 
     @property
-    def listening(self) -> bool:
+    def is_reading(self) -> bool:
         return self.state == OPEN and self.wants_read
 
     @property
-    def message_due(self) -> float:
+    def message_deadline(self) -> float:
         parser = self._parser
-        if parser is None or parser.more:
+        if parser is None or parser.has_more:
             return math.inf
-        return self._begun + self.node.message_time
+        return self._message_started + self.io.message_timeout
 
     def look(self) -> None:
-        node = self.node
-        for _ in range(LOOKS):
-            if not self.listening or node.flush.full:
+        io = self.io
+        for _ in range(MAX_CATCH_UP_READS):
+            if not self.is_reading or io.writer.full:
                 break
-            before, node.now = self.last_seen, node.clock.now()
+            before, io.now = self.last_seen, io.clock.now()
             try:
-                if self._parser is not None and self._parser.more:
-                    self.on_turn()
+                if self._parser is not None and self._parser.has_more:
+                    self.on_rescheduled()
                 else:
                     self.on_readable()
                     if self.last_seen == before:
@@ -499,52 +501,52 @@ class SocketLink(ABC):
             except Exception as error:  # noqa: BLE001  (one link never stops the others)
                 self.on_error(error)
 
-    def stood_still(self, seconds: float) -> None:
+    def extend_deadlines(self, seconds: float) -> None:
         """Nothing was read or written for so long."""
-        self.answer_due += seconds
+        self.pong_deadline += seconds
         self._deadline += seconds
         if self.wants_read:
-            self._begun += seconds
+            self._message_started += seconds
         if self._backlog is not None:
-            self._backlog.since += seconds
+            self._backlog.last_progress += seconds
 
     def ping(self) -> bool:
         if self._backlog is None:
-            self._write_urgently(PING_FRAME)
+            self._write_control(PING_FRAME)
             if self._backlog is None:
-                self.asked = self.node.clock.now()
-        return self.state != GONE
+                self.last_ping = self.io.clock.now()
+        return self.state != CLOSED
 
-    def fall_silent(self) -> None:
-        self._decide(DisconnectReason.HEARTBEAT_TIMEOUT)
+    def on_pong_timeout(self) -> None:
+        self._fail(DisconnectReason.HEARTBEAT_TIMEOUT)
 
-    def dawdle(self) -> None:
+    def on_message_timeout(self) -> None:
         reason = DisconnectReason.POLICY_VIOLATION
-        self._decide(reason, Violation(reason, "a message took too long to come"))
+        self._fail(reason, ProtocolError(reason, "a message took too long to come"))
 
-    def check(self, now: float) -> bool:
+    def check_deadlines(self, now: float) -> bool:
         if self.state != OPEN:
             if now >= self._deadline:
-                self._try_again()
-                if self.state != GONE and now >= self._deadline:
+                self._retry_io()
+                if self.state != CLOSED and now >= self._deadline:
                     self.abort()
-            return self.state != GONE
+            return self.state != CLOSED
         if self._backlog is None:
             return False
-        wait = self.node.heartbeat.write_wait
-        if now - self._backlog.since >= wait:
-            self._try_again()
-        if self._backlog is not None and now - self._backlog.since >= wait:
-            self._decide(
+        wait = self.io.heartbeat.write_wait
+        if now - self._backlog.last_progress >= wait:
+            self._retry_io()
+        if self._backlog is not None and now - self._backlog.last_progress >= wait:
+            self._fail(
                 DisconnectReason.SLOW_CONSUMER, TimeoutError(f"nothing was taken for {wait:g} s")
             )
         return True
 
-    def _try_again(self) -> None:
+    def _retry_io(self) -> None:
         """Write and read what can be: nobody may have come to it in time."""
         try:
             self.on_writable()
-            if self.state != GONE and self.wants_read:
+            if self.state != CLOSED and self.wants_read:
                 self.on_readable()
         except Exception as error:  # noqa: BLE001  (one link never stops the others)
             self.on_error(error)
@@ -553,76 +555,78 @@ class SocketLink(ABC):
 
     def abort(self) -> None:
         """Close the socket now, whatever is left."""
-        self._lose(DisconnectReason.CONNECTION_LOST)
+        self._connection_lost(DisconnectReason.CONNECTION_LOST)
 
-    def _decide(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
+    def _fail(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
         """End by the link's own decision."""
         if self.state == OPEN:
             self.close(reason)
-            self._tell_end(reason, error)
+            self._report_lost(reason, error)
 
-    def _tell_end(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
-        self.node.loop.call_soon(self.node.intake.lost, self, reason, error)
+    def _report_lost(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
+        self.io.loop.call_soon(self.io.intake.lost, self, reason, error)
 
-    def _end(self, goodbye: bytes) -> None:
-        """Write what was sent so far, then ``goodbye``, then nothing."""
+    def _start_closing(self, goodbye: bytes) -> None:
+        """Write what was sent so far, then ``close_frame``, then nothing."""
         if self.state != OPEN:
             return
-        self.state = ENDING
-        self._goodbye = goodbye
-        self._search = self._search_behind(self._parser)
+        self.state = CLOSING
+        self._close_frame = goodbye
+        self._close_scanner = self._scanner_behind(self._parser)
         self._parser = None
         self._reading = True  # to throw away what comes, and to see the end
-        self._deadline = self.node.clock.now() + self.node.heartbeat.write_wait
-        self.node.heartbeat.attend(self)
+        self._deadline = self.io.clock.now() + self.io.heartbeat.write_wait
+        self.io.heartbeat.watch_deadline(self)
         if self._backlog is not None:
-            self._backlog.paused = False
+            self._backlog.reading_paused = False
         self._adjust()
-        self.node.flush.send(self, LAST, 0)
+        self.io.writer.collect(self, CLOSE_MARKER, 0)
 
-    def _search_behind(self, parser: Parser | None) -> CloseSearch | None:
+    def _scanner_behind(self, parser: Parser | None) -> CloseScanner | None:
         """Look on for the peer's close frame where its frames were last read."""
-        search = CloseSearch()
+        search = CloseScanner()
         if parser is not None:
             if parser.closed:
                 return None
-            search.feed(parser.unread)
+            search.feed(parser.unparsed)
         return None if search.found else search
 
-    def _linger(self) -> None:
-        self.state = LINGERING
-        linger = min(LINGER, self.node.heartbeat.write_wait)
-        self._deadline = self.node.clock.now() + linger
+    def _on_close_sent(self) -> None:
+        self.state = CLOSE_SENT
+        linger = min(CLOSE_TIMEOUT, self.io.heartbeat.write_wait)
+        self._deadline = self.io.clock.now() + linger
         if not self._reading:  # the peer has closed its side
-            self._gone()
-        elif self._search is None:
-            self._shut()
+            self._close_now()
+        elif self._close_scanner is None:
+            self._shutdown()
         else:
             self._adjust()
 
-    def _shut(self) -> None:
+    def _shutdown(self) -> None:
         """Both sides have said that they are done: be the first to close."""
-        self.state = SHUT
+        self.state = FIN_SENT
         try:
-            self._shut_writing()
+            self._shutdown_write()
         except OSError:
-            self._gone()
+            self._close_now()
         else:
             self._adjust()
 
-    def _lose(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
+    def _connection_lost(
+        self, reason: DisconnectReason, error: BaseException | None = None
+    ) -> None:
         """The socket is of no use any more."""
         if self.state == OPEN:
-            self._tell_end(reason, error)
-        self._gone()
+            self._report_lost(reason, error)
+        self._close_now()
 
-    def _gone(self) -> None:
-        if self.state != GONE:
-            self.state = GONE
-            self.write = NOTHING
-            self.own = None
+    def _close_now(self) -> None:
+        if self.state != CLOSED:
+            self.state = CLOSED
+            self.write = DISCARD_WRITES
+            self.pending = None
             if self._backlog is not None:
-                self._abandon(self._backlog.discard(), Offer.CLOSED)
+                self._report_dropped(self._backlog.discard(), Offer.CLOSED)
             self._backlog = self._parser = None
-            self._release()
-            self.node.leave(self)
+            self._close_socket()
+            self.io.remove(self)

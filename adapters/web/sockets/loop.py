@@ -7,9 +7,9 @@ import heapq
 from typing import Final, Protocol
 
 from eyewall.adapters.web.protocol.parser import Inflate, Parser
-from eyewall.adapters.web.sockets.batch import Flush, Outlet
-from eyewall.adapters.web.sockets.heartbeat import Heartbeat, Pulse
-from eyewall.adapters.web.sockets.poller import Peer, Poller, Source, best_source
+from eyewall.adapters.web.sockets.batch import WriteBatcher, WriteTarget
+from eyewall.adapters.web.sockets.heartbeat import Heartbeat, HeartbeatTarget
+from eyewall.adapters.web.sockets.poller import Poller, PollTarget, ReadinessSource, best_source
 from eyewall.application.deadlines import Deadlines
 from eyewall.application.ports import Clock, Intake, Logger
 from eyewall.application.stalls import Stalls
@@ -17,41 +17,41 @@ from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.pool import Pool
 
-MAX_QUEUED: Final = 256 * 2**20
+MAX_QUEUED_BYTES: Final = 256 * 2**20
 """Bytes that wait in all queues of a node together: thirty-two full ones at the defaults, or
 25 KiB for each of 10,000 connections. With the copies that are framed for the wire it may
 take twice that in memory, which a machine of 1 GiB has. A queue that may be larger than half
 of it counts for more: the bound is at least two of the largest queues."""
 
-SLOWEST: Final = 8 * 1024
+MIN_MESSAGE_RATE: Final = 8 * 1024
 """Bytes a second at which a message must come, on the whole: 64 kbit/s, less than the
 oldest of mobile networks have. A message of the largest size by default gets 128 s for it."""
 
 
-MAX_TURNED_DOWN: Final = 1024
+MAX_REFUSED_LINKS: Final = 1024
 """The most links at the same time that only tell their clients that they are refused. A client
 that does not answer the close holds a descriptor for three seconds; a flood of refused clients
 must not take them all, so the oldest link is aborted for a new one."""
 
 
-class LoopLink(Peer, Pulse, Outlet, Protocol):
+class LoopLink(PollTarget, HeartbeatTarget, WriteTarget, Protocol):
     """A link, as the loop that it belongs to sees it."""
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes that wait in its queue."""
 
     def shed(self) -> None:
         """Drop half of the queue, or end the connection where nothing can be dropped."""
 
-    def stood_still(self, seconds: float) -> None:
+    def extend_deadlines(self, seconds: float) -> None:
         """Nothing was read or written for so long: no deadline may have passed by it."""
 
     def abort(self) -> None:
         """Close the socket now."""
 
 
-class Node:
+class SocketLoop:
     """The loop, the clock, the limits, and who is connected.
 
     ``intake`` is set before ``start``: the application needs the sockets first.
@@ -68,37 +68,39 @@ class Node:
         heartbeat: HeartbeatConfig,
         max_message_size: int,
         batch_budget: int,
-        source: Source | None = None,
+        source: ReadinessSource | None = None,
         inflate: Inflate | None = None,
         max_queued: int | None = None,
         stalls: Stalls | None = None,
     ) -> None:
         self.clock = clock
         self.stalls = stalls or Stalls(clock)
-        self.stalls.on_stall(self._stood_still)
+        self.stalls.on_stall(self._on_stall)
         self.deadlines = Deadlines(clock, self.stalls)
         self.logger = logger
         self.queue = queue
-        self.pool = Pool(max(MAX_QUEUED, 2 * queue.max_bytes) if max_queued is None else max_queued)
+        self.pool = Pool(
+            max(MAX_QUEUED_BYTES, 2 * queue.max_bytes) if max_queued is None else max_queued
+        )
         """What the queues of all links hold."""
         self.max_message_size = max_message_size
-        self.flush = Flush()
+        self.writer = WriteBatcher()
         self.heartbeat = Heartbeat(clock, heartbeat, self.stalls)
-        self.message_time = float(heartbeat.pong_timeout) + max_message_size / SLOWEST  # type: ignore[arg-type]
+        self.message_timeout = float(heartbeat.pong_timeout) + max_message_size / MIN_MESSAGE_RATE  # type: ignore[arg-type]
         """Seconds that a message may take to come. The ``pong_timeout`` in it lets who has
         merely lost the network be found silent first: 4408 tells it to come back."""
         self.poller = Poller(
             source or best_source(),
-            taken=lambda: self.taken,
+            received_count=lambda: self.received_count,
             budget=batch_budget,
-            held=lambda: self.flush.full,
-            before=self._before_batch,
-            after=self.flush.turn,
+            is_paused=lambda: self.writer.full,
+            on_batch_start=self._on_batch_start,
+            on_batch_end=self.writer.flush,
         )
         self.links: set[LoopLink] = set()
-        self._turned_down: dict[LoopLink, None] = {}
+        self._refused: dict[LoopLink, None] = {}
         """The links whose clients were refused, the oldest first."""
-        self.taken = 0
+        self.received_count = 0
         """Messages and control frames that have come since the start."""
         self.now = clock.now()
         """The time when the batch began: a stamp for all that is read in it."""
@@ -110,7 +112,7 @@ class Node:
         """The same for links whose peers may compress."""
         self.loop: asyncio.AbstractEventLoop
         self._empty = asyncio.Event()
-        self._relief: asyncio.Handle | None = None
+        self._shed_handle: asyncio.Handle | None = None
 
     def start(self) -> None:
         """Begin on the running loop."""
@@ -118,24 +120,24 @@ class Node:
         self._empty = asyncio.Event()
         self.now = self.clock.now()
         self.stalls.start()
-        self.flush.start()
+        self.writer.start()
         self.poller.start()
         self.heartbeat.start()
 
     def stop(self) -> None:
         """End whatever is still there, at once."""
-        self.flush.stop()
+        self.writer.stop()
         for link in list(self.links):
             link.abort()
-        if self._relief is not None:
-            self._relief.cancel()
-            self._relief = None
+        if self._shed_handle is not None:
+            self._shed_handle.cancel()
+            self._shed_handle = None
         self.poller.stop()
         self.heartbeat.stop()
         self.deadlines.close()
         self.stalls.stop()
 
-    async def empty(self) -> None:
+    async def wait_closed(self) -> None:
         """Return when the last link is gone."""
         while self.links:
             self._empty.clear()
@@ -144,52 +146,52 @@ class Node:
     def new_parser(self, *, inflates: bool = False) -> Parser:
         return Parser(self.max_message_size, self.inflate if inflates else None)
 
-    def enter(self, link: LoopLink) -> None:
+    def add(self, link: LoopLink) -> None:
         self.links.add(link)
 
-    def turn_down(self, link: LoopLink) -> None:
+    def close_refused(self, link: LoopLink) -> None:
         """Close a link whose client the authenticator has refused."""
-        if len(self._turned_down) >= MAX_TURNED_DOWN:
-            next(iter(self._turned_down)).abort()
-        self._turned_down[link] = None
+        if len(self._refused) >= MAX_REFUSED_LINKS:
+            next(iter(self._refused)).abort()
+        self._refused[link] = None
         link.close(DisconnectReason.AUTH_FAILED)
 
-    def leave(self, link: LoopLink) -> None:
+    def remove(self, link: LoopLink) -> None:
         self.links.discard(link)
-        self._turned_down.pop(link, None)
+        self._refused.pop(link, None)
         self.heartbeat.remove(link)
-        self.poller.withdraw(link)
+        self.poller.unschedule(link)
         if not self.links:
             self._empty.set()
 
-    def relieve_soon(self) -> None:
-        """Have ``relieve`` called when nothing is being written."""
-        if self._relief is None:
-            self._relief = self.loop.call_soon(self.relieve)
+    def shed_load_soon(self) -> None:
+        """Have ``shed_load`` called when nothing is being written."""
+        if self._shed_handle is None:
+            self._shed_handle = self.loop.call_soon(self.shed_load)
 
-    def relieve(self) -> None:
+    def shed_load(self) -> None:
         """The pool is full: let those who hold the most give way, until there is room."""
-        self._relief = None
+        self._shed_handle = None
         if not self.pool.full:
             return
-        held = [(-link.held, n, link) for n, link in enumerate(self.links) if link.held]
+        held = [(-link.held_bytes, n, link) for n, link in enumerate(self.links) if link.held_bytes]
         self.logger.warning("queues_full", bytes=self.pool.bytes, connections=len(held))
         heapq.heapify(held)
         while held and not self.pool.roomy:
             _, n, link = held[0]
             link.shed()
-            if link.held:
-                heapq.heapreplace(held, (-link.held, n, link))
+            if link.held_bytes:
+                heapq.heapreplace(held, (-link.held_bytes, n, link))
             else:
                 heapq.heappop(held)
 
-    def _stood_still(self, seconds: float) -> None:
+    def _on_stall(self, seconds: float) -> None:
         """Time in which nothing was read or written counts for nobody."""
         for link in self.links:
-            link.stood_still(seconds)
+            link.extend_deadlines(seconds)
 
-    def _before_batch(self) -> None:
+    def _on_batch_start(self) -> None:
         self.now = self.clock.now()
         if self.now > self.stalls.bound:
             self.stalls.look()  # what is read next may have waited for long
-        self.flush.hold()
+        self.writer.expect_flush()

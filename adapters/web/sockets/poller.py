@@ -23,19 +23,19 @@ WRITE: Final = 0x04
 """As in ``select.EPOLLIN`` and ``select.EPOLLOUT``. Other bits report an error or a
 hang-up, which reading will find out about."""
 
-BATCH: Final = 64
+EVENTS_PER_BATCH: Final = 64
 """Events in one batch at most: the others of the loop get their turn between. What is
 read, handled and written in one go should still be in the processor's caches: with 512 a
 request costs a third more."""
 
-QUIET: Final = 0.05
+IDLE_TIME: Final = 0.05
 """Seconds without anything to read after which nothing more is expected."""
 
 Event = tuple[int, int]
 """A descriptor and what it is ready for."""
 
 
-class Peer(Protocol):
+class PollTarget(Protocol):
     """A connection, as the poller sees it."""
 
     def on_readable(self) -> None:
@@ -44,14 +44,14 @@ class Peer(Protocol):
     def on_writable(self) -> None:
         """The socket takes bytes again."""
 
-    def on_turn(self) -> None:
+    def on_rescheduled(self) -> None:
         """Go on where the last turn ended."""
 
     def on_error(self, error: Exception) -> None:
         """One of the others raised."""
 
 
-class Source(Protocol):
+class ReadinessSource(Protocol):
     """Where readiness comes from."""
 
     def open(self, on_ready: Callable[[], None]) -> None:
@@ -59,13 +59,13 @@ class Source(Protocol):
 
     def close(self) -> None: ...
 
-    def set(self, fd: int, interest: int) -> None:
+    def watch(self, fd: int, interest: int) -> None:
         """Watch ``fd`` for ``interest``, from now on or instead of what it was."""
 
-    def drop(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         """Forget ``fd``, before it is closed."""
 
-    def ready(self, most: int) -> Iterable[Event]: ...
+    def poll(self, most: int) -> Iterable[Event]: ...
 
 
 class EpollSource:
@@ -92,19 +92,19 @@ class EpollSource:
             self._epoll.close()
         self._known.clear()
 
-    def set(self, fd: int, interest: int) -> None:
+    def watch(self, fd: int, interest: int) -> None:
         if fd in self._known:
             self._epoll.modify(fd, interest)
         else:
             self._epoll.register(fd, interest)
             self._known.add(fd)
 
-    def drop(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         if fd in self._known:
             self._known.discard(fd)
             self._epoll.unregister(fd)
 
-    def ready(self, most: int) -> list[Event]:
+    def poll(self, most: int) -> list[Event]:
         return self._epoll.poll(0, most)
 
 
@@ -129,47 +129,47 @@ class LoopSource:
 
     def close(self) -> None:
         for fd in list(self._interests):
-            self.drop(fd)
+            self.unwatch(fd)
         self._loop = self._on_ready = None
 
-    def set(self, fd: int, interest: int) -> None:
+    def watch(self, fd: int, interest: int) -> None:
         assert self._loop is not None
         before = self._interests.get(fd, 0)
         self._interests[fd] = interest
         if interest & READ and not before & READ:
-            self._loop.add_reader(fd, self._tell, fd, READ)
+            self._loop.add_reader(fd, self._mark_ready, fd, READ)
         elif before & READ and not interest & READ:
             self._loop.remove_reader(fd)
         if interest & WRITE and not before & WRITE:
-            self._loop.add_writer(fd, self._tell, fd, WRITE)
+            self._loop.add_writer(fd, self._mark_ready, fd, WRITE)
         elif before & WRITE and not interest & WRITE:
             self._loop.remove_writer(fd)
 
-    def drop(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         if fd in self._interests:
-            self.set(fd, 0)
+            self.watch(fd, 0)
             del self._interests[fd]
         self._ready.pop(fd, None)
 
-    def ready(self, most: int) -> list[Event]:
+    def poll(self, most: int) -> list[Event]:
         taken = list(self._ready.items())[:most]
         for fd, _ in taken:
             del self._ready[fd]
         return taken
 
-    def _tell(self, fd: int, what: int) -> None:
+    def _mark_ready(self, fd: int, what: int) -> None:
         self._ready[fd] = self._ready.get(fd, 0) | what
         if not self._scheduled and self._loop is not None:
             self._scheduled = True
-            self._loop.call_soon(self._told)
+            self._loop.call_soon(self._notify)
 
-    def _told(self) -> None:
+    def _notify(self) -> None:
         self._scheduled = False
         if self._on_ready is not None:
             self._on_ready()
 
 
-def best_source() -> Source:
+def best_source() -> ReadinessSource:
     """Return what this machine has to offer."""
     return EpollSource() if hasattr(select, "epoll") else LoopSource()
 
@@ -184,23 +184,23 @@ class Poller:
 
     def __init__(
         self,
-        source: Source,
+        source: ReadinessSource,
         *,
-        taken: Callable[[], int],
+        received_count: Callable[[], int],
         budget: int,
-        held: Callable[[], bool],
-        before: Callable[[], None],
-        after: Callable[[], None],
+        is_paused: Callable[[], bool],
+        on_batch_start: Callable[[], None],
+        on_batch_end: Callable[[], None],
     ) -> None:
         self._source = source
-        self._taken = taken
+        self._received_count = received_count
         self._budget = budget
-        self._held = held
-        self._before = before
-        self._after = after
-        self._peers: dict[int, Peer] = {}
-        self._left: list[Event] = []
-        self._again: dict[Peer, None] = {}
+        self._is_paused = is_paused
+        self._on_batch_start = on_batch_start
+        self._on_batch_end = on_batch_end
+        self._peers: dict[int, PollTarget] = {}
+        self._unhandled: list[Event] = []
+        self._rescheduled: dict[PollTarget, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._batches = 0
@@ -211,38 +211,38 @@ class Poller:
         self._scheduled = False
         self._source.open(self._batch)
 
-    async def quiet(self) -> None:
+    async def wait_idle(self) -> None:
         """Return when all that has come was read, and for a moment nothing more came."""
         before = -1
-        while self._batches != before or self._again or self._left:
+        while self._batches != before or self._rescheduled or self._unhandled:
             before = self._batches
-            await asyncio.sleep(QUIET)
+            await asyncio.sleep(IDLE_TIME)
 
     def stop(self) -> None:
         self._source.close()
         self._loop = None
         self._peers.clear()
-        self._left.clear()
-        self._again.clear()
+        self._unhandled.clear()
+        self._rescheduled.clear()
 
-    def watch(self, fd: int, peer: Peer, interest: int) -> None:
+    def watch(self, fd: int, peer: PollTarget, interest: int) -> None:
         """Tell ``peer`` when ``fd`` is ready; ``interest`` 0: only when it breaks."""
-        self._source.set(fd, interest)
+        self._source.watch(fd, interest)
         self._peers[fd] = peer
 
-    def forget(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         """Tell nothing of ``fd`` any more. To be called before it is closed."""
         if self._peers.pop(fd, None) is not None:
-            self._source.drop(fd)
+            self._source.unwatch(fd)
 
-    def again(self, peer: Peer) -> None:
+    def reschedule(self, peer: PollTarget) -> None:
         """Give ``peer`` a turn in the next batch."""
-        self._again[peer] = None
+        self._rescheduled[peer] = None
         self._schedule()
 
-    def withdraw(self, peer: Peer) -> None:
-        """Take back ``again``."""
-        self._again.pop(peer, None)
+    def unschedule(self, peer: PollTarget) -> None:
+        """Take back ``reschedule``."""
+        self._rescheduled.pop(peer, None)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._loop is not None:
@@ -255,41 +255,41 @@ class Poller:
             self._batch()
 
     def _batch(self) -> None:
-        if self._held():
+        if self._is_paused():
             # What is ready stays so; only what nobody will report must be kept in mind.
-            if self._again or self._left:
+            if self._rescheduled or self._unhandled:
                 self._schedule()
             return
         self._batches += 1
-        self._before()
+        self._on_batch_start()
         try:
-            taken = self._taken()
-            self._take_turns(taken + self._budget // 2)
-            self._take_events(taken + self._budget)
+            taken = self._received_count()
+            self._run_rescheduled(taken + self._budget // 2)
+            self._handle_events(taken + self._budget)
         finally:
-            if self._again or self._left:
+            if self._rescheduled or self._unhandled:
                 self._schedule()
-            self._after()
+            self._on_batch_end()
 
-    def _take_turns(self, limit: int) -> None:
+    def _run_rescheduled(self, limit: int) -> None:
         """Let those go on who were cut short, as far as their share of the batch goes."""
-        for _ in range(len(self._again)):
-            peer = next(iter(self._again), None)
+        for _ in range(len(self._rescheduled)):
+            peer = next(iter(self._rescheduled), None)
             if peer is None:
                 break
-            del self._again[peer]
+            del self._rescheduled[peer]
             try:
-                peer.on_turn()
+                peer.on_rescheduled()
             except Exception as error:  # noqa: BLE001
                 peer.on_error(error)
-            if self._taken() > limit:
+            if self._received_count() > limit:
                 break
 
-    def _take_events(self, limit: int) -> None:
-        events = self._left
-        if len(events) < BATCH:
-            events = [*events, *self._source.ready(BATCH - len(events))]
-        self._left = []
+    def _handle_events(self, limit: int) -> None:
+        events = self._unhandled
+        if len(events) < EVENTS_PER_BATCH:
+            events = [*events, *self._source.poll(EVENTS_PER_BATCH - len(events))]
+        self._unhandled = []
         find = self._peers.get
         for at, (fd, what) in enumerate(events, 1):
             peer = find(fd)
@@ -302,6 +302,6 @@ class Poller:
                     peer.on_readable()
             except Exception as error:  # noqa: BLE001
                 peer.on_error(error)
-            if self._taken() > limit:
-                self._left = events[at:]
+            if self._received_count() > limit:
+                self._unhandled = events[at:]
                 break

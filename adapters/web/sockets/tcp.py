@@ -15,20 +15,20 @@ from typing import Any, Final, Protocol
 
 from tornado.iostream import IOStream
 
-from eyewall.adapters.web.protocol.frames import SocketWire
-from eyewall.adapters.web.sockets.link import CHUNK, DISCARD, GONE, OPEN, SocketLink
-from eyewall.adapters.web.sockets.loop import Node
+from eyewall.adapters.web.protocol.frames import WebSocketFormat
+from eyewall.adapters.web.sockets.link import CLOSED, DISCARD_SIZE, OPEN, READ_SIZE, SocketLink
+from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.adapters.web.sockets.poller import READ, WRITE
 from eyewall.application.ports import Codec
 
-UNSENT: Final = 64 * 1024
+MAX_UNSENT_BYTES: Final = 64 * 1024
 """Bytes that the kernel takes beyond what is on its way. Without a bound a peer that
 stopped reading is noticed only after some 4 MiB of kernel memory."""
 
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
-class Carrier(Protocol):
+class NonBlockingSocket(Protocol):
     """A socket, as a link uses it: it never waits, and raises ``OSError``."""
 
     def recv(self, size: int, /) -> bytes: ...
@@ -40,7 +40,7 @@ class Carrier(Protocol):
     def close(self) -> None: ...
 
 
-class _Vacated:
+class _SocketPlaceholder:
     """Stands where a stream's socket was: it has the number, and closes nothing."""
 
     def __init__(self, fd: int) -> None:
@@ -53,12 +53,12 @@ class _Vacated:
         """Leave it to the new owner."""
 
 
-def vacate(sock: socket.socket) -> Any:
+def socket_placeholder(sock: socket.socket) -> Any:
     """Return what a stream may close in the place of ``sock``, which stays open."""
-    return _Vacated(sock.fileno())
+    return _SocketPlaceholder(sock.fileno())
 
 
-async def take_socket(stream: IOStream, within: float) -> tuple[socket.socket, bytes]:
+async def detach_socket(stream: IOStream, within: float) -> tuple[socket.socket, bytes]:
     """Return the stream's socket and what was read ahead of it; the stream is closed.
 
     Waits until what the stream has to write is written. Raises ``OSError`` if the peer
@@ -80,20 +80,22 @@ async def take_socket(stream: IOStream, within: float) -> tuple[socket.socket, b
     if isinstance(sock, ssl.SSLSocket):
         while waiting := sock.pending():  # a stream may read less at a time than a record
             ahead += sock.recv(waiting)
-    stream.socket = vacate(sock)
+    stream.socket = socket_placeholder(sock)
     stream.close()
     return sock, ahead
 
 
-class PlainLink(SocketLink):
+class TcpLink(SocketLink):
     """Reads and writes its socket itself, when the poller says so."""
 
     __slots__ = ("_fd", "_interest", "_socket")
 
-    _socket: Carrier
+    _socket: NonBlockingSocket
 
-    def __init__(self, node: Node, codec: Codec, wire: SocketWire, sock: socket.socket) -> None:
-        super().__init__(node, codec, wire)
+    def __init__(
+        self, io: SocketLoop, codec: Codec, wire: WebSocketFormat, sock: socket.socket
+    ) -> None:
+        super().__init__(io, codec, wire)
         self._socket = sock
         self._fd = sock.fileno()
         self.write = sock.send
@@ -102,10 +104,10 @@ class PlainLink(SocketLink):
             if sock.family != getattr(socket, "AF_UNIX", None):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if _NOTSENT_LOWAT is not None:
-                    sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
-            node.poller.watch(self._fd, self, 0)
+                    sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+            io.poller.watch(self._fd, self, 0)
         except OSError:
-            self._gone()
+            self._close_now()
             raise
 
     def answer(self, head: bytes) -> None:
@@ -115,7 +117,7 @@ class PlainLink(SocketLink):
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._gone()
+            self._close_now()
             raise
         if sent < len(head):
             self._begin_backlog(memoryview(head)[sent:])
@@ -123,27 +125,27 @@ class PlainLink(SocketLink):
     def on_readable(self) -> None:
         if self.state == OPEN:
             if not self._reading:  # nobody asked to read, so this is the end
-                self._read_failed(None)
+                self._on_read_error(None)
                 return
-            if self._parser is not None and self._parser.more:
+            if self._parser is not None and self._parser.has_more:
                 return  # it has a turn of its own coming
-            size = CHUNK
+            size = READ_SIZE
         else:
-            size = DISCARD
+            size = DISCARD_SIZE
         try:
             data = self._socket.recv(size)
         except BlockingIOError:
             return
         except OSError as error:
-            self._read_failed(error)
+            self._on_read_error(error)
             return
-        self.last_seen = self.node.now
+        self.last_seen = self.io.now
         if not data:
-            self._end_of_input()
+            self._eof_received()
         elif self.state == OPEN:
-            self._take_in(data)
+            self._data_received(data)
         else:
-            self._throw_away(data)
+            self._discard_input(data)
 
     @property
     def _writer(self) -> Callable[[bytes | memoryview], int]:
@@ -153,13 +155,13 @@ class PlainLink(SocketLink):
         self._watch((READ if self.wants_read else 0) | (WRITE if self.wants_write else 0))
 
     def _watch(self, interest: int) -> None:
-        if interest != self._interest and self.state != GONE:
+        if interest != self._interest and self.state != CLOSED:
             self._interest = interest
-            self.node.poller.watch(self._fd, self, interest)
+            self.io.poller.watch(self._fd, self, interest)
 
-    def _shut_writing(self) -> None:
+    def _shutdown_write(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
 
-    def _release(self) -> None:
-        self.node.poller.forget(self._fd)  # before the number can be another's
+    def _close_socket(self) -> None:
+        self.io.poller.unwatch(self._fd)  # before the number can be another's
         self._socket.close()

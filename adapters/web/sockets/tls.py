@@ -19,19 +19,19 @@ import ssl
 from contextlib import suppress
 from typing import Final
 
-from eyewall.adapters.web.protocol.frames import SocketWire
-from eyewall.adapters.web.sockets.link import GONE, SHUT
-from eyewall.adapters.web.sockets.loop import Node
+from eyewall.adapters.web.protocol.frames import WebSocketFormat
+from eyewall.adapters.web.sockets.link import CLOSED, FIN_SENT
+from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.adapters.web.sockets.poller import READ, WRITE
-from eyewall.adapters.web.sockets.tcp import PlainLink
+from eyewall.adapters.web.sockets.tcp import TcpLink
 from eyewall.application.ports import Codec
 
-RECORD: Final = 16 * 1024
+TLS_RECORD_SIZE: Final = 16 * 1024
 """The most that a TLS record holds."""
 
 
 class TlsSocket:
-    """Has an ``ssl.SSLSocket`` answer as a plain socket would. Implements ``Carrier``."""
+    """Has an ``ssl.SSLSocket`` answer as a plain socket would. Implements ``NonBlockingSocket``."""
 
     __slots__ = ("_tls", "needs")
 
@@ -61,11 +61,11 @@ class TlsSocket:
         size = len(data)
         sent = 0
         try:
-            if size <= RECORD:
+            if size <= TLS_RECORD_SIZE:
                 return write(data)
             view = memoryview(data)
             while sent < size:
-                sent += write(view[sent : sent + RECORD])
+                sent += write(view[sent : sent + TLS_RECORD_SIZE])
         except ssl.SSLWantWriteError:
             if not sent:
                 raise BlockingIOError from None
@@ -93,17 +93,19 @@ class TlsSocket:
         self._tls.close()
 
 
-class TlsLink(PlainLink):
+class TlsLink(TcpLink):
     """Reads and writes through OpenSSL."""
 
     __slots__ = ()
 
-    committed = RECORD
+    retry_bytes = TLS_RECORD_SIZE
 
     _socket: TlsSocket
 
-    def __init__(self, node: Node, codec: Codec, wire: SocketWire, sock: ssl.SSLSocket) -> None:
-        super().__init__(node, codec, wire, sock)
+    def __init__(
+        self, io: SocketLoop, codec: Codec, wire: WebSocketFormat, sock: ssl.SSLSocket
+    ) -> None:
+        super().__init__(io, codec, wire, sock)
         self._socket = TlsSocket(sock)
         self.write = self._socket.send
 
@@ -125,11 +127,11 @@ class TlsLink(PlainLink):
     def _go_on(self) -> None:
         """Try again what OpenSSL could not do without something else."""
         self._socket.needs = 0
-        if self.state == SHUT:
-            self._shut()
+        if self.state == FIN_SENT:
+            self._shutdown()
         else:
             super().on_writable()
-        if self.state != GONE and self.wants_read:
+        if self.state != CLOSED and self.wants_read:
             super().on_readable()
         self._adjust()
 
@@ -140,8 +142,10 @@ class TlsLink(PlainLink):
             super()._adjust()
 
 
-def link_on(node: Node, codec: Codec, wire: SocketWire, sock: socket.socket) -> PlainLink:
+def create_link(
+    io: SocketLoop, codec: Codec, wire: WebSocketFormat, sock: socket.socket
+) -> TcpLink:
     """Return the link for a socket that was taken over; raises ``OSError``."""
     if isinstance(sock, ssl.SSLSocket):
-        return TlsLink(node, codec, wire, sock)
-    return PlainLink(node, codec, wire, sock)
+        return TlsLink(io, codec, wire, sock)
+    return TcpLink(io, codec, wire, sock)

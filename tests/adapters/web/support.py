@@ -18,7 +18,7 @@ from tornado.netutil import bind_sockets
 from tornado.util import _websocket_mask
 from tornado.web import Application, RequestHandler
 
-from eyewall.adapters.web.gateway import Sockets
+from eyewall.adapters.web.gateway import WebSocketGateway
 from eyewall.adapters.web.http.server import http_server
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
@@ -201,7 +201,9 @@ def raw(payload: bytes | str, *, binary: bool = False, **fields: Any) -> Frame:
 class Served:
     """A running node."""
 
-    def __init__(self, sockets: Sockets, intake: FakeIntake, log: Log, clock: Clock) -> None:
+    def __init__(
+        self, sockets: WebSocketGateway, intake: FakeIntake, log: Log, clock: Clock
+    ) -> None:
         self.sockets = sockets
         self.intake = intake
         self.log = log
@@ -218,8 +220,8 @@ class Served:
         return f"ws{'s' if self.tls else ''}://127.0.0.1:{self.port}/ws"
 
     @property
-    def node(self) -> Any:
-        return self.sockets._node
+    def io(self) -> Any:
+        return self.sockets._io
 
     def log_request(self, handler: RequestHandler) -> None:
         self.requests.append(handler.get_status())
@@ -239,7 +241,7 @@ class Served:
     async def end(self, server: HTTPServer) -> None:
         """End the node, the server that listens for it, and the clients."""
         server.stop()
-        for link in list(self.node.links):
+        for link in list(self.io.links):
             link.close(DisconnectReason.NORMAL)
             link.abort()
         await self.sockets.stop(PATIENCE)
@@ -266,7 +268,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     clock = clock or Clock()
     log = Log()
-    sockets = Sockets(
+    sockets = WebSocketGateway(
         codecs=codecs or [PlainCodec()],
         clock=clock,
         logger=log,

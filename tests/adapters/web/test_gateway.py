@@ -11,7 +11,7 @@ import pytest
 import websockets
 from tornado.websocket import websocket_connect
 
-from eyewall.adapters.web.sockets.link import GONE
+from eyewall.adapters.web.sockets.link import CLOSED
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.connection import HeartbeatConfig
 from tests.adapters.web.support import Client, masked, raw, request, served, turns, until
@@ -119,11 +119,11 @@ async def test_stop_waits_for_the_closes_and_cuts_off_the_rest():
         assert await polite.text() == "bye"
         assert await polite.closed() == (1012, "server_shutdown")
         polite.leave()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
         assert not stopping.done()
         await stopping
 
-        assert stubborn.state == GONE
+        assert stubborn.state == CLOSED
         assert len(here.sockets) == 0
         assert here.intake.ends == []
 
@@ -188,11 +188,11 @@ async def test_what_was_sent_before_is_read_up():
         clients = [await here.connect() for _ in range(3)]
         for client in clients:
             client.send(*(str(n) for n in range(2000)))
-        await here.sockets.read_up()
+        await here.sockets.drain_input()
 
         assert len(here.intake.messages) == 6000
 
 
 async def test_with_nobody_there_nothing_is_read_up():
     async with served() as here:
-        await asyncio.wait_for(here.sockets.read_up(), 0.01)
+        await asyncio.wait_for(here.sockets.drain_input(), 0.01)

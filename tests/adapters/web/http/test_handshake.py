@@ -112,14 +112,14 @@ async def test_the_first_subprotocol_that_is_known_in_the_clients_order(offered,
 
 def reluctant(monkeypatch, write):
     """Have ``write(link_write, data)`` stand for the first write of every link."""
-    link_on = handshake.link_on
+    create_link = handshake.create_link
 
     def made(*arguments):
-        link = link_on(*arguments)
+        link = create_link(*arguments)
         link.write = functools.partial(write, link.write)
         return link
 
-    monkeypatch.setattr(handshake, "link_on", made)
+    monkeypatch.setattr(handshake, "create_link", made)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -166,7 +166,7 @@ async def test_a_handshake_leaves_no_work_for_the_collector():
     """Hundreds of objects of Tornado's for each connect, if they held each other."""
 
     def handlers():
-        return [one for one in gc.get_objects() if type(one) is handshake.SocketHandler]
+        return [one for one in gc.get_objects() if type(one) is handshake.HandshakeHandler]
 
     async with served() as here:
         gc.collect()
@@ -441,7 +441,7 @@ async def test_a_thousand_header_fields_are_answered_with_431():
 
 
 async def test_of_handshakes_that_wait_to_be_decided_there_are_only_so_many(monkeypatch):
-    monkeypatch.setattr(handshake, "MAX_DECIDING", 1)
+    monkeypatch.setattr(handshake, "MAX_PENDING_DECISIONS", 1)
     gate = asyncio.Event()
 
     async def slow(_handshake):

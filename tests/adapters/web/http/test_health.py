@@ -10,7 +10,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from eyewall.adapters.web.http.health import ops_routes
+from eyewall.adapters.web.http.health import health_routes
 
 
 class Node:
@@ -27,7 +27,7 @@ class Node:
 async def node():
     node = Node()
     app = Application(
-        ops_routes(lambda: node.reasons, lambda: (b"up 1\n", "text/plain; version=0.0.4"))
+        health_routes(lambda: node.reasons, lambda: (b"up 1\n", "text/plain; version=0.0.4"))
     )
     server = HTTPServer(app)
     sockets = bind_sockets(0, "127.0.0.1")
@@ -64,4 +64,4 @@ async def test_metrics_are_passed_through(node):
 
 
 def test_without_metrics_there_is_no_such_page():
-    assert len(ops_routes(list)) == 2
+    assert len(health_routes(list)) == 2

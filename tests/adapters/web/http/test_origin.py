@@ -101,7 +101,7 @@ async def test_the_own_origin_has_every_name_under_which_the_client_may_have_ask
     ],
 )
 def test_a_refusal_says_what_is_wrong_and_what_helps(rule, origins, text):
-    assert Origins(rule).why_not(origins, ["b"]).startswith(text)
+    assert Origins(rule).why_refused(origins, ["b"]).startswith(text)
 
 
 async def test_a_callable_decides_alone():

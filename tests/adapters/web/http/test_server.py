@@ -14,7 +14,7 @@ from eyewall.adapters.clock.system import SystemClock
 from eyewall.adapters.web.http import lingering_close as parting
 from eyewall.adapters.web.http import server as module
 from eyewall.adapters.web.http.proxies import TrustedProxies
-from eyewall.adapters.web.http.refusals import Refusals
+from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.http.server import (
     MAX_BODY_SIZE,
     MAX_HEADER_SIZE,
@@ -76,7 +76,7 @@ async def serving(timeout: float = PATIENCE, *, tls: bool = False) -> AsyncItera
     if tls:
         context, site.tls = tls_contexts()
     app = Application([("/page", Page, {"site": site})], log_function=lambda _: None)
-    refusals = Refusals(SystemClock(), site.log, TrustedProxies())
+    refusals = RefusalLog(SystemClock(), site.log, TrustedProxies())
     refusals.count = site.refused.append
     server = http_server(app, ssl=context, handshake_timeout=timeout, refusals=refusals)
     site.server = server
@@ -93,9 +93,9 @@ async def serving(timeout: float = PATIENCE, *, tls: bool = False) -> AsyncItera
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         refusals.close()
-        assert not server._unread
+        assert not server._pending
         assert not server._idle
-        assert not server._partings._leaving
+        assert not server._closer._lingering
         assert server._timer is None
 
 
@@ -205,7 +205,7 @@ async def test_those_whose_time_has_not_come_stay():
 
 
 async def test_of_too_many_that_do_not_go_on_the_oldest_makes_room(monkeypatch):
-    monkeypatch.setattr(module, "MAX_UNREAD", 3)
+    monkeypatch.setattr(module, "MAX_PENDING_REQUESTS", 3)
     async with serving() as site:
         silent = [await site.dial() for _ in range(3)]
         reader = await site.dial(HEAD)
@@ -218,7 +218,7 @@ async def test_of_too_many_that_do_not_go_on_the_oldest_makes_room(monkeypatch):
 
 
 async def test_requests_that_were_read_are_not_among_them(monkeypatch):
-    monkeypatch.setattr(module, "MAX_UNREAD", 1)
+    monkeypatch.setattr(module, "MAX_PENDING_REQUESTS", 1)
     async with serving() as site:
         site.gate = asyncio.Event()
         readers = [await site.dial(HEAD)]
@@ -278,7 +278,7 @@ async def test_an_answer_arrives_whatever_is_unread(request_, status, tls):
 
 
 async def test_who_does_not_close_behind_an_answer_is_cut_off(monkeypatch):
-    monkeypatch.setattr(parting, "WITHIN", SOON)
+    monkeypatch.setattr(parting, "LINGER_TIMEOUT", SOON)
     async with serving() as site:
         told = await all_of(await site.dial(b"nonsense\r\n\r\n"))
         assert told.startswith(b"HTTP/1.1 400 ")
@@ -290,26 +290,26 @@ async def test_who_does_not_close_behind_an_answer_is_cut_off(monkeypatch):
 
 
 async def test_of_too_many_that_do_not_close_the_first_is_cut_off(monkeypatch):
-    monkeypatch.setattr(parting, "MOST", 1)
+    monkeypatch.setattr(parting, "MAX_LINGERING", 1)
     async with serving() as site:
         for _ in range(3):
             told = await all_of(await site.dial(b"nonsense\r\n\r\n"))
             assert told.startswith(b"HTTP/1.1 400 ")
 
-        assert len(site.server._partings._leaving) == 1
+        assert len(site.server._closer._lingering) == 1
 
 
 async def test_an_end_waits_for_those_who_were_just_answered():
     async with serving() as site:
         await all_of(await site.dial(b"nonsense\r\n\r\n"))
         site.server.stop()
-        ending = asyncio.ensure_future(site.server.turn_away())
+        ending = asyncio.ensure_future(site.server.refuse_pending())
         await asyncio.sleep(0)
         assert not ending.done()
         site.writers[0].close()
         await ending
 
-        assert not site.server._partings._leaving
+        assert not site.server._closer._lingering
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_comes():
@@ -374,7 +374,7 @@ async def test_two_requests_in_one_piece_are_both_served():
 
 
 async def test_of_too_many_a_silent_one_that_had_its_answer_makes_room_first(monkeypatch):
-    monkeypatch.setattr(module, "MAX_UNREAD", 2)
+    monkeypatch.setattr(module, "MAX_PENDING_REQUESTS", 2)
     async with serving() as site:
         waiting = await site.dial(HEAD[:-2])
         kept = await site.dial(HEAD)
@@ -458,12 +458,12 @@ async def test_a_request_that_is_half_read_at_the_end_is_told_to_come_back(half,
         kept = await site.dial(HEAD)
         assert await answered(kept) == 200
         async with asyncio.timeout(PATIENCE):
-            while not any(map(module._has_bytes, site.server._unread)) and not any(
-                unread.headers for unread in site.server._unread.values()
+            while not any(map(module._has_bytes, site.server._pending)) and not any(
+                unread.headers for unread in site.server._pending.values()
             ):
                 await asyncio.sleep(0.001)
         site.server.stop()
-        ending = asyncio.ensure_future(site.server.turn_away())
+        ending = asyncio.ensure_future(site.server.refuse_pending())
         told = await reader.readuntil(b"try again later\n")
         site.writers[0].close()
         await ending
@@ -480,9 +480,9 @@ async def test_a_request_that_was_told_to_come_back_is_not_answered_twice():
     async with serving() as site:
         reader = await site.dial(HEAD[:-2])
         async with asyncio.timeout(PATIENCE):
-            while not any(map(module._has_bytes, site.server._unread)):
+            while not any(map(module._has_bytes, site.server._pending)):
                 await asyncio.sleep(0.001)
-        ending = asyncio.ensure_future(site.server.turn_away())
+        ending = asyncio.ensure_future(site.server.refuse_pending())
         told = await reader.readuntil(b"try again later\n")
         site.writers[0].write(b"\r\n")
         told += await ended(reader)

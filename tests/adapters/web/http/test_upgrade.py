@@ -8,10 +8,10 @@ from tornado.httputil import HTTPHeaders
 from eyewall.adapters.web.http.handshake import (
     MAX_HEADERS,
     Refusal,
-    accept_key,
     answer,
-    busy,
-    check_number,
+    check_header_count,
+    check_upgrade,
+    try_later,
 )
 
 ASKED = {
@@ -23,7 +23,7 @@ ASKED = {
 
 
 def test_the_key_is_answered_as_in_the_rfc_s_example():
-    assert accept_key("GET", HTTPHeaders(ASKED)) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert check_upgrade("GET", HTTPHeaders(ASKED)) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_key_is_answered_as_in_the_rfc_s_example():
 )
 def test_what_is_not_asked_for_as_it_should_is_refused(method, changes, status):
     with pytest.raises(Refusal) as caught:
-        accept_key(method, HTTPHeaders(ASKED | changes))
+        check_upgrade(method, HTTPHeaders(ASKED | changes))
 
     assert caught.value.status == status
 
@@ -48,11 +48,11 @@ def test_so_many_fields_and_no_more():
     headers = HTTPHeaders()
     for n in range(MAX_HEADERS):
         headers.add(f"X-{n // 2}", "value")  # each name twice
-    check_number(headers)
+    check_header_count(headers)
     headers.add("X-0", "one more")
 
     with pytest.raises(Refusal) as caught:
-        check_number(headers)
+        check_header_count(headers)
 
     assert caught.value.status == 431
 
@@ -69,6 +69,6 @@ def test_the_answer_names_what_was_agreed_on():
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (2.5, "3")])
 def test_who_is_to_come_back_is_told_whole_seconds(seconds, told):
-    refusal = busy(seconds)
+    refusal = try_later(seconds)
 
     assert (refusal.status, refusal.headers) == (503, {"Retry-After": told})

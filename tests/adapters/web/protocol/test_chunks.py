@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eyewall.adapters.web.protocol.deflate import Inflater
-from eyewall.adapters.web.protocol.parser import EMPTY_FRAGMENTS, LONG, Event, Parser
+from eyewall.adapters.web.protocol.parser import BYTEARRAY_SIZE, MAX_EMPTY_FRAGMENTS, Event, Parser
 from tests.fuzz.frames import deflated, frame
 from tests.fuzz.reference import CLOSE, expected
 
-LIMIT = 3 * LONG // 2
+LIMIT = 3 * BYTEARRAY_SIZE // 2
 RATIO = 100.0
 NOISE = random.Random(5).randbytes(LIMIT)
 """It grows when it is compressed."""
@@ -99,7 +99,10 @@ BAD: dict[str, Frames] = {
     "too large in fragments": [frame(0x02, bytes(LIMIT)), frame(0x00, b"x")],
     "too large when inflated": [frame(0xC2, deflated(bytes(LIMIT + 1)))],
     "broken when inflated": [frame(0xC2, b"\xff\xff\xff")],
-    "no end of empty fragments": [frame(0x01, b""), *[frame(0x00, b"")] * (EMPTY_FRAGMENTS + 1)],
+    "no end of empty fragments": [
+        frame(0x01, b""),
+        *[frame(0x00, b"")] * (MAX_EMPTY_FRAGMENTS + 1),
+    ],
     "a close frame": [frame(0x88, b"\x03\xe8bye")],
 }
 LARGEST: dict[str, Frames] = {
@@ -148,7 +151,7 @@ def chunks(stream: bytes, cuts: set[int]) -> list[bytes]:
 
 def fed(parser: Parser, chunk: bytes) -> list[Event]:
     events = parser.feed(chunk)
-    while parser.more:
+    while parser.has_more:
         events += parser.feed()
     return events
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall.adapters.web.protocol.close_scanner import CloseSearch
+from eyewall.adapters.web.protocol.close_scanner import CloseScanner
 from tests.adapters.web.support import header, masked
 
 GOODBYE = masked(b"\x03\xe8bye", 0x88)
@@ -29,7 +29,7 @@ BEFORE = {
 
 @pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
 def test_a_close_frame_is_found_behind_whatever_frames(before):
-    search = CloseSearch()
+    search = CloseScanner()
     search.feed(before)
     assert not search.found
     search.feed(GOODBYE)
@@ -37,7 +37,7 @@ def test_a_close_frame_is_found_behind_whatever_frames(before):
 
 
 def test_a_close_frame_without_a_mask_is_one_too():
-    search = CloseSearch()
+    search = CloseScanner()
     search.feed(b"\x88\x02\x03\xe8")
     assert search.found
 
@@ -53,7 +53,7 @@ def test_it_is_found_wherever_the_bytes_are_cut(frames, cuts):
     before = b"".join(masked(os.urandom(size), first) for size, first in frames)
     data = before + GOODBYE
     places = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
-    search = CloseSearch()
+    search = CloseScanner()
     found_at = None
     counted = 0
     for start, end in itertools.pairwise(places):
@@ -67,7 +67,7 @@ def test_it_is_found_wherever_the_bytes_are_cut(frames, cuts):
 
 
 def test_a_frame_that_never_ends_costs_no_memory():
-    search = CloseSearch()
+    search = CloseScanner()
     search.feed(header(1 << 40))
     chunk = b"\x88" * 16_384
     tracemalloc.start()

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from eyewall.adapters.web.protocol import parser as reading
 from eyewall.adapters.web.protocol.deflate import (
-    FINALS,
-    FREE,
-    INPUT,
-    STEP,
+    INFLATE_SIZE,
+    INPUT_SIZE,
+    MAX_FINAL_BLOCKS,
+    RATIO_EXEMPT_BYTES,
     CompressionConfig,
-    DeflateWire,
+    DeflateFormat,
     Inflater,
 )
-from eyewall.adapters.web.protocol.frames import TextWire, build
-from eyewall.adapters.web.protocol.parser import Parser, Violation
+from eyewall.adapters.web.protocol.frames import PlainFormat, build_frame
+from eyewall.adapters.web.protocol.parser import Parser, ProtocolError
 from eyewall.application.frames import Frame
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import QueueConfig
@@ -80,13 +80,13 @@ def read(*chunks: bytes, limit: int = LIMIT, ratio: float | None = 100.0):
     events: list[reading.Event] = []
     for chunk in chunks:
         events += parser.feed(chunk)
-        while parser.more:
+        while parser.has_more:
             events += parser.feed()
     return events, parser.failure and parser.failure.reason
 
 
 def refused(data: bytes, inflater: Inflater = INFLATER) -> Reason:
-    with pytest.raises(Violation) as caught:
+    with pytest.raises(ProtocolError) as caught:
         inflater.inflate(data)
     return caught.value.reason
 
@@ -132,7 +132,7 @@ def test_the_ends_of_the_ranges_are_right():
 # --- what goes out
 
 
-class Counting(TextWire):
+class Counting(PlainFormat):
     def __init__(self) -> None:
         super().__init__(PlainCodec())
         self.built = 0
@@ -142,13 +142,13 @@ class Counting(TextWire):
         return super().build(frame)
 
 
-def wire(**options) -> DeflateWire:
-    return DeflateWire(TextWire(PlainCodec()), CompressionConfig(**options))
+def wire(**options) -> DeflateFormat:
+    return DeflateFormat(PlainFormat(PlainCodec()), CompressionConfig(**options))
 
 
 def test_a_wire_has_a_name_of_its_own():
     assert wire().name == "json+deflate"
-    assert wire().name != TextWire(PlainCodec()).name
+    assert wire().name != PlainFormat(PlainCodec()).name
 
 
 @pytest.mark.parametrize("size", [300, 5000, 70_000])
@@ -173,22 +173,22 @@ def as_client(frame: bytes) -> bytes:
 def test_below_the_threshold_nothing_is_compressed():
     text = b"x" * 255
 
-    assert wire().build(raw(text)) == build(text, TEXT)
+    assert wire().build(raw(text)) == build_frame(text, TEXT)
     assert wire().build(raw(text + b"x"))[0] == 0xC1
 
 
 def test_what_gets_no_smaller_goes_as_it_is():
     noise = os.urandom(1000)
 
-    assert wire(threshold=0).build(raw(noise, binary=True)) == build(noise, BINARY)
-    assert wire(threshold=0).build(raw(b"")) == build(b"", TEXT)
+    assert wire(threshold=0).build(raw(noise, binary=True)) == build_frame(noise, BINARY)
+    assert wire(threshold=0).build(raw(b"")) == build_frame(b"", TEXT)
 
 
 def test_what_is_not_compressed_is_the_same_object_for_both_wires():
-    plain = TextWire(PlainCodec())
+    plain = PlainFormat(PlainCodec())
     frame = raw(b"short")
 
-    assert frame.form(DeflateWire(plain, CONFIG)) is frame.form(plain)
+    assert frame.form(DeflateFormat(plain, CONFIG)) is frame.form(plain)
 
 
 def test_the_level_is_what_zlib_is_asked_for():
@@ -201,7 +201,7 @@ def test_the_level_is_what_zlib_is_asked_for():
 
 def test_a_message_is_encoded_and_compressed_once_for_all():
     plain = Counting()
-    deflated = DeflateWire(plain, CONFIG)
+    deflated = DeflateFormat(plain, CONFIG)
     frame = raw(b"x" * 1000)
 
     forms = {id(frame.addressed(str(n)).form(deflated)) for n in range(100)}
@@ -227,7 +227,19 @@ def test_what_we_send_any_client_can_inflate(parts, repeat):
     assert read(as_client(form)) == ([(BINARY, data)], None)
 
 
-@pytest.mark.parametrize("size", [0, 1, INPUT - 1, INPUT, STEP - 1, STEP, STEP + 1, 3 * STEP])
+@pytest.mark.parametrize(
+    "size",
+    [
+        0,
+        1,
+        INPUT_SIZE - 1,
+        INPUT_SIZE,
+        INFLATE_SIZE - 1,
+        INFLATE_SIZE,
+        INFLATE_SIZE + 1,
+        3 * INFLATE_SIZE,
+    ],
+)
 @pytest.mark.parametrize("byte", [None, b"\0"])
 def test_sizes_around_the_steps(size, byte):
     data = os.urandom(size) if byte is None else byte * size
@@ -259,7 +271,7 @@ def test_a_final_block_may_be_followed_by_more():
 
 def test_final_blocks_are_bounded_because_each_costs_an_inflater():
     final = deflate("", final=True)
-    assert INFLATER.inflate(final * FINALS + deflate("x")) == b"x"
+    assert INFLATER.inflate(final * MAX_FINAL_BLOCKS + deflate("x")) == b"x"
 
     assert refused(final * 400_000) is Reason.PROTOCOL_ERROR
 
@@ -315,22 +327,24 @@ def test_a_bomb_takes_no_more_memory_than_a_message_may():
 
 def test_beyond_the_first_mib_the_ratio_is_bounded():
     inflater = Inflater(LIMIT, 100.0)
-    assert inflater.inflate(bomb(FREE)) == bytes(FREE)
+    assert inflater.inflate(bomb(RATIO_EXEMPT_BYTES)) == bytes(RATIO_EXEMPT_BYTES)
 
-    assert refused(bomb(FREE + STEP), inflater) is Reason.MESSAGE_TOO_BIG
-    assert Inflater(LIMIT, None).inflate(bomb(FREE + STEP)) == bytes(FREE + STEP)
+    assert refused(bomb(RATIO_EXEMPT_BYTES + INFLATE_SIZE), inflater) is Reason.MESSAGE_TOO_BIG
+    assert Inflater(LIMIT, None).inflate(bomb(RATIO_EXEMPT_BYTES + INFLATE_SIZE)) == bytes(
+        RATIO_EXEMPT_BYTES + INFLATE_SIZE
+    )
 
 
 def test_a_large_message_of_a_common_ratio_passes():
     text = b"".join(b'{"id": %d, "name": "visitor", "online": true},' % n for n in range(60_000))
-    assert len(text) > 2 * FREE
+    assert len(text) > 2 * RATIO_EXEMPT_BYTES
 
     assert INFLATER.inflate(deflate(text)) == text
 
 
 def test_the_ratio_is_one_of_the_whole_message():
     """However well its beginning shrinks."""
-    data = bytes(2 * FREE) + os.urandom(100_000)
+    data = bytes(2 * RATIO_EXEMPT_BYTES) + os.urandom(100_000)
 
     assert INFLATER.inflate(deflate(data)) == data
 
@@ -388,7 +402,7 @@ BAD = {
         Reason.MESSAGE_TOO_BIG,
     ),
     "endless empty fragments": (
-        masked(deflate("x"), 0x41) + masked("", 0x00) * (reading.EMPTY_FRAGMENTS + 1),
+        masked(deflate("x"), 0x41) + masked("", 0x00) * (reading.MAX_EMPTY_FRAGMENTS + 1),
         Reason.POLICY_VIOLATION,
     ),
 }
@@ -407,7 +421,7 @@ def test_many_small_bombs_in_one_chunk_are_not_held_all_at_once():
     parser = Parser(LIMIT, INFLATER.inflate)
 
     slices = [parser.feed(data)]
-    while parser.more:
+    while parser.has_more:
         slices.append(parser.feed())
 
     assert [len(events) for events in slices] == [1] * 30

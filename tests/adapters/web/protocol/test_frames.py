@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eyewall.adapters.web.protocol.frames import TextWire, build, build_close
+from eyewall.adapters.web.protocol.frames import PlainFormat, build_close_frame, build_frame
 from eyewall.application.frames import Frame
 from tests.adapters.web.support import BINARY, TEXT, PlainCodec
 
@@ -22,11 +22,11 @@ MSGPACK = PlainCodec("msgpack", binary=True)
     ],
 )
 def test_a_server_frame_has_the_shortest_length_and_no_mask(size, head):
-    assert build(b"x" * size) == head + b"x" * size
+    assert build_frame(b"x" * size) == head + b"x" * size
 
 
 def test_a_close_reason_is_cut_to_what_fits_between_two_characters():
-    frame = build_close(1000, "é" * 100)
+    frame = build_close_frame(1000, "é" * 100)
 
     assert frame[1] == 2 + 122
     assert frame[4:].decode() == "é" * 61
@@ -35,13 +35,13 @@ def test_a_close_reason_is_cut_to_what_fits_between_two_characters():
 @pytest.mark.parametrize(
     ("codec", "frame", "expected"),
     [
-        (PlainCodec(), Frame(b"{}", envelope="e"), build(b"{}", TEXT)),
-        (PlainCodec(), Frame(b"hi", raw=True), build(b"hi", TEXT)),
-        (PlainCodec(), Frame(b"hi", raw=True, binary=True), build(b"hi", BINARY)),
-        (MSGPACK, Frame(b"{}", envelope="e"), build(b"msgpack:e", BINARY)),
-        (MSGPACK, Frame(b"hi", raw=True), build(b"hi", TEXT)),
+        (PlainCodec(), Frame(b"{}", envelope="e"), build_frame(b"{}", TEXT)),
+        (PlainCodec(), Frame(b"hi", raw=True), build_frame(b"hi", TEXT)),
+        (PlainCodec(), Frame(b"hi", raw=True, binary=True), build_frame(b"hi", BINARY)),
+        (MSGPACK, Frame(b"{}", envelope="e"), build_frame(b"msgpack:e", BINARY)),
+        (MSGPACK, Frame(b"hi", raw=True), build_frame(b"hi", TEXT)),
     ],
     ids=["json", "raw text", "raw binary", "another codec", "raw under another codec"],
 )
 def test_a_message_is_put_into_the_frame_that_its_codec_wants(codec, frame, expected):
-    assert TextWire(codec).build(frame) == expected
+    assert PlainFormat(codec).build(frame) == expected

@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyewall.adapters.web.protocol import parser as reading
-from eyewall.adapters.web.protocol.parser import Parser, Violation
+from eyewall.adapters.web.protocol.parser import Parser, ProtocolError
 from eyewall.domain.connection import DisconnectReason as Reason
 from tests.adapters.web.support import CLOSE, PING, PONG, TEXT, header, masked
 
 LIMIT = 1000
 
 
-def read(data: bytes, *, limit: int = LIMIT) -> tuple[list[reading.Event], Violation | None]:
+def read(data: bytes, *, limit: int = LIMIT) -> tuple[list[reading.Event], ProtocolError | None]:
     """Return all events of ``data`` in one chunk, and the violation."""
     return read_cut([data], limit=limit)
 
 
-def read_cut(chunks, *, limit: int = LIMIT) -> tuple[list[reading.Event], Violation | None]:
+def read_cut(chunks, *, limit: int = LIMIT) -> tuple[list[reading.Event], ProtocolError | None]:
     parser = Parser(limit)
     events: list[reading.Event] = []
     for chunk in chunks:
         events += parser.feed(chunk)
-        while parser.more:
+        while parser.has_more:
             events += parser.feed()
     return events, parser.failure
 
@@ -101,7 +101,7 @@ BAD = {
     "too big, 64 bits": (header(1 << 40), Reason.MESSAGE_TOO_BIG),
     "fragments too big": (masked(b"x" * 900, 0x01) + header(101, 0x00), Reason.MESSAGE_TOO_BIG),
     "too many empty continuations": (
-        masked("x", 0x01) + masked("", 0x00) * (reading.EMPTY_FRAGMENTS + 1),
+        masked("x", 0x01) + masked("", 0x00) * (reading.MAX_EMPTY_FRAGMENTS + 1),
         Reason.POLICY_VIOLATION,
     ),
 }
@@ -124,7 +124,7 @@ def test_close_codes_that_may_be_sent(code):
 
 
 def test_a_message_may_not_come_in_more_fragments_than_its_size_needs():
-    most = reading.FRAGMENTS
+    most = reading.MAX_FRAGMENTS
     fragments = masked("x", 0x01) + masked("x", 0x00) * (most - 1)
     assert read(fragments, limit=most * 2) == ([], None)
 
@@ -136,7 +136,7 @@ def test_a_message_may_not_come_in_more_fragments_than_its_size_needs():
 
 def test_a_large_message_may_come_in_many_fragments():
     count = 4096
-    part = b"x" * reading.FRAGMENT
+    part = b"x" * reading.MIN_MEAN_FRAGMENT
     data = masked(part, 0x01) + masked(part, 0x00) * (count - 2) + masked(part, 0x80)
 
     events, failure = read(data, limit=count * len(part))
@@ -150,7 +150,7 @@ def test_one_call_gives_no_more_than_its_limit_and_the_rest_in_order():
     parser = Parser(LIMIT)
 
     slices = [parser.feed(data)]
-    while parser.more:
+    while parser.has_more:
         slices.append(parser.feed())
 
     assert [len(events) for events in slices] == [32, 32, 32, 4]
@@ -204,13 +204,13 @@ def test_a_violation_does_not_keep_what_it_was_found_in(broken):
         made.append(weakref.ref(work))
         if broken:
             raise ValueError
-        raise Violation(Reason.MESSAGE_TOO_BIG, "a bomb")
+        raise ProtocolError(Reason.MESSAGE_TOO_BIG, "a bomb")
 
     def inflate_within(data):
         try:
             return inflate(data)
         except ValueError:
-            raise Violation(Reason.PROTOCOL_ERROR, "no data") from None
+            raise ProtocolError(Reason.PROTOCOL_ERROR, "no data") from None
 
     parser = Parser(LIMIT, inflate_within)
     gc.disable()

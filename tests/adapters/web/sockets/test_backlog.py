@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from eyewall.adapters.web.sockets.backlog import DRAIN, DRAINS, URGENT_BYTES, Backlog
+from eyewall.adapters.web.sockets.backlog import (
+    DRAIN_BYTES,
+    DRAINS_PER_TURN,
+    MAX_CONTROL_BYTES,
+    Backlog,
+)
 from eyewall.domain.outbox import Offer, QueueConfig
 from eyewall.domain.pool import Pool
 from tests.adapters.web.support import raw
@@ -43,10 +48,10 @@ def backlog():
 
 
 def test_a_half_written_frame_goes_first_then_control_frames_then_the_rest_then_goodbye(backlog):
-    backlog.rest = memoryview(b"half ")
-    backlog.goodbye = b"goodbye"
+    backlog.partial = memoryview(b"half ")
+    backlog.close_frame = b"goodbye"
     backlog.offer(raw("frame "))
-    backlog.add_urgent(b"pong ")
+    backlog.add_control(b"pong ")
     pipe = Pipe(1000)
 
     assert backlog.drain(pipe.write, now=2.0)
@@ -61,7 +66,7 @@ def test_it_goes_on_where_the_socket_stopped(backlog):
     first, second = Pipe(4), Pipe(100)
 
     assert not backlog.drain(first.write, now=2.0)
-    assert (len(backlog), backlog.since) == (1, 2.0)
+    assert (len(backlog), backlog.last_progress) == (1, 2.0)
     assert backlog.drain(second.write, now=3.0)
 
     assert first.data + second.data == b"abcdef"
@@ -72,7 +77,7 @@ def test_a_write_that_takes_nothing_is_no_progress(backlog):
     backlog.offer(raw("abc"))
 
     assert not backlog.drain(Pipe(0).write, now=2.0)
-    assert backlog.since == 1.0
+    assert backlog.last_progress == 1.0
 
 
 def test_a_socket_that_is_broken_says_so(backlog):
@@ -86,12 +91,12 @@ def test_a_socket_that_is_broken_says_so(backlog):
 
 def test_one_turn_has_its_measure():
     backlog = make()
-    for _ in range(DRAINS + 5):
-        backlog.offer(raw(b"x" * DRAIN))
+    for _ in range(DRAINS_PER_TURN + 5):
+        backlog.offer(raw(b"x" * DRAIN_BYTES))
     pipe = Pipe(1 << 30)
 
     assert not backlog.drain(pipe.write, now=2.0)
-    assert len(pipe.data) == DRAINS * DRAIN
+    assert len(pipe.data) == DRAINS_PER_TURN * DRAIN_BYTES
     assert backlog.drain(pipe.write, now=2.0)
 
 
@@ -117,11 +122,11 @@ def test_it_is_crowded_from_half_of_either_bound(backlog):
 
 def test_urgent_frames_have_a_bound(backlog):
     for _ in range(1000):
-        backlog.add_urgent(b"x" * 100)
+        backlog.add_control(b"x" * 100)
     pipe = Pipe(1 << 20)
     backlog.drain(pipe.write, now=2.0)
 
-    assert URGENT_BYTES <= len(pipe.data) < URGENT_BYTES + 100
+    assert MAX_CONTROL_BYTES <= len(pipe.data) < MAX_CONTROL_BYTES + 100
 
 
 def test_what_it_holds_counts_until_it_is_written_or_discarded():
@@ -129,18 +134,18 @@ def test_what_it_holds_counts_until_it_is_written_or_discarded():
     pool = Pool(1 << 20)
     backlog = make(pool)
     whole = b"x" * 1000
-    backlog.rest = memoryview(whole)[600:]
+    backlog.partial = memoryview(whole)[600:]
     backlog.offer(raw("y" * 100))
-    assert (pool.bytes, backlog.held) == (1100, 1100)
+    assert (pool.bytes, backlog.held_bytes) == (1100, 1100)
 
-    backlog.wrote(399, now=2.0)
+    backlog.advance(399, now=2.0)
     assert pool.bytes == 1100
-    backlog.wrote(1, now=2.0)
+    backlog.advance(1, now=2.0)
     assert pool.bytes == 100
-    backlog.choose(0.0)
-    assert (pool.bytes, backlog.held) == (100, 100)  # now it is what goes out next
+    backlog.prepare_next(0.0)
+    assert (pool.bytes, backlog.held_bytes) == (100, 100)  # now it is what goes out next
     backlog.discard()
-    assert (pool.bytes, backlog.held, len(backlog)) == (0, 0, 0)
+    assert (pool.bytes, backlog.held_bytes, len(backlog)) == (0, 0, 0)
 
 
 def test_the_rest_of_one_message_to_many_is_held_once():
@@ -148,7 +153,7 @@ def test_the_rest_of_one_message_to_many_is_held_once():
     whole = b"x" * 1000
     backlogs = [make(pool) for _ in range(3)]
     for backlog in backlogs:
-        backlog.rest = memoryview(whole)[500:]
+        backlog.partial = memoryview(whole)[500:]
     assert pool.bytes == 1000
 
     for backlog in backlogs:
@@ -159,7 +164,7 @@ def test_the_rest_of_one_message_to_many_is_held_once():
 def test_giving_way_is_the_queues():
     pool = Pool(1 << 20)
     backlog = make(pool)
-    backlog.rest = memoryview(b"half")
+    backlog.partial = memoryview(b"half")
     frames = [raw("a" * 10), raw("b" * 10)]
     for frame in frames:
         backlog.offer(frame)

@@ -10,7 +10,7 @@ import contextlib
 
 import pytest
 
-from eyewall.adapters.web.sockets.link import GONE, LINGER, LINGERING, SHUT
+from eyewall.adapters.web.sockets.link import CLOSE_SENT, CLOSE_TIMEOUT, CLOSED, FIN_SENT
 from eyewall.adapters.web.sockets.poller import LoopSource
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.connection import HeartbeatConfig
@@ -70,12 +70,12 @@ async def test_a_client_is_not_told_the_end_before_it_has_answered(tls, source):
     async with kicked(tls=tls, source=source) as (here, client, link):
         await chat(here)
         assert not client.reader.at_eof()
-        assert link.state == LINGERING
+        assert link.state == CLOSE_SENT
         client.write(GOODBYE)
 
         assert await client.end() == b""
         client.leave()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
         assert here.intake.ends == []
 
 
@@ -83,7 +83,7 @@ async def test_the_server_is_the_first_to_close(tls, source):
     """So that what is left of the connection, TIME_WAIT, is not the client's."""
     async with kicked(tls=tls, source=source) as (_, client, link):
         client.write(GOODBYE)
-        await until(lambda: link.state == SHUT or client.reader.at_eof())
+        await until(lambda: link.state == FIN_SENT or client.reader.at_eof())
         assert await client.end() == b""
 
 
@@ -99,23 +99,23 @@ async def test_what_comes_while_lingering_is_neither_handled_nor_answered(tls, s
 async def test_the_peers_end_without_a_close_frame_is_an_end_too(tls, source):
     async with kicked(tls=tls, source=source) as (_, client, link):
         client.leave()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
 
 
 async def test_a_reset_while_lingering_is_an_end_too(tls, source):
     async with kicked(tls=tls, source=source) as (here, client, link):
         client.abort()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
         assert here.intake.ends == []
 
 
 async def test_a_peer_that_never_answers_is_closed_at_the_deadline(tls):
     async with kicked(tls=tls) as (here, client, link):
-        here.clock.advance(LINGER - 2)
-        assert link.state == LINGERING
+        here.clock.advance(CLOSE_TIMEOUT - 2)
+        assert link.state == CLOSE_SENT
         here.clock.advance(4)
 
-        assert link.state == GONE
+        assert link.state == CLOSED
         assert await client.end() == b""
 
 
@@ -127,9 +127,9 @@ async def test_who_sends_for_ever_does_not_stay_longer(tls, data):
             for _ in range(1000):
                 client.write(data)
                 await client.writer.drain()
-        assert link.state == LINGERING
-        here.clock.advance(LINGER + 1)
-        assert link.state == GONE
+        assert link.state == CLOSE_SENT
+        here.clock.advance(CLOSE_TIMEOUT + 1)
+        assert link.state == CLOSED
 
 
 async def test_the_time_for_the_answer_is_no_longer_than_write_wait(tls):
@@ -140,7 +140,7 @@ async def test_the_time_for_the_answer_is_no_longer_than_write_wait(tls):
         await client.frame()
 
         assert await client.end() == b""
-        assert link.state == GONE
+        assert link.state == CLOSED
 
 
 async def test_a_close_that_came_before_ours_was_written_is_not_waited_for_again(tls):
@@ -155,7 +155,7 @@ async def test_a_close_that_came_before_ours_was_written_is_not_waited_for_again
             await asyncio.sleep(0)
         link.close(Reason.DISCONNECTED)
         client.write(masked("late") + GOODBYE)
-        await until(lambda: link._search is None)
+        await until(lambda: link._close_scanner is None)
         client.resume()
 
         assert [int(text[:6]) for text in await client.texts(sent)] == list(range(sent))
@@ -229,7 +229,7 @@ async def test_who_is_refused_while_the_connection_is_opened_may_answer_too(tls)
         client, link = await here.pair()
         assert (await client.frame())[1] == b"\x03\xf0policy_violation"
         await chat_without_links(here)
-        assert link.state == LINGERING
+        assert link.state == CLOSE_SENT
         client.write(GOODBYE)
 
         assert await client.end() == b""
@@ -262,6 +262,6 @@ async def test_a_stop_cuts_off_those_who_do_not_answer_in_its_time(tls):
         link.close(Reason.SERVER_SHUTDOWN)
         await here.sockets.stop(0.05)
 
-        assert link.state == GONE
+        assert link.state == CLOSED
         assert (await client.frame())[1] == b"\x03\xf4server_shutdown"
         assert await client.end() == b""

@@ -16,23 +16,23 @@ from tests.adapters.web.support import Clock
 TIMES = HeartbeatConfig(interval=30.0, pong_timeout=60.0, write_wait=10.0)
 
 
-class Pulse:
+class FakeTarget:
     """A link that answers pings, if at all, at once."""
 
-    def __init__(self, clock, *, answers=True, listening=True):
+    def __init__(self, clock, *, answers=True, is_reading=True):
         self.clock = clock
         self.answers = answers
-        self.listening = listening
+        self.is_reading = is_reading
         self.last_seen = clock.now()
-        self.due = 0
-        self.asked = 0.0
-        self.answer_due = 0.0
+        self.due_tick = 0
+        self.last_ping = 0.0
+        self.pong_deadline = 0.0
         self.writes = True
         self.unread = False
         """Whether its answer has come, and waits in the socket."""
         self.pings: list[float] = []
         self.silent: list[float] = []
-        self.message_due = math.inf
+        self.message_deadline = math.inf
         self.overdue: list[float] = []
         self.checks: list[float] = []
         self.deadline: float | None = None
@@ -45,18 +45,18 @@ class Pulse:
     def ping(self):
         if self.writes:
             self.pings.append(self.clock.now())
-            self.asked = self.clock.now()
+            self.last_ping = self.clock.now()
         if self.answers:
             self.last_seen = self.clock.now()
         return self.alive
 
-    def fall_silent(self):
+    def on_pong_timeout(self):
         self.silent.append(self.clock.now())
 
-    def dawdle(self):
+    def on_message_timeout(self):
         self.overdue.append(self.clock.now())
 
-    def check(self, now):
+    def check_deadlines(self, now):
         self.checks.append(now)
         return self.deadline is not None and now < self.deadline
 
@@ -72,7 +72,7 @@ def started(config=TIMES):
 
 def test_every_link_is_pinged_once_an_interval():
     clock, heartbeat = started()
-    link = Pulse(clock)
+    link = FakeTarget(clock)
     heartbeat.add(link)
     clock.advance(300)
 
@@ -84,7 +84,7 @@ def test_every_link_is_pinged_once_an_interval():
 
 def test_pings_of_links_that_came_at_once_are_spread_evenly():
     clock, heartbeat = started()
-    links = [Pulse(clock) for _ in range(300)]
+    links = [FakeTarget(clock) for _ in range(300)]
     for link in links:
         heartbeat.add(link)
     clock.advance(31)
@@ -96,7 +96,7 @@ def test_pings_of_links_that_came_at_once_are_spread_evenly():
 
 def test_silence_is_noticed_at_its_time_and_not_before():
     clock, heartbeat = started()
-    links = [Pulse(clock, answers=False) for _ in range(20)]
+    links = [FakeTarget(clock, answers=False) for _ in range(20)]
     for link in links:
         heartbeat.add(link)
     clock.advance(59)
@@ -109,7 +109,7 @@ def test_silence_is_noticed_at_its_time_and_not_before():
 
 def test_any_sign_of_life_counts():
     clock, heartbeat = started()
-    link = Pulse(clock, answers=False)
+    link = FakeTarget(clock, answers=False)
     heartbeat.add(link)
     for _ in range(10):
         clock.advance(50)
@@ -120,7 +120,7 @@ def test_any_sign_of_life_counts():
 
 def test_a_pong_timeout_of_one_interval_ends_no_link_that_answers():
     clock, heartbeat = started(HeartbeatConfig(interval=10.0, pong_timeout=10.0))
-    link = Pulse(clock)
+    link = FakeTarget(clock)
     heartbeat.add(link)
     clock.advance(100)
 
@@ -130,21 +130,21 @@ def test_a_pong_timeout_of_one_interval_ends_no_link_that_answers():
 
 def test_the_silence_of_a_link_that_is_not_read_means_nothing():
     clock, heartbeat = started()
-    link = Pulse(clock, answers=False, listening=False)
+    link = FakeTarget(clock, answers=False, is_reading=False)
     heartbeat.add(link)
     clock.advance(300)
     assert (link.silent, link.pings) == ([], [])
 
-    link.listening, link.last_seen = True, clock.now()
+    link.is_reading, link.last_seen = True, clock.now()
     clock.advance(40)
     assert link.pings
 
 
 def test_a_deadline_is_checked_until_there_is_none():
     clock, heartbeat = started()
-    link = Pulse(clock)
+    link = FakeTarget(clock)
     link.deadline = clock.now() + 5
-    heartbeat.attend(link)
+    heartbeat.watch_deadline(link)
     clock.advance(10)
 
     assert 5 <= link.checks[-1] - 1000 <= 7
@@ -153,9 +153,9 @@ def test_a_deadline_is_checked_until_there_is_none():
 
 def test_a_link_that_was_removed_is_left_alone():
     clock, heartbeat = started()
-    link, gone = Pulse(clock), Pulse(clock)
+    link, gone = FakeTarget(clock), FakeTarget(clock)
     heartbeat.add(link)
-    heartbeat.attend(link)
+    heartbeat.watch_deadline(link)
     heartbeat.remove(link)
     gone.alive = False  # its ping finds out that the peer is gone
     heartbeat.add(gone)
@@ -173,7 +173,7 @@ def test_the_timer_has_an_end_and_can_begin_again():
     assert clock.pending == pending - 1
     heartbeat.stop()
     heartbeat.start()
-    link = Pulse(clock)
+    link = FakeTarget(clock)
     heartbeat.add(link)
     clock.advance(31)
     assert link.pings
@@ -181,10 +181,10 @@ def test_the_timer_has_an_end_and_can_begin_again():
 
 def test_a_message_that_is_overdue_ends_a_link_that_answers_every_ping():
     clock, heartbeat = started()
-    link = Pulse(clock)
+    link = FakeTarget(clock)
     heartbeat.add(link)
     clock.advance(100)
-    link.message_due = clock.now() + 65
+    link.message_deadline = clock.now() + 65
     clock.advance(300)
 
     (when,) = link.overdue
@@ -195,8 +195,8 @@ def test_a_message_that_is_overdue_ends_a_link_that_answers_every_ping():
 
 def test_who_is_silent_in_the_middle_of_a_message_is_silent_in_the_first_place():
     clock, heartbeat = started()
-    link = Pulse(clock, answers=False)
-    link.message_due = clock.now() + 60
+    link = FakeTarget(clock, answers=False)
+    link.message_deadline = clock.now() + 60
     heartbeat.add(link)
     clock.advance(300)
 
@@ -206,8 +206,8 @@ def test_who_is_silent_in_the_middle_of_a_message_is_silent_in_the_first_place()
 
 def test_a_message_is_not_overdue_while_nobody_reads_it():
     clock, heartbeat = started()
-    link = Pulse(clock, listening=False)
-    link.message_due = clock.now() + 60
+    link = FakeTarget(clock, is_reading=False)
+    link.message_deadline = clock.now() + 60
     heartbeat.add(link)
     clock.advance(300)
 
@@ -219,7 +219,7 @@ def test_a_message_is_not_overdue_while_nobody_reads_it():
 
 def test_silence_counts_only_from_a_ping_that_was_written():
     clock, heartbeat = started()
-    link = Pulse(clock, answers=False)
+    link = FakeTarget(clock, answers=False)
     link.writes = False
     heartbeat.add(link)
     clock.advance(300)
@@ -233,7 +233,7 @@ def test_silence_counts_only_from_a_ping_that_was_written():
 
 def test_an_answer_that_waits_in_the_socket_is_read_before_the_peer_is_judged():
     clock, heartbeat = started()
-    link = Pulse(clock, answers=False)
+    link = FakeTarget(clock, answers=False)
     heartbeat.add(link)
     clock.advance(45)
     link.unread = True
@@ -248,8 +248,8 @@ def test_an_answer_that_waits_in_the_socket_is_read_before_the_peer_is_judged():
 def test_after_a_stall_the_peer_is_asked_and_has_its_time_to_answer(seconds):
     times = HeartbeatConfig(interval=15.0, pong_timeout=60.0)
     clock, heartbeat = started(times)
-    links = [Pulse(clock) for _ in range(50)]
-    gone = Pulse(clock, answers=False)
+    links = [FakeTarget(clock) for _ in range(50)]
+    gone = FakeTarget(clock, answers=False)
     for link in [*links, gone]:
         heartbeat.add(link)
     clock.advance(7)  # nobody was asked yet
@@ -265,7 +265,7 @@ def test_after_a_stall_the_peer_is_asked_and_has_its_time_to_answer(seconds):
 
 def test_pings_stay_spread_after_a_stall():
     clock, heartbeat = started()
-    links = [Pulse(clock) for _ in range(300)]
+    links = [FakeTarget(clock) for _ in range(300)]
     for link in links:
         heartbeat.add(link)
     clock.advance(31)
@@ -279,7 +279,7 @@ def test_pings_stay_spread_after_a_stall():
 
 def test_a_heartbeat_that_is_behind_catches_up_a_part_at_a_time():
     clock, heartbeat = started()
-    links = [Pulse(clock) for _ in range(5000)]
+    links = [FakeTarget(clock) for _ in range(5000)]
     for link in links:
         heartbeat.add(link)
     clock.stand_still(100)
@@ -293,7 +293,7 @@ def test_a_heartbeat_that_is_behind_catches_up_a_part_at_a_time():
 def test_a_link_that_ends_another_in_its_turn_leaves_nothing_of_it_behind():
     clock, heartbeat = started()
 
-    class Deadly(Pulse):
+    class Deadly(FakeTarget):
         def ping(self):
             heartbeat.remove(others[self])
             return super().ping()
@@ -303,7 +303,7 @@ def test_a_link_that_ends_another_in_its_turn_leaves_nothing_of_it_behind():
     for link in (one, two):
         heartbeat.add(link)
         heartbeat.remove(link)
-        heartbeat._place(link, clock.now() + 5)
+        heartbeat._schedule(link, clock.now() + 5)
     clock.advance(100)
 
     assert sorted(bool(link.pings) for link in (one, two)) == [False, True]

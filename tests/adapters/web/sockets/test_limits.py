@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
-from eyewall.adapters.web.sockets.loop import MAX_QUEUED
+from eyewall.adapters.web.sockets.loop import MAX_QUEUED_BYTES
 from eyewall.adapters.web.sockets.poller import WRITE, EpollSource
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import Offer, QueueConfig
@@ -15,18 +15,18 @@ from tests.adapters.web.support import masked, raw, served, turns, until
 
 async def test_links_read_with_one_parser_while_they_hold_nothing():
     async with served() as here:
-        spare = here.node.parser
+        spare = here.io.parser
         one, first = await here.pair()
         two, second = await here.pair()
         one.send("1")
         two.send("2")
         assert (await one.text(), await two.text()) == ("1", "2")
-        assert here.node.parser is spare
+        assert here.io.parser is spare
 
         one.write(masked("half")[:4])
         await until(lambda: first._parser)
         assert first._parser is spare
-        assert here.node.parser is not spare
+        assert here.io.parser is not spare
         two.send("whole")
         assert await two.text() == "whole"
         one.write(masked("half")[4:])
@@ -38,13 +38,13 @@ async def test_links_read_with_one_parser_while_they_hold_nothing():
 async def test_links_that_inflate_share_a_parser_of_their_own():
     offer = {"Sec_WebSocket_Extensions": "permessage-deflate"}
     async with served(compression=CompressionConfig()) as here:
-        spare, plain = here.node.inflating_parser, here.node.parser
+        spare, plain = here.io.inflating_parser, here.io.parser
         client, link = await here.pair(**offer)
         client.write(masked("half")[:4])
         await until(lambda: link._parser)
         assert link._parser is spare
-        assert here.node.inflating_parser is not spare
-        assert here.node.parser is plain
+        assert here.io.inflating_parser is not spare
+        assert here.io.parser is plain
 
 
 async def test_a_violation_does_not_spoil_the_parser_of_the_others():
@@ -61,20 +61,20 @@ async def test_a_violation_does_not_spoil_the_parser_of_the_others():
 
 async def test_it_knows_when_the_last_link_is_gone():
     async with served() as here:
-        await asyncio.wait_for(here.node.empty(), 1)
+        await asyncio.wait_for(here.io.wait_closed(), 1)
         client, link = await here.pair()
-        waiting = asyncio.create_task(here.node.empty())
+        waiting = asyncio.create_task(here.io.wait_closed())
         await turns()
         assert not waiting.done()
         client.leave()
         await asyncio.wait_for(waiting, 5)
-        assert link not in here.node.links
+        assert link not in here.io.links
 
 
 async def test_reading_waits_while_too_much_is_to_be_written(monkeypatch):
     async with served() as here:
         client = await here.connect()
-        monkeypatch.setattr("eyewall.adapters.web.sockets.batch.FULL_FRAMES", -1)
+        monkeypatch.setattr("eyewall.adapters.web.sockets.batch.STOP_READING_FRAMES", -1)
         client.send("hello")
         await turns(50)
         assert here.intake.messages == []
@@ -89,8 +89,8 @@ async def test_reading_waits_while_too_much_is_to_be_written(monkeypatch):
 class Deaf(EpollSource):
     """Never tells that a socket takes bytes again: who is stalled stays so."""
 
-    def set(self, fd, interest):
-        super().set(fd, interest & ~WRITE)
+    def watch(self, fd, interest):
+        super().watch(fd, interest & ~WRITE)
 
 
 @contextlib.asynccontextmanager
@@ -103,7 +103,7 @@ async def bounded(policy="drop_newest"):
 async def stalled(here, count, size):
     """Return a client and its link, with so many messages of so many bytes in the queue."""
     client, link = await here.pair()
-    link.stall([raw("." * size) for _ in range(count)], b"", 0)
+    link.on_partial_write([raw("." * size) for _ in range(count)], b"", 0)
     return client, link
 
 
@@ -111,13 +111,13 @@ async def test_when_all_queues_hold_too_much_those_that_hold_the_most_give_way()
     async with bounded() as here:
         _, small = await stalled(here, 10, 1000)
         _, large = await stalled(here, 80, 1000)
-        assert here.node.pool.bytes == 90_000
+        assert here.io.pool.bytes == 90_000
         small.send(raw("." * 10_001))
         await turns()
 
-        assert small.held == 20_001
-        assert large.held == 40_000
-        assert here.node.pool.bytes == 60_001
+        assert small.held_bytes == 20_001
+        assert large.held_bytes == 40_000
+        assert here.io.pool.bytes == 60_001
         assert {link for link, _, _ in here.intake.drops} == {large}
         assert len(here.intake.drops) == 40
         assert {offer for _, _, offer in here.intake.drops} == {Offer.DROPPED_NEWEST}
@@ -130,9 +130,9 @@ async def test_a_sender_who_does_not_pause_does_not_get_beyond_the_bound():
         for _ in range(100):
             for link in links:
                 link.send(raw("." * 1000))
-                assert here.node.pool.bytes <= 100_000
+                assert here.io.pool.bytes <= 100_000
 
-        assert all(link.held > 1000 for link in links)
+        assert all(link.held_bytes > 1000 for link in links)
 
 
 async def test_what_is_written_to_many_is_bounded_in_the_next_turn():
@@ -141,7 +141,7 @@ async def test_what_is_written_to_many_is_bounded_in_the_next_turn():
             await stalled(here, 50, 1000)
         await turns()
 
-        assert here.node.pool.bytes <= 75_000
+        assert here.io.pool.bytes <= 75_000
 
 
 async def test_a_broadcast_that_many_do_not_read_is_held_once():
@@ -151,10 +151,10 @@ async def test_a_broadcast_that_many_do_not_read_is_held_once():
             room.add((await stalled(here, 1, 10))[1])
         for _ in range(50):
             room.publish(raw("." * 1000))
-        here.sockets.outbound.now()
+        here.sockets.outbound.flush_now()
         await turns()
 
-        assert here.node.pool.bytes == 50_050
+        assert here.io.pool.bytes == 50_050
         assert here.intake.drops == []
 
 
@@ -165,7 +165,7 @@ async def test_under_the_disconnecting_policy_giving_way_is_the_end():
         small.send(raw("." * 10_001))
         await turns()
 
-        assert small.held == 20_001
+        assert small.held_bytes == 20_001
         assert len(here.intake.drops) == 80
         assert here.intake.reasons() == [Reason.SLOW_CONSUMER]
         assert here.intake.reasons(large) == [Reason.SLOW_CONSUMER]
@@ -180,7 +180,7 @@ async def test_half_written_messages_that_hold_too_much_end_with_their_connectio
         for size in (30_000, 60_000):
             _, link = await here.pair()
             frame = raw("." * size)
-            link.stall([frame], frame.form(link.wire), 1)
+            link.on_partial_write([frame], frame.form(link.wire), 1)
             links.append(link)
         small, large = links
         small.send(raw("." * 20_000))
@@ -188,8 +188,8 @@ async def test_half_written_messages_that_hold_too_much_end_with_their_connectio
 
         assert here.intake.reasons() == [Reason.SLOW_CONSUMER]
         assert here.intake.reasons(large) == [Reason.SLOW_CONSUMER]
-        assert large not in here.node.links
-        assert here.node.pool.bytes == small.held
+        assert large not in here.io.links
+        assert here.io.pool.bytes == small.held_bytes
 
 
 async def test_the_largest_of_many_half_written_messages_ends_in_the_next_turn():
@@ -199,12 +199,12 @@ async def test_the_largest_of_many_half_written_messages_ends_in_the_next_turn()
             _, link = await here.pair()
             links.append(link)
             frame = raw("." * size)
-            link.stall([frame], frame.form(link.wire), 1)
-        assert here.node.pool.full
+            link.on_partial_write([frame], frame.form(link.wire), 1)
+        assert here.io.pool.full
         await turns()
 
         assert here.intake.reasons() == [Reason.SLOW_CONSUMER]
-        assert here.node.links == set(links[:2])
+        assert here.io.links == set(links[:2])
 
 
 async def test_nothing_is_held_for_who_is_gone():
@@ -212,12 +212,12 @@ async def test_nothing_is_held_for_who_is_gone():
         _, link = await stalled(here, 10, 1000)
         link.abort()
 
-        assert here.node.pool.bytes == 0
-        assert here.node.pool._holders == {}
+        assert here.io.pool.bytes == 0
+        assert here.io.pool._holders == {}
 
 
 async def test_the_bound_has_room_for_two_of_the_largest_queues():
     async with served(queue=QueueConfig(max_bytes=1 << 30)) as here:
-        assert here.node.pool.max_bytes == 1 << 31
+        assert here.io.pool.max_bytes == 1 << 31
     async with served() as here:
-        assert here.node.pool.max_bytes == MAX_QUEUED == 256 * 2**20
+        assert here.io.pool.max_bytes == MAX_QUEUED_BYTES == 256 * 2**20

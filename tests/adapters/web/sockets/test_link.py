@@ -9,8 +9,8 @@ import tracemalloc
 import pytest
 
 from eyewall.adapters.web.sockets import link as link_module
-from eyewall.adapters.web.sockets.backlog import URGENT_BYTES
-from eyewall.adapters.web.sockets.link import CONTROLS_AT_ONCE, GONE, OPEN
+from eyewall.adapters.web.sockets.backlog import MAX_CONTROL_BYTES
+from eyewall.adapters.web.sockets.link import CLOSED, CONTROL_FRAME_BURST, OPEN
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.envelope import Priority
@@ -118,7 +118,7 @@ async def test_a_ping_is_answered_with_its_own_bytes(tls):
         (masked(b"\x03\xe8\xff", 0x88), 1007, "invalid_utf8"),
         (header(1 << 21) + b"z" * (1 << 21), 1009, "message_too_big"),
         (masked("", 0x01) + masked("", 0x00) * 100, 1008, "policy_violation"),
-        (masked("", 0x89) * (CONTROLS_AT_ONCE * 2), 1008, "policy_violation"),
+        (masked("", 0x89) * (CONTROL_FRAME_BURST * 2), 1008, "policy_violation"),
     ],
 )
 async def test_a_violation_closes_with_its_code_which_no_reset_takes_away(tls, data, code, reason):
@@ -292,7 +292,7 @@ async def test_drop_and_disconnect_writes_what_was_queued_and_says_why(tls):
         assert numbers(await client.texts(sent - 1)) == list(range(sent - 1))
         assert await client.closed() == (4413, "slow_consumer")
         client.leave()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
         assert here.intake.reasons(link) == [Reason.SLOW_CONSUMER]
 
 
@@ -378,7 +378,7 @@ async def test_a_pong_goes_out_before_what_waits_but_not_into_a_frame(tls):
         for n in range(sent, sent + 40):
             await numbered(link, n)
         client.write(masked("now", 0x89))
-        await until(lambda: link._backlog._urgent)
+        await until(lambda: link._backlog._control)
         client.resume()
 
         frames = [await client.frame() for _ in range(sent + 41)]
@@ -387,21 +387,21 @@ async def test_a_pong_goes_out_before_what_waits_but_not_into_a_frame(tls):
 
 
 async def test_pongs_for_a_client_that_does_not_read_have_a_bound(tls, monkeypatch):
-    monkeypatch.setattr(link_module, "CONTROLS_AT_ONCE", 10_000)
+    monkeypatch.setattr(link_module, "CONTROL_FRAME_BURST", 10_000)
     async with served(tls=tls) as here:
         client, link, _ = await stalled(here)
         client.write(masked(b"x" * 125, 0x89) * 500 + masked("end"))
         await until(lambda: here.intake.messages)
 
-        assert len(link._backlog._urgent) < URGENT_BYTES + 127
+        assert len(link._backlog._control) < MAX_CONTROL_BYTES + 127
 
 
 async def test_who_does_not_read_its_replies_is_not_read_either_until_it_does(tls):
     async with served(tls=tls, queue=QueueConfig(size=8)) as here:
         client, link, _ = await stalled(here)
-        while not link._backlog.paused:
+        while not link._backlog.reading_paused:
             await numbered(link, 0)
-        assert not link.listening
+        assert not link.is_reading
         client.send("unread")
         await turns(50)
         assert here.intake.messages == []
@@ -410,7 +410,7 @@ async def test_who_does_not_read_its_replies_is_not_read_either_until_it_does(tl
         await until(lambda: here.intake.messages)
 
         assert [payload for _, payload, _ in here.intake.messages] == [b"unread"]
-        assert link.listening
+        assert link.is_reading
         link.abort()
         await reader
 
@@ -418,7 +418,7 @@ async def test_who_does_not_read_its_replies_is_not_read_either_until_it_does(tl
 async def test_the_silence_of_a_peer_that_was_not_read_is_forgotten_when_it_is_again(tls):
     async with served(tls=tls, queue=QueueConfig(size=8)) as here:
         client, link, _ = await stalled(here)
-        while not link._backlog.paused:
+        while not link._backlog.reading_paused:
             await numbered(link, 0)
         link.last_seen = 0.0
         client.resume()
@@ -488,7 +488,7 @@ async def test_a_clients_close_is_answered_with_its_code_after_what_was_sent(tls
         assert await client.frame() == (CLOSE, payload[:2])
         assert await client.end() == b""
         client.leave()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
         assert here.intake.reasons() == [Reason.CLIENT_CLOSED]
         assert len(here.intake.messages) == 1
 
@@ -501,7 +501,7 @@ async def test_the_end_without_a_close_frame_is_a_lost_connection(tls):
         await turns()
 
         assert here.intake.reasons(link) == [Reason.CONNECTION_LOST]
-        assert link.state == GONE
+        assert link.state == CLOSED
         assert len(here.sockets) == 0
 
 
@@ -539,7 +539,7 @@ async def test_a_peer_that_does_not_close_its_side_is_cut_off_after_a_while(tls)
         link.close(Reason.NORMAL)
         if tls:  # asyncio's TLS would answer the close by itself
             cut(client.writer)
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
         assert here.intake.ends == []
 
 
@@ -549,7 +549,7 @@ async def test_a_peer_that_never_reads_is_cut_off_after_write_wait(tls):
         _, link, _ = await stalled(here)
         await until(lambda: here.intake.ends)
         assert here.intake.reasons(link) == [Reason.SLOW_CONSUMER]
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
 
 
 async def test_a_slow_reader_that_makes_progress_is_not_cut_off(tls):
@@ -636,7 +636,7 @@ async def test_messages_that_come_slowly_but_come_are_welcome(tls):
         whole = masked("hello")
         client.write(whole[:3])
         began = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() < began + 2 * here.node.message_time:
+        while asyncio.get_running_loop().time() < began + 2 * here.io.message_timeout:
             client.write(whole[3:] + whole[:3])
             opcode, _ = await client.frame()
             assert opcode in (TEXT, PING)
@@ -651,15 +651,15 @@ async def test_the_time_in_which_a_peer_is_not_read_is_not_its_own(tls):
         client, link, _ = await stalled(here)
         client.write(masked("x" * 100)[:50])
         await until(lambda: link._parser)
-        while not link._backlog.paused:
+        while not link._backlog.reading_paused:
             await numbered(link, 0)
-        before = link.message_due
+        before = link.message_deadline
         link.last_seen -= 1000.0  # as if it had been paused for so long
         client.resume()
         reader = asyncio.create_task(client.end())
         await until(lambda: link._backlog is None)
 
-        assert before + 999 < link.message_due < before + 1010
+        assert before + 999 < link.message_deadline < before + 1010
         link.abort()
         await reader
 
@@ -683,7 +683,7 @@ async def test_an_idle_link_holds_nothing_of_its_own(tls):
         assert await client.frame() == (PONG, b"")
         assert await client.text() == "frag"
 
-        assert (link.own, link._backlog, link._parser) == (None, None, None)
+        assert (link.pending, link._backlog, link._parser) == (None, None, None)
         assert not hasattr(link, "__dict__")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall.adapters.web.sockets.batch import LAST, Snapshot, plan
+from eyewall.adapters.web.sockets.batch import CLOSE_MARKER, GroupSnapshot, merge_writes
 from tests.adapters.web.support import raw
 
 
@@ -21,7 +21,7 @@ class Spot:
 
     def __init__(self, wire=JSON):
         self.wire = wire
-        self.own = None
+        self.pending = None
 
 
 def delivered(parcels):
@@ -39,7 +39,7 @@ def test_members_of_one_room_share_a_parcel():
     members = [Spot() for _ in range(5)]
     a, b = raw("a"), raw("b")
 
-    parcels = plan({Snapshot(members): [(1, a), (2, b)]}, [])
+    parcels = merge_writes({GroupSnapshot(members): [(1, a), (2, b)]}, [])
 
     assert len(parcels) == 1
     assert set(parcels[0].links) == set(members)
@@ -48,9 +48,9 @@ def test_members_of_one_room_share_a_parcel():
 
 def test_members_of_the_same_two_rooms_share_a_parcel_in_the_order_of_sending():
     both, first, second = [Spot() for _ in range(3)], Spot(), Spot()
-    one, two = Snapshot([*both, first]), Snapshot([*both, second])
+    one, two = GroupSnapshot([*both, first]), GroupSnapshot([*both, second])
 
-    parcels = plan({one: [(1, raw("a")), (3, raw("c"))], two: [(2, raw("b"))]}, [])
+    parcels = merge_writes({one: [(1, raw("a")), (3, raw("c"))], two: [(2, raw("b"))]}, [])
 
     got = delivered(parcels)
     assert len(parcels) == 3
@@ -60,42 +60,48 @@ def test_members_of_the_same_two_rooms_share_a_parcel_in_the_order_of_sending():
 
 def test_own_frames_stand_between_the_rooms_by_their_numbers():
     link, other = Spot(), Spot()
-    link.own = [(2, raw("own"))]
+    link.pending = [(2, raw("own"))]
 
-    got = delivered(plan({Snapshot([link, other]): [(1, raw("a")), (3, raw("b"))]}, [link]))
+    got = delivered(
+        merge_writes({GroupSnapshot([link, other]): [(1, raw("a")), (3, raw("b"))]}, [link])
+    )
 
     assert got == {link: ["a", "own", "b"], other: ["a", "b"]}
-    assert link.own is None
+    assert link.pending is None
 
 
 def test_a_hole_takes_one_frame_out_for_one_link():
     link, other = Spot(), Spot()
-    link.own = [(2, None)]
+    link.pending = [(2, None)]
 
-    got = delivered(plan({Snapshot([link, other]): [(1, raw("a")), (2, raw("b"))]}, [link]))
+    got = delivered(
+        merge_writes({GroupSnapshot([link, other]): [(1, raw("a")), (2, raw("b"))]}, [link])
+    )
 
     assert got == {link: ["a"], other: ["a", "b"]}
 
 
 def test_nothing_goes_out_after_the_last():
     link = Spot()
-    link.own = [(1, raw("a")), (2, LAST), (4, raw("late"))]
+    link.pending = [(1, raw("a")), (2, CLOSE_MARKER), (4, raw("late"))]
 
-    (parcel,) = [p for p in plan({Snapshot([link]): [(3, raw("room"))]}, [link]) if p.links]
+    (parcel,) = [
+        p for p in merge_writes({GroupSnapshot([link]): [(3, raw("room"))]}, [link]) if p.links
+    ]
 
     assert [frame.payload for frame in parcel.frames] == [b"a"]
     assert parcel.last
 
 
 def test_a_link_that_has_ended_gets_nothing_of_its_own():
-    assert plan({}, [Spot()]) == []
+    assert merge_writes({}, [Spot()]) == []
 
 
 def test_links_of_different_wires_never_share_a_parcel():
     links = [Spot(JSON), Spot(OTHER), Spot(JSON), Spot(OTHER)]
-    one, two = Snapshot(links), Snapshot(links[:2])
+    one, two = GroupSnapshot(links), GroupSnapshot(links[:2])
 
-    got = delivered(plan({one: [(1, raw("a"))], two: [(2, raw("b"))]}, []))
+    got = delivered(merge_writes({one: [(1, raw("a"))], two: [(2, raw("b"))]}, []))
 
     assert got == dict(zip(links, [["a", "b"], ["a", "b"], ["a"], ["a"]], strict=True))
 
@@ -112,15 +118,15 @@ actions = st.lists(
 @given(st.lists(st.sets(st.integers(0, 3)), min_size=3, max_size=3), actions)
 def test_every_link_gets_everything_that_was_for_it_in_the_order_of_sending(rooms, sent):
     links = [Spot() for _ in range(4)]
-    snapshots = [Snapshot([links[i] for i in members]) for members in rooms]
+    snapshots = [GroupSnapshot([links[i] for i in members]) for members in rooms]
     runs, direct = {}, []
     expected = {link: [] for link in links}
 
     def own(link, number, frame):
-        if link.own is None:
-            link.own = []
+        if link.pending is None:
+            link.pending = []
             direct.append(link)
-        link.own.append((number, frame))
+        link.pending.append((number, frame))
 
     for number, (whom, skip) in enumerate(sent, 1):
         if whom < 4:
@@ -134,6 +140,6 @@ def test_every_link_gets_everything_that_was_for_it_in_the_order_of_sending(room
         for i in rooms[whom - 4] - skip:
             expected[links[i]].append(str(number))
 
-    got = delivered(plan(runs, direct))
+    got = delivered(merge_writes(runs, direct))
 
     assert {link: got.get(link, []) for link in links} == expected

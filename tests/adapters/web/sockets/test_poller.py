@@ -25,7 +25,7 @@ class Load:
 
     def __init__(self) -> None:
         self.taken = 0
-        self.held = False
+        self.is_paused = False
         self.batches: list[list[str]] = []
         self.open = False
 
@@ -72,11 +72,11 @@ class Peer:
     def on_writable(self) -> None:
         self.note("writable")
 
-    def on_turn(self) -> None:
+    def on_rescheduled(self) -> None:
         self.load.taken += self.takes
         self.note("turn")
         if self.again_from is not None:
-            self.again_from.again(self)
+            self.again_from.reschedule(self)
 
     def on_error(self, error: Exception) -> None:
         self.errors.append(error)
@@ -95,11 +95,11 @@ def load():
 async def poller(request, load, peers):
     poller = Poller(
         request.param(),
-        taken=lambda: load.taken,
+        received_count=lambda: load.taken,
         budget=4,
-        held=lambda: load.held,
-        before=load.before,
-        after=load.after,
+        is_paused=lambda: load.is_paused,
+        on_batch_start=load.before,
+        on_batch_end=load.after,
     )
     poller.start()
     yield poller
@@ -139,7 +139,7 @@ async def test_a_peer_hears_only_what_it_is_watched_for(poller, load, peers):
     await until(lambda: len(events(load)) == 2)
     poller.watch(peer.fd, peer, WRITE)
     await until(lambda: len(events(load)) >= 3)
-    poller.forget(peer.fd)
+    poller.unwatch(peer.fd)
     await turns()
     seen = events(load)
     await turns(20)
@@ -167,8 +167,8 @@ async def test_one_peer_that_raises_does_not_stop_the_batch(poller, load, peers)
 
     assert [str(error) for error in bad.errors] == ["bad"]
     bad.errors.clear()
-    poller.again(bad)
-    poller.again(good)
+    poller.reschedule(bad)
+    poller.reschedule(good)
     await until(lambda: "good turn" in events(load))
     assert [str(error) for error in bad.errors] == ["bad"]
 
@@ -192,14 +192,14 @@ async def test_a_batch_ends_when_it_brought_enough_and_nobody_is_overtaken(polle
 async def test_who_asks_for_another_turn_gets_one_in_each_batch(poller, load, peers):
     one, two = peers("one"), peers("two")
     one.again_from = two.again_from = poller
-    poller.again(one)
-    poller.again(two)
-    poller.again(one)
+    poller.reschedule(one)
+    poller.reschedule(two)
+    poller.reschedule(one)
     await until(lambda: len(load.batches) >= 3)
 
     assert load.batches[:3] == [["one turn", "two turn"]] * 3
-    poller.withdraw(one)
-    poller.withdraw(two)
+    poller.unschedule(one)
+    poller.unschedule(two)
     count = len(load.batches)
     await turns()
     assert len(load.batches) <= count + 1
@@ -209,7 +209,7 @@ async def test_those_who_go_on_leave_half_of_a_batch_to_the_others(poller, load,
     greedy = [peers(f"greedy{n}") for n in range(20)]
     for peer in greedy:
         peer.again_from, peer.takes = poller, 1
-        poller.again(peer)
+        poller.reschedule(peer)
     quiet = peers("quiet")
     quiet.other.send(b"a")
     poller.watch(quiet.fd, quiet, READ)
@@ -226,13 +226,13 @@ async def test_those_who_go_on_leave_half_of_a_batch_to_the_others(poller, load,
 
 async def test_while_held_nothing_is_read_and_nothing_is_forgotten(poller, load, peers):
     peer, waiting = peers("peer"), peers("waiting")
-    load.held = True
+    load.is_paused = True
     peer.other.send(b"a")
     poller.watch(peer.fd, peer, READ)
-    poller.again(waiting)
+    poller.reschedule(waiting)
     await turns(20)
     assert events(load) == []
-    load.held = False
+    load.is_paused = False
     await until(lambda: len(events(load)) == 2)
 
     assert sorted(events(load)) == ["peer read a", "waiting turn"]
@@ -246,7 +246,7 @@ async def test_an_event_of_a_forgotten_descriptor_is_not_told(poller, load, peer
         poller.watch(peer.fd, peer, READ)
         peer.on_readable = lambda peer=peer, victim=victim: (
             peer.note("read"),
-            poller.forget(victim.fd),
+            poller.unwatch(victim.fd),
         )
     await turns(20)
 
@@ -264,7 +264,7 @@ async def test_it_can_be_started_again(poller, load, peers):
 
 
 async def test_at_most_a_batch_of_events_is_taken_at_once(poller, load, peers, monkeypatch):
-    monkeypatch.setattr(poller_module, "BATCH", 3)
+    monkeypatch.setattr(poller_module, "EVENTS_PER_BATCH", 3)
     for n in range(7):
         peer = peers(str(n))
         peer.other.send(b"a")
@@ -279,11 +279,11 @@ async def test_it_leaves_nothing_in_the_loop(peers):
     for source in (EpollSource(), LoopSource()):
         poller = Poller(
             source,
-            taken=lambda: 0,
+            received_count=lambda: 0,
             budget=1,
-            held=lambda: False,
-            before=load.before,
-            after=load.after,
+            is_paused=lambda: False,
+            on_batch_start=load.before,
+            on_batch_end=load.after,
         )
         poller.start()
         peer = peers()

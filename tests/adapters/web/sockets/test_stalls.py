@@ -103,15 +103,15 @@ async def test_a_write_is_tried_again_before_it_is_given_up():
         while link._backlog is None:
             link.send(raw(b"x" * 50_000))
             await turns(2)
-        here.node.poller.forget(link._fd)  # nobody will say that there is room again
+        here.io.poller.unwatch(link._fd)  # nobody will say that there is room again
         client.resume()
         reader = asyncio.create_task(client.end())
-        before = link._backlog.since
+        before = link._backlog.last_progress
         await asyncio.sleep(0.1)
         clock.advance(11)
 
         assert here.intake.ends == []
-        assert link._backlog is None or link._backlog.since > before
+        assert link._backlog is None or link._backlog.last_progress > before
         link.abort()
         await reader
 

@@ -12,9 +12,9 @@ import struct
 import pytest
 from tornado.iostream import IOStream
 
-from eyewall.adapters.web.sockets.link import GONE
+from eyewall.adapters.web.sockets.link import CLOSED
 from eyewall.adapters.web.sockets.poller import LoopSource
-from eyewall.adapters.web.sockets.tcp import PlainLink, take_socket
+from eyewall.adapters.web.sockets.tcp import TcpLink, detach_socket
 from eyewall.domain.connection import DisconnectReason as Reason
 from tests.adapters.web.support import CLOSE, Client, masked, raw, request, served, turns, until
 
@@ -27,7 +27,7 @@ def source(request):
 async def test_a_plain_connection_is_taken_over_with_its_options_set(source):
     async with served(source=source) as here:
         client, link = await here.pair()
-        assert type(link) is PlainLink
+        assert type(link) is TcpLink
         client.send("hello")
         assert await client.text() == "hello"
         sock = link._socket
@@ -84,7 +84,7 @@ async def streamed():
 
 async def test_a_socket_is_taken_when_what_came_before_is_written():
     stream, peer = await streamed()
-    taking = asyncio.create_task(take_socket(stream, 5.0))
+    taking = asyncio.create_task(detach_socket(stream, 5.0))
     got = 0
     while got < 4_000_000:
         assert not taking.done()
@@ -102,25 +102,25 @@ async def test_a_socket_is_taken_when_what_came_before_is_written():
 async def test_a_peer_that_does_not_take_what_came_before_is_cut_off():
     stream, peer = await streamed()
     with pytest.raises(ConnectionAbortedError):
-        await take_socket(stream, 0.05)
+        await detach_socket(stream, 0.05)
     assert stream.closed()
     peer.close()
 
 
 async def test_a_peer_that_is_gone_before_its_socket_is_taken_is_gone():
     stream, peer = await streamed()
-    taking = asyncio.create_task(take_socket(stream, 5.0))
+    taking = asyncio.create_task(detach_socket(stream, 5.0))
     await turns()
     peer.close()
     with pytest.raises(OSError, match="closed"):
         await taking
     with pytest.raises(ConnectionResetError):
-        await take_socket(stream, 5.0)
+        await detach_socket(stream, 5.0)
 
 
 async def test_a_take_over_that_is_called_off_leaves_nothing_open():
     stream, peer = await streamed()
-    taking = asyncio.create_task(take_socket(stream, 5.0))
+    taking = asyncio.create_task(detach_socket(stream, 5.0))
     await turns()
     taking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -200,7 +200,7 @@ async def test_a_peer_that_resets_while_the_connection_is_being_opened_is_lost_o
         await turns()
 
         assert here.intake.reasons() == [Reason.CONNECTION_LOST]
-        assert link.state == GONE
+        assert link.state == CLOSED
         assert here.intake.messages == []
 
 
@@ -229,9 +229,9 @@ async def test_a_peer_that_says_goodbye_and_closes_its_side_reads_what_was_sent(
 async def test_a_write_to_a_peer_that_is_gone_is_a_write_error():
     async with served() as here:
         client, link = await here.pair()
-        here.node.poller.forget(link._fd)  # as if the write were noticed first
+        here.io.poller.unwatch(link._fd)  # as if the write were noticed first
         client.abort()
-        while link.state != GONE:
+        while link.state != CLOSED:
             link.send(raw("x"))
             await asyncio.sleep(0.001)
         await turns()
@@ -247,7 +247,7 @@ async def test_an_event_that_was_meant_for_another_connection_does_no_harm(sourc
         client, link = await here.pair()
         link.on_readable()
         link.on_writable()
-        link.on_turn()
+        link.on_rescheduled()
         client.send("hello")
 
         assert await client.text() == "hello"

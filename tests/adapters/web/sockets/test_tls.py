@@ -14,9 +14,9 @@ import pytest
 import websockets
 from tornado.tcpserver import TCPServer
 
-from eyewall.adapters.web.sockets.link import GONE, LINGERING
+from eyewall.adapters.web.sockets.link import CLOSE_SENT, CLOSED
 from eyewall.adapters.web.sockets.poller import READ, WRITE, LoopSource
-from eyewall.adapters.web.sockets.tcp import take_socket
+from eyewall.adapters.web.sockets.tcp import detach_socket
 from eyewall.adapters.web.sockets.tls import TlsLink, TlsSocket
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import Offer, QueueConfig
@@ -89,7 +89,7 @@ async def test_a_stream_that_left_something_in_openssl_is_taken_over_with_it():
     (stream,) = server.streams
     await stream.read_until(b"\r\n\r\n")
 
-    sock, ahead = await take_socket(stream, 1.0)
+    sock, ahead = await detach_socket(stream, 1.0)
 
     assert ahead == b"x" * 10_000
     sock.close()
@@ -129,7 +129,7 @@ async def test_a_large_frame_is_whole_after_a_stall(source):
         parts = [os.urandom(3_000_000 + n) for n in range(3)]
         for part in parts:
             link.send(raw(part, binary=True))
-            await until(lambda: link.own is None)
+            await until(lambda: link.pending is None)
         assert link._backlog is not None
         client.resume()
 
@@ -205,12 +205,12 @@ async def test_the_peers_goodbye_in_tls_may_have_come_before_ours(source):
     async with served(tls=True, source=source) as here, tls_peer(here) as peer:
         await until(lambda: here.intake.links)
         (link,) = here.intake.links
-        here.node.poller.forget(link._fd)  # so that our side is first
+        here.io.poller.unwatch(link._fd)  # so that our side is first
         await peer.say_end()
         link.close(Reason.SERVER_SHUTDOWN)
         assert await peer.read() == CLOSED_BY_SERVER
-        assert link.state == LINGERING
-        here.node.poller.watch(link._fd, link, READ)
+        assert link.state == CLOSE_SENT
+        here.io.poller.watch(link._fd, link, READ)
 
         assert await peer.rest() == b""
         await until(lambda: not len(here.sockets))
@@ -248,7 +248,7 @@ async def test_a_peer_that_vanishes_while_the_connection_is_being_opened_is_lost
         await until(lambda: not len(here.sockets))
 
         assert here.intake.reasons() == [Reason.CONNECTION_LOST]
-        assert link.state == GONE
+        assert link.state == CLOSED
 
 
 async def test_a_real_client_closes_cleanly():

@@ -7,8 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from eyewall.adapters.web.sockets import batch as flush_module
-from eyewall.adapters.web.sockets.batch import BLOB, CROWDED_BYTES, CROWDED_FRAMES, SLICE, Flush
+from eyewall.adapters.web.sockets import batch as batch_module
+from eyewall.adapters.web.sockets.batch import (
+    HIGH_WATER_BYTES,
+    HIGH_WATER_FRAMES,
+    MAX_JOINED_BYTES,
+    WRITES_PER_SLICE,
+    WriteBatcher,
+)
 from eyewall.application.frames import Frame
 from tests.adapters.web.support import raw, served, turns
 
@@ -30,7 +36,7 @@ class Sink:
 
     def __init__(self, *, fails: Exception | None = None, takes: int | None = None) -> None:
         self.wire = WIRE
-        self.own = None
+        self.pending = None
         self.writes: list[bytes] = []
         self.fails = fails
         self.takes = takes
@@ -44,35 +50,35 @@ class Sink:
         self.writes.append(data)
         return len(data) if self.takes is None else self.takes
 
-    def stall(self, frames, data, sent):
+    def on_partial_write(self, frames, data, sent):
         self.stalls.append(([frame.payload for frame in frames], data, sent))
 
-    def write_failed(self, error):
+    def on_write_error(self, error):
         self.failed.append(error)
 
-    def part(self):
+    def queue_close_frame(self):
         self.parted = True
 
 
-def started() -> Flush:
-    flush = Flush()
-    flush.start()
-    return flush
+def started() -> WriteBatcher:
+    batcher = WriteBatcher()
+    batcher.start()
+    return batcher
 
 
-def audience(flush: Flush, *links):
-    members = flush.audience()
+def audience(batcher: WriteBatcher, *links):
+    members = batcher.audience()
     for link in links:
         members.add(link)
     return members
 
 
 async def test_what_is_sent_in_one_turn_leaves_in_one_write():
-    flush, one, two = started(), Sink(), Sink()
-    room = audience(flush, one, two)
+    batcher, one, two = started(), Sink(), Sink()
+    room = audience(batcher, one, two)
 
     room.publish(raw("a"))
-    flush.send(one, raw("own"), 3)
+    batcher.collect(one, raw("own"), 3)
     room.publish(raw("b"))
     assert one.writes == []
     await turns()
@@ -81,50 +87,50 @@ async def test_what_is_sent_in_one_turn_leaves_in_one_write():
 
 
 async def test_within_a_batch_nothing_is_written_before_its_end():
-    flush, link = started(), Sink()
-    room = audience(flush, link)
+    batcher, link = started(), Sink()
+    room = audience(batcher, link)
 
-    flush.hold()
+    batcher.expect_flush()
     room.publish(raw("a"))
     await turns()
     assert link.writes == []
-    flush.turn()
+    batcher.flush()
 
     assert link.writes == [b"a"]
 
 
 async def test_who_joins_after_a_message_does_not_get_it_and_who_leaves_still_does():
-    flush, stays, leaves, joins = started(), Sink(), Sink(), Sink()
-    room = audience(flush, stays, leaves)
+    batcher, stays, leaves, joins = started(), Sink(), Sink(), Sink()
+    room = audience(batcher, stays, leaves)
 
     room.publish(raw("a"))
     room.discard(leaves)
     room.add(joins)
     room.publish(raw("b"))
-    flush.now()
+    batcher.flush_now()
 
     assert (stays.writes, leaves.writes, joins.writes) == ([b"ab"], [b"a"], [b"b"])
 
 
 async def test_publish_counts_whom_it_reaches_and_skips_whom_it_should():
-    flush, one, two, stranger = started(), Sink(), Sink(), Sink()
-    room = audience(flush, one, two)
+    batcher, one, two, stranger = started(), Sink(), Sink(), Sink()
+    room = audience(batcher, one, two)
 
-    assert audience(flush).publish(raw("x")) == 0
+    assert audience(batcher).publish(raw("x")) == 0
     assert room.publish(raw("a")) == 2
     assert room.publish(raw("b"), skip=[one, stranger]) == 1
-    flush.now()
+    batcher.flush_now()
 
     assert (one.writes, two.writes, stranger.writes) == ([b"a"], [b"ab"], [])
 
 
 async def test_one_link_that_fails_or_stalls_does_not_stop_the_others():
-    flush = started()
+    batcher = started()
     broken, blocked = Sink(fails=ConnectionResetError()), Sink(fails=BlockingIOError())
     short, odd, fine = Sink(takes=1), Sink(fails=RuntimeError("odd")), Sink()
-    audience(flush, broken, blocked, short, odd, fine).publish(raw("abc"))
+    audience(batcher, broken, blocked, short, odd, fine).publish(raw("abc"))
 
-    flush.now()
+    batcher.flush_now()
 
     assert fine.writes == [b"abc"]
     assert [type(error) for error in broken.failed + odd.failed] == [
@@ -136,35 +142,35 @@ async def test_one_link_that_fails_or_stalls_does_not_stop_the_others():
 
 
 async def test_a_message_that_has_no_form_is_the_senders_fault_and_nobody_elses():
-    flush, link = started(), Sink()
-    room = audience(flush, link)
+    batcher, link = started(), Sink()
+    room = audience(batcher, link)
     room.publish(raw("a"))
 
     with pytest.raises(ValueError, match="no form"):
         room.publish(raw("unbuildable"))
     room.publish(raw("b"))
-    flush.now()
+    batcher.flush_now()
 
     assert link.writes == [b"ab"]
 
 
 async def test_a_joined_write_has_a_bound_and_a_large_frame_goes_alone():
-    flush, link = started(), Sink()
-    room = audience(flush, link)
-    for size in (BLOB // 2, BLOB // 2, 1, 3 * BLOB, 1):
+    batcher, link = started(), Sink()
+    room = audience(batcher, link)
+    for size in (MAX_JOINED_BYTES // 2, MAX_JOINED_BYTES // 2, 1, 3 * MAX_JOINED_BYTES, 1):
         room.publish(raw(b"x" * size))
 
-    flush.now()
+    batcher.flush_now()
 
-    assert [len(data) for data in link.writes] == [BLOB, 1, 3 * BLOB, 1]
+    assert [len(data) for data in link.writes] == [MAX_JOINED_BYTES, 1, 3 * MAX_JOINED_BYTES, 1]
 
 
 async def test_a_large_fan_out_takes_several_turns_and_nothing_overtakes_it():
     """Between two slices others have their turn, but what they send waits its own."""
-    flush = started()
+    batcher = started()
     links = [Sink() for _ in range(1000)]
-    room = audience(flush, *links)
-    other = audience(flush, *links[:10])
+    room = audience(batcher, *links)
+    other = audience(batcher, *links[:10])
     room.publish(raw("1"))
     reached = []
     while not all(link.writes for link in links):
@@ -173,10 +179,10 @@ async def test_a_large_fan_out_takes_several_turns_and_nothing_overtakes_it():
         if len(reached) == 2:
             assert 0 < reached[-1] < 1000
             room.publish(raw("2"))
-            flush.send(links[0], raw("3"), 1)
+            batcher.collect(links[0], raw("3"), 1)
             other.publish(raw("4"))
             room.publish(raw("5"))
-    assert max(b - a for a, b in pairwise(reached)) <= SLICE
+    assert max(b - a for a, b in pairwise(reached)) <= WRITES_PER_SLICE
 
     await turns(20)
 
@@ -186,15 +192,15 @@ async def test_a_large_fan_out_takes_several_turns_and_nothing_overtakes_it():
 
 
 async def test_what_must_be_written_now_takes_the_flush_in_flight_along():
-    flush = started()
-    links = [Sink() for _ in range(3 * SLICE)]
-    room = audience(flush, *links)
+    batcher = started()
+    links = [Sink() for _ in range(3 * WRITES_PER_SLICE)]
+    room = audience(batcher, *links)
     room.publish(raw("1"))
     await turns(2)
     assert not all(link.writes for link in links)
     room.publish(raw("2"))
 
-    flush.now()
+    batcher.flush_now()
 
     assert all(b"".join(link.writes) == b"12" for link in links)
     await turns()
@@ -202,41 +208,41 @@ async def test_what_must_be_written_now_takes_the_flush_in_flight_along():
 
 
 async def test_a_sender_waits_while_much_is_collected():
-    for size, count in ((1, CROWDED_FRAMES + 1), (CROWDED_BYTES // 2 + 1, 2)):
-        flush, link = started(), Sink()
-        room = audience(flush, link)
-        await asyncio.wait_for(flush.ready(), 1)
-        flush.hold()
+    for size, count in ((1, HIGH_WATER_FRAMES + 1), (HIGH_WATER_BYTES // 2 + 1, 2)):
+        batcher, link = started(), Sink()
+        room = audience(batcher, link)
+        await asyncio.wait_for(batcher.ready(), 1)
+        batcher.expect_flush()
         for _ in range(count):
             room.publish(raw(b"x" * size))
-        waiting = asyncio.create_task(flush.ready())
+        waiting = asyncio.create_task(batcher.ready())
         await turns()
         assert not waiting.done()
 
-        flush.turn()
+        batcher.flush()
         await asyncio.wait_for(waiting, 1)
 
 
 async def test_a_sender_in_a_loop_never_makes_much_be_collected():
-    flush, link = started(), Sink()
-    room = audience(flush, link)
+    batcher, link = started(), Sink()
+    room = audience(batcher, link)
     most = 0
-    for _ in range(10 * CROWDED_FRAMES):
-        await flush.ready()
+    for _ in range(10 * HIGH_WATER_FRAMES):
+        await batcher.ready()
         room.publish(raw("x"))
-        most = max(most, flush._frames)
+        most = max(most, batcher._frames)
 
-    assert most <= CROWDED_FRAMES + 1
+    assert most <= HIGH_WATER_FRAMES + 1
 
 
 async def test_nothing_is_lost_when_it_stops_and_it_can_start_again():
-    flush, link = started(), Sink()
-    room = audience(flush, link)
+    batcher, link = started(), Sink()
+    room = audience(batcher, link)
     room.publish(raw("a"))
-    flush.stop()
+    batcher.stop()
     assert link.writes == [b"a"]
 
-    flush.start()
+    batcher.start()
     room.publish(raw("b"))
     await turns()
 
@@ -244,8 +250,8 @@ async def test_nothing_is_lost_when_it_stops_and_it_can_start_again():
 
 
 async def test_an_audience_knows_its_members():
-    flush, one, two = started(), Sink(), Sink()
-    room = audience(flush, one, two)
+    batcher, one, two = started(), Sink(), Sink()
+    room = audience(batcher, one, two)
     room.discard(two)
     room.discard(two)
 
@@ -254,7 +260,7 @@ async def test_an_audience_knows_its_members():
 
 async def test_order_holds_across_rooms_direct_messages_and_slices(monkeypatch):
     """Many clients in overlapping rooms see the very order in which was sent to them."""
-    monkeypatch.setattr(flush_module, "SLICE", 7)
+    monkeypatch.setattr(batch_module, "WRITES_PER_SLICE", 7)
     async with served() as here:
         clients = [await here.connect() for _ in range(30)]
         links = here.intake.links

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from eyewall.adapters.web.sockets.link import EARLY_FRAMES, GONE, PARTING
+from eyewall.adapters.web.sockets.link import CLOSE_QUEUED, CLOSED, EARLY_FLUSH_FRAMES
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import Offer
 from tests.adapters.web.support import raw, served, turns, until
@@ -19,9 +19,9 @@ async def test_only_what_the_peer_has_the_beginning_of_leaves_the_policys_reach(
         frames = [raw("a" * 10), raw("b" * 10), raw("c" * 10)]
         blob = b"".join(frame.form(link.wire) for frame in frames)
 
-        link.stall(frames, blob, 15)
+        link.on_partial_write(frames, blob, 15)
 
-        assert bytes(link._backlog.rest) == blob[15:24]
+        assert bytes(link._backlog.partial) == blob[15:24]
         assert len(link._backlog._outbox) == 1
 
 
@@ -32,9 +32,9 @@ async def test_between_two_frames_nothing_is_half_written(sent, queued):
         frames = [raw("a" * 10), raw("b" * 10), raw("c" * 10)]
         blob = b"".join(frame.form(link.wire) for frame in frames)
 
-        link.stall(frames, blob, sent)
+        link.on_partial_write(frames, blob, sent)
 
-        assert not link._backlog.rest
+        assert not link._backlog.partial
         assert len(link._backlog._outbox) == queued
 
 
@@ -44,9 +44,9 @@ async def test_bytes_that_must_be_offered_again_stay_as_they_are():
         frames = [raw(b"x" * 10_000) for _ in range(4)]
         blob = b"".join(frame.form(link.wire) for frame in frames)
 
-        link.stall(frames, blob, 0)
+        link.on_partial_write(frames, blob, 0)
 
-        assert len(link._backlog.rest) == 2 * 10_004  # the frames that a record touches
+        assert len(link._backlog.partial) == 2 * 10_004  # the frames that a record touches
         assert len(link._backlog._outbox) == 2
 
 
@@ -55,12 +55,12 @@ async def test_a_close_decided_while_only_control_frames_wait_keeps_them():
     async with served() as here:
         client, link = await here.pair()
         link._begin_backlog(memoryview(b""))
-        link._backlog.add_urgent(b"\x8a\x04pong")
+        link._backlog.add_control(b"\x8a\x04pong")
         backlog = link._backlog
         assert len(backlog) == 0
         link.close(Reason.NORMAL)
-        here.sockets.outbound.now()
-        assert link.state == PARTING
+        here.sockets.outbound.flush_now()
+        assert link.state == CLOSE_QUEUED
         assert link._backlog is backlog
 
         assert await client.frame() == (10, b"pong")
@@ -70,23 +70,25 @@ async def test_a_close_decided_while_only_control_frames_wait_keeps_them():
 async def test_many_direct_messages_are_written_before_the_turn_ends():
     async with served() as here:
         client, link = await here.pair()
-        for n in range(EARLY_FRAMES + 1):
+        for n in range(EARLY_FLUSH_FRAMES + 1):
             link.send(raw(str(n)))
-        assert len(link.own) == 1
+        assert len(link.pending) == 1
 
-        assert await client.texts(EARLY_FRAMES + 1) == [str(n) for n in range(EARLY_FRAMES + 1)]
+        assert await client.texts(EARLY_FLUSH_FRAMES + 1) == [
+            str(n) for n in range(EARLY_FLUSH_FRAMES + 1)
+        ]
 
 
 async def test_after_the_end_nothing_is_taken():
     async with served() as here:
         client, link = await here.pair()
         client.abort()
-        await until(lambda: link.state == GONE)
+        await until(lambda: link.state == CLOSED)
 
         assert link.send(raw("x")) is Offer.CLOSED
         assert link.write(b"abc") == 3
         assert link.queued == 0
-        link.part()
+        link.queue_close_frame()
         link.on_writable()
         await turns()
         assert len(here.intake.ends) == 1
@@ -97,12 +99,12 @@ async def test_the_application_is_never_called_from_within_a_send():
         client, link = await here.pair()
         client.abort()
         loop = asyncio.get_running_loop()
-        while link.state != GONE:
+        while link.state != CLOSED:
             before = len(here.intake.ends)
             link.send(raw("x"))
-            here.sockets.outbound.now()
+            here.sockets.outbound.flush_now()
             assert len(here.intake.ends) == before
-            if link.state != GONE:
+            if link.state != CLOSED:
                 await asyncio.sleep(0)
         await until(lambda: here.intake.ends)
         assert loop.is_running()
