@@ -13,8 +13,6 @@ import pytest
 
 from eyewall import NotAMember, QueueConfig, RoomOptions, Server
 from eyewall.client.client import TIMEOUT
-from eyewall.client.endings import comes_back
-from eyewall.domain.connection import CLOSE_CODES
 from eyewall.testing import TestHub
 
 ROOT = Path(__file__).parents[1]
@@ -160,16 +158,3 @@ async def test_the_server_says_what_the_page_says():
 
     said = {(m.topic.replace("room:r", "room:<room>"), m.event, frozenset(m.data)) for m in heard}
     assert said == rows
-
-
-def test_the_close_codes_are_those_of_the_code():
-    rows = table(
-        (ROOT / "docs" / "coming-back.md").read_text(), "How it ended, and what the clients do"
-    )
-    found = {int(code): (reason.strip("`"), what) for code, reason, _, what in rows}
-
-    assert {(code, reason) for code, (reason, _) in found.items() if reason} == {
-        (code, reason.value) for reason, code in CLOSE_CODES.items()
-    }
-    for code, (_, what) in found.items():
-        assert what.startswith("come back" if comes_back(code) else "stay away"), code
