@@ -104,6 +104,23 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_links_to_headings_lead_to_one(page):
+    for target, title in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text()):
+        if "://" not in target:
+            text = (page.parent / target if target else page).read_text()
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert title in set(map(anchor, headings)), f"{target}#{title}"
+
+
 async def test_the_first_example_of_the_readme_runs_as_printed(tmp_path):
     """Ten lines, saved and run, answer the message that the next lines send."""
     port = free_port()
