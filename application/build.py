@@ -7,55 +7,53 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
-from eyewall.application.acks import Acks
-from eyewall.application.admit import Admission
-from eyewall.application.announcements import Announcements
-from eyewall.application.anteroom import Anteroom
-from eyewall.application.belongings import Belongings
-from eyewall.application.cluster import Cluster
-from eyewall.application.commands import Commands
-from eyewall.application.connections import Connection, Connections
-from eyewall.application.deliveries import Deliveries
-from eyewall.application.doors import Door
-from eyewall.application.doubts import Doubts
-from eyewall.application.drain import Farewell
-from eyewall.application.expiry import Expiry
-from eyewall.application.failures import Failures
-from eyewall.application.fanout import Audiences, FanOut
-from eyewall.application.guards import Guard
-from eyewall.application.histories import Histories
-from eyewall.application.hooks import Hooks
-from eyewall.application.hub import Hub
-from eyewall.application.intake import Inbound, Welcome
-from eyewall.application.latecomers import Latecomers
-from eyewall.application.limits import Limits
-from eyewall.application.locate import Locator
-from eyewall.application.logs import guarded
-from eyewall.application.messages import Messages
-from eyewall.application.moderate import Moderator
-from eyewall.application.needs import NodeConfig, Ports
-from eyewall.application.offline import Offline, Stored
-from eyewall.application.operate import Operations
-from eyewall.application.packets import PACKET_SLACK
-from eyewall.application.ports import method
-from eyewall.application.presences import Presences
-from eyewall.application.publish import Publisher
-from eyewall.application.receive import Receiver
-from eyewall.application.refresh import Refresher
-from eyewall.application.repairs import Repairs
-from eyewall.application.replays import Replays
-from eyewall.application.replies import Replies
-from eyewall.application.resume import Resumer
-from eyewall.application.retries import Retries
-from eyewall.application.rooms import Rooms
-from eyewall.application.routes import Router
-from eyewall.application.seats import Seats
-from eyewall.application.send import Ids, Sender
-from eyewall.application.sessions import Sessions
-from eyewall.application.stalls import StallLog, Stalls
-from eyewall.application.stats import Stats
-from eyewall.application.streams import Streams
-from eyewall.application.threads import Threads
+from eyewall.application.cluster.packet import PACKET_SLACK
+from eyewall.application.cluster.peers import Cluster
+from eyewall.application.concurrency.call_guard import Guard
+from eyewall.application.concurrency.stalls import StallLog, Stalls
+from eyewall.application.concurrency.threads import Threads
+from eyewall.application.config import NodeConfig, Ports
+from eyewall.application.connections.hooks import Hooks
+from eyewall.application.connections.rate_limits import Limits
+from eyewall.application.connections.registry import Audiences, Connection, Connections
+from eyewall.application.connections.stats import Stats
+from eyewall.application.connections.token_expiry import Expiry
+from eyewall.application.delivery.acked import Acks
+from eyewall.application.delivery.direct import Messages
+from eyewall.application.delivery.late_acks import Latecomers
+from eyewall.application.delivery.locator import Locator
+from eyewall.application.delivery.offline import Offline, Stored
+from eyewall.application.delivery.pending_acks import Deliveries
+from eyewall.application.delivery.replay import Replays
+from eyewall.application.delivery.retries import Retries
+from eyewall.application.dispatch.commands import Commands
+from eyewall.application.dispatch.receiver import Admission, Receiver
+from eyewall.application.dispatch.replies import Replies
+from eyewall.application.dispatch.router import Router
+from eyewall.application.dispatch.token_refresh import Refresher
+from eyewall.application.hub.hub import Hub
+from eyewall.application.lifecycle.cluster_state import Belongings
+from eyewall.application.lifecycle.drain import Farewell
+from eyewall.application.lifecycle.opening import Inbound, Welcome
+from eyewall.application.lifecycle.reconciliation import Repairs
+from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.lifecycle.resume import Resumer
+from eyewall.application.lifecycle.sessions import Sessions
+from eyewall.application.outbound.broadcast import FanOut
+from eyewall.application.outbound.failures import Failures
+from eyewall.application.outbound.held_members import Anteroom
+from eyewall.application.outbound.sender import Ids, Sender
+from eyewall.application.ports.logging import guarded
+from eyewall.application.ports.plugins import method
+from eyewall.application.rooms.announcements import Announcements
+from eyewall.application.rooms.divergence import Doubts
+from eyewall.application.rooms.history import Histories
+from eyewall.application.rooms.membership import Door, Rooms
+from eyewall.application.rooms.moderation import Moderator
+from eyewall.application.rooms.presence import Presences
+from eyewall.application.rooms.publisher import Publisher
+from eyewall.application.rooms.seats import Seats
+from eyewall.application.rooms.stream import Streams
 from eyewall.domain.commands import commands_of
 from eyewall.domain.connection import DisconnectReason
 

@@ -8,16 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 from eyewall.application.build import Parts
-from eyewall.application.hub import Hub
-from eyewall.application.logs import shown
-from eyewall.application.needs import NodeConfig, Ports
-from eyewall.application.stores import Opens, has_methods_of
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.concurrency.tasks import is_cancelled
+from eyewall.application.config import NodeConfig, Ports
+from eyewall.application.hub.hub import Hub
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.stores import Opens, has_methods_of
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import NodeId
 
 OPENING = 10.0
 """Seconds that an adapter has to open: a container is given some thirty to be ready in."""
+
+
 CLOSING = 2.0
 """Seconds that an adapter has to close; one that hangs must not keep the others."""
 

@@ -15,26 +15,21 @@ from eyewall.adapters.limits.memory import TokenBucketLimiter
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.validation.marshmallow import MarshmallowValidator
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
-from eyewall.application.connections import Connection
-from eyewall.application.hub import Context, Handler, Hub, Middleware
-from eyewall.application.ports import (
+from eyewall.application.connections.registry import Connection
+from eyewall.application.dispatch.router import Routes
+from eyewall.application.hub.hub import Context, Handler, Hub, Middleware
+from eyewall.application.ports.bus import PubSub, Subscription
+from eyewall.application.ports.message import Codec
+from eyewall.application.ports.plugins import (
     AccessController,
     Authenticator,
-    Codec,
     Limiter,
     Logger,
     Metrics,
     Tracer,
     Validator,
 )
-from eyewall.application.routes import Routes
-from eyewall.application.stores import (
-    HistoryStore,
-    OfflineStore,
-    PubSub,
-    StateStore,
-    Subscription,
-)
+from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
 from eyewall.background import BackgroundTask
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition

@@ -24,23 +24,23 @@ from eyewall.adapters.web.gateway import WebSocketGateway
 from eyewall.adapters.web.http.origin import Hosts, OriginRule
 from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
-from eyewall.application import fitting
-from eyewall.application.needs import NodeConfig, Ports
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.config import NodeConfig, Ports
 from eyewall.application.node import Node
-from eyewall.application.ports import (
+from eyewall.application.ports import conformance
+from eyewall.application.ports.bus import PubSub
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.message import Codec
+from eyewall.application.ports.plugins import (
     AccessController,
     Authenticator,
-    Clock,
-    Codec,
-    Intake,
     Limiter,
     Logger,
     Metrics,
-    Outbound,
     Validator,
 )
-from eyewall.application.stalls import Stalls
-from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
+from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
+from eyewall.application.ports.transport import Intake, Outbound
 from eyewall.domain.commands import commands_of
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
@@ -218,11 +218,11 @@ def _own_state(stalls: Stalls | None) -> MemoryState:
 def _check_given(options: Options) -> None:
     """Notice a class without its parentheses, an object that lacks a method, and what is not
     of the type that an option has, here and not at the first message."""
-    for what in fitting.PORTS:
+    for what in conformance.PORTS:
         given = getattr(options, what, None)
         if isinstance(given, str | Path | bool):
             raise ValueError(f"{what} must be an adapter's object, not {given!r:.80}")
-        fitting.check(what, given)
+        conformance.check(what, given)
     for what, kind in _CONFIGS.items():
         if not isinstance(given := getattr(options, what), kind | None):
             raise ValueError(f"{what} must be None or a {kind.__name__}, not {given!r:.80}")

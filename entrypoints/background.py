@@ -18,8 +18,8 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from eyewall.application.ports import Logger
-from eyewall.application.tasks import Tasks
+from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.ports.plugins import Logger
 
 Work = Coroutine[Any, Any, Any] | Callable[..., Any]
 

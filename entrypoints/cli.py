@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from eyewall import chat, reload
 from eyewall.adapters.observe.logs import make_logger, output_of
 from eyewall.adapters.observe.records import written_as
-from eyewall.application.logs import shown
+from eyewall.application.ports.logging import shown
 from eyewall.domain.errors import UnsafeConfiguration
 from eyewall.listener import CannotListen
 from eyewall.runner import importing

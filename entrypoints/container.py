@@ -22,9 +22,9 @@ from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.extras import needs
-from eyewall.application.ports import Authenticator, Limiter, Metrics
-from eyewall.application.stores import OfflineStore
+from eyewall.application.ports.extras import needs
+from eyewall.application.ports.plugins import Authenticator, Limiter, Metrics
+from eyewall.application.ports.stores import OfflineStore
 from eyewall.server import Server
 from eyewall.settings import Settings
 from eyewall.settings_groups import AuthSettings, LimitSettings, OfflineSettings

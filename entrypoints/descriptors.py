@@ -13,8 +13,9 @@ import sys
 from contextlib import suppress
 from typing import Any, Final, TextIO
 
-from eyewall.application.ports import Clock, Logger
-from eyewall.application.stats import Stats
+from eyewall.application.connections.stats import Stats
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.plugins import Logger
 from eyewall.domain.report import Incident
 
 _resource = importlib.import_module("resource") if os.name == "posix" else None

@@ -24,7 +24,7 @@ from eyewall.adapters.web.http.origin import Hosts
 from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.http.request_target import RedactingHandler
 from eyewall.adapters.web.http.server import LimitedServer, http_server
-from eyewall.application.stalls import Stalls
+from eyewall.application.concurrency.stalls import Stalls
 from eyewall.domain.handshake import RefusalReason
 from eyewall.hosts import ALL, EVERYWHERE, hosts_of
 from eyewall.settings import Settings

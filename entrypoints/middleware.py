@@ -3,6 +3,13 @@
 >>> server.use(recover(), log(), rate_limit(TokenBucketLimiter(rate=10, burst=20)))
 """
 
-from eyewall.application.middleware import auth_required, log, rate_limit, recover, trace, validate
+from eyewall.application.dispatch.middleware import (
+    auth_required,
+    log,
+    rate_limit,
+    recover,
+    trace,
+    validate,
+)
 
 __all__ = ["auth_required", "log", "rate_limit", "recover", "trace", "validate"]

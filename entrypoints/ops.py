@@ -17,8 +17,8 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eyewall.application.ports import Logger
-from eyewall.application.stalls import Stalls
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.ports.plugins import Logger
 from eyewall.listener import CannotListen, Listener
 from eyewall.settings_schema import LOCAL
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eyewall.application.hub import Hub
+from eyewall.application.hub.hub import Hub
 from eyewall.application.node import Node
 from eyewall.background import Background
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from eyewall.application.tasks import LAST_WORD
+from eyewall.application.concurrency.tasks import LAST_WORD
 from eyewall.domain.errors import Misuse
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

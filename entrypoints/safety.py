@@ -14,8 +14,8 @@ import os
 from collections.abc import Collection
 from typing import Any, Final
 
-from eyewall.application.needs import Ports
-from eyewall.application.ports import Logger
+from eyewall.application.config import Ports
+from eyewall.application.ports.plugins import Logger
 from eyewall.domain.errors import UnsafeConfiguration
 from eyewall.domain.identity import names
 

@@ -18,12 +18,15 @@ from eyewall.adapters.observe.records import written_as
 from eyewall.adapters.web.http.health import health_routes
 from eyewall.adapters.web.http.origin import OriginRule
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
-from eyewall.application.drain import Step, run_steps
-from eyewall.application.hub import Hub, Middleware, OrderingKey
-from eyewall.application.logs import shown
-from eyewall.application.middleware import trace
+from eyewall.application.concurrency.tasks import LAST_WORD, is_cancelled, is_end
+from eyewall.application.dispatch.middleware import trace
+from eyewall.application.dispatch.router import Routes, named
+from eyewall.application.hub.hub import Hub, Middleware, OrderingKey
+from eyewall.application.lifecycle.drain import Step, run_steps
 from eyewall.application.node import Node
-from eyewall.application.ports import (
+from eyewall.application.ports.bus import PubSub
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.plugins import (
     AccessController,
     Authenticator,
     Limiter,
@@ -32,9 +35,7 @@ from eyewall.application.ports import (
     Tracer,
     Validator,
 )
-from eyewall.application.routes import Routes, named
-from eyewall.application.stores import HistoryStore, OfflineStore, PubSub, StateStore
-from eyewall.application.tasks import LAST_WORD, is_cancelled, is_end
+from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
 from eyewall.assemble import Front, Options, assemble, own_node_id
 from eyewall.background import Background, BackgroundTask, Work, call
 from eyewall.browser import client_routes

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eyewall.application.extras import needs
+from eyewall.application.ports.extras import needs
 
 PREFIX = "EYEWALL_"
 CONFIG = "EYEWALL_CONFIG"

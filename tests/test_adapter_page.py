@@ -14,7 +14,9 @@ import pytest
 
 from eyewall import MemoryState, Server, Unavailable
 from eyewall.adapters.history import MemoryHistory
-from eyewall.application import fitting, ports, stores
+from eyewall.application.ports import bus, conformance, stores
+from eyewall.application.ports.message import Codec
+from eyewall.application.ports.plugins import WatchesNode
 from eyewall.client import Client
 from eyewall.testing.contracts.bus import END, Ear, opened
 
@@ -146,10 +148,10 @@ def rows(section: str) -> dict[str, list[str]]:
     return {first.split("`")[1]: rest for first, *rest in cells}
 
 
-PORTS = {**{port.__name__: port for port in fitting.PORTS.values()}, "Codec": ports.Codec}
+PORTS = {**{port.__name__: port for port in conformance.PORTS.values()}, "Codec": Codec}
 OPTIONAL = {
-    "Metrics": ports.WatchesNode,
-    "PubSub": stores.CountsListeners,
+    "Metrics": WatchesNode,
+    "PubSub": bus.CountsListeners,
     "StateStore": stores.KnowsOwned,
 }
 

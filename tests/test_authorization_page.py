@@ -27,7 +27,7 @@ from eyewall import (
     TokenBucketLimiter,
     ValidationError,
 )
-from eyewall.application import rooms
+from eyewall.application.rooms import membership
 from eyewall.domain.errors import EyewallError, code_of
 from eyewall.middleware import auth_required
 from eyewall.testing import TestClient, TestHub
@@ -241,7 +241,7 @@ async def listen(_: pytest.MonkeyPatch) -> set[str]:
 
 @row("may it be in one more room?")
 async def one_more(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    monkeypatch.setattr(rooms, "MAX_ROOMS", 1)
+    monkeypatch.setattr(membership, "MAX_ROOMS", 1)
     async with TestHub(desk()) as th:
         eve = await th.connect(user="eve", roles=SUPERVISOR)
         await eve.join("news")

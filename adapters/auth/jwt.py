@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from eyewall.adapters.auth.bearer import bearer_token
-from eyewall.application.extras import needs
+from eyewall.application.ports.extras import needs
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Unauthorized
 from eyewall.domain.handshake import Handshake

@@ -7,8 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from eyewall.application.clocks import CLOCK
-from eyewall.application.ports import Clock
+from eyewall.application.ports.clock import CLOCK, Clock
 from eyewall.domain.duration import count
 from eyewall.domain.rate import TokenBucket
 

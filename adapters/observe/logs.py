@@ -27,8 +27,8 @@ from typing import Any, Final, TextIO, cast
 
 import structlog
 
-from eyewall.application.logs import told
-from eyewall.application.ports import Logger
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
 from eyewall.domain.identity import is_printable
 
 MASK = "***"

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from eyewall.application.extras import needs
+from eyewall.application.ports.extras import needs
 from eyewall.domain.connection import DisconnectReason
 
 try:

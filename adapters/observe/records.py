@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
 from eyewall.adapters.observe.logs import Output, output_of
-from eyewall.application.logs import shown
+from eyewall.application.ports.logging import shown
 
 _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # They have no public name. Where they have none at all, nothing is exchanged.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from eyewall.application.stores import MemberKey, Owned, Rule
+from eyewall.application.ports.stores import MemberKey, Owned, Rule
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.presence import PresenceState, Typing
 from eyewall.domain.room import Room, Standing

@@ -15,9 +15,12 @@ from eyewall.adapters.web.protocol.deflate import CompressionConfig, Inflater
 from eyewall.adapters.web.sockets.batch import WriteBatcher
 from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.adapters.web.sockets.poller import ReadinessSource
-from eyewall.application.logs import guarded
-from eyewall.application.ports import Clock, Codec, Intake, Logger
-from eyewall.application.stalls import Stalls
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.logging import guarded
+from eyewall.application.ports.message import Codec
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.transport import Intake
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.handshake import RefuseWith
 from eyewall.domain.outbox import QueueConfig

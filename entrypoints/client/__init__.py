@@ -8,7 +8,7 @@
 It needs the extra ``eyewall[client]``.
 """
 
-from eyewall.application.extras import needs
+from eyewall.application.ports.extras import needs
 
 try:
     import websockets  # noqa: F401  (asked for here, for a clear error)

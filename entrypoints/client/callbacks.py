@@ -10,9 +10,9 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from eyewall.application.logs import shown
-from eyewall.application.ports import Logger
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.concurrency.tasks import is_cancelled
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.plugins import Logger
 from eyewall.client.inbox import Inbox
 
 NOTICES = 64

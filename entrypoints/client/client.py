@@ -9,8 +9,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
 from eyewall.adapters.observe.logs import make_logger
-from eyewall.application.logs import guarded
-from eyewall.application.ports import Logger
+from eyewall.application.ports.logging import guarded
+from eyewall.application.ports.plugins import Logger
 from eyewall.client import inbox, outbox, wire
 from eyewall.client.address import Address, plain_headers, plain_url, shown
 from eyewall.client.backoff import FIRST, MOST, Backoff

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from eyewall.application.ports import Logger
-from eyewall.application.stalls import has_come
-from eyewall.application.tasks import Tasks
+from eyewall.application.concurrency.stalls import has_come
+from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.ports.plugins import Logger
 from eyewall.client import wire
 from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff

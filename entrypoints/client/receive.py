@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from eyewall.application.logs import told
-from eyewall.application.ports import Logger
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
 from eyewall.client import wire
 from eyewall.client.callbacks import attempt, called
 from eyewall.client.endings import asked_wait

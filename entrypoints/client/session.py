@@ -21,8 +21,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final
 
-from eyewall.application.logs import shown
-from eyewall.application.ports import Logger
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.plugins import Logger
 from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff
 from eyewall.client.endings import Ending, is_refusal

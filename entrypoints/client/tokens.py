@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from eyewall.application.tasks import is_cancelled
+from eyewall.application.concurrency.tasks import is_cancelled
 from eyewall.client.address import plain_token
 from eyewall.domain.errors import EyewallError, Refused
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from eyewall.application.connections import Connection
-from eyewall.application.frames import Frame
+from eyewall.application.connections.registry import Connection
+from eyewall.application.ports.message import Frame
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope, StreamPosition

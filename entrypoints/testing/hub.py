@@ -19,7 +19,7 @@ from typing import Any
 
 from eyewall.adapters.web.http.origin import Origins
 from eyewall.adapters.web.http.proxies import TrustedProxies
-from eyewall.application.hub import Hub
+from eyewall.application.hub.hub import Hub
 from eyewall.application.node import Node
 from eyewall.assemble import Front, Options, build_node
 from eyewall.domain.connection import HeartbeatConfig

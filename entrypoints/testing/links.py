@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from eyewall.adapters.codec.json import JsonCodec
-from eyewall.application.frames import Frame
-from eyewall.application.ports import Clock, Codec, Intake, Timer
+from eyewall.application.ports.clock import Clock, Timer
+from eyewall.application.ports.message import Codec, Frame
+from eyewall.application.ports.transport import Intake
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 

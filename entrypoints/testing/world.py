@@ -13,9 +13,8 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.clocks import CLOCK, ruled_by
-from eyewall.application.hub import Hub
-from eyewall.application.ports import Clock
+from eyewall.application.hub.hub import Hub
+from eyewall.application.ports.clock import CLOCK, Clock, ruled_by
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.testing.clock import FakeClock
 from eyewall.testing.rest import Pool, settle

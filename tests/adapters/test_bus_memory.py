@@ -7,7 +7,8 @@ from contextvars import ContextVar
 import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
-from eyewall.application.stores import CountsListeners, Opens
+from eyewall.application.ports.bus import CountsListeners
+from eyewall.application.ports.stores import Opens
 from eyewall.testing.contracts.bus import END, BusContract, Ear, opened
 
 PLACE = ContextVar("place", default="nowhere")

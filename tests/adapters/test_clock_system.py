@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from eyewall.adapters.clock.system import SystemClock
-from eyewall.application.ports import Clock
+from eyewall.application.ports.clock import Clock
 
 
 def test_it_is_a_clock():

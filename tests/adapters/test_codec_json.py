@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
-from eyewall.application.frames import Acknowledges
-from eyewall.application.ports import Codec
-from eyewall.application.send import ack
+from eyewall.application.outbound.sender import ack
+from eyewall.application.ports.message import Acknowledges, Codec
 from eyewall.domain.envelope import (
     MAX_FIELD,
     MAX_HEADER_CHARACTERS,

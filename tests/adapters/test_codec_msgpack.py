@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
 from eyewall.adapters.codec.msgpack import MsgpackCodec
 from eyewall.adapters.web.protocol.frames import PlainFormat, build_frame
-from eyewall.application.frames import Frame, Recodes
-from eyewall.application.ports import Codec
+from eyewall.application.ports.message import Codec, Frame, Recodes
 from eyewall.domain.envelope import (
     MAX_FIELD,
     MAX_HEADER_CHARACTERS,

@@ -3,7 +3,7 @@
 import pytest
 
 from eyewall.adapters.history import MemoryHistory
-from eyewall.application.stores import Opens
+from eyewall.application.ports.stores import Opens
 from eyewall.domain.history import Entry
 from eyewall.testing.contracts.bus import opened
 from eyewall.testing.contracts.history import KEEPS, HistoryContract, entry, numbers

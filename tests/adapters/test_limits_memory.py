@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from eyewall.adapters.limits.memory import TokenBucketLimiter
-from eyewall.application.clocks import ruled_by
+from eyewall.application.ports.clock import ruled_by
 from eyewall.testing import FakeClock
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from eyewall.adapters.state import memory
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.stores import Opens
+from eyewall.application.ports.stores import Opens
 from eyewall.testing.contracts.bus import opened
 from eyewall.testing.contracts.rules import NOW, joins, leaves
 from eyewall.testing.contracts.state import StateContract

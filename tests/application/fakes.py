@@ -16,11 +16,10 @@ from typing import Any
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.connections import Connection
-from eyewall.application.frames import Frame
-from eyewall.application.needs import NodeConfig, Ports
+from eyewall.application.config import NodeConfig, Ports
+from eyewall.application.connections.registry import Connection
 from eyewall.application.node import Node
-from eyewall.application.ports import Codec
+from eyewall.application.ports.message import Codec, Frame
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId
 from eyewall.domain.outbox import QueueConfig

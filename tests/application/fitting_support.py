@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from eyewall.application import fitting
+from eyewall.application.ports import conformance
 
 METHODS = [
     (what, name)
-    for what, protocol in fitting.PORTS.items()
+    for what, protocol in conformance.PORTS.items()
     for name in vars(protocol)
     if not name.startswith("_")
 ]

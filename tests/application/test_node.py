@@ -7,7 +7,7 @@ import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.routes import Routes
+from eyewall.application.dispatch.router import Routes
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.report import FailureReason

@@ -116,7 +116,7 @@ async def test_a_room_from_joining_to_leaving(server, ada, ben):
 
 
 async def test_all_pages_of_members(server, ada, monkeypatch):
-    monkeypatch.setattr("eyewall.application.commands.MAX_PAGE", 2)
+    monkeypatch.setattr("eyewall.application.dispatch.commands.MAX_PAGE", 2)
     await ada.join("r")
     names = [f"u{n}" for n in range(4)]
     clients = [client(f"{server.url}?name={name}") for name in names]

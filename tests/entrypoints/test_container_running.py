@@ -13,7 +13,7 @@ from dependency_injector import providers
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from eyewall import ConnMeta, HeartbeatConfig, QueueConfig, Server
-from eyewall.application.extras import needs
+from eyewall.application.ports.extras import needs
 from eyewall.container import Container
 from eyewall.settings import Settings
 from eyewall.settings_groups import AuthSettings, LimitSettings, MetricsSettings

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 from eyewall import Server, Unavailable
 from eyewall.middleware import log, recover
-from tests.application.test_logs import Broken, Shy
+from tests.application.ports.test_logging import Broken, Shy
 from tests.entrypoints.house import by_name
 from tests.entrypoints.wire import eventually, peer, raw_peer, running
 

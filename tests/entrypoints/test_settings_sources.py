@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from eyewall.application.extras import needs
+from eyewall.application.ports.extras import needs
 from eyewall.settings_sources import gather
 
 MAPPING = "line 1, column 5 is not: mapping values are not allowed here"

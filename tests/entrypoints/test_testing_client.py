@@ -28,7 +28,7 @@ from eyewall import (
     UserOffline,
     ValidationError,
 )
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from eyewall.client import Client
 from eyewall.testing import TestClient, TestHub
 
@@ -401,7 +401,7 @@ async def test_it_says_who_is_in_a_room_and_who_types(th, alice):
 
 
 async def test_all_pages_of_members_come_as_one_list(th, alice, monkeypatch):
-    monkeypatch.setattr("eyewall.application.commands.MAX_PAGE", 2)
+    monkeypatch.setattr("eyewall.application.dispatch.commands.MAX_PAGE", 2)
     await alice.join("crowd")
     for number in range(4):
         await (await th.connect(user=f"u{number}")).join("crowd")

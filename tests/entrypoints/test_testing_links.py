@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eyewall.application.frames import Frame
-from eyewall.application.ports import Audience, Link, Outbound
+from eyewall.application.ports.message import Frame
+from eyewall.application.ports.transport import Audience, Link, Outbound
 from eyewall.assemble import Front
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.outbox import DropPolicy, Offer, QueueConfig

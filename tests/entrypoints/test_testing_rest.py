@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from eyewall.application.threads import Threads
+from eyewall.application.concurrency.threads import Threads
 from eyewall.testing import rest
 from eyewall.testing.rest import finished, settle
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-from eyewall.application.deadlines import Deadline, Deadlines
+from eyewall.application.concurrency.timers import Deadline, Deadlines
 
 BELOW = ("asyncio", "_asyncio", "tornado", "socket", "ssl", "_ssl")
 """Where the classes are that a connection or a request is made of, under the package's own."""

@@ -12,7 +12,7 @@ from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateFormat, Inflater
 from eyewall.adapters.web.protocol.frames import PlainFormat
 from eyewall.adapters.web.protocol.parser import ProtocolError
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from tests.fuzz.frames import deflated
 from tests.fuzz.reference import FLUSH_TAIL, Broken, inflated
 

@@ -16,7 +16,7 @@ import msgspec
 
 from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.codec.msgpack import MsgpackCodec
-from eyewall.application.packets import BadPacket, unpack
+from eyewall.application.cluster.packet import BadPacket, unpack
 from eyewall.domain.envelope import MAX_TOPIC, Envelope, Message, Raw, StreamPosition
 from eyewall.domain.errors import InvalidEnvelope, Misuse, Refused, ValidationError
 from eyewall.domain.identity import RoomId

@@ -12,8 +12,8 @@ REACHED = (
     "eyewall.adapters.web.protocol.deflate",
     "eyewall.adapters.web.protocol.parser",
     "eyewall.adapters.web.protocol.frames",
-    "eyewall.application.frames",
-    "eyewall.application.packets",
+    "eyewall.application.ports.message",
+    "eyewall.application.cluster.packet",
     "eyewall.domain",
 )
 """Modules and packages. To prepare all the others for atheris, too, takes it seconds."""

@@ -8,7 +8,7 @@ import zlib
 
 import msgspec
 
-from eyewall.application.packets import Packet
+from eyewall.application.cluster.packet import Packet
 from tests.fuzz.frames import deflated, frame
 
 NOISE = random.Random(7).randbytes(3000)

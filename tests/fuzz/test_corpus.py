@@ -87,7 +87,7 @@ def test_the_corpus_is_small():
         ("msgpack", "eyewall.adapters.codec.msgpack", "_check", lambda value: None),
         ("msgpack", "eyewall.adapters.codec.msgpack", "_levels", lambda value: 0),
         ("envelope", "eyewall.adapters.codec.msgpack", "_number", float),
-        ("envelope", "eyewall.application.packets", "RecursionError", KeyError),
+        ("envelope", "eyewall.application.cluster.packet", "RecursionError", KeyError),
     ],
 )
 def test_a_mistake_of_ours_is_noticed(target, module, name, wrong, monkeypatch):

@@ -13,8 +13,8 @@ from typing import Any
 
 from tornado.httputil import HTTPServerRequest, parse_cookie
 
-from eyewall.application.hints import hint_of, trace_without
-from eyewall.application.logs import shown
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.redaction import hint_of, trace_without
 
 
 def error_fields(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]:

@@ -42,10 +42,11 @@ from eyewall.adapters.web.sockets.link import SocketLink
 from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.adapters.web.sockets.tcp import detach_socket
 from eyewall.adapters.web.sockets.tls import create_link
-from eyewall.application.logs import shown
-from eyewall.application.ports import Codec, Reservation
-from eyewall.application.stalls import CHANCE
-from eyewall.application.tasks import is_end
+from eyewall.application.concurrency.stalls import CHANCE
+from eyewall.application.concurrency.tasks import is_end
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.message import Codec
+from eyewall.application.ports.transport import Reservation
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.errors import (
     Overloaded,

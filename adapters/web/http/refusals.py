@@ -17,8 +17,9 @@ from typing import Any, Final
 from tornado.httputil import HTTPHeaders
 
 from eyewall.adapters.web.http.proxies import TrustedProxies
-from eyewall.application.ports import Clock, Logger, Timer
-from eyewall.application.throttle import LINES, PERIOD
+from eyewall.application.ports.clock import Clock, Timer
+from eyewall.application.ports.logging import LINES, PERIOD
+from eyewall.application.ports.plugins import Logger
 from eyewall.domain.handshake import RefusalReason
 
 MAX_SHOWN_CHARACTERS: Final = 128

@@ -52,7 +52,7 @@ from eyewall.adapters.web.http.lingering_close import (
 )
 from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.http.request_target import normalize
-from eyewall.application.stalls import CHANCE, Stalls
+from eyewall.application.concurrency.stalls import CHANCE, Stalls
 from eyewall.domain.handshake import RefusalReason
 
 MAX_HEADER_SIZE: Final = 16 * 1024

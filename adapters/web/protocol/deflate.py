@@ -21,7 +21,7 @@ from typing import Final
 
 from eyewall.adapters.web.protocol.frames import COMPRESSED, PlainFormat, build_frame
 from eyewall.adapters.web.protocol.parser import ProtocolError
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import count
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from eyewall.application.frames import Frame, Recodes, Wire
-from eyewall.application.ports import Codec
+from eyewall.application.ports.message import Codec, Frame, Recodes, Wire
 
 CONTINUATION: Final = 0
 TEXT: Final = 1

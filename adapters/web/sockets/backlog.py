@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from eyewall.application.frames import Frame, Wire
+from eyewall.application.ports.message import Frame, Wire
 from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 from eyewall.domain.pool import Pool
 

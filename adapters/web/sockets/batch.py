@@ -24,8 +24,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, cast
 
-from eyewall.application.frames import Frame, Wire
-from eyewall.application.ports import Link
+from eyewall.application.ports.message import Frame, Wire
+from eyewall.application.ports.transport import Link
 
 WRITES_PER_SLICE = 200
 """Writes in one turn of the loop: about half a millisecond."""

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from eyewall.application.ports import Clock, Timer
-from eyewall.application.stalls import Stalls
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.ports.clock import Clock, Timer
 from eyewall.domain.connection import HeartbeatConfig
 
 MAX_TICK = 1.0

@@ -36,9 +36,8 @@ from eyewall.adapters.web.protocol.parser import Parser, ProtocolError
 from eyewall.adapters.web.sockets.backlog import Backlog
 from eyewall.adapters.web.sockets.batch import CLOSE_MARKER, NumberedFrame
 from eyewall.adapters.web.sockets.loop import SocketLoop
-from eyewall.application.frames import Frame, Wire
-from eyewall.application.logs import shown
-from eyewall.application.ports import Codec
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.message import Codec, Frame, Wire
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.outbox import Offer
 

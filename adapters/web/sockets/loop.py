@@ -10,9 +10,11 @@ from eyewall.adapters.web.protocol.parser import Inflate, Parser
 from eyewall.adapters.web.sockets.batch import WriteBatcher, WriteTarget
 from eyewall.adapters.web.sockets.heartbeat import Heartbeat, HeartbeatTarget
 from eyewall.adapters.web.sockets.poller import Poller, PollTarget, ReadinessSource, best_source
-from eyewall.application.deadlines import Deadlines
-from eyewall.application.ports import Clock, Intake, Logger
-from eyewall.application.stalls import Stalls
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.concurrency.timers import Deadlines
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.transport import Intake
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.pool import Pool

@@ -19,7 +19,7 @@ from eyewall.adapters.web.protocol.frames import WebSocketFormat
 from eyewall.adapters.web.sockets.link import CLOSED, DISCARD_SIZE, OPEN, READ_SIZE, SocketLink
 from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.adapters.web.sockets.poller import READ, WRITE
-from eyewall.application.ports import Codec
+from eyewall.application.ports.message import Codec
 
 MAX_UNSENT_BYTES: Final = 64 * 1024
 """Bytes that the kernel takes beyond what is on its way. Without a bound a peer that

@@ -24,7 +24,7 @@ from eyewall.adapters.web.sockets.link import CLOSED, FIN_SENT
 from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.adapters.web.sockets.poller import READ, WRITE
 from eyewall.adapters.web.sockets.tcp import TcpLink
-from eyewall.application.ports import Codec
+from eyewall.application.ports.message import Codec
 
 TLS_RECORD_SIZE: Final = 16 * 1024
 """The most that a TLS record holds."""

@@ -28,7 +28,8 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.stores import Opens, PubSub, Subscription, has_methods_of
+from eyewall.application.ports.bus import PubSub, Subscription
+from eyewall.application.ports.stores import Opens, has_methods_of
 from eyewall.domain.errors import Unavailable
 
 Connect = Callable[[], Any]

@@ -33,7 +33,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.stores import HistoryStore
+from eyewall.application.ports.stores import HistoryStore
 from eyewall.domain.envelope import Priority
 from eyewall.domain.history import MAX_EPOCH, Entry, Page, Position, Retention
 from eyewall.testing.contracts.bus import Connect, opened

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.stores import OfflineStore
+from eyewall.application.ports.stores import OfflineStore
 from eyewall.domain.envelope import Priority
 from eyewall.domain.identity import UserId
 from eyewall.domain.mailbox import StoredMessage

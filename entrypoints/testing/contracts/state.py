@@ -32,7 +32,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.application.stores import KnowsOwned, StateStore, has_methods_of
+from eyewall.application.ports.stores import KnowsOwned, StateStore, has_methods_of
 from eyewall.domain.errors import Refused, RoomFull
 from eyewall.domain.identity import RoomId
 from eyewall.domain.room import Room, RoomOptions, RoomRole, Standing

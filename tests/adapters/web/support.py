@@ -20,7 +20,7 @@ from tornado.web import Application, RequestHandler
 
 from eyewall.adapters.web.gateway import WebSocketGateway
 from eyewall.adapters.web.http.server import http_server
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.outbox import Offer, QueueConfig

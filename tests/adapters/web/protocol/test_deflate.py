@@ -24,7 +24,7 @@ from eyewall.adapters.web.protocol.deflate import (
 )
 from eyewall.adapters.web.protocol.frames import PlainFormat, build_frame
 from eyewall.adapters.web.protocol.parser import Parser, ProtocolError
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import QueueConfig
 from tests.adapters.web.support import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eyewall.adapters.web.protocol.frames import PlainFormat, build_close_frame, build_frame
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from tests.adapters.web.support import BINARY, TEXT, PlainCodec
 
 MSGPACK = PlainCodec("msgpack", binary=True)

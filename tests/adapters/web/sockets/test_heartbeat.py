@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from eyewall.adapters.web.sockets.heartbeat import Heartbeat
-from eyewall.application.stalls import Stalls
+from eyewall.application.concurrency.stalls import Stalls
 from eyewall.domain.connection import HeartbeatConfig
 from tests.adapters.web.support import Clock
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from eyewall.application.stalls import CHANCE
+from eyewall.application.concurrency.stalls import CHANCE
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.connection import HeartbeatConfig
 from tests.adapters.web.support import (

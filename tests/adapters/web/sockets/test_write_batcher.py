@@ -15,7 +15,7 @@ from eyewall.adapters.web.sockets.batch import (
     WRITES_PER_SLICE,
     WriteBatcher,
 )
-from eyewall.application.frames import Frame
+from eyewall.application.ports.message import Frame
 from tests.adapters.web.support import raw, served, turns
 
 

@@ -1,0 +1,1 @@
+"""Talking to the other nodes, and knowing which of them are alive."""

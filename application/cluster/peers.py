@@ -1,0 +1,370 @@
+"""The other nodes: what is cast to them, what they are asked, who of them is alive.
+
+Rules of this file:
+
+1. A node hears its own channel, the one for all, and those of rooms that it has.
+2. What comes from the bus is never published again.
+3. A question has a deadline; a node that does not answer in time is ``Silent``, which
+   says nothing about what it did.
+4. What is cast to many is sent and forgotten: a bus that is away costs a count, never
+   the local delivery that came before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
+from typing import Any, cast
+
+from eyewall.application.cluster.packet import BadPacket, Packet, unpack
+from eyewall.application.cluster.subscriptions import Channels
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.concurrency.tasks import Tasks, briefly, is_end
+from eyewall.application.concurrency.timers import Deadlines
+from eyewall.application.ports.bus import CountsListeners, PubSub
+from eyewall.application.ports.clock import Clock, Timer
+from eyewall.application.ports.logging import shown, told
+from eyewall.application.ports.message import MalformedMessage
+from eyewall.application.ports.plugins import Logger, Metrics
+from eyewall.application.ports.stores import StateStore, has_methods_of
+from eyewall.domain.errors import EyewallError, Refused, Unavailable, from_code
+from eyewall.domain.identity import NodeId, RoomId
+from eyewall.domain.report import Incident
+from eyewall.domain.telling import tell
+
+Caster = Callable[[dict[str, Any], bytes], None]
+"""Takes in what another node cast: header and payload. Never waits."""
+
+
+Answerer = Callable[[dict[str, Any], bytes], Awaitable[Any]]
+"""Answers another node's question; the result travels as JSON."""
+
+
+MOST_QUESTIONS = 10_000
+"""Questions of other nodes that may be in work at a time; more are refused."""
+
+
+CALL_TIMEOUT = 5.0
+"""Seconds for a question that waits for no client."""
+
+
+_CALL, _REPLY = "call", "reply"
+
+
+class Silent(Unavailable):
+    """A node did not answer in time."""
+
+
+class Cluster:
+    """This node's line to the others."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        prefix: str,
+        bus: PubSub,
+        state: StateStore,
+        clock: Clock,
+        logger: Logger,
+        metrics: Metrics,
+        happened: Callable[[Incident], None],
+        stalls: Stalls,
+        lease: float,
+        max_payload: int,
+    ) -> None:
+        self.node = node
+        self._prefix = prefix
+        self._bus = bus
+        self._counts = (
+            cast("CountsListeners", bus) if has_methods_of(bus, CountsListeners) else None
+        )
+        self._state = state
+        self._clock = clock
+        self._logger = logger
+        self._metrics = metrics
+        self._happened = happened
+        self._lease = lease
+        self._max_payload = max_payload
+        self._casters: dict[str, Caster] = {}
+        self._answerers: dict[str, Answerer] = {}
+        self._channels = Channels(bus, self._heard, logger)
+        self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        # Not from 1: an answer to the node that had this name before is not for us.
+        self._numbers = count(secrets.randbits(48))
+        self._deadlines = Deadlines(clock, stalls)
+        stalls.on_stall(self._stood_still)
+        self._tasks = Tasks(logger)
+        self._timer: Timer | None = None
+        self._renewing: asyncio.Task[Any] | None = None
+        self._renewed = 0.0
+        self._on_lapse: Callable[[], Awaitable[None]] | None = None
+        self.running = False
+        """Whether the node has started and not yet stopped."""
+        self._away = False
+
+    # --- what is heard
+
+    def on_cast(self, kind: str, take: Caster) -> None:
+        self._casters[kind] = take
+
+    def on_call(self, kind: str, answer: Answerer) -> None:
+        self._answerers[kind] = answer
+
+    # --- life
+
+    async def start(self) -> None:
+        """Take the lease, and hear the node's channels."""
+        self.running = True
+        self._renewed = self._clock.now()
+        await self._renew_lease()
+        await self._channels.acquire(self._of_node(self.node))
+        await self._channels.acquire(self._all)
+        self._arm()
+
+    async def stop(self) -> None:
+        """Give back what the node owns, and hear nothing more."""
+        self.running = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self._tasks.close()
+        try:
+            await briefly(self._channels.close())
+        except Unavailable as error:
+            self._logger.warning("bus_not_left", error=told(error))
+        for _, future in self._questions.values():
+            if not future.done():
+                future.set_exception(Silent("the node is shutting down"))
+        self._questions.clear()
+        self._deadlines.close()
+        try:
+            await briefly(self._state.release(self.node, self._clock.wall()))
+        except Unavailable as error:
+            self._logger.warning("release_failed", error=told(error))
+
+    def on_lapse(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Have ``step`` awaited when the lease was renewed after it may have lapsed:
+        what the node owned may be gone from the state."""
+        self._on_lapse = step
+
+    def _arm(self) -> None:
+        """Renew the lease three times in its life: two renewals may fail."""
+        self._timer = self._clock.call_later(self._lease / 3, self._renew_soon)
+
+    def _renew_soon(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # A state that does not answer must not collect a task for each tick.
+        if self._renewing is None or self._renewing.done():
+            self._renewing = self._spawn(self._renew_lease())
+        self._arm()
+
+    def _stood_still(self, _: float) -> None:
+        """The others may think that the node is dead: renew before anything is decided."""
+        if self.running:
+            self._renew_soon()
+
+    async def _renew_lease(self) -> list[NodeId]:
+        """Renew; returns the nodes that are alive, none for a node that has stopped."""
+        if not self.running:
+            return []
+        asked = self._clock.now()
+        alive = await self._state.renew(self.node, self._lease)
+        # By when the answer came: the question may have been on its way for long.
+        lapsed = self._clock.now() - self._renewed >= self._lease
+        self._renewed = asked
+        if lapsed and self._on_lapse is not None:
+            self._logger.warning("lease_had_lapsed", seconds=self._lease)
+            self._spawn(self._on_lapse())
+        return alive
+
+    # --- channels
+
+    @property
+    def _all(self) -> str:
+        return f"{self._prefix}:all"
+
+    def _of_node(self, node: str) -> str:
+        return f"{self._prefix}:node:{node}"
+
+    def _of_room(self, room_id: str) -> str:
+        return f"{self._prefix}:room:{room_id}"
+
+    async def hear_room(self, room_id: RoomId) -> None:
+        """Subscribe to the room; returns when what is published now arrives here."""
+        await self._channels.acquire(self._of_room(room_id))
+
+    def leave_room(self, room_id: RoomId) -> None:
+        """Give one ``hear_room`` back; the last one ends the subscription."""
+        self._channels.release(self._of_room(room_id))
+
+    # --- telling
+
+    async def cast_all(self, kind: str, header: Mapping[str, Any], payload: bytes = b"") -> None:
+        """Tell all nodes. A bus that is away is counted, not raised."""
+        await self._spread(self._all, kind, header, payload)
+
+    async def cast_room(
+        self, room_id: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
+    ) -> None:
+        """Tell the nodes that hear the room. A bus that is away is counted, not raised."""
+        await self._spread(self._of_room(room_id), kind, header, payload)
+
+    async def cast_node(
+        self, node: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
+    ) -> None:
+        """Tell one node; raises ``Unavailable`` when the bus is away."""
+        await self._cast(self._of_node(node), kind, header, payload)
+
+    async def _spread(
+        self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
+    ) -> None:
+        try:
+            await self._cast(channel, kind, header, payload)
+        except Unavailable as error:
+            self._happened(Incident.UNSENT)
+            if not self._away:  # once per absence, not once per message
+                self._away = True
+                self._logger.warning("bus_away", error=told(error))
+        else:
+            self._away = False
+
+    async def _cast(
+        self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
+    ) -> None:
+        if self._counts is not None:
+            # A bus in memory knows that nobody else listens: nothing to pack then.
+            own = 1 if self._channels.hears(channel) else 0
+            if self._counts.listeners(channel) <= own:
+                return
+        packet = Packet(self.node, kind, dict(header), payload)
+        published = self._bus.publish(channel, packet.pack())
+        if inspect.isawaitable(published):
+            await published
+        self._metrics.published(1)
+
+    # --- asking
+
+    async def call(
+        self,
+        node: str,
+        kind: str,
+        header: Mapping[str, Any],
+        payload: bytes = b"",
+        *,
+        timeout: float = CALL_TIMEOUT,
+    ) -> Any:
+        """Ask another node; returns its answer, raises what it refused with.
+
+        Raises ``Silent`` when it does not answer within ``timeout`` seconds.
+        """
+        number = next(self._numbers)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions[number] = (node, future)
+        until = self._clock.now() + timeout
+        deadline = self._deadlines.at(until, lambda: _silence(future, node))
+        try:
+            asked = {"id": number, "op": kind, "args": dict(header)}
+            await self._cast(self._of_node(node), _CALL, asked, payload)
+            return await future
+        finally:
+            deadline.cancel()
+            self._questions.pop(number, None)
+
+    async def is_alive(self, node: str) -> bool:
+        """Whether the node holds its lease."""
+        return node in await self._renew_lease()
+
+    async def others(self) -> list[NodeId]:
+        """The nodes that hold their lease, without this one."""
+        return [node for node in await self._renew_lease() if node != self.node]
+
+    # --- hearing
+
+    def _heard(self, data: bytes) -> None:
+        """Take in a packet. Never raises: the bus is a trust boundary."""
+        try:
+            packet = unpack(data, max_payload=self._max_payload)
+            if packet.node == self.node or not self.running:
+                return
+            self._metrics.consumed(1)
+            if packet.kind == _CALL:
+                self._questioned(packet)
+            elif packet.kind == _REPLY:
+                self._replied(packet)
+            elif (take := self._casters.get(packet.kind)) is not None:
+                take(packet.header, packet.payload)
+            else:
+                raise BadPacket(f"unknown kind {packet.kind!r:.40}")
+        except MalformedMessage as error:
+            self._bad(error)
+        except BaseException as error:  # (of a bus, which must go on)
+            self._happened(Incident.BAD_PACKETS)
+            self._logger.error("packet_failed", error=shown(error), exc_info=error)
+
+    def _bad(self, error: MalformedMessage) -> None:
+        self._happened(Incident.BAD_PACKETS)
+        self._logger.warning("bad_packet", error=told(error))
+
+    def _questioned(self, packet: Packet) -> None:
+        header = packet.header
+        number, op, args = header["id"], header["op"], header["args"]
+        answer = self._answerers.get(op)
+        if answer is None or not isinstance(args, dict) or len(self._tasks) >= MOST_QUESTIONS:
+            raise BadPacket(f"can't answer {op!r:.40}")
+        self._spawn(self._answer(packet.node, number, answer(args, packet.payload)))
+
+    async def _answer(self, node: str, number: Any, answer: Awaitable[Any]) -> None:
+        reply: dict[str, Any] = {"id": number}
+        try:
+            reply["result"] = await answer
+        except MalformedMessage as error:
+            self._bad(error)
+            reply["error"] = {"code": "unavailable", "text": "the question can't be read"}
+        except (Refused, Unavailable) as error:
+            known = tell(error)
+            reply["error"] = {**known.details, "code": known.code, "text": known.text}
+        except BaseException as error:
+            if is_end(error):
+                raise
+            reply["error"] = self._failed(error)
+        try:
+            await self._cast(self._of_node(node), _REPLY, reply, b"")
+        except (TypeError, ValueError, RecursionError) as error:
+            # What can't be encoded must not leave the other node waiting.
+            brief = {name: reply.get("error", {}).get(name) for name in ("code", "text")}
+            refused = brief["code"] is not None
+            reply = {"id": number, "error": brief if refused else self._failed(error)}
+            await self._cast(self._of_node(node), _REPLY, reply, b"")
+
+    def _failed(self, error: BaseException) -> dict[str, str]:
+        self._logger.error("answer_failed", error=shown(error), exc_info=error)
+        return {"code": "unavailable", "text": "the other node failed"}
+
+    def _replied(self, packet: Packet) -> None:
+        asked, future = self._questions.get(packet.header["id"], ("", None))
+        if future is None or future.done() or asked != packet.node:
+            return  # too late: nobody waits any more
+        error = packet.header.get("error")
+        if error is None:
+            future.set_result(packet.header.get("result"))
+        else:
+            future.set_exception(from_code(error["code"], error["text"], error))
+
+    def _spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
+        return self._tasks.spawn(self._quietly(work))
+
+    async def _quietly(self, work: Awaitable[Any]) -> None:
+        try:
+            await work
+        except EyewallError as error:
+            self._logger.warning("cluster_task_failed", error=told(error))
+
+
+def _silence(future: asyncio.Future[Any], node: str) -> None:
+    if not future.done():
+        future.set_exception(Silent(f"node {node} did not answer in time"))

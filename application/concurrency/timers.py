@@ -1,0 +1,140 @@
+"""Many deadlines, one timer.
+
+Ten thousand messages that wait for an ack cost one heap and one timer of the clock,
+not ten thousand timers. A deadline that is cancelled stays in the heap until it is
+due or until most of the heap is of that kind; then the heap is built anew.
+
+With ``stalls`` the time in which the event loop stood still does not count: nobody could
+be heard then (``stalls``).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+from eyewall.application.concurrency.stalls import CHANCE, Stalls
+from eyewall.application.ports.clock import Clock, Timer
+
+SLACK = 64
+"""Cancelled entries that a heap may always keep before it is built anew."""
+
+
+class Deadline:
+    """A call that is due at a time. Cancelling it twice, or late, changes nothing."""
+
+    __slots__ = ("_fn", "_owner", "_spared", "when")
+
+    def __init__(self, owner: Deadlines, when: float, fn: Callable[[], None]) -> None:
+        self._owner = owner
+        self._fn: Callable[[], None] | None = fn
+        self._spared = False
+        self.when = when
+
+    def postpone(self, seconds: float, now: float) -> None:
+        """Be due so much later; the first time that this would be over at once, a
+        ``CHANCE`` later than now."""
+        self.when += seconds
+        if self.when < now + CHANCE and not self._spared:
+            self._spared = True
+            self.when = now + CHANCE
+
+    @property
+    def cancelled(self) -> bool:
+        return self._fn is None
+
+    def cancel(self) -> None:
+        if self._fn is not None:
+            self._fn = None
+            self._owner.forget_one()
+
+    def forget(self) -> None:
+        """Never run, and cost nothing when it is cancelled."""
+        self._fn = None
+
+    def run(self) -> None:
+        fn, self._fn = self._fn, None
+        if fn is not None:
+            fn()
+
+
+class Deadlines:
+    """Calls functions when their time has come, by the clock's ``now``."""
+
+    def __init__(self, clock: Clock, stalls: Stalls | None = None) -> None:
+        self._clock = clock
+        self._stalls = stalls
+        if stalls is not None:
+            stalls.on_stall(self._postpone)
+        self._heap: list[tuple[float, int, Deadline]] = []
+        self._number = count()
+        self._cancelled = 0
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._cancelled
+
+    def at(self, when: float, fn: Callable[[], None]) -> Deadline:
+        """Call ``fn`` at ``when``; it must not raise."""
+        deadline = Deadline(self, when, fn)
+        heapq.heappush(self._heap, (when, next(self._number), deadline))
+        self._arm()
+        return deadline
+
+    def close(self) -> None:
+        """Forget all deadlines, and the timer."""
+        for _, _, deadline in self._heap:
+            deadline.forget()
+        self._heap.clear()
+        self._cancelled = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def forget_one(self) -> None:
+        self._cancelled += 1
+        if self._cancelled > SLACK and self._cancelled * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if not entry[2].cancelled]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
+    def _arm(self) -> None:
+        if not self._heap:
+            return
+        first = self._heap[0][0]
+        if self._timer is not None:
+            if self._timer_at <= first:
+                return
+            self._timer.cancel()
+        self._timer_at = first
+        self._timer = self._clock.call_later(max(0.0, first - self._clock.now()), self._fire)
+
+    def _postpone(self, seconds: float) -> None:
+        """The loop stood still for so long."""
+        now = self._clock.now()
+        for _, _, deadline in self._heap:
+            deadline.postpone(seconds, now)
+        self._heap = [(entry[2].when, entry[1], entry[2]) for entry in self._heap]
+        heapq.heapify(self._heap)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._arm()
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._stalls is not None:
+            self._stalls.look()  # what this postpones is not due
+        now = self._clock.now()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                _, _, deadline = heapq.heappop(self._heap)
+                if deadline.cancelled:
+                    self._cancelled -= 1
+                else:
+                    deadline.run()
+        finally:
+            # One that raised, which none should, must not stop all that come after it.
+            self._arm()

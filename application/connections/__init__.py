@@ -1,0 +1,1 @@
+"""The connections of this node: their registry, limits, hooks and counters."""

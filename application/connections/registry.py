@@ -1,0 +1,365 @@
+"""The connections of this node: how one begins, what is known of it, how it ends.
+
+Rules of this file:
+
+1. A connection ends when its close is decided, not when the socket is gone: in one
+   step it is out of the registry, the rooms' audiences and the pending acks.
+2. Whatever ends it goes through ``end``, once. Hooks come in pairs: who was told of
+   the connect is told of the disconnect, after it.
+3. A place in the limits is taken before anything waits, and given back once.
+4. A connection is registered from its beginning, and let in when no ``on_connect`` hook
+   can refuse it any more. What is addressed to many, to a room or to a user goes only to
+   connections that are let in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from eyewall.application.concurrency.tasks import LAST_WORD, is_end
+from eyewall.application.connections.hooks import Event, Hooks
+from eyewall.application.connections.limits import Places
+from eyewall.application.connections.stats import Stats
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.logging import shown
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.transport import Audience, Link, Outbound, Reservation
+from eyewall.domain.connection import DisconnectReason
+from eyewall.domain.errors import ShuttingDown
+from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
+from eyewall.domain.repeats import Repeats
+from eyewall.domain.report import FailureReason, fate
+from eyewall.domain.room import RoomRole
+from eyewall.domain.roster import Roster
+
+_NO_ROOMS: dict[RoomId, RoomRole] = {}
+
+
+_NONE_HELD = frozenset[RoomId]()
+
+
+_NOT_SPARED: tuple[bool, datetime | None] = (False, None)
+
+
+BEING_ASKED: ContextVar[Connection | None] = ContextVar("being_asked", default=None)
+"""The connection whose ``on_connect`` hooks run in this context."""
+
+
+class SendsToConnection(Protocol):
+    """Writes to one connection; raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``."""
+
+    async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None: ...
+
+    async def send_raw(self, conn: Connection, data: str | bytes) -> None: ...
+
+
+class Connection:
+    """One client's connection, as handlers and hooks see it."""
+
+    __slots__ = (
+        "_connected_at",
+        "_user_data",
+        "announced",
+        "asked",
+        "came_as",
+        "connections",
+        "fate",
+        "held",
+        "id",
+        "is_in",
+        "is_open",
+        "lapsed",
+        "link",
+        "meta",
+        "opening",
+        "reservation",
+        "roles",
+        "session",
+        "spared",
+    )
+
+    def __init__(
+        self,
+        conn_id: ConnId,
+        link: Link,
+        meta: ConnMeta,
+        connections: Connections,
+        reservation: Reservation,
+        session: str | None,
+    ) -> None:
+        self.id = conn_id
+        self.link = link
+        self.meta = meta
+        self.came_as = meta
+        """What the handshake said of it; ``meta`` is what is true now."""
+        self.connections = connections
+        self.reservation: Reservation | None = reservation
+        self.session = session
+        """The session's unguessable name; None for a client without a subprotocol."""
+        self.is_open = True
+        self.is_in = False
+        """Whether it was let in: no ``on_connect`` hook can refuse it any more."""
+        self.lapsed = False
+        """Whether its token has run out, and it may only show a new one (``expiry``)."""
+        self.fate = FailureReason.CONN_CLOSED
+        """When it has ended: why what waits for it does not arrive."""
+        self.opening: asyncio.Future[None] | None = None
+        """Pending while it is being opened: its end waits for that."""
+        self.announced = False
+        """Whether any ``on_connect`` hook has begun: who hears of the beginning hears of
+        the end."""
+        self.roles = _NO_ROOMS
+        """The role in each room that it is in."""
+        self.held = _NONE_HELD
+        """Those of them that send it nothing so far; changed by ``anteroom`` only."""
+        self.spared = _NOT_SPARED
+        """Whether a resume has passed although the limiter said no, and the end of the token
+        for which a refresh last did (``limits``)."""
+        self._connected_at = connections.clock.wall().timestamp()
+        self._user_data: dict[str, Any] | None = None
+        self.asked: Repeats | None = None
+        """What it has asked in its session, as soon as it has."""
+
+    @property
+    def user_id(self) -> UserId | None:
+        """Whose it is; None for an anonymous one."""
+        return self.meta.user_id
+
+    @property
+    def connected_at(self) -> datetime:
+        """When it was let in, aware."""
+        return datetime.fromtimestamp(self._connected_at, self.connections.clock.wall().tzinfo)
+
+    @property
+    def last_activity(self) -> datetime:
+        """When anything last came from the client, a pong included."""
+        clock = self.connections.clock
+        return clock.wall() - timedelta(seconds=max(0.0, clock.now() - self.link.last_seen))
+
+    @property
+    def user_data(self) -> dict[str, Any]:
+        """The application's own notes on the connection. Gone with it."""
+        if self._user_data is None:
+            self._user_data = {}
+        return self._user_data
+
+    @property
+    def rooms(self) -> frozenset[RoomId]:
+        """The rooms that it is in; for hooks of the disconnect, was in."""
+        return frozenset(self.roles)
+
+    @property
+    def repeats(self) -> Repeats | None:
+        """The answers to remember; None where no session was negotiated."""
+        if self.session is not None and self.asked is None:
+            self.asked = Repeats()
+        return self.asked
+
+    async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
+        """Send a message to this connection.
+
+        Raises ``ConnectionClosed`` when it is gone, ``QueueFull`` when its queue did
+        not take the message, and ``SlowConsumer`` when it was disconnected for that.
+        """
+        await self.connections.sender.send(self, topic, event, data)
+
+    async def send_raw(self, data: str | bytes) -> None:
+        """Send one text (``str``) or binary (``bytes``) frame as it is."""
+        await self.connections.sender.send_raw(self, data)
+
+    async def close(self, reason: DisconnectReason | str = DisconnectReason.NORMAL) -> None:
+        """End the connection; what is queued is written before the close frame."""
+        self.connections.end(self, DisconnectReason(reason))
+
+    def enter(self, room_id: RoomId, role: RoomRole) -> None:
+        """Note that it is in a room: ``hub.join`` is what lets it in."""
+        if self.roles is _NO_ROOMS:
+            self.roles = {}
+        self.roles[room_id] = role
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} user={self.user_id!r} open={self.is_open}>"
+
+
+class Connections:
+    """The registry of this node's connections, with its indexes and limits."""
+
+    def __init__(
+        self,
+        *,
+        outbound: Outbound,
+        clock: Clock,
+        hooks: Hooks,
+        stats: Stats,
+        logger: Logger,
+        max_connections: int | None = None,
+        max_per_address: int | None = None,
+    ) -> None:
+        self.clock = clock
+        self.sender: SendsToConnection
+        """Set when the node is put together; the sender needs the registry too."""
+        self.hooks = hooks
+        self.everyone: Audience = outbound.audience()
+        self.roster = Roster()
+        self.draining = False
+        self._stats = stats
+        self._logger = logger
+        self._places = Places(max_connections, max_per_address)
+        self._by_id: dict[ConnId, Connection] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._on_end: list[Callable[[Connection, DisconnectReason], None]] = []
+        self._after_end: Callable[[Connection], Any] | None = None
+
+    # --- limits
+
+    def reserve(self, ip: str | None) -> Reservation:
+        """Take a place for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
+        if self.draining:
+            raise ShuttingDown("the node is draining")
+        return self._places.take(ip)
+
+    # --- the registry
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._by_id.values()))
+
+    def get(self, conn_id: str) -> Connection | None:
+        return self._by_id.get(ConnId(conn_id))
+
+    def ids(self) -> list[ConnId]:
+        return list(self._by_id)
+
+    def of_user(self, user_id: str) -> list[Connection]:
+        return [self._by_id[c] for c in self.roster.of_user(UserId(user_id))]
+
+    def add(self, conn: Connection) -> None:
+        conn.link.owner = conn
+        self._by_id[conn.id] = conn
+        self.roster.add(conn.id, conn.meta)
+        self._stats.metrics.connected()
+        self._logger.debug("connected", conn_id=conn.id, user_id=conn.user_id)
+
+    def let_in(self, conn: Connection) -> None:
+        """It gets what is for everybody, and for its user, from now on."""
+        conn.is_in = True
+        self.everyone.add(conn.link)
+
+    def set_meta(self, conn: Connection, changes: dict[str, Any]) -> ConnMeta:
+        """Merge ``changes`` into what is known; moves every index."""
+        conn.meta = replace(conn.meta, **changes)
+        self.roster.change(conn.id, conn.meta)
+        return conn.meta
+
+    # --- the end
+
+    def on_end(self, step: Callable[[Connection, DisconnectReason], None]) -> None:
+        """Have ``step`` run, without waiting, when a connection's end is decided."""
+        self._on_end.append(step)
+
+    def after_end(self, step: Callable[[Connection], Any]) -> None:
+        """Have ``step`` awaited before the disconnect hooks: it leaves the cluster."""
+        self._after_end = step
+
+    def end(
+        self,
+        conn: Connection,
+        reason: DisconnectReason,
+        *,
+        close_link: bool = True,
+        error: BaseException | None = None,
+    ) -> bool:
+        """Decide the end of a connection; False if that was decided before.
+
+        ``close_link`` False: the link has ended, or is ending, by itself, because of
+        ``error``.
+        """
+        if not conn.is_open:
+            return False
+        conn.is_open = False
+        conn.fate = fate(reason, error)
+        self._by_id.pop(conn.id, None)
+        self.roster.remove(conn.id)
+        self.everyone.discard(conn.link)
+        for step in self._on_end:
+            step(conn, reason)
+        if close_link:
+            conn.link.close(reason)
+        if conn.reservation is not None:
+            conn.reservation.release()
+            conn.reservation = None
+        self._stats.metrics.disconnected(reason)
+        self._logger.debug(
+            "disconnected", conn_id=conn.id, user_id=conn.user_id, reason=str(reason)
+        )
+        task = asyncio.get_running_loop().create_task(self._finish(conn, reason))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return True
+
+    async def _finish(self, conn: Connection, reason: DisconnectReason) -> None:
+        try:
+            if conn.opening is not None:
+                await asyncio.wait([conn.opening])
+            if self._after_end is not None:
+                await self._after_end(conn)
+        except BaseException as error:  # (the hooks must run whatever failed)
+            if is_end(error):
+                raise
+            self._logger.error("leaving_failed", conn_id=conn.id, error=shown(error))
+        if conn.announced:
+            await self.hooks.tell(Event.DISCONNECT, conn, reason)
+
+    async def settled(self) -> None:
+        """Return when the ends decided so far are done, hooks included."""
+        while self._ending:
+            await asyncio.wait(list(self._ending))
+
+    async def close(self) -> None:
+        """End the hooks that are still at it; one that ignores that is left behind."""
+        ending = list(self._ending)
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=LAST_WORD)
+
+
+class Audiences:
+    """The rooms that have members on this node, each with their links."""
+
+    def __init__(self, outbound: Outbound) -> None:
+        self._outbound = outbound
+        self.of: dict[RoomId, Audience] = {}
+        """Read by who has to ask for every message; changed only here."""
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def get(self, room_id: str) -> Audience | None:
+        return self.of.get(RoomId(room_id))
+
+    def add(self, room_id: RoomId, link: Link) -> None:
+        audience = self.of.get(room_id)
+        if audience is None:
+            audience = self.of[room_id] = self._outbound.audience()
+        audience.add(link)
+
+    def discard(self, room_id: RoomId, link: Link) -> None:
+        audience = self.of.get(room_id)
+        if audience is None:
+            return
+        audience.discard(link)
+        if not len(audience):
+            del self.of[room_id]
+
+    def members(self, room_id: str) -> Iterator[Connection]:
+        """The connections of this node that are in the room."""
+        for link in list(self.of.get(RoomId(room_id), ())):
+            yield link.owner

@@ -1,0 +1,1 @@
+"""Messages to named recipients: reported, acknowledged, retried, stored until the user is back."""

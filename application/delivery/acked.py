@@ -1,0 +1,299 @@
+"""Messages that are to be acknowledged, on all nodes at once.
+
+Rules of this file:
+
+1. All nodes work at the same time, and so do all connections of a node: one that is
+   silent holds up nobody's answer.
+2. A node that does not answer in time is ``UNKNOWN``, not failed; whatever goes wrong
+   with one node, the outcomes of the others stand.
+3. Failure handlers run here, at the node that was asked to send, and nowhere else.
+4. In a room with history a message goes out at its turn, and the members to whom it was
+   not addressed, because they have come since, get it then too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.peers import Cluster
+from eyewall.application.connections.registry import Connection, Connections
+from eyewall.application.delivery.locator import Recipient
+from eyewall.application.delivery.pending_acks import (
+    Batch,
+    Deliveries,
+    Outcome,
+    outcomes_in,
+    outcomes_out,
+    unknown,
+)
+from eyewall.application.outbound.recipients import Whom, whom_in
+from eyewall.application.outbound.sender import Missed, Sender
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.message import Codec, Frame, read_frame
+from eyewall.application.ports.transport import Link
+from eyewall.application.rooms.publisher import Publisher, place_out
+from eyewall.application.rooms.stream import Arrival
+from eyewall.domain.delivery import Plan
+from eyewall.domain.envelope import Message
+from eyewall.domain.errors import ConnectionClosed, Unavailable
+from eyewall.domain.identity import ConnId, NodeId, RoomId
+from eyewall.domain.report import FailureReason
+
+_DELIVER = "deliver"
+
+
+MARGIN = 2.0
+"""Seconds that another node gets on top of the time its clients have."""
+
+
+PAGE = 1000
+"""Connections that one question is about: the answer, about 200 bytes for each and some
+1 KiB for a client that gives its reasons, has to fit a packet (``outcomes.ANSWER``)."""
+
+
+class Acks:
+    """Delivers to connections wherever they are, and waits for their acks."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        cluster: Cluster,
+        connections: Connections,
+        deliveries: Deliveries,
+        sender: Sender,
+        publisher: Publisher,
+        codec: Codec,
+        clock: Clock,
+    ) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._connections = connections
+        self._deliveries = deliveries
+        self._sender = sender
+        self._publisher = publisher
+        self._codec = codec
+        self._clock = clock
+        cluster.on_call(_DELIVER, self._take_deliver)
+
+    async def deliver(
+        self,
+        recipients: list[Recipient],
+        message: Message,
+        plan: Plan,
+        *,
+        result: bool = False,
+    ) -> list[tuple[str, Outcome]]:
+        """Deliver with acks, everywhere at once; the failure handlers have run."""
+        frame = self._sender.frame(message, ack=True)
+        parts = [
+            self._on(node, some, recipient, frame, plan, result=result)
+            for recipient in recipients
+            for node, conn_ids in recipient.by_node.items()
+            for some in ([conn_ids] if node == self._node else _pages(conn_ids))
+        ]
+        found = [pair for part in await asyncio.gather(*parts) for pair in part]
+        await self._tell(found, frame)
+        return found
+
+    async def to_room(
+        self,
+        everyone: Recipient,
+        message: Message,
+        plan: Plan,
+        skip: Collection[str] = (),
+        *,
+        keep: bool = True,
+    ) -> list[tuple[str, Outcome]]:
+        """Deliver to a room's connections, ``everyone`` as they were located; without ``keep``
+        the message takes no place in the room's history.
+
+        Raises ``Unavailable`` when the room keeps a history that can't be had: nobody got
+        it then.
+        """
+        room_id = RoomId(everyone.name)
+        retention = await self._publisher.retention(room_id) if keep else None
+        if retention is None:
+            return await self.deliver([everyone], message, plan)
+        frame = self._sender.frame(message, ack=True, recipient=room_id)
+        assert frame.envelope is not None
+        # Who reads it later is not asked for an ack.
+        kept = self._sender.frame(replace(message, id=frame.envelope.id), recipient=room_id)
+        found, gone = self._found(everyone.by_node.get(self._node, ()))
+        turn = _Turn(self._deliveries, found, plan, everyone.whom)
+        others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
+        arrival = Arrival(frame, list(skip), turn)
+        try:
+            at = await self._publisher.place(room_id, retention, arrival, kept, list(others))
+        except BaseException:
+            turn.cancel()
+            raise
+        place = place_out(room_id, at, list(skip))
+        # A later page of a node, and a question that the next message has overtaken, find
+        # that the turn is over: they repeat the message under its id, with its place.
+        parts = [
+            self._there(node, some, frame, plan, everyone.whom, place=place)
+            for node, conn_ids in others.items()
+            for some in _pages(conn_ids)
+        ]
+        answers = await asyncio.gather(turn.outcomes(), *parts)
+        outcomes: list[tuple[str, Outcome]] = []
+        for part in (gone, *answers):
+            outcomes += [(room_id, _whose(outcome, everyone)) for outcome in part]
+        await self._tell(outcomes, frame)
+        return outcomes
+
+    async def _tell(self, found: Iterable[tuple[str, Outcome]], frame: Frame) -> None:
+        """Have the failure handlers run for what did not arrive."""
+        for name, outcome in found:
+            if outcome.reason is not None:
+                await self._sender.failed(
+                    frame.addressed(name),
+                    Missed(outcome.conn_id, outcome.user_id),
+                    outcome.reason,
+                    outcome.error,
+                    duration=outcome.seconds,
+                )
+
+    async def there(
+        self, node: NodeId, conn_id: ConnId, frame: Frame, plan: Plan, whom: Whom
+    ) -> Outcome:
+        """Deliver to one connection of another node; nobody has been told of a failure."""
+        (outcome,) = await self._there(node, [conn_id], frame, plan, whom)
+        return outcome
+
+    async def _on(
+        self,
+        node: NodeId,
+        conn_ids: list[ConnId],
+        recipient: Recipient,
+        frame: Frame,
+        plan: Plan,
+        *,
+        result: bool,
+    ) -> list[tuple[str, Outcome]]:
+        name, whom = recipient.name, recipient.whom
+        if node == self._node:
+            outcomes = await self._here(conn_ids, frame.addressed(name), plan, whom)
+        else:
+            outcomes = await self._there(node, conn_ids, frame, plan, whom, result=result)
+        return [(name, _whose(outcome, recipient)) for outcome in outcomes]
+
+    async def _here(
+        self, conn_ids: Iterable[ConnId], frame: Frame, plan: Plan, whom: Whom
+    ) -> list[Outcome]:
+        found, gone = self._found(conn_ids)
+        return gone + await self._deliveries.deliver(found, frame, plan, whom)
+
+    def _found(self, conn_ids: Iterable[ConnId]) -> tuple[list[Connection], list[Outcome]]:
+        """The connections of this node, and what became of those that are gone."""
+        found: list[Connection] = []
+        gone: list[Outcome] = []
+        for conn_id in conn_ids:
+            conn = self._connections.get(conn_id)
+            if conn is not None:
+                found.append(conn)
+            else:
+                error = ConnectionClosed(f"{conn_id} is closed")
+                gone.append(Outcome(conn_id, False, 1, FailureReason.CONN_CLOSED, error))
+        return found, gone
+
+    async def _there(
+        self,
+        node: NodeId,
+        conn_ids: list[ConnId],
+        frame: Frame,
+        plan: Plan,
+        whom: Whom,
+        *,
+        result: bool = False,
+        place: Mapping[str, Any] | None = None,
+    ) -> list[Outcome]:
+        left = None if plan.deadline is None else plan.deadline - self._clock.now()
+        header = {
+            "conns": conn_ids,
+            "p": int(frame.priority),
+            "plan": [plan.ack_timeout, plan.retry_max, plan.retry_backoff, left],
+            "result": result,
+            **whom.header(),
+        }
+        if place is not None:
+            header["s"] = place
+        timeout = plan.longest() + MARGIN
+        try:
+            answers = await self._cluster.call(
+                node, _DELIVER, header, frame.payload, timeout=timeout
+            )
+            return outcomes_in(answers, conn_ids)
+        except (Unavailable, BadPacket) as error:
+            away = error if isinstance(error, Unavailable) else Unavailable(str(error))
+            return [unknown(conn_id, away) for conn_id in conn_ids]
+
+    async def _take_deliver(self, header: Mapping[str, Any], payload: bytes) -> Any:
+        frame = read_frame(self._codec, header, payload)
+        timeout, retries, backoff, left = header["plan"]
+        deadline = None if left is None else self._clock.now() + left
+        plan = Plan(timeout, retries, backoff, deadline)
+        conn_ids = [ConnId(conn_id) for conn_id in strings(header["conns"])]
+        whom = whom_in(header)
+        if "s" in header:
+            found, outcomes = self._found(conn_ids)
+            turn = _Turn(self._deliveries, found, plan, whom)
+            self._publisher.arrived(header["s"], Arrival(frame, turn=turn))
+            outcomes += await turn.outcomes()
+        else:
+            outcomes = await self._here(conn_ids, frame, plan, whom)
+        return outcomes_out(outcomes, result=bool(header["result"]))
+
+
+class _Turn:
+    """Deliveries that begin when their message has its turn in the room."""
+
+    def __init__(
+        self, deliveries: Deliveries, conns: Sequence[Connection], plan: Plan, whom: Whom
+    ) -> None:
+        self._deliveries = deliveries
+        self._conns = conns
+        self._plan = plan
+        self._whom = whom
+        self._begun: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+
+    def begin(self, frame: Frame) -> Collection[Link]:
+        if self._begun.done():
+            return ()  # nobody waits for it any more
+        try:
+            batch = self._deliveries.begin(self._conns, frame, self._plan, self._whom)
+            self._begun.set_result(batch)
+        except Exception as error:  # noqa: BLE001  (whoever waits for the outcomes gets it)
+            self._begun.set_exception(error)
+        return [conn.link for conn in self._conns]
+
+    def fail(self, error: Unavailable) -> None:
+        if not self._begun.done():
+            self._begun.set_exception(error)
+
+    def cancel(self) -> None:
+        """Nobody waits for the outcomes: it is a message like any other."""
+        self._begun.cancel()
+
+    async def outcomes(self) -> list[Outcome]:
+        try:
+            batch = await self._begun
+        except Unavailable as error:
+            return [unknown(conn.id, error) for conn in self._conns]
+        return await self._deliveries.finish(batch)
+
+
+def _whose(outcome: Outcome, recipient: Recipient) -> Outcome:
+    """Add the user that the state named, where the node of the connection named none."""
+    if outcome.user_id is None:
+        outcome.user_id = recipient.owner(outcome.conn_id)
+    return outcome
+
+
+def _pages(conn_ids: list[ConnId]) -> list[list[ConnId]]:
+    return [conn_ids[i : i + PAGE] for i in range(0, len(conn_ids), PAGE)]

@@ -1,0 +1,398 @@
+"""To named recipients: a connection, users, a room with acks. Every one gets a report.
+
+Where the recipients are is asked once. A remote connection counts like a local one when
+its ack was asked for, and as ``FORWARDED`` when not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from eyewall.application.cluster.packet import strings
+from eyewall.application.cluster.peers import Cluster
+from eyewall.application.concurrency.locks import Turns
+from eyewall.application.connections.registry import BEING_ASKED, Connection, Connections
+from eyewall.application.delivery.acked import Acks
+from eyewall.application.delivery.locator import Locator, Recipient
+from eyewall.application.delivery.pending_acks import Outcome, is_unknown
+from eyewall.application.outbound.recipients import ANYBODY, Filter, Whom, checked, whom_in
+from eyewall.application.outbound.sender import Missed, Sender
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.message import Codec, Frame, read_frame, read_text
+from eyewall.domain.delivery import Plan
+from eyewall.domain.duration import seconds
+from eyewall.domain.envelope import Envelope, Message
+from eyewall.domain.errors import (
+    AckTimeout,
+    ConnectionClosed,
+    EyewallError,
+    Misuse,
+    ShuttingDown,
+    Unavailable,
+    UserOffline,
+)
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
+from eyewall.domain.report import (
+    STORE,
+    AckOptions,
+    AckResult,
+    BatchDeliveryReport,
+    DeliveryReport,
+    DeliveryStatus,
+    FailureReason,
+    SendOptions,
+    Target,
+    TargetKind,
+)
+
+_SEND, _TEXT = "send", "conn_text"
+
+
+class Messages:
+    """Sends to recipients by name, and says what became of it."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        cluster: Cluster,
+        connections: Connections,
+        locator: Locator,
+        acks: Acks,
+        sender: Sender,
+        codec: Codec,
+        clock: Clock,
+    ) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._connections = connections
+        self._locate = locator
+        self._acks = acks
+        self._sender = sender
+        self._codec = codec
+        self._clock = clock
+        self._turns = Turns()
+        cluster.on_cast(_SEND, self._take_send)
+        cluster.on_cast(_TEXT, self._take_text)
+
+    # --- the use cases
+
+    async def to_conn(
+        self, conn_id: str, message: Message, options: SendOptions | None = None
+    ) -> DeliveryReport:
+        """Send to one connection, wherever it is."""
+        _check(options)
+        if options is not None and options.require_ack:
+            _check_readable(conn_id)
+        acked = _not_acked(options)
+        if not self._cluster.running:
+            return await self._closed(message, conn_id, Missed(ConnId(conn_id)), acked)
+        recipient = await self._locate.conn(conn_id)
+        if not recipient.by_node:
+            return await self._gone(self._sender.frame(message), conn_id, acked=acked)
+        ((_, report),) = await self._send([recipient], message, options or SendOptions())
+        return report
+
+    async def to_users(
+        self,
+        user_ids: Iterable[str],
+        message: Message,
+        options: SendOptions | None = None,
+        *,
+        skip: Collection[str] = (),
+    ) -> BatchDeliveryReport:
+        """Send to all connections of all users but ``skip``; a user without one is
+        reported as one."""
+        pairs = await self.to_each(user_ids, message, options or SendOptions(), skip=skip)
+        return BatchDeliveryReport.of(report for _, report in pairs)
+
+    async def to_each(
+        self,
+        user_ids: Iterable[str],
+        message: Message,
+        options: SendOptions,
+        *,
+        skip: Collection[str] = (),
+    ) -> list[tuple[str, DeliveryReport]]:
+        """Send to all connections of all users; returns the reports, each with its user."""
+        users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
+        acked = _not_acked(options)
+        if not self._cluster.running:
+            return [
+                (user, await self._closed(message, user, Missed(user_id=user), acked))
+                for user in users
+            ]
+        where = await self._locate.users(users)
+        here = [r.without(skip) for r in where if r.by_node]
+        reports = await self._send(here, message, options)
+        for away in (UserId(r.name) for r in where if not r.by_node):
+            error = UserOffline(f"{away} has no connection")
+            frame = self._sender.frame(message, recipient=away)
+            missed = Missed(user_id=away)
+            await self._sender.failed(frame, missed, FailureReason.USER_OFFLINE, error)
+            reports.append((away, _failed(away, error, missed, acked)))
+        return reports
+
+    async def with_ack(
+        self, target: Target, message: Message, options: AckOptions | None = None
+    ) -> AckResult:
+        """Send to all that ``target`` means, and wait for all acks or the time-out.
+
+        Raises ``AckTimeout`` under ``require_all`` if an answer did not come in time.
+        """
+        given: object = target
+        if not isinstance(given, Target):
+            raise ValueError(
+                f"the target must be a Target, such as Target.user(id), not {given!r:.80}"
+            )
+        if target.kind is TargetKind.CONN:
+            _check_readable(target.id)
+        chosen = options or AckOptions()
+        if not self._cluster.running:
+            report = await self._closed(message, target.id, _missed(target), acked=False)
+            return AckResult.of([report], timed_out=False)
+        recipient = await self._locate.target(target)
+        if not recipient.by_node and target.kind is not TargetKind.ROOM:
+            return await self._nobody(target, message)
+        plan = Plan(seconds(chosen.timeout, "timeout"), 0, 0.0, None)
+        if target.kind is TargetKind.ROOM:
+            found = await self._acks.to_room(recipient, message, plan, keep=chosen.history)
+        else:
+            found = await self._acks.deliver([recipient], message, plan)
+        outcomes = [outcome for _, outcome in found]
+        late = sum(_is_late(outcome) for outcome in outcomes)
+        result = AckResult.of((outcome.report() for outcome in outcomes), timed_out=late > 0)
+        if late and chosen.require_all:
+            text = f"{late} of {len(outcomes)} did not acknowledge in time"
+            raise AckTimeout(text, result=result)
+        return result
+
+    async def request(self, conn_id: str, message: Message, timeout: float) -> Any:
+        """Return the ``result`` of the client's ack.
+
+        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
+        """
+        _check_readable(conn_id)
+        recipient = await self._locate.conn(conn_id)
+        if not recipient.by_node:
+            raise ConnectionClosed(f"{conn_id} is not connected")
+        plan = Plan(timeout, 0, 0.0, None)
+        ((_, outcome),) = await self._acks.deliver([recipient], message, plan, result=True)
+        if is_unknown(outcome):
+            raise AckTimeout(f"{conn_id} did not answer in time") from outcome.error
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.result
+
+    async def to_room_acked(
+        self, room_id: RoomId, message: Message, options: SendOptions, skip: Collection[str] = ()
+    ) -> int:
+        """Deliver to a room's connections with an ack each; returns how many are here."""
+        _check(options)
+        plan = Plan.of(options, self._clock.now())
+        everyone = await self._locate.room(room_id, skip)
+        await self._acks.to_room(everyone, message, plan, skip, keep=options.history)
+        return len(everyone.by_node.get(self._node, ()))
+
+    async def to_fitting_acked(
+        self, fits: Filter | Where, message: Message, options: SendOptions
+    ) -> int:
+        """Deliver to whom ``fits`` says, with an ack each; returns how many are here."""
+        _check(options)
+        plan = Plan.of(options, self._clock.now())
+        everyone = await self._locate.fitting(checked(fits))
+        await self._acks.deliver([everyone], message, plan)
+        return len(everyone.by_node.get(self._node, ()))
+
+    async def text_to_conn(self, conn_id: str, text: str) -> DeliveryReport:
+        """Send one text frame without an envelope, wherever the connection is."""
+        frame = self._sender.text(text)
+        recipient = await self._locate.conn(conn_id)
+        for node in recipient.by_node:
+            if node == self._node:
+                return await self._to_local(ConnId(conn_id), frame)
+            header = {"conn": conn_id}
+            return (await self._to_node(node, recipient, frame, _TEXT, header))[0]
+        return await self._gone(frame, conn_id)
+
+    async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
+        """Answer a request with a message of its topic; raises as ``Sender.send`` does."""
+        frame = self._sender.answer_frame(request, data)
+        error = await self._sender.to_conn(conn, frame)
+        if error is not None:
+            raise error
+
+    # --- sending
+
+    async def _send(
+        self, recipients: list[Recipient], message: Message, options: SendOptions
+    ) -> list[tuple[str, DeliveryReport]]:
+        if options.ordering_key is not None:
+            # Two sends of one key never overlap: the later waits for the earlier's acks.
+            async with self._turns.take(options.ordering_key):
+                return await self._send_now(recipients, message, options)
+        return await self._send_now(recipients, message, options)
+
+    async def _send_now(
+        self, recipients: list[Recipient], message: Message, options: SendOptions
+    ) -> list[tuple[str, DeliveryReport]]:
+        if options.require_ack:
+            plan = Plan.of(options, self._clock.now())
+            found = await self._acks.deliver(recipients, message, plan)
+            return [(name, outcome.report()) for name, outcome in found]
+        frame = self._sender.frame(message)
+        if options.ttl is not None:
+            frame.expires = self._clock.now() + seconds(options.ttl, "ttl")
+        await self._sender.ready()
+        reports: list[tuple[str, DeliveryReport]] = []
+        for recipient in recipients:
+            name = recipient.name
+            reports += [(name, r) for r in await self._forward(recipient, frame.addressed(name))]
+        return reports
+
+    async def _forward(self, recipient: Recipient, frame: Frame) -> list[DeliveryReport]:
+        reports = []
+        for node, conn_ids in recipient.by_node.items():
+            if node == self._node:
+                reports += [
+                    await self._to_local(conn_id, frame, recipient.whom) for conn_id in conn_ids
+                ]
+            else:
+                header = {"conns": conn_ids, "p": int(frame.priority), **recipient.whom.header()}
+                if frame.expires is not None:
+                    header["ttl"] = frame.expires - self._clock.now()
+                reports += await self._to_node(node, recipient, frame, _SEND, header)
+        return reports
+
+    async def _to_node(
+        self,
+        node: NodeId,
+        recipient: Recipient,
+        frame: Frame,
+        kind: str,
+        header: Mapping[str, Any],
+    ) -> list[DeliveryReport]:
+        """Hand a frame to the node that has the recipient's connections."""
+        who = [Missed(conn_id, recipient.owner(conn_id)) for conn_id in recipient.by_node[node]]
+        try:
+            await self._cluster.cast_node(node, kind, header, frame.payload)
+        except Unavailable as error:
+            for missed in who:
+                await self._sender.failed(frame, missed, FailureReason.CONN_ERROR, error)
+            return [_failed(str(missed.conn_id), error, missed) for missed in who]
+        return [
+            DeliveryReport(str(conn_id), DeliveryStatus.FORWARDED, user_id=user_id, conn_id=conn_id)
+            for conn_id, user_id in who
+        ]
+
+    async def _gone(
+        self, frame: Frame, conn_id: str, whom: Whom = ANYBODY, *, acked: bool | None = None
+    ) -> DeliveryReport:
+        error = ConnectionClosed(f"{conn_id} is not connected")
+        missed = Missed(ConnId(conn_id), whom.user)
+        await self._sender.failed(frame, missed, FailureReason.CONN_CLOSED, error)
+        return _failed(conn_id, error, missed, acked)
+
+    async def _closed(
+        self, message: Message, name: str, missed: Missed, acked: bool | None
+    ) -> DeliveryReport:
+        """The node has not started, or has stopped: there is no way to anybody."""
+        frame = self._sender.frame(message, recipient=name)
+        error = ShuttingDown("the server is not running")
+        await self._sender.failed(frame, missed, FailureReason.CHANNEL_CLOSED, error)
+        return _failed(name, error, missed, acked)
+
+    async def _to_local(
+        self, conn_id: ConnId, frame: Frame, whom: Whom = ANYBODY
+    ) -> DeliveryReport:
+        conn = self._connections.get(conn_id)
+        if conn is None or not whom.means(conn):
+            return await self._gone(frame, conn_id, whom)
+        user_id = whom.user or conn.user_id
+        refused = await self._sender.to_conn(conn, frame)
+        status = DeliveryStatus.OK
+        if refused is not None:
+            closed = isinstance(refused, ConnectionClosed)
+            status = DeliveryStatus.FAILED if closed else DeliveryStatus.DROPPED
+        return DeliveryReport(conn_id, status, refused, user_id=user_id, conn_id=conn_id)
+
+    async def _nobody(self, target: Target, message: Message) -> AckResult:
+        """There is nobody to wait for: a user or a connection that is not there failed."""
+        frame = self._sender.frame(message, recipient=target.id)
+        if target.kind is TargetKind.USER:
+            error: UserOffline | ConnectionClosed = UserOffline(f"{target.id} is offline")
+            reason = FailureReason.USER_OFFLINE
+        else:
+            error = ConnectionClosed(f"{target.id} is not connected")
+            reason = FailureReason.CONN_CLOSED
+        missed = _missed(target)
+        await self._sender.failed(frame, missed, reason, error)
+        return AckResult.of([_failed(target.id, error, missed, acked=False)], timed_out=False)
+
+    # --- what other nodes ask for
+
+    def _take_send(self, header: Mapping[str, Any], payload: bytes) -> None:
+        frame = read_frame(self._codec, header, payload)
+        if isinstance(ttl := header.get("ttl"), int | float):
+            frame.expires = self._clock.now() + ttl
+        whom = whom_in(header)
+        for conn_id in strings(header["conns"]):
+            conn = self._connections.get(conn_id)
+            if conn is not None and whom.means(conn):
+                self._sender.post(conn, frame)
+            else:
+                # It was told that it is forwarded: here is the only place to say more.
+                self._sender.forwarded_in_vain(frame.addressed(whom.user or conn_id), conn_id)
+
+    def _take_text(self, header: Mapping[str, Any], payload: bytes) -> None:
+        conn_id, frame = header["conn"], self._sender.text(read_text(payload))
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            self._sender.post(conn, frame)
+        else:
+            self._sender.forwarded_in_vain(frame.addressed(conn_id), conn_id)
+
+
+def _check(options: SendOptions | None) -> None:
+    if options is not None and options.offline == STORE:
+        raise ValueError("offline='store' is for messages to users: only they can be away")
+
+
+def _check_readable(conn_id: str) -> None:
+    """Raise ``Misuse`` for a question to the very connection whose ``on_connect`` hook asks
+    it: nothing is read from that one before the hook has ended."""
+    conn = BEING_ASKED.get()
+    if conn is not None and conn.id == conn_id and conn.opening is not None:
+        raise Misuse(
+            f"on_connect can't wait for an answer of {conn_id}: it is read when the hook has ended"
+        )
+
+
+def _missed(target: Target) -> Missed:
+    """Whom a target names; a room is nobody in particular."""
+    if target.kind is TargetKind.CONN:
+        return Missed(ConnId(target.id))
+    return Missed(user_id=UserId(target.id)) if target.kind is TargetKind.USER else Missed()
+
+
+def _not_acked(options: SendOptions | None) -> bool | None:
+    """What a report says of an ack that can't come: nothing where none was asked for."""
+    return False if options is not None and options.require_ack else None
+
+
+def _failed(
+    target: str, error: EyewallError, missed: Missed, acked: bool | None = None
+) -> DeliveryReport:
+    return DeliveryReport(
+        target,
+        DeliveryStatus.FAILED,
+        error,
+        user_id=missed.user_id,
+        conn_id=missed.conn_id,
+        acked=acked,
+    )
+
+
+def _is_late(outcome: Outcome) -> bool:
+    return outcome.reason is FailureReason.ACK_TIMEOUT or is_unknown(outcome)

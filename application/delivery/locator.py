@@ -1,0 +1,172 @@
+"""Where in the cluster a recipient's connections are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.peers import Cluster
+from eyewall.application.connections.registry import Audiences, Connection, Connections
+from eyewall.application.outbound.recipients import ANYBODY, Filter, Whom, where_in, where_out
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.stores import StateStore
+from eyewall.application.rooms.seats import user_of
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where, node_of
+from eyewall.domain.report import Target, TargetKind
+
+By = dict[NodeId, list[ConnId]]
+
+
+_WHO = "who"
+
+
+_NOBODY: Mapping[ConnId, UserId] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom the caller named, and where its connections are."""
+
+    name: str
+    by_node: By
+    whom: Whom = ANYBODY
+    """What has to be true of a connection when it is written to."""
+    users: Mapping[ConnId, UserId] = field(default_factory=dict)
+    """The user of each connection when it was found, where ``whom`` names none."""
+
+    def owner(self, conn_id: ConnId) -> UserId | None:
+        """Return the user of the connection when it was found; None if that is not known."""
+        return self.whom.user or self.users.get(conn_id)
+
+    def without(self, skip: Collection[str]) -> Recipient:
+        """The same, but for some connections."""
+        if not skip:
+            return self
+        left = {
+            node: [conn_id for conn_id in conn_ids if conn_id not in skip]
+            for node, conn_ids in self.by_node.items()
+        }
+        by_node = {node: conn_ids for node, conn_ids in left.items() if conn_ids}
+        return Recipient(self.name, by_node, self.whom, self.users)
+
+
+def _owners(conns: Iterable[Connection]) -> dict[ConnId, UserId]:
+    return {conn.id: conn.user_id for conn in conns if conn.user_id is not None}
+
+
+class Locator:
+    """Finds connections. This node knows its own best; the state knows the others'."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        cluster: Cluster,
+        connections: Connections,
+        audiences: Audiences,
+        logger: Logger,
+    ) -> None:
+        self._node = node
+        self._state = state
+        self._cluster = cluster
+        self._connections = connections
+        self._audiences = audiences
+        self._logger = logger
+        cluster.on_call(_WHO, self._take_who)
+
+    async def remote(self, conn_id: str) -> NodeId | None:
+        """The other node that has the connection, if that node is alive."""
+        node = node_of(conn_id)
+        if not node or node == self._node or not await self._cluster.is_alive(node):
+            return None
+        return node
+
+    async def conn(self, conn_id: str) -> Recipient:
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            return Recipient(conn_id, {self._node: [conn.id]}, users=_owners([conn]))
+        node = await self.remote(conn_id)
+        return Recipient(conn_id, {} if node is None else {node: [ConnId(conn_id)]})
+
+    async def users(self, users: Sequence[UserId], *, only_in: bool = True) -> list[Recipient]:
+        """The connections of each user; ``only_in``: those of this node that are let in."""
+        known = await self._state.connections_of(users)
+        found = []
+        for user in users:
+            by_node: By = defaultdict(list)
+            for conn_id, node in known.get(user, {}).items():
+                if node != self._node:
+                    by_node[node].append(conn_id)
+            here = [c for c in self._connections.of_user(user) if c.is_in or not only_in]
+            found.append(self._with_local(user, here, by_node, Whom(user=user)))
+        return found
+
+    async def target(self, target: Target) -> Recipient:
+        match target.kind:
+            case TargetKind.CONN:
+                return await self.conn(target.id)
+            case TargetKind.USER:
+                return (await self.users([UserId(target.id)]))[0]
+            case TargetKind.ROOM:
+                return await self.room(RoomId(target.id))
+
+    async def room(self, room_id: RoomId, skip: Collection[str] = ()) -> Recipient:
+        by_node: By = defaultdict(list)
+        users: dict[ConnId, UserId] = {}
+        found: set[ConnId] = set()
+        for key, standing in (await self._state.standings(room_id)).items():
+            user_id = user_of(key)
+            for conn_id, seat in standing.seats.items():
+                # A connection that becomes another user's may have a seat under both names.
+                if seat.node != self._node and conn_id not in skip and conn_id not in found:
+                    found.add(conn_id)
+                    by_node[seat.node].append(conn_id)
+                    if user_id is not None:
+                        users[conn_id] = user_id
+        whom = Whom(room=room_id)
+        members = self._audiences.members(room_id)
+        here = [conn for conn in members if whom.means(conn) and conn.id not in skip]
+        return self._with_local(room_id, here, by_node, whom, users)
+
+    async def fitting(self, fits: Filter | Where) -> Recipient:
+        """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
+        by_node: By = {}
+        if isinstance(fits, Where):
+            header = {"where": where_out(fits)}
+            nodes = await self._cluster.others()
+            answers = await asyncio.gather(*(self._ask_who(node, header) for node in nodes))
+            by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
+        here = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+        return self._with_local("*", here, by_node, Whom(fits=fits))
+
+    def _with_local(
+        self,
+        name: str,
+        here: Collection[Connection],
+        by_node: By,
+        whom: Whom,
+        users: Mapping[ConnId, UserId] = _NOBODY,
+    ) -> Recipient:
+        """This node first, and as it is now: what was asked for took its time."""
+        local = [conn.id for conn in here]
+        owners = users if whom.user is not None else {**users, **_owners(here)}
+        return Recipient(name, ({self._node: local} if local else {}) | by_node, whom, owners)
+
+    async def _ask_who(self, node: NodeId, header: dict[str, Any]) -> list[ConnId]:
+        try:
+            return [ConnId(c) for c in strings(await self._cluster.call(node, _WHO, header))]
+        except (Unavailable, BadPacket) as error:
+            # Nobody knows whom it has; the other nodes' connections must not miss out.
+            self._logger.warning("node_silent", asked=_WHO, error=told(error))
+            return []
+
+    async def _take_who(self, header: Mapping[str, Any], _: bytes) -> list[ConnId]:
+        fits = where_in(header["where"])
+        return [conn.id for conn in self._connections if conn.is_in and fits(conn.meta)]

@@ -1,0 +1,258 @@
+"""Guards and observers around a handler, and the six ready-made ones.
+
+A middleware is ``async def m(ctx, msg, next)``: it calls ``await next(ctx, msg)`` and
+returns the handler's result, or something else. Not calling ``next`` stops the message,
+and what it returned instead is the answer. The first one added is the outermost;
+``recover`` stands outside of all others wherever it was added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from eyewall.application.connections import rate_limits
+from eyewall.application.hub.hub import Context, Handler, Middleware
+from eyewall.application.ports import conformance
+from eyewall.application.ports.logging import LogThrottle, guarded, shown
+from eyewall.application.ports.plugins import Limiter, Logger, Tracer, Validator, method
+from eyewall.domain.envelope import Envelope
+from eyewall.domain.errors import EyewallError, Forbidden, Refused, Unauthorized, code_of
+
+
+class Internal(EyewallError):
+    """A handler raised something unexpected, and that has been logged.
+
+    The client is told ``internal`` and no more; ``__cause__`` is what was raised.
+    """
+
+
+def cause(error: BaseException) -> BaseException:
+    """What the handler itself raised."""
+    if isinstance(error, Internal) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def chain(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
+    """Wrap ``handler``; the first middleware is the outermost, but for ``recover``."""
+    ordered = sorted(middleware, key=lambda m: not getattr(m, "outermost", False))
+    if ordered:
+        handler = _for_its_owner(handler)
+    for wrap in reversed(ordered):
+        handler = _bind(wrap, handler)
+    return handler
+
+
+def _for_its_owner(handler: Handler) -> Handler:
+    """Middleware may wait: the handler runs only if what was decided about who sent the
+    message still holds."""
+
+    def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
+        if ctx.owner is not None:  # nearly always nobody has decided anything
+            ctx.check_owner()
+        if ctx.admitted is not ctx.conn.meta:
+            return _admitted_again(ctx, msg, handler)
+        return handler(ctx, msg)
+
+    return run
+
+
+async def _admitted_again(ctx: Context, msg: Envelope[Any], handler: Handler) -> Any:
+    await ctx.admit_again()
+    ctx.check_owner()
+    return await handler(ctx, msg)
+
+
+def _bind(wrap: Middleware, inner: Handler) -> Handler:
+    # Plain on purpose: a coroutine around every middleware's own would do nothing but
+    # await it.
+    def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
+        return wrap(ctx, msg, inner)
+
+    return run
+
+
+def recover(logger: Logger | None = None) -> Middleware:
+    """Log what a handler raises unexpectedly, with its traceback, and answer ``internal``.
+
+    Without a logger the server's own is used. Raises ``ValueError`` for one that is none.
+    """
+    conformance.check("logger", logger)
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        try:
+            return await next(ctx, msg)
+        except EyewallError:
+            raise
+        except Exception as error:
+            guarded(logger or ctx.hub.logger).error(
+                "handler_failed",
+                route=ctx.route,
+                conn_id=ctx.conn.id,
+                message_id=msg.id,
+                error=shown(error),
+                exc_info=error,
+            )
+            raise Internal("internal error") from error
+
+    middleware.outermost = True  # type: ignore[attr-defined]
+    return middleware
+
+
+def log(logger: Logger | None = None) -> Middleware:
+    """Log every message: route, event, user, outcome and seconds, never the payload.
+
+    Without a logger the server's own is used. Raises ``ValueError`` for one that is none.
+    """
+    conformance.check("logger", logger)
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        out = guarded(logger or ctx.hub.logger)
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            return await next(ctx, msg)
+        except Refused as error:
+            outcome = code_of(error)
+            raise
+        except BaseException:
+            outcome = "failed"
+            raise
+        finally:
+            out.info(
+                "message",
+                route=ctx.route,
+                topic=msg.topic,
+                message_event=msg.event,
+                message_id=msg.id,
+                user_id=ctx.user_id,
+                conn_id=ctx.conn.id,
+                outcome=outcome,
+                seconds=round(time.perf_counter() - started, 6),
+            )
+
+    return middleware
+
+
+def auth_required(*roles: str) -> Middleware:
+    """Let only users through; with ``roles``, only who has any of them.
+
+    The log names the missing roles (``role_missing``); the answer does not.
+    """
+    wanted = frozenset(roles)
+    throttle = LogThrottle()
+
+    def tell(ctx: Context) -> None:
+        more = throttle.next(time.monotonic())
+        if more is not None:
+            needs = {"needs": sorted(wanted), "route": ctx.route}
+            about = {"user_id": ctx.user_id, "conn_id": ctx.conn.id}
+            ctx.hub.logger.info("role_missing", **needs, **about, **more)
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        if ctx.user_id is None:
+            raise Unauthorized("this needs a user")
+        if wanted and wanted.isdisjoint(ctx.meta.roles):
+            # The roles go to the log and not to the client, and after the answer.
+            asyncio.get_running_loop().call_soon(tell, ctx)
+            raise Forbidden("this needs another role")
+        if ctx.owner is None:
+            ctx.owner = ctx.meta
+        return await next(ctx, msg)
+
+    return middleware
+
+
+def validate(validator: Validator | Callable[..., Any]) -> Middleware:
+    """Refuse payloads that ``validator`` (or a function like its one method) does not accept."""
+    conformance.check("validator", validator)
+    check = method(validator, "validate")
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        result = check(msg.topic, msg.event, msg.data)
+        if inspect.isawaitable(result):
+            await result
+        return await next(ctx, msg)
+
+    return middleware
+
+
+def trace(tracer: Tracer | Callable[..., AbstractContextManager[Any]]) -> Middleware:
+    """Run every message in a span named for its route, child of what its headers say.
+
+    A tracer that fails costs a log line, once, and nothing else.
+    """
+    conformance.check("tracer", tracer)
+    open_span = method(tracer, "span")
+    has_failed = False
+
+    def failed(ctx: Context, error: BaseException) -> None:
+        nonlocal has_failed
+        if not has_failed:
+            has_failed = True
+            ctx.hub.logger.error("tracer_failed", error=shown(error), exc_info=error)
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        attributes = {"route": ctx.route, "event": msg.event, "conn_id": ctx.conn.id}
+        try:
+            span = open_span(ctx.route, msg.headers, attributes)
+            span.__enter__()
+        except BaseException as error:  # noqa: BLE001  (of a watcher)
+            failed(ctx, error)
+            return await next(ctx, msg)
+        told: tuple[Any, Any, Any] = (None, None, None)
+        try:
+            return await next(ctx, msg)
+        except BaseException as error:
+            told = (type(error), error, error.__traceback__)
+            raise
+        finally:
+            try:
+                span.__exit__(*told)
+            except BaseException as error:  # noqa: BLE001  (of a watcher)
+                if error is not told[1]:
+                    failed(ctx, error)
+
+    return middleware
+
+
+def rate_limit(
+    limiter: Limiter | Callable[..., Any], key: Callable[..., str] | None = None
+) -> Middleware:
+    """Refuse with ``rate_limited`` what comes too fast.
+
+    ``key`` says who is counted together, from ``(ctx, msg)`` as an ordering key does or
+    from ``ctx`` alone; by default the user, else the address (an IPv6 one with its /64), else
+    the connection. Raises ``ValueError`` for an ``async`` one: each message would be counted
+    for itself.
+    """
+    conformance.check("limiter", limiter)
+    allow = method(limiter, "allow")
+    who: Callable[..., str] = _who if key is None else key
+    if conformance.is_async(who):
+        raise ValueError("the key of rate_limit() is not awaited, so it can't be async")
+    alone = not _takes(who, 2)
+
+    async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
+        wait = allow(who(ctx) if alone else who(ctx, msg))
+        rate_limits.check(await wait if inspect.isawaitable(wait) else wait)
+        return await next(ctx, msg)
+
+    return middleware
+
+
+def _who(ctx: Context) -> str:
+    return rate_limits.key_of(ctx.conn)
+
+
+def _takes(fn: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(fn).bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True

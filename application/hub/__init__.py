@@ -1,0 +1,1 @@
+"""The hub and the context: what handlers and applications call."""

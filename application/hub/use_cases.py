@@ -1,0 +1,76 @@
+"""The use cases that the hub calls, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from eyewall.application.config import NodeConfig, Ports
+from eyewall.application.connections.hooks import Hooks
+from eyewall.application.connections.registry import Audiences, Connection, Connections
+from eyewall.application.connections.stats import Stats
+from eyewall.application.delivery.direct import Messages
+from eyewall.application.delivery.offline import Offline
+from eyewall.application.delivery.pending_acks import Deliveries
+from eyewall.application.delivery.retries import Retries
+from eyewall.application.lifecycle.cluster_state import Belongings
+from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.outbound.broadcast import FanOut
+from eyewall.application.outbound.failures import Failures
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.rooms.history import Histories
+from eyewall.application.rooms.moderation import Moderator
+from eyewall.application.rooms.presence import Presences
+from eyewall.application.rooms.publisher import Publisher
+from eyewall.domain.envelope import Envelope
+from eyewall.domain.identity import ConnMeta
+
+
+class Routing(Protocol):
+    """Registers handlers and middleware; ``Hub`` has their types."""
+
+    def use(self, *middleware: Any) -> None: ...
+
+    def handle(
+        self,
+        pattern: str,
+        handler: Callable[..., Any],
+        *middleware: Any,
+        version: str | None = None,
+        ordering_key: Callable[..., Any] | None = None,
+    ) -> None: ...
+
+
+class AuthorizesAgain(Protocol):
+    """Asks the access controller once more, for a connection whose user has changed."""
+
+    def again(
+        self, conn: Connection, message: Envelope, meta: ConnMeta
+    ) -> Awaitable[None] | None: ...
+
+
+class UseCases(Protocol):
+    """The use cases of one node, as far as the hub calls them."""
+
+    config: NodeConfig
+    ports: Ports
+    logger: Logger
+    stats: Stats
+    hooks: Hooks
+    failures: Failures
+    connections: Connections
+    audiences: Audiences
+    fanout: FanOut
+    publisher: Publisher
+    histories: Histories
+    moderator: Moderator
+    presences: Presences
+    messages: Messages
+    deliveries: Deliveries
+    offline: Offline
+    retries: Retries
+    operations: Operations
+    belongings: Belongings
+
+    @property
+    def router(self) -> Routing: ...

@@ -1,0 +1,131 @@
+"""What a connection has in the cluster's state, presence and seats, kept in step with it.
+
+Rules of this file:
+
+1. The end of a connection, its becoming another user's and the mending of what is in
+   doubt take turns: each of them has several steps that wait.
+2. What is in the state under a name is taken back under that name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyewall.application.concurrency.locks import Turns
+from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.connections.registry import Connection, Connections
+from eyewall.application.connections.token_expiry import Expiry
+from eyewall.application.delivery.pending_acks import Deliveries
+from eyewall.application.delivery.replay import Replays
+from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.rooms.divergence import Doubt
+from eyewall.application.rooms.membership import Rooms
+from eyewall.application.rooms.presence import Presences
+from eyewall.application.rooms.seats import Seats
+from eyewall.domain.errors import ConnectionClosed, Unavailable
+from eyewall.domain.identity import ConnId, ConnMeta, UserId
+
+
+class Belongings:
+    """Presence and seats of this node's connections."""
+
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        presences: Presences,
+        rooms: Rooms,
+        seats: Seats,
+        expiry: Expiry,
+        operations: Operations,
+        deliveries: Deliveries,
+        logger: Logger,
+        replays: Replays | None,
+    ) -> None:
+        self._connections = connections
+        self._presences = presences
+        self._rooms = rooms
+        self._seats = seats
+        self._expiry = expiry
+        self._operations = operations
+        self._deliveries = deliveries
+        self._logger = logger
+        self._replays = replays
+        self._turns = Turns()
+        self._tasks = Tasks(logger)
+        self._telling = Tasks(logger)
+        """Hooks that hear of what has changed. They may wait for ``settled``, so that does
+        not wait for them."""
+
+    async def leave(self, conn: Connection) -> None:
+        """A connection has ended: take back what it had, before the hooks hear of it."""
+        async with self._turns.take(conn.id):
+            await self._rooms.after_end(conn)
+            try:
+                if conn.user_id is not None:
+                    await self._presences.vanish(conn.id, conn.user_id)
+            except Unavailable as error:
+                # It is in doubt now, and taken back as soon as the state is there.
+                self._logger.warning("presence_not_released", conn_id=conn.id, error=told(error))
+
+    def change_meta(self, conn_id: str, changes: dict[str, Any]) -> ConnMeta:
+        """Change what is known of a connection, here and for the cluster.
+
+        Raises ``ConnectionClosed`` if it is not here.
+        """
+        conn = self._connections.get(conn_id)
+        if conn is None:
+            raise ConnectionClosed(f"{conn_id} is not connected here")
+        before = conn.meta
+        meta = self._connections.set_meta(conn, changes)
+        if meta.expires_at != before.expires_at:
+            self._expiry.watch(conn)
+        if meta.user_id != before.user_id:
+            self._rooms.renamed(conn, before.user_id)
+            self._presences.renamed(conn, before.user_id)
+            self._deliveries.changed(conn)
+            self._tasks.spawn(self._become(conn, before.user_id))
+        return meta
+
+    async def _become(self, conn: Connection, before: UserId | None) -> None:
+        """The connection is another user's: take presence and seats along."""
+        async with self._turns.take(conn.id):
+            try:
+                if before is not None:
+                    await self._presences.vanish(conn.id, before)
+                await self._presences.appear(conn)
+                await self._rooms.become(conn)
+            except Unavailable as error:
+                self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
+        self._telling.spawn(self._rooms.tell(conn))
+        if conn.user_id is None or not conn.is_open or not conn.is_in:
+            return  # one that is not let in yet sees to the rest when it is
+        if self._replays is not None:
+            self._replays.begin(conn.user_id)  # who logs in later has come as well
+        await self._operations.keep_newest(conn.user_id)
+
+    async def mend(self, conn_id: ConnId, doubt: Doubt) -> None:
+        """Compare what is in doubt of a connection, here or gone, with the state, and put
+        right what differs. Raises ``Unavailable``, and changes nothing more then."""
+        async with self._turns.take(conn_id):
+            conn = self._connections.get(conn_id)
+            if conn is not None and doubt.unsure and not await self._presences.is_known(conn):
+                doubt.whole = True
+            for user_id in doubt.users:
+                if conn is None or conn.user_id != user_id:
+                    await self._presences.vanish(conn_id, user_id)
+            if conn is not None:
+                await self._presences.appear(conn)
+            await self._rooms.mend(conn_id, conn, doubt)
+
+    async def settled(self) -> None:
+        """Return when the state knows who the connections are: ``set_meta`` can't wait
+        for it, and whoever asks the state next would read what was before."""
+        await self._tasks.settled()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._tasks.close()
+        await self._telling.close()

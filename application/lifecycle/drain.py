@@ -1,0 +1,102 @@
+"""Shutting down: a written order under one deadline (guarantees.md, "Shutdown").
+
+Order is the whole point: stop accepting, tell the clients, finish what was accepted,
+say goodbye, and only then let go of the bus and the state. What did not finish in time
+is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from eyewall.application.concurrency.tasks import LAST_WORD
+from eyewall.application.connections.registry import Connections
+from eyewall.application.outbound.sender import Sender
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.plugins import Logger
+from eyewall.domain.connection import DisconnectReason
+
+Step = tuple[str, Callable[[], Awaitable[Any]]]
+
+
+WINDOW = 5.0
+"""Seconds over which the clients' reconnects are spread when there are few of them."""
+
+
+PER_SECOND = 200.0
+"""Reconnects a second that the other nodes should see at most: a thousand clients take
+five seconds, ten thousand fifty."""
+
+
+async def run_steps(steps: Sequence[Step], *, clock: Clock, until: float) -> list[str]:
+    """Run the steps in order until ``until`` on the clock's ``now``.
+
+    Returns the names of those that did not finish. A step after the deadline still
+    has its turn of the loop, so that what can be done at once is done.
+    """
+    unfinished = []
+    for name, run in steps:
+        task = asyncio.ensure_future(_awaited(run))
+        try:
+            await _until(task, clock, until)
+        finally:
+            task.cancel()  # who ends the drain ends the step
+        if not task.done() or task.cancelled():
+            unfinished.append(name)
+        elif task.exception() is not None:
+            unfinished.append(f"{name}: {task.exception()!r}")
+    return unfinished
+
+
+async def _until(task: asyncio.Future[None], clock: Clock, until: float) -> None:
+    left = until - clock.now()
+    if left <= 0:
+        await asyncio.wait([task], timeout=0)
+    else:
+        due = asyncio.Event()
+        bell = asyncio.ensure_future(due.wait())
+        timer = clock.call_later(left, due.set)
+        try:
+            both: tuple[asyncio.Future[Any], ...] = (task, bell)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            bell.cancel()
+    task.cancel()
+    # One that ignores that is left behind.
+    await asyncio.wait([task], timeout=LAST_WORD)
+
+
+async def _awaited(run: Callable[[], Awaitable[Any]]) -> None:
+    await run()
+
+
+class Farewell:
+    """Tells the clients that the node goes, and closes their connections."""
+
+    def __init__(self, connections: Connections, sender: Sender, logger: Logger) -> None:
+        self._connections = connections
+        self._sender = sender
+        self._logger = logger
+
+    async def announce(self) -> None:
+        """Send everybody ``system:draining`` with a time of its own to come back.
+
+        One client to each equal part of the window, somewhere in it: chance alone would
+        send some of them at the same moment.
+        """
+        conns = list(self._connections)
+        random.shuffle(conns)
+        part = max(WINDOW, len(conns) / PER_SECOND) / max(1, len(conns))
+        for number, conn in enumerate(conns):
+            data = {"reconnect_in": round((number + random.random()) * part, 3)}  # noqa: S311
+            notice = self._sender.notice("system:draining", "draining", data)
+            self._sender.to_many([conn], notice)
+
+    async def close(self) -> None:
+        """Close every connection with 1012."""
+        for conn in self._connections:
+            self._connections.end(conn, DisconnectReason.SERVER_SHUTDOWN)

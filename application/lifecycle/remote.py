@@ -1,0 +1,235 @@
+"""Operations on connections, wherever in the cluster they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.peers import Cluster, Silent
+from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.connections.hooks import Event, Hooks
+from eyewall.application.connections.registry import Connection, Connections
+from eyewall.application.delivery.locator import Locator
+from eyewall.application.lifecycle.sessions import Sessions
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.stores import StateStore
+from eyewall.application.rooms.membership import Rooms
+from eyewall.domain.connection import COMES_BACK, DisconnectReason
+from eyewall.domain.errors import ConnectionClosed, Unavailable
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.identity import name as check_name
+from eyewall.domain.membership import Membership
+from eyewall.domain.room import JoinOptions, RoomRole
+
+_DISCONNECT, _JOIN, _LEAVE, _LEAVE_ALL = "disconnect", "join", "leave", "leave_all"
+
+
+_IN = "let_in"
+
+
+class Operations:
+    """Does at the right node what is asked for a connection or a user."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        cluster: Cluster,
+        connections: Connections,
+        rooms: Rooms,
+        sessions: Sessions,
+        locator: Locator,
+        hooks: Hooks,
+        logger: Logger,
+        max_per_user: int | None,
+    ) -> None:
+        self._node = node
+        self._state = state
+        self._cluster = cluster
+        self._connections = connections
+        self._rooms = rooms
+        self._sessions = sessions
+        self._locate = locator
+        self._hooks = hooks
+        self._logger = logger
+        self._max_per_user = max_per_user
+        self._tasks = Tasks(logger)
+        cluster.on_call(_DISCONNECT, self._take_disconnect)
+        cluster.on_call(_JOIN, self._take_join)
+        cluster.on_call(_LEAVE, self._take_leave)
+        cluster.on_call(_LEAVE_ALL, self._take_leave_all)
+        cluster.on_call(_IN, self._take_in)
+
+    # --- ends
+
+    async def disconnect_conn(self, conn_id: str, reason: DisconnectReason) -> bool:
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            return self._connections.end(conn, reason)
+        node = await self._locate.remote(conn_id)
+        return node is not None and bool(await self._end({node: [conn_id]}, reason, None))
+
+    async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
+        for_good = reason not in COMES_BACK  # else it finds what it left when it does
+        if for_good:
+            await self._sessions.forget(UserId(user_id))
+        (user,) = await self._locate.users([UserId(user_id)], only_in=False)
+        ended = await self._end(user.by_node, reason, user_id)
+        if for_good:  # what was cut off meanwhile, before its end was decided here
+            await self._sessions.drop(UserId(user_id))
+        return ended
+
+    async def keep_newest(self, user_id: UserId) -> None:
+        """Disconnect a user's oldest connections until it has no more than it may have.
+
+        One that its node has not let in yet is no use to the user so far: it neither counts
+        nor has to go. It sees to the limit itself when it is let in.
+        """
+        limit = self._max_per_user
+        if limit is None:
+            return
+        try:
+            known = (await self._state.connections_of([user_id])).get(user_id, {})
+            if len(known) <= limit:
+                return
+            by_node: dict[NodeId, list[str]] = defaultdict(list)
+            for conn_id, node in known.items():
+                by_node[node].append(conn_id)
+            answers = await asyncio.gather(*(self._in_at(n, ids) for n, ids in by_node.items()))
+            let_in = set().union(*answers)
+            surplus: dict[NodeId, list[str]] = defaultdict(list)
+            for conn_id in [c for c in known if c in let_in][: max(0, len(let_in) - limit)]:
+                surplus[known[conn_id]].append(conn_id)
+            await self._end(surplus, DisconnectReason.REPLACED, user_id)
+        except Unavailable as error:
+            self._logger.warning("user_limit_not_kept", error=told(error))
+
+    async def _in_at(self, node: NodeId, conn_ids: Sequence[str]) -> Collection[str]:
+        """Which of a node's connections are let in; all of them where it does not say."""
+        header = {"conns": list(conn_ids)}
+        if node == self._node:
+            return await self._take_in(header, b"")
+        try:
+            return strings(await self._cluster.call(node, _IN, header))
+        except (Silent, BadPacket) as error:
+            self._logger.warning("node_silent", asked=_IN, error=told(error))
+            return conn_ids
+
+    async def _take_in(self, header: Mapping[str, Any], _: bytes) -> list[str]:
+        found = [self._connections.get(conn_id) for conn_id in strings(header["conns"])]
+        return [conn.id for conn in found if conn is not None and conn.is_in]
+
+    async def _end(
+        self, by_node: Mapping[NodeId, Sequence[str]], reason: DisconnectReason, user_id: str | None
+    ) -> int:
+        """End connections on all nodes at the same time, as far as they still are
+        ``user_id``'s (None: whoever's they are); returns how many were ended.
+
+        A node that does not answer has ended none as far as is known, and is logged.
+        """
+        parts = [
+            self._end_at(node, conn_ids, reason, user_id) for node, conn_ids in by_node.items()
+        ]
+        ended = await asyncio.gather(*parts, return_exceptions=True)
+        for result in ended:
+            if isinstance(result, BaseException):
+                raise result
+        return sum(result for result in ended if isinstance(result, int))
+
+    async def _end_at(
+        self, node: NodeId, conn_ids: Sequence[str], reason: DisconnectReason, user_id: str | None
+    ) -> int:
+        header = {"conns": list(conn_ids), "reason": reason.value, "user": user_id}
+        if node == self._node:
+            return await self._take_disconnect(header, b"")
+        try:
+            return int(await self._cluster.call(node, _DISCONNECT, header))
+        except Silent as error:
+            self._logger.warning("node_silent", asked=_DISCONNECT, error=told(error))
+            return 0
+
+    async def _take_disconnect(self, header: Mapping[str, Any], _: bytes) -> int:
+        reason, user_id = DisconnectReason(header["reason"]), header.get("user")
+        conns = [c for conn_id in header["conns"] if (c := self._connections.get(conn_id))]
+        return sum(
+            self._connections.end(conn, reason)
+            for conn in conns
+            if user_id is None or conn.user_id == user_id
+        )
+
+    # --- rooms
+
+    async def join(self, room_id: RoomId, conn_id: str, options: JoinOptions | None) -> Membership:
+        check_name(room_id, "room_id")
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            return await self._rooms.join(room_id, conn, options)
+        node = await self._locate.remote(conn_id)
+        if node is None:
+            raise ConnectionClosed(f"{conn_id} is not connected")
+        header = {"room": room_id, "conn": conn_id, "options": _options_out(options)}
+        role, members, epoch, offset = await self._cluster.call(node, _JOIN, header)
+        return Membership(room_id, ConnId(conn_id), RoomRole(role), members, epoch, offset)
+
+    async def leave(self, room_id: RoomId, conn_id: str) -> bool:
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            return await self._rooms.leave(room_id, conn)
+        node = await self._locate.remote(conn_id)
+        if node is None:
+            return False
+        return bool(await self._cluster.call(node, _LEAVE, {"room": room_id, "conn": conn_id}))
+
+    async def leave_all(self, conn_id: str) -> int:
+        conn = self._connections.get(conn_id)
+        if conn is not None:
+            return await self._rooms.leave_all(conn)
+        node = await self._locate.remote(conn_id)
+        if node is None:
+            return 0
+        return int(await self._cluster.call(node, _LEAVE_ALL, {"conn": conn_id}))
+
+    async def _take_join(self, header: Mapping[str, Any], _: bytes) -> list[Any]:
+        options = _options_in(header["options"])
+        conn = self._connections.get(header["conn"])
+        if conn is None:
+            raise ConnectionClosed(f"{header['conn']} is not connected")
+        member = await self._rooms.join(RoomId(header["room"]), conn, options)
+        return [int(member.role), member.members, member.epoch, member.offset]
+
+    async def _take_leave(self, header: Mapping[str, Any], _: bytes) -> bool:
+        conn = self._connections.get(header["conn"])
+        return conn is not None and await self._rooms.leave(RoomId(header["room"]), conn)
+
+    async def _take_leave_all(self, header: Mapping[str, Any], _: bytes) -> int:
+        conn = self._connections.get(header["conn"])
+        return 0 if conn is None else await self._rooms.leave_all(conn)
+
+    # --- errors
+
+    def tell_error(self, conn: Connection, error: BaseException) -> None:
+        """Tell the ``on_error`` hooks what went wrong with a connection."""
+        if self._hooks.of(Event.ERROR):
+            self._tasks.spawn(self._hooks.tell(Event.ERROR, conn, error))
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+
+def _options_out(options: JoinOptions | None) -> dict[str, Any] | None:
+    if options is None:
+        return None
+    return {
+        "role": int(options.role),
+        "invited_by": options.invited_by,
+        "force": options.force,
+    }
+
+
+def _options_in(fields: Any) -> JoinOptions | None:
+    return None if fields is None else JoinOptions(**fields)

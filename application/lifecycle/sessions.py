@@ -1,0 +1,463 @@
+"""Sessions: a client that was cut off finds its rooms and its answers again.
+
+Rules of this file:
+
+1. The node that had the connection keeps its session; the name says which node that is.
+   A node that ends in order leaves what it keeps to the state.
+2. A session goes on with one connection: who takes it up ends the one that had it.
+3. Requests in work go along: on the same node their answers reach the new connection,
+   and another node gets the session when they have been answered.
+4. A session that is on its way to a connection is waited for, and reaches it also when
+   that has ended meanwhile: who is cut off again while it comes back loses nothing.
+5. What a session gives is a memory, not a right: rooms are joined under their rules.
+6. A session is its user's. Where that one logged in by a message, it belongs to whoever comes
+   by the same handshake with its name, who is that user again then: the requests that come
+   again were that user's, and so were the rooms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from eyewall.application.cluster.packet import BadPacket
+from eyewall.application.cluster.peers import Cluster
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.concurrency.tasks import briefly
+from eyewall.application.concurrency.timers import Deadline, Deadlines
+from eyewall.application.connections.registry import Connection, Connections
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.stores import StateStore
+from eyewall.domain.connection import COMES_BACK, DisconnectReason
+from eyewall.domain.errors import Unavailable
+from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId, node_of
+from eyewall.domain.repeats import Repeats
+from eyewall.domain.session import (
+    MAX_NAME,
+    KeptSessions,
+    Session,
+    SessionName,
+    became,
+    conn_of,
+    name_of,
+    same,
+)
+
+MOVES = 8
+"""How often a session may have moved on while its client did not hear of it."""
+
+
+PATIENCE = 3.0
+"""Seconds that another node waits for the requests in work, within the time of a call."""
+
+
+LEAVING = 2.0
+"""Seconds that a node that ends has to leave its sessions to the state: 100,000 of them are
+some 50 MiB."""
+
+
+SKEW = 0.05
+"""Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
+
+
+_TAKE, _FORGET = "session", "session_forget"
+
+
+_MARK = "sent away: "
+"""Before a user's id: beside the sessions in the state, and no name of one."""
+
+
+def new_name(conn_id: ConnId) -> SessionName:
+    """An unguessable name for the session that begins with a connection."""
+    return name_of(secrets.token_urlsafe(24), conn_id)
+
+
+class Sessions:
+    """The sessions of this node's connections, and of those that it had."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        cluster: Cluster,
+        state: StateStore,
+        connections: Connections,
+        clock: Clock,
+        stalls: Stalls,
+        logger: Logger,
+        ttl: float,
+    ) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._state = state
+        self._connections = connections
+        self._clock = clock
+        self._logger = logger
+        self._ttl = ttl
+        self._kept = KeptSessions()
+        self._deadlines = Deadlines(clock, stalls)
+        stalls.on_stall(self._kept.postpone)  # nobody could come back
+        self._next: Deadline | None = None
+        self._arriving: dict[SessionName, set[asyncio.Event]] = {}
+        """The sessions that are being joined with an earlier one, and who waits for them."""
+        self._under_way: dict[SessionName, set[object]] = {}
+        """The sessions that take up an earlier one, and the users forgotten meanwhile."""
+        self._returning: dict[ConnId, frozenset[RoomId]] = {}
+        """Connections that are being brought back into these rooms, and not in all yet."""
+        self.become: Callable[[str, dict[str, Any]], object]
+        """Changes what is known of a connection; set when the node is put together."""
+        cluster.on_call(_TAKE, self._take_take)
+        cluster.on_cast(_FORGET, self._take_forget)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    # --- a connection ends
+
+    def ended(self, conn: Connection, reason: DisconnectReason) -> None:
+        """Keep the session of a connection that may come back. One that was never let in has
+        none yet."""
+        if conn.session is None or reason not in COMES_BACK or not conn.is_in:
+            self._returning.pop(conn.id, None)
+            return
+        self._keep(SessionName(conn.session), self._session_of(conn))
+        self._returning.pop(conn.id, None)
+
+    def _session_of(self, conn: Connection) -> Session:
+        rooms = self._returning.get(conn.id, frozenset()).union(conn.roles)
+        return Session(
+            conn.user_id,
+            rooms,
+            conn.asked,
+            came_as=conn.came_as.user_id,
+            identity=became(conn.meta, conn.came_as),
+        )
+
+    async def forget(self, user_id: UserId) -> None:
+        """Keep nothing for a user any more, on any node: it was sent away for good.
+
+        What nodes that have ended left to the state can't be found by its user. So the state
+        has a mark that outlives it, and is looked at by who takes up one of those.
+        """
+        await self.drop(user_id)
+        if self._ttl:
+            now = self._clock.wall().timestamp()
+            mark = json.dumps([now, now + self._ttl])
+            await self._state.keep_sessions({_MARK + user_id: (mark, self._ttl)})
+
+    async def drop(self, user_id: UserId) -> None:
+        """Drop what is kept for a user just now on the nodes that are there."""
+        self._forget(user_id)
+        await self._cluster.cast_all(_FORGET, {"user": user_id})
+
+    def _forget(self, user_id: object) -> None:
+        for forgotten in self._under_way.values():
+            forgotten.add(user_id)
+        for name, session, _ in self._kept.all(self._clock.now()):
+            if session.user_id == user_id:
+                self._kept.drop(name)
+
+    def _take_forget(self, header: Mapping[str, Any], _: bytes) -> None:
+        self._forget(header["user"])
+
+    def _keep(self, name: SessionName, session: Session) -> None:
+        if self._ttl:
+            self._kept.keep(name, session, self._clock.now() + self._ttl)
+            self._arm()
+
+    def _arm(self) -> None:
+        due = self._kept.next_due()
+        if self._next is None and due is not None:
+            self._next = self._deadlines.at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._next = None
+        self._kept.expire(self._clock.now())
+        self._arm()
+
+    # --- it comes back
+
+    async def resume(self, name: str, conn: Connection) -> Session | None:
+        """Let ``conn`` go on with a session; None if that is unknown or another user's.
+
+        Its rooms go on being remembered until ``returned``. Raises ``Unavailable`` when the
+        node that has it does not say.
+        """
+        if conn.session is None or not conn.is_open or len(name) > MAX_NAME:
+            return None
+        if name.startswith(_MARK):
+            return None
+        own = SessionName(conn.session)
+        self._under_way[own] = set()
+        waiting = self._arriving.setdefault(own, set())
+        try:
+            return await self._follow(name, conn, own)
+        finally:
+            self._arriving.pop(own, None)
+            self._under_way.pop(own, None)
+            for over in waiting:
+                over.set()
+
+    def returned(self, conn: Connection) -> None:
+        """It is back in all rooms that let it in: those that it is in count from now on."""
+        self._returning.pop(conn.id, None)
+
+    async def _follow(self, name: str, conn: Connection, own: SessionName) -> Session | None:
+        """Find the session, however often it has moved on."""
+        for _ in range(MOVES):
+            found = await self._find(name, conn, own)
+            if found is None or found.moved is None:
+                return found
+            if same(found.moved, own):
+                return None  # it is this connection's own already
+            name = found.moved
+        return None
+
+    async def _find(self, name: str, conn: Connection, own: SessionName) -> Session | None:
+        """Take the session up where it is: here, on another node, or left to the state."""
+        node = node_of(name)
+        found: Session | None = None
+        if node == self._node:
+            if not same(name, own):
+                await self._arrived(name)
+            found = self._give_up(name, conn.user_id, conn.came_as.user_id, own, conn.connected_at)
+        elif node and await self._cluster.is_alive(node):
+            found = await self._ask(node, name, conn, own)
+        if found is None:
+            found = await self._take_left(name)
+        # Asked again, whoever has said yes: the connection may be another user's since.
+        if found is None or not self._is_for(found, conn.user_id, conn.came_as.user_id):
+            return None
+        if found.user_id in self._under_way.get(own, ()):
+            return None  # sent away since
+        if found.moved is None:
+            self._go_on(conn, own, found)
+        return found
+
+    async def _take_left(self, name: str) -> Session | None:
+        """Take a session that a node left to the state, if its user was not sent away since."""
+        record = await self._state.take_session(name)
+        if record is None:
+            return None
+        found, kept_at = _read(record), _kept_at(record)
+        if found.user_id is None:
+            return found
+        key = _MARK + found.user_id
+        mark = await self._state.take_session(key)
+        if mark is None:
+            return found
+        sent_away, until = _times(mark)
+        left = until - self._clock.wall().timestamp()
+        if left > 0:  # taken is gone: others have to find it too
+            await self._state.keep_sessions({key: (mark, left)})
+        return found if kept_at > sent_away + SKEW else None
+
+    async def _arrived(self, name: str) -> None:
+        """Return when no earlier session is on its way to this one.
+
+        Raises ``Unavailable`` if that takes too long.
+        """
+        waiting = self._arriving.get(SessionName(name))
+        if waiting is None:
+            return
+        over = asyncio.Event()
+        waiting.add(over)
+        deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
+        await over.wait()
+        deadline.cancel()
+        waiting.discard(over)
+        if SessionName(name) in self._arriving:
+            raise Unavailable("the session is still on its way")
+
+    async def _ask(
+        self, node: NodeId, name: str, conn: Connection, heir: SessionName
+    ) -> Session | None:
+        header = {
+            "name": name,
+            "user": conn.user_id,
+            "came": conn.came_as.user_id,
+            "heir": heir,
+            "since": conn.connected_at.timestamp(),
+        }
+        answer = await self._cluster.call(node, _TAKE, header)
+        return None if answer is None else _read(answer)
+
+    def _go_on(self, conn: Connection, own: SessionName, found: Session) -> None:
+        """Let the connection remember what was asked before, and be answered what is in
+        work; if it has ended meanwhile, its session remembers it."""
+        if found.repeats is not None:
+            if conn.asked is not None:
+                found.repeats.take_in(conn.asked)
+            found.repeats.holder = conn
+            conn.asked = found.repeats
+        if conn.is_open:
+            self._returning[conn.id] = found.rooms
+            if conn.user_id != found.user_id and found.identity is not None:
+                self.become(conn.id, dict(found.identity))
+        elif (kept := self._kept.find(own, self._clock.now())) is not None:
+            rooms = kept.rooms | found.rooms
+            self._keep(own, replace(found, rooms=rooms, repeats=conn.asked))
+
+    def _is_for(self, session: Session, user_id: UserId | None, came_as: UserId | None) -> bool:
+        return session.is_for(user_id, came_as, self._clock.wall())
+
+    def _give_up(
+        self,
+        name: str,
+        user_id: UserId | None,
+        came_as: UserId | None,
+        heir: SessionName,
+        since: datetime,
+    ) -> Session | None:
+        """Hand a session of this node to ``heir``, whose connection is there ``since`` then.
+
+        A connection that has the session is ended, unless it is the newer one.
+        """
+        session = self._kept.find(name, self._clock.now())
+        conn = None if session is not None else self._holder(name)
+        if conn is not None:
+            session = self._session_of(conn)
+        if session is None or same(name, heir) or not self._is_for(session, user_id, came_as):
+            return None
+        if conn is not None and conn.connected_at > since:
+            return None  # a resume that was under way for long: the client has moved on
+        if session.repeats is not None:
+            session.repeats.unbind()
+        if session.moved is None:
+            moved = replace(session, rooms=frozenset(), repeats=None, moved=heir)
+            self._keep(SessionName(name), moved)
+        if conn is not None:
+            conn.session = None  # it has none to keep any more
+            self._connections.end(conn, DisconnectReason.CONNECTION_LOST)
+        return session
+
+    def _holder(self, name: str) -> Connection | None:
+        """The open connection that has the session."""
+        conn = self._connections.get(conn_of(name))
+        if conn is None or conn.session is None or not same(conn.session, name):
+            return None
+        return conn
+
+    async def _take_take(self, header: Mapping[str, Any], _: bytes) -> Any:
+        """Another node has the client now."""
+        name, user_id, heir, since = (header[key] for key in ("name", "user", "heir", "since"))
+        if not isinstance(name, str) or not isinstance(heir, str):
+            raise BadPacket("a session without a name")
+        await self._arrived(name)
+        when = datetime.fromtimestamp(float(since) + SKEW, UTC)
+        came_as = header.get("came", user_id)
+        session = self._give_up(name, user_id, came_as, SessionName(heir), when)
+        if session is None:
+            return None
+        if session.repeats is not None:
+            await self._answered(session.repeats)
+        return _record(session)
+
+    async def _answered(self, repeats: Repeats) -> None:
+        """Return when nothing is in work any more, or the patience is over."""
+        over = asyncio.Event()
+        repeats.when_idle = over.set
+        deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
+        if repeats.in_work:
+            await over.wait()
+        deadline.cancel()
+        repeats.when_idle = None
+
+    # --- the node ends
+
+    async def leave(self) -> None:
+        """Leave what is kept to the state: the clients will come back to other nodes."""
+        now = self._clock.wall().timestamp()
+        records: dict[str, tuple[str, float]] = {
+            name: (_record(session, now + left - self._ttl), left)
+            for name, session, left in self._kept.all(self._clock.now())
+        }
+        if not records:
+            return
+        try:
+            await briefly(self._state.keep_sessions(records), LEAVING)
+        except Unavailable as error:
+            self._logger.warning("sessions_not_kept", sessions=len(records), error=told(error))
+        self._kept.clear()
+
+    def close(self) -> None:
+        """End the timer."""
+        self._next = None
+        self._deadlines.close()
+
+
+def _record(session: Session, kept_at: float = 0.0) -> str:
+    """A session as text. Answers are JSON, so they can stand in it. ``kept_at``: when its
+    connection was cut, for what is left to the state."""
+    answers = [] if session.repeats is None else session.repeats.answers()
+    fields = {
+        "user": session.user_id,
+        "rooms": sorted(session.rooms),
+        "answers": [[request_id, answer.decode()] for request_id, answer in answers],
+        "moved": session.moved,
+        "kept_at": kept_at,
+    }
+    if session.identity is None:
+        return json.dumps(fields)
+    try:
+        identity = {name: _plain(value) for name, value in session.identity.items()}
+        return json.dumps({**fields, "came": session.came_as, "identity": identity})
+    except (TypeError, ValueError):
+        # Attributes of the application that are no JSON: its client has to log in again.
+        return json.dumps(fields)
+
+
+def _plain(value: Any) -> Any:
+    """A field of ``ConnMeta`` as JSON has it."""
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _identity(fields: Any) -> Mapping[str, Any] | None:
+    """Read what ``_record`` wrote of who the client is; raises as ``ConnMeta`` does."""
+    if fields is None:
+        return None
+    if fields.get("expires_at") is not None:
+        fields["expires_at"] = datetime.fromisoformat(fields["expires_at"])
+    meta = ConnMeta(**fields)
+    return {name: getattr(meta, name) for name in fields}
+
+
+def _kept_at(record: str) -> float:
+    """When the session of a record was cut; one that does not say so is old."""
+    kept_at = json.loads(record).get("kept_at")
+    return float(kept_at) if isinstance(kept_at, int | float) else 0.0
+
+
+def _times(mark: str) -> tuple[float, float]:
+    """When a user was sent away, and until when that is kept; raises ``BadPacket``."""
+    try:
+        sent_away, until = json.loads(mark)
+        return float(sent_away), float(until)
+    except (TypeError, ValueError) as error:
+        raise BadPacket(f"not a mark: {error}") from None
+
+
+def _read(record: Any) -> Session:
+    """Read what ``_record`` wrote; raises ``BadPacket``: the engine is a trust boundary."""
+    try:
+        fields = json.loads(record)
+        repeats = Repeats()
+        for request_id, answer in fields["answers"]:
+            repeats.answered(request_id, answer.encode())
+        rooms = frozenset(RoomId(room_id) for room_id in fields["rooms"])
+        moved = None if fields["moved"] is None else SessionName(fields["moved"])
+        identity = _identity(fields.get("identity"))
+        return Session(fields["user"], rooms, repeats, moved, fields.get("came"), identity)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadPacket(f"not a session: {error}") from None

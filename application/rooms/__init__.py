@@ -1,0 +1,1 @@
+"""Rooms: members, roles, presence and ordered history."""

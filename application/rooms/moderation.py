@@ -1,0 +1,454 @@
+"""Who may be in which room, and in what role: everything but joining and leaving.
+
+Each use case is one decision of the domain in the state store, then its effect: on
+this node's connections at once, on the others' by a call to their nodes. What concerns
+those who are in the room is seen through also when the task that asked is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from eyewall.application.cluster.packet import strings
+from eyewall.application.cluster.peers import Answerer, Cluster, Silent
+from eyewall.application.concurrency.locks import Turns
+from eyewall.application.connections.registry import Connection, Connections
+from eyewall.application.outbound.broadcast import FanOut
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.logging import told
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.stores import MemberKey, Rule, StateStore
+from eyewall.application.rooms.history import Histories
+from eyewall.application.rooms.membership import Rooms
+from eyewall.application.rooms.seats import Seats, user_key
+from eyewall.application.rooms.stream import Streams
+from eyewall.domain.duration import Seconds, seconds
+from eyewall.domain.envelope import ROOM, Message
+from eyewall.domain.errors import RoomNotFound, Unavailable
+from eyewall.domain.history import Retention, position_of
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.identity import name as check_name
+from eyewall.domain.membership import Member, RoomInfo
+from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
+
+_REMOVED, _ROLE, _KEEPS = "removed", "role", "keeps"
+
+
+LONGEST_BAN = 100 * 365 * 86400.0
+"""Seconds: a ban that is longer is for ever; a date can't be as late as any number."""
+
+
+CLAIM = timedelta(seconds=30)
+"""How long a node may take to switch a room's history on or off: five calls of the stores,
+each with its deadline. One that has died meanwhile holds up the others for so long."""
+
+
+AGAIN = 0.1
+"""Seconds before a claim that another node has is asked for again."""
+
+
+Seated = list[tuple[ConnId, Seat]]
+
+
+class _Lost(Exception):
+    """Another has the claim on the room, or nobody has."""
+
+
+class Claim:
+    """The right to switch a room's history, from entering it to its end."""
+
+    def __init__(self, moderator: Moderator, room_id: RoomId) -> None:
+        self._moderator = moderator
+        self.room_id = room_id
+        self.name = secrets.token_hex(8)
+        self.room: Room | None = None
+        """The room as it was when it was claimed; None if there was none."""
+
+    async def __aenter__(self) -> Claim:
+        self.room = await self._moderator.claim(self.room_id, self.name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._moderator.let_go(self.room_id, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """The seats that a user lost, and whether the room announces it."""
+
+    seats: Seated
+    announce: bool
+
+
+class Moderator:
+    """Use cases on rooms as such, and on users in them. All mean the whole cluster."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        cluster: Cluster,
+        connections: Connections,
+        rooms: Rooms,
+        seats: Seats,
+        streams: Streams,
+        histories: Histories,
+        fanout: FanOut,
+        clock: Clock,
+        logger: Logger,
+    ) -> None:
+        self._node = node
+        self._state = state
+        self._cluster = cluster
+        self._connections = connections
+        self._rooms = rooms
+        self._implied = seats.implied
+        self._streams = streams
+        self._histories = histories
+        self._fanout = fanout
+        self._clock = clock
+        self._logger = logger
+        self._alone = Turns()
+        cluster.on_call(_REMOVED, self._take_removed)
+        cluster.on_call(_ROLE, self._take_role)
+        cluster.on_call(_KEEPS, self._take_keeps)
+
+    # --- rooms
+
+    async def create(self, room_id: RoomId, options: RoomOptions | None) -> RoomInfo:
+        check_name(room_id, "room_id")
+        wanted = options or RoomOptions()
+        now = self._clock.wall()
+
+        def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
+            room = room or Room(room_id, wanted, now)
+            room.create(wanted)
+            return room, info(room)
+
+        return await self._switch(room_id, rule)
+
+    async def update(self, room_id: RoomId, changes: Mapping[str, Any]) -> RoomInfo:
+        def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
+            if room is None:
+                raise RoomNotFound(f"there is no room {room_id}")
+            room.change(changes)
+            return room, info(room)
+
+        if not changes.keys().isdisjoint(("history_size", "history_ttl")):
+            return await self._switch(room_id, rule)
+
+        async def act() -> RoomInfo:
+            known = await self._state.decide(room_id, None, rule)
+            return await self._histories.with_position(known)
+
+        return await self._rooms.effects.see_through(act)
+
+    async def _switch(self, room_id: RoomId, rule: Rule[RoomInfo]) -> RoomInfo:
+        """Decide on a room's options, and on its history with them."""
+
+        async def act() -> RoomInfo:
+            while True:
+                async with self._alone.take(room_id), Claim(self, room_id) as claim:
+                    try:
+                        return await self._switch_alone(claim, rule)
+                    except _Lost:
+                        continue  # the room has arisen, or the claim has run out, meanwhile
+
+        return await self._rooms.effects.see_through(act)
+
+    async def _switch_alone(self, claim: Claim, rule: Rule[RoomInfo]) -> RoomInfo:
+        room_id, before = claim.room_id, claim.room
+        kept = None if before is None else Retention.of(before.options)
+
+        def wanted(room: Room | None, standing: Standing) -> tuple[Room | None, RoomInfo]:
+            if room is not None and not room.is_claimed_by(claim.name):
+                raise _Lost
+            return rule(room, standing)
+
+        # Before it is decided: as long as nobody knows of a history, nobody adds to it.
+        epoch = None
+        if before is not None and kept is None and self._would_keep(before, rule):
+            epoch = (await self._histories.renew(room_id)).epoch
+        known = await self._state.decide(room_id, None, wanted)
+        if before is not None and Retention.of(known.options) != kept:
+            await self._keep(known, epoch)
+        return await self._histories.with_position(known)
+
+    @staticmethod
+    def _would_keep(room: Room, rule: Rule[RoomInfo]) -> bool:
+        """Whether the room keeps a history under a rule; raises what that refuses with."""
+        _, known = rule(copy.copy(room), Standing())
+        return Retention.of(known.options) is not None
+
+    async def claim(self, room_id: RoomId, name: str) -> Room | None:
+        """Be the only one in the cluster that switches a room's history; returns the room as
+        it is then, None if there is none."""
+
+        def rule(room: Room | None, _: Standing) -> tuple[Room | None, tuple[Room | None, bool]]:
+            now = self._clock.wall()
+            mine = room is None or room.claim(name, now=now, until=now + CLAIM)
+            return room, (copy.copy(room), mine)
+
+        while True:
+            room, mine = await self._state.decide(room_id, None, rule)
+            if mine:
+                return room
+            over = asyncio.Event()
+            timer = self._clock.call_later(AGAIN, over.set)
+            try:
+                await over.wait()
+            finally:
+                timer.cancel()
+
+    async def let_go(self, room_id: RoomId, name: str) -> None:
+        """Give the claim back. Where that can't be done it runs out by itself."""
+
+        def rule(room: Room | None, _: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.let_go(name)
+            return room, None
+
+        try:
+            await self._state.decide(room_id, None, rule)
+        except Unavailable as error:
+            self._logger.warning("claim_not_released", room=room_id, error=told(error))
+
+    async def _keep(self, room: RoomInfo, epoch: str | None) -> None:
+        """Have all nodes know how much the room keeps from now on."""
+        retention = Retention.of(room.options)
+        keeps = None if retention is None else [retention.size, retention.ttl]
+        seats = _seats(await self._state.standings(room.id))
+        header = {"room": room.id, "keeps": keeps, "epoch": epoch}
+        await self._on_nodes(seats, header, _KEEPS, self._take_keeps)
+        if retention is None:
+            await self._histories.forget(room.id)
+
+    async def delete(self, room_id: RoomId) -> None:
+        async def act() -> None:
+            async with self._alone.take(room_id), Claim(self, room_id) as claim:
+                await self._delete_alone(claim)
+
+        await self._rooms.effects.see_through(act)
+
+    async def _delete_alone(self, claim: Claim) -> None:
+        room_id, room = claim.room_id, claim.room
+        kept = room is not None and Retention.of(room.options) is not None
+        if kept:  # before: if that fails, nothing is deleted
+            await self._histories.forget(room_id)
+        seated = await self._state.remove_room(room_id)
+        if seated is None:
+            raise RoomNotFound(f"there is no room {room_id}")
+        await self._remove(room_id, _seats(seated), LeaveReason.DELETED, "deleted")
+        # After: somebody may have published meanwhile. What a new room of the name keeps
+        # is none of that.
+        if kept and await self._state.room(room_id) is None:
+            await self._histories.forget(room_id)
+
+    async def room(self, room_id: RoomId) -> RoomInfo | None:
+        room = await self._state.room(room_id)
+        return None if room is None else await self._histories.with_position(info(room))
+
+    async def rooms(self) -> list[RoomId]:
+        return await self._state.rooms()
+
+    async def members(self, room_id: RoomId) -> list[Member]:
+        """The users of a room, in the order in which they came.
+
+        Anonymous connections count together, as one member without a user.
+        """
+        found: dict[MemberKey | None, list[Standing]] = defaultdict(list)
+        for key, standing in (await self._state.standings(room_id)).items():
+            found[key if key.startswith("u:") else None].append(standing)
+        members = [_member(key, standings) for key, standings in found.items()]
+        return sorted(members, key=lambda member: member.joined_at)
+
+    # --- users in rooms
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
+            room = room or self._implied(room_id)
+            room.invite(standing)
+            return room, None
+
+        await self._state.decide(room_id, _key(room_id, user_id), rule)
+
+    async def revoke_invite(self, room_id: RoomId, user_id: UserId) -> None:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.revoke_invite(standing)
+            return room, None
+
+        await self._state.decide(room_id, user_key(user_id), rule)
+
+    async def set_role(self, room_id: RoomId, user_id: UserId, role: RoomRole) -> None:
+        role = RoomRole(role)
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seated]:
+            room = room or self._implied(room_id)
+            room.grant(standing, role)
+            return room, list(standing.seats.items())
+
+        key = _key(room_id, user_id)
+
+        async def act() -> None:
+            await self._settle(room_id, user_id)
+            seats = await self._state.decide(room_id, key, rule)
+            header = {"room": room_id, "role": int(role)}
+            await self._on_nodes(seats, header, _ROLE, self._take_role)
+
+        await self._rooms.effects.see_through(act)
+
+    async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
+        now = self._clock.wall()
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, _Gone]:
+            if room is None:
+                return None, _Gone([], announce=False)
+            gone = room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
+            return room, _Gone(gone, room.options.announce)
+
+        async def act() -> int:
+            await self._settle(room_id, user_id)
+            gone = await self._state.decide(room_id, user_key(user_id), rule)
+            await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
+            if gone.seats:
+                self._log("kicked", room_id, user_id, gone)
+            return len(gone.seats)
+
+        return await self._rooms.effects.see_through(act)
+
+    async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> int:
+        now = self._clock.wall()
+        span = None
+        if duration is not None:
+            length = seconds(duration, "duration", positive=True)
+            span = timedelta(seconds=length) if length < LONGEST_BAN else None
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, _Gone]:
+            room = room or self._implied(room_id)
+            gone = room.ban(standing, now=now, duration=span)
+            return room, _Gone(gone, room.options.announce)
+
+        key = _key(room_id, user_id)
+
+        async def act() -> int:
+            gone = await self._state.decide(room_id, key, rule)
+            await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
+            await self._settle(room_id, user_id)  # after: now it finds the ban
+            self._log("banned", room_id, user_id, gone)
+            return len(gone.seats)
+
+        return await self._rooms.effects.see_through(act)
+
+    async def unban(self, room_id: RoomId, user_id: UserId) -> None:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.unban(standing)
+            return room, None
+
+        await self._state.decide(room_id, user_key(user_id), rule)
+
+    async def _settle(self, room_id: RoomId, user_id: UserId) -> None:
+        """Have the seats that have just become the user's stand under its name."""
+        for conn in self._connections.of_user(user_id):
+            if room_id in self._rooms.unsettled(conn):
+                await self._rooms.settle(room_id, conn)
+
+    def _log(self, event: str, room_id: RoomId, user_id: UserId, gone: _Gone) -> None:
+        self._logger.info(event, room=room_id, user_id=user_id, connections=len(gone.seats))
+
+    # --- effects
+
+    async def _put_out(
+        self, room_id: RoomId, user_id: UserId, gone: _Gone, why: LeaveReason, reason: str
+    ) -> None:
+        await self._remove(room_id, gone.seats, why, reason)
+        if gone.seats and gone.announce:
+            data = {"user_id": user_id, "connections": 0}
+            await self._fanout.to_room(room_id, Message(f"{ROOM}{room_id}", "leave", data))
+
+    async def _remove(self, room_id: RoomId, seats: Seated, why: LeaveReason, reason: str) -> None:
+        """Have every node take out those of its connections that lost their seat."""
+        header = {"room": room_id, "why": why.value, "reason": reason}
+        await self._on_nodes(seats, header, _REMOVED, self._take_removed)
+
+    async def _on_nodes(
+        self, seats: Seated, header: dict[str, Any], kind: str, here: Answerer
+    ) -> None:
+        """Have what was decided take effect on all nodes at the same time.
+
+        Raises ``Unavailable``, after all have been tried, when the bus is away. A node that
+        does not answer is logged. The decision stands either way: a node that has not heard
+        of it finds it when it compares what it has with the state (``repairs``).
+        """
+        parts = [
+            here({**header, "conns": conn_ids}, b"")
+            if node == self._node
+            else self._ask(node, kind, {**header, "conns": conn_ids})
+            for node, conn_ids in _by_node(seats).items()
+        ]
+        for result in await asyncio.gather(*parts, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _ask(self, node: NodeId, kind: str, header: dict[str, Any]) -> None:
+        try:
+            await self._cluster.call(node, kind, header)
+        except Silent as error:
+            self._logger.warning("node_silent", asked=kind, error=told(error))
+
+    async def _take_removed(self, header: Mapping[str, Any], _: bytes) -> None:
+        room_id, why = RoomId(header["room"]), LeaveReason(header["why"])
+        await self._rooms.removed(room_id, self._here(header["conns"]), why, header["reason"])
+
+    async def _take_role(self, header: Mapping[str, Any], _: bytes) -> None:
+        room_id, role = RoomId(header["room"]), RoomRole(header["role"])
+        await self._rooms.promoted(room_id, self._here(header["conns"]), role)
+
+    async def _take_keeps(self, header: Mapping[str, Any], _: bytes) -> None:
+        room_id, keeps, epoch = RoomId(header["room"]), header["keeps"], header["epoch"]
+        retention = None if keeps is None else Retention(int(keeps[0]), keeps[1])
+        at = None if epoch is None else position_of((epoch, 0))
+        self._streams.changed(room_id, retention, at)
+
+    def _here(self, conn_ids: Any) -> list[Connection]:
+        return [c for conn_id in strings(conn_ids) if (c := self._connections.get(conn_id))]
+
+
+def info(room: Room) -> RoomInfo:
+    """A room's record as the API shows it."""
+    return RoomInfo(room.id, room.options, room.seats, room.created_at)
+
+
+def _key(room_id: RoomId, user_id: UserId) -> MemberKey:
+    check_name(room_id, "room_id")
+    return user_key(check_name(user_id, "user_id"))
+
+
+def _member(key: MemberKey | None, standings: list[Standing]) -> Member:
+    seats = [seat for standing in standings for seat in standing.seats.values()]
+    return Member(
+        user_id=None if key is None else UserId(key.removeprefix("u:")),
+        role=max(standing.highest_role() for standing in standings),
+        connections=len(seats),
+        joined_at=min(seat.joined_at for seat in seats),
+    )
+
+
+def _seats(standings: Mapping[MemberKey, Standing]) -> Seated:
+    return [seat for standing in standings.values() for seat in standing.seats.items()]
+
+
+def _by_node(seats: Seated) -> dict[NodeId, list[ConnId]]:
+    found: dict[NodeId, list[ConnId]] = defaultdict(list)
+    for conn_id, seat in seats:
+        found[seat.node].append(conn_id)
+    return found

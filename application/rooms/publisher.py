@@ -1,0 +1,192 @@
+"""Messages to rooms, each at its place where the room keeps a history.
+
+Rules of this file:
+
+1. A message has its place from the moment when the store has it. What the store does
+   not take nobody gets.
+2. What was given a place goes on to the members, here and elsewhere, whatever happens
+   to the task that asked.
+3. Notices of the server itself (typing, joins and leaves) have no place, nor has a message
+   that is not to be kept: they go by ``fanout``, and so does every message of a room
+   without history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.peers import Cluster
+from eyewall.application.concurrency.tasks import Effects
+from eyewall.application.outbound.broadcast import FanOut
+from eyewall.application.outbound.sender import Sender
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.message import Codec, Frame, read_frame
+from eyewall.application.ports.plugins import Logger
+from eyewall.application.ports.stores import HistoryStore
+from eyewall.application.rooms.stream import Arrival, Streams
+from eyewall.domain.envelope import Message
+from eyewall.domain.history import Entry, Position, Retention, position_of
+from eyewall.domain.identity import NodeId, RoomId
+
+_STREAM = "stream"
+
+
+def _nothing() -> None:
+    """There is nothing to look at again."""
+
+
+class Published(NamedTuple):
+    """How many connections of this node were meant, and where the message stands (None
+    without history)."""
+
+    delivered: int
+    position: Position | None = None
+
+
+class Publisher:
+    """Publishes to rooms of the cluster."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        history: HistoryStore,
+        streams: Streams,
+        fanout: FanOut,
+        cluster: Cluster,
+        sender: Sender,
+        codec: Codec,
+        clock: Clock,
+        logger: Logger,
+    ) -> None:
+        self._node = node
+        self._history = history
+        self._streams = streams
+        self._fanout = fanout
+        self._cluster = cluster
+        self._sender = sender
+        self._codec = codec
+        self._clock = clock
+        self._effects = Effects(logger)
+        self.is_plain = streams.is_plain
+        self.retention = streams.retention
+        cluster.on_cast(_STREAM, self._take)
+
+    def to_room(
+        self, room_id: RoomId, message: Message, *, skip: Collection[str] = (), keep: bool = True
+    ) -> Awaitable[int]:
+        """Send to a room, except to the connections ``skip``; returns how many connections
+        of this node were meant. Without ``keep`` it takes no place in the room's history.
+
+        Plain, so that a room without history pays for nothing but the question. Raises
+        ``Unavailable`` when the message can't be given its place.
+        """
+        if not keep or self.is_plain(room_id):
+            return self._fanout.to_room(room_id, message, skip=skip)
+        return self._delivered(room_id, message, skip)
+
+    async def _delivered(self, room_id: RoomId, message: Message, skip: Collection[str]) -> int:
+        return (await self.publish(room_id, message, skip=skip)).delivered
+
+    async def publish(
+        self,
+        room_id: RoomId,
+        message: Message,
+        *,
+        skip: Collection[str] = (),
+        look: Callable[[], None] = _nothing,
+    ) -> Published:
+        """The same; returns where the message stands too.
+
+        ``look`` is called right before the message is given to the store or to the members:
+        what it raises keeps it back.
+        """
+        retention = await self._streams.retention(room_id)
+        if retention is None:
+            await self._fanout.ready()
+            look()
+            return Published(await self._fanout.to_room(room_id, message, skip=skip))
+        frame = self._sender.frame(message, recipient=room_id, fan_out=True)
+        arrival = Arrival(frame, list(skip))
+        at = await self.place(room_id, retention, arrival, frame, look=look)
+        return Published(self._streams.meant(room_id, skip), at)
+
+    async def place(
+        self,
+        room_id: RoomId,
+        retention: Retention,
+        arrival: Arrival,
+        kept: Frame,
+        called: Sequence[NodeId] = (),
+        look: Callable[[], None] = _nothing,
+    ) -> Position:
+        """Give a message its place: ``kept`` is what the store and the other nodes get.
+
+        The nodes ``called`` hear of it in another way. Raises ``InvalidEnvelope`` for a
+        payload of a client that nobody can hold: it would be kept for all who come.
+        """
+        if kept.envelope is not None and kept.envelope.raw is not None:
+            kept.envelope.raw.check()
+        await self._sender.ready()
+        work = partial(self._place, room_id, retention, arrival, kept, called, look)
+        return await self._effects.see_through(work)
+
+    async def _place(
+        self,
+        room_id: RoomId,
+        retention: Retention,
+        arrival: Arrival,
+        kept: Frame,
+        called: Sequence[NodeId],
+        look: Callable[[], None],
+    ) -> Position:
+        look()
+        entry = Entry(kept.payload, kept.priority, arrival.skip)
+        at = await self._history.append(room_id, entry, retention, self._clock.wall())
+        # Nothing waits in between: a later message of this node must not come first.
+        self._streams.arrived(room_id, at, arrival)
+        header: dict[str, Any] = place_out(room_id, at, arrival.skip)
+        header["p"] = int(kept.priority)
+        if called:
+            header["d"] = list(called)
+        await self._cluster.cast_room(room_id, _STREAM, header, kept.payload)
+        return at
+
+    def arrived(self, place: Mapping[str, Any], arrival: Arrival) -> None:
+        """Take in a message that another node gave its place; raises ``BadPacket``."""
+        room_id, at, arrival.skip = place_in(place)
+        self._streams.arrived(room_id, at, arrival)
+
+    def _take(self, header: dict[str, Any], payload: bytes) -> None:
+        room_id, at, skip = place_in(header)
+        if self._node in strings(header.get("d", [])) or not self._streams.is_here(room_id):
+            return
+        frame = read_frame(self._codec, header, payload, recipient=room_id, fan_out=True)
+        self._streams.arrived(room_id, at, Arrival(frame, skip))
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._effects.close()
+
+
+def place_out(room_id: RoomId, at: Position, skip: Sequence[str]) -> dict[str, Any]:
+    """A message's place as a header has it."""
+    header: dict[str, Any] = {"room": room_id, "e": at.epoch, "o": at.offset}
+    if skip:
+        header["x"] = list(skip)
+    return header
+
+
+def place_in(header: Mapping[str, Any]) -> tuple[RoomId, Position, list[str]]:
+    """Read what ``place_out`` wrote; raises ``BadPacket``."""
+    room_id, skip = header.get("room"), strings(header.get("x", []))
+    try:
+        at = position_of((header.get("e"), header.get("o")))
+    except ValueError as error:
+        raise BadPacket(str(error)) from None
+    if not isinstance(room_id, str) or at.offset < 1:
+        raise BadPacket("a room's message without a place")
+    return RoomId(room_id), at, skip

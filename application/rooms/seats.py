@@ -1,0 +1,277 @@
+"""Connections' seats in the cluster's state: taken, given back, put back.
+
+Rules of this file:
+
+1. The domain decides, in one atomic step of the state store. What a rule returns are
+   values: the store's own room and seats are not kept.
+2. A seat stands under the name that its connection had when it took it. Where the
+   connection has another name by now, that is noted until the seat has moved.
+3. Who calls holds the connection's turn.
+4. A decision that failed may have been made: the seat is in doubt until it is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from eyewall.application.connections.registry import Connection
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.stores import MemberKey, Rule, StateStore
+from eyewall.application.rooms.divergence import Doubts
+from eyewall.domain.errors import Refused, RoomNotFound, Unavailable
+from eyewall.domain.history import Retention
+from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
+from eyewall.domain.room import JoinOptions, LeaveReason, Room, RoomOptions, RoomRole, Standing
+
+_T = TypeVar("_T")
+
+
+def user_key(user_id: str) -> MemberKey:
+    return f"u:{user_id}"
+
+
+def user_of(key: MemberKey) -> UserId | None:
+    """Return the user of a standing; None for that of an anonymous connection."""
+    return UserId(key.removeprefix("u:")) if key.startswith("u:") else None
+
+
+def _key(conn_id: ConnId, user_id: UserId | None) -> MemberKey:
+    """Whose standing it is: the user's, or an anonymous connection's own."""
+    return f"c:{conn_id}" if user_id is None else user_key(user_id)
+
+
+def owner_of(key: MemberKey) -> UserId | None:
+    """Whose standing a key names: the way back."""
+    return UserId(key.removeprefix("u:")) if key.startswith("u:") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A seat as the store decided. ``members`` counts the room's connections,
+    ``connections`` the user's."""
+
+    role: RoomRole
+    members: int
+    connections: int
+    announce: bool
+    history: Retention | None = None
+    """How much the room keeps of its messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A seat that was given back: whose, and how many of the user's are still there.
+
+    ``quietly``: the others are told only if the user is not back in time.
+    """
+
+    user_id: UserId | None = None
+    connections: int = 0
+    announce: bool = False
+    quietly: bool = False
+
+
+class Seats:
+    """The seats of this node's connections."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        state: StateStore,
+        clock: Clock,
+        implicit: bool,
+        invite_grace: float,
+        presence_grace: float = 0.0,
+        doubts: Doubts | None = None,
+    ) -> None:
+        self._doubts = Doubts() if doubts is None else doubts
+        self._node = node
+        self._state = state
+        self._clock = clock
+        self._implicit = implicit
+        self._grace = timedelta(seconds=invite_grace)
+        self._unnoticed = timedelta(seconds=presence_grace)
+        self._names: dict[ConnId, dict[RoomId, UserId | None]] = {}
+        self.moving: Mapping[ConnId, object] = self._names
+        """Connections that have seats under a name that is no longer theirs; nearly always
+        empty, which is all that who asks with every message wants to know."""
+
+    def implied(self, room_id: RoomId) -> Room:
+        """The room that arises because somebody names it.
+
+        Raises ``RoomNotFound`` where rooms have to be created.
+        """
+        if not self._implicit:
+            raise RoomNotFound(f"there is no room {room_id}")
+        return Room(room_id, RoomOptions(), self._clock.wall())
+
+    # --- decisions
+
+    async def take(self, room_id: RoomId, conn: Connection, options: JoinOptions | None) -> Taken:
+        """Seat the connection; the seat that it has already is left as it is."""
+        now, name, roles = self._clock.wall(), conn.user_id, conn.meta.roles
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, Taken]:
+            room = room or self.implied(room_id)
+            seat = room.admit(standing, conn.id, self._node, roles=roles, options=options, now=now)
+            announce = room.options.announce and not standing.is_back(now)
+            keeps = Retention.of(room.options)
+            return room, Taken(seat.role, room.seats, len(standing.seats), announce, keeps)
+
+        taken = await self._decide(room_id, conn.id, name, rule, member=room_id in conn.roles)
+        if conn.user_id != name:
+            self._names.setdefault(conn.id, {})[room_id] = name
+        return taken
+
+    async def give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left:
+        """Take the connection's seat away; one that is not there changes nothing."""
+        name, member = self.name_in(room_id, conn), room_id in conn.roles
+        left = await self.take_away(room_id, conn.id, name, why, member=member)
+        self.forget_room(room_id, conn)
+        return left
+
+    async def take_away(
+        self,
+        room_id: RoomId,
+        conn_id: ConnId,
+        name: UserId | None,
+        why: LeaveReason,
+        *,
+        member: bool,
+    ) -> Left:
+        """The same for a connection that may be gone, by the name that its seat is under."""
+        now = self._clock.wall()
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
+            if room is None:
+                return None, Left(name)
+            gone = room.release(standing, [conn_id], why, now=now, grace=self._grace)
+            announce = bool(gone) and room.options.announce
+            quietly = announce and why is LeaveReason.DISCONNECTED and bool(self._unnoticed)
+            if quietly:
+                standing.leave_for(conn_id, now + self._unnoticed)
+            return room, Left(name, len(standing.seats), announce, quietly)
+
+        return await self._decide(room_id, conn_id, name, rule, member=member)
+
+    async def undo(self, room_id: RoomId, conn: Connection) -> None:
+        """Take a seat back that was taken for an owner whom the connection no longer has."""
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+            if room is not None:
+                room.withdraw(standing, conn.id)
+            return room, None
+
+        name = self.name_in(room_id, conn)
+        await self._decide(room_id, conn.id, name, rule, member=False)
+        self.forget_room(room_id, conn)
+
+    async def _decide(
+        self,
+        room_id: RoomId,
+        conn_id: ConnId,
+        name: UserId | None,
+        rule: Rule[_T],
+        *,
+        member: bool,
+    ) -> _T:
+        try:
+            return await self._state.decide(room_id, _key(conn_id, name), rule)
+        except Refused:
+            raise
+        except BaseException:
+            self._doubts.seat(conn_id, room_id, name, member=member)
+            raise
+
+    def doubt(self, room_id: RoomId, conn: Connection) -> None:
+        """Have the seat of a member compared with the state."""
+        self._doubts.seat(conn.id, room_id, self.name_in(room_id, conn), member=True)
+
+    async def stays_away(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> Left:
+        """The time of a connection that was cut off is over: what the others are told,
+        which is nothing if the user has come back meanwhile."""
+
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
+            away = standing.stays_away(conn_id)
+            announce = away and room is not None and room.options.announce
+            return room, Left(user_id, len(standing.seats), announce)
+
+        return await self._state.decide(room_id, _key(conn_id, user_id), rule)
+
+    async def holds(self, room_id: RoomId, conn: Connection) -> bool:
+        """Whether the store has a seat for the connection, as far as it can be asked."""
+        return await self.role(room_id, conn) is not None
+
+    async def role(self, room_id: RoomId, conn: Connection) -> RoomRole | None:
+        """The role of the connection's seat in the store.
+
+        None without a seat, and while the store can't be asked: what was decided before
+        is the last thing known then.
+        """
+
+        try:
+            found = await self.verdict(room_id, conn)
+        except Unavailable:
+            return None
+        return found if isinstance(found, RoomRole) else None
+
+    async def verdict(self, room_id: RoomId, conn: Connection) -> RoomRole | LeaveReason:
+        """The role of the connection's seat in the store, or why it has none there.
+
+        Raises ``Unavailable``.
+        """
+        now = self._clock.wall()
+
+        def rule(
+            room: Room | None, standing: Standing
+        ) -> tuple[Room | None, RoomRole | LeaveReason]:
+            seat = standing.seats.get(conn.id)
+            if seat is not None:
+                return room, seat.role
+            return room, (LeaveReason.BANNED if standing.is_banned(now) else LeaveReason.KICKED)
+
+        name = self.name_in(room_id, conn)
+        return await self._state.decide(room_id, _key(conn.id, name), rule)
+
+    # --- names
+
+    def of(self, conn: Connection) -> set[tuple[RoomId, UserId | None]]:
+        """The seats that the connection should have, each with the name it stands under."""
+        return {(room_id, self.name_in(room_id, conn)) for room_id in conn.roles}
+
+    def stays(self, room_id: RoomId, conn: Connection, name: UserId | None) -> None:
+        """The seat could not be moved: it is to be taken for one of that name still."""
+        if name != conn.user_id:
+            self._names.setdefault(conn.id, {})[room_id] = name
+
+    def renamed(self, conn: Connection, before: UserId | None) -> None:
+        """The connection is another user's now; its seats still are ``before``'s."""
+        names = self._names.setdefault(conn.id, {})
+        for room_id in conn.roles:
+            if names.setdefault(room_id, before) == conn.user_id:
+                del names[room_id]  # it is who it was
+        if not names:
+            self.forget(conn)
+
+    def misnamed(self, conn: Connection) -> list[RoomId]:
+        """The rooms in which the connection sits under a name that it had before."""
+        return list(self._names.get(conn.id, ()))
+
+    def name_in(self, room_id: RoomId, conn: Connection) -> UserId | None:
+        """The user that the connection's seat in the room stands under."""
+        return self._names.get(conn.id, {}).get(room_id, conn.user_id)
+
+    def forget_room(self, room_id: RoomId, conn: Connection) -> None:
+        """The connection has no seat in the room that would have to be moved."""
+        names = self._names.get(conn.id, {})
+        names.pop(room_id, None)
+        if not names:
+            self.forget(conn)
+
+    def forget(self, conn: Connection) -> None:
+        """No seat of the connection has to be moved any more."""
+        self._names.pop(conn.id, None)
