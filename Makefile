@@ -17,8 +17,8 @@ PARTS := chromium:chromium nodejs:node npm:npm nginx:nginx libwebsockets-dev:lib
 BENCH_PARTS := build-essential:cc libssl-dev:openssl/ssl.h zlib1g-dev:zlib.h
 
 # Setuptools warns of its own strict mode, at length.
-INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check \
-	--quiet --constraint constraints.txt
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check --quiet
+INSTALL := $(PIP) --constraint constraints.txt
 # Strict, because type checkers can't follow the lenient mode; without isolation, because
 # the build's own needs are pinned and installed already.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
@@ -33,7 +33,7 @@ WORKERS ?= auto
 # What takes time before the tests does so side by side; what it says stays together.
 BESIDE := --no-print-directory --jobs=4 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: serve test before-tests check conformance bench fuzz dist clean lint types contracts \
+.PHONY: serve test before-tests check handlers conformance bench fuzz dist clean lint types contracts \
 	parts bench-parts FORCE
 .DELETE_ON_ERROR:
 
@@ -45,7 +45,7 @@ test:
 	@$(MAKE) $(BESIDE) before-tests
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --durations 15
 
-before-tests: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm lint types contracts
+before-tests: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm lint types contracts handlers
 
 check: $(VENV)/.test lint types contracts
 	$(BIN)/python -m pytest tests/domain tests/application tests/test_structure.py
@@ -60,6 +60,10 @@ types: $(VENV)/.test
 
 contracts: $(VENV)/.test
 	$(BIN)/lint-imports
+
+# A run of its own: pytest-tornado needs a setuptools that is older than the project's.
+handlers: $(VENV)/.test $(VENV)/.handlers
+	PYTHONPATH=$(VENV)/handlers $(BIN)/python -m pytest --quiet tests/handlers
 
 # What `make test` leaves out of Autobahn's cases, because it takes some 10 minutes. In
 # groups: the cases of one run side by side, and each has a time that it must end in.
@@ -118,6 +122,12 @@ $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.test
 	@$(INSTALL) --only-binary :all: --group bench || { status=$$?; [ $$status -lt 128 ] || \
 		exit $$status; \
 		echo "not all of the bench's peers could be installed: it leaves those out" >&2; }
+	@touch $@
+
+# Packages that only the handler tests import, in a folder that only they have on their path.
+$(VENV)/.handlers: $(VENV)/.made tests/handlers/requirements.txt
+	@rm -rf $(VENV)/handlers
+	$(PIP) --no-deps --target $(VENV)/handlers --requirement tests/handlers/requirements.txt
 	@touch $@
 
 # Clients for Node that the tests run, and the TypeScript compiler, of the versions in the lock

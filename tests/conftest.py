@@ -25,6 +25,9 @@ settings.register_profile(
 settings.load_profile("unhurried")
 
 
+collect_ignore = ["handlers"]
+"""These have a run of their own, `make handlers`, with packages that no other test has."""
+
 # --- what several folders share
 
 
