@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import runpy
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eyewall import NotAMember, QueueConfig, RoomOptions, Server
+from eyewall import NotAMember, RoomOptions, Server
 from eyewall.client.client import TIMEOUT
 from eyewall.testing import TestHub
 
@@ -118,43 +117,3 @@ async def test_who_has_read_it_is_told_and_kept_for_each_user():
         with pytest.raises(NotAMember):
             await bob.request("chat:read", place | {"room": "hall"})
         assert len((await th.hub.history("desk")).messages) == 1
-
-
-def table(page: str, heading: str) -> list[list[str]]:
-    """The cells of the rows of the first table below a heading."""
-    _, _, text = page.partition(f"# {heading}\n")
-    found = re.search(r"\|-.*\n((?:\|.*\n)+)", text)
-    assert found is not None
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in found[1].splitlines()]
-
-
-async def test_the_server_says_what_the_page_says():
-    """Each row is made to happen: the topic, the event and the fields of the data."""
-    rows = {
-        (topic.strip("`"), event.strip("`"), frozenset(re.findall(r"`(\w+)`", data)))
-        for topic, event, data, _ in table(PAGE, "What a room tells its members")
-    }
-    server = Server(client_commands=True, queue=QueueConfig(size=4))
-    async with TestHub(server) as th:
-        await th.hub.create_room("r", RoomOptions(announce=True, history_size=2))
-        ada = await th.connect(user="ada")
-        await ada.join("r")
-        for name in ("ben", "cy"):
-            other = await th.connect(user=name)
-            await other.join("r")
-            await other.typing("r")
-            await th.hub.kick("r", name)
-            kicked = (await other.received())[-1]
-        heard = [*await ada.received(), kicked]
-        ada.stall()
-        for n in range(20):
-            await th.hub.broadcast_room("r", "said", data=n)
-        ada.resume_reading()
-        heard += [m for m in await ada.received() if m.topic != "said"]
-        closing = asyncio.create_task(th.hub.shutdown(0))
-        heard += await ada.received()
-        await closing
-        heard += await ada.received()
-
-    said = {(m.topic.replace("room:r", "room:<room>"), m.event, frozenset(m.data)) for m in heard}
-    assert said == rows
