@@ -30,7 +30,6 @@ from eyewall.application.ports.plugins import (
     Validator,
 )
 from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
-from eyewall.background import BackgroundTask
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
 from eyewall.domain.errors import (
@@ -81,9 +80,10 @@ from eyewall.domain.report import (
 )
 from eyewall.domain.retry import RetryPolicy, SendAttempt, SendResult
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomPolicy, RoomRole
-from eyewall.server import Server
-from eyewall.settings import Settings
-from eyewall.settings_groups import SettingsError
+from eyewall.server.background import BackgroundTask
+from eyewall.server.server import Server
+from eyewall.settings.groups import SettingsError
+from eyewall.settings.settings import Settings
 from eyewall.version import VERSION as __version__  # noqa: N811
 
 __all__ = [

@@ -19,17 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eyewall import chat, reload
+from eyewall import chat
 from eyewall.adapters.observe.logs import make_logger, output_of
 from eyewall.adapters.observe.records import written_as
 from eyewall.application.ports.logging import shown
 from eyewall.domain.errors import UnsafeConfiguration
-from eyewall.listener import CannotListen
-from eyewall.runner import importing
-from eyewall.server import PLAIN, Server, serve
-from eyewall.settings import Settings, source_of
-from eyewall.settings_groups import SettingsError
-from eyewall.settings_sources import CALLER, CONFIG, file_to_read
+from eyewall.server import reload
+from eyewall.server.listener import CannotListen
+from eyewall.server.runner import importing
+from eyewall.server.server import PLAIN, Server, serve
+from eyewall.settings.groups import SettingsError
+from eyewall.settings.settings import Settings, source_of
+from eyewall.settings.sources import CALLER, CONFIG, file_to_read
 from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2

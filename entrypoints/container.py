@@ -25,9 +25,9 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.ports.extras import needs
 from eyewall.application.ports.plugins import Authenticator, Limiter, Metrics
 from eyewall.application.ports.stores import OfflineStore
-from eyewall.server import Server
-from eyewall.settings import Settings
-from eyewall.settings_groups import AuthSettings, LimitSettings, OfflineSettings
+from eyewall.server.server import Server
+from eyewall.settings.groups import AuthSettings, LimitSettings, OfflineSettings
+from eyewall.settings.settings import Settings
 
 
 def _jwt(auth: AuthSettings) -> Authenticator:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import websockets
 
-from eyewall.settings import Settings
+from eyewall.settings.settings import Settings
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]

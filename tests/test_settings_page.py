@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from eyewall.settings import Settings
-from eyewall.settings_schema import known_keys
+from eyewall.settings.schema import known_keys
+from eyewall.settings.settings import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", PAGE.read_text(), re.MULTILINE))

@@ -198,19 +198,6 @@ def test_every_folder_is_packaged():
     assert set(project["tool"]["setuptools"]["packages"]) == names
 
 
-def test_import_linter_knows_every_entrypoint():
-    """Its contract has to name them; one that is not named could be imported from below."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    named = set()
-    for contract in project["tool"]["importlinter"]["contracts"]:
-        named |= set(contract.get("forbidden_modules", ()))
-    files = {path.stem for path in (ROOT / "entrypoints").glob("*.py")} - {"__init__"}
-    folders = {path.parent.name for path in (ROOT / "entrypoints").glob("*/__init__.py")}
-
-    named = {name for name in named if layer_of(name)}
-    assert named == {f"eyewall.{name}" for name in files | folders}
-
-
 def test_the_extra_all_takes_in_every_one():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]

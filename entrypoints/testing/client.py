@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from eyewall.application.connections.registry import Connection
 from eyewall.application.ports.message import Frame
@@ -17,15 +17,39 @@ from eyewall.domain.envelope import Envelope, StreamPosition
 from eyewall.domain.errors import ConnectionClosed, from_code
 from eyewall.domain.history import HistoryPage, wire_position, wire_since
 from eyewall.domain.identity import ConnId, RoomId, UserId
-from eyewall.testing import shown
 from eyewall.testing.links import CODEC, FakeLink
-
-if TYPE_CHECKING:
-    from eyewall.testing.hub import TestHub
+from eyewall.testing.logs import RecordingLogger
+from eyewall.testing.world import World
 
 ANSWERS = ("ack", "error")
 TIMEOUT = 5.0
-"""What the real client waits for an answer by default."""
+"""Seconds that the real client waits for an answer by default."""
+
+SHOWN_ENTRIES = 5
+"""Messages, and log entries, in the report of a failed test: the newest."""
+SHOWN_WIDTH = 120
+"""Characters of each."""
+USUAL_LEVELS = ("debug", "info")
+"""Log levels that the report leaves out."""
+
+
+class HubOfClients(Protocol):
+    """What a client needs of the ``TestHub`` that it is connected to."""
+
+    world: World
+    clients: list[TestClient]
+    logs: RecordingLogger
+    patience: float
+
+    @property
+    def running(self) -> int:
+        """The number of handlers that are at work."""
+
+    async def settle(self) -> None:
+        """Return when everything has happened that needs no time to pass."""
+
+    def raised_by(self, message_id: str | None) -> BaseException | None:
+        """Return what the handler of a message raised unexpectedly; None if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +70,7 @@ class TestClient:
 
     __test__ = False  # pytest takes classes of such a name for tests
 
-    def __init__(self, hub: TestHub, link: FakeLink, label: str) -> None:
+    def __init__(self, hub: HubOfClients, link: FakeLink, label: str) -> None:
         self.hub = hub
         self.label = label
         """What it is called where a test fails: its user, or its connection's id."""
@@ -173,7 +197,7 @@ class TestClient:
         if answer is None:
             if self.closed is not None:
                 raise ConnectionClosed(f"{self.label} was closed: {self.closed.reason}")
-            raise AssertionError(shown.nothing_due(self, f"no answer to {topic} is due"))
+            raise AssertionError(nothing_due(self, f"no answer to {topic} is due"))
         self.due.remove(answer)
         self.taken.append(answer)
         result: dict[str, Any] = answer.data
@@ -304,7 +328,7 @@ class TestClient:
             if isinstance(found, Envelope):
                 self._take(found)
                 return found
-        raise AssertionError(shown.nothing_due(self, "no message is due"))
+        raise AssertionError(nothing_due(self, "no message is due"))
 
     async def receive_raw(self) -> str | bytes:
         """Return the next frame without an envelope: text as ``str``, binary as ``bytes``."""
@@ -313,7 +337,7 @@ class TestClient:
             if not isinstance(found, Envelope):
                 self._take(found)
                 return found
-        raise AssertionError(shown.nothing_due(self, "no raw frame is due"))
+        raise AssertionError(nothing_due(self, "no raw frame is due"))
 
     async def received(self) -> list[Envelope]:
         """Return all messages that are due, which may be none."""
@@ -400,3 +424,71 @@ def _envelope(payload: bytes) -> Envelope:
     if at is not None:
         envelope.stream = StreamPosition(RoomId(at["room"]), at["epoch"], at["offset"])
     return envelope
+
+
+# --- what the report of a failed test says
+
+
+def in_one_line(message: Envelope | str | bytes) -> str:
+    """Return a message, or a raw frame, as one line of a report."""
+    if not isinstance(message, Envelope):
+        return f"raw frame {message!r:.{SHOWN_WIDTH}}"
+    ref = f" ref={message.ref}" if message.ref else ""
+    return f"{message.topic} {message.event}{ref} {message.data!r:.{SHOWN_WIDTH}}"
+
+
+def nothing_due(client: TestClient, wanted: str) -> str:
+    """Return why ``client`` has not received what the test waits for (``wanted``)."""
+    lines = [f"{wanted} for {client.label}"]
+    if client.closed is not None:
+        reason = client.closed.reason
+        lines.append(f"its connection is closed: {reason} ({client.closed.code})")
+    if client.stalled:
+        lines.append(f"it is stalled, and {client.queued} wait in its queue: resume_reading()")
+    lines += _messages("it had got before", client.taken)
+    lines += _messages("it has and did not take", client.due)
+    for other in client.hub.clients:
+        if other is not client:
+            lines += _messages(f"waiting for {other.label}", other.due)
+    running = client.hub.running
+    if running:
+        lines.append(
+            f"handlers at work: {running} (waiting for time to pass, th.advance(); for a client; "
+            "or for something outside, TestHub(server, patience=...))"
+        )
+    lines += _logged(client.hub.logs)
+    return "\n  ".join(lines)
+
+
+def _logged(logs: RecordingLogger) -> list[str]:
+    """Return the newest warnings and errors."""
+    entries = [entry for entry in logs.entries if entry[0] not in USUAL_LEVELS]
+    lines = [f"{level} {event} {_fields(fields)}" for level, event, fields in entries]
+    return _list("logged", lines)
+
+
+def story(clients: Iterable[TestClient], logs: RecordingLogger) -> str:
+    """Return what the clients received and what was logged: for the report of a failed test."""
+    lines = []
+    for client in clients:
+        closed = "" if client.closed is None else f" (closed: {client.closed.reason})"
+        lines += _messages(f"{client.label}{closed} got", client.taken) or [
+            f"{client.label}{closed} took nothing"
+        ]
+        lines += _messages(f"{client.label} did not take", client.due)
+    return "\n".join([*lines, *_logged(logs)])
+
+
+def _messages(title: str, messages: Sequence[Envelope | str | bytes]) -> list[str]:
+    return _list(title, [in_one_line(one) for one in messages])
+
+
+def _list(title: str, lines: Sequence[str]) -> list[str]:
+    if not lines:
+        return []
+    more = f" (the last {SHOWN_ENTRIES} of {len(lines)})" if len(lines) > SHOWN_ENTRIES else ""
+    return [f"{title}{more}:", *(f"  {line}" for line in lines[-SHOWN_ENTRIES:])]
+
+
+def _fields(fields: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v!r:.{SHOWN_WIDTH}}" for k, v in fields.items() if k != "exc_info")

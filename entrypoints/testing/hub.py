@@ -21,17 +21,16 @@ from eyewall.adapters.web.http.origin import Origins
 from eyewall.adapters.web.http.proxies import TrustedProxies
 from eyewall.application.hub.hub import Hub
 from eyewall.application.node import Node
-from eyewall.assemble import Front, Options, build_node
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import ConnectionClosed, Forbidden
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta, UserId
-from eyewall.server import Server, behind, rebuilt
-from eyewall.testing.client import TestClient
+from eyewall.server.assemble import Front, Options, build_node
+from eyewall.server.server import Server, behind, rebuilt
+from eyewall.testing.client import TestClient, story
 from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoSockets
 from eyewall.testing.logs import RecordingLogger
-from eyewall.testing.shown import story
 from eyewall.testing.world import World
 
 WORKERS = 8

@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from eyewall.chat import make_server
-from eyewall.server import Server
+from eyewall.server.server import Server
 from tests.ports import free_port
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))

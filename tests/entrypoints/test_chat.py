@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 
 from eyewall import ConnMeta, RoomId, Server, Settings, UserId
 from eyewall.adapters.history import MemoryHistory
-from eyewall.settings_groups import AuthSettings
+from eyewall.settings.groups import AuthSettings
 from tests.entrypoints.chat_support import UNIT, Refusal, chat_server, visitors
 
 Visit = Callable[..., Any]

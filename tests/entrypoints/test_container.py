@@ -16,8 +16,7 @@ from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.container import Container
 from eyewall.domain.mailbox import MailboxLimits
-from eyewall.settings import Settings
-from eyewall.settings_groups import (
+from eyewall.settings.groups import (
     AuthSettings,
     BusSettings,
     HistorySettings,
@@ -27,6 +26,7 @@ from eyewall.settings_groups import (
     SettingsError,
     StateSettings,
 )
+from eyewall.settings.settings import Settings
 from tests.application.fitting_support import whole
 
 KEY = "a-key-of-thirty-two-bytes-at-least"

@@ -15,8 +15,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from eyewall import ConnMeta, HeartbeatConfig, QueueConfig, Server
 from eyewall.application.ports.extras import needs
 from eyewall.container import Container
-from eyewall.settings import Settings
-from eyewall.settings_groups import AuthSettings, LimitSettings, MetricsSettings
+from eyewall.settings.groups import AuthSettings, LimitSettings, MetricsSettings
+from eyewall.settings.settings import Settings
 from eyewall.testing.logs import RecordingLogger
 from tests.entrypoints.wire import FENCE, peer, raw_peer, running, soon
 

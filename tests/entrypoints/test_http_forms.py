@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eyewall import ConnMeta, Server, Settings
-from eyewall.settings_groups import ServerSettings
+from eyewall.settings.groups import ServerSettings
 from tests.entrypoints.doorstep import EMBEDDED, serving
 
 

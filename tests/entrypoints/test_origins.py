@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eyewall import Forbidden, Server, Settings
-from eyewall.settings import SettingsError
+from eyewall.settings.settings import SettingsError
 from eyewall.testing import TestHub
 from tests.entrypoints.doorstep import EMBEDDED, serving
 

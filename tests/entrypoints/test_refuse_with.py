@@ -20,7 +20,7 @@ from eyewall import (
     Unavailable,
 )
 from eyewall.adapters.web.sockets import loop
-from eyewall.settings import SettingsError
+from eyewall.settings.settings import SettingsError
 from eyewall.testing import TestHub
 from tests.adapters.web.support import Client, masked, request
 from tests.entrypoints.doorstep import EMBEDDED, serving

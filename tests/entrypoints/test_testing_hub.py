@@ -28,7 +28,7 @@ from eyewall import (
 )
 from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.adapters.offline.memory import MemoryOffline
-from eyewall.server import behind
+from eyewall.server.server import behind
 from eyewall.testing import TestHub
 
 

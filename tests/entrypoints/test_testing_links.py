@@ -6,9 +6,9 @@ import pytest
 
 from eyewall.application.ports.message import Frame
 from eyewall.application.ports.transport import Audience, Link, Outbound
-from eyewall.assemble import Front
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.outbox import DropPolicy, Offer, QueueConfig
+from eyewall.server.assemble import Front
 from eyewall.testing import FakeClock
 from eyewall.testing.links import FakeAudience, FakeLink, FakeOutbound, NoSockets
 from eyewall.testing.rest import finished, settle

@@ -47,7 +47,7 @@ def test_what_is_installed_can_be_imported(installed):
     ).split()
 
     assert Path(place).parent == installed / "eyewall"
-    assert module == "eyewall.server"
+    assert module == "eyewall.server.server"
 
 
 def test_pytest_finds_the_test_kit(installed, tmp_path):

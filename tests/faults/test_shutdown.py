@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.runner import ONE
+from eyewall.server.runner import ONE
 from tests.faults.clients import Crowd, Peer, request
 from tests.faults.support import UNIT, WITHIN, HubProcess, assert_pairs, until
 

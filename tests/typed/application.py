@@ -123,7 +123,7 @@ from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.offline.sqlite import SqliteOffline
 from eyewall.client import Client
 from eyewall.middleware import auth_required, log, rate_limit, recover, trace, validate
-from eyewall.settings_groups import AuthSettings, ServerSettings
+from eyewall.settings import AuthSettings, ServerSettings
 from eyewall.testing import TestHub
 
 # --- who it is

@@ -1,0 +1,291 @@
+"""A node and the sockets before it, put together from a server's keywords."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tornado.routing import Matcher, Rule
+
+from eyewall.adapters.bus.memory import MemoryPubSub
+from eyewall.adapters.clock.system import SystemClock
+from eyewall.adapters.codec.json import JsonCodec
+from eyewall.adapters.codec.msgpack import MsgpackCodec
+from eyewall.adapters.history import MemoryHistory
+from eyewall.adapters.observe.logs import make_logger
+from eyewall.adapters.state.memory import MemoryState
+from eyewall.adapters.web.gateway import WebSocketGateway
+from eyewall.adapters.web.http.origin import Hosts, OriginRule
+from eyewall.adapters.web.http.refusals import RefusalLog
+from eyewall.adapters.web.protocol.deflate import CompressionConfig
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.config import NodeConfig, Ports
+from eyewall.application.node import Node
+from eyewall.application.ports import conformance
+from eyewall.application.ports.bus import PubSub
+from eyewall.application.ports.clock import Clock
+from eyewall.application.ports.message import Codec
+from eyewall.application.ports.plugins import (
+    AccessController,
+    Authenticator,
+    Limiter,
+    Logger,
+    Metrics,
+    Validator,
+)
+from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
+from eyewall.application.ports.transport import Intake, Outbound
+from eyewall.domain.commands import commands_of
+from eyewall.domain.connection import HeartbeatConfig
+from eyewall.domain.duration import Seconds, count, seconds
+from eyewall.domain.handshake import refuse_with
+from eyewall.domain.identity import NodeId
+from eyewall.domain.identity import name as check_name
+from eyewall.domain.identity import names as check_names
+from eyewall.domain.outbox import QueueConfig
+from eyewall.domain.report import STORE, offline_mode
+from eyewall.server import ops
+from eyewall.version import VERSION
+
+_CONFIGS: dict[str, type] = {
+    "queue": QueueConfig,
+    "heartbeat": HeartbeatConfig,
+    "compression": CompressionConfig,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a server was told; the meaning of each field is ``Server``'s own."""
+
+    workers: int
+    worker_queue: int
+    lane_queue: int
+    check_origin: OriginRule
+    queue: QueueConfig | None
+    heartbeat: HeartbeatConfig | None
+    max_message_size: int
+    max_connections: int | None
+    max_connections_per_user: int | None
+    max_connections_per_address: int | None
+    compression: CompressionConfig | None
+    handshake_timeout: Seconds
+    authenticator: Authenticator | Callable[..., Any] | None
+    access_controller: AccessController | None
+    validator: Validator | Callable[..., Any] | None
+    limiter: Limiter | Callable[..., Any] | None
+    metrics: Metrics | None
+    logger: Logger | None
+    pubsub: PubSub | None
+    state: StateStore | None
+    history: HistoryStore | None
+    offline: OfflineStore | None
+    offline_default: str
+    node_id: str | None
+    cluster_channel: str
+    lease: Seconds
+    session_ttl: Seconds
+    presence_grace: Seconds
+    client_commands: bool | Collection[str]
+    implicit_rooms: bool
+    trusted_proxies: Collection[str]
+    allowed_hosts: Collection[str] | None
+    refuse_with: str
+    start_page: bool
+    pages: Collection[Any]
+    ops_host: str
+    ops_port: int | None
+    allow_unsafe: Collection[str]
+
+
+class Front(Protocol):
+    """What a server needs of the sockets before its node."""
+
+    intake: Intake
+    """What the connections are told to."""
+
+    def routes(self, path: str) -> list[Any]:
+        """Return Tornado rules that let clients in at ``path``."""
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+
+    @property
+    def hosts(self) -> Hosts | None:
+        """The hosts that are served; None: all."""
+
+    @property
+    def refusals(self) -> RefusalLog | None:
+        """What is told of every handshake that is refused."""
+
+    def refuse_new(self) -> None:
+        """Let nobody in any more; who waits to be let in is told when to come back."""
+
+    async def drain_input(self) -> None:
+        """Return when what the clients sent so far was read and handed on."""
+
+    async def stop(self, within: float) -> None:
+        """See out the connections ``within`` so many seconds, and end."""
+
+
+def default_node_id() -> str:
+    """Host name, process id and a random part: unique without being configured."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.") or "node"
+    return f"{host[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def own_node_id(options: Options) -> NodeId:
+    """The id that was given, or a new one; raises ``ValueError``."""
+    node_id = default_node_id() if options.node_id is None else options.node_id
+    return NodeId(check_name(node_id, "node_id"))
+
+
+def assemble(options: Options) -> tuple[Node, Front]:
+    """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
+    _check_given(options)
+    logger = make_logger() if options.logger is None else options.logger
+    clock: Clock = SystemClock()
+    stalls = Stalls(clock)
+    codec = JsonCodec()
+    sockets = WebSocketGateway(
+        codecs=[codec, MsgpackCodec()],
+        clock=clock,
+        logger=logger,
+        queue=options.queue or QueueConfig(),
+        heartbeat=options.heartbeat or HeartbeatConfig(),
+        max_message_size=count(options.max_message_size, "max_message_size"),
+        handshake_timeout=seconds(options.handshake_timeout, "handshake_timeout", positive=True),
+        check_origin=options.check_origin,
+        trusted_proxies=options.trusted_proxies,
+        allowed_hosts=options.allowed_hosts,
+        refuse_with=refuse_with(options.refuse_with),
+        compression=options.compression,
+        batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
+        stalls=stalls,
+    )
+    node = build_node(
+        options, sockets.outbound, clock=clock, codec=codec, logger=logger, stalls=stalls
+    )
+    sockets.intake = node.intake
+    sockets.refusals.count = node.parts.stats.refused
+    return node, sockets
+
+
+def build_node(
+    options: Options,
+    outbound: Outbound,
+    *,
+    clock: Clock,
+    codec: Codec,
+    logger: Logger,
+    stalls: Stalls | None = None,
+) -> Node:
+    """Build the node that ``options`` describe, before sockets of any kind.
+
+    ``stalls`` watches the loop; None: nothing does. Raises ``ValueError`` for a wrong option.
+    """
+    _check_given(options)
+    ports = Ports(
+        outbound=outbound,
+        clock=clock,
+        codec=codec,
+        logger=logger,
+        # Not "or": an adapter may have a length, and be empty.
+        pubsub=MemoryPubSub() if options.pubsub is None else options.pubsub,
+        state=_own_state(stalls) if options.state is None else options.state,
+        history=MemoryHistory() if options.history is None else options.history,
+        offline=options.offline,
+        metrics=options.metrics,
+        authenticator=options.authenticator,  # type: ignore[arg-type]
+        access_controller=options.access_controller,
+        validator=options.validator,  # type: ignore[arg-type]
+        limiter=options.limiter,  # type: ignore[arg-type]
+        stalls=stalls,
+    )
+    return Node(_config(options), ports)
+
+
+def _own_state(stalls: Stalls | None) -> MemoryState:
+    """A state that no other node has: while the loop stands still no lease runs out."""
+    return MemoryState() if stalls is None else MemoryState(clock=stalls.awake)
+
+
+def _check_given(options: Options) -> None:
+    """Notice a class without its parentheses, an object that lacks a method, and what is not
+    of the type that an option has, here and not at the first message."""
+    for what in conformance.PORTS:
+        given = getattr(options, what, None)
+        if isinstance(given, str | Path | bool):
+            raise ValueError(f"{what} must be an adapter's object, not {given!r:.80}")
+        conformance.check(what, given)
+    for what, kind in _CONFIGS.items():
+        if not isinstance(given := getattr(options, what), kind | None):
+            raise ValueError(f"{what} must be None or a {kind.__name__}, not {given!r:.80}")
+    refuse_with(options.refuse_with)
+    if not isinstance(options.start_page, bool):
+        raise ValueError(f"start_page must be True or False, not {options.start_page!r:.80}")
+    check_pages(options.pages)
+    ops.check(options.ops_host, options.ops_port)
+    for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
+        given = getattr(options, what)
+        if given is None or (what == "check_origin" and callable(given)):
+            continue
+        if not isinstance(given, Collection):  # what can be gone through only once, too
+            raise ValueError(f"{what} must be a list of strings, not {given!r:.80}")
+        check_names(given, what)
+
+
+def check_pages(pages: Collection[Any]) -> None:
+    """Raise ``ValueError`` for what are no Tornado rules: one pair in the place of a list of
+    pairs, say."""
+    given: object = pages
+    if isinstance(given, str | bytes | dict) or not isinstance(given, Collection):
+        raise ValueError(f"pages must be a list of Tornado rules, not {given!r:.80}")
+    for page in pages:
+        is_short = isinstance(page, tuple | list) and 2 <= len(page) <= 4
+        if not isinstance(page, Rule) and not (is_short and isinstance(page[0], str | Matcher)):
+            raise ValueError(f"pages must be Tornado rules (pattern, handler), not {page!r:.80}")
+
+
+def _offline_default(options: Options) -> str:
+    default = offline_mode(options.offline_default, "offline_default")
+    if default == STORE and options.offline is None:
+        raise ValueError("offline_default='store' needs a store: offline=...")
+    return default
+
+
+def _commands(given: bool | Collection[str]) -> bool | Collection[str]:
+    found = commands_of(given)
+    return given if isinstance(given, bool) else found
+
+
+def _config(options: Options) -> NodeConfig:
+    for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
+        if (value := getattr(options, limit)) is not None:
+            count(value, limit)
+    heartbeat = options.heartbeat or HeartbeatConfig()
+    return NodeConfig(
+        node_id=own_node_id(options),
+        cluster_channel=check_name(options.cluster_channel, "cluster_channel"),
+        lease=seconds(options.lease, "lease", positive=True),
+        session_ttl=seconds(options.session_ttl, "session_ttl"),
+        presence_grace=seconds(options.presence_grace, "presence_grace"),
+        workers=count(options.workers, "workers"),
+        worker_queue=options.worker_queue,
+        lane_queue=count(options.lane_queue, "lane_queue"),
+        max_message_size=options.max_message_size,
+        max_connections=options.max_connections,
+        max_connections_per_user=options.max_connections_per_user,
+        max_connections_per_address=options.max_connections_per_address,
+        offline_default=_offline_default(options),
+        client_commands=_commands(options.client_commands),
+        implicit_rooms=options.implicit_rooms,
+        queue=options.queue or QueueConfig(),
+        heartbeat=seconds(heartbeat.interval, "interval"),
+        version=VERSION,
+    )

@@ -1,0 +1,101 @@
+"""The ops address: where an orchestrator and a monitor ask, apart from the clients.
+
+On the clients' port ``/metrics``, ``/healthz`` and ``/readyz`` are visible to every client. With
+an address of their own they are served there and nowhere else. Rules of this file:
+
+1. The address answers from before the adapters are opened until all else has ended: a monitor
+   reads "starting" and "draining", and never meets a refused connection.
+2. Its requests have the bounds of the clients' port. They are no handshakes: a malformed one is
+   not counted among the refused handshakes.
+3. It answers for every ``Host`` and without TLS: monitors use addresses that change. The address
+   that it listens on decides which machines reach it; by default that is this one only.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from eyewall.application.concurrency.stalls import Stalls
+from eyewall.application.ports.plugins import Logger
+from eyewall.server.listener import CannotListen, Listener
+from eyewall.settings.hosts import LOOPBACK
+
+
+def check(host: object, port: object) -> None:
+    """Raise ``ValueError`` for what is no address to listen on. A port of None means no ops
+    address; a host without a port is an error, since it would have no effect."""
+    if not isinstance(host, str):
+        raise ValueError(f"ops_host must be a string, not {host!r:.80}")
+    fits = port is None or (type(port) is int and 0 <= port <= 65535)
+    if not fits:
+        raise ValueError(
+            f"ops_port must be None or a whole number from 0 to 65535, not {port!r:.80}"
+        )
+    if port is None and host != LOOPBACK:
+        raise ValueError("ops_host needs ops_port beside it")
+
+
+class CannotServeOps(CannotListen):
+    """The ops address can't be listened on. The clients' port is not the cause."""
+
+    def __init__(self, error: OSError, host: str, port: int, *, is_clients: bool = False) -> None:
+        super().__init__(error, host, port)
+        self._is_clients = is_clients
+        self._where = f"{host}:{port}"
+
+    def __str__(self) -> str:
+        return f"the ops address {self._where}: {super().__str__()}"
+
+    def why(self, option: str) -> str:
+        """One sentence; ``option`` is the name of the clients' port on the command line or in a
+        call, from which the name of the ops port follows."""
+        ours = "ops.port" if option.startswith("-") else "ops_port="
+        if self._is_clients:
+            where = f"{self._where} is where the clients are"
+            return f"the ops address can't be had: {where}; take another with {ours}"
+        return f"the ops address can't be had: {super().why(ours)}"
+
+
+class OpsAddress:
+    """The listening port of the ops address, in each life of its server."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._listener: Listener | None = None
+
+    @property
+    def port(self) -> int | None:
+        """The port that it listens on; None while it does not."""
+        return None if self._listener is None else self._listener.port
+
+    def listen(self, clients: int | None = None) -> None:
+        """Take the port; raises ``CannotServeOps``, which says so if it is that of the clients."""
+        try:
+            self._listener = Listener(self._host, self._port, None)
+        except CannotListen as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            is_clients = error.errno == errno.EADDRINUSE and self._port == clients
+            raise CannotServeOps(cause, self._host, self._port, is_clients=is_clients) from error
+
+    def serve(
+        self,
+        rules: Sequence[Any],
+        timeout: float,
+        *,
+        logger: Logger,
+        paused: Callable[[OSError], None],
+        stalls: Stalls,
+    ) -> None:
+        """Let requests in, which have to be read ``timeout`` seconds after they have begun."""
+        assert self._listener is not None
+        self._listener.serve(rules, timeout, paused=paused, stalls=stalls)
+        logger.info("ops_listening", addresses=self._listener.addresses)
+
+    async def close(self) -> None:
+        """Listen no longer. May be called again."""
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            await listener.close()
