@@ -9,47 +9,47 @@ from dataclasses import replace
 
 from eyewall.application.cluster.packet import PACKET_SLACK
 from eyewall.application.cluster.peers import Cluster
-from eyewall.application.concurrency.call_guard import Guard
+from eyewall.application.concurrency.call_guard import CallGuard
 from eyewall.application.concurrency.stalls import StallLog, Stalls
 from eyewall.application.concurrency.threads import Threads
 from eyewall.application.config import NodeConfig, Ports
 from eyewall.application.connections.hooks import Hooks
-from eyewall.application.connections.rate_limits import Limits
-from eyewall.application.connections.registry import Audiences, Connection, Connections
+from eyewall.application.connections.rate_limits import RateLimits
+from eyewall.application.connections.registry import BroadcastGroups, Connection, Connections
 from eyewall.application.connections.stats import Stats
-from eyewall.application.connections.token_expiry import Expiry
-from eyewall.application.delivery.acked import Acks
-from eyewall.application.delivery.direct import Messages
-from eyewall.application.delivery.late_acks import Latecomers
-from eyewall.application.delivery.locator import Locator
+from eyewall.application.connections.token_expiry import TokenExpiry
+from eyewall.application.delivery.acked import AckedDelivery
+from eyewall.application.delivery.direct import DirectMessages
+from eyewall.application.delivery.late_acks import LateAcks
+from eyewall.application.delivery.locator import RecipientLocator
 from eyewall.application.delivery.offline import Offline, Stored
-from eyewall.application.delivery.pending_acks import Deliveries
-from eyewall.application.delivery.replay import Replays
+from eyewall.application.delivery.pending_acks import PendingAcks
+from eyewall.application.delivery.replay import OfflineReplay
 from eyewall.application.delivery.retries import Retries
 from eyewall.application.dispatch.commands import Commands
-from eyewall.application.dispatch.receiver import Admission, Receiver
-from eyewall.application.dispatch.replies import Replies
+from eyewall.application.dispatch.receiver import MessageAuthorization, Receiver
+from eyewall.application.dispatch.replies import Responder
 from eyewall.application.dispatch.router import Router
-from eyewall.application.dispatch.token_refresh import Refresher
+from eyewall.application.dispatch.token_refresh import TokenRefresh
 from eyewall.application.hub.hub import Hub
-from eyewall.application.lifecycle.cluster_state import Belongings
-from eyewall.application.lifecycle.drain import Farewell
-from eyewall.application.lifecycle.opening import Inbound, Welcome
-from eyewall.application.lifecycle.reconciliation import Repairs
-from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.lifecycle.cluster_state import ClusterStateSync
+from eyewall.application.lifecycle.drain import ShutdownNotice
+from eyewall.application.lifecycle.opening import ConnectionLifecycle, Welcome
+from eyewall.application.lifecycle.reconciliation import StateReconciler
+from eyewall.application.lifecycle.remote import RemoteConnections
 from eyewall.application.lifecycle.resume import Resumer
 from eyewall.application.lifecycle.sessions import Sessions
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.outbound.failures import Failures
-from eyewall.application.outbound.held_members import Anteroom
+from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.sender import Ids, Sender
 from eyewall.application.ports.logging import guarded
 from eyewall.application.ports.plugins import method
 from eyewall.application.rooms.announcements import Announcements
-from eyewall.application.rooms.divergence import Doubts
-from eyewall.application.rooms.history import Histories
-from eyewall.application.rooms.membership import Door, Rooms
-from eyewall.application.rooms.moderation import Moderator
+from eyewall.application.rooms.divergence import Divergences
+from eyewall.application.rooms.history import RoomHistory
+from eyewall.application.rooms.membership import JoinAuthorization, RoomMembership
+from eyewall.application.rooms.moderation import RoomAdmin
 from eyewall.application.rooms.presence import Presences
 from eyewall.application.rooms.publisher import Publisher
 from eyewall.application.rooms.seats import Seats
@@ -66,8 +66,8 @@ class Parts:
         self.config = config
         self.ports = ports
         self.logger = guarded(ports.logger)
-        self.doubts = Doubts()
-        self._ports = guarded_ports(ports, Guard(self.logger), self.doubts.shake)
+        self.divergences = Divergences()
+        self._ports = guarded_ports(ports, CallGuard(self.logger), self.divergences.shake)
         self.hub = Hub(self) if hub is None else hub
         self._build_watch()
         self._build_sending()
@@ -115,7 +115,7 @@ class Parts:
             ids=Ids(f"{secrets.token_hex(5)}-"),
         )
         self.connections.sender = self.sender
-        self.deliveries = Deliveries(
+        self.pending_acks = PendingAcks(
             sender=self.sender, clock=clock, stats=self.stats, stalls=self.stalls
         )
 
@@ -135,14 +135,14 @@ class Parts:
             lease=config.lease,
             max_payload=config.max_message_size + PACKET_SLACK,
         )
-        self.audiences = Audiences(ports.outbound)
-        self.anteroom = Anteroom(
+        self.broadcast_groups = BroadcastGroups(ports.outbound)
+        self.held_members = HeldMembers(
             connections=self.connections, sender=self.sender, queue=config.queue
         )
         self.fanout = FanOut(
             cluster=self.cluster,
-            audiences=self.audiences,
-            anteroom=self.anteroom,
+            broadcast_groups=self.broadcast_groups,
+            held_members=self.held_members,
             connections=self.connections,
             sender=self.sender,
             codec=ports.codec,
@@ -154,8 +154,8 @@ class Parts:
             history=ports.history,
             state=ports.state,
             connections=self.connections,
-            audiences=self.audiences,
-            anteroom=self.anteroom,
+            broadcast_groups=self.broadcast_groups,
+            held_members=self.held_members,
             sender=self.sender,
             codec=ports.codec,
             clock=ports.clock,
@@ -173,7 +173,7 @@ class Parts:
             clock=ports.clock,
             logger=self.logger,
         )
-        self.histories = Histories(
+        self.room_history = RoomHistory(
             history=ports.history,
             state=ports.state,
             codec=ports.codec,
@@ -193,7 +193,7 @@ class Parts:
             stalls=self.stalls,
             logger=self.logger,
             grace=config.presence_grace,
-            doubts=self.doubts,
+            divergences=self.divergences,
         )
         self.sessions = Sessions(
             node=config.node_id,
@@ -216,7 +216,7 @@ class Parts:
             implicit=config.implicit_rooms,
             invite_grace=config.session_ttl,
             presence_grace=config.presence_grace,
-            doubts=self.doubts,
+            divergences=self.divergences,
         )
         announcements = Announcements(
             seats=self.seats,
@@ -226,20 +226,20 @@ class Parts:
             logger=self.logger,
             grace=config.presence_grace,
         )
-        self.rooms = Rooms(
+        self.rooms = RoomMembership(
             seats=self.seats,
             cluster=self.cluster,
-            audiences=self.audiences,
-            anteroom=self.anteroom,
+            broadcast_groups=self.broadcast_groups,
+            held_members=self.held_members,
             announcements=announcements,
             streams=self.streams,
             sender=self.sender,
             hooks=self.hooks,
             logger=self.logger,
-            door=Door(ports.access_controller),
+            door=JoinAuthorization(ports.access_controller),
         )
         self.rooms.on_gone(self.presences.gone)
-        self.moderator = Moderator(
+        self.room_admin = RoomAdmin(
             node=config.node_id,
             state=ports.state,
             cluster=self.cluster,
@@ -247,34 +247,34 @@ class Parts:
             rooms=self.rooms,
             seats=self.seats,
             streams=self.streams,
-            histories=self.histories,
+            room_history=self.room_history,
             fanout=self.fanout,
             clock=ports.clock,
             logger=self.logger,
         )
 
-    def _build_messages(self) -> Locator:
+    def _build_messages(self) -> RecipientLocator:
         """Sending by connection, user or room; returns the locator."""
         config, ports = self.config, self._ports
-        locator = Locator(
+        locator = RecipientLocator(
             node=config.node_id,
             state=ports.state,
             cluster=self.cluster,
             connections=self.connections,
-            audiences=self.audiences,
+            broadcast_groups=self.broadcast_groups,
             logger=self.logger,
         )
-        acks = Acks(
+        acks = AckedDelivery(
             node=config.node_id,
             cluster=self.cluster,
             connections=self.connections,
-            deliveries=self.deliveries,
+            pending_acks=self.pending_acks,
             sender=self.sender,
             publisher=self.publisher,
             codec=ports.codec,
             clock=ports.clock,
         )
-        self.messages = Messages(
+        self.messages = DirectMessages(
             node=config.node_id,
             cluster=self.cluster,
             connections=self.connections,
@@ -303,7 +303,7 @@ class Parts:
         )
         return locator
 
-    def _build_operations(self, locator: Locator) -> None:
+    def _build_operations(self, locator: RecipientLocator) -> None:
         """Resuming, ending and expiry of connections."""
         config, ports = self.config, self._ports
         self.resumer = Resumer(
@@ -316,7 +316,7 @@ class Parts:
             stalls=self.stalls,
             free="join" in commands_of(config.client_commands),
         )
-        self.operations = Operations(
+        self.operations = RemoteConnections(
             node=config.node_id,
             state=ports.state,
             cluster=self.cluster,
@@ -328,29 +328,29 @@ class Parts:
             logger=self.logger,
             max_per_user=config.max_connections_per_user,
         )
-        self.expiry = Expiry(self.connections, ports.clock, self.stalls)
+        self.expiry = TokenExpiry(self.connections, ports.clock, self.stalls)
 
     def _build_belongings(self) -> None:
         """Clean-up behind connections, and repairs after an outage of the state."""
         ports = self._ports
-        self.belongings = Belongings(
+        self.cluster_state = ClusterStateSync(
             connections=self.connections,
             presences=self.presences,
             rooms=self.rooms,
             seats=self.seats,
             expiry=self.expiry,
             operations=self.operations,
-            deliveries=self.deliveries,
+            pending_acks=self.pending_acks,
             logger=self.logger,
             replays=None if self.stored is None else self.stored.replays,
         )
-        self.sessions.become = self.belongings.change_meta
+        self.sessions.become = self.cluster_state.change_meta
         self.connections.on_end(self._ended)
-        self.connections.after_end(self.belongings.leave)
-        self.repairs = Repairs(
+        self.connections.after_end(self.cluster_state.leave)
+        self.reconciler = StateReconciler(
             node=self.config.node_id,
-            doubts=self.doubts,
-            mend=self.belongings.mend,
+            divergences=self.divergences,
+            mend=self.cluster_state.mend,
             state=ports.state,
             connections=self.connections,
             seats=self.seats,
@@ -358,19 +358,19 @@ class Parts:
             logger=self.logger,
             luck=random.random,
         )
-        self.cluster.on_lapse(self.repairs.restore)
+        self.cluster.on_lapse(self.reconciler.restore)
 
     def _register_commands(self) -> None:
         Commands(
             connections=self.connections,
             rooms=self.rooms,
-            moderator=self.moderator,
+            room_admin=self.room_admin,
             presences=self.presences,
             fanout=self.fanout,
             publisher=self.publisher,
-            histories=self.histories,
+            room_history=self.room_history,
             resumer=self.resumer,
-            refresher=Refresher(
+            token_refresh=TokenRefresh(
                 connections=self.connections,
                 expiry=self.expiry,
                 authenticator=self._ports.authenticator,
@@ -379,50 +379,50 @@ class Parts:
             ),
         ).register(self.router, commands_of(self.config.client_commands))
 
-    def _stored(self, locator: Locator, acks: Acks) -> Stored | None:
+    def _stored(self, locator: RecipientLocator, acks: AckedDelivery) -> Stored | None:
         """What only a node with an offline store has."""
         config, ports = self.config, self._ports
         if ports.offline is None:
             return None
-        latecomers = Latecomers(ports.offline, self.logger)
-        self.deliveries.latecomers = latecomers
-        replays = Replays(
+        late_acks = LateAcks(ports.offline, self.logger)
+        self.pending_acks.late_acks = late_acks
+        replays = OfflineReplay(
             node=config.node_id,
             store=ports.offline,
             cluster=self.cluster,
             connections=self.connections,
             locator=locator,
             acks=acks,
-            deliveries=self.deliveries,
+            pending_acks=self.pending_acks,
             sender=self.sender,
             codec=ports.codec,
             clock=ports.clock,
             logger=self.logger,
         )
-        return Stored(ports.offline, replays, latecomers)
+        return Stored(ports.offline, replays, late_acks)
 
     def _build_intake(self) -> None:
         config, ports = self.config, self._ports
-        self.replies = Replies(self.sender, self.failures, self.stats, self.logger)
+        self.replies = Responder(self.sender, self.failures, self.stats, self.logger)
         self.receiver = Receiver(
             hub=self.hub,
             connections=self.connections,
             router=self.router,
             replies=self.replies,
-            deliveries=self.deliveries,
+            pending_acks=self.pending_acks,
             hooks=self.hooks,
             stats=self.stats,
             clock=ports.clock,
             logger=self.logger,
             tell_error=self.operations.tell_error,
-            admission=Admission(ports.access_controller, ports.validator),
-            limits=None if ports.limiter is None else Limits(method(ports.limiter, "allow")),
+            admission=MessageAuthorization(ports.access_controller, ports.validator),
+            limits=None if ports.limiter is None else RateLimits(method(ports.limiter, "allow")),
             workers=config.workers,
             worker_queue=config.worker_queue,
             lane_queue=config.lane_queue,
         )
-        self.farewell = Farewell(self.connections, self.sender, self.logger)
-        self.intake = Inbound(
+        self.shutdown_notice = ShutdownNotice(self.connections, self.sender, self.logger)
+        self.intake = ConnectionLifecycle(
             node=config.node_id,
             connections=self.connections,
             received=self.receiver.received,
@@ -444,13 +444,13 @@ class Parts:
         self.sessions.ended(conn, reason)
         self.rooms.ended(conn)
         self.receiver.ended(conn)
-        self.deliveries.lost(conn)
+        self.pending_acks.lost(conn)
         self.sender.gaps.forget(conn)
         self.resumer.drained(conn)
         self.expiry.forget(conn)
 
 
-def guarded_ports(ports: Ports, guard: Guard, on_away: Callable[[], None]) -> Ports:
+def guarded_ports(ports: Ports, guard: CallGuard, on_away: Callable[[], None]) -> Ports:
     """The same ports, with a deadline for each call of the bus and the stores."""
     return replace(
         ports,

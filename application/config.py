@@ -18,7 +18,7 @@ from eyewall.application.ports.plugins import (
     Validator,
 )
 from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
-from eyewall.application.ports.transport import Outbound
+from eyewall.application.ports.transport import MessageWriter
 from eyewall.domain.identity import NodeId
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.report import DROP
@@ -59,7 +59,7 @@ class NodeConfig:
 class Ports:
     """The adapters that a node works with."""
 
-    outbound: Outbound
+    outbound: MessageWriter
     clock: Clock
     codec: Codec
     logger: Logger

@@ -12,7 +12,7 @@ from eyewall.application.concurrency.tasks import is_cancelled
 from eyewall.application.config import NodeConfig, Ports
 from eyewall.application.hub.hub import Hub
 from eyewall.application.ports.logging import shown
-from eyewall.application.ports.stores import Opens, has_methods_of
+from eyewall.application.ports.stores import Lifecycle, has_methods_of
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import NodeId
 
@@ -34,7 +34,7 @@ class Node:
         self.parts = Parts(config, ports, hub)
         self.hub = self.parts.hub
         self.intake = self.parts.intake
-        self._open: list[Opens] = []
+        self._open: list[Lifecycle] = []
 
     def adopt(self, other: Node) -> None:
         """Take over what users have registered with ``other`` so far: it stays there too."""
@@ -60,14 +60,14 @@ class Node:
             self._open.append(adapter)
         self.parts.connections.draining = False
         await self.parts.cluster.start()
-        self.parts.repairs.start()
+        self.parts.reconciler.start()
         self.parts.offline.start()
         self.parts.receiver.start()
 
     async def finish_work(self) -> None:
         """Let running handlers and pending acks end."""
         await self.parts.receiver.idle()
-        await self.parts.deliveries.settled()
+        await self.parts.pending_acks.settled()
 
     async def cut_work(self) -> None:
         """End the handlers that still run; their requests are answered."""
@@ -81,7 +81,7 @@ class Node:
     async def stop(self) -> None:
         """End what runs, leave the cluster, close the adapters."""
         await self.parts.receiver.stop()
-        self.parts.deliveries.close()
+        self.parts.pending_acks.close()
         await self.parts.offline.close()
         self.parts.expiry.close()
         self.parts.resumer.close()
@@ -89,8 +89,8 @@ class Node:
         await self.parts.connections.close()
         await self.parts.failures.close()
         await self.parts.operations.close()
-        await self.parts.repairs.close()
-        await self.parts.belongings.close()
+        await self.parts.reconciler.close()
+        await self.parts.cluster_state.close()
         await self.parts.rooms.close()
         await self.parts.publisher.close()
         await self.parts.streams.close()
@@ -102,7 +102,7 @@ class Node:
         while self._open:
             await self._close(self._open.pop())
 
-    async def _open_up(self, adapter: Opens) -> None:
+    async def _open_up(self, adapter: Lifecycle) -> None:
         try:
             async with asyncio.timeout(OPENING) as limit:
                 await adapter.open()
@@ -112,7 +112,7 @@ class Node:
             name = type(adapter).__name__
             raise Unavailable(f"{name} did not open within {OPENING:g} s") from error
 
-    async def _close(self, adapter: Opens) -> None:
+    async def _close(self, adapter: Lifecycle) -> None:
         try:
             async with asyncio.timeout(CLOSING):
                 await adapter.close()
@@ -124,7 +124,7 @@ class Node:
                 "close_failed", adapter=type(adapter).__name__, error=shown(error)
             )
 
-    def _adapters(self) -> Sequence[Opens]:
+    def _adapters(self) -> Sequence[Lifecycle]:
         ports: list[Any] = [
             self.ports.pubsub,
             self.ports.state,
@@ -136,4 +136,4 @@ class Node:
             self.ports.validator,
             self.ports.limiter,
         ]
-        return [port for port in ports if has_methods_of(port, Opens)]
+        return [port for port in ports if has_methods_of(port, Lifecycle)]

@@ -38,7 +38,7 @@ class Seen(Enum):
     """New, and not taken in: repeats wait for all that are in work."""
 
 
-class Repeats:
+class RequestLog:
     """Ids of requests by what became of them, in the order in which they were answered."""
 
     __slots__ = ("_answers", "_bound", "_bytes", "_in_work", "holder", "when_idle")
@@ -140,7 +140,7 @@ class Repeats:
         self._bytes -= len(self._answers.pop(request_id, b""))
         self._bound.discard(request_id)
 
-    def take_in(self, later: Repeats) -> None:
+    def take_in(self, later: RequestLog) -> None:
         """Add what another connection of the session has asked since: its answers, and
         its requests that are in work."""
         for request_id, answer in later.answers():

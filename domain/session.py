@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any, Final, NewType
 
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
-from eyewall.domain.repeats import Repeats
+from eyewall.domain.repeats import RequestLog
 
 SessionName = NewType("SessionName", str)
 """``SECRET.CONN_ID``; the connection's id ends in ``@`` and its node's."""
@@ -68,7 +68,7 @@ class Session:
 
     user_id: UserId | None
     rooms: frozenset[RoomId] = frozenset()
-    repeats: Repeats | None = None
+    repeats: RequestLog | None = None
     moved: SessionName | None = None
     came_as: UserId | None = None
     """The user whom the handshake had named."""

@@ -151,7 +151,7 @@ def rows(section: str) -> dict[str, list[str]]:
 PORTS = {**{port.__name__: port for port in conformance.PORTS.values()}, "Codec": Codec}
 OPTIONAL = {
     "Metrics": WatchesNode,
-    "PubSub": bus.CountsListeners,
+    "PubSub": bus.CountsSubscribers,
     "StateStore": stores.KnowsOwned,
 }
 

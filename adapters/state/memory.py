@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from eyewall.application.ports.stores import MemberKey, Owned, Rule
+from eyewall.application.ports.stores import MemberKey, Owned, RoomTransaction
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.presence import PresenceState, Typing
 from eyewall.domain.room import Room, Standing
@@ -54,7 +54,9 @@ class MemoryState:
 
     # --- rooms
 
-    async def decide(self, room_id: RoomId, member: MemberKey | None, rule: Rule[T]) -> T:
+    async def decide(
+        self, room_id: RoomId, member: MemberKey | None, rule: RoomTransaction[T]
+    ) -> T:
         with self._lock:
             self._reap()
             known = None if member is None else self._standings.get(room_id, {}).get(member)

@@ -20,7 +20,7 @@ from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import guarded
 from eyewall.application.ports.message import Codec
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.ports.transport import Intake
+from eyewall.application.ports.transport import TransportEvents
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.handshake import RefuseWith
 from eyewall.domain.outbox import QueueConfig
@@ -82,12 +82,12 @@ class WebSocketGateway:
         self._endpoint = HandshakeEndpoint(self._io, config, codecs, compression)
 
     @property
-    def intake(self) -> Intake:
+    def intake(self) -> TransportEvents:
         """What the connections are told to."""
         return self._io.intake
 
     @intake.setter
-    def intake(self, intake: Intake) -> None:
+    def intake(self, intake: TransportEvents) -> None:
         self._io.intake = intake
 
     @property

@@ -4,7 +4,7 @@ Rules of this file:
 
 1. A node hears its own channel, the one for all, and those of rooms that it has.
 2. What comes from the bus is never published again.
-3. A question has a deadline; a node that does not answer in time is ``Silent``, which
+3. A question has a deadline; a node that does not answer in time is ``NodeTimeout``, which
    says nothing about what it did.
 4. What is cast to many is sent and forgotten: a bus that is away costs a count, never
    the local delivery that came before.
@@ -20,11 +20,11 @@ from itertools import count
 from typing import Any, cast
 
 from eyewall.application.cluster.packet import BadPacket, Packet, unpack
-from eyewall.application.cluster.subscriptions import Channels
+from eyewall.application.cluster.subscriptions import BusSubscriptions
 from eyewall.application.concurrency.stalls import Stalls
-from eyewall.application.concurrency.tasks import Tasks, briefly, is_end
-from eyewall.application.concurrency.timers import Deadlines
-from eyewall.application.ports.bus import CountsListeners, PubSub
+from eyewall.application.concurrency.tasks import TaskSet, briefly, is_end
+from eyewall.application.concurrency.timers import TimerQueue
+from eyewall.application.ports.bus import CountsSubscribers, PubSub
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import shown, told
 from eyewall.application.ports.message import MalformedMessage
@@ -35,11 +35,11 @@ from eyewall.domain.identity import NodeId, RoomId
 from eyewall.domain.report import Incident
 from eyewall.domain.telling import tell
 
-Caster = Callable[[dict[str, Any], bytes], None]
+EventHandler = Callable[[dict[str, Any], bytes], None]
 """Takes in what another node cast: header and payload. Never waits."""
 
 
-Answerer = Callable[[dict[str, Any], bytes], Awaitable[Any]]
+RequestHandler = Callable[[dict[str, Any], bytes], Awaitable[Any]]
 """Answers another node's question; the result travels as JSON."""
 
 
@@ -54,7 +54,7 @@ CALL_TIMEOUT = 5.0
 _CALL, _REPLY = "call", "reply"
 
 
-class Silent(Unavailable):
+class NodeTimeout(Unavailable):
     """A node did not answer in time."""
 
 
@@ -80,7 +80,7 @@ class Cluster:
         self._prefix = prefix
         self._bus = bus
         self._counts = (
-            cast("CountsListeners", bus) if has_methods_of(bus, CountsListeners) else None
+            cast("CountsSubscribers", bus) if has_methods_of(bus, CountsSubscribers) else None
         )
         self._state = state
         self._clock = clock
@@ -89,15 +89,15 @@ class Cluster:
         self._happened = happened
         self._lease = lease
         self._max_payload = max_payload
-        self._casters: dict[str, Caster] = {}
-        self._answerers: dict[str, Answerer] = {}
-        self._channels = Channels(bus, self._heard, logger)
+        self._casters: dict[str, EventHandler] = {}
+        self._answerers: dict[str, RequestHandler] = {}
+        self._channels = BusSubscriptions(bus, self._heard, logger)
         self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         # Not from 1: an answer to the node that had this name before is not for us.
         self._numbers = count(secrets.randbits(48))
-        self._deadlines = Deadlines(clock, stalls)
+        self._deadlines = TimerQueue(clock, stalls)
         stalls.on_stall(self._stood_still)
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._timer: Timer | None = None
         self._renewing: asyncio.Task[Any] | None = None
         self._renewed = 0.0
@@ -108,10 +108,10 @@ class Cluster:
 
     # --- what is heard
 
-    def on_cast(self, kind: str, take: Caster) -> None:
+    def on_cast(self, kind: str, take: EventHandler) -> None:
         self._casters[kind] = take
 
-    def on_call(self, kind: str, answer: Answerer) -> None:
+    def on_call(self, kind: str, answer: RequestHandler) -> None:
         self._answerers[kind] = answer
 
     # --- life
@@ -138,7 +138,7 @@ class Cluster:
             self._logger.warning("bus_not_left", error=told(error))
         for _, future in self._questions.values():
             if not future.done():
-                future.set_exception(Silent("the node is shutting down"))
+                future.set_exception(NodeTimeout("the node is shutting down"))
         self._questions.clear()
         self._deadlines.close()
         try:
@@ -260,7 +260,7 @@ class Cluster:
     ) -> Any:
         """Ask another node; returns its answer, raises what it refused with.
 
-        Raises ``Silent`` when it does not answer within ``timeout`` seconds.
+        Raises ``NodeTimeout`` when it does not answer within ``timeout`` seconds.
         """
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -367,4 +367,4 @@ class Cluster:
 
 def _silence(future: asyncio.Future[Any], node: str) -> None:
     if not future.done():
-        future.set_exception(Silent(f"node {node} did not answer in time"))
+        future.set_exception(NodeTimeout(f"node {node} did not answer in time"))

@@ -16,7 +16,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.ports.bus import PubSub, Subscription
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
@@ -38,7 +38,7 @@ class _Channel:
         return done and self.ready.exception() is None
 
 
-class Channels:
+class BusSubscriptions:
     """Subscriptions by name, counted by who needs them."""
 
     def __init__(self, bus: PubSub, heard: Callable[[bytes], None], logger: Logger) -> None:
@@ -46,7 +46,7 @@ class Channels:
         self._take = heard
         self._logger = logger
         self._channels: dict[str, _Channel] = {}
-        self._closing = Tasks(logger)
+        self._closing = TaskSet(logger)
 
     def __len__(self) -> int:
         return len(self._channels)

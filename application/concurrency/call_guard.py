@@ -22,8 +22,8 @@ from types import CoroutineType, coroutine
 from typing import Any, NoReturn, cast
 
 from eyewall.application.concurrency.stalls import Alarm, has_come
-from eyewall.application.concurrency.tasks import Tasks, is_end
-from eyewall.application.ports.bus import CountsListeners, PubSub, Subscription
+from eyewall.application.concurrency.tasks import TaskSet, is_end
+from eyewall.application.ports.bus import CountsSubscribers, PubSub, Subscription
 from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import (
@@ -43,7 +43,7 @@ its promise can say itself what it waited for. Whoever waits here may hold the t
 connection, and a client waits for the answer."""
 
 
-class Guard:
+class CallGuard:
     """Sees calls of adapters through, or to their end."""
 
     def __init__(self, logger: Logger) -> None:
@@ -186,7 +186,7 @@ class _Store:
 
     def __init__(
         self,
-        guard: Guard,
+        guard: CallGuard,
         inner: Any,
         *ports: type,
         on_away: Callable[[], None] = lambda: None,
@@ -196,7 +196,7 @@ class _Store:
 
 
 def _guarded(
-    guard: Guard, inner: Any, name: str, on_away: Callable[[], None]
+    guard: CallGuard, inner: Any, name: str, on_away: Callable[[], None]
 ) -> Callable[..., Awaitable[Any]]:
     what = f"{type(inner).__name__}.{name}"
 
@@ -215,7 +215,7 @@ def _guarded(
 class _State(_Store):
     """The state, within whose calls rules of the application run."""
 
-    def __init__(self, guard: Guard, inner: Any, on_away: Callable[[], None]) -> None:
+    def __init__(self, guard: CallGuard, inner: Any, on_away: Callable[[], None]) -> None:
         optional = (KnowsOwned,) if has_methods_of(inner, KnowsOwned) else ()
         super().__init__(guard, inner, StateStore, *optional, on_away=on_away)
         self._decide = cast("Callable[..., Awaitable[Any]]", vars(self)["decide"])
@@ -246,14 +246,14 @@ class _RuleFailed(EyewallError):
 class _Bus:
     """The bus, whose methods may be plain."""
 
-    def __init__(self, guard: Guard, inner: PubSub) -> None:
+    def __init__(self, guard: CallGuard, inner: PubSub) -> None:
         self._guard = guard
         self._inner = inner
         self._name = type(inner).__name__
         self._publishing = f"{self._name}.publish"
-        self._closing = Tasks(guard.logger)
-        if has_methods_of(inner, CountsListeners):
-            self.listeners = cast("CountsListeners", inner).listeners
+        self._closing = TaskSet(guard.logger)
+        if has_methods_of(inner, CountsSubscribers):
+            self.listeners = cast("CountsSubscribers", inner).listeners
 
     def publish(self, channel: str, payload: bytes) -> Any:
         return self._guard.begin(self._publishing, self._inner.publish, channel, payload)
@@ -279,7 +279,7 @@ class _Bus:
 
 
 class _Subscription:
-    def __init__(self, guard: Guard, bus: str, inner: Subscription) -> None:
+    def __init__(self, guard: CallGuard, bus: str, inner: Subscription) -> None:
         self._guard = guard
         self._what = f"{bus}.unsubscribe"
         self._inner = inner

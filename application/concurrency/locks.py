@@ -33,7 +33,7 @@ class _Turn:
 _NONE: Mapping[Hashable, _Turn] = MappingProxyType({})
 
 
-class Turns:
+class KeyedLock:
     """Mutual exclusion by key. A key that nobody uses takes no memory."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import Logger
 from eyewall.domain.errors import Refused, Unavailable
 
-LAST_WORD = 0.5
+CANCEL_GRACE = 0.5
 """Seconds that a task has to end after it was cancelled."""
 
 
@@ -74,7 +74,7 @@ async def briefly(work: Awaitable[Any], seconds: float | None = None) -> None:
         raise Unavailable(f"it took longer than {most:g} s") from error
 
 
-class Tasks:
+class TaskSet:
     """A set of running tasks."""
 
     def __init__(self, logger: Logger) -> None:
@@ -104,7 +104,7 @@ class Tasks:
         while running := self._running - {asyncio.current_task()}:
             for task in running:
                 task.cancel()
-            _, deaf = await asyncio.wait(running, timeout=LAST_WORD)
+            _, deaf = await asyncio.wait(running, timeout=CANCEL_GRACE)
             for task in deaf:
                 self._logger.warning("task_does_not_end", task=task.get_name())
             self._running -= deaf
@@ -138,9 +138,9 @@ class Effects:
     """Owns decisions and their effects until both are over."""
 
     def __init__(self, logger: Logger) -> None:
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
 
-    async def see_through(
+    async def run_to_completion(
         self, work: Callable[[], Awaitable[_T]], then: Callable[[], Awaitable[Any]] | None = None
     ) -> _T:
         """Await ``work``, a decision and its effect, which goes on without the caller.

@@ -19,7 +19,7 @@ from eyewall.domain.errors import Misuse
 T = TypeVar("T")
 
 
-class Call:
+class ThreadCall:
     """A call on its way through a thread and back."""
 
     __slots__ = ("_on_change", "_questions", "fn", "future", "loop")
@@ -83,13 +83,13 @@ def _failed(stop: BaseException) -> RuntimeError:
 class _Here(threading.local):
     """What the thread is at."""
 
-    call: Call | None = None
+    call: ThreadCall | None = None
 
 
 _here = _Here()
 
 
-def current_call() -> Call | None:
+def current_call() -> ThreadCall | None:
     """The call that this thread is making; None in a thread of somebody else."""
     return _here.call
 
@@ -99,15 +99,15 @@ class Threads:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._awaited: set[Call] = set()
+        self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
+        self._awaited: set[ThreadCall] = set()
         self._changed = asyncio.Event()
         self._idle = threading.Semaphore(0)
         self._started = 0
 
     async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Return what ``fn(*args)`` returns, in a thread; context variables come along."""
-        call = Call(partial(copy_context().run, fn, *args), self._changed.set)
+        call = ThreadCall(partial(copy_context().run, fn, *args), self._changed.set)
         self._calls.put(call)
         if not self._idle.acquire(blocking=False) and self._started < self._size:
             self._started += 1
@@ -145,7 +145,7 @@ class Threads:
             calls.put(None)
 
 
-def _work(calls: SimpleQueue[Call | None], idle: threading.Semaphore) -> None:
+def _work(calls: SimpleQueue[ThreadCall | None], idle: threading.Semaphore) -> None:
     while (call := calls.get()) is not None:
         if not call.future.cancelled():
             call.make()

@@ -26,7 +26,7 @@ class Deadline:
 
     __slots__ = ("_fn", "_owner", "_spared", "when")
 
-    def __init__(self, owner: Deadlines, when: float, fn: Callable[[], None]) -> None:
+    def __init__(self, owner: TimerQueue, when: float, fn: Callable[[], None]) -> None:
         self._owner = owner
         self._fn: Callable[[], None] | None = fn
         self._spared = False
@@ -59,7 +59,7 @@ class Deadline:
             fn()
 
 
-class Deadlines:
+class TimerQueue:
     """Calls functions when their time has come, by the clock's ``now``."""
 
     def __init__(self, clock: Clock, stalls: Stalls | None = None) -> None:

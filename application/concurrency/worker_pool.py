@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
 
-from eyewall.application.concurrency.tasks import LAST_WORD, is_end
+from eyewall.application.concurrency.tasks import CANCEL_GRACE, is_end
 
 J = TypeVar("J")
 
@@ -123,7 +123,7 @@ class _Lane(Generic[J]):
             self.later.append(job)
 
 
-class Lanes(Generic[J]):
+class LaneWorkers(Generic[J]):
     """Runs ``handle`` on what is submitted.
 
     ``handle`` should not raise; what it raises all the same goes to ``on_fault``. What was
@@ -195,7 +195,7 @@ class Lanes(Generic[J]):
         for worker in workers:
             worker.cancel()
         if workers:
-            await asyncio.wait(workers, timeout=LAST_WORD)
+            await asyncio.wait(workers, timeout=CANCEL_GRACE)
         lanes = list(self._lanes.values())
         left = [lane.in_work for lane in lanes if lane.in_work is not None]
         left += [job for lane in lanes for job in lane.jobs]

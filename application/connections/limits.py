@@ -19,13 +19,13 @@ SITE = 64
 all the addresses below, and could use a new one for every connection."""
 
 
-class Place:
+class Slot:
     """Implements ``Reservation``: one connection's place in the limits."""
 
     __slots__ = ("_address", "_owner")
 
-    def __init__(self, owner: Places, address: str | None) -> None:
-        self._owner: Places | None = owner
+    def __init__(self, owner: ConnectionLimits, address: str | None) -> None:
+        self._owner: ConnectionLimits | None = owner
         self._address = address
 
     def release(self) -> None:
@@ -34,7 +34,7 @@ class Place:
             owner.give_back(self._address)
 
 
-class Places:
+class ConnectionLimits:
     """Counts connections, those that are still in their handshake too."""
 
     def __init__(self, most: int | None, most_per_address: int | None) -> None:
@@ -46,7 +46,7 @@ class Places:
     def __len__(self) -> int:
         return self._taken
 
-    def take(self, ip: str | None) -> Place:
+    def take(self, ip: str | None) -> Slot:
         """Take a place for who comes from ``ip``; raises ``Overloaded``."""
         if self._most is not None and self._taken >= self._most:
             raise Overloaded("the node has all the connections it may have")
@@ -58,10 +58,10 @@ class Places:
                 raise Overloaded("the address has all the connections it may have")
             self._by_address[address] = here + 1
         self._taken += 1
-        return Place(self, address)
+        return Slot(self, address)
 
     def give_back(self, address: str | None) -> None:
-        """Free a place. For ``Place``, which does it once."""
+        """Free a place. For ``Slot``, which does it once."""
         self._taken -= 1
         if address is not None:
             left = self._by_address[address] - 1

@@ -42,7 +42,7 @@ _place = lru_cache(maxsize=1024)(counted_as)
 
 
 Rest = Callable[[], Awaitable[None]]
-"""Awaits what an async limiter says. Raises as ``Limits.ask`` does."""
+"""Awaits what an async limiter says. Raises as ``RateLimits.ask`` does."""
 
 
 def key_of(conn: Connection) -> str:
@@ -71,7 +71,7 @@ def _rounded(wait: float) -> float:
     return shown if shown >= wait - TICK else round(shown + 0.001, 3)
 
 
-class Limits:
+class RateLimits:
     """Asks the limiter of a node."""
 
     def __init__(self, allow: Callable[[str], Any]) -> None:

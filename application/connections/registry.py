@@ -21,18 +21,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from eyewall.application.concurrency.tasks import LAST_WORD, is_end
+from eyewall.application.concurrency.tasks import CANCEL_GRACE, is_end
 from eyewall.application.connections.hooks import Event, Hooks
-from eyewall.application.connections.limits import Places
+from eyewall.application.connections.limits import ConnectionLimits
 from eyewall.application.connections.stats import Stats
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.ports.transport import Audience, Link, Outbound, Reservation
+from eyewall.application.ports.transport import BroadcastGroup, ConnectionSlot, Link, MessageWriter
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import ShuttingDown
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
-from eyewall.domain.repeats import Repeats
+from eyewall.domain.repeats import RequestLog
 from eyewall.domain.report import FailureReason, fate
 from eyewall.domain.room import RoomRole
 from eyewall.domain.roster import Roster
@@ -89,7 +89,7 @@ class Connection:
         link: Link,
         meta: ConnMeta,
         connections: Connections,
-        reservation: Reservation,
+        reservation: ConnectionSlot,
         session: str | None,
     ) -> None:
         self.id = conn_id
@@ -98,7 +98,7 @@ class Connection:
         self.came_as = meta
         """What the handshake said of it; ``meta`` is what is true now."""
         self.connections = connections
-        self.reservation: Reservation | None = reservation
+        self.reservation: ConnectionSlot | None = reservation
         self.session = session
         """The session's unguessable name; None for a client without a subprotocol."""
         self.is_open = True
@@ -122,7 +122,7 @@ class Connection:
         for which a refresh last did (``limits``)."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
-        self.asked: Repeats | None = None
+        self.asked: RequestLog | None = None
         """What it has asked in its session, as soon as it has."""
 
     @property
@@ -154,10 +154,10 @@ class Connection:
         return frozenset(self.roles)
 
     @property
-    def repeats(self) -> Repeats | None:
+    def repeats(self) -> RequestLog | None:
         """The answers to remember; None where no session was negotiated."""
         if self.session is not None and self.asked is None:
-            self.asked = Repeats()
+            self.asked = RequestLog()
         return self.asked
 
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
@@ -192,7 +192,7 @@ class Connections:
     def __init__(
         self,
         *,
-        outbound: Outbound,
+        outbound: MessageWriter,
         clock: Clock,
         hooks: Hooks,
         stats: Stats,
@@ -204,12 +204,12 @@ class Connections:
         self.sender: SendsToConnection
         """Set when the node is put together; the sender needs the registry too."""
         self.hooks = hooks
-        self.everyone: Audience = outbound.audience()
+        self.everyone: BroadcastGroup = outbound.audience()
         self.roster = Roster()
         self.draining = False
         self._stats = stats
         self._logger = logger
-        self._places = Places(max_connections, max_per_address)
+        self._places = ConnectionLimits(max_connections, max_per_address)
         self._by_id: dict[ConnId, Connection] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._on_end: list[Callable[[Connection, DisconnectReason], None]] = []
@@ -217,7 +217,7 @@ class Connections:
 
     # --- limits
 
-    def reserve(self, ip: str | None) -> Reservation:
+    def reserve(self, ip: str | None) -> ConnectionSlot:
         """Take a place for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
         if self.draining:
             raise ShuttingDown("the node is draining")
@@ -328,21 +328,21 @@ class Connections:
         for task in ending:
             task.cancel()
         if ending:
-            await asyncio.wait(ending, timeout=LAST_WORD)
+            await asyncio.wait(ending, timeout=CANCEL_GRACE)
 
 
-class Audiences:
+class BroadcastGroups:
     """The rooms that have members on this node, each with their links."""
 
-    def __init__(self, outbound: Outbound) -> None:
+    def __init__(self, outbound: MessageWriter) -> None:
         self._outbound = outbound
-        self.of: dict[RoomId, Audience] = {}
+        self.of: dict[RoomId, BroadcastGroup] = {}
         """Read by who has to ask for every message; changed only here."""
 
     def __len__(self) -> int:
         return len(self.of)
 
-    def get(self, room_id: str) -> Audience | None:
+    def get(self, room_id: str) -> BroadcastGroup | None:
         return self.of.get(RoomId(room_id))
 
     def add(self, room_id: RoomId, link: Link) -> None:

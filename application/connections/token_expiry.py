@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from eyewall.application.concurrency.stalls import CHANCE, Stalls
-from eyewall.application.concurrency.timers import Deadline, Deadlines
+from eyewall.application.concurrency.timers import Deadline, TimerQueue
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.ports.clock import Clock
 from eyewall.domain.connection import DisconnectReason
@@ -23,14 +23,14 @@ ROUNDING: Final = 0.001
 """Seconds: a time of day is kept in microseconds."""
 
 
-class Expiry:
+class TokenExpiry:
     """Watches the ``expires_at`` of connections."""
 
     def __init__(self, connections: Connections, clock: Clock, stalls: Stalls) -> None:
         self._connections = connections
         self._clock = clock
         self._stalls = stalls
-        self._deadlines = Deadlines(clock)
+        self._deadlines = TimerQueue(clock)
         self._of: dict[ConnId, tuple[Connection, Deadline]] = {}
         stalls.on_stall(self._stood_still)
         stalls.on_jump(self._plan_anew)

@@ -23,20 +23,20 @@ from eyewall.application.cluster.peers import Cluster
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.delivery.locator import Recipient
 from eyewall.application.delivery.pending_acks import (
-    Batch,
-    Deliveries,
+    AckBatch,
     Outcome,
+    PendingAcks,
     outcomes_in,
     outcomes_out,
     unknown,
 )
-from eyewall.application.outbound.recipients import Whom, whom_in
+from eyewall.application.outbound.recipients import RecipientFilter, whom_in
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Codec, Frame, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, read_frame
 from eyewall.application.ports.transport import Link
-from eyewall.application.rooms.publisher import Publisher, place_out
-from eyewall.application.rooms.stream import Arrival
+from eyewall.application.rooms.publisher import Publisher, encode_position
+from eyewall.application.rooms.stream import BufferedMessage
 from eyewall.domain.delivery import Plan
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed, Unavailable
@@ -55,7 +55,7 @@ PAGE = 1000
 1 KiB for a client that gives its reasons, has to fit a packet (``outcomes.ANSWER``)."""
 
 
-class Acks:
+class AckedDelivery:
     """Delivers to connections wherever they are, and waits for their acks."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Acks:
         node: NodeId,
         cluster: Cluster,
         connections: Connections,
-        deliveries: Deliveries,
+        pending_acks: PendingAcks,
         sender: Sender,
         publisher: Publisher,
         codec: Codec,
@@ -73,7 +73,7 @@ class Acks:
         self._node = node
         self._cluster = cluster
         self._connections = connections
-        self._deliveries = deliveries
+        self._pending_acks = pending_acks
         self._sender = sender
         self._publisher = publisher
         self._codec = codec
@@ -124,15 +124,15 @@ class Acks:
         # Who reads it later is not asked for an ack.
         kept = self._sender.frame(replace(message, id=frame.envelope.id), recipient=room_id)
         found, gone = self._found(everyone.by_node.get(self._node, ()))
-        turn = _Turn(self._deliveries, found, plan, everyone.whom)
+        turn = _Turn(self._pending_acks, found, plan, everyone.whom)
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
-        arrival = Arrival(frame, list(skip), turn)
+        arrival = BufferedMessage(frame, list(skip), turn)
         try:
             at = await self._publisher.place(room_id, retention, arrival, kept, list(others))
         except BaseException:
             turn.cancel()
             raise
-        place = place_out(room_id, at, list(skip))
+        place = encode_position(room_id, at, list(skip))
         # A later page of a node, and a question that the next message has overtaken, find
         # that the turn is over: they repeat the message under its id, with its place.
         parts = [
@@ -147,7 +147,7 @@ class Acks:
         await self._tell(outcomes, frame)
         return outcomes
 
-    async def _tell(self, found: Iterable[tuple[str, Outcome]], frame: Frame) -> None:
+    async def _tell(self, found: Iterable[tuple[str, Outcome]], frame: EncodedMessage) -> None:
         """Have the failure handlers run for what did not arrive."""
         for name, outcome in found:
             if outcome.reason is not None:
@@ -160,7 +160,12 @@ class Acks:
                 )
 
     async def there(
-        self, node: NodeId, conn_id: ConnId, frame: Frame, plan: Plan, whom: Whom
+        self,
+        node: NodeId,
+        conn_id: ConnId,
+        frame: EncodedMessage,
+        plan: Plan,
+        whom: RecipientFilter,
     ) -> Outcome:
         """Deliver to one connection of another node; nobody has been told of a failure."""
         (outcome,) = await self._there(node, [conn_id], frame, plan, whom)
@@ -171,7 +176,7 @@ class Acks:
         node: NodeId,
         conn_ids: list[ConnId],
         recipient: Recipient,
-        frame: Frame,
+        frame: EncodedMessage,
         plan: Plan,
         *,
         result: bool,
@@ -184,10 +189,10 @@ class Acks:
         return [(name, _whose(outcome, recipient)) for outcome in outcomes]
 
     async def _here(
-        self, conn_ids: Iterable[ConnId], frame: Frame, plan: Plan, whom: Whom
+        self, conn_ids: Iterable[ConnId], frame: EncodedMessage, plan: Plan, whom: RecipientFilter
     ) -> list[Outcome]:
         found, gone = self._found(conn_ids)
-        return gone + await self._deliveries.deliver(found, frame, plan, whom)
+        return gone + await self._pending_acks.deliver(found, frame, plan, whom)
 
     def _found(self, conn_ids: Iterable[ConnId]) -> tuple[list[Connection], list[Outcome]]:
         """The connections of this node, and what became of those that are gone."""
@@ -206,9 +211,9 @@ class Acks:
         self,
         node: NodeId,
         conn_ids: list[ConnId],
-        frame: Frame,
+        frame: EncodedMessage,
         plan: Plan,
-        whom: Whom,
+        whom: RecipientFilter,
         *,
         result: bool = False,
         place: Mapping[str, Any] | None = None,
@@ -242,8 +247,8 @@ class Acks:
         whom = whom_in(header)
         if "s" in header:
             found, outcomes = self._found(conn_ids)
-            turn = _Turn(self._deliveries, found, plan, whom)
-            self._publisher.arrived(header["s"], Arrival(frame, turn=turn))
+            turn = _Turn(self._pending_acks, found, plan, whom)
+            self._publisher.arrived(header["s"], BufferedMessage(frame, turn=turn))
             outcomes += await turn.outcomes()
         else:
             outcomes = await self._here(conn_ids, frame, plan, whom)
@@ -254,19 +259,23 @@ class _Turn:
     """Deliveries that begin when their message has its turn in the room."""
 
     def __init__(
-        self, deliveries: Deliveries, conns: Sequence[Connection], plan: Plan, whom: Whom
+        self,
+        pending_acks: PendingAcks,
+        conns: Sequence[Connection],
+        plan: Plan,
+        whom: RecipientFilter,
     ) -> None:
-        self._deliveries = deliveries
+        self._pending_acks = pending_acks
         self._conns = conns
         self._plan = plan
         self._whom = whom
-        self._begun: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+        self._begun: asyncio.Future[AckBatch] = asyncio.get_running_loop().create_future()
 
-    def begin(self, frame: Frame) -> Collection[Link]:
+    def begin(self, frame: EncodedMessage) -> Collection[Link]:
         if self._begun.done():
             return ()  # nobody waits for it any more
         try:
-            batch = self._deliveries.begin(self._conns, frame, self._plan, self._whom)
+            batch = self._pending_acks.begin(self._conns, frame, self._plan, self._whom)
             self._begun.set_result(batch)
         except Exception as error:  # noqa: BLE001  (whoever waits for the outcomes gets it)
             self._begun.set_exception(error)
@@ -285,7 +294,7 @@ class _Turn:
             batch = await self._begun
         except Unavailable as error:
             return [unknown(conn.id, error) for conn in self._conns]
-        return await self._deliveries.finish(batch)
+        return await self._pending_acks.finish(batch)
 
 
 def _whose(outcome: Outcome, recipient: Recipient) -> Outcome:

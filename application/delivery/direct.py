@@ -11,15 +11,21 @@ from typing import Any
 
 from eyewall.application.cluster.packet import strings
 from eyewall.application.cluster.peers import Cluster
-from eyewall.application.concurrency.locks import Turns
+from eyewall.application.concurrency.locks import KeyedLock
 from eyewall.application.connections.registry import BEING_ASKED, Connection, Connections
-from eyewall.application.delivery.acked import Acks
-from eyewall.application.delivery.locator import Locator, Recipient
+from eyewall.application.delivery.acked import AckedDelivery
+from eyewall.application.delivery.locator import Recipient, RecipientLocator
 from eyewall.application.delivery.pending_acks import Outcome, is_unknown
-from eyewall.application.outbound.recipients import ANYBODY, Filter, Whom, checked, whom_in
+from eyewall.application.outbound.recipients import (
+    ANY_RECIPIENT,
+    Filter,
+    RecipientFilter,
+    checked,
+    whom_in,
+)
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Codec, Frame, read_frame, read_text
+from eyewall.application.ports.message import Codec, EncodedMessage, read_frame, read_text
 from eyewall.domain.delivery import Plan
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Envelope, Message
@@ -49,7 +55,7 @@ from eyewall.domain.report import (
 _SEND, _TEXT = "send", "conn_text"
 
 
-class Messages:
+class DirectMessages:
     """Sends to recipients by name, and says what became of it."""
 
     def __init__(
@@ -58,8 +64,8 @@ class Messages:
         node: NodeId,
         cluster: Cluster,
         connections: Connections,
-        locator: Locator,
-        acks: Acks,
+        locator: RecipientLocator,
+        acks: AckedDelivery,
         sender: Sender,
         codec: Codec,
         clock: Clock,
@@ -72,7 +78,7 @@ class Messages:
         self._sender = sender
         self._codec = codec
         self._clock = clock
-        self._turns = Turns()
+        self._turns = KeyedLock()
         cluster.on_cast(_SEND, self._take_send)
         cluster.on_cast(_TEXT, self._take_text)
 
@@ -251,7 +257,7 @@ class Messages:
             reports += [(name, r) for r in await self._forward(recipient, frame.addressed(name))]
         return reports
 
-    async def _forward(self, recipient: Recipient, frame: Frame) -> list[DeliveryReport]:
+    async def _forward(self, recipient: Recipient, frame: EncodedMessage) -> list[DeliveryReport]:
         reports = []
         for node, conn_ids in recipient.by_node.items():
             if node == self._node:
@@ -269,7 +275,7 @@ class Messages:
         self,
         node: NodeId,
         recipient: Recipient,
-        frame: Frame,
+        frame: EncodedMessage,
         kind: str,
         header: Mapping[str, Any],
     ) -> list[DeliveryReport]:
@@ -287,7 +293,12 @@ class Messages:
         ]
 
     async def _gone(
-        self, frame: Frame, conn_id: str, whom: Whom = ANYBODY, *, acked: bool | None = None
+        self,
+        frame: EncodedMessage,
+        conn_id: str,
+        whom: RecipientFilter = ANY_RECIPIENT,
+        *,
+        acked: bool | None = None,
     ) -> DeliveryReport:
         error = ConnectionClosed(f"{conn_id} is not connected")
         missed = Missed(ConnId(conn_id), whom.user)
@@ -304,7 +315,7 @@ class Messages:
         return _failed(name, error, missed, acked)
 
     async def _to_local(
-        self, conn_id: ConnId, frame: Frame, whom: Whom = ANYBODY
+        self, conn_id: ConnId, frame: EncodedMessage, whom: RecipientFilter = ANY_RECIPIENT
     ) -> DeliveryReport:
         conn = self._connections.get(conn_id)
         if conn is None or not whom.means(conn):

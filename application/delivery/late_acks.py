@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import OfflineStore
@@ -23,13 +23,13 @@ once more, under its id."""
 _Key = tuple[ConnId, str]
 
 
-class Latecomers:
+class LateAcks:
     """Takes what was answered late out of the offline store."""
 
     def __init__(self, store: OfflineStore, logger: Logger) -> None:
         self._store = store
         self._logger = logger
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._silent: dict[_Key, tuple[UserId, bool]] = {}
         """Whose the message was, and whether an answer has come meanwhile, by connection
         and message. The connection may be another user's when it answers."""

@@ -10,8 +10,14 @@ from typing import Any
 
 from eyewall.application.cluster.packet import BadPacket, strings
 from eyewall.application.cluster.peers import Cluster
-from eyewall.application.connections.registry import Audiences, Connection, Connections
-from eyewall.application.outbound.recipients import ANYBODY, Filter, Whom, where_in, where_out
+from eyewall.application.connections.registry import BroadcastGroups, Connection, Connections
+from eyewall.application.outbound.recipients import (
+    ANY_RECIPIENT,
+    Filter,
+    RecipientFilter,
+    where_in,
+    where_out,
+)
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import StateStore
@@ -20,7 +26,7 @@ from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where, node_of
 from eyewall.domain.report import Target, TargetKind
 
-By = dict[NodeId, list[ConnId]]
+ConnectionsByNode = dict[NodeId, list[ConnId]]
 
 
 _WHO = "who"
@@ -34,8 +40,8 @@ class Recipient:
     """Whom the caller named, and where its connections are."""
 
     name: str
-    by_node: By
-    whom: Whom = ANYBODY
+    by_node: ConnectionsByNode
+    whom: RecipientFilter = ANY_RECIPIENT
     """What has to be true of a connection when it is written to."""
     users: Mapping[ConnId, UserId] = field(default_factory=dict)
     """The user of each connection when it was found, where ``whom`` names none."""
@@ -60,7 +66,7 @@ def _owners(conns: Iterable[Connection]) -> dict[ConnId, UserId]:
     return {conn.id: conn.user_id for conn in conns if conn.user_id is not None}
 
 
-class Locator:
+class RecipientLocator:
     """Finds connections. This node knows its own best; the state knows the others'."""
 
     def __init__(
@@ -70,14 +76,14 @@ class Locator:
         state: StateStore,
         cluster: Cluster,
         connections: Connections,
-        audiences: Audiences,
+        broadcast_groups: BroadcastGroups,
         logger: Logger,
     ) -> None:
         self._node = node
         self._state = state
         self._cluster = cluster
         self._connections = connections
-        self._audiences = audiences
+        self._broadcast_groups = broadcast_groups
         self._logger = logger
         cluster.on_call(_WHO, self._take_who)
 
@@ -100,12 +106,12 @@ class Locator:
         known = await self._state.connections_of(users)
         found = []
         for user in users:
-            by_node: By = defaultdict(list)
+            by_node: ConnectionsByNode = defaultdict(list)
             for conn_id, node in known.get(user, {}).items():
                 if node != self._node:
                     by_node[node].append(conn_id)
             here = [c for c in self._connections.of_user(user) if c.is_in or not only_in]
-            found.append(self._with_local(user, here, by_node, Whom(user=user)))
+            found.append(self._with_local(user, here, by_node, RecipientFilter(user=user)))
         return found
 
     async def target(self, target: Target) -> Recipient:
@@ -118,7 +124,7 @@ class Locator:
                 return await self.room(RoomId(target.id))
 
     async def room(self, room_id: RoomId, skip: Collection[str] = ()) -> Recipient:
-        by_node: By = defaultdict(list)
+        by_node: ConnectionsByNode = defaultdict(list)
         users: dict[ConnId, UserId] = {}
         found: set[ConnId] = set()
         for key, standing in (await self._state.standings(room_id)).items():
@@ -130,28 +136,28 @@ class Locator:
                     by_node[seat.node].append(conn_id)
                     if user_id is not None:
                         users[conn_id] = user_id
-        whom = Whom(room=room_id)
-        members = self._audiences.members(room_id)
+        whom = RecipientFilter(room=room_id)
+        members = self._broadcast_groups.members(room_id)
         here = [conn for conn in members if whom.means(conn) and conn.id not in skip]
         return self._with_local(room_id, here, by_node, whom, users)
 
     async def fitting(self, fits: Filter | Where) -> Recipient:
         """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
-        by_node: By = {}
+        by_node: ConnectionsByNode = {}
         if isinstance(fits, Where):
             header = {"where": where_out(fits)}
             nodes = await self._cluster.others()
             answers = await asyncio.gather(*(self._ask_who(node, header) for node in nodes))
             by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
         here = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
-        return self._with_local("*", here, by_node, Whom(fits=fits))
+        return self._with_local("*", here, by_node, RecipientFilter(fits=fits))
 
     def _with_local(
         self,
         name: str,
         here: Collection[Connection],
-        by_node: By,
-        whom: Whom,
+        by_node: ConnectionsByNode,
+        whom: RecipientFilter,
         users: Mapping[ConnId, UserId] = _NOBODY,
     ) -> Recipient:
         """This node first, and as it is now: what was asked for took its time."""

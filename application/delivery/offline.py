@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.connections.stats import Stats
-from eyewall.application.delivery.direct import Messages
-from eyewall.application.delivery.late_acks import Latecomers
-from eyewall.application.delivery.replay import Replays
+from eyewall.application.delivery.direct import DirectMessages
+from eyewall.application.delivery.late_acks import LateAcks
+from eyewall.application.delivery.replay import OfflineReplay
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import told
@@ -61,10 +61,10 @@ Reports = list[DeliveryReport]
 class Stored:
     """What a node with an offline store has more than others."""
 
-    def __init__(self, store: OfflineStore, replays: Replays, latecomers: Latecomers) -> None:
+    def __init__(self, store: OfflineStore, replays: OfflineReplay, late_acks: LateAcks) -> None:
         self.store = store
         self.replays = replays
-        self.latecomers = latecomers
+        self.late_acks = late_acks
 
 
 class Offline:
@@ -75,7 +75,7 @@ class Offline:
         *,
         stored: Stored | None,
         default: str,
-        messages: Messages,
+        messages: DirectMessages,
         sender: Sender,
         codec: Codec,
         stats: Stats,
@@ -90,7 +90,7 @@ class Offline:
         self._stats = stats
         self._clock = clock
         self._logger = logger
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._timer: Timer | None = None
 
     # --- the use cases
@@ -135,7 +135,7 @@ class Offline:
     async def with_ack(
         self, target: Target, message: Message, options: AckOptions | None = None
     ) -> AckResult:
-        """Send, and wait for all acks, as ``Messages.with_ack``; a user's stored messages
+        """Send, and wait for all acks, as ``DirectMessages.with_ack``; a user's stored messages
         come first."""
         given: object = target
         if (
@@ -240,7 +240,7 @@ class Offline:
             failed = DeliveryStatus.FAILED
             return [replace(report, status=failed, error=error) for report in reports]
         tried = {report.target for report in reports}
-        await self._stored.latecomers.stored(user, message_id, tried)
+        await self._stored.late_acks.stored(user, message_id, tried)
         await self._stored.replays.look_again(user, tried)
         await self._tell(evicted)
         return [replace(r, status=DeliveryStatus.STORED, error=None) for r in reports]
@@ -296,7 +296,7 @@ class Offline:
         await self._tasks.close()
         if self._stored is not None:
             await self._stored.replays.close()
-            await self._stored.latecomers.close()
+            await self._stored.late_acks.close()
 
 
 def _asked(report: DeliveryReport, options: SendOptions) -> DeliveryReport:

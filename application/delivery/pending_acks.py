@@ -19,13 +19,13 @@ from typing import Any, Protocol
 
 from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.concurrency.stalls import Stalls
-from eyewall.application.concurrency.timers import Deadline, Deadlines
+from eyewall.application.concurrency.timers import Deadline, TimerQueue
 from eyewall.application.connections.registry import Connection
 from eyewall.application.connections.stats import Stats
-from eyewall.application.outbound.recipients import ANYBODY, Whom
+from eyewall.application.outbound.recipients import ANY_RECIPIENT, RecipientFilter
 from eyewall.application.outbound.sender import TAKEN, Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.delivery import Action, Delivery, Event, Plan, Send, Settle, State, WaitUntil
 from eyewall.domain.envelope import Envelope, Message
 from eyewall.domain.errors import (
@@ -93,11 +93,11 @@ class _Waiting:
     def __init__(
         self,
         conn: Connection,
-        frame: Frame,
+        frame: EncodedMessage,
         delivery: Delivery,
         since: float,
         done: Callable[[Outcome], None],
-        whom: Whom,
+        whom: RecipientFilter,
     ) -> None:
         self.conn = conn
         self.whom = whom
@@ -118,7 +118,7 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class Batch:
+class AckBatch:
     """Collects the outcomes of many deliveries into one future."""
 
     left: int
@@ -133,17 +133,17 @@ class Batch:
             self.future.set_result(self.outcomes)
 
 
-class Deliveries:
+class PendingAcks:
     """All messages of this node that wait for an ack."""
 
     def __init__(self, *, sender: Sender, clock: Clock, stats: Stats, stalls: Stalls) -> None:
         self._sender = sender
         self._clock = clock
         self._stats = stats
-        self._deadlines = Deadlines(clock, stalls)
+        self._deadlines = TimerQueue(clock, stalls)
         self._waiting: dict[ConnId, dict[str, _Waiting]] = {}
         self._quiet = asyncio.Event()
-        self.latecomers: TracksLateAcks | None = None
+        self.late_acks: TracksLateAcks | None = None
         """Who is told of time-outs, and of answers that nobody waits for."""
 
     def __len__(self) -> int:
@@ -152,7 +152,11 @@ class Deliveries:
     # --- out
 
     async def deliver(
-        self, conns: Iterable[Connection], frame: Frame, plan: Plan, whom: Whom = ANYBODY
+        self,
+        conns: Iterable[Connection],
+        frame: EncodedMessage,
+        plan: Plan,
+        whom: RecipientFilter = ANY_RECIPIENT,
     ) -> list[Outcome]:
         """Send ``frame`` to all of ``conns`` and wait for all of them at the same time.
 
@@ -166,11 +170,15 @@ class Deliveries:
         return await self.finish(self.begin(targets, frame, plan, whom))
 
     def begin(
-        self, conns: Sequence[Connection], frame: Frame, plan: Plan, whom: Whom = ANYBODY
-    ) -> Batch:
+        self,
+        conns: Sequence[Connection],
+        frame: EncodedMessage,
+        plan: Plan,
+        whom: RecipientFilter = ANY_RECIPIENT,
+    ) -> AckBatch:
         """Send ``frame`` to all of ``conns`` that ``whom`` means, without waiting.
         ``finish`` has to follow."""
-        batch = Batch(len(conns), asyncio.get_running_loop().create_future())
+        batch = AckBatch(len(conns), asyncio.get_running_loop().create_future())
         if not conns:
             batch.future.set_result([])
         try:
@@ -184,7 +192,7 @@ class Deliveries:
             raise
         return batch
 
-    async def finish(self, batch: Batch) -> list[Outcome]:
+    async def finish(self, batch: AckBatch) -> list[Outcome]:
         """Wait for all answers to what ``begin`` has sent."""
         try:
             return await batch.future
@@ -193,17 +201,17 @@ class Deliveries:
             self._give_up(batch)
             raise
 
-    def _give_up(self, batch: Batch) -> None:
+    def _give_up(self, batch: AckBatch) -> None:
         for waiting in batch.started:
             self._forget(waiting)
 
     def _start(
         self,
         conn: Connection,
-        frame: Frame,
+        frame: EncodedMessage,
         plan: Plan,
         done: Callable[[Outcome], None],
-        whom: Whom,
+        whom: RecipientFilter,
     ) -> _Waiting | None:
         """Note that the connection's answer is awaited; None if that is over already."""
         message_id = _id(frame)
@@ -256,7 +264,7 @@ class Deliveries:
             self._waiting.get(conn.id, {}).get(message_id) if isinstance(message_id, str) else None
         )
         if waiting is None:
-            late = self.latecomers
+            late = self.late_acks
             if (
                 late is None
                 or not isinstance(message_id, str)
@@ -281,9 +289,9 @@ class Deliveries:
         at once, as if that one's connection had ended."""
         for waiting in list(self._waiting.get(conn.id, {}).values()):
             if waiting.whom.user is not None and not _is_meant(waiting.whom, waiting.conn):
-                if self.latecomers is not None:
+                if self.late_acks is not None:
                     # What was written before may still be answered: then it need not be kept.
-                    self.latecomers.silent(waiting.whom.user, conn.id, _id(waiting.frame))
+                    self.late_acks.silent(waiting.whom.user, conn.id, _id(waiting.frame))
                 self._tell(waiting, Event.LOST)
 
     def pending(self, conn_id: ConnId) -> list[PendingAck]:
@@ -349,8 +357,8 @@ class Deliveries:
         if reason is FailureReason.CONN_CLOSED and conn.is_open:
             error = _another(conn)
         user_id = waiting.user_id
-        if reason is FailureReason.ACK_TIMEOUT and self.latecomers is not None and user_id:
-            self.latecomers.silent(user_id, conn.id, _id(waiting.frame))
+        if reason is FailureReason.ACK_TIMEOUT and self.late_acks is not None and user_id:
+            self.late_acks.silent(user_id, conn.id, _id(waiting.frame))
         outcome = Outcome(
             conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
         )
@@ -373,19 +381,19 @@ class Deliveries:
             self._quiet.set()
 
 
-def _id(frame: Frame) -> str:
+def _id(frame: EncodedMessage) -> str:
     assert frame.envelope is not None
     assert frame.envelope.id is not None
     return frame.envelope.id
 
 
-def _message(frame: Frame) -> Message:
+def _message(frame: EncodedMessage) -> Message:
     """The message, under the id that it travels with: the ack will name it."""
     assert frame.message is not None
     return replace(frame.message, id=_id(frame))
 
 
-def _is_meant(whom: Whom, conn: Connection) -> bool:
+def _is_meant(whom: RecipientFilter, conn: Connection) -> bool:
     """Whether the message still is for the connection. A filter that fails means nobody: it
     is the application's own, and is asked here when others have been sent theirs."""
     try:
@@ -398,7 +406,9 @@ def _another(conn: Connection) -> ConnectionClosed:
     return ConnectionClosed(f"{conn.id} is none of those that it is for any more")
 
 
-def _refused(conn: Connection, whom: Whom, reason: FailureReason, error: EyewallError) -> Outcome:
+def _refused(
+    conn: Connection, whom: RecipientFilter, reason: FailureReason, error: EyewallError
+) -> Outcome:
     return Outcome(conn.id, False, 1, reason, error, user_id=whom.user or conn.user_id)
 
 

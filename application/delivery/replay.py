@@ -34,16 +34,16 @@ from typing import Any
 
 from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster
-from eyewall.application.concurrency.tasks import Tasks, briefly
+from eyewall.application.concurrency.tasks import TaskSet, briefly
 from eyewall.application.connections.registry import Connections
-from eyewall.application.delivery.acked import Acks
-from eyewall.application.delivery.locator import Locator
-from eyewall.application.delivery.pending_acks import Deliveries, Outcome
-from eyewall.application.outbound.recipients import Whom
+from eyewall.application.delivery.acked import AckedDelivery
+from eyewall.application.delivery.locator import RecipientLocator
+from eyewall.application.delivery.pending_acks import Outcome, PendingAcks
+from eyewall.application.outbound.recipients import RecipientFilter
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import told
-from eyewall.application.ports.message import Codec, Frame, MalformedMessage, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, MalformedMessage, read_frame
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import OfflineStore
 from eyewall.domain.delivery import Plan
@@ -76,7 +76,7 @@ class _Place:
     conn_id: ConnId
 
 
-class Replays:
+class OfflineReplay:
     """The replays of this node."""
 
     def __init__(
@@ -86,9 +86,9 @@ class Replays:
         store: OfflineStore,
         cluster: Cluster,
         connections: Connections,
-        locator: Locator,
-        acks: Acks,
-        deliveries: Deliveries,
+        locator: RecipientLocator,
+        acks: AckedDelivery,
+        pending_acks: PendingAcks,
         sender: Sender,
         codec: Codec,
         clock: Clock,
@@ -100,14 +100,14 @@ class Replays:
         self._connections = connections
         self._locate = locator
         self._acks = acks
-        self._deliveries = deliveries
+        self._pending_acks = pending_acks
         self._sender = sender
         self._codec = codec
         self._clock = clock
         self._logger = logger
-        self._tasks = Tasks(logger)
-        self._running: dict[UserId, Window] = {}
-        self.lines = Lines()
+        self._tasks = TaskSet(logger)
+        self._running: dict[UserId, ReplayWindow] = {}
+        self.lines = ReplayBarrier()
         cluster.on_call(_REPLAY, self._take_replay)
         cluster.on_cast(_START, self._take_start)
 
@@ -116,11 +116,11 @@ class Replays:
 
     # --- who has come
 
-    def begin(self, user_id: UserId) -> Window:
+    def begin(self, user_id: UserId) -> ReplayWindow:
         """Have what is stored for the user go to all who have not got it."""
         replay = self._running.get(user_id)
         if replay is None:
-            replay = self._running[user_id] = Window(user_id)
+            replay = self._running[user_id] = ReplayWindow(user_id)
             self._tasks.spawn(self._run(replay))
         else:
             replay.begin_again()
@@ -141,7 +141,7 @@ class Replays:
 
     # --- the replay
 
-    async def _run(self, replay: Window) -> None:
+    async def _run(self, replay: ReplayWindow) -> None:
         try:
             while replay.again:
                 replay.again = False
@@ -160,7 +160,7 @@ class Replays:
             replay.written.set()
             self.lines.open(replay.user_id)
 
-    async def _try(self, replay: Window) -> bool:
+    async def _try(self, replay: ReplayWindow) -> bool:
         """Send what is there; False if it has to be tried again later."""
         try:
             return await self._pass(replay)
@@ -168,7 +168,7 @@ class Replays:
             self._logger.warning("replay_stopped", error=told(error))
             return False
 
-    async def _pass(self, replay: Window) -> bool:
+    async def _pass(self, replay: ReplayWindow) -> bool:
         user_id, after = replay.user_id, 0
         if not await self._store.waiting(user_id, after, 1, self._clock.wall()):
             return True  # the usual case costs no claim
@@ -196,7 +196,9 @@ class Replays:
             for conn_id in conn_ids
         ]
 
-    async def _offer(self, replay: Window, message: StoredMessage, places: list[_Place]) -> bool:
+    async def _offer(
+        self, replay: ReplayWindow, message: StoredMessage, places: list[_Place]
+    ) -> bool:
         """Send a message to who has not got it, when there is room for it in the window.
 
         False if there is somebody new, who has to get the first ones first, or no time.
@@ -220,7 +222,7 @@ class Replays:
             self._send(replay, message, places)
         return True
 
-    def _is_over(self, replay: Window) -> bool:
+    def _is_over(self, replay: ReplayWindow) -> bool:
         return replay.again or self._connections.draining
 
     def _is_there(self, place: _Place, user_id: UserId) -> bool:
@@ -228,9 +230,9 @@ class Replays:
         if place.node != self._node:
             return True
         conn = self._connections.get(place.conn_id)
-        return conn is not None and Whom(user=user_id).means(conn)
+        return conn is not None and RecipientFilter(user=user_id).means(conn)
 
-    def _send(self, replay: Window, message: StoredMessage, places: list[_Place]) -> None:
+    def _send(self, replay: ReplayWindow, message: StoredMessage, places: list[_Place]) -> None:
         try:
             header = {"p": message.priority}
             frame = read_frame(self._codec, header, message.payload, recipient=str(replay.user_id))
@@ -243,23 +245,30 @@ class Replays:
         now, deadline = self._clock.now(), None
         if message.expires_at is not None:
             deadline = now + (message.expires_at - self._clock.wall()).total_seconds()
-        plan, whom = Plan(ACK_TIMEOUT, 0, 0.0, deadline), Whom(user=replay.user_id)
+        plan, whom = Plan(ACK_TIMEOUT, 0, 0.0, deadline), RecipientFilter(user=replay.user_id)
         replay.sent(message.id, [place.conn_id for place in places])
         for place in places:
             done = partial(self._came, replay, message.id, frame)
             conn = self._connections.get(place.conn_id)
             if conn is not None:
-                sent = self._deliveries.begin([conn], frame, plan, whom).future
+                sent = self._pending_acks.begin([conn], frame, plan, whom).future
                 sent.add_done_callback(partial(_tell, done))
             else:
                 self._tasks.spawn(self._there(place, frame, plan, whom, done))
 
     async def _there(
-        self, place: _Place, frame: Frame, plan: Plan, whom: Whom, done: Callable[[Outcome], None]
+        self,
+        place: _Place,
+        frame: EncodedMessage,
+        plan: Plan,
+        whom: RecipientFilter,
+        done: Callable[[Outcome], None],
     ) -> None:
         done(await self._acks.there(place.node, place.conn_id, frame, plan, whom))
 
-    def _came(self, replay: Window, message_id: str, frame: Frame, outcome: Outcome) -> None:
+    def _came(
+        self, replay: ReplayWindow, message_id: str, frame: EncodedMessage, outcome: Outcome
+    ) -> None:
         """What became of a message to one connection."""
         if outcome.delivered or outcome.reason is FailureReason.NACKED:
             self._settle(replay, message_id)
@@ -279,12 +288,12 @@ class Replays:
                 )
             )
 
-    def _settle(self, replay: Window, message_id: str) -> None:
+    def _settle(self, replay: ReplayWindow, message_id: str) -> None:
         """Somebody has answered: the message need not be kept."""
         if replay.settle(message_id):
             self._tasks.spawn(self._remove(replay, message_id))
 
-    async def _remove(self, replay: Window, message_id: str) -> None:
+    async def _remove(self, replay: ReplayWindow, message_id: str) -> None:
         try:
             await self._store.remove(replay.user_id, message_id)
         except Unavailable as error:
@@ -293,7 +302,7 @@ class Replays:
         finally:
             replay.removed()
 
-    async def _pause(self, replay: Window) -> None:
+    async def _pause(self, replay: ReplayWindow) -> None:
         """Wait before the next try; there is one if the user is still here."""
         timer = self._clock.call_later(PAUSE, replay.end_pause)
         try:
@@ -307,7 +316,7 @@ class Replays:
 
     # --- whose it is
 
-    async def _leave_to(self, holder: NodeId, replay: Window) -> bool:
+    async def _leave_to(self, holder: NodeId, replay: ReplayWindow) -> bool:
         """Have the node that has the claim take in who is here; False if it is silent."""
         replay.written.set()
         self.lines.open(replay.user_id)
@@ -365,7 +374,7 @@ queue with room for others, and a client that acks one by one is not waited for 
 _NOBODY: frozenset[ConnId] = frozenset()
 
 
-class Window:
+class ReplayWindow:
     """What a replay remembers. One task waits for what changes in it."""
 
     def __init__(self, user_id: UserId) -> None:
@@ -471,7 +480,7 @@ class _Line:
         self.waiting: deque[asyncio.Future[None]] = deque()
 
 
-class Lines:
+class ReplayBarrier:
     """A line for each user whose messages have to wait; the others cost nothing."""
 
     def __init__(self) -> None:

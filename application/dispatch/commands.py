@@ -30,13 +30,13 @@ from eyewall.application.dispatch.command_fields import (
     values_of,
 )
 from eyewall.application.dispatch.router import Router
-from eyewall.application.dispatch.token_refresh import Refresher
+from eyewall.application.dispatch.token_refresh import TokenRefresh
 from eyewall.application.hub.hub import Context
 from eyewall.application.lifecycle.resume import Resumed, Resumer
 from eyewall.application.outbound.broadcast import FanOut
-from eyewall.application.rooms.history import Histories, encoded
-from eyewall.application.rooms.membership import MAX_ROOMS, Rooms, TooManyRooms
-from eyewall.application.rooms.moderation import Moderator
+from eyewall.application.rooms.history import RoomHistory, encoded
+from eyewall.application.rooms.membership import MAX_ROOMS, RoomMembership, TooManyRooms
+from eyewall.application.rooms.moderation import RoomAdmin
 from eyewall.application.rooms.presence import MAX_TYPING, Presences
 from eyewall.application.rooms.publisher import Publisher
 from eyewall.domain.commands import COMMANDS, switched_off
@@ -72,28 +72,28 @@ class Commands:
         self,
         *,
         connections: Connections,
-        rooms: Rooms,
-        moderator: Moderator,
+        rooms: RoomMembership,
+        room_admin: RoomAdmin,
         presences: Presences,
         fanout: FanOut,
         publisher: Publisher,
-        histories: Histories,
+        room_history: RoomHistory,
         resumer: Resumer,
-        refresher: Refresher,
+        token_refresh: TokenRefresh,
     ) -> None:
         self._connections = connections
         self._rooms = rooms
-        self._moderator = moderator
+        self._room_admin = room_admin
         self._presences = presences
         self._fanout = fanout
         self._publisher = publisher
-        self._histories = histories
+        self._room_history = room_history
         self._resumer = resumer
-        self._refresher = refresher
+        self._token_refresh = token_refresh
 
     def register(self, router: Router, on: Collection[str]) -> None:
         """Put the commands that are ``on`` into the route table; some are there in any case."""
-        router.add_command(REFRESH, self._refresher.refresh)
+        router.add_command(REFRESH, self._token_refresh.refresh)
         router.add_command(RESUME, self.resume)
         for name in COMMANDS:
             if name in on:
@@ -176,7 +176,7 @@ class Commands:
         if not cursor.isdecimal() or len(cursor) > 9:
             raise ValidationError({"cursor": ["is not one of ours"]})
         start = int(cursor)
-        found = await self._moderator.members(room_id)
+        found = await self._room_admin.members(room_id)
         await self._readable(ctx, data)
         answer: dict[str, Any] = {"members": [_member(m) for m in found[start : start + limit]]}
         if start + limit < len(found):
@@ -190,7 +190,7 @@ class Commands:
         since, limit = since_of(data), min(field_of(data, "limit", int, PAGE), MAX_PAGE)
         if limit < 1:
             raise ValidationError({"limit": ["must be at least 1"]})
-        page = await self._histories.read(room_id, since, limit)
+        page = await self._room_history.read(room_id, since, limit)
         await self._readable(ctx, data)
         if page is None:
             return {"messages": []}
@@ -200,10 +200,10 @@ class Commands:
             ctx.conn.id,
             MAX_PAGE_BYTES,
             newest=since is None,
-            fits=self._histories.is_readable,
+            fits=self._room_history.is_readable,
         )
         return {
-            "messages": [self._histories.raw(payload) for payload in found],
+            "messages": [self._room_history.raw(payload) for payload in found],
             "epoch": page.position.epoch,
             "offset": page.position.offset,
         }
@@ -227,7 +227,7 @@ class Commands:
     async def presence(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
         data = object_of(msg)
         if "room" in data:
-            found = await self._moderator.members(await self._readable(ctx, data))
+            found = await self._room_admin.members(await self._readable(ctx, data))
             users = [m.user_id for m in found if m.user_id is not None][:MAX_USERS]
         else:
             users = users_of(data)

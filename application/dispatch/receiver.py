@@ -26,15 +26,15 @@ from functools import partial
 from typing import Any
 
 from eyewall.application.concurrency.tasks import is_end
-from eyewall.application.concurrency.worker_pool import Lanes
+from eyewall.application.concurrency.worker_pool import LaneWorkers
 from eyewall.application.connections.hooks import MESSAGE, Event, Hooks
-from eyewall.application.connections.rate_limits import Limits, Rest
+from eyewall.application.connections.rate_limits import RateLimits, Rest
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.connections.stats import Stats
-from eyewall.application.delivery.pending_acks import Deliveries
+from eyewall.application.delivery.pending_acks import PendingAcks
 from eyewall.application.dispatch.command_fields import PUBLISH, _meant, published
 from eyewall.application.dispatch.middleware import Internal, cause
-from eyewall.application.dispatch.replies import Replies, ReservedKey, is_bound
+from eyewall.application.dispatch.replies import ReservedKey, Responder, is_bound
 from eyewall.application.dispatch.router import Route, Router
 from eyewall.application.hub.hub import Context, Hub
 from eyewall.application.ports.clock import Clock
@@ -117,15 +117,15 @@ class Receiver:
         hub: Hub,
         connections: Connections,
         router: Router,
-        replies: Replies,
-        deliveries: Deliveries,
+        replies: Responder,
+        pending_acks: PendingAcks,
         hooks: Hooks,
         stats: Stats,
         clock: Clock,
         logger: Logger,
         tell_error: Callable[[Connection, BaseException], None],
-        admission: Admission,
-        limits: Limits | None,
+        admission: MessageAuthorization,
+        limits: RateLimits | None,
         workers: int,
         worker_queue: int,
         lane_queue: int,
@@ -135,7 +135,7 @@ class Receiver:
         self._connections = connections
         self._router = router
         self._replies = replies
-        self._deliveries = deliveries
+        self._pending_acks = pending_acks
         self._hooks = hooks
         self._stats = stats
         self._metrics = stats.wanted
@@ -153,12 +153,12 @@ class Receiver:
             "worker_queue": worker_queue,
             "lane_queue": lane_queue,
         }
-        self._handling: Lanes[_Job] = Lanes(
+        self._handling: LaneWorkers[_Job] = LaneWorkers(
             self._work, on_fault=self._fault, on_drop=self._dropped, **bounds
         )
         # Lanes of their own: an ack that a hook has to see first never waits for a
         # handler, which may be waiting for this very ack.
-        self._watching: Lanes[_Asked] = Lanes(self._ask, on_fault=self._fault, **bounds)
+        self._watching: LaneWorkers[_Asked] = LaneWorkers(self._ask, on_fault=self._fault, **bounds)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -292,7 +292,7 @@ class Receiver:
             return
         self._stats.in_messages += 1
         if envelope.event == "ack":
-            self._deliveries.answered(conn, envelope)
+            self._pending_acks.answered(conn, envelope)
         elif not self._replies.is_repeat(conn, envelope):
             if overloaded:
                 self._replies.refuse(conn, envelope, Overloaded("too much waits"))
@@ -330,7 +330,7 @@ class Receiver:
         if not self._handling.submit(key, job, owner):
             self._dropped(job)
 
-    def _is_limited(self, job: _Job, limits: Limits) -> bool:
+    def _is_limited(self, job: _Job, limits: RateLimits) -> bool:
         """Whether the limiter says no, and that has been answered."""
         try:
             job.limit = limits.ask(job.conn, job.message)
@@ -444,7 +444,7 @@ def _is_void(conn: Connection, message: Envelope) -> bool:
     return not conn.is_open and message.topic.startswith(SYSTEM)
 
 
-class Admission:
+class MessageAuthorization:
     """Asks the access controller, then the validator, as far as there are any.
 
     A message that is not let through raises ``Forbidden``, or what the validator raised.

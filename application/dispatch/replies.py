@@ -19,7 +19,7 @@ from eyewall.application.dispatch.command_fields import PUBLISH, published
 from eyewall.application.outbound.failures import Failures
 from eyewall.application.outbound.sender import Sender, ack
 from eyewall.application.ports.logging import shown
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.application.ports.plugins import Logger
 from eyewall.domain.envelope import ERROR_TOPIC, MAX_TOPIC, ROOM, SYSTEM, Envelope, Message
 from eyewall.domain.errors import (
@@ -46,7 +46,7 @@ class ReservedKey(Misuse):
         super().__init__(f"a handler's result has the reserved {names}: name it otherwise")
 
 
-class Replies:
+class Responder:
     """Says yes or no to a request, once."""
 
     def __init__(self, sender: Sender, failures: Failures, stats: Stats, logger: Logger) -> None:
@@ -65,7 +65,7 @@ class Replies:
         if seen is Seen.NEW:
             return False
         if isinstance(seen, bytes):
-            self._send(conn, Frame(seen))
+            self._send(conn, EncodedMessage(seen))
         elif seen is Seen.TOO_MANY:
             self.refuse(conn, request, Overloaded("too much waits"))
         return True
@@ -93,7 +93,7 @@ class Replies:
         if answer is None:
             return False
         for _ in range(1 + repeats.forgotten(request.id)):
-            self._send(conn, Frame(answer))
+            self._send(conn, EncodedMessage(answer))
         return True
 
     def accept(self, conn: Connection, request: Envelope, result: Any) -> None:
@@ -180,7 +180,7 @@ class Replies:
         self,
         conn: Connection,
         request: Envelope,
-        frame: Frame,
+        frame: EncodedMessage,
         *,
         remember: bool,
         code: str | None = None,
@@ -205,7 +205,7 @@ class Replies:
         self._send(conn, frame, told.code)
         return whole
 
-    def _frame(self, envelope: Envelope, told: Told) -> tuple[Frame, bool]:
+    def _frame(self, envelope: Envelope, told: Told) -> tuple[EncodedMessage, bool]:
         """Encode a refusal with those of the error's further fields that can be encoded, and
         say whether all can: they come from the application's exceptions, and there must be an
         answer."""
@@ -221,14 +221,14 @@ class Replies:
         }
         return self._with(some, envelope) or self._sender.reply_frame(envelope), False
 
-    def _with(self, details: Mapping[str, Any], envelope: Envelope) -> Frame | None:
+    def _with(self, details: Mapping[str, Any], envelope: Envelope) -> EncodedMessage | None:
         try:
             frame = self._sender.reply_frame(envelope.with_data({**envelope.data, **details}))
         except BaseException:  # noqa: BLE001  (whatever a type of the application's raises)
             return None
         return frame if len(frame.payload) <= MAX_DETAILS else None
 
-    def _send(self, conn: Connection, frame: Frame, code: str | None = None) -> None:
+    def _send(self, conn: Connection, frame: EncodedMessage, code: str | None = None) -> None:
         """Send a reply; to who has gone meanwhile, nothing is sent and nothing counted.
         Never raises.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from eyewall.application.concurrency.tasks import is_end
 from eyewall.application.connections.registry import Connections
-from eyewall.application.connections.token_expiry import Expiry
+from eyewall.application.connections.token_expiry import TokenExpiry
 from eyewall.application.dispatch.command_fields import field_of, object_of, rfc3339
 from eyewall.application.hub.hub import Context
 from eyewall.application.ports.clock import Clock
@@ -39,14 +39,14 @@ class _Declined(Unauthorized):
     code = Unauthorized.code
 
 
-class Refresher:
+class TokenRefresh:
     """Asks the authenticator about the new tokens of connections."""
 
     def __init__(
         self,
         *,
         connections: Connections,
-        expiry: Expiry,
+        expiry: TokenExpiry,
         authenticator: Authenticator | None,
         clock: Clock,
         logger: Logger,

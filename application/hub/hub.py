@@ -301,7 +301,7 @@ class Hub:
     def set_meta(self, conn_id: ConnId | str, **changes: Any) -> ConnMeta:
         """Merge ``changes`` into what is known of a connection; a field that is not
         named stays. Raises ``ConnectionClosed`` if it is not here."""
-        return self._node.belongings.change_meta(conn_id, changes)
+        return self._node.cluster_state.change_meta(conn_id, changes)
 
     def get_meta(self, conn_id: ConnId | str) -> ConnMeta | None:
         """What is known of a connection; None if this node has none of that id."""
@@ -324,7 +324,7 @@ class Hub:
 
     async def presence_many(self, user_ids: Iterable[UserId | str]) -> ById[UserId, PresenceState]:
         """The same for several users, each of whom has an entry."""
-        await self._node.belongings.settled()
+        await self._node.cluster_state.settled()
         return ById(await self._node.presences.of([UserId(each) for each in several(user_ids)]))
 
     async def set_typing(
@@ -342,15 +342,15 @@ class Hub:
         given: object = options
         if given is not None and not isinstance(given, RoomOptions):
             raise ValueError(f"options must be RoomOptions, not {given!r:.80}")
-        return await self._node.moderator.create(RoomId(room_id), options)
+        return await self._node.room_admin.create(RoomId(room_id), options)
 
     async def update_room(self, room_id: RoomId | str, **changes: Any) -> RoomInfo:
         """Change some of a room's options. Raises ``RoomNotFound``."""
-        return await self._node.moderator.update(RoomId(room_id), changes)
+        return await self._node.room_admin.update(RoomId(room_id), changes)
 
     async def delete_room(self, room_id: RoomId | str) -> None:
         """Forget a room with all that it keeps. Raises ``RoomNotFound``."""
-        await self._node.moderator.delete(RoomId(room_id))
+        await self._node.room_admin.delete(RoomId(room_id))
 
     async def join(
         self,
@@ -381,19 +381,19 @@ class Hub:
 
         Makes the room if there is none, or raises ``RoomNotFound`` (``implicit_rooms=False``).
         """
-        await self._node.moderator.invite(RoomId(room_id), UserId(user_id))
+        await self._node.room_admin.invite(RoomId(room_id), UserId(user_id))
         self._node.logger.info("invited", room=room_id, user_id=user_id, by=by)
 
     async def revoke_invite(self, room_id: RoomId | str, user_id: UserId | str) -> None:
         """Take an invite back. Without one, or without such a room, nothing changes."""
-        await self._node.moderator.revoke_invite(RoomId(room_id), UserId(user_id))
+        await self._node.room_admin.revoke_invite(RoomId(room_id), UserId(user_id))
 
     async def set_role(self, room_id: RoomId | str, user_id: UserId | str, role: RoomRole) -> None:
         """Give a user a role in a room, now and whenever it joins.
 
         Makes the room if there is none, or raises ``RoomNotFound`` (``implicit_rooms=False``).
         """
-        await self._node.moderator.set_role(RoomId(room_id), UserId(user_id), role)
+        await self._node.room_admin.set_role(RoomId(room_id), UserId(user_id), role)
 
     async def kick(self, room_id: RoomId | str, user_id: UserId | str, reason: str = "") -> int:
         """Take all of a user's connections out of a room; returns how many.
@@ -401,7 +401,7 @@ class Hub:
         0 means that the user was not in, or that there is no such room or user: nothing
         changes then. Each client gets ``system:kicked`` with the ``reason``; it may join again.
         """
-        return await self._node.moderator.kick(RoomId(room_id), UserId(user_id), reason)
+        return await self._node.room_admin.kick(RoomId(room_id), UserId(user_id), reason)
 
     async def kick_user_from_room(
         self, user_id: UserId | str, room_id: RoomId | str, reason: str = ""
@@ -418,26 +418,26 @@ class Hub:
         0 means that the user was not in; an unknown user is banned all the same.
         Makes the room if there is none, or raises ``RoomNotFound`` (``implicit_rooms=False``).
         """
-        return await self._node.moderator.ban(RoomId(room_id), UserId(user_id), duration)
+        return await self._node.room_admin.ban(RoomId(room_id), UserId(user_id), duration)
 
     async def unban(self, room_id: RoomId | str, user_id: UserId | str) -> None:
         """End a ban. Without one, or without such a room, nothing changes."""
-        await self._node.moderator.unban(RoomId(room_id), UserId(user_id))
+        await self._node.room_admin.unban(RoomId(room_id), UserId(user_id))
 
     async def members(self, room_id: RoomId | str) -> list[Member]:
         """The users of a room in the order of joining, all anonymous connections as one without
         a user; empty for a room that is not there."""
-        await self._node.belongings.settled()
-        return await self._node.moderator.members(RoomId(room_id))
+        await self._node.cluster_state.settled()
+        return await self._node.room_admin.members(RoomId(room_id))
 
     async def room(self, room_id: RoomId | str) -> RoomInfo | None:
         """What is known of a room; None if there is none of that id."""
-        return await self._node.moderator.room(RoomId(room_id))
+        return await self._node.room_admin.room(RoomId(room_id))
 
     async def rooms(self) -> list[RoomId]:
         """Rooms with members, created ones that nobody has joined yet, and created ones
         that are not cleaned up."""
-        return await self._node.moderator.rooms()
+        return await self._node.room_admin.rooms()
 
     async def history(
         self, room_id: RoomId | str, since: Any = None, limit: int = 100
@@ -450,7 +450,7 @@ class Hub:
         ``epoch`` tells. Raises ``RoomNotFound``, and ``ValueError`` for no position.
         """
         at = None if since is None else position_of(since)
-        return await self._node.histories.page(RoomId(room_id), at, count(limit, "limit"))
+        return await self._node.room_history.page(RoomId(room_id), at, count(limit, "limit"))
 
     # --- messages to many
 
@@ -611,7 +611,7 @@ class Hub:
 
     def pending_acks(self, conn_id: ConnId | str) -> list[PendingAck]:
         """What waits for an ack of a connection of this node, oldest first; empty for any other."""
-        return self._node.deliveries.pending(ConnId(conn_id))
+        return self._node.pending_acks.pending(ConnId(conn_id))
 
     # --- operations
 
@@ -642,7 +642,7 @@ class Hub:
         node = self._node
         users = node.connections.roster.user_count
         return node.stats.snapshot(
-            connections=len(node.connections), users=users, rooms=len(node.audiences)
+            connections=len(node.connections), users=users, rooms=len(node.broadcast_groups)
         )
 
     def reset_stats(self) -> None:

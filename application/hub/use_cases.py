@@ -7,19 +7,19 @@ from typing import Any, Protocol
 
 from eyewall.application.config import NodeConfig, Ports
 from eyewall.application.connections.hooks import Hooks
-from eyewall.application.connections.registry import Audiences, Connection, Connections
+from eyewall.application.connections.registry import BroadcastGroups, Connection, Connections
 from eyewall.application.connections.stats import Stats
-from eyewall.application.delivery.direct import Messages
+from eyewall.application.delivery.direct import DirectMessages
 from eyewall.application.delivery.offline import Offline
-from eyewall.application.delivery.pending_acks import Deliveries
+from eyewall.application.delivery.pending_acks import PendingAcks
 from eyewall.application.delivery.retries import Retries
-from eyewall.application.lifecycle.cluster_state import Belongings
-from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.lifecycle.cluster_state import ClusterStateSync
+from eyewall.application.lifecycle.remote import RemoteConnections
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.outbound.failures import Failures
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.rooms.history import Histories
-from eyewall.application.rooms.moderation import Moderator
+from eyewall.application.rooms.history import RoomHistory
+from eyewall.application.rooms.moderation import RoomAdmin
 from eyewall.application.rooms.presence import Presences
 from eyewall.application.rooms.publisher import Publisher
 from eyewall.domain.envelope import Envelope
@@ -59,18 +59,18 @@ class UseCases(Protocol):
     hooks: Hooks
     failures: Failures
     connections: Connections
-    audiences: Audiences
+    broadcast_groups: BroadcastGroups
     fanout: FanOut
     publisher: Publisher
-    histories: Histories
-    moderator: Moderator
+    room_history: RoomHistory
+    room_admin: RoomAdmin
     presences: Presences
-    messages: Messages
-    deliveries: Deliveries
+    messages: DirectMessages
+    pending_acks: PendingAcks
     offline: Offline
     retries: Retries
-    operations: Operations
-    belongings: Belongings
+    operations: RemoteConnections
+    cluster_state: ClusterStateSync
 
     @property
     def router(self) -> Routing: ...

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from eyewall.application.concurrency.locks import Turns
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.locks import KeyedLock
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.connections.registry import Connection, Connections
-from eyewall.application.connections.token_expiry import Expiry
-from eyewall.application.delivery.pending_acks import Deliveries
-from eyewall.application.delivery.replay import Replays
-from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.connections.token_expiry import TokenExpiry
+from eyewall.application.delivery.pending_acks import PendingAcks
+from eyewall.application.delivery.replay import OfflineReplay
+from eyewall.application.lifecycle.remote import RemoteConnections
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.rooms.divergence import Doubt
-from eyewall.application.rooms.membership import Rooms
+from eyewall.application.rooms.divergence import Divergence
+from eyewall.application.rooms.membership import RoomMembership
 from eyewall.application.rooms.presence import Presences
 from eyewall.application.rooms.seats import Seats
 from eyewall.domain.errors import ConnectionClosed, Unavailable
 from eyewall.domain.identity import ConnId, ConnMeta, UserId
 
 
-class Belongings:
+class ClusterStateSync:
     """Presence and seats of this node's connections."""
 
     def __init__(
@@ -36,13 +36,13 @@ class Belongings:
         *,
         connections: Connections,
         presences: Presences,
-        rooms: Rooms,
+        rooms: RoomMembership,
         seats: Seats,
-        expiry: Expiry,
-        operations: Operations,
-        deliveries: Deliveries,
+        expiry: TokenExpiry,
+        operations: RemoteConnections,
+        pending_acks: PendingAcks,
         logger: Logger,
-        replays: Replays | None,
+        replays: OfflineReplay | None,
     ) -> None:
         self._connections = connections
         self._presences = presences
@@ -50,12 +50,12 @@ class Belongings:
         self._seats = seats
         self._expiry = expiry
         self._operations = operations
-        self._deliveries = deliveries
+        self._pending_acks = pending_acks
         self._logger = logger
         self._replays = replays
-        self._turns = Turns()
-        self._tasks = Tasks(logger)
-        self._telling = Tasks(logger)
+        self._turns = KeyedLock()
+        self._tasks = TaskSet(logger)
+        self._telling = TaskSet(logger)
         """Hooks that hear of what has changed. They may wait for ``settled``, so that does
         not wait for them."""
 
@@ -85,7 +85,7 @@ class Belongings:
         if meta.user_id != before.user_id:
             self._rooms.renamed(conn, before.user_id)
             self._presences.renamed(conn, before.user_id)
-            self._deliveries.changed(conn)
+            self._pending_acks.changed(conn)
             self._tasks.spawn(self._become(conn, before.user_id))
         return meta
 
@@ -106,7 +106,7 @@ class Belongings:
             self._replays.begin(conn.user_id)  # who logs in later has come as well
         await self._operations.keep_newest(conn.user_id)
 
-    async def mend(self, conn_id: ConnId, doubt: Doubt) -> None:
+    async def mend(self, conn_id: ConnId, doubt: Divergence) -> None:
         """Compare what is in doubt of a connection, here or gone, with the state, and put
         right what differs. Raises ``Unavailable``, and changes nothing more then."""
         async with self._turns.take(conn_id):

@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from eyewall.application.concurrency.tasks import LAST_WORD
+from eyewall.application.concurrency.tasks import CANCEL_GRACE
 from eyewall.application.connections.registry import Connections
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.clock import Clock
@@ -67,14 +67,14 @@ async def _until(task: asyncio.Future[None], clock: Clock, until: float) -> None
             bell.cancel()
     task.cancel()
     # One that ignores that is left behind.
-    await asyncio.wait([task], timeout=LAST_WORD)
+    await asyncio.wait([task], timeout=CANCEL_GRACE)
 
 
 async def _awaited(run: Callable[[], Awaitable[Any]]) -> None:
     await run()
 
 
-class Farewell:
+class ShutdownNotice:
     """Tells the clients that the node goes, and closes their connections."""
 
     def __init__(self, connections: Connections, sender: Sender, logger: Logger) -> None:

@@ -18,18 +18,18 @@ from typing import Protocol
 from eyewall.application.concurrency.tasks import is_end
 from eyewall.application.connections.hooks import Event, Hooks
 from eyewall.application.connections.registry import BEING_ASKED, Connection, Connections
-from eyewall.application.connections.token_expiry import Expiry
-from eyewall.application.delivery.replay import Replays
-from eyewall.application.lifecycle.remote import Operations
+from eyewall.application.connections.token_expiry import TokenExpiry
+from eyewall.application.delivery.replay import OfflineReplay
+from eyewall.application.lifecycle.remote import RemoteConnections
 from eyewall.application.lifecycle.resume import Resumer
 from eyewall.application.lifecycle.sessions import new_name
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.logging import shown, told
-from eyewall.application.ports.message import Frame
-from eyewall.application.ports.plugins import Authenticator, Logger, Maybe, method
+from eyewall.application.ports.message import EncodedMessage
+from eyewall.application.ports.plugins import Authenticator, Logger, MaybeAwaitable, method
 from eyewall.application.ports.stores import AdapterFailed
-from eyewall.application.ports.transport import Link, Reservation
-from eyewall.application.rooms.membership import Rooms
+from eyewall.application.ports.transport import ConnectionSlot, Link
+from eyewall.application.rooms.membership import RoomMembership
 from eyewall.application.rooms.presence import Presences
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Refused, ShuttingDown, Unauthorized, Unavailable
@@ -54,7 +54,7 @@ class Received(Protocol):
     def __call__(self, link: Link, payload: bytes, *, binary: bool) -> None: ...
 
 
-class Inbound:
+class ConnectionLifecycle:
     """Implements ``Intake``."""
 
     def __init__(
@@ -64,16 +64,16 @@ class Inbound:
         connections: Connections,
         received: Received,
         presences: Presences,
-        rooms: Rooms,
-        operations: Operations,
-        expiry: Expiry,
+        rooms: RoomMembership,
+        operations: RemoteConnections,
+        expiry: TokenExpiry,
         hooks: Hooks,
         sender: Sender,
         resumer: Resumer,
         logger: Logger,
         authenticator: Authenticator | None,
         welcome: Welcome,
-        replays: Replays | None,
+        replays: OfflineReplay | None,
     ) -> None:
         self._node = node
         self._connections = connections
@@ -94,10 +94,10 @@ class Inbound:
 
     # --- before there is a connection
 
-    def reserve(self, ip: str | None) -> Reservation:
+    def reserve(self, ip: str | None) -> ConnectionSlot:
         return self._connections.reserve(ip)
 
-    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta]:
+    def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta]:
         """Say who knocks; raises ``Unauthorized``. Without an authenticator: nobody."""
         meta = ConnMeta() if self._authenticate is None else self._authenticate(handshake)
         if inspect.isawaitable(meta):
@@ -124,7 +124,7 @@ class Inbound:
     # --- the beginning
 
     async def open(
-        self, link: Link, meta: ConnMeta, reservation: Reservation, *, session: bool
+        self, link: Link, meta: ConnMeta, reservation: ConnectionSlot, *, session: bool
     ) -> bool:
         if self._connections.draining:
             # The handshake had begun before, and nobody would close it any more.
@@ -177,7 +177,7 @@ class Inbound:
         if stored is not None:
             await stored.wait()
 
-    def _welcome_frame(self, conn: Connection) -> Frame:
+    def _welcome_frame(self, conn: Connection) -> EncodedMessage:
         data = {
             "conn_id": conn.id,
             "user_id": conn.user_id,
@@ -236,7 +236,7 @@ class Inbound:
 
     # --- what happens to it
 
-    def dropped(self, link: Link, frame: Frame, offer: Offer) -> None:
+    def dropped(self, link: Link, frame: EncodedMessage, offer: Offer) -> None:
         conn: Connection | None = link.owner
         if conn is None:
             return

@@ -19,13 +19,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.connections.registry import Connections
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import shown, told
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import KnowsOwned, Owned, StateStore, has_methods_of
-from eyewall.application.rooms.divergence import Doubt, Doubts
+from eyewall.application.rooms.divergence import Divergence, Divergences
 from eyewall.application.rooms.seats import Seats, owner_of
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId
@@ -59,17 +59,17 @@ SECOND_LOOK = 10.0
 decision takes to have its effect here, or is given up."""
 
 
-Mend = Callable[[ConnId, Doubt], Awaitable[None]]
+Mend = Callable[[ConnId, Divergence], Awaitable[None]]
 
 
-class Repairs:
+class StateReconciler:
     """Puts right what differs."""
 
     def __init__(
         self,
         *,
         node: NodeId,
-        doubts: Doubts,
+        divergences: Divergences,
         mend: Mend,
         state: StateStore,
         connections: Connections,
@@ -79,7 +79,7 @@ class Repairs:
         luck: Callable[[], float],
     ) -> None:
         self._node = node
-        self._doubts = doubts
+        self._divergences = divergences
         self._mend = mend
         self._owned = cast("KnowsOwned", state) if has_methods_of(state, KnowsOwned) else None
         self._connections = connections
@@ -87,7 +87,7 @@ class Repairs:
         self._clock = clock
         self._logger = logger
         self._luck = luck
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._mending: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
@@ -102,15 +102,15 @@ class Repairs:
     def start(self) -> None:
         """Compare from now on."""
         self._running = True
-        self._doubts.on_note = self._begin
+        self._divergences.on_note = self._begin
         self._arm()
-        if len(self._doubts):
+        if len(self._divergences):
             self._begin()
 
     async def close(self) -> None:
         """End what is under way: what the node leaves behind goes with its lease."""
         self._running = False
-        self._doubts.on_note = None
+        self._divergences.on_note = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -119,7 +119,7 @@ class Repairs:
     async def restore(self) -> None:
         """Put back what the state may have lost with this node's lease."""
         for conn in self._connections:
-            self._doubts.everything(conn.id)
+            self._divergences.everything(conn.id)
         await self._pass()
 
     # --- after a failure
@@ -131,15 +131,15 @@ class Repairs:
     async def _until_certain(self) -> None:
         """Try until nothing is in doubt."""
         wait = FIRST
-        while len(self._doubts):
+        while len(self._divergences):
             await self._pause(wait * (0.5 + self._luck()))
             wait = FIRST if await self._pass() else min(2 * wait, MOST)
 
     async def _pass(self) -> bool:
         """Compare what is in doubt now; False if the state is away."""
         went_well = True
-        for number in range(len(self._doubts)):
-            found = self._doubts.take()
+        for number in range(len(self._divergences)):
+            found = self._divergences.take()
             if found is None:
                 break
             if number % STEP == STEP - 1:
@@ -147,11 +147,11 @@ class Repairs:
             try:
                 await self._mend(*found)
             except Unavailable as error:
-                self._doubts.note(*found)
+                self._divergences.note(*found)
                 self._logger.debug("state_not_compared", error=told(error))
                 return False  # away: each of the others would have to wait as long
             except Exception as error:
-                self._doubts.note(*found)
+                self._divergences.note(*found)
                 self._logger.error(
                     "state_not_mended", conn_id=found[0], error=shown(error), exc_info=error
                 )
@@ -189,20 +189,20 @@ class Repairs:
             for conn_id, doubt in found.items():
                 if doubt.unsure and not self._trusts:
                     doubt.whole = True
-                self._doubts.note(conn_id, doubt)
+                self._divergences.note(conn_id, doubt)
 
     @property
     def _trusts(self) -> bool:
-        return self._trusting and not self._doubts.shaken
+        return self._trusting and not self._divergences.shaken
 
     def _begin_all(self) -> None:
         """From here on all is compared: what has failed before is made good by that."""
-        self._trusting, self._doubts.shaken = not self._doubts.shaken, False
+        self._trusting, self._divergences.shaken = not self._divergences.shaken, False
 
-    async def _compare_all(self) -> dict[ConnId, Doubt]:
+    async def _compare_all(self) -> dict[ConnId, Divergence]:
         assert self._owned is not None
         left = {conn.id for conn in self._connections if conn.user_id is not None or conn.roles}
-        found: dict[ConnId, Doubt] = {}
+        found: dict[ConnId, Divergence] = {}
         after = ""
         self._begin_all()
         while True:
@@ -214,12 +214,12 @@ class Repairs:
                 break
             after = page[-1].conn_id
             await self._pause(PACE)
-        return found | {conn_id: Doubt(whole=True) for conn_id in left}
+        return found | {conn_id: Divergence(whole=True) for conn_id in left}
 
-    def _compare(self, owned: Owned, found: dict[ConnId, Doubt]) -> None:
+    def _compare(self, owned: Owned, found: dict[ConnId, Divergence]) -> None:
         """Note what the state has of a connection and this node has not, or the reverse."""
         conn = self._connections.get(owned.conn_id)
-        doubt = Doubt()
+        doubt = Divergence()
         users = set() if conn is None or conn.user_id is None else {conn.user_id}
         doubt.users = users ^ set(owned.users)
         seats = set() if conn is None else self._seats.of(conn)
@@ -232,11 +232,11 @@ class Repairs:
         if doubt.users or doubt.seats or doubt.unsure:
             found[owned.conn_id] = doubt
 
-    def _next_ones(self) -> dict[ConnId, Doubt]:
+    def _next_ones(self) -> dict[ConnId, Divergence]:
         """The next connections of this node, for a state that can't say what it has."""
         ids = sorted(self._connections.ids())
         if not self._at:
             self._begin_all()
         page = [conn_id for conn_id in ids if conn_id > self._at][:PAGE]
         self._at = page[-1] if len(page) == PAGE else ""
-        return {conn_id: Doubt(unsure=True) for conn_id in page}
+        return {conn_id: Divergence(unsure=True) for conn_id in page}

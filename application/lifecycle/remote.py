@@ -8,16 +8,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from eyewall.application.cluster.packet import BadPacket, strings
-from eyewall.application.cluster.peers import Cluster, Silent
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.cluster.peers import Cluster, NodeTimeout
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.connections.hooks import Event, Hooks
 from eyewall.application.connections.registry import Connection, Connections
-from eyewall.application.delivery.locator import Locator
+from eyewall.application.delivery.locator import RecipientLocator
 from eyewall.application.lifecycle.sessions import Sessions
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import StateStore
-from eyewall.application.rooms.membership import Rooms
+from eyewall.application.rooms.membership import RoomMembership
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import ConnectionClosed, Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
@@ -31,7 +31,7 @@ _DISCONNECT, _JOIN, _LEAVE, _LEAVE_ALL = "disconnect", "join", "leave", "leave_a
 _IN = "let_in"
 
 
-class Operations:
+class RemoteConnections:
     """Does at the right node what is asked for a connection or a user."""
 
     def __init__(
@@ -41,9 +41,9 @@ class Operations:
         state: StateStore,
         cluster: Cluster,
         connections: Connections,
-        rooms: Rooms,
+        rooms: RoomMembership,
         sessions: Sessions,
-        locator: Locator,
+        locator: RecipientLocator,
         hooks: Hooks,
         logger: Logger,
         max_per_user: int | None,
@@ -58,7 +58,7 @@ class Operations:
         self._hooks = hooks
         self._logger = logger
         self._max_per_user = max_per_user
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         cluster.on_call(_DISCONNECT, self._take_disconnect)
         cluster.on_call(_JOIN, self._take_join)
         cluster.on_call(_LEAVE, self._take_leave)
@@ -116,7 +116,7 @@ class Operations:
             return await self._take_in(header, b"")
         try:
             return strings(await self._cluster.call(node, _IN, header))
-        except (Silent, BadPacket) as error:
+        except (NodeTimeout, BadPacket) as error:
             self._logger.warning("node_silent", asked=_IN, error=told(error))
             return conn_ids
 
@@ -149,7 +149,7 @@ class Operations:
             return await self._take_disconnect(header, b"")
         try:
             return int(await self._cluster.call(node, _DISCONNECT, header))
-        except Silent as error:
+        except NodeTimeout as error:
             self._logger.warning("node_silent", asked=_DISCONNECT, error=told(error))
             return 0
 

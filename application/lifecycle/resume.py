@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from eyewall.application.concurrency.stalls import Stalls
-from eyewall.application.concurrency.timers import Deadlines
+from eyewall.application.concurrency.timers import TimerQueue
 from eyewall.application.connections.registry import Connection
 from eyewall.application.lifecycle.sessions import Sessions
 from eyewall.application.outbound.sender import TAKEN, Sender
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.stores import HistoryStore
-from eyewall.application.rooms.membership import Admit, Rooms, TooManyRooms
+from eyewall.application.rooms.membership import Admit, RoomMembership, TooManyRooms
 from eyewall.application.rooms.stream import Streams
 from eyewall.domain.errors import Forbidden, NotAMember, Refused, Unavailable, code_of
 from eyewall.domain.history import Entry, Page, Position, Since, place_before
@@ -106,7 +106,7 @@ class Resumer:
     def __init__(
         self,
         *,
-        rooms: Rooms,
+        rooms: RoomMembership,
         sessions: Sessions,
         streams: Streams,
         history: HistoryStore,
@@ -123,7 +123,7 @@ class Resumer:
         self._clock = clock
         self._free = free
         """Whether clients may join rooms by themselves."""
-        self._deadlines = Deadlines(clock, stalls)
+        self._deadlines = TimerQueue(clock, stalls)
         self._slow: dict[Connection, asyncio.Event] = {}
 
     async def resume(
@@ -133,8 +133,8 @@ class Resumer:
         wanted: Mapping[RoomId, Position | None],
         admit: Admit | None = None,
     ) -> dict[RoomId, Resumed]:
-        """Join ``wanted`` and send what came after each position; ``admit`` as ``Rooms.join``
-        has it.
+        """Join ``wanted`` and send what came after each position; ``admit`` is that of
+        ``RoomMembership.join``.
 
         Raises ``Unavailable`` if the session can't be looked for, and ``TooManyRooms``.
         """
@@ -188,8 +188,8 @@ class Resumer:
         """Join a room and send the kept messages from ``since`` on. Returns the membership,
         at the last message sent, and whether all messages asked for were sent.
 
-        ``admit`` and the errors are those of ``Rooms.join``. Raises ``NotAMember`` too, if the
-        connection is out of the room again before that is over.
+        ``admit`` and the errors are those of ``RoomMembership.join``. Also raises ``NotAMember``,
+        if the connection leaves the room before that is over.
         """
         try:
             membership = await self._rooms.join(

@@ -29,7 +29,7 @@ from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster
 from eyewall.application.concurrency.stalls import Stalls
 from eyewall.application.concurrency.tasks import briefly
-from eyewall.application.concurrency.timers import Deadline, Deadlines
+from eyewall.application.concurrency.timers import Deadline, TimerQueue
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import told
@@ -38,7 +38,7 @@ from eyewall.application.ports.stores import StateStore
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId, node_of
-from eyewall.domain.repeats import Repeats
+from eyewall.domain.repeats import RequestLog
 from eyewall.domain.session import (
     MAX_NAME,
     KeptSessions,
@@ -102,7 +102,7 @@ class Sessions:
         self._logger = logger
         self._ttl = ttl
         self._kept = KeptSessions()
-        self._deadlines = Deadlines(clock, stalls)
+        self._deadlines = TimerQueue(clock, stalls)
         stalls.on_stall(self._kept.postpone)  # nobody could come back
         self._next: Deadline | None = None
         self._arriving: dict[SessionName, set[asyncio.Event]] = {}
@@ -360,7 +360,7 @@ class Sessions:
             await self._answered(session.repeats)
         return _record(session)
 
-    async def _answered(self, repeats: Repeats) -> None:
+    async def _answered(self, repeats: RequestLog) -> None:
         """Return when nothing is in work any more, or the patience is over."""
         over = asyncio.Event()
         repeats.when_idle = over.set
@@ -452,7 +452,7 @@ def _read(record: Any) -> Session:
     """Read what ``_record`` wrote; raises ``BadPacket``: the engine is a trust boundary."""
     try:
         fields = json.loads(record)
-        repeats = Repeats()
+        repeats = RequestLog()
         for request_id, answer in fields["answers"]:
             repeats.answered(request_id, answer.encode())
         rooms = frozenset(RoomId(room_id) for room_id in fields["rooms"])

@@ -11,11 +11,11 @@ from typing import Any
 
 from eyewall.application.cluster.packet import BadPacket, strings
 from eyewall.application.cluster.peers import Cluster
-from eyewall.application.connections.registry import Audiences, Connections
-from eyewall.application.outbound.held_members import Anteroom
+from eyewall.application.connections.registry import BroadcastGroups, Connections
+from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.recipients import Filter, checked, where_in, where_out
 from eyewall.application.outbound.sender import Sender
-from eyewall.application.ports.message import Codec, Frame, read_frame, read_text
+from eyewall.application.ports.message import Codec, EncodedMessage, read_frame, read_text
 from eyewall.application.ports.transport import Link
 from eyewall.domain.envelope import Message
 from eyewall.domain.identity import RoomId, Where
@@ -30,15 +30,15 @@ class FanOut:
         self,
         *,
         cluster: Cluster,
-        audiences: Audiences,
-        anteroom: Anteroom,
+        broadcast_groups: BroadcastGroups,
+        held_members: HeldMembers,
         connections: Connections,
         sender: Sender,
         codec: Codec,
     ) -> None:
         self._cluster = cluster
-        self._audiences = audiences
-        self._anteroom = anteroom
+        self._broadcast_groups = broadcast_groups
+        self._held_members = held_members
         self._connections = connections
         self._sender = sender
         self._codec = codec
@@ -99,24 +99,24 @@ class FanOut:
     # --- this node
 
     async def _local_room(
-        self, room_id: str, frame: Frame, skip: Collection[str], skip_user: str | None
+        self, room_id: str, frame: EncodedMessage, skip: Collection[str], skip_user: str | None
     ) -> int:
         await self._sender.ready()
         return self._publish(room_id, frame, skip, skip_user)
 
     def _publish(
-        self, room_id: str, frame: Frame, skip: Collection[str], skip_user: str | None
+        self, room_id: str, frame: EncodedMessage, skip: Collection[str], skip_user: str | None
     ) -> int:
         """Send to the members who are here now; returns to how many."""
-        audience = self._audiences.get(room_id)
+        audience = self._broadcast_groups.get(room_id)
         if audience is None:
             return 0
         links = self._links(skip, skip_user)
-        held = self._anteroom.held
+        held = self._held_members.held
         if not held or not (waiting := held.get(RoomId(room_id))):
             return self._sender.publish(audience, frame, links)
         reached = self._sender.publish(audience, frame, waiting.union(links))
-        return reached + self._anteroom.keep(RoomId(room_id), frame, links)
+        return reached + self._held_members.keep(RoomId(room_id), frame, links)
 
     def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
         if not skip and skip_user is None:
@@ -126,14 +126,14 @@ class FanOut:
             conns += self._connections.of_user(skip_user)
         return {conn.link for conn in conns}
 
-    async def _local_fitting(self, frame: Frame, fits: Filter) -> int:
+    async def _local_fitting(self, frame: EncodedMessage, fits: Filter) -> int:
         await self._sender.ready()
         conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
         return self._sender.to_many(conns, frame)
 
     # --- what other nodes sent
 
-    def _frame(self, header: dict[str, Any], payload: bytes, recipient: str) -> Frame:
+    def _frame(self, header: dict[str, Any], payload: bytes, recipient: str) -> EncodedMessage:
         return read_frame(self._codec, header, payload, recipient=recipient, fan_out=True)
 
     def _take_room(self, header: dict[str, Any], payload: bytes) -> None:

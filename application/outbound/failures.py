@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
-from eyewall.application.concurrency.tasks import LAST_WORD, is_end
+from eyewall.application.concurrency.tasks import CANCEL_GRACE, is_end
 from eyewall.application.connections.stats import Stats
 from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import Logger
@@ -130,7 +130,7 @@ class Failures:
             self._later.clear()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=LAST_WORD)
+            await asyncio.wait([self._task], timeout=CANCEL_GRACE)
 
     async def _tell_all(self) -> None:
         while self._later:

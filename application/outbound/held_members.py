@@ -19,7 +19,7 @@ from typing import Final
 
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.outbound.sender import Sender
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.application.ports.transport import Link
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import RoomId
@@ -33,7 +33,7 @@ MAX_WAITING: Final = 64 * 2**20
 _NONE: Final = frozenset[RoomId]()
 
 
-class Anteroom:
+class HeldMembers:
     """Who waits to hear a room, and what it has to hear then."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Anteroom:
         self._sender = sender
         self._config = queue
         self._pool = Pool(max_waiting)
-        self._queues: dict[Link, Outbox[Frame]] = {}
+        self._queues: dict[Link, Outbox[EncodedMessage]] = {}
         self.held: dict[RoomId, set[Link]] = {}
         """The members who wait, by room. Changed only here."""
 
@@ -61,7 +61,7 @@ class Anteroom:
         self.held.setdefault(room_id, set()).add(conn.link)
         conn.held |= {room_id}
 
-    def keep(self, room_id: RoomId, frame: Frame, skip: Collection[Link] = ()) -> int:
+    def keep(self, room_id: RoomId, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
         """Keep a message of a room for the members who wait, except ``skip``; returns for how
         many it is."""
         links = [link for link in self.held.get(room_id, ()) if link not in skip]
@@ -69,7 +69,7 @@ class Anteroom:
             self._keep(link.owner, frame)
         return len(links)
 
-    def _keep(self, conn: Connection, frame: Frame) -> None:
+    def _keep(self, conn: Connection, frame: EncodedMessage) -> None:
         queue = self._queues.get(conn.link)
         if queue is None:
             queue = self._queues[conn.link] = Outbox(self._config, self._pool)
@@ -96,7 +96,7 @@ class Anteroom:
         if not conn.held.isdisjoint(rooms):
             self._let_go(rooms, conn)
 
-    def _let_go(self, rooms: Collection[RoomId], conn: Connection) -> list[Frame]:
+    def _let_go(self, rooms: Collection[RoomId], conn: Connection) -> list[EncodedMessage]:
         """Hold a connection no longer; returns what has waited for it, in order."""
         for room_id in conn.held.intersection(rooms):
             waiting = self.held[room_id]
@@ -116,5 +116,5 @@ class Anteroom:
         return [frame for frame in frames if _room_of(frame) in rooms]
 
 
-def _room_of(frame: Frame) -> str | None:
+def _room_of(frame: EncodedMessage) -> str | None:
     return frame.stream or frame.recipient

@@ -25,7 +25,7 @@ _NOT_ASYNC = "a filter is asked of each connection at once: it can't be async"
 
 
 @dataclass(frozen=True, slots=True)
-class Whom:
+class RecipientFilter:
     """A user, the members of a room, or whoever fits; nothing named: the connections as
     such, whoever has them."""
 
@@ -50,7 +50,7 @@ class Whom:
         return {"where": where_out(self.fits)} if isinstance(self.fits, Where) else {}
 
 
-ANYBODY = Whom()
+ANY_RECIPIENT = RecipientFilter()
 
 
 def checked(fits: Filter | Where) -> Filter | Where:
@@ -85,16 +85,16 @@ def checked(fits: Filter | Where) -> Filter | Where:
     return ask
 
 
-def whom_in(header: Mapping[str, Any]) -> Whom:
-    """Read what ``Whom.header`` wrote; raises ``BadPacket``."""
+def whom_in(header: Mapping[str, Any]) -> RecipientFilter:
+    """Read what ``RecipientFilter.header`` wrote; raises ``BadPacket``."""
     user, room = header.get("u"), header.get("r")
     if not isinstance(user, str | None) or not isinstance(room, str | None):
         raise BadPacket("a message for nobody")
     if user is not None:
-        return Whom(user=UserId(user))
+        return RecipientFilter(user=UserId(user))
     if room is not None:
-        return Whom(room=RoomId(room))
-    return Whom(fits=where_in(header["where"])) if "where" in header else ANYBODY
+        return RecipientFilter(room=RoomId(room))
+    return RecipientFilter(fits=where_in(header["where"])) if "where" in header else ANY_RECIPIENT
 
 
 def where_out(where: Where) -> dict[str, Any]:

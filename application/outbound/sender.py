@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from eyewall.application.connections.registry import Connection
 from eyewall.application.connections.stats import Stats
 from eyewall.application.outbound.failures import Failures
-from eyewall.application.ports.message import Acknowledges, Codec, Frame
-from eyewall.application.ports.transport import Audience, Link, Outbound
+from eyewall.application.ports.message import Acknowledges, Codec, EncodedMessage
+from eyewall.application.ports.transport import BroadcastGroup, Link, MessageWriter
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw
 from eyewall.domain.errors import (
     AckTimeout,
@@ -69,7 +69,7 @@ class Sender:
     """Turns messages into frames and hands them to links and audiences."""
 
     def __init__(
-        self, *, codec: Codec, outbound: Outbound, stats: Stats, failures: Failures, ids: Ids
+        self, *, codec: Codec, outbound: MessageWriter, stats: Stats, failures: Failures, ids: Ids
     ) -> None:
         self._codec = codec
         self._ack = codec.ack if isinstance(codec, Acknowledges) else None
@@ -88,7 +88,7 @@ class Sender:
         ack: bool = False,
         recipient: str | None = None,
         fan_out: bool = False,
-    ) -> Frame:
+    ) -> EncodedMessage:
         """Encode ``message``, giving it an id if it has none.
 
         Raises ``Misuse`` for data that can't be encoded.
@@ -117,7 +117,7 @@ class Sender:
             failure = Failure(message, recipient or "", FailureReason.VALIDATION, error)
             self._failures.tell_soon(failure)
             raise
-        return Frame(
+        return EncodedMessage(
             payload,
             envelope=envelope,
             message=message,
@@ -126,18 +126,18 @@ class Sender:
             fan_out=fan_out,
         )
 
-    def reply_frame(self, envelope: Envelope) -> Frame:
+    def reply_frame(self, envelope: Envelope) -> EncodedMessage:
         """Encode what the server itself says: acks, errors, notices."""
-        return Frame(self._codec.encode(envelope), envelope=envelope)
+        return EncodedMessage(self._codec.encode(envelope), envelope=envelope)
 
-    def ack_frame(self, request: Envelope) -> Frame:
+    def ack_frame(self, request: Envelope) -> EncodedMessage:
         """The ack of a request whose handler returned nothing."""
         if self._ack is None or request.id is None:
             return self.reply_frame(ack(request))
         payload = self._ack(request.id, request.topic)
-        return Frame(payload, envelope=partial(ack, request))
+        return EncodedMessage(payload, envelope=partial(ack, request))
 
-    def answer_frame(self, request: Envelope, data: Any) -> Frame:
+    def answer_frame(self, request: Envelope, data: Any) -> EncodedMessage:
         """A message that answers ``request``: its topic, and its id as ``ref``."""
         raw = data if isinstance(data, Raw) else None
         plain = None if raw is not None else data
@@ -145,11 +145,11 @@ class Sender:
             Envelope(request.topic, "message", plain, self.new_id(), request.id, raw=raw)
         )
 
-    def notice(self, topic: str, event: str, data: Any) -> Frame:
+    def notice(self, topic: str, event: str, data: Any) -> EncodedMessage:
         """A frame of the server's own, with an id."""
         return self.reply_frame(Envelope(topic, event, data, id=self.new_id()))
 
-    def gap(self, room_id: RoomId, at: Position) -> Frame:
+    def gap(self, room_id: RoomId, at: Position) -> EncodedMessage:
         """Tell that messages of a room after ``at`` were dropped.
 
         It stands in the place of the first of them: if it is dropped too, that is the
@@ -161,15 +161,15 @@ class Sender:
         return frame
 
     @staticmethod
-    def text(data: str | bytes, *, fan_out: bool = False) -> Frame:
+    def text(data: str | bytes, *, fan_out: bool = False) -> EncodedMessage:
         """A frame without an envelope: text for ``str``, binary for ``bytes``."""
         binary = isinstance(data, bytes)
         payload = data if isinstance(data, bytes) else data.encode()
-        return Frame(payload, raw=True, binary=binary, fan_out=fan_out)
+        return EncodedMessage(payload, raw=True, binary=binary, fan_out=fan_out)
 
     # --- one connection
 
-    def to_link(self, link: Link, frame: Frame) -> Offer:
+    def to_link(self, link: Link, frame: EncodedMessage) -> Offer:
         """Hand a frame to a link, and count what became of it."""
         offer = link.send(frame)
         if offer in TAKEN:
@@ -180,7 +180,7 @@ class Sender:
             self.gaps.note(link.owner, frame)
         return offer
 
-    async def to_conn(self, conn: Connection, frame: Frame) -> EyewallError | None:
+    async def to_conn(self, conn: Connection, frame: EncodedMessage) -> EyewallError | None:
         """Send to one connection; returns why it was not taken, after the handlers ran."""
         if not conn.is_open:
             error: EyewallError = ConnectionClosed(f"{conn.id} is closed")
@@ -210,7 +210,7 @@ class Sender:
     # --- many
 
     async def to_audience(
-        self, audience: Audience, frame: Frame, skip: Collection[Link] = ()
+        self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
         """Send to everybody in ``audience``; returns to how many.
 
@@ -220,7 +220,9 @@ class Sender:
         await self._outbound.ready()
         return self.publish(audience, frame, skip)
 
-    def publish(self, audience: Audience, frame: Frame, skip: Collection[Link] = ()) -> int:
+    def publish(
+        self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
+    ) -> int:
         """Send to everybody in ``audience`` without waiting; returns to how many."""
         reached = audience.publish(frame, skip)
         if not frame.raw:
@@ -231,13 +233,13 @@ class Sender:
         """Return when the node has room for more to write."""
         await self._outbound.ready()
 
-    def to_many(self, conns: Collection[Connection], frame: Frame) -> int:
+    def to_many(self, conns: Collection[Connection], frame: EncodedMessage) -> int:
         """Send one frame to each of ``conns``; what is dropped is reported soon."""
         for conn in conns:
             self.post(conn, frame)
         return len(conns)
 
-    def post(self, conn: Connection, frame: Frame) -> bool:
+    def post(self, conn: Connection, frame: EncodedMessage) -> bool:
         """Send one frame without waiting; False if it will not be written.
 
         A queue that does not take it is reported soon.
@@ -251,13 +253,13 @@ class Sender:
 
     # --- what did not arrive
 
-    def dropped(self, conn: Connection, frame: Frame) -> None:
+    def dropped(self, conn: Connection, frame: EncodedMessage) -> None:
         """A frame that the link had taken did not fit after all."""
         if not frame.raw:
             self._stats.take_back_sent()
         self.missed(conn, frame)
 
-    def missed(self, conn: Connection, frame: Frame) -> None:
+    def missed(self, conn: Connection, frame: EncodedMessage) -> None:
         """There was no place for a frame where it would have waited for the link."""
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.gaps.note(conn, frame)
@@ -268,7 +270,7 @@ class Sender:
         for room_id, at in self.gaps.take(conn).items():
             self.post(conn, self.gap(room_id, at))
 
-    def lost(self, conn: Connection, frame: Frame, reason: FailureReason) -> None:
+    def lost(self, conn: Connection, frame: EncodedMessage, reason: FailureReason) -> None:
         """A frame that the link had taken was not written before it ended, or in time.
 
         One that asked for an ack is reported by who waits for that.
@@ -284,7 +286,7 @@ class Sender:
             )
             self._failures.tell_soon(self._failure(frame, conn, reason, error, None))
 
-    def forwarded_in_vain(self, frame: Frame, conn_id: str) -> None:
+    def forwarded_in_vain(self, frame: EncodedMessage, conn_id: str) -> None:
         """A frame of another node was for a connection that is not here, or not let in, or
         another user's."""
         self._stats.metrics.dropped(FailureReason.CONN_CLOSED.value, 1)
@@ -292,14 +294,14 @@ class Sender:
         reason, missed = FailureReason.CONN_CLOSED, Missed(ConnId(conn_id))
         self._failures.tell_soon(self._failure(frame, missed, reason, error, None))
 
-    def tell_dropped(self, conn: Connection, frame: Frame) -> None:
+    def tell_dropped(self, conn: Connection, frame: EncodedMessage) -> None:
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
         self._failures.tell_soon(self._failure(frame, conn, reason, error, conn.link.queued))
 
     async def failed(
         self,
-        frame: Frame,
+        frame: EncodedMessage,
         by: Connection | Missed,
         reason: FailureReason,
         error: EyewallError | None,
@@ -312,7 +314,7 @@ class Sender:
 
     def _failure(
         self,
-        frame: Frame,
+        frame: EncodedMessage,
         by: Connection | Missed,
         reason: FailureReason,
         error: EyewallError | None,
@@ -347,7 +349,7 @@ def refusal(offer: Offer, conn: Connection) -> EyewallError:
     return QueueFull(f"the queue of {conn.id} is full")
 
 
-def _message_of(frame: Frame) -> Message:
+def _message_of(frame: EncodedMessage) -> Message:
     """Show what the server itself sent, or a raw frame, as a message."""
     envelope = frame.envelope
     if envelope is not None and envelope.topic:
@@ -374,7 +376,7 @@ class Gaps:
     def __len__(self) -> int:
         return len(self._of)
 
-    def note(self, conn: Connection, frame: Frame) -> None:
+    def note(self, conn: Connection, frame: EncodedMessage) -> None:
         """A frame was dropped; one without a place in a history leaves no gap."""
         if frame.position is None or frame.stream is None or not conn.is_open:
             return

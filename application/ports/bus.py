@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from eyewall.application.ports.plugins import Maybe
+from eyewall.application.ports.plugins import MaybeAwaitable
 
 
 class Subscription(Protocol):
     """Stands until it is closed."""
 
-    def close(self) -> Maybe[None]:
+    def close(self) -> MaybeAwaitable[None]:
         """Stop receiving."""
 
 
@@ -28,15 +28,17 @@ class PubSub(Protocol):
       ``Unavailable``.
     """
 
-    def publish(self, channel: str, payload: bytes) -> Maybe[None]:
+    def publish(self, channel: str, payload: bytes) -> MaybeAwaitable[None]:
         """Send ``payload`` to whoever listens on ``channel``."""
 
-    def subscribe(self, channel: str, handler: Callable[[bytes], None]) -> Maybe[Subscription]:
+    def subscribe(
+        self, channel: str, handler: Callable[[bytes], None]
+    ) -> MaybeAwaitable[Subscription]:
         """Have ``handler`` called with what is published on ``channel`` from now on."""
 
 
 @runtime_checkable
-class CountsListeners(Protocol):
+class CountsSubscribers(Protocol):
     """A bus that knows, without asking around, who listens. Optional."""
 
     def listeners(self, channel: str) -> int: ...

@@ -40,7 +40,7 @@ PLAIN = frozenset({"logger", "metrics", "tracer"})
 """Ports whose methods nobody awaits: what a coroutine function does would never happen."""
 
 
-OPTIONAL: dict[str, type[Any]] = {"metrics": plugins.WatchesNode, "pubsub": bus.CountsListeners}
+OPTIONAL: dict[str, type[Any]] = {"metrics": plugins.WatchesNode, "pubsub": bus.CountsSubscribers}
 """What a port may have too, each method by itself."""
 
 

@@ -16,17 +16,17 @@ class MalformedMessage(Refused):
     """Bytes from the bus, a store or a history that are not a message."""
 
 
-class Wire(Protocol):
+class WireFormat(Protocol):
     """One way of putting messages on a socket (a codec, compressed or not)."""
 
     name: str
 
-    def build(self, frame: Frame) -> bytes:
+    def build(self, frame: EncodedMessage) -> bytes:
         """Return the bytes that go to the socket, framing included."""
 
 
 @runtime_checkable
-class Recodes(Protocol):
+class Transcoder(Protocol):
     """A codec that takes over messages in the canonical one. Optional: ask with isinstance.
 
     What a client of it gets is then what a client of JSON gets, whether the message was
@@ -48,7 +48,7 @@ class Acknowledges(Protocol):
         """Return the ack of a request whose handler returned nothing."""
 
 
-class Frame:
+class EncodedMessage:
     """One message on its way to one or to thousands of connections.
 
     ``payload`` is the message in the canonical codec (JSON); for a raw frame it is
@@ -114,9 +114,9 @@ class Frame:
             self._envelope = self._envelope()
         return self._envelope
 
-    def addressed(self, recipient: str) -> Frame:
+    def addressed(self, recipient: str) -> EncodedMessage:
         """The same message, for reports about another recipient; the bytes are shared."""
-        copy = Frame(
+        copy = EncodedMessage(
             self.payload,
             envelope=self._envelope,
             message=self.message,
@@ -132,12 +132,12 @@ class Frame:
         copy.expires = self.expires
         return copy
 
-    def placed(self, room_id: RoomId, at: Position) -> Frame:
+    def placed(self, room_id: RoomId, at: Position) -> EncodedMessage:
         """The same message at its place in the room's history. It is not encoded again."""
         envelope = self.envelope
         if envelope is not None:
             envelope = envelope.placed(StreamPosition(room_id, at.epoch, at.offset))
-        frame = Frame(
+        frame = EncodedMessage(
             placed(self.payload, room_id, at),
             envelope=envelope,
             message=self.message,
@@ -160,7 +160,7 @@ class Frame:
         """The payload, which copies for other recipients share."""
         return self.payload
 
-    def form(self, wire: Wire) -> bytes:
+    def form(self, wire: WireFormat) -> bytes:
         """Return the bytes for ``wire``, built on first use and then shared."""
         if self.built_for == wire.name:
             return self.built
@@ -219,7 +219,7 @@ def read_frame(
     *,
     recipient: str | None = None,
     fan_out: bool = False,
-) -> Frame:
+) -> EncodedMessage:
     """Take over a message that another node encoded; raises ``MalformedMessage``.
 
     The bytes go on as they are; they are decoded because the bus is not trusted.
@@ -230,7 +230,7 @@ def read_frame(
         message = Message(envelope.topic, envelope.event, envelope.raw, envelope.id)
     except (Refused, KeyError, ValueError) as error:
         raise MalformedMessage(f"not a message: {error}") from None
-    return Frame(
+    return EncodedMessage(
         payload,
         envelope=envelope,
         message=message,

@@ -13,7 +13,7 @@ from eyewall.domain.identity import ConnMeta, RoomId
 T = TypeVar("T")
 
 
-Maybe: TypeAlias = "T | Awaitable[T]"
+MaybeAwaitable: TypeAlias = "T | Awaitable[T]"
 
 
 # --- rules that a user may bring
@@ -23,25 +23,25 @@ class Authenticator(Protocol):
     """Says who knocks. None, or ``Unauthorized``, refuses: with 401, or with a close (4504)
     where ``refuse_with`` says so."""
 
-    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta | None]:
+    def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta | None]:
         """Return who it is, or None for one who is not let in."""
 
 
 class AccessController(Protocol):
     """Says who may send what, and who may listen where."""
 
-    def can_publish(self, meta: ConnMeta, topic: str, event: str) -> Maybe[bool]:
+    def can_publish(self, meta: ConnMeta, topic: str, event: str) -> MaybeAwaitable[bool]:
         """Asked for each message that a client sends; what it publishes into a room by itself
         has the topic ``room:<room>``. False is ``Forbidden``."""
 
-    def can_subscribe(self, meta: ConnMeta, room_id: RoomId) -> Maybe[bool]:
+    def can_subscribe(self, meta: ConnMeta, room_id: RoomId) -> MaybeAwaitable[bool]:
         """Asked for each join, by whomever. False is ``Forbidden``."""
 
 
 class Validator(Protocol):
     """Checks payloads by topic; raises ``ValidationError``."""
 
-    def validate(self, topic: str, event: str, data: Any) -> Maybe[None]:
+    def validate(self, topic: str, event: str, data: Any) -> MaybeAwaitable[None]:
         """Return if the payload is as it should be, and raise otherwise."""
 
 
@@ -54,7 +54,7 @@ class Limiter(Protocol):
     raised it.
     """
 
-    def allow(self, key: str) -> Maybe[float]:
+    def allow(self, key: str) -> MaybeAwaitable[float]:
         """Count one for ``key``; returns the seconds to wait, and 0.0 if it may go on."""
 
 

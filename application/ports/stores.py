@@ -54,7 +54,7 @@ def has_methods_of(adapter: object, port: type) -> bool:
 
 
 @runtime_checkable
-class Opens(Protocol):
+class Lifecycle(Protocol):
     """Something that is opened at start and closed at shutdown. Optional.
 
     What several servers share is opened by each and stays open until the last has
@@ -70,7 +70,7 @@ MemberKey = str
 """Whose standing: ``u:<user_id>``, or ``c:<conn_id>`` of an anonymous connection."""
 
 
-Rule = Callable[[Room | None, Standing], tuple[Room | None, T]]
+RoomTransaction = Callable[[Room | None, Standing], tuple[Room | None, T]]
 """A decision of the domain about a room and one member's standing in it.
 
 It changes the standing in place, and returns the room to keep (None: no room) and its
@@ -90,7 +90,9 @@ class StateStore(Protocol):
     Any method raises ``Unavailable`` when the engine is away.
     """
 
-    async def decide(self, room_id: RoomId, member: MemberKey | None, rule: Rule[T]) -> T:
+    async def decide(
+        self, room_id: RoomId, member: MemberKey | None, rule: RoomTransaction[T]
+    ) -> T:
         """Run ``rule`` on the room and the member's standing (blank for None)."""
 
     async def room(self, room_id: RoomId) -> Room | None:

@@ -2,7 +2,7 @@
 
 Every port's docstring is its contract, and ``eyewall.testing.contracts`` holds adapters to it.
 Methods may be plain or ``async`` where a call may have to wait, if so marked with
-``Maybe``; where a port has one method, a plain callable will do. ``stores`` has the ports
+``MaybeAwaitable``; where a port has one method, a plain callable will do. ``stores`` has the ports
 of the cluster.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
-from eyewall.application.ports.message import Codec, Frame
-from eyewall.application.ports.plugins import Maybe
+from eyewall.application.ports.message import Codec, EncodedMessage
+from eyewall.application.ports.plugins import MaybeAwaitable
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.handshake import Handshake
 from eyewall.domain.identity import ConnMeta
@@ -27,7 +27,7 @@ class Link(Protocol):
     * frames leave in the order of ``send``, room messages included; one is written
       whole or not at all;
     * ``close`` is the last thing that is sent; later sends are ignored;
-    * whatever ends the link by itself is told to ``Intake.lost``, once; an end that
+    * whatever ends the link by itself is told to ``TransportEvents.lost``, once; an end that
       ``close`` asked for is not.
     """
 
@@ -49,16 +49,16 @@ class Link(Protocol):
 
     def look(self) -> None:
         """Read what has come by now, and hand it on: before the peer is judged by what has
-        not. Not to be called from within ``Intake``."""
+        not. Not to be called from within ``TransportEvents``."""
 
-    def send(self, frame: Frame) -> Offer:
+    def send(self, frame: EncodedMessage) -> Offer:
         """Queue one message; the outcome says whether it will be written."""
 
     def close(self, reason: DisconnectReason) -> None:
         """Write what is queued, then the close frame, then go (protocol.md)."""
 
 
-class Audience(Protocol):
+class BroadcastGroup(Protocol):
     """Links that get the same messages: a room, or everybody on the node."""
 
     def add(self, link: Link) -> None: ...
@@ -68,38 +68,38 @@ class Audience(Protocol):
 
     def __iter__(self) -> Iterator[Link]: ...
 
-    def publish(self, frame: Frame, skip: Collection[Link] = ()) -> int:
+    def publish(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
         """Send to all who are in it now, except ``skip``; returns how many these are."""
 
 
-class Outbound(Protocol):
+class MessageWriter(Protocol):
     """Writes for all links of the node, collected per turn of the loop."""
 
-    def audience(self) -> Audience:
+    def audience(self) -> BroadcastGroup:
         """Return a new, empty audience."""
 
     async def ready(self) -> None:
         """Return when the frames that wait to be written are few enough for more."""
 
 
-class Reservation(Protocol):
+class ConnectionSlot(Protocol):
     """A connection's place in the limits, from the handshake on."""
 
     def release(self) -> None:
         """Give it back. May be called again."""
 
 
-class Intake(Protocol):
+class TransportEvents(Protocol):
     """What the web adapter tells the application."""
 
-    def reserve(self, ip: str | None) -> Reservation:
+    def reserve(self, ip: str | None) -> ConnectionSlot:
         """Count a handshake against the limits; raises ``ShuttingDown`` or ``Overloaded``."""
 
-    def authenticate(self, handshake: Handshake) -> Maybe[ConnMeta]:
+    def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta]:
         """Say who knocks; raises ``Unauthorized``. To be awaited if it has to wait."""
 
     async def open(
-        self, link: Link, meta: ConnMeta, reservation: Reservation, *, session: bool
+        self, link: Link, meta: ConnMeta, reservation: ConnectionSlot, *, session: bool
     ) -> bool:
         """Register the link, welcome it (``session``), run the hooks.
 
@@ -110,7 +110,7 @@ class Intake(Protocol):
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:
         """Take one whole message in. Never waits, never raises."""
 
-    def dropped(self, link: Link, frame: Frame, offer: Offer) -> None:
+    def dropped(self, link: Link, frame: EncodedMessage, offer: Offer) -> None:
         """A message that ``send`` had taken will not be written after all.
 
         ``CLOSED``: it still waited when the link was gone. ``EXPIRED``: its time was over.

@@ -26,14 +26,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from eyewall.application.concurrency.stalls import Stalls
-from eyewall.application.concurrency.tasks import Tasks, briefly, is_end
-from eyewall.application.concurrency.timers import Deadline, Deadlines
+from eyewall.application.concurrency.tasks import TaskSet, briefly, is_end
+from eyewall.application.concurrency.timers import Deadline, TimerQueue
 from eyewall.application.connections.registry import Connection
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import shown, told
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.rooms.seats import Left, Seats
+from eyewall.application.rooms.seats import LeaveResult, Seats
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, RoomId, UserId
@@ -60,9 +60,9 @@ class Announcements:
         self._clock = clock
         self._logger = logger
         self._grace = grace
-        self._deadlines = Deadlines(clock, stalls)
+        self._deadlines = TimerQueue(clock, stalls)
         self._missing: dict[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]] = {}
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
 
     def __len__(self) -> int:
         """How many leaves are held back."""
@@ -74,7 +74,7 @@ class Announcements:
         """Tell the other members; who joins knows it from the ack."""
         await self._tell(room_id, "join", conn_id, user_id, connections)
 
-    async def leave(self, room_id: RoomId, conn_id: ConnId, left: Left) -> None:
+    async def leave(self, room_id: RoomId, conn_id: ConnId, left: LeaveResult) -> None:
         """Tell the members that are left, at once or when nobody has come back."""
         if left.quietly:
             self._miss(room_id, conn_id, left.user_id, self._grace)
@@ -146,12 +146,12 @@ class _Line:
         self.over = asyncio.Event()
 
 
-class Notices:
+class JoinLeaveQueue:
     """Tells, per connection, what was noted."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._ending = False
         self._lines: dict[ConnId, _Line] = {}
 

@@ -20,7 +20,7 @@ come and gone while the state was away."""
 
 
 @dataclass(slots=True)
-class Doubt:
+class Divergence:
     """What is not known of one connection."""
 
     users: set[UserId] = field(default_factory=set)
@@ -33,7 +33,7 @@ class Doubt:
     unsure: bool = False
     """The state has not all its seats: they were taken away, or are lost."""
 
-    def merge(self, other: Doubt) -> None:
+    def merge(self, other: Divergence) -> None:
         self.users |= other.users
         for seat, was_member in other.seats.items():
             self.seats[seat] = self.seats.get(seat, False) or was_member
@@ -41,11 +41,11 @@ class Doubt:
         self.unsure = self.unsure or other.unsure
 
 
-class Doubts:
+class Divergences:
     """The doubts of one node, in the order in which they arose."""
 
     def __init__(self) -> None:
-        self._of: dict[ConnId, Doubt] = {}
+        self._of: dict[ConnId, Divergence] = {}
         self.on_note: Callable[[], None] | None = None
         """Called when there is a new one."""
         self.shaken = False
@@ -60,19 +60,19 @@ class Doubts:
 
     def presence(self, conn_id: ConnId, user_id: UserId) -> None:
         """Whether the connection is there as the user."""
-        self.note(conn_id, Doubt(users={user_id}))
+        self.note(conn_id, Divergence(users={user_id}))
 
     def seat(
         self, conn_id: ConnId, room_id: RoomId, user_id: UserId | None, *, member: bool
     ) -> None:
         """Whether the connection has a seat in the room as the user."""
-        self.note(conn_id, Doubt(seats={(room_id, user_id): member}))
+        self.note(conn_id, Divergence(seats={(room_id, user_id): member}))
 
     def everything(self, conn_id: ConnId) -> None:
         """Whether anything is left of what the connection has."""
-        self.note(conn_id, Doubt(whole=True))
+        self.note(conn_id, Divergence(whole=True))
 
-    def note(self, conn_id: ConnId, doubt: Doubt) -> None:
+    def note(self, conn_id: ConnId, doubt: Divergence) -> None:
         known = self._of.get(conn_id)
         if known is not None:
             known.merge(doubt)
@@ -81,7 +81,7 @@ class Doubts:
         if self.on_note is not None:
             self.on_note()
 
-    def take(self) -> tuple[ConnId, Doubt] | None:
+    def take(self) -> tuple[ConnId, Divergence] | None:
         """Take out the oldest; None if there is none."""
         conn_id = next(iter(self._of), None)
         return None if conn_id is None else (conn_id, self._of.pop(conn_id))

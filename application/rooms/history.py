@@ -17,7 +17,7 @@ from eyewall.domain.identity import RoomId
 from eyewall.domain.membership import RoomInfo
 
 
-class Histories:
+class RoomHistory:
     """The histories of the cluster's rooms. Every method may raise ``Unavailable``."""
 
     def __init__(

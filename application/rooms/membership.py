@@ -26,17 +26,17 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 
 from eyewall.application.cluster.peers import Cluster
-from eyewall.application.concurrency.locks import Turns
-from eyewall.application.concurrency.tasks import Effects, Tasks, is_end
+from eyewall.application.concurrency.locks import KeyedLock
+from eyewall.application.concurrency.tasks import Effects, TaskSet, is_end
 from eyewall.application.connections.hooks import Event, Hooks
-from eyewall.application.connections.registry import Audiences, Connection
-from eyewall.application.outbound.held_members import Anteroom
+from eyewall.application.connections.registry import BroadcastGroups, Connection
+from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.logging import shown, told
 from eyewall.application.ports.plugins import AccessController, Logger, method
-from eyewall.application.rooms.announcements import Announcements, Notices
-from eyewall.application.rooms.divergence import Doubt
-from eyewall.application.rooms.seats import Left, Seats, Taken
+from eyewall.application.rooms.announcements import Announcements, JoinLeaveQueue
+from eyewall.application.rooms.divergence import Divergence
+from eyewall.application.rooms.seats import JoinResult, LeaveResult, Seats
 from eyewall.application.rooms.stream import Streams
 from eyewall.domain.errors import ConnectionClosed, Forbidden, Refused, Unavailable, code_of
 from eyewall.domain.history import Position
@@ -56,7 +56,7 @@ KICKED = "system:kicked"
 Admit = Callable[[], Awaitable[None]]
 
 
-_ANNOUNCED = Left()
+_ANNOUNCED = LeaveResult()
 """The others hear of it from whoever decided it, if at all."""
 
 
@@ -70,7 +70,7 @@ class _Another(Exception):
     """The connection has become another user's meanwhile."""
 
 
-class Rooms:
+class RoomMembership:
     """Joining and leaving, for connections of this node."""
 
     def __init__(
@@ -78,29 +78,29 @@ class Rooms:
         *,
         seats: Seats,
         cluster: Cluster,
-        audiences: Audiences,
-        anteroom: Anteroom,
+        broadcast_groups: BroadcastGroups,
+        held_members: HeldMembers,
         announcements: Announcements,
         streams: Streams,
         sender: Sender,
         hooks: Hooks,
         logger: Logger,
-        door: Door,
+        door: JoinAuthorization,
     ) -> None:
         self._seats = seats
         self.moving = seats.moving
         self._cluster = cluster
-        self._audiences = audiences
-        self._anteroom = anteroom
+        self._broadcast_groups = broadcast_groups
+        self._held_members = held_members
         self._announcements = announcements
         self._streams = streams
         self._sender = sender
         self._hooks = hooks
         self._logger = logger
         self._door = door
-        self._turns = Turns()
-        self._notices = Notices(logger)
-        self._tasks = Tasks(logger)
+        self._turns = KeyedLock()
+        self._notices = JoinLeaveQueue(logger)
+        self._tasks = TaskSet(logger)
         self.effects = Effects(logger)
         self._on_gone: list[Callable[[Connection, RoomId], None]] = []
         self._places: dict[ConnId, dict[RoomId, Position]] = {}
@@ -162,7 +162,7 @@ class Rooms:
         """Seat the connection; None if it is not ``owner``'s any more, and out then."""
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
-        if room_id in self._seats.misnamed(conn):
+        if room_id in self._seats.seats_under_old_user(conn):
             await self._move(room_id, conn)
         if not conn.meta.is_same_owner(owner):
             return None
@@ -201,7 +201,7 @@ class Rooms:
         owner: ConnMeta,
         options: JoinOptions | None,
         fresh: bool,
-    ) -> Taken:
+    ) -> JoinResult:
         """Take a seat and have a gate; the connection is open, and ``owner``'s, then."""
         as_of = self._streams.changes
         if not conn.meta.is_same_owner(owner):
@@ -216,7 +216,7 @@ class Rooms:
         return taken
 
     def _membership(
-        self, room_id: RoomId, conn: Connection, taken: Taken, hold: bool
+        self, room_id: RoomId, conn: Connection, taken: JoinResult, hold: bool
     ) -> Membership:
         at = self._streams.position(room_id)
         if hold or not conn.is_in:
@@ -226,12 +226,12 @@ class Rooms:
         epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
         return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)
 
-    def _enter(self, room_id: RoomId, conn: Connection, taken: Taken) -> None:
+    def _enter(self, room_id: RoomId, conn: Connection, taken: JoinResult) -> None:
         """Let what was decided take effect here."""
-        self._audiences.add(room_id, conn.link)
+        self._broadcast_groups.add(room_id, conn.link)
         conn.enter(room_id, taken.role)
         if not conn.is_in:
-            self._anteroom.hold(room_id, conn)
+            self._held_members.hold(room_id, conn)
         user_id = conn.user_id
 
         async def notice() -> None:
@@ -260,7 +260,7 @@ class Rooms:
         self, room_id: RoomId, conn: Connection, reason: LeaveReason = LeaveReason.LEFT
     ) -> bool:
         """Take a connection out; False if it was not in."""
-        return await self.effects.see_through(
+        return await self.effects.run_to_completion(
             partial(self._leave, room_id, conn, reason), partial(self._notices.tell, conn)
         )
 
@@ -314,7 +314,7 @@ class Rooms:
         conn: Connection,
         why: LeaveReason,
         reason: str,
-        left: Left = _ANNOUNCED,
+        left: LeaveResult = _ANNOUNCED,
     ) -> None:
         """Its seat is gone, and not by its own doing; who has ended leaves by itself."""
         if conn.is_open:
@@ -324,9 +324,9 @@ class Rooms:
 
     def ended(self, conn: Connection) -> None:
         """The end of a connection is decided: no room sends to it any more."""
-        self._anteroom.discard(conn.held, conn)
+        self._held_members.discard(conn.held, conn)
         for room_id in conn.roles:
-            self._audiences.discard(room_id, conn.link)
+            self._broadcast_groups.discard(room_id, conn.link)
         self._places.pop(conn.id, None)
 
     async def after_end(self, conn: Connection) -> None:
@@ -340,11 +340,13 @@ class Rooms:
                 if left is None:
                     away = True
                     self._seats.doubt(room_id, conn)
-                self._left(room_id, conn, why, left or Left())
+                self._left(room_id, conn, why, left or LeaveResult())
             self._seats.forget(conn)
         await self._notices.settled(conn)
 
-    async def _give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left | None:
+    async def _give_back(
+        self, room_id: RoomId, conn: Connection, why: LeaveReason
+    ) -> LeaveResult | None:
         try:
             return await self._seats.give_back(room_id, conn, why)
         except Unavailable as error:
@@ -352,16 +354,16 @@ class Rooms:
             self._logger.warning("seat_not_released", room=room_id, error=told(error))
             return None
 
-    def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
+    def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult) -> None:
         # Who has ended keeps the list of its rooms, for the hooks of the disconnect.
         conn.roles.pop(room_id, None)
         self._left(room_id, conn, why, left)
 
-    def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: Left) -> None:
+    def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult) -> None:
         """Let it take effect here that a connection is out of a room."""
         self._seats.forget_room(room_id, conn)
-        self._anteroom.discard((room_id,), conn)
-        self._audiences.discard(room_id, conn.link)
+        self._held_members.discard((room_id,), conn)
+        self._broadcast_groups.discard(room_id, conn.link)
         self._streams.let_go(room_id, conn.link)
         self._streams.left(room_id)
         self._cluster.leave_room(room_id)
@@ -383,28 +385,30 @@ class Rooms:
         nobody keeps its place where there is nobody to ask.
         """
         self._seats.renamed(conn, before)
-        unsettled = self._seats.misnamed(conn)
+        unsettled = self._seats.seats_under_old_user(conn)
         self._release_all(conn)
         if conn.is_in and (before is not None or self._door.is_guarded):
             for room_id in unsettled:
                 if room_id in conn.roles:
-                    self._anteroom.hold(room_id, conn)
+                    self._held_members.hold(room_id, conn)
 
     def _release_all(self, conn: Connection) -> None:
         """Let a member hear the rooms in which nothing is to be decided any more."""
         if conn.held and conn.is_in:
-            self._anteroom.release(conn.held.difference(self._seats.misnamed(conn)), conn)
+            self._held_members.release(
+                conn.held.difference(self._seats.seats_under_old_user(conn)), conn
+            )
 
     def unsettled(self, conn: Connection) -> Collection[RoomId]:
         """The rooms where the connection's membership still is that of another user."""
-        return self._seats.misnamed(conn)
+        return self._seats.seats_under_old_user(conn)
 
     async def settle(self, room_id: RoomId, conn: Connection) -> None:
         """Return when the connection's membership is its user's own, not that of the user
         whose it was before. Raises ``Unavailable`` when that can't be decided."""
-        while room_id in self._seats.misnamed(conn) and conn.is_open:
+        while room_id in self._seats.seats_under_old_user(conn) and conn.is_open:
             async with self._turns.take(conn.id):
-                if room_id in self._seats.misnamed(conn):
+                if room_id in self._seats.seats_under_old_user(conn):
                     await self._move(room_id, conn)
             await self._notices.tell(conn)
 
@@ -422,12 +426,12 @@ class Rooms:
         await self._notices.tell(conn)
 
     async def _move_all(self, conn: Connection) -> None:
-        for room_id in self._seats.misnamed(conn):
+        for room_id in self._seats.seats_under_old_user(conn):
             if conn.is_open and room_id in conn.roles:
                 await self._move(room_id, conn)
 
     async def _move(self, room_id: RoomId, conn: Connection) -> None:
-        left: Left | None = None
+        left: LeaveResult | None = None
         for _ in range(TRIES):
             refused = await self._word(room_id, conn)
             owner = conn.meta
@@ -470,7 +474,9 @@ class Rooms:
             )
             return Forbidden(f"you may not be in {room_id}")
 
-    def _moved(self, room_id: RoomId, conn: Connection, taken: Taken, left: Left) -> None:
+    def _moved(
+        self, room_id: RoomId, conn: Connection, taken: JoinResult, left: LeaveResult
+    ) -> None:
         """Let it take effect here that a member is another user's."""
         conn.enter(room_id, taken.role)
         self._seats.forget_room(room_id, conn)
@@ -484,7 +490,7 @@ class Rooms:
 
         self._notices.note(conn, notice)
 
-    async def mend(self, conn_id: ConnId, conn: Connection | None, doubt: Doubt) -> None:
+    async def mend(self, conn_id: ConnId, conn: Connection | None, doubt: Divergence) -> None:
         """Compare seats that are in doubt with the state, and put right what differs.
 
         ``conn`` is None for a connection that is gone. Raises ``Unavailable``.
@@ -563,7 +569,7 @@ that goes on changing is refused: it would keep the controller busy for ever."""
 CHANGING = "this connection goes on becoming somebody else"
 
 
-class Door:
+class JoinAuthorization:
     """Asked for every join, ``hub.join`` and ``force`` included."""
 
     def __init__(self, access: AccessController | None) -> None:

@@ -17,16 +17,16 @@ from datetime import timedelta
 from typing import Any
 
 from eyewall.application.cluster.packet import strings
-from eyewall.application.cluster.peers import Answerer, Cluster, Silent
-from eyewall.application.concurrency.locks import Turns
+from eyewall.application.cluster.peers import Cluster, NodeTimeout, RequestHandler
+from eyewall.application.concurrency.locks import KeyedLock
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.ports.stores import MemberKey, Rule, StateStore
-from eyewall.application.rooms.history import Histories
-from eyewall.application.rooms.membership import Rooms
+from eyewall.application.ports.stores import MemberKey, RoomTransaction, StateStore
+from eyewall.application.rooms.history import RoomHistory
+from eyewall.application.rooms.membership import RoomMembership
 from eyewall.application.rooms.seats import Seats, user_key
 from eyewall.application.rooms.stream import Streams
 from eyewall.domain.duration import Seconds, seconds
@@ -64,19 +64,19 @@ class _Lost(Exception):
 class Claim:
     """The right to switch a room's history, from entering it to its end."""
 
-    def __init__(self, moderator: Moderator, room_id: RoomId) -> None:
-        self._moderator = moderator
+    def __init__(self, room_admin: RoomAdmin, room_id: RoomId) -> None:
+        self._room_admin = room_admin
         self.room_id = room_id
         self.name = secrets.token_hex(8)
         self.room: Room | None = None
         """The room as it was when it was claimed; None if there was none."""
 
     async def __aenter__(self) -> Claim:
-        self.room = await self._moderator.claim(self.room_id, self.name)
+        self.room = await self._room_admin.claim(self.room_id, self.name)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._moderator.let_go(self.room_id, self.name)
+        await self._room_admin.let_go(self.room_id, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class _Gone:
     announce: bool
 
 
-class Moderator:
+class RoomAdmin:
     """Use cases on rooms as such, and on users in them. All mean the whole cluster."""
 
     def __init__(
@@ -97,10 +97,10 @@ class Moderator:
         state: StateStore,
         cluster: Cluster,
         connections: Connections,
-        rooms: Rooms,
+        rooms: RoomMembership,
         seats: Seats,
         streams: Streams,
-        histories: Histories,
+        room_history: RoomHistory,
         fanout: FanOut,
         clock: Clock,
         logger: Logger,
@@ -112,11 +112,11 @@ class Moderator:
         self._rooms = rooms
         self._implied = seats.implied
         self._streams = streams
-        self._histories = histories
+        self._room_history = room_history
         self._fanout = fanout
         self._clock = clock
         self._logger = logger
-        self._alone = Turns()
+        self._alone = KeyedLock()
         cluster.on_call(_REMOVED, self._take_removed)
         cluster.on_call(_ROLE, self._take_role)
         cluster.on_call(_KEEPS, self._take_keeps)
@@ -147,11 +147,11 @@ class Moderator:
 
         async def act() -> RoomInfo:
             known = await self._state.decide(room_id, None, rule)
-            return await self._histories.with_position(known)
+            return await self._room_history.with_position(known)
 
-        return await self._rooms.effects.see_through(act)
+        return await self._rooms.effects.run_to_completion(act)
 
-    async def _switch(self, room_id: RoomId, rule: Rule[RoomInfo]) -> RoomInfo:
+    async def _switch(self, room_id: RoomId, rule: RoomTransaction[RoomInfo]) -> RoomInfo:
         """Decide on a room's options, and on its history with them."""
 
         async def act() -> RoomInfo:
@@ -162,9 +162,9 @@ class Moderator:
                     except _Lost:
                         continue  # the room has arisen, or the claim has run out, meanwhile
 
-        return await self._rooms.effects.see_through(act)
+        return await self._rooms.effects.run_to_completion(act)
 
-    async def _switch_alone(self, claim: Claim, rule: Rule[RoomInfo]) -> RoomInfo:
+    async def _switch_alone(self, claim: Claim, rule: RoomTransaction[RoomInfo]) -> RoomInfo:
         room_id, before = claim.room_id, claim.room
         kept = None if before is None else Retention.of(before.options)
 
@@ -176,14 +176,14 @@ class Moderator:
         # Before it is decided: as long as nobody knows of a history, nobody adds to it.
         epoch = None
         if before is not None and kept is None and self._would_keep(before, rule):
-            epoch = (await self._histories.renew(room_id)).epoch
+            epoch = (await self._room_history.renew(room_id)).epoch
         known = await self._state.decide(room_id, None, wanted)
         if before is not None and Retention.of(known.options) != kept:
             await self._keep(known, epoch)
-        return await self._histories.with_position(known)
+        return await self._room_history.with_position(known)
 
     @staticmethod
-    def _would_keep(room: Room, rule: Rule[RoomInfo]) -> bool:
+    def _would_keep(room: Room, rule: RoomTransaction[RoomInfo]) -> bool:
         """Whether the room keeps a history under a rule; raises what that refuses with."""
         _, known = rule(copy.copy(room), Standing())
         return Retention.of(known.options) is not None
@@ -229,20 +229,20 @@ class Moderator:
         header = {"room": room.id, "keeps": keeps, "epoch": epoch}
         await self._on_nodes(seats, header, _KEEPS, self._take_keeps)
         if retention is None:
-            await self._histories.forget(room.id)
+            await self._room_history.forget(room.id)
 
     async def delete(self, room_id: RoomId) -> None:
         async def act() -> None:
             async with self._alone.take(room_id), Claim(self, room_id) as claim:
                 await self._delete_alone(claim)
 
-        await self._rooms.effects.see_through(act)
+        await self._rooms.effects.run_to_completion(act)
 
     async def _delete_alone(self, claim: Claim) -> None:
         room_id, room = claim.room_id, claim.room
         kept = room is not None and Retention.of(room.options) is not None
         if kept:  # before: if that fails, nothing is deleted
-            await self._histories.forget(room_id)
+            await self._room_history.forget(room_id)
         seated = await self._state.remove_room(room_id)
         if seated is None:
             raise RoomNotFound(f"there is no room {room_id}")
@@ -250,11 +250,11 @@ class Moderator:
         # After: somebody may have published meanwhile. What a new room of the name keeps
         # is none of that.
         if kept and await self._state.room(room_id) is None:
-            await self._histories.forget(room_id)
+            await self._room_history.forget(room_id)
 
     async def room(self, room_id: RoomId) -> RoomInfo | None:
         room = await self._state.room(room_id)
-        return None if room is None else await self._histories.with_position(info(room))
+        return None if room is None else await self._room_history.with_position(info(room))
 
     async def rooms(self) -> list[RoomId]:
         return await self._state.rooms()
@@ -304,7 +304,7 @@ class Moderator:
             header = {"room": room_id, "role": int(role)}
             await self._on_nodes(seats, header, _ROLE, self._take_role)
 
-        await self._rooms.effects.see_through(act)
+        await self._rooms.effects.run_to_completion(act)
 
     async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
         now = self._clock.wall()
@@ -323,7 +323,7 @@ class Moderator:
                 self._log("kicked", room_id, user_id, gone)
             return len(gone.seats)
 
-        return await self._rooms.effects.see_through(act)
+        return await self._rooms.effects.run_to_completion(act)
 
     async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> int:
         now = self._clock.wall()
@@ -346,7 +346,7 @@ class Moderator:
             self._log("banned", room_id, user_id, gone)
             return len(gone.seats)
 
-        return await self._rooms.effects.see_through(act)
+        return await self._rooms.effects.run_to_completion(act)
 
     async def unban(self, room_id: RoomId, user_id: UserId) -> None:
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
@@ -381,7 +381,7 @@ class Moderator:
         await self._on_nodes(seats, header, _REMOVED, self._take_removed)
 
     async def _on_nodes(
-        self, seats: Seated, header: dict[str, Any], kind: str, here: Answerer
+        self, seats: Seated, header: dict[str, Any], kind: str, here: RequestHandler
     ) -> None:
         """Have what was decided take effect on all nodes at the same time.
 
@@ -402,7 +402,7 @@ class Moderator:
     async def _ask(self, node: NodeId, kind: str, header: dict[str, Any]) -> None:
         try:
             await self._cluster.call(node, kind, header)
-        except Silent as error:
+        except NodeTimeout as error:
             self._logger.warning("node_silent", asked=kind, error=told(error))
 
     async def _take_removed(self, header: Mapping[str, Any], _: bytes) -> None:

@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 from eyewall.application.concurrency.stalls import CHANCE, Stalls
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import StateStore
-from eyewall.application.rooms.divergence import Doubts
+from eyewall.application.rooms.divergence import Divergences
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import Unavailable
@@ -40,9 +40,9 @@ class Presences:
         stalls: Stalls,
         logger: Logger,
         grace: float = 0.0,
-        doubts: Doubts | None = None,
+        divergences: Divergences | None = None,
     ) -> None:
-        self._doubts = Doubts() if doubts is None else doubts
+        self._divergences = Divergences() if divergences is None else divergences
         self._node = node
         self._state = state
         self._connections = connections
@@ -54,7 +54,7 @@ class Presences:
         self._typing = Typing()
         self._timer: Timer | None = None
         self._waited = False  # for what has come during a stall
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
 
     async def appear(self, conn: Connection) -> None:
         """A connection of a user is there, unless it has ended or become another's."""
@@ -64,7 +64,7 @@ class Presences:
         try:
             await self._state.appear(self._node, conn.id, user_id, self._clock.wall())
         except BaseException:
-            self._doubts.presence(conn.id, user_id)
+            self._divergences.presence(conn.id, user_id)
             raise
         if not conn.is_open or conn.user_id != user_id:
             # Whoever ended it may have taken it back before it was there.
@@ -82,7 +82,7 @@ class Presences:
         try:
             await self._state.vanish(conn_id, user_id, self._clock.wall(), self._grace)
         except BaseException:
-            self._doubts.presence(conn_id, user_id)
+            self._divergences.presence(conn_id, user_id)
             raise
 
     async def of(self, user_ids: Sequence[UserId]) -> dict[UserId, PresenceState]:

@@ -23,10 +23,10 @@ from eyewall.application.concurrency.tasks import Effects
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Codec, Frame, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, read_frame
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import HistoryStore
-from eyewall.application.rooms.stream import Arrival, Streams
+from eyewall.application.rooms.stream import BufferedMessage, Streams
 from eyewall.domain.envelope import Message
 from eyewall.domain.history import Entry, Position, Retention, position_of
 from eyewall.domain.identity import NodeId, RoomId
@@ -110,7 +110,7 @@ class Publisher:
             look()
             return Published(await self._fanout.to_room(room_id, message, skip=skip))
         frame = self._sender.frame(message, recipient=room_id, fan_out=True)
-        arrival = Arrival(frame, list(skip))
+        arrival = BufferedMessage(frame, list(skip))
         at = await self.place(room_id, retention, arrival, frame, look=look)
         return Published(self._streams.meant(room_id, skip), at)
 
@@ -118,8 +118,8 @@ class Publisher:
         self,
         room_id: RoomId,
         retention: Retention,
-        arrival: Arrival,
-        kept: Frame,
+        arrival: BufferedMessage,
+        kept: EncodedMessage,
         called: Sequence[NodeId] = (),
         look: Callable[[], None] = _nothing,
     ) -> Position:
@@ -132,14 +132,14 @@ class Publisher:
             kept.envelope.raw.check()
         await self._sender.ready()
         work = partial(self._place, room_id, retention, arrival, kept, called, look)
-        return await self._effects.see_through(work)
+        return await self._effects.run_to_completion(work)
 
     async def _place(
         self,
         room_id: RoomId,
         retention: Retention,
-        arrival: Arrival,
-        kept: Frame,
+        arrival: BufferedMessage,
+        kept: EncodedMessage,
         called: Sequence[NodeId],
         look: Callable[[], None],
     ) -> Position:
@@ -148,31 +148,31 @@ class Publisher:
         at = await self._history.append(room_id, entry, retention, self._clock.wall())
         # Nothing waits in between: a later message of this node must not come first.
         self._streams.arrived(room_id, at, arrival)
-        header: dict[str, Any] = place_out(room_id, at, arrival.skip)
+        header: dict[str, Any] = encode_position(room_id, at, arrival.skip)
         header["p"] = int(kept.priority)
         if called:
             header["d"] = list(called)
         await self._cluster.cast_room(room_id, _STREAM, header, kept.payload)
         return at
 
-    def arrived(self, place: Mapping[str, Any], arrival: Arrival) -> None:
+    def arrived(self, place: Mapping[str, Any], arrival: BufferedMessage) -> None:
         """Take in a message that another node gave its place; raises ``BadPacket``."""
-        room_id, at, arrival.skip = place_in(place)
+        room_id, at, arrival.skip = decode_position(place)
         self._streams.arrived(room_id, at, arrival)
 
     def _take(self, header: dict[str, Any], payload: bytes) -> None:
-        room_id, at, skip = place_in(header)
+        room_id, at, skip = decode_position(header)
         if self._node in strings(header.get("d", [])) or not self._streams.is_here(room_id):
             return
         frame = read_frame(self._codec, header, payload, recipient=room_id, fan_out=True)
-        self._streams.arrived(room_id, at, Arrival(frame, skip))
+        self._streams.arrived(room_id, at, BufferedMessage(frame, skip))
 
     async def close(self) -> None:
         """End what is under way."""
         await self._effects.close()
 
 
-def place_out(room_id: RoomId, at: Position, skip: Sequence[str]) -> dict[str, Any]:
+def encode_position(room_id: RoomId, at: Position, skip: Sequence[str]) -> dict[str, Any]:
     """A message's place as a header has it."""
     header: dict[str, Any] = {"room": room_id, "e": at.epoch, "o": at.offset}
     if skip:
@@ -180,7 +180,7 @@ def place_out(room_id: RoomId, at: Position, skip: Sequence[str]) -> dict[str, A
     return header
 
 
-def place_in(header: Mapping[str, Any]) -> tuple[RoomId, Position, list[str]]:
+def decode_position(header: Mapping[str, Any]) -> tuple[RoomId, Position, list[str]]:
     """Read what ``place_out`` wrote; raises ``BadPacket``."""
     room_id, skip = header.get("room"), strings(header.get("x", []))
     try:

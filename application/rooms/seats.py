@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from eyewall.application.connections.registry import Connection
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.stores import MemberKey, Rule, StateStore
-from eyewall.application.rooms.divergence import Doubts
+from eyewall.application.ports.stores import MemberKey, RoomTransaction, StateStore
+from eyewall.application.rooms.divergence import Divergences
 from eyewall.domain.errors import Refused, RoomNotFound, Unavailable
 from eyewall.domain.history import Retention
 from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
@@ -49,7 +49,7 @@ def owner_of(key: MemberKey) -> UserId | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class JoinResult:
     """A seat as the store decided. ``members`` counts the room's connections,
     ``connections`` the user's."""
 
@@ -62,7 +62,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeaveResult:
     """A seat that was given back: whose, and how many of the user's are still there.
 
     ``quietly``: the others are told only if the user is not back in time.
@@ -86,9 +86,9 @@ class Seats:
         implicit: bool,
         invite_grace: float,
         presence_grace: float = 0.0,
-        doubts: Doubts | None = None,
+        divergences: Divergences | None = None,
     ) -> None:
-        self._doubts = Doubts() if doubts is None else doubts
+        self._divergences = Divergences() if divergences is None else divergences
         self._node = node
         self._state = state
         self._clock = clock
@@ -111,23 +111,25 @@ class Seats:
 
     # --- decisions
 
-    async def take(self, room_id: RoomId, conn: Connection, options: JoinOptions | None) -> Taken:
+    async def take(
+        self, room_id: RoomId, conn: Connection, options: JoinOptions | None
+    ) -> JoinResult:
         """Seat the connection; the seat that it has already is left as it is."""
         now, name, roles = self._clock.wall(), conn.user_id, conn.meta.roles
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, Taken]:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, JoinResult]:
             room = room or self.implied(room_id)
             seat = room.admit(standing, conn.id, self._node, roles=roles, options=options, now=now)
             announce = room.options.announce and not standing.is_back(now)
             keeps = Retention.of(room.options)
-            return room, Taken(seat.role, room.seats, len(standing.seats), announce, keeps)
+            return room, JoinResult(seat.role, room.seats, len(standing.seats), announce, keeps)
 
         taken = await self._decide(room_id, conn.id, name, rule, member=room_id in conn.roles)
         if conn.user_id != name:
             self._names.setdefault(conn.id, {})[room_id] = name
         return taken
 
-    async def give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> Left:
+    async def give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> LeaveResult:
         """Take the connection's seat away; one that is not there changes nothing."""
         name, member = self.name_in(room_id, conn), room_id in conn.roles
         left = await self.take_away(room_id, conn.id, name, why, member=member)
@@ -142,19 +144,19 @@ class Seats:
         why: LeaveReason,
         *,
         member: bool,
-    ) -> Left:
+    ) -> LeaveResult:
         """The same for a connection that may be gone, by the name that its seat is under."""
         now = self._clock.wall()
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, LeaveResult]:
             if room is None:
-                return None, Left(name)
+                return None, LeaveResult(name)
             gone = room.release(standing, [conn_id], why, now=now, grace=self._grace)
             announce = bool(gone) and room.options.announce
             quietly = announce and why is LeaveReason.DISCONNECTED and bool(self._unnoticed)
             if quietly:
                 standing.leave_for(conn_id, now + self._unnoticed)
-            return room, Left(name, len(standing.seats), announce, quietly)
+            return room, LeaveResult(name, len(standing.seats), announce, quietly)
 
         return await self._decide(room_id, conn_id, name, rule, member=member)
 
@@ -175,7 +177,7 @@ class Seats:
         room_id: RoomId,
         conn_id: ConnId,
         name: UserId | None,
-        rule: Rule[_T],
+        rule: RoomTransaction[_T],
         *,
         member: bool,
     ) -> _T:
@@ -184,21 +186,23 @@ class Seats:
         except Refused:
             raise
         except BaseException:
-            self._doubts.seat(conn_id, room_id, name, member=member)
+            self._divergences.seat(conn_id, room_id, name, member=member)
             raise
 
     def doubt(self, room_id: RoomId, conn: Connection) -> None:
         """Have the seat of a member compared with the state."""
-        self._doubts.seat(conn.id, room_id, self.name_in(room_id, conn), member=True)
+        self._divergences.seat(conn.id, room_id, self.name_in(room_id, conn), member=True)
 
-    async def stays_away(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> Left:
+    async def stays_away(
+        self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None
+    ) -> LeaveResult:
         """The time of a connection that was cut off is over: what the others are told,
         which is nothing if the user has come back meanwhile."""
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, Left]:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, LeaveResult]:
             away = standing.stays_away(conn_id)
             announce = away and room is not None and room.options.announce
-            return room, Left(user_id, len(standing.seats), announce)
+            return room, LeaveResult(user_id, len(standing.seats), announce)
 
         return await self._state.decide(room_id, _key(conn_id, user_id), rule)
 
@@ -257,7 +261,7 @@ class Seats:
         if not names:
             self.forget(conn)
 
-    def misnamed(self, conn: Connection) -> list[RoomId]:
+    def seats_under_old_user(self, conn: Connection) -> list[RoomId]:
         """The rooms in which the connection sits under a name that it had before."""
         return list(self._names.get(conn.id, ()))
 

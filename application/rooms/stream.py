@@ -21,14 +21,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from eyewall.application.concurrency.tasks import Tasks
-from eyewall.application.connections.registry import Audiences, Connections
+from eyewall.application.concurrency.tasks import TaskSet
+from eyewall.application.connections.registry import BroadcastGroups, Connections
 from eyewall.application.connections.stats import Stats
-from eyewall.application.outbound.held_members import Anteroom
+from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import told
-from eyewall.application.ports.message import Codec, Frame, MalformedMessage, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, MalformedMessage, read_frame
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import HistoryStore, StateStore
 from eyewall.application.ports.transport import Link
@@ -59,8 +59,8 @@ class Streams:
         history: HistoryStore,
         state: StateStore,
         connections: Connections,
-        audiences: Audiences,
-        anteroom: Anteroom,
+        broadcast_groups: BroadcastGroups,
+        held_members: HeldMembers,
         sender: Sender,
         codec: Codec,
         clock: Clock,
@@ -70,16 +70,16 @@ class Streams:
         self._history = history
         self._state = state
         self._connections = connections
-        self._audiences = audiences
-        self._anteroom = anteroom
+        self._broadcast_groups = broadcast_groups
+        self._held_members = held_members
         self._sender = sender
         self._codec = codec
         self._clock = clock
         self._logger = logger
         self._stats = stats
         self._foreign_told = -math.inf
-        self._gates: dict[RoomId, Gate] = {}
-        self._tasks = Tasks(logger)
+        self._gates: dict[RoomId, RoomSequencer] = {}
+        self._tasks = TaskSet(logger)
         self._timer: Timer | None = None
         self._checking: asyncio.Task[None] | None = None
         self.changes = 0
@@ -93,11 +93,11 @@ class Streams:
 
     def is_plain(self, room_id: RoomId) -> bool:
         """Whether the room has members here and keeps no history."""
-        return room_id not in self._gates and room_id in self._audiences.of
+        return room_id not in self._gates and room_id in self._broadcast_groups.of
 
     def is_here(self, room_id: RoomId) -> bool:
         """Whether anybody here is in the room, or about to be."""
-        return room_id in self._gates or room_id in self._audiences.of
+        return room_id in self._gates or room_id in self._broadcast_groups.of
 
     def position(self, room_id: RoomId) -> Position | None:
         """Up to where the members here have been served; None without history."""
@@ -137,7 +137,7 @@ class Streams:
             return
         if gate is not None:
             self._drop(gate)
-        if self._audiences.get(room_id) is not None:
+        if self._broadcast_groups.get(room_id) is not None:
             gate = self._new(room_id, retention, at)
             if at is None:
                 self._read(gate)
@@ -198,16 +198,18 @@ class Streams:
     def left(self, room_id: RoomId) -> None:
         """A connection has gone: the last one closes the gate."""
         gate = self._gates.get(room_id)
-        if gate is not None and self._audiences.get(room_id) is None:
+        if gate is not None and self._broadcast_groups.get(room_id) is None:
             self._drop(gate)
 
-    def _new(self, room_id: RoomId, retention: Retention | None, position: Position | None) -> Gate:
-        gate = self._gates[room_id] = Gate(room_id, retention, position)
+    def _new(
+        self, room_id: RoomId, retention: Retention | None, position: Position | None
+    ) -> RoomSequencer:
+        gate = self._gates[room_id] = RoomSequencer(room_id, retention, position)
         if self._timer is None:
             self._timer = self._clock.call_later(CHECK, self._check_soon)
         return gate
 
-    def _drop(self, gate: Gate) -> None:
+    def _drop(self, gate: RoomSequencer) -> None:
         del self._gates[gate.room_id]
         waiting, gate.waiting = gate.waiting, {}
         for at, arrival in waiting.items():
@@ -217,15 +219,15 @@ class Streams:
 
     def meant(self, room_id: RoomId, skip: Collection[str] = ()) -> int:
         """How many connections here a message is for that is not for ``skip``."""
-        audience = self._audiences.get(room_id)
+        audience = self._broadcast_groups.get(room_id)
         return 0 if audience is None else len(audience) - len(self._links(skip, room_id))
 
-    def arrived(self, room_id: RoomId, at: Position, arrival: Arrival) -> None:
+    def arrived(self, room_id: RoomId, at: Position, arrival: BufferedMessage) -> None:
         """A message has come, by this node's own doing or from the bus: now, later or not
         at all it passes. Never waits."""
         gate = self._gates.get(room_id)
         if gate is None:
-            if self._audiences.get(room_id) is None:
+            if self._broadcast_groups.get(room_id) is None:
                 self._late(room_id, at, arrival)
                 return
             # Members, and no word of a history so far: it begins for them here.
@@ -243,7 +245,7 @@ class Streams:
             gate.again = True
             self._read(gate)
 
-    def _release(self, gate: Gate, at: Position, arrival: Arrival | None) -> None:
+    def _release(self, gate: RoomSequencer, at: Position, arrival: BufferedMessage | None) -> None:
         gate.position = at
         if arrival is None:
             return
@@ -253,24 +255,24 @@ class Streams:
             skip.update(arrival.turn.begin(frame))
         self._publish(gate.room_id, frame, skip)
 
-    def _publish(self, room_id: RoomId, frame: Frame, skip: Collection[Link]) -> None:
-        audience = self._audiences.get(room_id)
+    def _publish(self, room_id: RoomId, frame: EncodedMessage, skip: Collection[Link]) -> None:
+        audience = self._broadcast_groups.get(room_id)
         if audience is None:
             return
-        waiting = self._anteroom.held.get(room_id)
+        waiting = self._held_members.held.get(room_id)
         if waiting is None:
             self._sender.publish(audience, frame, skip)
         else:
             self._sender.publish(audience, frame, waiting.union(skip))
-            self._anteroom.keep(room_id, frame, skip)
+            self._held_members.keep(room_id, frame, skip)
 
-    def _release_next(self, gate: Gate) -> None:
+    def _release_next(self, gate: RoomSequencer) -> None:
         """Let through what waits, as long as it is the next."""
         while (found := gate.next()) is not None:
             self._release(gate, *found)
 
     @staticmethod
-    def _late(room_id: RoomId, at: Position, arrival: Arrival) -> None:
+    def _late(room_id: RoomId, at: Position, arrival: BufferedMessage) -> None:
         """The members have had it, or nobody is there: only a turn is still to be had."""
         if arrival.turn is not None:
             arrival.turn.begin(arrival.frame.placed(room_id, at))
@@ -281,19 +283,19 @@ class Streams:
 
     # --- reading what is missing
 
-    def _read(self, gate: Gate) -> asyncio.Task[Unavailable | None]:
+    def _read(self, gate: RoomSequencer) -> asyncio.Task[Unavailable | None]:
         if gate.reading is None:
             gate.reading = self._tasks.spawn(self._catch_up(gate))
         return gate.reading
 
-    async def _read_anew(self, gate: Gate) -> Unavailable | None:
+    async def _read_anew(self, gate: RoomSequencer) -> Unavailable | None:
         """Read what the store has now. A reading under way may have begun before the last
         message, so the next one is waited for too: two at most, whatever others ask for."""
         if gate.reading is not None and (error := await asyncio.shield(gate.reading)) is not None:
             return error
         return await asyncio.shield(self._read(gate))
 
-    async def _catch_up(self, gate: Gate) -> Unavailable | None:
+    async def _catch_up(self, gate: RoomSequencer) -> Unavailable | None:
         """Serve the members up to the store's last; returns why that could not be done."""
         try:
             while self._gates.get(gate.room_id) is gate:
@@ -318,12 +320,12 @@ class Streams:
         return None
 
     @staticmethod
-    def _fail_turns(gate: Gate, error: Unavailable) -> None:
+    def _fail_turns(gate: RoomSequencer, error: Unavailable) -> None:
         for arrival in gate.waiting.values():
             if arrival.turn is not None:
                 arrival.turn.fail(error)
 
-    async def _read_page(self, gate: Gate, since: Position) -> None:
+    async def _read_page(self, gate: RoomSequencer, since: Position) -> None:
         await self._sender.ready()
         due = list(gate.waiting)
         now = self._clock.wall()
@@ -347,7 +349,7 @@ class Streams:
                 self._foreign(gate)
             self._late(gate.room_id, at, given_up)
 
-    def _foreign(self, gate: Gate) -> None:
+    def _foreign(self, gate: RoomSequencer) -> None:
         """A packet had a place of an epoch that the store does not know: now and then, of a
         room that was deleted meanwhile; often, of a node with another store."""
         self._stats.happened(Incident.FOREIGN_EPOCHS)
@@ -356,7 +358,7 @@ class Streams:
             self._foreign_told = now
             self._logger.warning("foreign_epoch", room=gate.room_id)
 
-    def _skip(self, gate: Gate, page: Page) -> None:
+    def _skip(self, gate: RoomSequencer, page: Page) -> None:
         """What the members have to get next is gone: tell them, and go on with the rest.
 
         They are told the place where they stand: resuming from it, each learns what it
@@ -365,7 +367,7 @@ class Streams:
         assert gate.position is not None
         self._logger.warning("history_lost", room=gate.room_id, offset=gate.position.offset)
         # Who is held learns it from what it is sent when it is let go.
-        held = gate.held.intersection(self._anteroom.held.get(gate.room_id, ()))
+        held = gate.held.intersection(self._held_members.held.get(gate.room_id, ()))
         self._publish(gate.room_id, self._sender.gap(gate.room_id, gate.position), held)
         if page.position.epoch == gate.position.epoch:
             gate.position = Position(page.position.epoch, page.first - 1)
@@ -373,7 +375,7 @@ class Streams:
             gate.position = Position(page.position.epoch, 0)
             gate.again = True
 
-    def frame(self, room_id: RoomId, entry: Entry) -> Frame | None:
+    def frame(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
         """A kept message, ready to be placed; None, and logged, if it can't be read."""
         header = {"p": int(entry.priority)}
         try:
@@ -382,9 +384,9 @@ class Streams:
             self._logger.error("entry_not_read", room=room_id, error=told(error))
             return None
 
-    def _arrival(self, room_id: RoomId, entry: Entry) -> Arrival | None:
+    def _arrival(self, room_id: RoomId, entry: Entry) -> BufferedMessage | None:
         frame = self.frame(room_id, entry)
-        return None if frame is None else Arrival(frame, entry.skip)
+        return None if frame is None else BufferedMessage(frame, entry.skip)
 
     # --- comparing
 
@@ -416,10 +418,10 @@ MAX_WAITING = 256
 as many as the queue of one connection."""
 
 
-class Turn(Protocol):
+class OnRelease(Protocol):
     """Somebody who has more to do with a message than to send it to the members."""
 
-    def begin(self, frame: Frame) -> Collection[Link]:
+    def begin(self, frame: EncodedMessage) -> Collection[Link]:
         """The message's turn has come, or is over already. Returns the links that it was
         sent to. Never waits, never raises."""
 
@@ -428,15 +430,15 @@ class Turn(Protocol):
 
 
 @dataclass(slots=True)
-class Arrival:
+class BufferedMessage:
     """A message that wants to pass, without its place; not for the connections ``skip``."""
 
-    frame: Frame
+    frame: EncodedMessage
     skip: Sequence[str] = ()
-    turn: Turn | None = None
+    turn: OnRelease | None = None
 
 
-class Gate:
+class RoomSequencer:
     """What one room's members here have had, and what waits for them.
 
     ``position`` is None until the store has been asked for it.
@@ -465,20 +467,20 @@ class Gate:
         """Whether ``position`` was told by a packet, and the store has not confirmed it."""
         self.held: set[Link] = set()
         """Members whom nothing is passed to: they are being sent what they missed."""
-        self.waiting: dict[Position, Arrival] = {}
+        self.waiting: dict[Position, BufferedMessage] = {}
         self.reading: asyncio.Task[Unavailable | None] | None = None
         self.again = False
         """Whether more may be in the store than the reading under way brings."""
         self.checked = position
         """Where it stood when it was last compared with the store."""
 
-    def hold(self, at: Position, arrival: Arrival) -> None:
+    def hold(self, at: Position, arrival: BufferedMessage) -> None:
         """Have a message wait, if there is room; one with a turn has it in any case."""
         waits = self.waiting.get(at)
         if arrival.turn is not None or (waits is None and len(self.waiting) < MAX_WAITING):
             self.waiting[at] = arrival
 
-    def next(self) -> tuple[Position, Arrival] | None:
+    def next(self) -> tuple[Position, BufferedMessage] | None:
         """Take out what may pass now: the message right after the position."""
         if not self.waiting or self.position is None:
             return None
@@ -486,7 +488,9 @@ class Gate:
         arrival = self.waiting.pop(at, None)
         return None if arrival is None else (at, arrival)
 
-    def give_up(self, before: Iterable[Position], last: Position) -> list[tuple[Position, Arrival]]:
+    def give_up(
+        self, before: Iterable[Position], last: Position
+    ) -> list[tuple[Position, BufferedMessage]]:
         """Take out those of the places ``before`` that no reading will bring: the members
         have had them, or the store, which stands at ``last``, does not know them."""
         assert self.position is not None

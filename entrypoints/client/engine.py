@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eyewall.application.concurrency.stalls import has_come
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.ports.plugins import Logger
 from eyewall.client import wire
 from eyewall.client.address import Address
@@ -51,7 +51,7 @@ class Engine:
         self._backoff = backoff
         self._tokens = Tokens(token, now=time.monotonic, wall=time.time)
         self._logger = logger
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._outbox = Outbox(outbox)
         self._requests = Requests()
         self._notices = Notices(logger)

@@ -39,7 +39,7 @@ from eyewall.application.ports.plugins import (
     Validator,
 )
 from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
-from eyewall.application.ports.transport import Intake, Outbound
+from eyewall.application.ports.transport import MessageWriter, TransportEvents
 from eyewall.domain.commands import commands_of
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, count, seconds
@@ -106,7 +106,7 @@ class Options:
 class Front(Protocol):
     """What a server needs of the sockets before its node."""
 
-    intake: Intake
+    intake: TransportEvents
     """What the connections are told to."""
 
     def routes(self, path: str) -> list[Any]:
@@ -178,7 +178,7 @@ def assemble(options: Options) -> tuple[Node, Front]:
 
 def build_node(
     options: Options,
-    outbound: Outbound,
+    outbound: MessageWriter,
     *,
     clock: Clock,
     codec: Codec,

@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from eyewall.application.concurrency.tasks import Tasks
+from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.ports.plugins import Logger
 
 Work = Coroutine[Any, Any, Any] | Callable[..., Any]
@@ -83,7 +83,7 @@ class Background:
         """The functions that have waited, and will again."""
         self._adopted: dict[Run, Run] = {}
         """What was taken over from another, and what runs here in its place."""
-        self._tasks = Tasks(logger)
+        self._tasks = TaskSet(logger)
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where it runs, or ran last."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from eyewall.application.concurrency.tasks import LAST_WORD
+from eyewall.application.concurrency.tasks import CANCEL_GRACE
 from eyewall.domain.errors import Misuse
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -133,7 +133,7 @@ async def _end_what_is_left() -> None:
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
-    if left and (await asyncio.wait(left, timeout=LAST_WORD))[1]:
+    if left and (await asyncio.wait(left, timeout=CANCEL_GRACE))[1]:
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError, ValueError):  # none, or a broken one
                 stream.flush()

@@ -18,7 +18,7 @@ from eyewall.adapters.observe.records import written_as
 from eyewall.adapters.web.http.health import health_routes
 from eyewall.adapters.web.http.origin import OriginRule
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
-from eyewall.application.concurrency.tasks import LAST_WORD, is_cancelled, is_end
+from eyewall.application.concurrency.tasks import CANCEL_GRACE, is_cancelled, is_end
 from eyewall.application.dispatch.middleware import trace
 from eyewall.application.dispatch.router import Routes, named
 from eyewall.application.hub.hub import Hub, Middleware, OrderingKey
@@ -489,13 +489,13 @@ class Server:
         begun = clock.now()
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
-            await asyncio.wait([self._starting], timeout=LAST_WORD)
+            await asyncio.wait([self._starting], timeout=CANCEL_GRACE)
         node.parts.connections.draining = True
         self._sockets.refuse_new()
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
             [
-                ("tell", node.parts.farewell.announce),
+                ("tell", node.parts.shutdown_notice.announce),
                 ("read", self._sockets.drain_input),
                 ("work", node.finish_work),
             ],
@@ -503,7 +503,7 @@ class Server:
             until=work_until,
         )
         await node.cut_work()
-        await node.parts.farewell.close()
+        await node.parts.shutdown_notice.close()
         left = max(0.1, begun + timeout - clock.now())
         unfinished += await run_steps(
             [("hooks", node.finish_hooks), ("close", lambda: self._sockets.stop(left))],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from eyewall.application.connections.registry import Connection
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope, StreamPosition
@@ -412,7 +412,7 @@ class TestClient:
         return f"<TestClient {self.label} due={len(self.due)} closed={self.closed}>"
 
 
-def _read(frame: Frame) -> Envelope | str | bytes:
+def _read(frame: EncodedMessage) -> Envelope | str | bytes:
     if frame.raw:
         return frame.payload if frame.binary else frame.payload.decode()
     return _envelope(frame.payload)

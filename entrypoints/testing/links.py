@@ -11,8 +11,8 @@ from typing import Any
 
 from eyewall.adapters.codec.json import JsonCodec
 from eyewall.application.ports.clock import Clock, Timer
-from eyewall.application.ports.message import Codec, Frame
-from eyewall.application.ports.transport import Intake
+from eyewall.application.ports.message import Codec, EncodedMessage
+from eyewall.application.ports.transport import TransportEvents
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 
@@ -31,7 +31,7 @@ class FakeLink:
     def __init__(
         self,
         clock: Clock,
-        intake: Intake,
+        intake: TransportEvents,
         *,
         codec: Codec = CODEC,
         queue: QueueConfig | None = None,
@@ -41,14 +41,14 @@ class FakeLink:
         self._clock = clock
         self._intake = intake
         self._queue = queue or QueueConfig()
-        self._outbox: Outbox[Frame] = Outbox(self._queue)
+        self._outbox: Outbox[EncodedMessage] = Outbox(self._queue)
         self._write_wait = write_wait
         self._most = max_message_size
         self._giving_up: Timer | None = None
         self.codec = codec
         self.owner: Any = None
         self.last_seen = clock.now()
-        self.frames: list[Frame] = []
+        self.frames: list[EncodedMessage] = []
         """What the peer has got, in order."""
         self.stalled = False
         self.full = False
@@ -72,7 +72,7 @@ class FakeLink:
     def look(self) -> None:
         """What the peer says is heard at once: there is never anything to read."""
 
-    def send(self, frame: Frame) -> Offer:
+    def send(self, frame: EncodedMessage) -> Offer:
         if self.closed is not None or self.gone:
             return Offer.CLOSED
         if self.full:
@@ -88,7 +88,7 @@ class FakeLink:
             self._giving_up = self._clock.call_later(self._write_wait, self._give_up)
         return offer
 
-    def take_later(self, frame: Frame) -> None:
+    def take_later(self, frame: EncodedMessage) -> None:
         """Take part in a fan-out, whose drops are told afterwards."""
         if self.closed is not None or self.gone:
             return
@@ -137,7 +137,7 @@ class FakeLink:
 
     # --- what becomes of frames
 
-    def _take(self, frames: Sequence[Frame]) -> None:
+    def _take(self, frames: Sequence[EncodedMessage]) -> None:
         self.frames += frames
         self.on_frame()
 
@@ -151,7 +151,7 @@ class FakeLink:
             self._giving_up.cancel()
             self._giving_up = None
 
-    def _tell_dropped(self, frames: Sequence[Frame], why: Offer) -> None:
+    def _tell_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
         for frame in frames:
             self._soon(self._intake.dropped, frame, why)
 
@@ -181,7 +181,7 @@ class FakeAudience:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._links)
 
-    def publish(self, frame: Frame, skip: Collection[Any] = ()) -> int:
+    def publish(self, frame: EncodedMessage, skip: Collection[Any] = ()) -> int:
         meant = [link for link in self._links if link not in skip]
         for link in meant:
             link.take_later(frame)
@@ -213,7 +213,7 @@ class FakeOutbound:
 class NoSockets:
     """Implements ``Front``: nobody comes in by it."""
 
-    intake: Intake
+    intake: TransportEvents
 
     def routes(self, path: str) -> list[Any]:
         return []

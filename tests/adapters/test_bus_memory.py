@@ -7,8 +7,8 @@ from contextvars import ContextVar
 import pytest
 
 from eyewall.adapters.bus.memory import MemoryPubSub
-from eyewall.application.ports.bus import CountsListeners
-from eyewall.application.ports.stores import Opens
+from eyewall.application.ports.bus import CountsSubscribers
+from eyewall.application.ports.stores import Lifecycle
 from eyewall.testing.contracts.bus import END, BusContract, Ear, opened
 
 PLACE = ContextVar("place", default="nowhere")
@@ -28,8 +28,8 @@ async def bus():
 
 
 def test_it_opens_and_counts(bus):
-    assert isinstance(bus, Opens)
-    assert isinstance(bus, CountsListeners)
+    assert isinstance(bus, Lifecycle)
+    assert isinstance(bus, CountsSubscribers)
 
 
 async def test_it_knows_who_listens(bus):

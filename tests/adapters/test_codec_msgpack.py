@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eyewall.adapters.codec.json import MAX_DEPTH, JsonCodec
 from eyewall.adapters.codec.msgpack import MsgpackCodec
 from eyewall.adapters.web.protocol.frames import PlainFormat, build_frame
-from eyewall.application.ports.message import Codec, Frame, Recodes
+from eyewall.application.ports.message import Codec, EncodedMessage, Transcoder
 from eyewall.domain.envelope import (
     MAX_FIELD,
     MAX_HEADER_CHARACTERS,
@@ -83,7 +83,7 @@ def test_it_is_what_its_name_says():
     assert CODEC.binary is True
     assert CODEC.format.name == "msgpack"
     codec: Codec = CODEC
-    assert isinstance(codec, Recodes)
+    assert isinstance(codec, Transcoder)
 
 
 # --- reading
@@ -424,8 +424,8 @@ class Counting(MsgpackCodec):
         return super().recode(payload)
 
 
-def frame_of(envelope: Envelope) -> Frame:
-    return Frame(JSON.encode(envelope), envelope=envelope)
+def frame_of(envelope: Envelope) -> EncodedMessage:
+    return EncodedMessage(JSON.encode(envelope), envelope=envelope)
 
 
 def test_a_message_goes_out_in_a_binary_frame():
@@ -435,14 +435,16 @@ def test_a_message_goes_out_in_a_binary_frame():
 
 
 def test_an_answer_that_was_kept_as_json_goes_out_as_messagepack():
-    form = PlainFormat(CODEC).build(Frame(b'{"topic":"t","event":"ack"}'))
+    form = PlainFormat(CODEC).build(EncodedMessage(b'{"topic":"t","event":"ack"}'))
 
     assert form == build_frame(pack({"topic": "t", "event": "ack"}), 2)
 
 
 def test_raw_frames_are_left_alone():
-    assert PlainFormat(CODEC).build(Frame(b"hi", raw=True)) == build_frame(b"hi", 1)
-    assert PlainFormat(CODEC).build(Frame(b"hi", raw=True, binary=True)) == build_frame(b"hi", 2)
+    assert PlainFormat(CODEC).build(EncodedMessage(b"hi", raw=True)) == build_frame(b"hi", 1)
+    assert PlainFormat(CODEC).build(EncodedMessage(b"hi", raw=True, binary=True)) == build_frame(
+        b"hi", 2
+    )
 
 
 @pytest.mark.parametrize(

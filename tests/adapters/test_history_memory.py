@@ -3,7 +3,7 @@
 import pytest
 
 from eyewall.adapters.history import MemoryHistory
-from eyewall.application.ports.stores import Opens
+from eyewall.application.ports.stores import Lifecycle
 from eyewall.domain.history import Entry
 from eyewall.testing.contracts.bus import opened
 from eyewall.testing.contracts.history import KEEPS, HistoryContract, entry, numbers
@@ -17,7 +17,7 @@ class TestMemoryHistory(HistoryContract):
 
     async def test_a_closed_store_keeps_what_it_holds(self, connect):
         store = connect()
-        assert isinstance(store, Opens)
+        assert isinstance(store, Lifecycle)
         async with opened(store):
             await self.fill(store, 1)
 

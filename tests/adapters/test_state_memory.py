@@ -9,7 +9,7 @@ import pytest
 
 from eyewall.adapters.state import memory
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.ports.stores import Opens
+from eyewall.application.ports.stores import Lifecycle
 from eyewall.testing.contracts.bus import opened
 from eyewall.testing.contracts.rules import NOW, joins, leaves
 from eyewall.testing.contracts.state import StateContract
@@ -51,7 +51,7 @@ class TestMemoryState(StateContract):
 
     async def test_a_closed_store_keeps_what_it_holds(self, connect):
         store = connect()
-        assert isinstance(store, Opens)
+        assert isinstance(store, Lifecycle)
         async with opened(store):
             await store.decide("lab", "u:ada", joins("c1"))
 

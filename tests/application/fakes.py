@@ -19,7 +19,7 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.config import NodeConfig, Ports
 from eyewall.application.connections.registry import Connection
 from eyewall.application.node import Node
-from eyewall.application.ports.message import Codec, Frame
+from eyewall.application.ports.message import Codec, EncodedMessage
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId
 from eyewall.domain.outbox import QueueConfig
@@ -159,7 +159,7 @@ class Client:
         await settle()
 
 
-def _shown(frame: Frame) -> Any:
+def _shown(frame: EncodedMessage) -> Any:
     if frame.raw:
         return frame.payload if frame.binary else frame.payload.decode()
     return json.loads(frame.payload)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from eyewall.domain.repeats import LIMIT, MAX_BYTES, MOST_WAITING, Repeats, Seen
+from eyewall.domain.repeats import LIMIT, MAX_BYTES, MOST_WAITING, RequestLog, Seen
 
 
 @pytest.fixture
 def repeats():
-    return Repeats()
+    return RequestLog()
 
 
 def test_a_request_is_new_once(repeats):
@@ -147,7 +147,7 @@ def test_where_repeats_wait_for_all_no_more_are_taken_in(repeats):
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_what_is_added_is_bounded_too(repeats, waits):
-    later = Repeats()
+    later = RequestLog()
     for number in range(LIMIT):
         repeats.look(f"a{number}")
         later.look(f"b{number}")
@@ -163,7 +163,7 @@ def test_what_is_added_is_bounded_too(repeats, waits):
 
 
 def test_what_was_asked_later_is_added(repeats):
-    later = Repeats()
+    later = RequestLog()
     for mine, ids in ((repeats, "ab"), (later, "bc")):
         for request_id in ids:
             mine.look(request_id)
@@ -178,7 +178,7 @@ def test_what_was_asked_later_is_added(repeats):
 
 
 def test_a_request_in_work_on_both_waits_once(repeats):
-    later = Repeats()
+    later = RequestLog()
     for mine in (repeats, later, repeats):
         mine.look("r1")
 

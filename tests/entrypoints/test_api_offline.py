@@ -124,7 +124,7 @@ async def test_a_late_ack_takes_it_out_of_the_store(house):
     assert (await house.hub.send_to_user(ADA, NEWS, IMPATIENT)).stored == 1
     await ack(client)
     await client.before_fence()
-    await soon(house.server._node.parts.stored.latecomers.close())
+    await soon(house.server._node.parts.stored.late_acks.close())
 
     assert await (await house.come("ada")).before_fence() == []
 

@@ -183,9 +183,9 @@ async def test_draining_tells_everybody_when_to_come_back_and_closes_with_1012()
         stopping = asyncio.ensure_future(server.shutdown(timeout=2 * UNIT))
 
         for client in (*clients, one):
-            farewell = await client.expect("system:draining", "draining")
-            assert farewell["data"]["reconnect_in"] >= 0
-            assert farewell["id"]
+            shutdown_notice = await client.expect("system:draining", "draining")
+            assert shutdown_notice["data"]["reconnect_in"] >= 0
+            assert shutdown_notice["id"]
             assert await client.closed() == (1012, "server_shutdown")
         await stopping
 

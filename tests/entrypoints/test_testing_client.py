@@ -28,7 +28,7 @@ from eyewall import (
     UserOffline,
     ValidationError,
 )
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.client import Client
 from eyewall.testing import TestClient, TestHub
 
@@ -217,7 +217,7 @@ async def test_anything_can_be_sent(alice):
 
 async def test_a_position_in_a_room_s_stream_is_seen(alice):
     payload = b'{"topic":"room:lab","stream":{"room":"lab","epoch":"e","offset":3}}'
-    alice.conn.link.send(Frame(payload))
+    alice.conn.link.send(EncodedMessage(payload))
 
     assert (await alice.receive()).stream == StreamPosition("lab", "e", 3)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eyewall.application.ports.message import Frame
-from eyewall.application.ports.transport import Audience, Link, Outbound
+from eyewall.application.ports.message import EncodedMessage
+from eyewall.application.ports.transport import BroadcastGroup, Link, MessageWriter
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.outbox import DropPolicy, Offer, QueueConfig
 from eyewall.server.assemble import Front
@@ -54,7 +54,7 @@ def make(clock, intake):
 
 
 def frames(*names):
-    return [Frame(name.encode()) for name in names]
+    return [EncodedMessage(name.encode()) for name in names]
 
 
 def got(link):
@@ -63,8 +63,8 @@ def got(link):
 
 def test_they_are_what_the_application_takes_them_for(make):
     link: Link = make()
-    outbound: Outbound = FakeOutbound()
-    audience: Audience = outbound.audience()
+    outbound: MessageWriter = FakeOutbound()
+    audience: BroadcastGroup = outbound.audience()
     front: Front = NoSockets()
 
     assert front.routes("/ws") == []

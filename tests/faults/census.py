@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-from eyewall.application.concurrency.timers import Deadline, Deadlines
+from eyewall.application.concurrency.timers import Deadline, TimerQueue
 
 BELOW = ("asyncio", "_asyncio", "tornado", "socket", "ssl", "_ssl")
 """Where the classes are that a connection or a request is made of, under the package's own."""
 
 UNSTEADY = {
-    "Deadlines._cancelled",  # those that are no longer due, and wait to be thrown away
-    "Deadlines._heap",  # the same ones; the others are counted as "due"
+    "TimerQueue._cancelled",  # those that are no longer due, and wait to be thrown away
+    "TimerQueue._heap",  # the same ones; the others are counted as "due"
     "WriteBatcher._number",
     "Heartbeat._last_tick",
     "Heartbeat._scheduled_count",
@@ -74,7 +74,7 @@ def census() -> dict[str, int]:
 
 def _count_attributes(part: Any, found: Counter[str]) -> None:
     kind = type(part)
-    if isinstance(part, Deadlines):
+    if isinstance(part, TimerQueue):
         found["due"] += len(part)
     for name, value in _attributes(part):
         if isinstance(value, asyncio.TimerHandle):

@@ -12,7 +12,7 @@ from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.web.protocol.deflate import CompressionConfig, DeflateFormat, Inflater
 from eyewall.adapters.web.protocol.frames import PlainFormat
 from eyewall.adapters.web.protocol.parser import ProtocolError
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from tests.fuzz.frames import deflated
 from tests.fuzz.reference import FLUSH_TAIL, Broken, inflated
 
@@ -55,7 +55,7 @@ def check_there_and_back(data: bytes, options: int) -> None:
     config = CompressionConfig(
         threshold=options >> 3 & 15, level=1 + options % 9, mem_level=1 + options % 9
     )
-    frame = Frame(content, raw=True, binary=bool(options & 1))
+    frame = EncodedMessage(content, raw=True, binary=bool(options & 1))
     plain, whole = frame.form(PLAIN), DeflateFormat(PLAIN, config).build(frame)
     if not whole[0] & 0x40:
         assert whole == plain

@@ -46,7 +46,7 @@ from eyewall.application.concurrency.stalls import CHANCE
 from eyewall.application.concurrency.tasks import is_end
 from eyewall.application.ports.logging import shown
 from eyewall.application.ports.message import Codec
-from eyewall.application.ports.transport import Reservation
+from eyewall.application.ports.transport import ConnectionSlot
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.errors import (
     Overloaded,
@@ -276,7 +276,7 @@ class HandshakeHandler(RedactingHandler):
 
     async def get(self, /, *_: str, **params: str | None) -> None:
         """Answer a request of any method: only a GET can be an upgrade."""
-        reservation: Reservation | None = None
+        reservation: ConnectionSlot | None = None
         request = self.request
         try:
             if not self._endpoint.is_open:
@@ -359,7 +359,7 @@ class HandshakeHandler(RedactingHandler):
             peer, headers.all("Host"), headers.all("X-Forwarded-Host")
         )
 
-    def _reserve(self, handshake: Handshake) -> Reservation:
+    def _reserve(self, handshake: Handshake) -> ConnectionSlot:
         try:
             return self._io.intake.reserve(handshake.ip)
         except ShuttingDown as error:
@@ -528,7 +528,7 @@ class HandshakeHandler(RedactingHandler):
         self,
         link: SocketLink,
         meta: ConnMeta,
-        reservation: Reservation,
+        reservation: ConnectionSlot,
         *,
         session: bool,
     ) -> None:

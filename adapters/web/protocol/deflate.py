@@ -21,7 +21,7 @@ from typing import Final
 
 from eyewall.adapters.web.protocol.frames import COMPRESSED, PlainFormat, build_frame
 from eyewall.adapters.web.protocol.parser import ProtocolError
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import count
 
@@ -100,7 +100,7 @@ class DeflateFormat:
         self._plain = plain
         self._config = config
 
-    def build(self, frame: Frame) -> bytes:
+    def build(self, frame: EncodedMessage) -> bytes:
         whole = frame.form(self._plain)
         start = 2 + {126: 2, 127: 8}.get(whole[1], 0)
         payload = memoryview(whole)[start:]

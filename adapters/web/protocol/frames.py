@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from eyewall.application.ports.message import Codec, Frame, Recodes, Wire
+from eyewall.application.ports.message import Codec, EncodedMessage, Transcoder, WireFormat
 
 CONTINUATION: Final = 0
 TEXT: Final = 1
@@ -41,7 +41,7 @@ def build_close_frame(code: int, reason: str) -> bytes:
     return build_frame(code.to_bytes(2, "big") + text, CLOSE)
 
 
-class WebSocketFormat(Wire, Protocol):
+class WebSocketFormat(WireFormat, Protocol):
     """A wire as its links see it."""
 
     inflates: bool
@@ -56,10 +56,10 @@ class PlainFormat:
     def __init__(self, codec: Codec) -> None:
         self.name = codec.name
         self._encode = None if codec.name == "json" else codec.encode
-        self._recode = codec.recode if isinstance(codec, Recodes) else None
+        self._recode = codec.recode if isinstance(codec, Transcoder) else None
         self._opcode = BINARY if codec.binary else TEXT
 
-    def build(self, frame: Frame) -> bytes:
+    def build(self, frame: EncodedMessage) -> bytes:
         if frame.raw:
             return build_frame(frame.payload, BINARY if frame.binary else TEXT)
         if self._encode is None:  # ``payload`` is the canonical form already

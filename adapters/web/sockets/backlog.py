@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from eyewall.application.ports.message import Frame, Wire
+from eyewall.application.ports.message import EncodedMessage, WireFormat
 from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 from eyewall.domain.pool import Pool
 
@@ -45,11 +45,11 @@ class Backlog:
         "reading_paused",
     )
 
-    def __init__(self, config: QueueConfig, pool: Pool, wire: Wire, now: float) -> None:
+    def __init__(self, config: QueueConfig, pool: Pool, wire: WireFormat, now: float) -> None:
         self._config = config
         self._pool = pool
         self._wire = wire
-        self._outbox: Outbox[Frame] = Outbox(config, pool)
+        self._outbox: Outbox[EncodedMessage] = Outbox(config, pool)
         self._control = b""
         self._partial = NO_BYTES
         self._partial_source = b""  # what ``partial`` is cut from, and keeps
@@ -57,7 +57,7 @@ class Backlog:
         """The close frame, to go out when all else has."""
         self.reading_paused = False
         """Whether the peer is not read either."""
-        self.expired: list[Frame] = []
+        self.expired: list[EncodedMessage] = []
         """Messages whose time was over when they could have been written."""
         self.last_progress = now
         """When bytes were last taken."""
@@ -93,15 +93,15 @@ class Backlog:
         outbox, config = self._outbox, self._config
         return len(outbox) * 2 > config.size or outbox.bytes * 2 > config.max_bytes
 
-    def offer(self, frame: Frame) -> tuple[Offer, Sequence[Frame]]:
+    def offer(self, frame: EncodedMessage) -> tuple[Offer, Sequence[EncodedMessage]]:
         """Queue a frame; the policy decides what is dropped, and that is returned."""
         return self._outbox.offer(frame)
 
-    def shed(self) -> tuple[Offer, Sequence[Frame]]:
+    def shed(self) -> tuple[Offer, Sequence[EncodedMessage]]:
         """Let go of half of the queue by the policy; returns what was dropped."""
         return self._outbox.shed()
 
-    def discard(self) -> list[Frame]:
+    def discard(self) -> list[EncodedMessage]:
         """Nobody will write any of it; returns the messages that the peer has seen
         nothing of."""
         self.partial = NO_BYTES
@@ -117,7 +117,7 @@ class Backlog:
         self.partial = self.partial[count:]
         self.last_progress = now
 
-    def _take_unexpired(self, now: float) -> list[Frame]:
+    def _take_unexpired(self, now: float) -> list[EncodedMessage]:
         """The next messages to go out; those whose time is over are set aside."""
         while frames := self._outbox.take(DRAIN_BYTES):
             late = [f for f in frames if f.expires is not None and f.expires <= now]

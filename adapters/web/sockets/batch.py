@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, cast
 
-from eyewall.application.ports.message import Frame, Wire
+from eyewall.application.ports.message import EncodedMessage, WireFormat
 from eyewall.application.ports.transport import Link
 
 WRITES_PER_SLICE = 200
@@ -42,10 +42,10 @@ STOP_READING_FRAMES = 1024
 STOP_READING_BYTES = 4 * 1024 * 1024
 """From here on nothing more is read from any connection until it was written."""
 
-NumberedFrame = tuple[int, Frame | None]
+NumberedFrame = tuple[int, EncodedMessage | None]
 """A frame with its number. Among a link's own: None where it was to be skipped."""
 
-CLOSE_MARKER: Final = Frame(b"", raw=True)
+CLOSE_MARKER: Final = EncodedMessage(b"", raw=True)
 """Among a link's own frames: its close was decided here, nothing later goes out."""
 
 _number = itemgetter(0)
@@ -54,14 +54,14 @@ _number = itemgetter(0)
 class WriteTarget(Link, Protocol):
     """A link, as what writes to it sees it."""
 
-    wire: Wire
+    wire: WireFormat
     pending: list[NumberedFrame] | None
     """Its collected frames; None while there are none, and for good once it has ended."""
 
     def write(self, data: bytes) -> int:
         """The socket's own ``send``, for as long as the peer reads."""
 
-    def on_partial_write(self, frames: Sequence[Frame], data: bytes, sent: int) -> None:
+    def on_partial_write(self, frames: Sequence[EncodedMessage], data: bytes, sent: int) -> None:
         """Keep what the socket did not take: it took ``sent`` bytes of ``data``."""
 
     def on_write_error(self, error: Exception) -> None:
@@ -78,7 +78,7 @@ class GroupSnapshot:
 
     def __init__(self, links: Iterable[WriteTarget]) -> None:
         self.members = frozenset(links)
-        parts: dict[Wire, list[WriteTarget]] = {}
+        parts: dict[WireFormat, list[WriteTarget]] = {}
         for link in self.members:
             parts.setdefault(link.wire, []).append(link)
         self.by_wire = [(wire, tuple(members)) for wire, members in parts.items()]
@@ -88,8 +88,8 @@ class WriteGroup(NamedTuple):
     """The same frames for one or many links of one wire."""
 
     links: Sequence[WriteTarget]
-    wire: Wire
-    frames: Sequence[Frame]
+    wire: WireFormat
+    frames: Sequence[EncodedMessage]
     last: bool = False
     """The links end with it."""
 
@@ -154,7 +154,7 @@ def _merge_own(link: WriteTarget, sources: Sequence[list[NumberedFrame]]) -> Wri
     if not odd:  # nothing to leave out, as nearly always
         return WriteGroup((link,), link.wire, [frame for _, frame in items if frame is not None])
     holes = {number for number, frame in own if frame is None}
-    frames: list[Frame] = []
+    frames: list[EncodedMessage] = []
     for number, frame in items:
         if frame is CLOSE_MARKER:
             return WriteGroup((link,), link.wire, frames, last=True)
@@ -187,7 +187,7 @@ class SocketGroup:
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
 
-    def publish(self, frame: Frame, skip: Collection[Link] = ()) -> int:
+    def publish(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
         if not self._links:
             return 0
         snapshot = self._snapshot
@@ -204,7 +204,7 @@ class WriteBatcher:
     """Writes for all links of the node. Implements ``Outbound``."""
 
     def __init__(self) -> None:
-        self.current: Sequence[Frame] = ()
+        self.current: Sequence[EncodedMessage] = ()
         """The frames that are being written: what a stalled link queues."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._number = 0
@@ -248,7 +248,7 @@ class WriteBatcher:
         return self._frames > STOP_READING_FRAMES or self._bytes > STOP_READING_BYTES
 
     def collect_for_group(
-        self, snapshot: GroupSnapshot, frame: Frame, skip: Collection[WriteTarget]
+        self, snapshot: GroupSnapshot, frame: EncodedMessage, skip: Collection[WriteTarget]
     ) -> None:
         """Collect a frame for all who are in ``snapshot``, except ``skip``."""
         for wire, _ in snapshot.by_wire:
@@ -265,7 +265,7 @@ class WriteBatcher:
         if not self._flush_expected:
             self._schedule_flush()
 
-    def collect(self, link: WriteTarget, frame: Frame, size: int) -> None:
+    def collect(self, link: WriteTarget, frame: EncodedMessage, size: int) -> None:
         """Collect a frame for one link; ``size`` is its bytes on the wire."""
         self._number += 1
         self._append(link, self._number, frame)
@@ -282,7 +282,7 @@ class WriteBatcher:
             or any(link in snapshot.members for snapshot in self._group_writes)
         )
 
-    def _append(self, link: WriteTarget, number: int, frame: Frame | None) -> None:
+    def _append(self, link: WriteTarget, number: int, frame: EncodedMessage | None) -> None:
         own = link.pending
         if own is None:
             link.pending = [(number, frame)]
@@ -358,7 +358,9 @@ class WriteBatcher:
         self.current = ()
 
 
-def _write_to_each(links: Sequence[WriteTarget], frames: Sequence[Frame], blob: bytes) -> None:
+def _write_to_each(
+    links: Sequence[WriteTarget], frames: Sequence[EncodedMessage], blob: bytes
+) -> None:
     size = len(blob)
     for link in links:
         try:
@@ -371,7 +373,9 @@ def _write_to_each(links: Sequence[WriteTarget], frames: Sequence[Frame], blob: 
             link.on_write_error(error)
 
 
-def _joined_writes(frames: Sequence[Frame], wire: Wire) -> Iterable[tuple[Sequence[Frame], bytes]]:
+def _joined_writes(
+    frames: Sequence[EncodedMessage], wire: WireFormat
+) -> Iterable[tuple[Sequence[EncodedMessage], bytes]]:
     """Join the frames into as few writes as ``MAX_JOINED_BYTES`` lets: nearly always into one."""
     if len(frames) == 1:
         return ((frames, frames[0].form(wire)),)
@@ -383,10 +387,10 @@ def _joined_writes(frames: Sequence[Frame], wire: Wire) -> Iterable[tuple[Sequen
 
 
 def _split(
-    frames: Sequence[Frame], built: Sequence[bytes]
-) -> Iterator[tuple[Sequence[Frame], bytes]]:
+    frames: Sequence[EncodedMessage], built: Sequence[bytes]
+) -> Iterator[tuple[Sequence[EncodedMessage], bytes]]:
     """Join frames that are too much for one write, one write after the other."""
-    chunk: list[Frame] = []
+    chunk: list[EncodedMessage] = []
     forms: list[bytes] = []
     size = 0
     for frame, form in zip(frames, built, strict=True):

@@ -37,7 +37,7 @@ from eyewall.adapters.web.sockets.backlog import Backlog
 from eyewall.adapters.web.sockets.batch import CLOSE_MARKER, NumberedFrame
 from eyewall.adapters.web.sockets.loop import SocketLoop
 from eyewall.application.ports.logging import shown
-from eyewall.application.ports.message import Codec, Frame, Wire
+from eyewall.application.ports.message import Codec, EncodedMessage, WireFormat
 from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.outbox import Offer
 
@@ -117,7 +117,7 @@ class SocketLink(ABC):
 
     def __init__(self, io: SocketLoop, codec: Codec, wire: WebSocketFormat) -> None:
         self.io = io
-        self.wire: Wire = wire
+        self.wire: WireFormat = wire
         self.state = OPEN
         self.pending: list[NumberedFrame] | None = None
         self._pending_bytes = 0
@@ -186,7 +186,7 @@ class SocketLink(ABC):
         queue = self.io.queue
         return len(pending) * 2 >= queue.size or self._pending_bytes * 2 > queue.max_bytes
 
-    def send(self, frame: Frame) -> Offer:
+    def send(self, frame: EncodedMessage) -> Offer:
         if self.state != OPEN:
             return Offer.CLOSED
         size = len(frame.form(self.wire))
@@ -320,7 +320,7 @@ class SocketLink(ABC):
 
     # --- writing
 
-    def on_partial_write(self, frames: Sequence[Frame], data: bytes, sent: int) -> None:
+    def on_partial_write(self, frames: Sequence[EncodedMessage], data: bytes, sent: int) -> None:
         """The socket took only ``sent`` bytes of ``data``, which are ``frames``.
 
         What the peer has the beginning of must follow; the rest can wait in the queue,
@@ -372,7 +372,7 @@ class SocketLink(ABC):
             self._enqueue(frame)
         return len(data)
 
-    def _enqueue(self, frame: Frame, *, reported: bool = False) -> Offer:
+    def _enqueue(self, frame: EncodedMessage, *, reported: bool = False) -> Offer:
         """Put ``frame`` into the queue; ``reported``: its sender hears the outcome from here."""
         backlog = self._backlog
         if backlog is None or self.state > CLOSING:
@@ -454,7 +454,7 @@ class SocketLink(ABC):
         else:
             self._adjust()
 
-    def _report_dropped(self, frames: Sequence[Frame], why: Offer) -> None:
+    def _report_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
         """Tell of messages that had been taken and are not written after all."""
         for frame in frames:
             self.io.loop.call_soon(self.io.intake.dropped, self, frame, why)

@@ -11,10 +11,10 @@ from eyewall.adapters.web.sockets.batch import WriteBatcher, WriteTarget
 from eyewall.adapters.web.sockets.heartbeat import Heartbeat, HeartbeatTarget
 from eyewall.adapters.web.sockets.poller import Poller, PollTarget, ReadinessSource, best_source
 from eyewall.application.concurrency.stalls import Stalls
-from eyewall.application.concurrency.timers import Deadlines
+from eyewall.application.concurrency.timers import TimerQueue
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.plugins import Logger
-from eyewall.application.ports.transport import Intake
+from eyewall.application.ports.transport import TransportEvents
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.pool import Pool
@@ -59,7 +59,7 @@ class SocketLoop:
     ``intake`` is set before ``start``: the application needs the sockets first.
     """
 
-    intake: Intake
+    intake: TransportEvents
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SocketLoop:
         self.clock = clock
         self.stalls = stalls or Stalls(clock)
         self.stalls.on_stall(self._on_stall)
-        self.deadlines = Deadlines(clock, self.stalls)
+        self.deadlines = TimerQueue(clock, self.stalls)
         self.logger = logger
         self.queue = queue
         self.pool = Pool(

@@ -29,7 +29,7 @@ from typing import Any
 import pytest
 
 from eyewall.application.ports.bus import PubSub, Subscription
-from eyewall.application.ports.stores import Opens, has_methods_of
+from eyewall.application.ports.stores import Lifecycle, has_methods_of
 from eyewall.domain.errors import Unavailable
 
 Connect = Callable[[], Any]
@@ -45,7 +45,7 @@ async def done(value: Any) -> Any:
 
 def opens(client: Any) -> bool:
     """Whether there is anything to open and to close."""
-    return has_methods_of(client, Opens)
+    return has_methods_of(client, Lifecycle)
 
 
 @asynccontextmanager

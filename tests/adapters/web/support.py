@@ -20,7 +20,7 @@ from tornado.web import Application, RequestHandler
 
 from eyewall.adapters.web.gateway import WebSocketGateway
 from eyewall.adapters.web.http.server import http_server
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.outbox import Offer, QueueConfig
@@ -144,7 +144,7 @@ class FakeIntake:
         self.handshakes: list[Any] = []
         self.places: list[Place] = []
         self.messages: list[tuple[Any, bytes, bool]] = []
-        self.drops: list[tuple[Any, Frame, Offer]] = []
+        self.drops: list[tuple[Any, EncodedMessage, Offer]] = []
         self.drained_links: list[Any] = []
         self.ends: list[tuple[Any, DisconnectReason, BaseException | None]] = []
         self.on_message: Callable[[Any, bytes, bool], None] = self.echo
@@ -180,7 +180,7 @@ class FakeIntake:
         self.messages.append((link, payload, binary))
         self.on_message(link, payload, binary)
 
-    def dropped(self, link: Any, frame: Frame, offer: Offer) -> None:
+    def dropped(self, link: Any, frame: EncodedMessage, offer: Offer) -> None:
         self.drops.append((link, frame, offer))
 
     def drained(self, link: Any) -> None:
@@ -193,9 +193,9 @@ class FakeIntake:
         return [reason for one, reason, _ in self.ends if link is None or one is link]
 
 
-def raw(payload: bytes | str, *, binary: bool = False, **fields: Any) -> Frame:
+def raw(payload: bytes | str, *, binary: bool = False, **fields: Any) -> EncodedMessage:
     data = payload.encode() if isinstance(payload, str) else payload
-    return Frame(data, raw=True, binary=binary, **fields)
+    return EncodedMessage(data, raw=True, binary=binary, **fields)
 
 
 class Served:

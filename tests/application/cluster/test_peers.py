@@ -8,7 +8,7 @@ import pytest
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.cluster.packet import BadPacket, Packet
-from eyewall.application.cluster.peers import CALL_TIMEOUT, Cluster, Silent
+from eyewall.application.cluster.peers import CALL_TIMEOUT, Cluster, NodeTimeout
 from eyewall.application.concurrency.stalls import Stalls
 from eyewall.application.connections.stats import Stats
 from eyewall.domain.errors import Forbidden, Misuse, RateLimited, Refused, Unavailable
@@ -255,7 +255,7 @@ async def test_a_node_that_does_not_answer_in_time_is_silent(world, one, two):
 
     await world.clock.advance(0.1)
 
-    with pytest.raises(Silent):
+    with pytest.raises(NodeTimeout):
         await asked
 
 
@@ -263,7 +263,7 @@ async def test_a_node_that_is_not_there_is_silent(world, one):
     asked = asyncio.create_task(one.call("n9", "ask", {}))
     await world.clock.advance(CALL_TIMEOUT)
 
-    with pytest.raises(Silent):
+    with pytest.raises(NodeTimeout):
         await asked
 
 
@@ -280,7 +280,7 @@ async def test_an_answer_that_comes_too_late_is_nobodys(world, one, two):
     gate.set()
     await settle()
 
-    with pytest.raises(Silent):
+    with pytest.raises(NodeTimeout):
         await asked
     assert one.stats.incidents[Incident.BAD_PACKETS] == 0
 
@@ -300,7 +300,7 @@ async def test_only_the_node_that_was_asked_answers(world, one, two):
 
     assert not asked.done()
     await world.clock.advance(CALL_TIMEOUT)
-    with pytest.raises(Silent):
+    with pytest.raises(NodeTimeout):
         await asked
 
 
@@ -337,7 +337,7 @@ async def test_stopping_ends_what_is_asked(one, two):
 
     await one.stop()
 
-    with pytest.raises(Silent):
+    with pytest.raises(NodeTimeout):
         await asked
 
 
@@ -402,7 +402,7 @@ async def test_an_answer_that_can_not_be_read_is_no_answer(world, one, answer):
     await world.bus.publish("p:node:n1", packet("reply", {"id": number, **answer}, "n2"))
     await world.clock.advance(CALL_TIMEOUT)
 
-    with pytest.raises(Silent):
+    with pytest.raises(NodeTimeout):
         await asked
     assert one.stats.incidents[Incident.BAD_PACKETS] == 1
 

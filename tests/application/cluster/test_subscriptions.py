@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.cluster.subscriptions import Channels
+from eyewall.application.cluster.subscriptions import BusSubscriptions
 from eyewall.domain.errors import Unavailable
 from tests.application.engines import Bus
 from tests.application.fakes import RecordingLogger, settle
@@ -25,7 +25,7 @@ def heard():
 
 @pytest.fixture
 async def channels(bus, heard):
-    channels = Channels(bus, heard.append, RecordingLogger())
+    channels = BusSubscriptions(bus, heard.append, RecordingLogger())
     yield channels
     await channels.close()
 
@@ -170,7 +170,7 @@ async def test_a_subscription_that_can_not_be_closed_is_logged(bus):
 
     bus.subscribe = subscribe
     logger = RecordingLogger()
-    channels = Channels(bus, print, logger)
+    channels = BusSubscriptions(bus, print, logger)
     await channels.acquire("lab")
 
     await channels.close()
@@ -191,7 +191,7 @@ async def test_a_bus_may_be_plain(heard):
             self.closed = True
 
     bus = Plain()
-    channels = Channels(bus, heard.append, RecordingLogger())
+    channels = BusSubscriptions(bus, heard.append, RecordingLogger())
     await channels.acquire("lab")
     await channels.close()
 
@@ -208,7 +208,7 @@ async def test_a_plain_bus_that_is_away_says_so_at_once_and_is_asked_again():
             raise Unavailable("the bus is away")
 
     bus = Away()
-    channels = Channels(bus, print, RecordingLogger())
+    channels = BusSubscriptions(bus, print, RecordingLogger())
     for _ in range(2):
         with pytest.raises(Unavailable):
             await channels.acquire("lab")

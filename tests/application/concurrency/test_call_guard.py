@@ -13,11 +13,11 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.application import node as node_module
 from eyewall.application.build import guarded_ports
 from eyewall.application.concurrency import call_guard, tasks
-from eyewall.application.concurrency.call_guard import Guard
+from eyewall.application.concurrency.call_guard import CallGuard
 from eyewall.application.config import Ports
 from eyewall.application.lifecycle import sessions
 from eyewall.application.ports import stores
-from eyewall.application.ports.bus import CountsListeners
+from eyewall.application.ports.bus import CountsSubscribers
 from eyewall.application.ports.stores import (
     AdapterFailed,
     HistoryStore,
@@ -84,7 +84,7 @@ def behind_guards(logger=None, **given):
     } | given
     return guarded_ports(
         Ports(outbound=FakeOutbound(), clock=FakeClock(), codec=CODEC, logger=logger, **ports),
-        Guard(logger),
+        CallGuard(logger),
         lambda: None,
     )
 
@@ -328,8 +328,8 @@ async def test_a_node_without_an_offline_store_has_none_behind_guards_either():
 
 
 async def test_a_bus_that_counts_its_listeners_still_does():
-    assert isinstance(behind_guards().pubsub, CountsListeners)
-    assert not isinstance(behind_guards(pubsub=Bus()).pubsub, CountsListeners)
+    assert isinstance(behind_guards().pubsub, CountsSubscribers)
+    assert not isinstance(behind_guards(pubsub=Bus()).pubsub, CountsSubscribers)
 
 
 def test_the_hub_is_more_patient_than_an_adapter_may_be_slow():

@@ -3,7 +3,7 @@ from contextvars import copy_context
 
 import pytest
 
-from eyewall.application.concurrency.locks import Turns
+from eyewall.application.concurrency.locks import KeyedLock
 from tests.application.fakes import finished, settle
 
 
@@ -11,7 +11,7 @@ class Visits:
     """Who is in, and who was."""
 
     def __init__(self):
-        self.turns = Turns()
+        self.turns = KeyedLock()
         self.log = []
         self.gates = {}
 

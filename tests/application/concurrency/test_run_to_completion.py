@@ -42,7 +42,7 @@ async def test_the_caller_gets_the_result_and_what_follows_has_run(effects):
     work = Work()
     work.gate.set()
 
-    assert await effects.see_through(work, work.then) == 7
+    assert await effects.run_to_completion(work, work.then) == 7
     assert work.done == ["effect", "then"]
 
 
@@ -51,14 +51,14 @@ async def test_the_caller_gets_the_refusal(effects):
     work.gate.set()
 
     with pytest.raises(RoomFull):
-        await effects.see_through(work, work.then)
+        await effects.run_to_completion(work, work.then)
     assert work.done == []
 
 
 async def test_the_effect_follows_without_the_caller(effects):
     """Who is cancelled in the middle takes nothing back."""
     work = Work()
-    caller = asyncio.create_task(effects.see_through(work, work.then))
+    caller = asyncio.create_task(effects.run_to_completion(work, work.then))
     await settle()
 
     caller.cancel()
@@ -75,7 +75,7 @@ async def test_what_fails_without_the_caller_is_logged_unless_it_is_a_refusal(
     effects, logger, error, told
 ):
     work = Work(error)
-    caller = asyncio.create_task(effects.see_through(work))
+    caller = asyncio.create_task(effects.run_to_completion(work))
     await settle()
     caller.cancel()
     work.gate.set()
@@ -86,7 +86,7 @@ async def test_what_fails_without_the_caller_is_logged_unless_it_is_a_refusal(
 
 async def test_closing_ends_what_is_under_way(effects):
     work = Work()
-    caller = asyncio.create_task(effects.see_through(work, work.then))
+    caller = asyncio.create_task(effects.run_to_completion(work, work.then))
     await settle()
 
     await effects.close()

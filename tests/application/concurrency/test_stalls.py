@@ -9,7 +9,7 @@ import pytest
 
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.concurrency.stalls import CHANCE, LATE, QUIET, TICK, StallLog, Stalls
-from eyewall.application.concurrency.timers import Deadlines
+from eyewall.application.concurrency.timers import TimerQueue
 from eyewall.application.connections.stats import Stats
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
@@ -166,7 +166,7 @@ def test_the_log_has_the_first_stall_at_once_and_the_others_together(clock, stal
 
 def test_a_deadline_gets_the_time_back(clock, stalls):
     ran: list[float] = []
-    Deadlines(clock, stalls).at(clock.now() + 5, lambda: ran.append(clock.now()))
+    TimerQueue(clock, stalls).at(clock.now() + 5, lambda: ran.append(clock.now()))
     begin = clock.now()
     clock.pass_time(1)
     stand_still(clock, 60)
@@ -178,7 +178,7 @@ def test_a_deadline_gets_the_time_back(clock, stalls):
 
 def test_what_was_due_at_once_has_a_chance_and_only_one(clock, stalls):
     ran: list[float] = []
-    Deadlines(clock, stalls).at(clock.now() + 0.1, lambda: ran.append(clock.now()))
+    TimerQueue(clock, stalls).at(clock.now() + 0.1, lambda: ran.append(clock.now()))
     stand_still(clock, 60)
     assert ran == []
     clock.pass_time(CHANCE / 4)
@@ -192,7 +192,7 @@ def test_what_was_due_at_once_has_a_chance_and_only_one(clock, stalls):
 
 def test_deadlines_keep_their_order(clock, stalls):
     ran: list[int] = []
-    deadlines = Deadlines(clock, stalls)
+    deadlines = TimerQueue(clock, stalls)
     for n in range(20):
         deadlines.at(clock.now() + n, lambda n=n: ran.append(n))
     clock.pass_time(2.5)

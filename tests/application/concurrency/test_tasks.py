@@ -3,7 +3,7 @@ import contextlib
 
 import pytest
 
-from eyewall.application.concurrency.tasks import Tasks, is_cancelled
+from eyewall.application.concurrency.tasks import TaskSet, is_cancelled
 from tests.application.fakes import RecordingLogger, finished, settle
 
 
@@ -14,7 +14,7 @@ def logger():
 
 @pytest.fixture
 def tasks(logger):
-    return Tasks(logger)
+    return TaskSet(logger)
 
 
 async def test_a_task_that_ends_is_forgotten(tasks):

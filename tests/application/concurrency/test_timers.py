@@ -3,7 +3,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from eyewall.application.concurrency.timers import SLACK, Deadlines
+from eyewall.application.concurrency.timers import SLACK, TimerQueue
 from tests.application.fakes import FakeClock
 
 
@@ -13,7 +13,7 @@ class AgainstAModel(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.clock = FakeClock()
-        self.deadlines = Deadlines(self.clock)
+        self.deadlines = TimerQueue(self.clock)
         self.ran = []
         self.expected = []
         self.waiting = {}  # number -> (when, deadline)
@@ -60,7 +60,7 @@ TestAgainstAModel = AgainstAModel.TestCase
 
 @pytest.fixture
 def deadlines(clock):
-    return Deadlines(clock)
+    return TimerQueue(clock)
 
 
 def test_many_deadlines_share_one_timer(clock, deadlines):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall.application.concurrency.worker_pool import TURN, Lanes
+from eyewall.application.concurrency.worker_pool import TURN, LaneWorkers
 from tests.application.fakes import finished, settle
 
 WORD: ContextVar[str] = ContextVar("word")
@@ -23,7 +23,7 @@ class Shop:
         self.overlaps = []
         self.gates = {job: asyncio.Event() for job in holding}
         self._in_work = set()
-        self.lanes = Lanes(
+        self.lanes = LaneWorkers(
             self.handle,
             workers=workers,
             worker_queue=worker_queue,
@@ -749,7 +749,7 @@ async def test_stop_hands_back_what_nobody_saw_to():
             with contextlib.suppress(asyncio.CancelledError):
                 await held.wait()
 
-    lanes = Lanes(deaf, workers=1, worker_queue=9, lane_queue=9, on_fault=print)
+    lanes = LaneWorkers(deaf, workers=1, worker_queue=9, lane_queue=9, on_fault=print)
     lanes.start()
     for job in ("in work", "next"):
         lanes.submit("a", job)

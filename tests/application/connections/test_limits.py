@@ -1,11 +1,11 @@
 import pytest
 
-from eyewall.application.connections.limits import Places, counted_as
+from eyewall.application.connections.limits import ConnectionLimits, counted_as
 from eyewall.domain.errors import Overloaded
 
 
 def test_a_node_has_so_many_places_and_no_more():
-    places = Places(2, None)
+    places = ConnectionLimits(2, None)
     first = places.take("10.0.0.1")
     places.take(None)
 
@@ -17,7 +17,7 @@ def test_a_node_has_so_many_places_and_no_more():
 
 
 def test_an_address_has_so_many_places_and_no_more():
-    places = Places(None, 2)
+    places = ConnectionLimits(None, 2)
     first = places.take("10.0.0.1")
     places.take("10.0.0.1")
 
@@ -29,7 +29,7 @@ def test_an_address_has_so_many_places_and_no_more():
 
 
 def test_who_was_refused_for_its_address_has_taken_none_of_the_node_s_places():
-    places = Places(2, 1)
+    places = ConnectionLimits(2, 1)
     places.take("10.0.0.1")
     with pytest.raises(Overloaded, match="address"):
         places.take("10.0.0.1")
@@ -38,7 +38,7 @@ def test_who_was_refused_for_its_address_has_taken_none_of_the_node_s_places():
 
 
 def test_a_place_is_given_back_once():
-    places = Places(2, 2)
+    places = ConnectionLimits(2, 2)
     place, other = places.take("10.0.0.1"), places.take("10.0.0.1")
     place.release()
     place.release()
@@ -49,13 +49,13 @@ def test_a_place_is_given_back_once():
 
 
 def test_without_an_address_only_the_node_s_places_count():
-    places = Places(None, 1)
+    places = ConnectionLimits(None, 1)
 
     assert [places.take(None) for _ in range(3)]
 
 
 def test_nothing_is_kept_of_an_address_that_has_gone():
-    places = Places(None, 1)
+    places = ConnectionLimits(None, 1)
     for n in range(10):
         places.take(f"10.0.0.{n}").release()
 
@@ -63,7 +63,7 @@ def test_nothing_is_kept_of_an_address_that_has_gone():
 
 
 def test_nothing_is_counted_by_address_without_a_limit():
-    places = Places(None, None)
+    places = ConnectionLimits(None, None)
     taken = [places.take("10.0.0.1") for _ in range(3)]
 
     assert not places._by_address

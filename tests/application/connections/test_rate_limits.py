@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from eyewall.application.connections.rate_limits import Limits, check
+from eyewall.application.connections.rate_limits import RateLimits, check
 from eyewall.domain.errors import Forbidden, Misuse, RateLimited, Unavailable
 from eyewall.domain.identity import ConnMeta
 from tests.application.fakes import RecordingMetrics
@@ -367,7 +367,7 @@ async def test_an_async_limiter_is_not_begun_before_the_lane(node):
     """Of a message that finds no place, nothing is left that was never awaited."""
     ada = await node.connect("ada")
     waiting = Waiting()
-    limits = Limits(waiting.allow)
+    limits = RateLimits(waiting.allow)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         limits.ask(node.hub.connection(ada.id), None)

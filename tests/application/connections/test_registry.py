@@ -283,9 +283,9 @@ async def test_nothing_is_left_of_connections_that_have_gone(node):
     assert len(inside.connections.roster) == 0
     assert len(inside.connections._places) == 0
     assert not inside.connections._ending
-    assert len(inside.deliveries) == 0
+    assert len(inside.pending_acks) == 0
     assert len(inside.expiry) == 0
-    assert len(inside.audiences) == 0
+    assert len(inside.broadcast_groups) == 0
     assert not inside.rooms._turns._turns
     assert not inside.receiver._handling._lanes
 

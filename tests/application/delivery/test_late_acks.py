@@ -110,7 +110,7 @@ async def test_what_is_remembered_is_bounded(one, monkeypatch):
     for _ in range(4):
         await timed_out(one, ada)
 
-    assert len(one.parts.stored.latecomers) == 2
+    assert len(one.parts.stored.late_acks) == 2
 
 
 async def test_who_has_no_name_has_nothing_stored(one):
@@ -123,5 +123,5 @@ async def test_who_has_no_name_has_nothing_stored(one):
     await settle()
     await asyncio.gather(asked, return_exceptions=True)
 
-    assert len(one.parts.stored.latecomers) == 0
+    assert len(one.parts.stored.late_acks) == 0
     assert one.hub.stats().stray_acks == 1

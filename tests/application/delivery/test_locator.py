@@ -6,7 +6,7 @@ import pytest
 
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.cluster.peers import CALL_TIMEOUT
-from eyewall.application.delivery.locator import Locator, node_of
+from eyewall.application.delivery.locator import RecipientLocator, node_of
 from eyewall.domain.identity import Where
 from eyewall.domain.report import Target
 from tests.application.engines import Bus, Engine
@@ -34,12 +34,12 @@ def locator(one):
 
 
 def make_locator(node, state=None):
-    return Locator(
+    return RecipientLocator(
         node=node.hub.node_id,
         state=state or node.state,
         cluster=node.parts.cluster,
         connections=node.parts.connections,
-        audiences=node.parts.audiences,
+        broadcast_groups=node.parts.broadcast_groups,
         logger=node.logger,
     )
 

@@ -21,7 +21,7 @@ def deliver(node):
     def begin(*clients, plan=ONCE, id=None):
         frame = node.parts.sender.frame(Message("t", data=1, id=id), ack=True)
         conns = [client.conn for client in clients]
-        return asyncio.ensure_future(node.parts.deliveries.deliver(conns, frame, plan))
+        return asyncio.ensure_future(node.parts.pending_acks.deliver(conns, frame, plan))
 
     return begin
 
@@ -58,7 +58,7 @@ async def test_an_ack_settles_it(ada, deliver, node):
     assert outcome.result == {"n": 5}
     assert outcome.seconds == 2
     assert outcome.report().status is DeliveryStatus.OK
-    assert len(node.parts.deliveries) == 0
+    assert len(node.parts.pending_acks) == 0
 
 
 async def test_the_short_form_of_an_ack_means_ok(ada, deliver):
@@ -203,7 +203,7 @@ async def test_one_slow_device_never_delays_the_others(node, ada, deliver):
 async def test_to_nobody_is_done_at_once(node):
     frame = node.parts.sender.frame(Message("t"), ack=True)
 
-    assert await node.parts.deliveries.deliver([], frame, ONCE) == []
+    assert await node.parts.pending_acks.deliver([], frame, ONCE) == []
 
 
 async def test_all_that_wait_share_one_timer(node, ada, deliver):
@@ -299,7 +299,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(ada, deliver, node):
     task.cancel()
     await settle()
 
-    assert len(node.parts.deliveries) == 0
+    assert len(node.parts.pending_acks) == 0
     assert node.hub.pending_acks(ada.id) == []
     ada.ack(ada.heard()[0])
     assert node.hub.stats().stray_acks == 1
@@ -358,7 +358,7 @@ async def test_pending_acks_are_listed_oldest_first(node, ada, deliver):
 async def test_settled_returns_when_nothing_waits(node, ada, deliver):
     task = deliver(ada)
     await settle()
-    settled = asyncio.ensure_future(node.parts.deliveries.settled())
+    settled = asyncio.ensure_future(node.parts.pending_acks.settled())
     await settle()
     assert not settled.done()
 
@@ -371,7 +371,7 @@ async def test_close_settles_everything_as_lost(node, ada, deliver):
     tasks = [deliver(ada), deliver(ada)]
     await settle()
 
-    node.parts.deliveries.close()
+    node.parts.pending_acks.close()
 
     assert [(await t)[0].reason for t in tasks] == [FailureReason.CONN_CLOSED] * 2
 
@@ -382,7 +382,7 @@ async def test_metrics_hear_how_each_ended(make_node):
     ada, bob, eve, dan = [await node.connect(u) for u in ("ada", "bob", "eve", "dan")]
     frame = node.parts.sender.frame(Message("t"), ack=True)
     conns = [c.conn for c in (ada, bob, eve, dan)]
-    task = asyncio.ensure_future(node.parts.deliveries.deliver(conns, frame, ONCE))
+    task = asyncio.ensure_future(node.parts.pending_acks.deliver(conns, frame, ONCE))
     await settle()
     ada.ack(ada.heard()[0])
     bob.nack(bob.heard()[0])

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from eyewall.application.delivery import replay as module
-from eyewall.application.delivery.replay import Lines
+from eyewall.application.delivery.replay import ReplayBarrier
 from eyewall.domain.identity import UserId
 from tests.application.fakes import finished, settle
 
@@ -29,7 +29,7 @@ class Writer:
 
 @pytest.fixture
 def lines():
-    return Lines()
+    return ReplayBarrier()
 
 
 async def test_nobody_waits_where_there_is_no_line(lines):

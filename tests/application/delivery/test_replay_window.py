@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.delivery.replay import WINDOW, Window
+from eyewall.application.delivery.replay import WINDOW, ReplayWindow
 from eyewall.domain.identity import ConnId, UserId
 from tests.application.fakes import finished, settle
 
@@ -13,7 +13,7 @@ PHONE, LAPTOP = ConnId("phone"), ConnId("laptop")
 
 @pytest.fixture
 def window():
-    return Window(UserId("ada"))
+    return ReplayWindow(UserId("ada"))
 
 
 def test_each_connection_is_sent_a_message_once(window):

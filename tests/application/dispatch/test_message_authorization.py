@@ -5,7 +5,7 @@ from marshmallow import Schema, fields
 
 from eyewall.adapters.validation.marshmallow import MarshmallowValidator
 from eyewall.application.dispatch.command_fields import published
-from eyewall.application.dispatch.receiver import Admission
+from eyewall.application.dispatch.receiver import MessageAuthorization
 from eyewall.application.rooms.membership import TRIES
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import Forbidden, ValidationError
@@ -55,7 +55,7 @@ async def outcome(admission, conn, message):
 async def test_who_has_to_wait_decides_as_who_has_not(
     conn, access_waits, validator_waits, topic, data, expected
 ):
-    admission = Admission(
+    admission = MessageAuthorization(
         answers(lambda meta, topic, event: topic == "open", later=access_waits),
         answers(is_good, later=validator_waits),
     )
@@ -65,16 +65,16 @@ async def test_who_has_to_wait_decides_as_who_has_not(
 
 @pytest.mark.parametrize("falsy", [None, 0, ""])
 async def test_whatever_is_not_true_is_a_no(conn, falsy):
-    admission = Admission(lambda meta, topic, event: falsy, None)
+    admission = MessageAuthorization(lambda meta, topic, event: falsy, None)
 
     assert await outcome(admission, conn, Envelope("t")) is Forbidden
 
 
 async def test_nothing_is_awaited_that_is_decided(conn):
-    decided = Admission(lambda meta, topic, event: True, is_good)
+    decided = MessageAuthorization(lambda meta, topic, event: True, is_good)
 
     assert decided.ask(conn, Envelope("t", data="good")) is None
-    assert Admission(None, None).ask(conn, Envelope("t")) is None
+    assert MessageAuthorization(None, None).ask(conn, Envelope("t")) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import types
 import pytest
 from marshmallow import Schema
 
-from eyewall.application.concurrency.tasks import Tasks, is_end
+from eyewall.application.concurrency.tasks import TaskSet, is_end
 from eyewall.application.dispatch.middleware import rate_limit, trace
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
@@ -320,7 +320,7 @@ async def test_an_answer_that_can_not_be_encoded_leaves_no_node_waiting(make_nod
 @pytest.mark.parametrize("end", ENDS)
 async def test_of_a_task_it_is_logged(end):
     logger = RecordingLogger()
-    tasks = Tasks(logger)
+    tasks = TaskSet(logger)
 
     tasks.spawn(raising("late", end)())
     await settle()
@@ -340,7 +340,7 @@ async def test_the_end_of_the_task_itself_is_passed_on():
             raise
 
     logger = RecordingLogger()
-    tasks = Tasks(logger)
+    tasks = TaskSet(logger)
     tasks.spawn(work())
     await settle()
     await tasks.close()

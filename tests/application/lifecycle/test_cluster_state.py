@@ -252,7 +252,7 @@ async def test_who_ends_while_it_becomes_another_leaves_nothing(slow, call):
     assert await node.hub.rooms() == []
     assert not (await node.hub.presence("ada")).online
     assert not (await node.hub.presence("bob")).online
-    assert len(node.parts.audiences) == 0
+    assert len(node.parts.broadcast_groups) == 0
 
 
 async def test_who_ends_at_the_same_moment_leaves_nothing(one):
@@ -302,7 +302,7 @@ async def test_who_is_kicked_while_it_becomes_another_may_come_back(one, two, tu
     await settle()
 
     assert (await one.hub.join("lab", ada.id)).members == 1
-    assert one.parts.seats.misnamed(ada.conn) == []
+    assert one.parts.seats.seats_under_old_user(ada.conn) == []
     assert await members(one) == {"bob": (MEMBER, 1)}
 
 
@@ -329,7 +329,7 @@ async def test_who_was_put_out_has_no_name_left_that_would_be_moved(slow, act):
     await settle()
 
     assert ada.conn.rooms == frozenset()
-    assert node.parts.seats.misnamed(ada.conn) == []
+    assert node.parts.seats.seats_under_old_user(ada.conn) == []
     assert await hub.join("lab", ada.id)
     engine.go_on()
     await settle()
@@ -386,7 +386,7 @@ async def test_who_ends_while_the_state_is_away_is_forgotten_here(slow):
 
     await ada.vanish()
 
-    assert node.parts.seats.misnamed(ada.conn) == []
+    assert node.parts.seats.seats_under_old_user(ada.conn) == []
 
 
 # --- another lease

@@ -92,7 +92,7 @@ async def test_who_ends_the_drain_ends_the_step_that_runs(clock, log):
 async def test_each_client_is_told_its_own_time_to_come_back(node):
     clients = [await node.connect() for _ in range(20)]
 
-    await node.parts.farewell.announce()
+    await node.parts.shutdown_notice.announce()
 
     notices = [client.heard()[0] for client in clients]
     assert {(n["topic"], n["event"]) for n in notices} == {("system:draining", "draining")}
@@ -107,7 +107,7 @@ async def test_a_notice_that_a_full_queue_drops_is_reported(node):
     ada = await node.connect("ada")
     ada.link.full = True
 
-    await node.parts.farewell.announce()
+    await node.parts.shutdown_notice.announce()
     await settle()
 
     assert told == [("system:draining", FailureReason.QUEUE_FULL)]
@@ -118,7 +118,7 @@ async def test_close_ends_every_connection_with_1012(node):
     node.hub.on_disconnect(lambda conn, reason: ends.append(reason))
     ada, bob = await node.connect("ada"), await node.connect("bob")
 
-    await node.parts.farewell.close()
+    await node.parts.shutdown_notice.close()
     await settle()
 
     assert (ada.closed, bob.closed) == (DisconnectReason.SERVER_SHUTDOWN,) * 2

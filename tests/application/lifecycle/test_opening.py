@@ -457,7 +457,7 @@ async def test_who_is_refused_has_got_nothing_of_the_others(make_node):
 
     assert ada.heard() == []
     assert ada.closed is DisconnectReason.POLICY_VIOLATION
-    assert len(one.parts.audiences) == 0
+    assert len(one.parts.broadcast_groups) == 0
 
 
 async def test_who_is_let_in_gets_what_its_rooms_sent_meanwhile_and_all_from_then_on(node):

@@ -9,7 +9,7 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.lifecycle import reconciliation
 from eyewall.application.ports.stores import KnowsOwned
 from eyewall.application.rooms import divergence as doubts_module
-from eyewall.application.rooms.divergence import Doubt, Doubts
+from eyewall.application.rooms.divergence import Divergence, Divergences
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomRole
@@ -72,7 +72,7 @@ async def test_who_ends_while_the_state_is_away_is_gone_soon_after(node, other, 
     assert await members(other) == await members(other, "hall") == {}
     assert await online(other, "ada") == []
     assert await joined(other, "eve"), "there is room again"
-    assert len(node.parts.doubts) == 0
+    assert len(node.parts.divergences) == 0
 
 
 async def test_who_comes_while_the_state_is_away_is_online_soon_after(node, other, engine):
@@ -123,7 +123,7 @@ async def test_wherever_a_change_of_user_breaks_off_it_is_gone_through_with(
     assert await members(other, "hall") == {}
     assert await online(other, "ada", "eve") == ["eve"]
     assert ada.conn.roles == {"lab": MEMBER}
-    assert node.parts.seats.misnamed(ada.conn) == []
+    assert node.parts.seats.seats_under_old_user(ada.conn) == []
     await ada.vanish()
     assert await online(other, "eve") == []
     assert await other.hub.rooms() == []
@@ -250,7 +250,7 @@ async def test_it_is_tried_again_until_the_state_is_there_and_not_all_the_time(n
     engine.away = False
     await node.advance(LATER)
     assert await engine.inner.rooms() == []
-    assert len(node.parts.doubts) == 0
+    assert len(node.parts.divergences) == 0
 
 
 async def test_one_that_can_not_be_mended_holds_up_no_other(node, other, engine):
@@ -388,7 +388,7 @@ async def test_a_role_that_never_arrived_is_learned(node, other, engine):
         return room, None
 
     await engine.inner.decide("lab", "u:ada", rule)
-    node.parts.doubts.everything(ada.id)
+    node.parts.divergences.everything(ada.id)
 
     await node.advance(SOON)
 
@@ -617,28 +617,28 @@ async def test_a_sweep_that_the_state_does_not_answer_collects_no_tasks(node, en
 
 
 def test_doubts_of_one_connection_come_together():
-    doubts = Doubts()
+    divergences = Divergences()
 
-    doubts.seat("c1", "lab", "ada", member=False)
-    doubts.presence("c2", "eve")
-    doubts.seat("c1", "lab", "ada", member=True)
-    doubts.seat("c1", "lab", "ada", member=False)
-    doubts.presence("c1", "ada")
-    doubts.everything("c1")
+    divergences.seat("c1", "lab", "ada", member=False)
+    divergences.presence("c2", "eve")
+    divergences.seat("c1", "lab", "ada", member=True)
+    divergences.seat("c1", "lab", "ada", member=False)
+    divergences.presence("c1", "ada")
+    divergences.everything("c1")
 
-    assert len(doubts) == 2
-    assert doubts.take() == ("c1", Doubt({"ada"}, {("lab", "ada"): True}, whole=True))
-    assert doubts.take() == ("c2", Doubt({"eve"}))
-    assert doubts.take() is None
+    assert len(divergences) == 2
+    assert divergences.take() == ("c1", Divergence({"ada"}, {("lab", "ada"): True}, whole=True))
+    assert divergences.take() == ("c2", Divergence({"eve"}))
+    assert divergences.take() is None
 
 
 def test_doubts_are_bounded(monkeypatch):
     monkeypatch.setattr(doubts_module, "MOST", 2)
-    doubts = Doubts()
+    divergences = Divergences()
 
     for conn_id in ("c1", "c2", "c3"):
-        doubts.everything(conn_id)
-    doubts.presence("c1", "ada")
+        divergences.everything(conn_id)
+    divergences.presence("c1", "ada")
 
-    assert len(doubts) == 2
-    assert doubts.take() == ("c1", Doubt({"ada"}, whole=True))
+    assert len(divergences) == 2
+    assert divergences.take() == ("c1", Divergence({"ada"}, whole=True))

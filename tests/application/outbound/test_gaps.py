@@ -3,7 +3,7 @@
 import pytest
 
 from eyewall.application.outbound.sender import Gaps
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.history import Position
 from eyewall.domain.outbox import DropPolicy, QueueConfig
@@ -165,7 +165,7 @@ async def test_the_note_is_of_the_first_that_was_dropped_whenever_it_was(node):
     notes = Gaps()
 
     for offset in (7, 5, 9):
-        notes.note(ada.conn, Frame(b"", stream="lab", position=Position("e", offset)))
+        notes.note(ada.conn, EncodedMessage(b"", stream="lab", position=Position("e", offset)))
 
     assert notes.take(ada.conn) == {"lab": Position("e", 4)}
     assert notes.take(ada.conn) == {}
@@ -177,6 +177,6 @@ async def test_what_was_dropped_in_an_old_epoch_counts_first(node):
     notes = Gaps()
 
     for epoch, offset in (("old", 7), ("new", 1)):
-        notes.note(ada.conn, Frame(b"", stream="lab", position=Position(epoch, offset)))
+        notes.note(ada.conn, EncodedMessage(b"", stream="lab", position=Position(epoch, offset)))
 
     assert notes.take(ada.conn) == {"lab": Position("old", 6)}

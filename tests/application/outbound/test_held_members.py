@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.outbound.held_members import Anteroom
+from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import Forbidden
@@ -114,7 +114,7 @@ async def test_what_has_waited_is_nobodys_when_it_is_refused(node):
 
     assert ada.heard() == []
     assert node.hub.stats().out_messages == sent
-    assert len(node.parts.anteroom) == len(node.parts.anteroom.held) == 0
+    assert len(node.parts.held_members) == len(node.parts.held_members.held) == 0
 
 
 @pytest.mark.parametrize("how", ["leave", "kick", "delete"])
@@ -209,7 +209,7 @@ async def test_under_the_policy_that_disconnects_it_is_not_let_in(make_node):
     assert ada.closed is DisconnectReason.SLOW_CONSUMER
     assert (ada.heard(), topics(ben)) == ([], ["0", "1"])
     assert failures == [("1", "ada")]
-    assert len(node.parts.anteroom) == 0
+    assert len(node.parts.held_members) == 0
 
 
 async def test_a_drop_in_a_room_with_history_is_a_gap(make_node):
@@ -227,17 +227,17 @@ async def test_a_drop_in_a_room_with_history_is_a_gap(make_node):
 async def test_all_together_are_bounded(node):
     """Many may be asked for at a time, by a database that hangs."""
     ada = await node.connect("ada")
-    anteroom = Anteroom(
+    held_members = HeldMembers(
         connections=node.parts.connections,
         sender=node.parts.sender,
         queue=QueueConfig(),
         max_waiting=100,
     )
-    anteroom.hold("lab", ada.conn)
+    held_members.hold("lab", ada.conn)
     for n in range(3):
         message = Message(str(n), data="x" * 80)
-        anteroom.keep("lab", node.parts.sender.frame(message, recipient="lab"))
-    anteroom.release({"lab"}, ada.conn)
+        held_members.keep("lab", node.parts.sender.frame(message, recipient="lab"))
+    held_members.release({"lab"}, ada.conn)
 
     assert topics(ada) == ["0"]
     assert node.hub.stats().drops == 2
@@ -302,7 +302,7 @@ async def test_what_a_room_sends_while_it_is_not_decided_is_the_new_users_or_nob
         assert [t for t in heard if t != "acked"] == ["secret", "after"]
     else:
         assert heard == ["system:kicked"]
-    assert len(node.parts.anteroom) == len(node.parts.anteroom.held) == 0
+    assert len(node.parts.held_members) == len(node.parts.held_members.held) == 0
 
 
 async def test_who_is_back_to_the_user_it_was_misses_nothing(make_node):
@@ -434,5 +434,5 @@ async def test_nothing_is_left_of_who_is_gone_before_it_is_decided(make_node, ho
     await settle()
 
     assert "secret" not in topics(client)
-    assert len(node.parts.anteroom) == len(node.parts.anteroom.held) == 0
+    assert len(node.parts.held_members) == len(node.parts.held_members.held) == 0
     assert not node.parts.rooms.moving

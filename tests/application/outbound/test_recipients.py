@@ -8,7 +8,7 @@ import pytest
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.cluster.packet import BadPacket
-from eyewall.application.outbound.recipients import ANYBODY, Whom, whom_in
+from eyewall.application.outbound.recipients import ANY_RECIPIENT, RecipientFilter, whom_in
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed
@@ -390,7 +390,13 @@ async def test_who_is_put_out_while_its_typing_is_noted_does_not_type_on(make_no
 
 
 @pytest.mark.parametrize(
-    "whom", [Whom(user="ada"), Whom(room="lab"), Whom(fits=Where(tags={"red"})), ANYBODY]
+    "whom",
+    [
+        RecipientFilter(user="ada"),
+        RecipientFilter(room="lab"),
+        RecipientFilter(fits=Where(tags={"red"})),
+        ANY_RECIPIENT,
+    ],
 )
 def test_another_node_reads_the_same(whom):
     assert whom_in(whom.header()) == whom

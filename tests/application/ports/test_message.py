@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.envelope import Envelope, Message, Priority
 
 
@@ -16,7 +16,7 @@ class CountingWire:
 
 
 def test_a_wire_form_is_built_once_however_many_receive_it():
-    frame, wire = Frame(b"x"), CountingWire("json:")
+    frame, wire = EncodedMessage(b"x"), CountingWire("json:")
 
     forms = [frame.form(wire) for _ in range(3)]
 
@@ -26,7 +26,7 @@ def test_a_wire_form_is_built_once_however_many_receive_it():
 
 
 def test_each_wire_has_a_form_of_its_own():
-    frame = Frame(b"x")
+    frame = EncodedMessage(b"x")
 
     assert frame.form(CountingWire("a")) == b"ax"
     assert frame.form(CountingWire("b")) == b"bx"
@@ -34,7 +34,9 @@ def test_each_wire_has_a_form_of_its_own():
 
 def test_the_same_message_to_another_recipient_shares_the_bytes():
     wire = CountingWire("json:")
-    frame = Frame(b"x", message=Message("t"), priority=Priority.HIGH, stream="r", fan_out=True)
+    frame = EncodedMessage(
+        b"x", message=Message("t"), priority=Priority.HIGH, stream="r", fan_out=True
+    )
 
     copy = frame.addressed("bob")
     copy.form(wire)
@@ -55,7 +57,7 @@ def test_the_same_message_to_another_recipient_shares_the_bytes():
 def test_no_form_is_built_twice_whoever_asks_first(asked):
     """Copies may be made before a form is built, between two of them, or after."""
     wires = {name: CountingWire(name) for name in "abc"}
-    frames = [Frame(b"x")]
+    frames = [EncodedMessage(b"x")]
 
     for who, name in asked:
         while len(frames) <= who:
@@ -72,7 +74,7 @@ def test_an_envelope_that_hardly_anybody_asks_for_is_made_when_somebody_does():
         made.append(Envelope("t"))
         return made[-1]
 
-    frame = Frame(b"x", envelope=make)
+    frame = EncodedMessage(b"x", envelope=make)
     assert made == []
     copy = frame.addressed("bob")
 
@@ -81,4 +83,4 @@ def test_an_envelope_that_hardly_anybody_asks_for_is_made_when_somebody_does():
 
 
 def test_a_queue_counts_the_bytes_of_the_payload():
-    assert Frame(b"four").size == 4
+    assert EncodedMessage(b"four").size == 4

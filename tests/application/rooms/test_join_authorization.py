@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.rooms.membership import TRIES, Door
+from eyewall.application.rooms.membership import TRIES, JoinAuthorization
 from eyewall.domain.errors import Forbidden
 from tests.application.fakes import settle
 
@@ -33,8 +33,8 @@ class AsyncAccess(Access):
 async def test_who_may_is_let_through(node, access):
     ada = await node.connect("ada")
 
-    await Door(access).check("lab", ada.conn)
-    assert await Door(access).refusal("lab", ada.conn) is None
+    await JoinAuthorization(access).check("lab", ada.conn)
+    assert await JoinAuthorization(access).refusal("lab", ada.conn) is None
 
 
 class SlowAccess:
@@ -56,7 +56,7 @@ class SlowAccess:
 async def test_a_word_about_another_owner_is_void(node, before, after):
     access = SlowAccess()
     client = await node.connect(before)
-    task = asyncio.ensure_future(Door(access).refusal("lab", client.conn))
+    task = asyncio.ensure_future(JoinAuthorization(access).refusal("lab", client.conn))
     await settle()
 
     node.hub.set_meta(client.id, user_id=after)
@@ -78,7 +78,7 @@ async def test_who_goes_on_changing_is_refused(node):
             return True
 
     access = Restless()
-    assert isinstance(await Door(access).refusal("lab", client.conn), Forbidden)
+    assert isinstance(await JoinAuthorization(access).refusal("lab", client.conn), Forbidden)
     assert access.asked == TRIES
 
 
@@ -87,5 +87,5 @@ async def test_who_may_not_is_refused(node, access):
     ada = await node.connect("ada")
 
     with pytest.raises(Forbidden):
-        await Door(access).check("lab", ada.conn)
-    assert isinstance(await Door(access).refusal("lab", ada.conn), Forbidden)
+        await JoinAuthorization(access).check("lab", ada.conn)
+    assert isinstance(await JoinAuthorization(access).refusal("lab", ada.conn), Forbidden)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.rooms.announcements import Notices
+from eyewall.application.rooms.announcements import JoinLeaveQueue
 from tests.application.fakes import RecordingLogger, finished, settle
 
 
@@ -20,7 +20,7 @@ def logger():
 
 @pytest.fixture
 async def notices(logger):
-    notices = Notices(logger)
+    notices = JoinLeaveQueue(logger)
     yield notices
     await notices.close()
 

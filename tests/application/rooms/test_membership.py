@@ -274,7 +274,7 @@ async def test_the_last_to_leave_ends_the_subscription(one):
     await settle()
 
     assert one.bus.listeners("eyewall:room:lab") == 0
-    assert len(one.parts.audiences) == 0
+    assert len(one.parts.broadcast_groups) == 0
 
 
 async def test_who_ends_leaves_all_rooms_before_the_disconnect_hooks(one):
@@ -738,6 +738,6 @@ async def test_a_thousand_joins_and_leaves_in_any_order_leave_nothing(one, two):
     await settle()
 
     assert await one.hub.rooms() == []
-    assert len(one.parts.audiences) == len(two.parts.audiences) == 0
+    assert len(one.parts.broadcast_groups) == len(two.parts.broadcast_groups) == 0
     assert [one.bus.listeners(f"eyewall:room:r{n}") for n in range(3)] == [0, 0, 0]
     assert isinstance(one.bus, MemoryPubSub)

@@ -7,7 +7,7 @@ import pytest
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.cluster.packet import BadPacket, Packet
-from eyewall.application.rooms.publisher import place_in, place_out
+from eyewall.application.rooms.publisher import decode_position, encode_position
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import AckTimeout, Misuse, Unavailable
 from eyewall.domain.history import Position
@@ -367,8 +367,8 @@ async def test_who_gives_up_waiting_leaves_no_delivery_behind(one, history):
 def test_a_place_travels_as_it_is():
     at = Position("e", 3)
 
-    assert place_in(place_out("lab", at, ["c1"])) == ("lab", at, ["c1"])
-    assert place_in(place_out("lab", at, [])) == ("lab", at, [])
+    assert decode_position(encode_position("lab", at, ["c1"])) == ("lab", at, ["c1"])
+    assert decode_position(encode_position("lab", at, [])) == ("lab", at, [])
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_a_place_travels_as_it_is():
 )
 def test_what_is_no_place_is_a_bad_packet(changes):
     with pytest.raises(BadPacket):
-        place_in(place_out("lab", Position("e", 3), []) | changes)
+        decode_position(encode_position("lab", Position("e", 3), []) | changes)
 
 
 @pytest.mark.parametrize(

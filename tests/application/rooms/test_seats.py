@@ -108,7 +108,7 @@ async def test_a_seat_stands_under_its_old_name_until_it_is_given_back(seats, en
     conn.roles["lab"] = RoomRole.MEMBER
     seats.renamed(conn, conn.becomes("bob"))
 
-    assert seats.misnamed(conn) == ["lab"]
+    assert seats.seats_under_old_user(conn) == ["lab"]
     assert seats.name_in("lab", conn) == "ada"
     assert await seats.holds("lab", conn)
 
@@ -116,7 +116,7 @@ async def test_a_seat_stands_under_its_old_name_until_it_is_given_back(seats, en
 
     assert left.user_id == "ada"
     assert await standing_of(engine) == {}
-    assert seats.misnamed(conn) == []
+    assert seats.seats_under_old_user(conn) == []
     assert seats.name_in("lab", conn) == "bob"
 
 
@@ -129,7 +129,7 @@ async def test_of_several_names_the_one_counts_under_which_it_was_taken(seats):
 
     assert seats.name_in("lab", conn) is None
     seats.renamed(conn, conn.becomes(None))
-    assert seats.misnamed(conn) == []
+    assert seats.seats_under_old_user(conn) == []
 
 
 async def test_a_name_that_changes_while_the_state_decides_is_noted(seats, engine):
@@ -156,7 +156,7 @@ async def test_who_is_out_of_a_room_has_no_name_in_it(seats):
     seats.forget_room("lab", conn)
     seats.forget_room("lab", conn)
 
-    assert seats.misnamed(conn) == ["hall"]
+    assert seats.seats_under_old_user(conn) == ["hall"]
 
 
 async def test_the_role_of_a_seat_is_what_the_store_says(seats, engine):
@@ -176,5 +176,5 @@ async def test_who_has_ended_is_forgotten(seats):
 
     seats.forget(conn)
 
-    assert seats.misnamed(conn) == []
+    assert seats.seats_under_old_user(conn) == []
     seats.forget(conn)

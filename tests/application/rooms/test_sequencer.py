@@ -2,9 +2,9 @@
 
 import pytest
 
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.application.rooms import stream
-from eyewall.application.rooms.stream import Arrival, Gate
+from eyewall.application.rooms.stream import BufferedMessage, RoomSequencer
 from eyewall.domain.history import Position
 
 
@@ -13,12 +13,12 @@ def at(offset, epoch="e"):
 
 
 def arrival(turn=None):
-    return Arrival(Frame(b"{}"), turn=turn)
+    return BufferedMessage(EncodedMessage(b"{}"), turn=turn)
 
 
 @pytest.fixture
 def gate():
-    return Gate("lab", None, at(2))
+    return RoomSequencer("lab", None, at(2))
 
 
 def test_only_the_next_one_may_pass(gate):
@@ -35,7 +35,7 @@ def test_only_the_next_one_may_pass(gate):
 
 
 def test_nothing_passes_before_the_position_is_known():
-    gate = Gate("lab", None, None)
+    gate = RoomSequencer("lab", None, None)
     gate.hold(at(1), arrival())
 
     assert gate.next() is None

@@ -9,7 +9,7 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.rooms import stream as gates
 from eyewall.application.rooms import stream as module
-from eyewall.application.rooms.stream import Arrival
+from eyewall.application.rooms.stream import BufferedMessage
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Misuse, Unavailable
 from eyewall.domain.history import Entry, Position, Retention
@@ -392,7 +392,7 @@ async def test_whatever_a_reading_fails_of_who_waits_for_a_turn_is_told(one, err
 
     monkeypatch.setattr(one.parts.streams._history, "read", read)
     frame = one.parts.sender.frame(Message("t"))
-    one.parts.streams.arrived("lab", Position(at.epoch, 2), Arrival(frame, turn=turn))
+    one.parts.streams.arrived("lab", Position(at.epoch, 2), BufferedMessage(frame, turn=turn))
     await settle()
 
     [told] = turn.heard
@@ -589,7 +589,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
     frame = two.parts.sender.frame(Message("room:lab", data="forged"))
 
     for at in (Position(here.epoch, 9), Position("forged", 1), Position(here.epoch, 1)):
-        two.parts.streams.arrived("lab", at, Arrival(frame))
+        two.parts.streams.arrived("lab", at, BufferedMessage(frame))
     await settle()
     await publish(one, 2)
     await settle()
@@ -601,7 +601,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
 async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is_asked(one):
     ada = await joined(one, "ada")
     frame = one.parts.sender.frame(Message("room:lab", data="forged"))
-    one.parts.streams.arrived("lab", Position("forged", 1), Arrival(frame))
+    one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
     ada.heard()
 
     await publish(one, 1)
@@ -745,7 +745,7 @@ async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
     """A place that was forged made a gate, for members of a room without history."""
     ada = await joined(one, "ada")
     frame = one.parts.sender.frame(Message("room:lab", data="forged"))
-    one.parts.streams.arrived("lab", Position("forged", 1), Arrival(frame))
+    one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
     ada.heard()
     assert len(one.parts.streams) == 1
 
@@ -763,7 +763,7 @@ async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked
     await state.inner.decide("lab", None, _keeps_history)
     frame = node.parts.sender.frame(Message("room:lab", data=1))
     node.parts.streams.arrived(
-        "lab", Position((await node.history.position("lab")).epoch, 1), Arrival(frame)
+        "lab", Position((await node.history.position("lab")).epoch, 1), BufferedMessage(frame)
     )
     bob = await node.connect("bob")
     await node.hub.join("lab", bob.id)
@@ -939,7 +939,7 @@ async def test_a_node_that_stops_leaves_nothing_running(make_node, bus, history)
     three.parts.streams.arrived(
         "lab",
         Position(three.parts.streams.position("lab").epoch, 5),
-        Arrival(three.parts.sender.frame(Message("t"))),
+        BufferedMessage(three.parts.sender.frame(Message("t"))),
     )
     await settle()
 

@@ -24,7 +24,7 @@ from eyewall.adapters.web.protocol.deflate import (
 )
 from eyewall.adapters.web.protocol.frames import PlainFormat, build_frame
 from eyewall.adapters.web.protocol.parser import Parser, ProtocolError
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import QueueConfig
 from tests.adapters.web.support import (
@@ -137,7 +137,7 @@ class Counting(PlainFormat):
         super().__init__(PlainCodec())
         self.built = 0
 
-    def build(self, frame: Frame) -> bytes:
+    def build(self, frame: EncodedMessage) -> bytes:
         self.built += 1
         return super().build(frame)
 

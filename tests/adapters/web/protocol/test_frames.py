@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eyewall.adapters.web.protocol.frames import PlainFormat, build_close_frame, build_frame
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from tests.adapters.web.support import BINARY, TEXT, PlainCodec
 
 MSGPACK = PlainCodec("msgpack", binary=True)
@@ -35,11 +35,11 @@ def test_a_close_reason_is_cut_to_what_fits_between_two_characters():
 @pytest.mark.parametrize(
     ("codec", "frame", "expected"),
     [
-        (PlainCodec(), Frame(b"{}", envelope="e"), build_frame(b"{}", TEXT)),
-        (PlainCodec(), Frame(b"hi", raw=True), build_frame(b"hi", TEXT)),
-        (PlainCodec(), Frame(b"hi", raw=True, binary=True), build_frame(b"hi", BINARY)),
-        (MSGPACK, Frame(b"{}", envelope="e"), build_frame(b"msgpack:e", BINARY)),
-        (MSGPACK, Frame(b"hi", raw=True), build_frame(b"hi", TEXT)),
+        (PlainCodec(), EncodedMessage(b"{}", envelope="e"), build_frame(b"{}", TEXT)),
+        (PlainCodec(), EncodedMessage(b"hi", raw=True), build_frame(b"hi", TEXT)),
+        (PlainCodec(), EncodedMessage(b"hi", raw=True, binary=True), build_frame(b"hi", BINARY)),
+        (MSGPACK, EncodedMessage(b"{}", envelope="e"), build_frame(b"msgpack:e", BINARY)),
+        (MSGPACK, EncodedMessage(b"hi", raw=True), build_frame(b"hi", TEXT)),
     ],
     ids=["json", "raw text", "raw binary", "another codec", "raw under another codec"],
 )

@@ -15,14 +15,14 @@ from eyewall.adapters.web.sockets.batch import (
     WRITES_PER_SLICE,
     WriteBatcher,
 )
-from eyewall.application.ports.message import Frame
+from eyewall.application.ports.message import EncodedMessage
 from tests.adapters.web.support import raw, served, turns
 
 
 class BareWire:
     name = "bare"
 
-    def build(self, frame: Frame) -> bytes:
+    def build(self, frame: EncodedMessage) -> bytes:
         if frame.payload == b"unbuildable":
             raise ValueError("no form")
         return frame.payload
