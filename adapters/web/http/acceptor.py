@@ -1,8 +1,8 @@
-"""Takes connections in from the listening sockets, and bears that it can't.
+"""Accepts connections on the listening sockets, and pauses when descriptors run out.
 
-When the process has no descriptor left (or the kernel no memory), ``accept`` fails and the
-connection stays where it was: the loop would find the socket readable again at once, for
-ever. So nothing is accepted for a moment; then it is tried again, until others have left.
+When the process has no descriptor left, or the kernel no memory, ``accept`` fails and the
+connection stays in the kernel's queue. The event loop would report the socket readable again at
+once, in a busy loop. So accepting pauses for a moment and is then tried again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 RETRY_DELAY: Final = 1.0
-"""Seconds without accepting. Clients wait in the kernel's queue meanwhile."""
+"""Seconds without accepting. Clients wait in the kernel's queue."""
 
 ACCEPTS_PER_TURN: Final = 128
-"""Connections that are taken in one go: what else there is has its turn in between."""
+"""Connections accepted in one iteration of the event loop, which then runs its other
+callbacks."""
 
-_CLIENTS_OWN: Final = frozenset(
+_CONNECTION_ERRORS: Final = frozenset(
     getattr(errno, name)
     for name in (
         *("ECONNABORTED", "EPROTO", "EPERM", "EINTR", "ENETDOWN", "ENETUNREACH"),
@@ -27,17 +28,17 @@ _CLIENTS_OWN: Final = frozenset(
     )
     if hasattr(errno, name)
 )
-"""Errors of the one connection that was to be accepted (Linux tells those of its network
-here, too): the next may be good."""
+"""Errors of the one connection that was to be accepted, those of its network included, as Linux
+reports them: the next connection may be good."""
 
 Take = Callable[[socket.socket, Any], None]
 
 
 class Acceptor:
-    """Accepts on any number of listening sockets; ``paused`` hears of each pause.
+    """Accepts on any number of listening sockets. ``paused`` is called for each pause.
 
-    Whatever else makes ``accept`` fail is taken for a shortage: it can't be waited for, and
-    must not be tried in a circle.
+    Every other error of ``accept`` counts as a shortage: its end is not reported, and trying
+    again at once would be a busy loop.
     """
 
     def __init__(self, paused: Callable[[OSError], None]) -> None:
@@ -46,7 +47,8 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, sock: socket.socket, take: Take) -> Callable[[], None]:
-        """Hand what comes in on ``sock`` to ``take``; what is returned ends that."""
+        """Call ``take`` for each connection accepted on ``sock``. Returns a function that stops
+        that."""
         self._sockets[sock] = take
         if self._timer is None:
             asyncio.get_running_loop().add_reader(sock, self._accept, sock)
@@ -65,13 +67,13 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_TURN):
             take = self._sockets.get(sock)
             if take is None:
-                return  # closed meanwhile, by what was done with the one before
+                return  # removed by the ``take`` of an earlier connection
             try:
                 connection, address = sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _CLIENTS_OWN:
+                if error.errno in _CONNECTION_ERRORS:
                     continue
                 self._pause(error)
                 return

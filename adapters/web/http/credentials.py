@@ -1,7 +1,7 @@
-"""What a client has shown to get in, kept out of logs.
+"""Keeps the credentials of a request out of the log.
 
-An application's authenticator may fail with it in its text: ``KeyError`` of a table of tokens
-quotes the token that is not in it.
+The error of an authenticator may quote one: the ``KeyError`` of a table of tokens quotes the
+token that is missing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from eyewall.application.ports.redaction import hint_of, trace_without
 
 
 def error_fields(error: BaseException, request: HTTPServerRequest) -> dict[str, Any]:
-    """Return the fields of a log line for an error that a request has led to.
+    """Return the fields of a log line for an error that a request has caused.
 
-    It is handed on as it is, unless its text or what led to it shows a credential.
+    The error is logged as it is, unless its text or that of its causes quotes a credential.
     """
     try:
         text = trace_without(error, _values(request))
@@ -32,7 +32,7 @@ def error_fields(error: BaseException, request: HTTPServerRequest) -> dict[str, 
 
 
 def hint_for(error: BaseException | None, request: HTTPServerRequest) -> str | None:
-    """Return what the log may say of why a request was refused; None if there is nothing."""
+    """Return the reason of a refusal for the log; None if the error gives none."""
     return hint_of(error, _values(request))
 
 
@@ -46,7 +46,9 @@ def _values(request: HTTPServerRequest) -> Iterator[str]:
             yield secret.strip() or field
             if scheme.lower() == "basic":
                 yield from _user_and_password(secret)
-    for field in request.headers.get_list("Sec-WebSocket-Protocol"):  # some carry a token in it
+    for field in request.headers.get_list(
+        "Sec-WebSocket-Protocol"
+    ):  # a token, in some applications
         yield from map(str.strip, field.split(","))
     for field in request.headers.get_list("Cookie"):
         yield field
@@ -54,7 +56,7 @@ def _values(request: HTTPServerRequest) -> Iterator[str]:
 
 
 def _user_and_password(text: str) -> Iterator[str]:
-    """Yield the credentials of RFC 7617, 2, as one text and each by itself."""
+    """Yield the credentials of Basic authentication (RFC 7617, 2), joined and each alone."""
     try:
         both = base64.b64decode(text, validate=False).decode(errors="replace")
     except (binascii.Error, ValueError):

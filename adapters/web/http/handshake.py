@@ -1,17 +1,16 @@
-"""From an HTTP request to an open connection.
+"""The opening handshake (RFC 6455, 4.2): from an HTTP request to an open connection.
 
-Tornado reads the request; what follows is here: who may come in, the answer, and the
-hand-over of the socket. Rules of this file:
+Tornado reads the request. This module checks it, answers it and detaches the socket.
+Rules of this file:
 
-1. Whatever goes wrong before the connection is open is answered in HTTP, and gives the
-   reserved place back. The answer goes first, what is to be logged after it.
-2. Every refusal, whatever raised it, goes through ``_refuse`` or ``_abort``, and leaves a
-   trace: see ``refusals``.
+1. An error before the connection is open is answered in HTTP, and releases the reservation.
+   The answer is written first, the log line after it.
+2. Every refusal goes through ``_refuse`` or ``_abort``, which count and log it (``refusals``).
 3. A client that the authenticator refuses is answered in HTTP. With ``refuse_with="close"`` the
-   upgrade is accepted and closed at once; the application never sees that connection. A page
-   of a foreign origin is always answered in HTTP, so that its script learns nothing.
-4. What an application's function raises, a ``CancelledError`` of its own or a
-   ``SystemExit`` too, is a failure of that handshake and of nothing else.
+   upgrade is accepted and closed at once, and the application never sees the connection. A
+   foreign origin is always answered in HTTP, so that its script learns nothing.
+4. An exception from the application's code, ``CancelledError`` and ``SystemExit`` included, fails
+   that handshake only.
 """
 
 from __future__ import annotations
@@ -62,15 +61,14 @@ from eyewall.domain.identity import ConnMeta
 T = TypeVar("T")
 
 _RESERVED = frozenset({"self", "transforms"})
-"""Names that a group of a path can't have: Tornado hands groups over beside these."""
+"""Names that a group of a path can't have: Tornado passes groups as keywords beside these."""
 
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455, 1.3."""
 
 MAX_HEADERS: Final = 100
-"""Header fields of a handshake. A browser behind two proxies sends some thirty; each one
-is looked at, and kept while an authenticator waits."""
-
+"""Header fields of a handshake. A browser behind two proxies sends some thirty. Each is parsed,
+and kept in memory while an authenticator waits."""
 
 MISSING_UPGRADE_HINT: Final = (
     "a WebSocket handshake came without its upgrade: the proxy in front must speak HTTP/1.1, "
@@ -78,13 +76,13 @@ MISSING_UPGRADE_HINT: Final = (
 )
 
 MAX_PENDING_DECISIONS: Final = 4096
-"""Handshakes that may wait for an origin check or authenticator at the same time. With
-some 20 KiB for each, 80 MiB; an authenticator that takes a tenth of a second then lets
-in 40,000 clients in a second, and one that hangs does not take the node along."""
+"""Handshakes that may wait for an origin check or an authenticator at the same time: 80 MiB at
+some 20 KiB each. An authenticator that takes 0.1 s then accepts 40,000 clients a second, and
+one that hangs does not exhaust the node."""
 
 
 class Refusal(Exception):
-    """The handshake ends with this answer."""
+    """A handshake is refused with an HTTP status, a text for the body and header fields."""
 
     def __init__(
         self,
@@ -99,45 +97,46 @@ class Refusal(Exception):
         self.reason = reason
         self.status = status
         self.hint = hint
-        """What the log says of it beside, for whoever runs the server."""
+        """A hint for the log: what the operator of the server can do about it."""
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 def try_later(
     retry_after: float, reason: RefusalReason = RefusalReason.OVERLOADED, **headers: str
 ) -> Refusal:
-    """Come back after so many seconds."""
+    """Return a 503 that asks the client to come back after ``retry_after`` seconds."""
     wait = str(max(1, math.ceil(wait_of(retry_after))))
     return Refusal(reason, 503, "try again later", Retry_After=wait, **headers)
 
 
 def draining() -> Refusal:
-    """Come back to another node, or when this one runs again."""
+    """Return a 503 that sends the client to another node, or to this one when it runs again."""
     return try_later(1.0, RefusalReason.DRAINING, Connection="close")
 
 
 def check_header_count(headers: HTTPHeaders) -> None:
-    """Raise ``Refusal`` if there are more fields than anybody needs."""
+    """Raise ``Refusal`` if there are more than ``MAX_HEADERS`` fields."""
     if sum(1 for _ in headers.get_all()) > MAX_HEADERS:
         raise Refusal(RefusalReason.HEADERS, 431, f"more than {MAX_HEADERS} header fields")
 
 
 def check_upgrade(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.1") -> str:
-    """Check that this is an upgrade (RFC 6455, 4.2.1); returns the key to answer with.
+    """Return the ``Sec-WebSocket-Accept`` for an upgrade request (RFC 6455, 4.2.1).
 
-    ``http`` is the version of the request: in 1.0 an ``Upgrade`` means nothing (RFC 9110, 7.8).
+    ``http`` is the HTTP version of the request: in 1.0, ``Upgrade`` means nothing (RFC 9110,
+    7.8). Raises ``Refusal`` if the request is no upgrade, or its key is wrong.
     """
     upgrade = {token.strip().lower() for token in headers.get("Upgrade", "").split(",")}
     connection = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
     version = headers.get("Sec-WebSocket-Version", "").strip()
-    asked = method == "GET" and http != "HTTP/1.0"
-    asked = asked and "websocket" in upgrade and "upgrade" in connection
-    if not asked or version != "13":
+    is_upgrade = method == "GET" and http != "HTTP/1.0"
+    is_upgrade = is_upgrade and "websocket" in upgrade and "upgrade" in connection
+    if not is_upgrade or version != "13":
         raise Refusal(
             RefusalReason.NOT_AN_UPGRADE,
             426,
             "this is a WebSocket (version 13)",
-            hint=None if asked or "Sec-WebSocket-Key" not in headers else MISSING_UPGRADE_HINT,
+            hint=None if is_upgrade or "Sec-WebSocket-Key" not in headers else MISSING_UPGRADE_HINT,
             Upgrade="websocket",
             Connection="Upgrade",
             Sec_WebSocket_Version="13",
@@ -152,8 +151,8 @@ def check_upgrade(method: str | None, headers: HTTPHeaders, http: str = "HTTP/1.
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()  # noqa: S324
 
 
-def answer(accept: str, subprotocol: str | None, extensions: str | None) -> bytes:
-    """Return the 101."""
+def switching_protocols(accept: str, subprotocol: str | None, extensions: str | None) -> bytes:
+    """Return the head of the answer 101."""
     lines = [
         "HTTP/1.1 101 Switching Protocols",
         "Upgrade: websocket",
@@ -259,15 +258,15 @@ class HandshakeEndpoint:
 
 
 class _HandshakeTimeout(Exception):
-    """The time for the handshake has run out."""
+    """The time for the handshake is over."""
 
 
 class _AlreadyOver(Exception):
-    """There is nobody to answer: the client has left, or was answered already."""
+    """The client has left, or was answered already."""
 
 
 class HandshakeHandler(RedactingHandler):
-    """Lets WebSocket connections in."""
+    """Answers one handshake."""
 
     def initialize(self, endpoint: HandshakeEndpoint) -> None:
         self._endpoint = endpoint
@@ -297,8 +296,8 @@ class HandshakeHandler(RedactingHandler):
         except _AlreadyOver:
             pass
         else:
-            place, reservation = reservation, None  # from here on the connection's
-            await self._open(link, meta, place, session=session)
+            reserved, reservation = reservation, None  # the connection releases it
+            await self._open(link, meta, reserved, session=session)
         finally:
             if reservation is not None:
                 reservation.release()
@@ -306,13 +305,13 @@ class HandshakeHandler(RedactingHandler):
     head = post = put = patch = delete = options = get
 
     def check_xsrf_cookie(self) -> None:
-        """Nothing is done for a form: only the upgrade counts, and its origin is checked."""
+        """Do nothing: a handshake has its origin checked instead."""
 
     def refuse_draining(self) -> None:
-        """Answer now, whatever is still to be decided."""
+        """Answer with 503 now, before the pending decision."""
         self._refuse(draining())
 
-    # --- who knocks
+    # --- checks
 
     def _handshake(self, params: Mapping[str, str | None]) -> Handshake:
         request = self.request
@@ -329,8 +328,8 @@ class HandshakeHandler(RedactingHandler):
             path=request.path,
             query=Fields(query),
             headers=headers,
-            # HTTP/2 splits them into fields of their own, and a proxy may pass them on like
-            # that; together they are one list (RFC 9113, 8.2.3).
+            # HTTP/2 splits cookies into several fields, and a proxy may forward them so.
+            # Joined they are one list (RFC 9113, 8.2.3).
             cookies=parse_cookie("; ".join(headers.all("Cookie"))),
             ip=self._config.proxies.client(request.remote_ip, headers.all("X-Forwarded-For")),
             subprotocols=tuple(name for name in offered if name),
@@ -368,13 +367,16 @@ class HandshakeHandler(RedactingHandler):
             raise try_later(error.retry_after, RefusalReason.CONNECTIONS) from error
 
     async def _authenticate_or_close(self, handshake: Handshake, accept: str) -> ConnMeta:
-        """Authenticate the client. A refusal is raised, to be answered in HTTP, or told by a close
-        code, after which ``_AlreadyOver`` is raised."""
+        """Return the metadata of an authenticated client.
+
+        If the authenticator refuses it, raises ``Refusal`` for an answer in HTTP, or, with
+        ``refuse_with="close"``, sends the close code and raises ``_AlreadyOver``.
+        """
         try:
             return await self._authenticate(handshake)
         except Refusal as refusal:
-            told = refusal.reason is RefusalReason.UNAUTHORIZED
-            if not told or self._config.refuse_with is RefuseWith.HTTP:
+            unauthorized = refusal.reason is RefusalReason.UNAUTHORIZED
+            if not unauthorized or self._config.refuse_with is RefuseWith.HTTP:
                 raise
             refused = refusal
         await self._accept_and_close(accept, handshake, refused)
@@ -397,7 +399,7 @@ class HandshakeHandler(RedactingHandler):
         except Refused as error:
             if error.retryable:
                 raise try_later(1.0, RefusalReason.UNAVAILABLE) from error
-            # RFC 9110, 15.5.2: how to come in is said with it.
+            # RFC 9110, 15.5.2: a 401 names a scheme of authentication.
             raise Refusal(
                 RefusalReason.UNAUTHORIZED, 401, "authentication failed", WWW_Authenticate="Bearer"
             ) from error
@@ -437,7 +439,7 @@ class HandshakeHandler(RedactingHandler):
             raise _AlreadyOver
         return decided
 
-    # --- and does not get in
+    # --- refusals
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._finished:
@@ -450,22 +452,22 @@ class HandshakeHandler(RedactingHandler):
             close_if_pipelined(self.request)
         self.finish(f"{refusal}\n")
         if refusal.__cause__ is not None and refusal.status == 500:
-            ours = refusal.reason is RefusalReason.INTERNAL
-            event = "handshake_failed" if ours else refusal.reason.value
+            is_internal = refusal.reason is RefusalReason.INTERNAL
+            event = "handshake_failed" if is_internal else refusal.reason.value
             self._io.logger.error(event, **error_fields(refusal.__cause__, self.request))
         self._report(refusal.reason, refusal.status, hint=self._hint(refusal))
 
     def _hint(self, refusal: Refusal) -> Callable[[], str | None]:
-        """What the log says of a refusal: our own words, or those of who has raised it."""
+        """Return a function for the log's hint: the refusal's own, or that of its cause."""
         return lambda: refusal.hint or hint_for(refusal.__cause__, self.request)
 
     async def _accept_and_close(self, accept: str, handshake: Handshake, refusal: Refusal) -> None:
-        """Accept the upgrade, only to close with a code that the client's script sees."""
+        """Accept the upgrade and close with a code that the client's script can read."""
         try:
             link, _ = await self._upgrade(accept, handshake)
         except _AlreadyOver as over:
             if not isinstance(over.__cause__, ConnectionError):
-                raise  # and it was told
+                raise  # reported already
         else:
             self._io.close_refused(link)
         code, _ = close_frame(DisconnectReason.AUTH_FAILED)
@@ -482,13 +484,13 @@ class HandshakeHandler(RedactingHandler):
         )
 
     def log_exception(self, *_: Any) -> None:
-        """Nothing yet: the answer goes first."""
+        """Do nothing: ``_refuse`` logs after the answer."""
 
     def write_error(self, status_code: int, **known: Any) -> None:
-        """Answer for what Tornado finds wrong with a request, or with this handler."""
-        is_ours = status_code >= 500
-        reason = RefusalReason.INTERNAL if is_ours else RefusalReason.MALFORMED
-        text = "internal error" if is_ours else "this is no request that is served here"
+        """Answer an error that Tornado found in a request, or in this handler."""
+        is_internal = status_code >= 500
+        reason = RefusalReason.INTERNAL if is_internal else RefusalReason.MALFORMED
+        text = "internal error" if is_internal else "this is no request that is served here"
         refusal = Refusal(reason, status_code, text)
         refusal.__cause__ = known.get("exc_info", (None, None))[1]
         self._refuse(refusal)
@@ -496,7 +498,7 @@ class HandshakeHandler(RedactingHandler):
     # --- the upgrade
 
     async def _upgrade(self, accept: str, handshake: Handshake) -> tuple[SocketLink, bool]:
-        """Answer 101 and take the connection out of Tornado's hands.
+        """Answer 101, and detach the socket from Tornado.
 
         Returns the link, and whether a subprotocol was negotiated. Raises ``_AlreadyOver`` if the
         client is gone.
@@ -505,11 +507,11 @@ class HandshakeHandler(RedactingHandler):
         wire, extensions = self._endpoint.negotiate_compression(
             wire, handshake.headers.all("Sec-WebSocket-Extensions")
         )
-        head = answer(accept, codec.subprotocol if session else None, extensions)
+        head = switching_protocols(accept, codec.subprotocol if session else None, extensions)
         self.set_status(101)
         stream = self.detach()
-        # Templates, which are not used here, make a handler refer to itself: without this
-        # all of the handshake would stay until the collector finds it.
+        # Breaks the handler's reference to itself, which is for templates. It would keep the
+        # whole handshake in memory until the garbage collector runs.
         self.ui.clear()
         try:
             sock, ahead = await detach_socket(stream, self._config.timeout)
@@ -517,7 +519,7 @@ class HandshakeHandler(RedactingHandler):
             link.answer(head)
             link.prepend_input(ahead)
         except OSError as error:
-            if not isinstance(error, ConnectionError):  # the machine is short of something
+            if not isinstance(error, ConnectionError):  # a shortage of the machine
                 self._io.logger.error("take_over_failed", error=shown(error))
                 self._report(RefusalReason.INTERNAL, None)
             raise _AlreadyOver from error
@@ -546,9 +548,9 @@ class HandshakeHandler(RedactingHandler):
 
 
 def _internal_error(error: BaseException, reason: RefusalReason) -> Refusal:
-    """Return the answer to a handshake for which an application's function failed.
+    """Return the 500 for an exception of the application's code.
 
-    Raises ``error`` again if it is the end of this very task.
+    Raises ``error`` again if it is the cancellation of this task.
     """
     if is_end(error):
         raise error
@@ -556,12 +558,12 @@ def _internal_error(error: BaseException, reason: RefusalReason) -> Refusal:
 
 
 def _expire(limit: asyncio.Timeout, now: float) -> None:
-    if not limit.expired():  # nor is it about to
+    if not limit.expired():
         limit.reschedule(now)
 
 
 def _cancel(decision: Awaitable[Any]) -> None:
-    """Leave undone what nobody waits for."""
+    """Cancel a decision that is not awaited."""
     if inspect.iscoroutine(decision):
         decision.close()
     elif isinstance(decision, asyncio.Future):

@@ -1,4 +1,4 @@
-"""What an orchestrator and a monitoring system ask over HTTP."""
+"""``/healthz``, ``/readyz`` and ``/metrics``, for an orchestrator and a monitoring system."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from eyewall.adapters.web.http.request_target import RedactingHandler
 
 Ready = Callable[[], list[str]]
-"""Returns the reasons why no traffic should come now; none: it may."""
+"""Returns the reasons why the node is not ready for traffic; an empty list if it is."""
 
 Render = Callable[[], tuple[bytes, str]]
 """Returns the metrics and their content type."""
 
 
 class _UncachedHandler(RedactingHandler):
-    """An answer that nobody may keep."""
+    """A handler whose answers must not be cached."""
 
     def set_default_headers(self) -> None:
         self.set_header("Cache-Control", "no-store")
@@ -28,7 +28,7 @@ class _UncachedHandler(RedactingHandler):
 
 
 class HealthHandler(_UncachedHandler):
-    """``/healthz``: the event loop lives, or there would be no answer."""
+    """``/healthz``: always 200. A blocked event loop gives no answer."""
 
     def get(self) -> None:
         self.answer(200, {"status": "ok"})
@@ -37,7 +37,7 @@ class HealthHandler(_UncachedHandler):
 
 
 class ReadyHandler(_UncachedHandler):
-    """``/readyz``: whether traffic should come, and if not, why."""
+    """``/readyz``: 200 if the node is ready for traffic, otherwise 503 with the reasons."""
 
     def initialize(self, ready: Ready) -> None:
         self._ready = ready
@@ -53,7 +53,7 @@ class ReadyHandler(_UncachedHandler):
 
 
 class MetricsHandler(_UncachedHandler):
-    """``/metrics``."""
+    """``/metrics``: the metrics of this node."""
 
     def initialize(self, render: Render) -> None:
         self._render = render

@@ -1,8 +1,8 @@
-"""The end of an HTTP connection that the server ends: its answer arrives.
+"""Lingering close: a connection that the server closes behind an answer is not reset.
 
-A socket that is closed with unread input is reset, and the reset takes away what the client
-has not read yet. So our side is closed first, and what the client still sends is thrown away
-until it closes too (RFC 9112, 9.6).
+A socket that is closed with unread input is reset, and a reset discards what the client has
+not read yet. So the server closes its side first, and discards the client's input until the
+client closes too (RFC 9112, 9.6).
 
 Rules of this file:
 
@@ -25,31 +25,31 @@ from eyewall.adapters.web.sockets.tcp import NonBlockingSocket, socket_placehold
 from eyewall.adapters.web.sockets.tls import TlsSocket
 
 LINGER_TIMEOUT: Final = 2.0
-"""Seconds that a client has to take its answer and to close: some round trips of the worst
-networks. What it sends meanwhile is of no use to anybody."""
+"""Seconds that a client has to read its answer and to close: some round trips of the worst
+networks."""
 
 MAX_LINGERING: Final = 1024
-"""Connections that are seen out at the same time. Each is a descriptor, and some kernel
-memory."""
+"""Connections that linger at the same time. Each is a descriptor, and some kernel memory."""
 
 
 class LingeringCloser:
-    """Sees sockets out that have been answered."""
+    """Closes sockets without a reset."""
 
     def __init__(self) -> None:
         self._lingering: dict[socket.socket, tuple[NonBlockingSocket, float]] = {}
-        """With the deadline of each. All have as long, so they stand in its order."""
+        """The sockets with their deadlines, in that order: all have equally long."""
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 
-    def add(self, sock: socket.socket, last: bytes) -> None:
-        """Write ``last``, as far as it goes at once, then close our side and read on."""
-        carrier = TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
+    def add(self, sock: socket.socket, answer: bytes) -> None:
+        """Write ``answer`` as far as the kernel takes it, close the server's side, and read until
+        the client closes."""
+        connection = TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
         loop = asyncio.get_running_loop()
         try:
-            if last:
-                carrier.send(last)
-            carrier.shutdown(socket.SHUT_WR)
+            if answer:
+                connection.send(answer)
+            connection.shutdown(socket.SHUT_WR)
             loop.add_reader(sock, self._read, sock)
         except (OSError, ValueError):
             sock.close()
@@ -57,19 +57,19 @@ class LingeringCloser:
         if len(self._lingering) >= MAX_LINGERING:
             self._close(next(iter(self._lingering)))
         self._empty.clear()
-        self._lingering[sock] = carrier, loop.time() + LINGER_TIMEOUT
+        self._lingering[sock] = connection, loop.time() + LINGER_TIMEOUT
         if self._timer is None:
             self._timer = loop.call_later(LINGER_TIMEOUT, self._check_deadlines)
 
     async def wait_closed(self, within: float) -> None:
-        """Return when all have left, or the time is over."""
+        """Return when all sockets are closed, or after ``within`` seconds."""
         if self._lingering:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within):
                     await self._empty.wait()
 
     def close(self) -> None:
-        """Cut off those that are left."""
+        """Close the sockets that are left."""
         for sock in list(self._lingering):
             self._close(sock)
         if self._timer is not None:
@@ -104,15 +104,15 @@ class LingeringCloser:
 
 
 class LingeringStream(IOStream):
-    """A stream whose end does not take away what was written to it.
+    """A Tornado stream that can be closed without a reset.
 
     ``closer`` and ``overflow_answer`` are set before it is read.
     """
 
     closer: LingeringCloser
     overflow_answer: bytes
-    """The last word to a client of whom more came before an end than may: until when it is
-    looked for, Tornado's own does not answer."""
+    """What a client is answered that exceeds the size of the header fields, or of the line of a
+    chunk. Tornado closes such a connection without an answer."""
 
     def close(self, exc_info: Any = False) -> None:
         if isinstance(exc_info, UnsatisfiableReadError):
@@ -120,16 +120,16 @@ class LingeringStream(IOStream):
         else:
             super().close(exc_info)
 
-    def close_gracefully(self, last: bytes = b"", exc_info: Any = False) -> None:
-        """Close it as soon as the client does, after a last word."""
+    def close_gracefully(self, answer: bytes = b"", exc_info: Any = False) -> None:
+        """Write ``answer``, and close when the client closes."""
         sock: socket.socket | None = None
         if not self.closed() and not self.writing():
             sock = self.socket
             self.socket = socket_placeholder(sock)
         super().close(exc_info)
         if sock is not None:
-            self.closer.add(sock, last)
+            self.closer.add(sock, answer)
 
 
 class TlsLingeringStream(LingeringStream, SSLIOStream):
-    """The same with TLS."""
+    """The same over TLS."""

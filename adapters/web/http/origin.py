@@ -1,11 +1,10 @@
-"""Which web pages may connect: the defence against cross-site WebSocket hijacking.
+"""Checks ``Origin`` and ``Host``: the defence against cross-site WebSocket hijacking.
 
-A browser names the page's origin in every handshake, and sends the cookies of ours
-with it whatever the page is. What is no browser sends no ``Origin`` and is let in.
+A browser sends the page's origin with every handshake, and this server's cookies whatever the
+page is. A client that is no browser sends no ``Origin`` and is allowed.
 
-A page whose own name has been made to point at this machine (DNS rebinding) is of the same
-origin as the server, as far as the browser can see. What tells it is the ``Host`` that it
-asks for, which ``Hosts`` looks at.
+In a DNS rebinding attack, the name of a foreign page resolves to this machine, and the page has
+the same origin as the server. Its ``Host`` gives it away: ``Hosts`` checks that.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from eyewall.domain.handshake import Handshake
 
 OriginCheck = Callable[[str, Handshake], bool | Awaitable[bool]]
 OriginRule = None | OriginCheck | Collection[str]
-"""None: the same origin only. Or a callable that decides alone, or a list of origins with
-wildcards that are let in beside it. ``self`` in a list is that origin, which is in anyway;
-``none`` stands alone, and lets no page in at all."""
+"""None allows the same origin only. A callable decides alone. A list names origins, with
+wildcards, that are allowed beside the same origin; ``self`` in it is the same origin, and
+``none``, which stands alone, allows no page."""
 
 SELF: Final = "self"
 NONE: Final = "none"
 
 _OPAQUE = re.compile(r"null|[a-z][a-z0-9+.-]*://")
-"""Origins without a host: of sandboxed frames and of files, say. Who lists one lets in every
-page of that kind, wherever it comes from."""
+"""Origins without a host, of sandboxed frames and of files, say. Listing one allows every page
+of that kind."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -40,8 +39,8 @@ class _Origin(NamedTuple):
 
 
 class Origins:
-    """Says whether the origin of a handshake is allowed. Raises ``ValueError`` for a rule that
-    can match nothing."""
+    """Decides whether the origin of a handshake is allowed. Raises ``ValueError`` for a rule
+    that can match nothing."""
 
     def __init__(self, rule: OriginRule = None) -> None:
         self._decide = rule if callable(rule) else None
@@ -63,10 +62,10 @@ class Origins:
     def allow(
         self, origins: Sequence[str], handshake: Handshake, hosts: Sequence[str] | None = None
     ) -> bool | Awaitable[bool]:
-        """``origins`` are the values of the ``Origin`` header: none, or else just one.
+        """Return whether a handshake is allowed, or an awaitable for that.
 
-        ``hosts`` are the names under which the client may have asked for the server; None:
-        its ``Host``.
+        ``origins`` are the values of ``Origin``: none, or one. ``hosts`` are the names under
+        which the client may have requested the server; None stands for its ``Host``.
         """
         if not origins:
             return True
@@ -81,10 +80,10 @@ class Origins:
         return self._allows_same_origin and any(_is_same(origin, host) for host in names)
 
     def why_refused(self, origins: Sequence[str], hosts: Sequence[str]) -> str:
-        """Say for a log why these values were refused: what is wrong, and what helps.
+        """Return a hint for the log: why these origins were refused, and what helps.
 
-        ``hosts`` are the names that they were compared with: ``Host``, and what a trusted proxy
-        says that it was.
+        ``hosts`` are the names that they were compared with: ``Host``, and the
+        ``X-Forwarded-Host`` of a trusted proxy.
         """
         if len(origins) > 1:
             return "more than one Origin"
@@ -102,7 +101,7 @@ class Origins:
 
 
 def _parse(text: str) -> _Origin | None:
-    """Return the parts of an origin; None if it is anything else, such as ``null``."""
+    """Return the parts of an origin; None for other text, such as ``null``."""
     try:
         parts = urlsplit(text.lower())
         port = parts.port
@@ -116,14 +115,14 @@ def _parse(text: str) -> _Origin | None:
 
 def _is_same(text: str, host: str) -> bool:
     origin = _parse(text)
-    # The page's scheme stands in for ours: behind a proxy nobody here knows it.
+    # The scheme of the page replaces the server's, which is unknown behind a proxy.
     if origin is None or origin.scheme not in DEFAULT_PORTS:
-        return False  # an application on the same machine is no page of ours
+        return False  # not a web page
     return origin == _parse(f"{origin.scheme}://{host}")
 
 
 def _pattern(text: str) -> Callable[[str], bool]:
-    """Return what matches an allowed origin, such as ``https://*.example.com``."""
+    """Return a function that matches an allowed origin, such as ``https://*.example.com``."""
     if text == "*":
         return lambda _: True
     if _OPAQUE.fullmatch(text.lower()) is not None:
@@ -145,10 +144,10 @@ def _pattern(text: str) -> Callable[[str], bool]:
 
 
 class Hosts:
-    """Says whether a request names a host that this server answers for.
+    """Decides whether the ``Host`` of a request is served.
 
-    ``rule`` lists names or addresses, with ``*`` wildcards, and with a port where only that
-    one counts; None answers for every host. Raises ``ValueError`` for what is no host.
+    ``rule`` lists names or addresses, with ``*`` wildcards, and with a port if only that port is
+    served. None serves every host. Raises ``ValueError`` for text that is no host.
     """
 
     def __init__(self, rule: Collection[str] | None = None) -> None:
@@ -157,7 +156,7 @@ class Hosts:
         self._allowed = None if rule is None else [_host_pattern(text) for text in rule]
 
     def allow(self, hosts: Sequence[str]) -> bool:
-        """``hosts`` are the values of the ``Host`` header: just one, in HTTP/1.1."""
+        """Return whether the values of a request's ``Host`` are allowed: exactly one must be."""
         if self._allowed is None:
             return True
         host = _parse_host(hosts[0]) if len(hosts) == 1 else None
@@ -170,10 +169,10 @@ class Hosts:
 
 
 def _parse_host(text: str) -> tuple[str, int | None] | None:
-    """Return name and port of a ``Host``; None for what is none."""
+    """Return name and port of a ``Host``; None if it is malformed."""
     text = text.strip().lower()
     if text.count(":") > 1 and not text.startswith("["):
-        text = f"[{text}]"  # an IPv6 address, as people write it
+        text = f"[{text}]"  # an IPv6 address without brackets
     try:
         parts = urlsplit(f"//{text}")
         port = parts.port
@@ -189,7 +188,7 @@ def _host_pattern(text: str) -> tuple[re.Pattern[str], set[int | None] | None]:
     if host is None:
         raise ValueError(f"allowed_hosts: {text!r} is no host, such as app.example.com")
     name, port = host
-    # Clients leave out the port of their scheme, which nobody here knows.
+    # Clients leave out the default port of their scheme, which is unknown behind a proxy.
     ports: set[int | None] | None = None if port is None else {port}
     if ports is not None and port in (80, 443):
         ports.add(None)

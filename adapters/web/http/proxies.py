@@ -1,4 +1,4 @@
-"""Whose address counts, when there are proxies in between."""
+"""Trusted proxies: the client's address and host, from ``X-Forwarded-For`` and ``-Host``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ Address = IPv4Address | IPv6Address
 
 
 class TrustedProxies:
-    """The proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Host`` are believed: addresses
-    or networks.
-
-    Raises ``ValueError`` for what is neither.
+    """The addresses or networks of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Host``
+    are trusted. Raises ``ValueError`` for text that is neither.
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
@@ -24,11 +22,11 @@ class TrustedProxies:
             raise ValueError(f"trusted_proxies: {error}") from None
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
-        """Return the client's address: the nearest that no trusted proxy stands for.
+        """Return the client's address: the nearest one that is no trusted proxy's.
 
-        ``peer`` is who connected to us, ``forwarded`` the values of the header, each a
-        list with the farthest first. Every proxy appends whom it heard from, so only
-        what trusted ones wrote, at the end, is to be believed.
+        ``peer`` is the address of the TCP connection. ``forwarded`` are the values of
+        ``X-Forwarded-For``, each a list with the farthest address first. Every proxy appends the
+        address of its client, so only the end of the list, written by trusted proxies, counts.
         """
         if peer and not self._networks and ":" not in peer:
             return peer  # an IPv4 address, as the kernel writes it
@@ -44,11 +42,11 @@ class TrustedProxies:
         return str(nearest)
 
     def hosts(self, peer: str | None, host: Sequence[str], forwarded: Sequence[str]) -> list[str]:
-        """Return the names under which the client may have asked for the server.
+        """Return the names under which the client may have requested the server.
 
-        ``host`` are the values of ``Host``, and ``forwarded`` those of ``X-Forwarded-Host``, in
-        which a proxy that changes ``Host`` says what it was. A client that is no browser can
-        forge it, and gains nothing: it could as well send no ``Origin`` to compare.
+        ``host`` are the values of ``Host``. ``forwarded`` are those of ``X-Forwarded-Host``: the
+        original ``Host``, from a proxy that changes it. A client that is no browser can forge
+        it and gains nothing, because it could leave out ``Origin`` as well.
         """
         if not forwarded or not self._networks:
             return list(host)
@@ -62,7 +60,7 @@ class TrustedProxies:
 
 
 def _parse(text: str) -> Address | None:
-    """Return an address, without the port that some proxies add; None for anything else."""
+    """Return an address without the port that some proxies add; None for other text."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

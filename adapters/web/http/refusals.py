@@ -1,11 +1,12 @@
-"""What is refused leaves a trace: a count for each reason, and a line in the log.
+"""Counts and logs refused handshakes.
 
 Rules of this file:
 
-1. A flood of refusals does not fill a disk: of each reason there are at most ``LINES`` lines
-   in ``PERIOD`` seconds; a timer says at its end how many were left out, of all reasons at once.
-2. What a client wrote is shown cut to a length, in characters that can't forge a line, and
-   never with a query, a cookie or a token.
+1. The log is throttled, so that a flood of refusals does not fill a disk: at most ``LINES``
+   lines for each reason in ``PERIOD`` seconds. A timer then logs how many were left out, for all
+   reasons at once.
+2. Text from a client is logged cut to a length, in characters that can't forge a line, and never
+   with a query, a cookie or a token.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.domain.handshake import RefusalReason
 
 MAX_SHOWN_CHARACTERS: Final = 128
-"""Characters of an origin or a host that are shown. A name in DNS has 253 at most, but a
-line of a log should stay one that people read."""
+"""Characters of an origin or a host in a log line. A DNS name may have 253, but a log line should
+stay readable."""
 
 _NOTEWORTHY: Final = frozenset(
     {
@@ -38,16 +39,16 @@ _NOTEWORTHY: Final = frozenset(
         RefusalReason.CONNECTIONS,
     }
 )
-"""Reasons that speak of a setting or of trouble here: the others are the client's, and come
-in every day."""
+"""Reasons that point at a setting or at trouble of the server. The others are the client's fault
+and occur every day."""
 
 
 class RefusalLog:
-    """Counts and logs refused handshakes."""
+    """Counts every refused handshake, and logs it unless it is throttled."""
 
     def __init__(self, clock: Clock, logger: Logger, proxies: TrustedProxies) -> None:
         self.count: Callable[[str], None] | None = None
-        """Hears each reason; set when the node is put together."""
+        """Called with each reason. Set when the node is built."""
         self._clock = clock
         self._proxies = proxies
         self._logger = logger
@@ -66,11 +67,12 @@ class RefusalLog:
         hint: Callable[[], str | None] | None = None,
         **more: Any,
     ) -> None:
-        """A handshake was answered with ``status``, or cut off without an answer (None).
+        """Report a handshake that was answered with ``status``, or aborted without an answer
+        (None).
 
-        ``headers`` are the request's, as far as it was read, and ``peer`` is the address that
-        it came from, which may be a proxy's. ``hint`` returns a text about it, and is called only
-        if a line is written. ``more`` are further fields of the line.
+        ``headers`` are those of the request, as far as it was read. ``peer`` is the address of
+        the TCP connection, which may be a proxy's. ``hint`` returns a text about the reason; it
+        is called only if a line is logged. ``more`` are further fields of the line.
         """
         if self.count is not None:
             self.count(reason.value)
@@ -102,7 +104,7 @@ class RefusalLog:
         )
 
     def close(self) -> None:
-        """Say what is still to be said."""
+        """Log the counts that the timer would have logged."""
         if self._timer is not None:
             self._timer.cancel()
             self._log_left_out()
@@ -126,10 +128,10 @@ def _all(headers: HTTPHeaders | None, name: str) -> list[str]:
 
 
 def sanitized(text: str) -> str:
-    """Return what a client wrote, for a line of a log."""
+    """Return a text from a client in a form that is safe in a log line."""
     cut = text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
     shown = "".join(c if c.isascii() and c.isprintable() else f"\\x{ord(c):02x}" for c in cut)
-    # A URL in place of an origin may name a password, or have a query.
+    # A URL in the place of an origin may contain a password or a query.
     before, at, after = shown.rpartition("@")
     scheme, slashes, _ = before.partition("://")
     if at:

@@ -1,8 +1,7 @@
-"""The target of a request, in the form that routing knows (RFC 9112, 3.2).
+"""Request targets (RFC 9112, 3.2): the absolute form is normalized, queries are redacted in logs.
 
-A client that believes itself behind a proxy names the whole URL
-(``GET ws://host/ws HTTP/1.1``). A server has to serve that, and the host that stands there
-counts, whatever ``Host`` says (3.2.2).
+A client that is configured for a proxy sends the whole URL (``GET ws://host/ws HTTP/1.1``, the
+absolute form). A server must accept it, and its host replaces the ``Host`` field (3.2.2).
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\[\]:]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
 class RequestTarget(NamedTuple):
-    """What a URL that stands in a request line comes to."""
+    """The parts of an absolute form."""
 
     uri: str
     """Path and query; an empty path is ``/``."""
     host: str
-    """With its port, if it has one. Who asks (``user:password@``) is left out."""
+    """With its port, if it has one, and without ``user:password@``."""
 
 
 def parse_absolute_form(uri: str) -> RequestTarget | None:
-    """Return the parts of an absolute form; None for any other form, or a broken one."""
+    """Return the parts of an absolute form; None for another form, or a malformed one."""
     found = _ABSOLUTE.fullmatch(uri)
     if found is None or _HOST.fullmatch(found["host"]) is None:
         return None
@@ -43,21 +42,21 @@ def parse_absolute_form(uri: str) -> RequestTarget | None:
 
 
 def normalize(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
-    """Return the start line in the form that routing knows, and have ``headers`` name the host
-    that counts. Raises ``HTTPInputError`` for a URL that is none."""
+    """Return the start line with its target in origin form. The host of an absolute form
+    replaces ``Host`` in ``headers``. Raises ``HTTPInputError`` for a malformed URL."""
     if _SCHEME.match(start_line.path) is None:
         return start_line
     target = parse_absolute_form(start_line.path)
     if target is None:
         raise HTTPInputError("the URL in the request line can't be read")
-    # One that is missing or stands there twice is refused all the same (RFC 9112, 3.2).
+    # A missing or repeated Host is left alone, to be refused (RFC 9112, 3.2).
     if len(headers.get_list("Host")) == 1 or start_line.version == "HTTP/1.0":
         headers["Host"] = target.host
     return start_line._replace(path=target.uri)
 
 
 def redact_query(uri: str) -> str:
-    """Return a request's target for a log: what stands in a query may be a token."""
+    """Return a request target for the log. Its query is masked, because it may be a token."""
     path, question, query = uri.partition("?")
     scheme, _, rest = path.rpartition("://")
     if scheme and "@" in rest.partition("/")[0]:
@@ -66,10 +65,9 @@ def redact_query(uri: str) -> str:
 
 
 class AbsoluteFormMatcher(Matcher):
-    """Matches requests for ``pattern`` that name the whole URL, and brings them into the
-    usual form.
+    """Matches requests for ``pattern`` in absolute form, and normalizes them.
 
-    For applications whose server is not ours: ours has done so before.
+    For applications on Tornado's own server. ``LimitedServer`` has normalized them before.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -98,10 +96,10 @@ def _unquoted(value: str | None) -> bytes | None:
 
 
 class RedactingHandler(RequestHandler):
-    """A handler whose requests may be logged: nothing that logs one sees its query.
+    """A request handler that masks the query in ``request.uri``.
 
-    The access log of an application, the lines of a handler that fails, and the request's
-    own ``repr`` all show ``request.uri``.
+    The access log, the log lines of a failing handler and the ``repr`` of a request all contain
+    ``request.uri``.
     """
 
     def __init__(self, application: Any, request: HTTPServerRequest, **kwargs: Any) -> None:
@@ -109,8 +107,8 @@ class RedactingHandler(RequestHandler):
         super().__init__(application, request, **kwargs)
 
     def _log(self) -> None:
-        # The application's own function may raise, after the answer and before its end.
+        # The application's log function may raise, after the answer and before its end.
         try:
             super()._log()
-        except BaseException:  # noqa: BLE001, S110  (a line of a log is lost, and no more)
+        except BaseException:  # noqa: BLE001, S110  (only a log line is lost)
             pass

@@ -1,22 +1,23 @@
-"""The HTTP server before the sockets: requests have a size, a number and an end.
+"""The HTTP server: Tornado's, with limits for the size, the number and the time of requests.
 
-Tornado by itself waits an hour for a request's headers, and as long again for its body,
-and takes in as many requests at the same time as come.
+Tornado's own waits an hour for the headers of a request and as long for its body, and accepts
+any number of requests at the same time.
 
 Rules of this file:
 
-1. A request has ``handshake_timeout`` seconds to be read, body included, from the moment
-   that the connection is there or, on one that is kept alive, that its first bytes are
-   (give or take as long again). What answers it can ask for the same deadline:
-   ``deadline_of``.
-2. A connection that is kept alive may be silent for ``KEEP_ALIVE`` seconds in between.
-3. All deadlines of a kind are equally long, so those that wait stand in their order, and
-   one timer watches the first of each.
-4. What is refused or cut before a handler has it leaves a trace, as what handlers refuse.
-5. At the end a request that is half read is told so, in HTTP.
-6. Time in which the loop stood still does not count, and what has come by then is read
-   before anything is cut (``application.stalls``).
-7. Whoever is answered gets the answer, whatever is unread by then: see ``parting``.
+1. A request must be read within ``handshake_timeout`` seconds, body included. The time starts
+   with the connection or, on a connection that is kept alive, with the first bytes of the
+   request (which may be noticed up to ``handshake_timeout`` late). A handler gets the same
+   deadline from ``deadline_of``.
+2. A connection that is kept alive may be idle for ``KEEP_ALIVE`` seconds between requests.
+3. All deadlines of a kind are equally long, so pending requests are in the order of their
+   deadlines, and one timer watches the first of each kind.
+4. A request that is refused or aborted before it has a handler is reported to ``refusals``, as
+   handlers report theirs.
+5. While the server drains, a half-read request is answered with 503.
+6. The time of a stall of the event loop does not count, and input that has arrived is read
+   before a connection is aborted (``application.stalls``).
+7. An answer reaches its client even if the client's input is unread: see ``lingering_close``.
 """
 
 from __future__ import annotations
@@ -62,18 +63,16 @@ MAX_BODY_SIZE: Final = 1024 * 1024
 """Bytes of a request's body. A handshake has none; the HTTP API's are small."""
 
 MAX_PENDING_REQUESTS: Final = 4096
-"""Requests that may be on their way at the same time, silent connections included: with
-some 15 KiB for each, 64 MiB. A handshake is on its way for a few round trips, so this is
-more of them than a node can answer; what is over it are clients that do not go on."""
-
+"""Requests that may be half read at the same time, idle connections included: 64 MiB at some
+15 KiB each. A handshake takes a few round trips, so a node can't answer more of them. Beyond
+the limit, the oldest are clients that do not finish."""
 
 KEEP_ALIVE: Final = 75.0
-"""Seconds that a connection may be silent between two requests. Proxies keep theirs open for
-60, and who closes first must not be the server, or a request meets the end of it."""
+"""Seconds that a connection may be idle between two requests. Proxies close after 60, and must
+be the first to close: otherwise a request meets a closed connection."""
 
 DRAIN_GRACE: Final = 0.5
-"""Seconds that a client whose request is half read has to take the answer that there will be
-none, and to close."""
+"""Seconds for the clients of half-read requests to read the 503 and to close."""
 
 
 def _final_answer(status: str, text: str, *fields: str) -> bytes:
@@ -99,28 +98,28 @@ _BAD_REQUEST_ANSWER: Final = _final_answer(
     "400 Bad Request", "this is no request that is served here"
 )
 
-_MALFORMED: Final = "the request can't be read"
-"""All that a log is told: Tornado's own texts quote headers, which may hold a token."""
+_MALFORMED_TEXT: Final = "the request can't be read"
+"""The text for the log. Tornado's own texts quote headers, which may contain a token."""
 
 
 class _ReportingConnection(HTTP1Connection):
-    """A request as Tornado reads it, which tells of what it can't read."""
+    """Tornado's reader of a request, which reports malformed ones to ``malformed``."""
 
     malformed: Callable[[HTTPHeaders | None], None]
 
     def _can_keep_alive(self, start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
-        # Tornado's own knows "close" only where it stands alone (RFC 9110, 7.6.1: a list).
+        # Connection is a list (RFC 9110, 7.6.1). Tornado's own finds "close" only alone.
         options = {option.strip().lower() for option in headers.get("Connection", "").split(",")}
         return "close" not in options and super()._can_keep_alive(start_line, headers)
 
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         try:
             line, headers = super()._parse_headers(data)
-            parse_request_start_line(line)  # what comes next, but nobody hears of it there
+            parse_request_start_line(line)  # Tornado's next step, which reports no error
             return line, headers
         except HTTPInputError:
             self.malformed(None)
-            raise HTTPInputError(_MALFORMED) from None
+            raise HTTPInputError(_MALFORMED_TEXT) from None
 
     def _read_body(
         self, code: int, headers: HTTPHeaders, delegate: HTTPMessageDelegate
@@ -129,7 +128,7 @@ class _ReportingConnection(HTTP1Connection):
             body = super()._read_body(code, headers, delegate)
         except HTTPInputError:
             self.malformed(headers)
-            raise HTTPInputError(_MALFORMED) from None
+            raise HTTPInputError(_MALFORMED_TEXT) from None
         return None if body is None else self._report_malformed_body(body, headers)
 
     async def _report_malformed_body(self, body: Awaitable[None], headers: HTTPHeaders) -> None:
@@ -137,16 +136,16 @@ class _ReportingConnection(HTTP1Connection):
             await body
         except HTTPInputError:
             self.malformed(headers)
-            raise HTTPInputError(_MALFORMED) from None
+            raise HTTPInputError(_MALFORMED_TEXT) from None
 
     def close(self) -> None:
-        if isinstance(self.stream, LingeringStream):  # None once it is another's
+        if isinstance(self.stream, LingeringStream):  # None once detached
             self.stream.close_gracefully()
         super().close()
 
 
 class _PendingRequest(HTTPMessageDelegate):
-    """A request that is on its way, or a connection that waits for one."""
+    """A request that is half read, or a connection that waits for one."""
 
     __slots__ = ("_connection", "_inner", "_server", "deadline", "had_grace", "headers")
 
@@ -162,7 +161,7 @@ class _PendingRequest(HTTPMessageDelegate):
         self._inner = inner
         self.deadline = deadline
         self.had_grace = False
-        """Whether it has had its ``CHANCE`` after a stall."""
+        """Whether it has had the ``CHANCE`` seconds after a stall."""
         self.headers: HTTPHeaders | None = None
         _stream_of(connection).overflow_answer = _HEADERS_TOO_LARGE_ANSWER
 
@@ -170,14 +169,16 @@ class _PendingRequest(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         self.headers = headers
-        _stream_of(self._connection).overflow_answer = _BAD_REQUEST_ANSWER  # the size of a chunk
+        _stream_of(
+            self._connection
+        ).overflow_answer = _BAD_REQUEST_ANSWER  # from now on, a chunk size
         self._server.request_started(self._connection)
         try:
             line = normalize(cast("RequestStartLine", start_line), headers)
             return self._inner.headers_received(line, headers)
         except HTTPInputError:
             self._server.malformed(self._connection, headers)
-            raise HTTPInputError(_MALFORMED) from None
+            raise HTTPInputError(_MALFORMED_TEXT) from None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         return self._inner.data_received(chunk)
@@ -187,15 +188,15 @@ class _PendingRequest(HTTPMessageDelegate):
         self._inner.finish()
 
     def on_connection_close(self) -> None:
-        if self.headers is not None:  # else nothing knows of it yet
+        if self.headers is not None:  # otherwise it has no handler yet
             self._inner.on_connection_close()
 
 
 class LimitedServer(HTTPServer):
-    """A server whose requests have to come in time.
+    """An HTTP server whose requests are limited in size, number and time.
 
-    ``refusals`` hears of those that get no handler, ``paused`` of each pause in accepting;
-    ``stalls`` watches the loop.
+    Requests without a handler are reported to ``refusals``. ``paused`` is called for each pause
+    in accepting. ``stalls`` watches the event loop.
     """
 
     def initialize(  # type: ignore[override]
@@ -209,7 +210,7 @@ class LimitedServer(HTTPServer):
         **options: Any,
     ) -> None:
         super().initialize(app, **options)
-        self.conn_params.header_timeout = None  # ours is the deadline
+        self.conn_params.header_timeout = None  # replaced by the deadlines of this class
         self._request_timeout = request_timeout
         self._idle_timeout = max(KEEP_ALIVE, request_timeout)
         self._refusals = refusals
@@ -217,7 +218,7 @@ class LimitedServer(HTTPServer):
         self._closer = LingeringCloser()
         self._pending: dict[HTTP1ServerConnection, _PendingRequest] = {}
         self._idle: dict[HTTP1ServerConnection, _PendingRequest] = {}
-        """Those that have had an answer, and of whose next request nothing has come yet."""
+        """Connections that have had an answer, and wait for their next request."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalls = stalls
         if stalls is not None:
@@ -240,7 +241,6 @@ class LimitedServer(HTTPServer):
                 self.malformed, server_conn
             )
         if len(self._pending) + len(self._idle) >= MAX_PENDING_REQUESTS:
-            # The one that has taken the longest: of those that go on, none takes long.
             self._evict_one()
         is_first = not hasattr(server_conn, "deadline")
         waiting, within = (
@@ -249,13 +249,13 @@ class LimitedServer(HTTPServer):
             else (self._idle, self._idle_timeout)
         )
         deadline = asyncio.get_running_loop().time() + within
-        setattr(server_conn, "deadline", deadline)  # noqa: B010  (Tornado's object, our note)
+        setattr(server_conn, "deadline", deadline)  # noqa: B010  (an attribute on Tornado's object)
         unread = waiting[server_conn] = _PendingRequest(self, server_conn, inner, deadline)
         self._schedule_check()
         return unread
 
     def request_started(self, server_conn: HTTP1ServerConnection) -> None:
-        """The first bytes of a request are there: from now on it has to go on."""
+        """Start the deadline of a request: its first bytes have arrived."""
         unread = self._idle.pop(server_conn, None)
         if unread is not None:
             unread.deadline = asyncio.get_running_loop().time() + self._request_timeout
@@ -264,12 +264,12 @@ class LimitedServer(HTTPServer):
             self._schedule_check()
 
     def request_read(self, server_conn: HTTP1ServerConnection) -> None:
-        """The request is there as a whole, or never will be."""
+        """Forget a request that was read or whose connection is closed."""
         self._pending.pop(server_conn, None)
         self._idle.pop(server_conn, None)
 
     def malformed(self, server_conn: HTTP1ServerConnection, headers: HTTPHeaders | None) -> None:
-        """The request is no HTTP, and is answered with 400."""
+        """Report a request that is no HTTP. Tornado answers it with 400."""
         self._report(server_conn, RefusalReason.MALFORMED, 400, headers)
 
     def on_close(self, server_conn: object) -> None:
@@ -283,9 +283,9 @@ class LimitedServer(HTTPServer):
         super().on_close(server_conn)
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
-        # Tornado's own makes streams of Tornado's own. And with TLS the standard library
-        # raises for a client that has sent something and left: it would let that through
-        # to the event loop, which reports a fault of the server, one for each such client.
+        # Replaces Tornado's own, for two reasons. It creates lingering streams. And with TLS
+        # the standard library raises for a client that has sent something and left; that is no
+        # error of the server to be reported by the event loop.
         try:
             stream = self._stream(connection)
         except OSError:
@@ -304,16 +304,16 @@ class LimitedServer(HTTPServer):
         return TlsLingeringStream(secured, **sizes)
 
     async def refuse_pending(self) -> None:
-        """Answer the requests that are half read with 503, and give their clients a moment."""
+        """Answer half-read requests with 503, and wait up to ``DRAIN_GRACE`` for their clients."""
         for conn, unread in [*self._pending.items(), *self._idle.items()]:
             if unread.headers is None and not _has_bytes(conn):
-                continue  # it has asked for nothing
+                continue  # an idle connection
             _stream_of(conn).close_gracefully(_DRAINING_ANSWER)
             self._report(conn, RefusalReason.DRAINING, 503, unread.headers)
         await self._closer.wait_closed(DRAIN_GRACE)
 
     async def close_all_connections(self) -> None:
-        """End the requests that are under way, and wait for them."""
+        """Close all connections, and wait for that."""
         await super().close_all_connections()
         if self._stalls is not None:
             self._stalls.forget(self._on_stall)
@@ -325,7 +325,7 @@ class LimitedServer(HTTPServer):
     def _schedule_check(self) -> None:
         if self._timer is None and (self._pending or self._idle):
             loop = asyncio.get_running_loop()
-            # Nobody says when the first bytes of a silent connection come: it is looked at.
+            # The first bytes on an idle connection are not reported, so it is polled.
             due = loop.time() + self._request_timeout
             for waiting in (self._pending, self._idle):
                 if waiting:
@@ -333,10 +333,10 @@ class LimitedServer(HTTPServer):
             self._timer = loop.call_at(due, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
-        """Cut those whose time has run out."""
+        """Abort the requests and close the idle connections whose deadlines have passed."""
         self._timer = None
         if self._stalls is not None:
-            self._stalls.look()  # what this postpones is not cut
+            self._stalls.look()  # extends the deadlines after a stall
         now = asyncio.get_running_loop().time()
         for server_conn in [conn for conn in self._idle if _has_bytes(conn)]:
             self.request_started(server_conn)
@@ -351,7 +351,8 @@ class LimitedServer(HTTPServer):
         self._schedule_check()
 
     def _on_stall(self, seconds: float) -> None:
-        """Give everybody the time back, and once a moment to be read at least."""
+        """Extend all deadlines by a stall. Each request has, once, at least ``CHANCE`` seconds
+        after it."""
         soon = asyncio.get_running_loop().time() + min(CHANCE, self._request_timeout)
         for server_conn, unread in [*self._pending.items(), *self._idle.items()]:
             unread.deadline += seconds
@@ -361,6 +362,7 @@ class LimitedServer(HTTPServer):
             setattr(server_conn, "deadline", unread.deadline)  # noqa: B010
 
     def _evict_one(self) -> None:
+        """Close the oldest idle connection, or abort the oldest pending request."""
         if self._idle:
             self._close_idle(next(iter(self._idle)))
         else:
@@ -388,26 +390,28 @@ class LimitedServer(HTTPServer):
 
 
 def _has_bytes(server_conn: HTTP1ServerConnection) -> bool:
-    """Whether something has come that was not asked for yet."""
+    """Whether input was read ahead that no request has taken yet."""
     return bool(server_conn.stream._read_buffer)  # noqa: SLF001  (there is no public way)
 
 
 def _stream_of(server_conn: HTTP1ServerConnection) -> LingeringStream:
-    return cast("LingeringStream", server_conn.stream)  # ``_handle_connection`` has made it
+    return cast("LingeringStream", server_conn.stream)  # created by ``_handle_connection``
 
 
 def close_if_pipelined(request: HTTPServerRequest) -> None:
-    """Close behind the answer to an upgrade, if its client has not waited for that: what has
-    come are frames, and would be read as a request."""
+    """Close the connection after the answer if the client has sent more already.
+
+    Behind an upgrade request these are frames, which would be read as a request.
+    """
     connection = request.connection
     if isinstance(connection, HTTP1Connection) and connection.stream._read_buffer:  # noqa: SLF001
         connection._disconnect_on_finish = True  # noqa: SLF001  (there is no public way)
 
 
 def deadline_of(request: HTTPServerRequest) -> float | None:
-    """Return when a request has to be through, by the loop's clock.
+    """Return the deadline of a request by the event loop's clock.
 
-    None where another server than ours has read it.
+    None if another server than ``LimitedServer`` has read it.
     """
     deadline: float | None = getattr(request.server_connection, "deadline", None)
     return deadline
@@ -422,7 +426,7 @@ def http_server(
     paused: Callable[[OSError], None] | None = None,
     stalls: Stalls | None = None,
 ) -> LimitedServer:
-    """Return a server whose limits suit handshakes."""
+    """Return a server with limits that suit handshakes."""
     return LimitedServer(
         app,
         request_timeout=handshake_timeout,

@@ -1,8 +1,8 @@
-"""What waits for a peer that does not read: frames to choose from, and bytes to finish.
+"""The write queue of a stalled connection: queued frames, and the bytes of a half-written one.
 
-A frame that the peer has the beginning of must follow whole, before anything else.
-Control frames come right after it. All others stay frames, so that the policy can drop
-one, until they are next.
+A half-written frame is completed first. Control frames follow it, then the queued messages,
+then the close frame. Messages stay frames until they are written, so that the drop policy can
+drop one.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 from eyewall.domain.pool import Pool
 
 DRAIN_BYTES: Final = 16 * 1024
-"""Bytes that leave the queue at a time: what has left it can't be dropped any more."""
+"""Bytes taken from the queue for one write. Once taken, a message can't be dropped."""
 
 DRAINS_PER_TURN: Final = 16
-"""How often in one turn."""
+"""Writes of one connection in one iteration of the event loop."""
 
 MAX_CONTROL_BYTES: Final = 4096
-"""Pongs that wait for a half-written frame. RFC 6455 (5.5.3) lets a server leave out
-all but the newest."""
-
+"""Bytes of pongs that wait for a half-written frame. RFC 6455 (5.5.3) lets a server answer only
+the newest ping."""
 
 NO_BYTES: Final = memoryview(b"")
 
 
 class Backlog:
-    """Exists only while a connection is stalled, or while it writes its close frame."""
+    """Exists only while a connection is stalled or writes its close frame."""
 
     __slots__ = (
         "_config",
@@ -52,28 +51,28 @@ class Backlog:
         self._outbox: Outbox[EncodedMessage] = Outbox(config, pool)
         self._control = b""
         self._partial = NO_BYTES
-        self._partial_source = b""  # what ``partial`` is cut from, and keeps
+        self._partial_source = b""  # the buffer that ``partial`` is a view of
         self.close_frame = b""
-        """The close frame, to go out when all else has."""
+        """The close frame, which is written last."""
         self.reading_paused = False
-        """Whether the peer is not read either."""
+        """Whether the peer is not read, as backpressure."""
         self.expired: list[EncodedMessage] = []
-        """Messages whose time was over when they could have been written."""
+        """Messages whose ``expires`` had passed when they could have been written."""
         self.last_progress = now
-        """When bytes were last taken."""
+        """When the socket last took bytes."""
 
     def __len__(self) -> int:
-        """Messages that wait, the half-written one too."""
+        """Messages in the queue, the half-written one included."""
         return len(self._outbox) + bool(self.partial)
 
     @property
     def partial(self) -> memoryview:
-        """Bytes that must go out before anything else."""
+        """The bytes that are written next: the rest of a half-written frame."""
         return self._partial
 
     @partial.setter
     def partial(self, view: memoryview) -> None:
-        self._partial = view = view or NO_BYTES  # an empty one would keep what it was cut from
+        self._partial = view = view or NO_BYTES  # an empty view would keep its buffer alive
         before, after = self._partial_source, cast("bytes", view.obj)
         if after is not before:
             self._partial_source = after
@@ -84,7 +83,7 @@ class Backlog:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that it keeps in memory, shared or not."""
+        """Bytes that the queue keeps in memory, those shared with other queues included."""
         return self._outbox.bytes + len(self._partial_source)
 
     @property
@@ -94,21 +93,21 @@ class Backlog:
         return len(outbox) * 2 > config.size or outbox.bytes * 2 > config.max_bytes
 
     def offer(self, frame: EncodedMessage) -> tuple[Offer, Sequence[EncodedMessage]]:
-        """Queue a frame; the policy decides what is dropped, and that is returned."""
+        """Queue a frame. Returns the outcome, and the frames that the drop policy dropped."""
         return self._outbox.offer(frame)
 
     def shed(self) -> tuple[Offer, Sequence[EncodedMessage]]:
-        """Let go of half of the queue by the policy; returns what was dropped."""
+        """Drop half of the queue by the drop policy. Returns the outcome and the dropped
+        frames."""
         return self._outbox.shed()
 
     def discard(self) -> list[EncodedMessage]:
-        """Nobody will write any of it; returns the messages that the peer has seen
-        nothing of."""
+        """Empty the queue. Returns the messages of which nothing was written."""
         self.partial = NO_BYTES
         return self._outbox.clear()
 
     def add_control(self, frame: bytes) -> None:
-        """Queue a control frame, unless too many wait."""
+        """Queue a control frame; above ``MAX_CONTROL_BYTES`` it is left out."""
         if len(self._control) < MAX_CONTROL_BYTES:
             self._control += frame
 
@@ -118,7 +117,7 @@ class Backlog:
         self.last_progress = now
 
     def _take_unexpired(self, now: float) -> list[EncodedMessage]:
-        """The next messages to go out; those whose time is over are set aside."""
+        """Return the next messages to write; expired ones are added to ``expired``."""
         while frames := self._outbox.take(DRAIN_BYTES):
             late = [f for f in frames if f.expires is not None and f.expires <= now]
             self.expired += late
@@ -127,7 +126,7 @@ class Backlog:
         return []
 
     def prepare_next(self, now: float) -> bool:
-        """Make ``partial`` what goes out next; False if there is nothing left."""
+        """Make ``partial`` the bytes to write next. False if there are none."""
         if self.partial:
             return True
         if self._control:
@@ -140,9 +139,9 @@ class Backlog:
         return bool(data)
 
     def drain(self, write: Callable[[memoryview], int], now: float) -> bool:
-        """Write one turn's measure; True when nothing is left.
+        """Write for one iteration of the event loop. True when nothing is left.
 
-        Raises ``OSError`` when the socket can't be written to any more.
+        Raises ``OSError`` when the socket can't be written to.
         """
         for _ in range(DRAINS_PER_TURN):
             if not self.prepare_next(now):

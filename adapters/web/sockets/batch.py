@@ -1,20 +1,19 @@
-"""Out: what is sent during a turn of the loop is collected, and written at its end.
+"""Batched writes: messages sent during one iteration of the event loop are written together.
 
-Every message gets a number that is one higher than the last: a link's own frames are in a
-list of its own, those for a group in one list for all who were in it at that moment.
+Each message gets the next sequence number. Messages for one link are collected in a list of
+that link, messages for a group in one list for all its members. ``merge_writes`` merges the two
+by sequence number.
 
 Rules of this file:
 
-1. Nothing that is called from here calls the application: what is lost or dropped
-   while writing is told to it in the next turn.
-2. One flush is in flight for the whole node. A large one is cut into slices, one a
-   turn; what is sent meanwhile is collected behind it. So the order of every
-   connection is the order of sending, across rooms and direct messages.
-3. Every link stands in exactly one parcel, and so is written to once. The frames of a
-   parcel are in the order of their numbers. Links that get the same frames share a
-   parcel, and so one joined blob.
-4. The innermost loop has no test per link: a link whose peer does not read has put
-   its queue in the place of its ``write``.
+1. A write never calls the application. Losses and drops are scheduled for the next iteration.
+2. One flush is in flight for the whole node. A large flush is cut into slices, one for each
+   iteration, and later messages are collected behind it. So each connection gets its messages
+   in the order of sending, across rooms and direct messages.
+3. Each link is in exactly one write group, so it is written to once. The frames of a group are
+   in the order of their numbers. Links with the same frames share a group, and one joined buffer.
+4. The innermost loop has no condition per link: a link whose peer does not read has replaced
+   its ``write`` by its queue.
 """
 
 from __future__ import annotations
@@ -28,121 +27,125 @@ from eyewall.application.ports.message import EncodedMessage, WireFormat
 from eyewall.application.ports.transport import Link
 
 WRITES_PER_SLICE = 200
-"""Writes in one turn of the loop: about half a millisecond."""
+"""Writes in one iteration of the event loop: about half a millisecond."""
 
 MAX_JOINED_BYTES = 64 * 1024
-"""Bytes that are joined into one write at most. A larger frame goes alone."""
+"""Bytes that are joined into one write at most. A larger frame is written alone."""
 
 HIGH_WATER_FRAMES = 128
 HIGH_WATER_BYTES = 256 * 1024
-"""Collected messages, or their bytes, from which ``ready`` waits: a sender in a loop
-lets the sockets be written, and read at the other end, now and then."""
+"""Collected messages, or their bytes, above which ``ready`` waits. A handler that sends in a
+loop then lets the sockets be written now and then."""
 
 STOP_READING_FRAMES = 1024
 STOP_READING_BYTES = 4 * 1024 * 1024
-"""From here on nothing more is read from any connection until it was written."""
+"""Collected messages, or their bytes, above which no connection is read until the next flush."""
 
 NumberedFrame = tuple[int, EncodedMessage | None]
-"""A frame with its number. Among a link's own: None where it was to be skipped."""
+"""A sequence number and its frame. In a link's own list, None excludes the link from the group
+message of that number."""
 
 CLOSE_MARKER: Final = EncodedMessage(b"", raw=True)
-"""Among a link's own frames: its close was decided here, nothing later goes out."""
+"""In a link's own list: the link is closing, and no later message is written."""
 
 _number = itemgetter(0)
 
 
 class WriteTarget(Link, Protocol):
-    """A link, as what writes to it sees it."""
+    """A link, as the batcher sees it."""
 
     wire: WireFormat
     pending: list[NumberedFrame] | None
-    """Its collected frames; None while there are none, and for good once it has ended."""
+    """The collected frames of this link alone; None while there are none."""
 
     def write(self, data: bytes) -> int:
-        """The socket's own ``send``, for as long as the peer reads."""
+        """Write without blocking; returns the bytes taken. Raises ``OSError``."""
 
     def on_partial_write(self, frames: Sequence[EncodedMessage], data: bytes, sent: int) -> None:
-        """Keep what the socket did not take: it took ``sent`` bytes of ``data``."""
+        """Queue the rest: the socket took ``sent`` bytes of ``data``."""
 
     def on_write_error(self, error: Exception) -> None:
-        """The socket can't be written to any more."""
+        """Close the connection: the socket can't be written to."""
 
     def queue_close_frame(self) -> None:
-        """Its last frame was written or queued: the close frame is next."""
+        """Write the close frame next: all earlier messages were written or queued."""
 
 
 class GroupSnapshot:
-    """Who was in an audience at one moment, by wire."""
+    """The members of a group at one moment, by wire format."""
 
     __slots__ = ("by_wire", "members")
 
     def __init__(self, links: Iterable[WriteTarget]) -> None:
         self.members = frozenset(links)
-        parts: dict[WireFormat, list[WriteTarget]] = {}
+        by_wire: dict[WireFormat, list[WriteTarget]] = {}
         for link in self.members:
-            parts.setdefault(link.wire, []).append(link)
-        self.by_wire = [(wire, tuple(members)) for wire, members in parts.items()]
+            by_wire.setdefault(link.wire, []).append(link)
+        self.by_wire = [(wire, tuple(members)) for wire, members in by_wire.items()]
 
 
 class WriteGroup(NamedTuple):
-    """The same frames for one or many links of one wire."""
+    """Frames, and the links of one wire format that they are written to."""
 
     links: Sequence[WriteTarget]
     wire: WireFormat
     frames: Sequence[EncodedMessage]
     last: bool = False
-    """The links end with it."""
+    """Whether the close frame follows."""
 
 
 GroupWrites = dict[GroupSnapshot, list[NumberedFrame]]
 
 
-def merge_writes(runs: GroupWrites, direct: Iterable[WriteTarget]) -> list[WriteGroup]:
-    """Return what to write to whom; takes the links' own frames away from them."""
-    owners = [link for link in direct if link.pending is not None]
-    if not runs:
-        return [_merge_own(link, ()) for link in owners]
-    mixed: dict[WriteTarget, list[list[NumberedFrame]]] = {link: [] for link in owners}
-    for link in _members_of_several(runs):
+def merge_writes(group_writes: GroupWrites, owners: Iterable[WriteTarget]) -> list[WriteGroup]:
+    """Return the groups to write to, and clear the links' own frames.
+
+    ``owners`` are the links that have frames of their own.
+    """
+    with_own = [link for link in owners if link.pending is not None]
+    if not group_writes:
+        return [_merge_own(link, ()) for link in with_own]
+    mixed: dict[WriteTarget, list[list[NumberedFrame]]] = {link: [] for link in with_own}
+    for link in _members_of_several(group_writes):
         mixed.setdefault(link, [])
-    parcels: list[WriteGroup] = []
+    groups: list[WriteGroup] = []
     special = frozenset(mixed)
-    for snapshot, items in runs.items():
-        concerned = snapshot.members & special
-        for link in concerned:
+    for snapshot, items in group_writes.items():
+        needs_merge = snapshot.members & special
+        for link in needs_merge:
             mixed[link].append(items)
         frames = [frame for _, frame in items if frame is not None]
         for wire, links in snapshot.by_wire:
-            others = [link for link in links if link not in concerned] if concerned else links
+            others = [link for link in links if link not in needs_merge] if needs_merge else links
             if others:
-                parcels.append(WriteGroup(others, wire, frames))
+                groups.append(WriteGroup(others, wire, frames))
     shared: dict[tuple[int, ...], tuple[list[WriteTarget], list[list[NumberedFrame]]]] = {}
     for link, sources in mixed.items():
         if link.pending is not None:
-            parcels.append(_merge_own(link, sources))
+            groups.append(_merge_own(link, sources))
         else:
             key = (id(link.wire), *map(id, sources))
             shared.setdefault(key, ([], sources))[0].append(link)
-    for alike, sources in shared.values():
+    for recipients, sources in shared.values():
         items = sorted((item for source in sources for item in source), key=_number)
         frames = [frame for _, frame in items if frame is not None]
-        parcels.append(WriteGroup(alike, alike[0].wire, frames))
-    return parcels
+        groups.append(WriteGroup(recipients, recipients[0].wire, frames))
+    return groups
 
 
-def _members_of_several(runs: GroupWrites) -> set[WriteTarget]:
-    """Return the links that are in more than one of the runs."""
-    several: set[WriteTarget] = set()
-    if len(runs) > 1:
+def _members_of_several(group_writes: GroupWrites) -> set[WriteTarget]:
+    """Return the links that are in more than one of the snapshots."""
+    repeated: set[WriteTarget] = set()
+    if len(group_writes) > 1:
         seen: set[WriteTarget] = set()
-        for snapshot in runs:
-            several |= snapshot.members & seen
+        for snapshot in group_writes:
+            repeated |= snapshot.members & seen
             seen |= snapshot.members
-    return several
+    return repeated
 
 
 def _merge_own(link: WriteTarget, sources: Sequence[list[NumberedFrame]]) -> WriteGroup:
-    """Merge the link's own frames with those of the runs that it is in."""
+    """Merge the link's own frames with those of its groups (``sources``) by sequence number."""
     own, link.pending = link.pending, None
     assert own is not None
     if len(own) == 1 and not sources:
@@ -150,21 +153,21 @@ def _merge_own(link: WriteTarget, sources: Sequence[list[NumberedFrame]]) -> Wri
         if only is not None and only is not CLOSE_MARKER:
             return WriteGroup((link,), link.wire, (only,))
     items = own if not sources else sorted(own + [i for s in sources for i in s], key=_number)
-    odd = [number for number, frame in own if frame is None or frame is CLOSE_MARKER]
-    if not odd:  # nothing to leave out, as nearly always
+    exceptions = [number for number, frame in own if frame is None or frame is CLOSE_MARKER]
+    if not exceptions:  # the usual case
         return WriteGroup((link,), link.wire, [frame for _, frame in items if frame is not None])
-    holes = {number for number, frame in own if frame is None}
+    excluded = {number for number, frame in own if frame is None}
     frames: list[EncodedMessage] = []
     for number, frame in items:
         if frame is CLOSE_MARKER:
             return WriteGroup((link,), link.wire, frames, last=True)
-        if frame is not None and number not in holes:
+        if frame is not None and number not in excluded:
             frames.append(frame)
     return WriteGroup((link,), link.wire, frames)
 
 
 class SocketGroup:
-    """Links that get the same messages. Implements ``Audience``."""
+    """The links of a room, say: they get the same messages. Implements ``Audience``."""
 
     __slots__ = ("_batcher", "_links", "_snapshot")
 
@@ -205,20 +208,20 @@ class WriteBatcher:
 
     def __init__(self) -> None:
         self.current: Sequence[EncodedMessage] = ()
-        """The frames that are being written: what a stalled link queues."""
+        """The frames of the write under way: a stalled link queues them."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._number = 0
         self._group_writes: GroupWrites = {}
         self._links_with_own: list[WriteTarget] = []
         self._frames = 0
         self._bytes = 0
-        self._flush_expected = False  # whether somebody will call ``flush``
+        self._flush_expected = False  # whether a call of ``flush`` is scheduled
         self._in_flight: Iterator[None] | None = None
         self._next_slice: asyncio.Handle | None = None
         self._below_high_water = asyncio.Event()
 
     def start(self) -> None:
-        """Begin on the running loop."""
+        """Start on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._below_high_water = asyncio.Event()
         self._flush_expected = False
@@ -226,7 +229,7 @@ class WriteBatcher:
             self._schedule_flush()
 
     def stop(self) -> None:
-        """Write what is collected, and end."""
+        """Write what is collected, and stop."""
         self.flush_now()
         self._loop = None
 
@@ -244,15 +247,15 @@ class WriteBatcher:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be written that reading should wait too."""
+        """Backpressure: whether so much is collected that no connection should be read."""
         return self._frames > STOP_READING_FRAMES or self._bytes > STOP_READING_BYTES
 
     def collect_for_group(
         self, snapshot: GroupSnapshot, frame: EncodedMessage, skip: Collection[WriteTarget]
     ) -> None:
-        """Collect a frame for all who are in ``snapshot``, except ``skip``."""
+        """Collect a frame for the members of ``snapshot``, except ``skip``."""
         for wire, _ in snapshot.by_wire:
-            size = len(frame.form(wire))  # built here, so that the caller gets its errors
+            size = len(frame.form(wire))  # encoded here, so that its errors reach the caller
         for link in skip:
             self._append(link, self._number + 1, None)
         self._number += 1
@@ -266,7 +269,7 @@ class WriteBatcher:
             self._schedule_flush()
 
     def collect(self, link: WriteTarget, frame: EncodedMessage, size: int) -> None:
-        """Collect a frame for one link; ``size`` is its bytes on the wire."""
+        """Collect a frame for one link. ``size`` is its bytes on the wire."""
         self._number += 1
         self._append(link, self._number, frame)
         self._frames += 1
@@ -275,7 +278,7 @@ class WriteBatcher:
             self._schedule_flush()
 
     def has_pending(self, link: WriteTarget) -> bool:
-        """Whether something collected is, or may be, for ``link``."""
+        """Whether a message for ``link`` is, or may be, collected or in flight."""
         return (
             link.pending is not None
             or self._in_flight is not None
@@ -293,24 +296,24 @@ class WriteBatcher:
     # --- writing
 
     def expect_flush(self) -> None:
-        """A batch of reads begins: ``flush`` will be called at its end."""
+        """Schedule no flush: a batch of reads begins, and calls ``flush`` at its end."""
         self._flush_expected = True
 
     def flush(self) -> None:
-        """Write what was collected, or its first slice, unless a flush is in flight."""
+        """Write the collected messages, or their first slice, unless a flush is in flight."""
         self._flush_expected = False
         if self._in_flight is None and (self._group_writes or self._links_with_own):
             self._in_flight = self._begin_flush()
             self._write_slice()
 
     def flush_now(self) -> None:
-        """Write all that was collected, without waiting for a turn."""
+        """Write all collected messages before returning."""
         if self._next_slice is not None:
             self._next_slice.cancel()
             self._next_slice = None
         while self._in_flight is not None or self._group_writes or self._links_with_own:
-            flight = self._in_flight or self._begin_flush()
-            for _ in flight:
+            writes = self._in_flight or self._begin_flush()
+            for _ in writes:
                 pass
             self._in_flight = None
 
@@ -320,11 +323,11 @@ class WriteBatcher:
             self._loop.call_soon(self.flush)
 
     def _begin_flush(self) -> Iterator[None]:
-        runs, self._group_writes = self._group_writes, {}
-        direct, self._links_with_own = self._links_with_own, []
+        group_writes, self._group_writes = self._group_writes, {}
+        owners, self._links_with_own = self._links_with_own, []
         self._frames = self._bytes = 0
         self._below_high_water.set()
-        return self._write(merge_writes(runs, direct))
+        return self._write(merge_writes(group_writes, owners))
 
     def _write_slice(self) -> None:
         """Write one slice of the flush in flight."""
@@ -338,20 +341,20 @@ class WriteBatcher:
         if (self._group_writes or self._links_with_own) and not self._flush_expected:
             self._schedule_flush()
 
-    def _write(self, parcels: Sequence[WriteGroup]) -> Iterator[None]:
-        """Write the parcels; yields where a slice ends."""
-        room = WRITES_PER_SLICE
-        for links, wire, frames, last in parcels:
-            for chunk, blob in _joined_writes(frames, wire):
+    def _write(self, groups: Sequence[WriteGroup]) -> Iterator[None]:
+        """Write to the groups. Yields at the end of each slice."""
+        left = WRITES_PER_SLICE
+        for links, wire, frames, last in groups:
+            for chunk, data in _joined_writes(frames, wire):
                 self.current = chunk
                 rest = links
-                while len(rest) >= room:  # the slice ends within these links, or with them
-                    _write_to_each(rest[:room], chunk, blob)
-                    rest = rest[room:]
+                while len(rest) >= left:  # the slice ends within these links, or with them
+                    _write_to_each(rest[:left], chunk, data)
+                    rest = rest[left:]
                     yield
-                    room = WRITES_PER_SLICE
-                _write_to_each(rest, chunk, blob)
-                room -= len(rest)
+                    left = WRITES_PER_SLICE
+                _write_to_each(rest, chunk, data)
+                left -= len(rest)
             if last:
                 for link in links:
                     link.queue_close_frame()
@@ -359,16 +362,16 @@ class WriteBatcher:
 
 
 def _write_to_each(
-    links: Sequence[WriteTarget], frames: Sequence[EncodedMessage], blob: bytes
+    links: Sequence[WriteTarget], frames: Sequence[EncodedMessage], data: bytes
 ) -> None:
-    size = len(blob)
+    size = len(data)
     for link in links:
         try:
-            sent = link.write(blob)
+            sent = link.write(data)
             if sent != size:
-                link.on_partial_write(frames, blob, sent)
+                link.on_partial_write(frames, data, sent)
         except BlockingIOError:
-            link.on_partial_write(frames, blob, 0)
+            link.on_partial_write(frames, data, 0)
         except Exception as error:  # noqa: BLE001  (one link never stops the others)
             link.on_write_error(error)
 
@@ -376,7 +379,7 @@ def _write_to_each(
 def _joined_writes(
     frames: Sequence[EncodedMessage], wire: WireFormat
 ) -> Iterable[tuple[Sequence[EncodedMessage], bytes]]:
-    """Join the frames into as few writes as ``MAX_JOINED_BYTES`` lets: nearly always into one."""
+    """Return the frames joined into as few writes as ``MAX_JOINED_BYTES`` allows: usually one."""
     if len(frames) == 1:
         return ((frames, frames[0].form(wire)),)
     name = wire.name
@@ -389,7 +392,7 @@ def _joined_writes(
 def _split(
     frames: Sequence[EncodedMessage], built: Sequence[bytes]
 ) -> Iterator[tuple[Sequence[EncodedMessage], bytes]]:
-    """Join frames that are too much for one write, one write after the other."""
+    """Yield several writes, each with its frames joined."""
     chunk: list[EncodedMessage] = []
     forms: list[bytes] = []
     size = 0

@@ -1,16 +1,16 @@
-"""Who is still there: pings, silence, and deadlines, by one timer for all links.
+"""The heartbeat: pings, pong timeouts and other deadlines, with one timer for all links.
 
-A link's next ping is due in one of many ticks; a tick looks only at the links that
-are due in it, and at the few that have a deadline of their own (a peer that does not
-read, a close that is under way). So the cost of a tick grows with neither.
+It is a timer wheel. The next check of a link is due in one tick; a tick checks only the links
+that are due in it, and the few that asked for a check in every tick (a stalled write, a close
+handshake). So the cost of a tick does not grow with the number of idle links.
 
 Rules of this file:
 
-1. A peer is silent when it has not answered a ping that was written, for ``pong_timeout``
-   since anything came from it. If the ping was late, by our own doing, the peer has as long
-   for it as it has for one that comes in time.
-2. Time in which the loop stood still is no silence (``application.stalls``), and what has
-   come by then is read before anybody is judged.
+1. A pong timeout is ``pong_timeout`` seconds without input, with a ping that was written and
+   not answered. If the server sent the ping late, the peer has as long to answer as it has for
+   a ping in time.
+2. The time of a stall of the event loop does not count (``application.stalls``), and input that
+   has arrived is read before a deadline is applied.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from eyewall.application.ports.clock import Clock, Timer
 from eyewall.domain.connection import HeartbeatConfig
 
 MAX_TICK = 1.0
-"""Seconds. Deadlines are kept to within a tick."""
+"""Seconds. Deadlines are precise to one tick."""
 
 TICKS_PER_PERIOD = 8
 """Ticks in the shortest of the configured times."""
 
 MAX_CHECKS_PER_TICK = 512
-"""Links that a tick looks at while it is behind: some milliseconds. It goes through two
-ticks' links at least, so that it catches up."""
+"""Links that are checked in one tick while the heartbeat is behind: some milliseconds. At least
+two ticks' links are checked, so that it catches up."""
 
 UNSCHEDULED = -1
-"""The tick in which nobody looks at a link."""
+"""The ``due_tick`` of a link that is not checked any more."""
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-"""Its multiples, modulo a half, fill that half evenly however many there are."""
+"""Its multiples modulo a half fill that half evenly, however many there are."""
 
 
 class HeartbeatTarget(Protocol):
@@ -44,49 +44,48 @@ class HeartbeatTarget(Protocol):
 
     last_seen: float
     due_tick: int
-    """The tick in which the heartbeat looks at it next; its own note."""
+    """The tick of its next check. Written by the heartbeat only."""
     last_ping: float
-    """When a ping was last written; set by the link."""
+    """When a ping was last written. Written by the link."""
     pong_deadline: float
-    """Until when the first ping since ``last_seen`` has to be answered; the heartbeat's note."""
+    """When the first ping since ``last_seen`` must be answered. Written by the heartbeat."""
 
     @property
     def is_reading(self) -> bool:
-        """Whether the peer is being read, so that its silence means something."""
+        """Whether the peer is read. If not, its silence means nothing."""
 
     def look(self) -> None:
-        """Read what has come by now."""
+        """Read the input that has arrived."""
 
     def ping(self) -> bool:
-        """Ask for a sign of life, unless something else has to be written first; False if
-        that ended the link."""
+        """Write a ping, unless the write queue is in use. False if that closed the link."""
 
     @property
     def message_deadline(self) -> float:
-        """When what the peer is in the middle of sending has to be there; infinite if it
-        is in the middle of nothing."""
+        """When the message that the peer is sending must be complete; infinite if there is
+        none."""
 
     def on_pong_timeout(self) -> None:
-        """Nothing came for ``pong_timeout``."""
+        """Fail the connection: a ping was not answered."""
 
     def on_message_timeout(self) -> None:
-        """Something came, but the message that it is part of is overdue."""
+        """Fail the connection: a message was not completed."""
 
     def check_deadlines(self, now: float) -> bool:
-        """Act on a deadline that has passed; False when there is none to watch."""
+        """Act on a deadline that has passed. False if there is none left to watch."""
 
 
 class Heartbeat:
-    """Pings every link, and ends those that have gone silent or are overdue."""
+    """Pings every link, and reports pong and message timeouts."""
 
     def __init__(self, clock: Clock, config: HeartbeatConfig, stalls: Stalls) -> None:
         self._clock = clock
         self._stalls = stalls
         self.write_wait = float(config.write_wait)  # type: ignore[arg-type]
         self._timeout = float(config.pong_timeout)  # type: ignore[arg-type]
-        # At least two pings in the time after which silence counts.
+        # At least two pings within the pong timeout.
         self._interval = min(float(config.interval), self._timeout / 2)  # type: ignore[arg-type]
-        # The time that a ping leaves which comes as late as it may.
+        # The time to answer that is left by the latest of these pings.
         self._min_pong_wait = self._timeout - self._interval
         self._tick = min(MAX_TICK, min(self._interval, self.write_wait) / TICKS_PER_PERIOD)
         self._wheel: dict[int, set[HeartbeatTarget]] = {}
@@ -109,8 +108,8 @@ class Heartbeat:
     def add(self, link: HeartbeatTarget) -> None:
         """Ping ``link`` from now on.
 
-        The first ping comes in the second half of the first interval, at another moment
-        for each link, so that those that came all at once are not pinged all at once.
+        The first ping is sent in the second half of the first interval, at another moment for
+        each link, so that connections opened together are not pinged together.
         """
         self._scheduled_count += 1
         share = 0.5 + self._scheduled_count * GOLDEN_RATIO % 0.5
@@ -124,7 +123,7 @@ class Heartbeat:
             due.discard(link)
 
     def watch_deadline(self, link: HeartbeatTarget) -> None:
-        """Have ``link`` check its deadline every tick, until it has none."""
+        """Call ``link.check_deadlines`` in every tick, until it returns False."""
         self._deadlines.add(link)
 
     def _schedule(self, link: HeartbeatTarget, when: float) -> None:
@@ -132,7 +131,7 @@ class Heartbeat:
         self._wheel.setdefault(link.due_tick, set()).add(link)
 
     def _on_tick(self) -> None:
-        self._stalls.look()  # before anybody is judged
+        self._stalls.look()  # extends the deadlines after a stall
         now = self._clock.now()
         self._timer = self._clock.call_later(self._tick, self._on_tick)
         for link in list(self._deadlines):
@@ -142,7 +141,7 @@ class Heartbeat:
         looks = 0
         for ticks in range(reached - self._last_tick):
             if ticks > 1 and looks >= MAX_CHECKS_PER_TICK:
-                break  # the loop stood still: the others are next
+                break  # behind after a stall: the other links are checked in the next tick
             self._last_tick += 1
             for link in self._wheel.pop(self._last_tick, ()):
                 if link.due_tick == self._last_tick:
@@ -161,8 +160,8 @@ class Heartbeat:
             if self._is_overdue(link, now):
                 link.on_message_timeout()
                 return
-        # In step with its pings so far: after a stall all are late, and would be pinged all at
-        # once from then on.
+        # Keep the phase of the earlier pings. After a stall all links are late; without their
+        # phases they would be pinged together from then on.
         late = max(0.0, now - link.due_tick * self._tick)
         when = now + self._interval - late % self._interval
         if link.is_reading:

@@ -1,25 +1,20 @@
-"""One connection, whatever carries its bytes: what comes in, what goes out, how it ends.
+"""One WebSocket connection: reading, writing and the close handshake.
 
-Rules of this file:
+The subclasses carry the bytes (``tcp``, ``tls``). Rules of this file:
 
-1. The states only go forward: open, ending (its close is decided, what was sent
-   before is still to be written), parting (the close frame is next), lingering (it is
-   written; the socket stays open both ways until the peer's has come), shut (both have
-   been said, and our side of the socket is closed), gone. From ending on what comes is
-   thrown away.
-2. The application hears of an end once, and only of one that it did not ask for. It
-   is never called from within ``send``, ``close`` or a write: what happens there is
-   told in the next turn of the loop.
+1. The states only go forward, from OPEN to CLOSED. From CLOSING on, input is discarded.
+2. The application is told of an end once, and only of an end that it did not ask for. It is
+   never called from within ``send``, ``close`` or a write: such calls are scheduled for the
+   next iteration of the event loop.
 3. An idle link holds no parser, list or queue of its own.
-4. A peer that does not read its messages is not read either, once half of its queue
-   is used. Its silence means nothing then; what ends it is that its writes make no
-   progress for ``write_wait``.
-5. What a peer begins it has to finish: a message of which some comes now and then, but
-   never the end, would be held for ever.
-6. The server closes the TCP connection first, but after both close frames (RFC 6455,
-   7.1.1). Many clients that find its end drop what they have not handled yet, and the
-   code with it. What is unread at a close would reset the connection and take away even
-   what was written: so it is read, to the peer's own end.
+4. Backpressure: while more than half of the queue is used, the peer is not read. Its silence
+   means nothing then. The connection ends when its writes make no progress for ``write_wait``.
+5. A message that the peer has begun has a deadline. A slow trickle would otherwise hold memory
+   for ever.
+6. The server closes the TCP connection first, after both close frames (RFC 6455, 7.1.1). Many
+   clients that meet the end of TCP drop the messages that they have not handled yet, and the
+   close code. A close with unread input resets the connection and discards even what was
+   written, so the input is read until the peer closes too.
 """
 
 from __future__ import annotations
@@ -42,48 +37,49 @@ from eyewall.domain.connection import DisconnectReason, close_frame
 from eyewall.domain.outbox import Offer
 
 READ_SIZE: Final = 64 * 1024
-"""Bytes read at a time. From 128 KiB on every read costs a mapping and page faults."""
+"""Bytes of one read. From 128 KiB on, every read costs a memory mapping and page faults."""
 
 CONTROL_FRAMES_PER_SECOND: Final = 100
 CONTROL_FRAME_BURST: Final = 200
-"""Pings and pongs that a peer may send. Nobody needs more than one in some seconds; the ones
-that a proxy held back come all at once. Those that have come during a stall do not count."""
+"""Pings and pongs that a peer may send. One every few seconds is enough; the burst is for those
+that a proxy held back. Those that arrived while the event loop was stalled do not count."""
 
 MAX_CATCH_UP_READS: Final = 16
-"""Reads, of a ``READ_SIZE`` each, before a peer is judged by what has not come."""
+"""Reads of ``READ_SIZE`` before a deadline is applied: the message or pong may be in the
+kernel's buffer already."""
 
 CLOSE_TIMEOUT: Final = 3.0
-"""Seconds that a peer has for its close frame and the end of its side once our close frame
-is written, ``write_wait`` if that is less: for reading what was written before it, and some
-round trips of the worst networks. Its socket is of no other use by then."""
+"""Seconds that a peer has, once our close frame is written, to send its own and to close;
+``write_wait`` if that is less. Enough to read what was written before the close frame, and for
+some round trips of the worst networks."""
 
 DISCARD_SIZE: Final = 16 * 1024
-"""Bytes read at a time when they are thrown away, which may be very many tiny frames. No
-less than a TLS record."""
+"""Bytes of one read when the input is discarded: it may be very many tiny frames. At least a
+TLS record."""
 
 PING_FRAME: Final = rfc6455.build_frame(b"", PING)
 
 EARLY_FLUSH_FRAMES: Final = 64
 EARLY_FLUSH_BYTES: Final = 64 * 1024
-"""Collected messages of one link, or bytes, that are written without waiting for the
-end of the turn: else nobody would notice in time that it has stalled."""
+"""Messages, or their bytes, that are collected for one link before they are flushed early. The
+end of the batch would be too late to notice that the link has stalled."""
 
 QUEUED: Final = Offer.QUEUED
-"""By a name of its own: the look-up of a member in its enum costs more than a call."""
+"""Looked up once: an attribute of an enum costs more than a function call."""
 
 OPEN: Final = 0
-CLOSING: Final = 1
-CLOSE_QUEUED: Final = 2
-CLOSE_SENT: Final = 3
-FIN_SENT: Final = 4
+CLOSING: Final = 1  # the end is decided; earlier messages are still to be written
+CLOSE_QUEUED: Final = 2  # the close frame is written next
+CLOSE_SENT: Final = 3  # it is written; the peer's close frame is awaited
+FIN_SENT: Final = 4  # both have passed; the server's side of TCP is closed
 CLOSED: Final = 5
 
 DISCARD_WRITES: Final[Callable[[bytes], int]] = len
-"""Stands in for ``write`` when nothing may go out: takes everything, does nothing."""
+"""Replaces ``write`` when nothing more may be written: accepts all bytes, writes none."""
 
 
 class SocketLink(ABC):
-    """Implements ``Link``; the subclasses carry the bytes."""
+    """Implements ``Link``, ``WriteTarget``, ``PollTarget`` and ``HeartbeatTarget``."""
 
     __slots__ = (
         "_backlog",
@@ -110,10 +106,11 @@ class SocketLink(ABC):
     )
 
     retry_bytes = 0
-    """Bytes of a refused write that have to be offered again unchanged."""
+    """Bytes of a refused write that have to be repeated unchanged."""
 
     write: Callable[[bytes], int]
-    """Takes whole frames: the socket itself, the queue of a stalled link, or nothing."""
+    """Takes whole frames, returns the bytes taken: the socket's ``send`` while the peer reads,
+    ``_enqueue_current`` while the link is stalled, ``DISCARD_WRITES`` at the end."""
 
     def __init__(self, io: SocketLoop, codec: Codec, wire: WebSocketFormat) -> None:
         self.io = io
@@ -132,22 +129,21 @@ class SocketLink(ABC):
         self.pong_deadline = 0.0
         self._parser: Parser | None = None
         self._reading = False
-        self._message_started = 0.0  # when what the parser holds began to come
-        self._control_tat = 0.0  # when the control frames so far would have been due
-        self._deadline = 0.0
-        # For the peer's close frame, once our end is decided; None when it has come.
-        self._close_scanner: CloseScanner | None = None
+        self._message_started = 0.0  # when the message in the parser began to arrive
+        self._control_tat = 0.0  # GCRA: the theoretical arrival time of the next control frame
+        self._deadline = 0.0  # for the close handshake
+        self._close_scanner: CloseScanner | None = None  # from CLOSING on, until it has found
         io.add(self)
 
-    # --- what carries the bytes
+    # --- what the subclasses add: the socket
 
     @abstractmethod
     def on_readable(self) -> None:
-        """There is something to read, or the end."""
+        """Read once. The socket has input, its end or an error."""
 
     @abstractmethod
     def _shutdown_write(self) -> None:
-        """Tell the peer that nothing more comes; may raise ``OSError``."""
+        """Close the server's side of the connection. May raise ``OSError``."""
 
     @abstractmethod
     def _close_socket(self) -> None:
@@ -156,11 +152,11 @@ class SocketLink(ABC):
     @property
     @abstractmethod
     def _writer(self) -> Callable[[bytes | memoryview], int]:
-        """Writes without waiting; returns how much was taken, or raises ``OSError``."""
+        """Writes without blocking. Returns the bytes taken, or raises ``OSError``."""
 
     @abstractmethod
     def _adjust(self) -> None:
-        """Watch for what ``wants_read`` and ``wants_write`` say."""
+        """Watch the socket for what ``wants_read`` and ``wants_write`` say."""
 
     @property
     def wants_write(self) -> bool:
@@ -170,7 +166,7 @@ class SocketLink(ABC):
     def wants_read(self) -> bool:
         return self._reading and not (self._backlog is not None and self._backlog.reading_paused)
 
-    # --- for the application
+    # --- for the application: Link
 
     @property
     def queued(self) -> int:
@@ -215,13 +211,13 @@ class SocketLink(ABC):
     # --- reading
 
     def prepend_input(self, data: bytes) -> None:
-        """What came behind the handshake: it waits for ``start_reading``, or for our end."""
+        """Keep the bytes that arrived with the handshake until ``start_reading`` or the close."""
         if data:
             self._parser = self.io.new_parser(inflates=self._inflates)
             self._parser.feed(data, 0)
 
     def start_reading(self) -> None:
-        """Start reading, with what came before."""
+        """Start reading, with the input that ``prepend_input`` kept."""
         if self.state == OPEN:
             self._reading = True
             self.last_seen = self._message_started = self.io.clock.now()
@@ -235,12 +231,12 @@ class SocketLink(ABC):
             self._data_received(b"")
 
     def on_error(self, error: Exception) -> None:
-        """Something that is no fault of the peer's."""
+        """Log an error that the peer did not cause, and fail the connection with 1011."""
         self.io.logger.error("connection_failed", error=shown(error), exc_info=error)
         self._fail(DisconnectReason.INTERNAL_ERROR, error)
 
     def _data_received(self, data: bytes) -> None:
-        """Hand on the messages in ``data``, or what was left of earlier data."""
+        """Parse ``data``, or the rest of earlier data, and hand its messages to the application."""
         io = self.io
         parser = self._parser or (io.inflating_parser if self._inflates else io.parser)
         events = parser.feed(data)
@@ -254,7 +250,7 @@ class SocketLink(ABC):
             else:
                 io.parser = io.new_parser()
         elif events and (not parser.in_message or any(opcode <= BINARY for opcode, _ in events)):
-            self._message_started = self.last_seen  # what was held is through, this is the next
+            self._message_started = self.last_seen  # the parser holds the next message
         io.received_count += len(events)
         received = io.intake.received
         for opcode, payload in events:
@@ -289,20 +285,20 @@ class SocketLink(ABC):
             self._write_control(rfc6455.build_frame(payload, PONG))
 
     def _discard_input(self, data: bytes) -> None:
-        """The end is decided: only the peer's close frame is of interest."""
-        search = self._close_scanner
-        if search is not None:
-            self.io.received_count += search.feed(data)
-            if search.found:
+        """Search input that arrives from CLOSING on for the peer's close frame."""
+        scanner = self._close_scanner
+        if scanner is not None:
+            self.io.received_count += scanner.feed(data)
+            if scanner.found:
                 self._close_scanner = None
                 if self.state == CLOSE_SENT:
                     self._shutdown()
 
     def _eof_received(self) -> None:
-        """The peer has closed its side."""
+        """The peer has closed its side of the connection."""
         self._reading = False
         if self.state in (CLOSING, CLOSE_QUEUED):
-            self._adjust()  # it may still be reading: what waits for it goes on
+            self._adjust()  # it may still read: go on writing what is queued
         else:
             self._connection_lost(DisconnectReason.CONNECTION_LOST)
 
@@ -313,7 +309,7 @@ class SocketLink(ABC):
 
     def _resume_reading(self) -> None:
         now = self.io.clock.now()
-        self._message_started += now - self.last_seen  # the silence was ours
+        self._message_started += now - self.last_seen  # the pause was the server's
         self.last_seen = now
         if self._parser is not None and self._parser.has_more:
             self.io.poller.reschedule(self)
@@ -321,10 +317,11 @@ class SocketLink(ABC):
     # --- writing
 
     def on_partial_write(self, frames: Sequence[EncodedMessage], data: bytes, sent: int) -> None:
-        """The socket took only ``sent`` bytes of ``data``, which are ``frames``.
+        """Queue the rest of a write. The socket took ``sent`` bytes of ``data``, which are
+        the bytes of ``frames``.
 
-        What the peer has the beginning of must follow; the rest can wait in the queue,
-        where the policy decides about it.
+        A frame of which the peer has the beginning must follow whole. The others go into the
+        queue, where the drop policy applies.
         """
         started = sent + self.retry_bytes
         end = 0
@@ -367,13 +364,17 @@ class SocketLink(ABC):
         self._adjust()
 
     def _enqueue_current(self, data: bytes) -> int:
-        """Stands in for ``write`` while stalled."""
+        """Replaces ``write`` while the link is stalled."""
         for frame in self.io.writer.current:
             self._enqueue(frame)
         return len(data)
 
     def _enqueue(self, frame: EncodedMessage, *, reported: bool = False) -> Offer:
-        """Put ``frame`` into the queue; ``reported``: its sender hears the outcome from here."""
+        """Put ``frame`` into the queue; returns the outcome.
+
+        With ``reported`` the sender gets that outcome. Without, the application is told of a
+        drop by ``Intake.dropped``.
+        """
         backlog = self._backlog
         if backlog is None or self.state > CLOSING:
             if not reported:
@@ -390,26 +391,29 @@ class SocketLink(ABC):
             backlog.reading_paused = True
             self._adjust()
         if self.io.pool.full:
-            if reported:  # nothing is being written, and the sender may go on without a pause
+            if reported:  # no write is under way, and the sender may send on without a pause
                 self.io.shed_load()
             else:
                 self.io.shed_load_soon()
         return offer
 
     def _overflow(self) -> None:
-        """The policy is to hang up."""
+        """End the connection, as the drop policy says."""
         self._fail(DisconnectReason.SLOW_CONSUMER)
-        self.queue_close_frame()  # what comes after the gap is not written
-        self.write = self._enqueue_current  # but counted as what it is: it had been taken
+        self.queue_close_frame()  # messages behind the dropped one are not written
+        self.write = self._enqueue_current  # but reported as dropped: they had been accepted
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait here."""
+        """Bytes that the queue of this link keeps in memory."""
         return self._backlog.held_bytes if self._backlog is not None else 0
 
     def shed(self) -> None:
-        """Give way to others: by half of the queue, or, where only the rest of a message
-        waits that the peer has the beginning of, by the end of the connection."""
+        """Drop half of the queue by the drop policy.
+
+        If only the rest of a half-written message waits, it can't be dropped: the connection
+        ends.
+        """
         backlog = self._backlog
         if backlog is None:
             return
@@ -422,7 +426,7 @@ class SocketLink(ABC):
             self._overflow()
 
     def _write_control(self, frame: bytes) -> None:
-        """Write a control frame before all that waits, but not into another frame."""
+        """Write a control frame before the queued messages, but not into a half-written one."""
         if self._backlog is not None:
             self._backlog.add_control(frame)
             return
@@ -437,7 +441,7 @@ class SocketLink(ABC):
             self._begin_backlog(memoryview(frame)[sent:])
 
     def _drain(self) -> None:
-        """Write as much of the backlog as the socket takes, in one turn's measure."""
+        """Write from the backlog, as much as one iteration of the event loop may."""
         backlog = self._backlog
         assert backlog is not None
         try:
@@ -455,7 +459,7 @@ class SocketLink(ABC):
             self._adjust()
 
     def _report_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
-        """Tell of messages that had been taken and are not written after all."""
+        """Tell the application of messages that were accepted and will not be written."""
         for frame in frames:
             self.io.loop.call_soon(self.io.intake.dropped, self, frame, why)
 
@@ -466,7 +470,7 @@ class SocketLink(ABC):
             return
         self.write = self._writer
         self._adjust()
-        # In the next turn: what was dropped may still be on its way there.
+        # Scheduled, like the reports of drops, so that it comes behind them.
         self.io.loop.call_soon(self.io.intake.drained, self)
         if backlog.reading_paused:
             self._resume_reading()
@@ -501,7 +505,7 @@ class SocketLink(ABC):
                 self.on_error(error)
 
     def extend_deadlines(self, seconds: float) -> None:
-        """Nothing was read or written for so long."""
+        """Add the seconds of a stall of the event loop to every deadline of the peer."""
         self.pong_deadline += seconds
         self._deadline += seconds
         if self.wants_read:
@@ -542,7 +546,8 @@ class SocketLink(ABC):
         return True
 
     def _retry_io(self) -> None:
-        """Write and read what can be: nobody may have come to it in time."""
+        """Write and read once more before a deadline is applied: the readiness of the socket
+        may not have been handled yet."""
         try:
             self.on_writable()
             if self.state != CLOSED and self.wants_read:
@@ -550,14 +555,15 @@ class SocketLink(ABC):
         except Exception as error:  # noqa: BLE001  (one link never stops the others)
             self.on_error(error)
 
-    # --- the end
+    # --- closing
 
     def abort(self) -> None:
-        """Close the socket now, whatever is left."""
+        """Close the socket now; queued messages are lost."""
         self._connection_lost(DisconnectReason.CONNECTION_LOST)
 
     def _fail(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
-        """End by the link's own decision."""
+        """Fail the WebSocket connection (RFC 6455, 7.1.7): send a close frame, and tell the
+        application."""
         if self.state == OPEN:
             self.close(reason)
             self._report_lost(reason, error)
@@ -565,15 +571,15 @@ class SocketLink(ABC):
     def _report_lost(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
         self.io.loop.call_soon(self.io.intake.lost, self, reason, error)
 
-    def _start_closing(self, goodbye: bytes) -> None:
-        """Write what was sent so far, then ``close_frame``, then nothing."""
+    def _start_closing(self, frame: bytes) -> None:
+        """Write the messages sent so far, then the close frame ``frame``, then nothing."""
         if self.state != OPEN:
             return
         self.state = CLOSING
-        self._close_frame = goodbye
+        self._close_frame = frame
         self._close_scanner = self._scanner_behind(self._parser)
         self._parser = None
-        self._reading = True  # to throw away what comes, and to see the end
+        self._reading = True  # to discard the input, and to see the peer's close
         self._deadline = self.io.clock.now() + self.io.heartbeat.write_wait
         self.io.heartbeat.watch_deadline(self)
         if self._backlog is not None:
@@ -582,18 +588,19 @@ class SocketLink(ABC):
         self.io.writer.collect(self, CLOSE_MARKER, 0)
 
     def _scanner_behind(self, parser: Parser | None) -> CloseScanner | None:
-        """Look on for the peer's close frame where its frames were last read."""
-        search = CloseScanner()
+        """Return a scanner that goes on where the parser stopped; None if the peer's close
+        frame has arrived."""
+        scanner = CloseScanner()
         if parser is not None:
             if parser.closed:
                 return None
-            search.feed(parser.unparsed)
-        return None if search.found else search
+            scanner.feed(parser.unparsed)
+        return None if scanner.found else scanner
 
     def _on_close_sent(self) -> None:
         self.state = CLOSE_SENT
-        linger = min(CLOSE_TIMEOUT, self.io.heartbeat.write_wait)
-        self._deadline = self.io.clock.now() + linger
+        timeout = min(CLOSE_TIMEOUT, self.io.heartbeat.write_wait)
+        self._deadline = self.io.clock.now() + timeout
         if not self._reading:  # the peer has closed its side
             self._close_now()
         elif self._close_scanner is None:
@@ -602,7 +609,7 @@ class SocketLink(ABC):
             self._adjust()
 
     def _shutdown(self) -> None:
-        """Both sides have said that they are done: be the first to close."""
+        """Close the server's side of TCP first: both close frames have passed."""
         self.state = FIN_SENT
         try:
             self._shutdown_write()
@@ -614,7 +621,7 @@ class SocketLink(ABC):
     def _connection_lost(
         self, reason: DisconnectReason, error: BaseException | None = None
     ) -> None:
-        """The socket is of no use any more."""
+        """Close the socket at once. In OPEN, the application is told."""
         if self.state == OPEN:
             self._report_lost(reason, error)
         self._close_now()

@@ -1,4 +1,4 @@
-"""What the links of one node share."""
+"""``SocketLoop``: what all links of one node share, from the poller to the memory limit."""
 
 from __future__ import annotations
 
@@ -20,43 +20,41 @@ from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.pool import Pool
 
 MAX_QUEUED_BYTES: Final = 256 * 2**20
-"""Bytes that wait in all queues of a node together: thirty-two full ones at the defaults, or
-25 KiB for each of 10,000 connections. With the copies that are framed for the wire it may
-take twice that in memory, which a machine of 1 GiB has. A queue that may be larger than half
-of it counts for more: the bound is at least two of the largest queues."""
+"""Bytes in all queues of a node together: thirty-two full queues at the defaults, or 25 KiB for
+each of 10,000 connections. With the encoded copies, memory use may be twice that, which fits a
+machine of 1 GiB. The bound is at least two of the largest queues."""
 
 MIN_MESSAGE_RATE: Final = 8 * 1024
-"""Bytes a second at which a message must come, on the whole: 64 kbit/s, less than the
-oldest of mobile networks have. A message of the largest size by default gets 128 s for it."""
-
+"""Bytes a second at which a message must arrive on average: 64 kbit/s, less than the oldest
+mobile networks have. A message of the default largest size gets 128 s."""
 
 MAX_REFUSED_LINKS: Final = 1024
-"""The most links at the same time that only tell their clients that they are refused. A client
-that does not answer the close holds a descriptor for three seconds; a flood of refused clients
-must not take them all, so the oldest link is aborted for a new one."""
+"""Links at the same time that only carry a close frame to a refused client. A client that does
+not answer it holds a descriptor for three seconds. A flood of them must not use up all
+descriptors, so the oldest link is aborted for a new one."""
 
 
 class LoopLink(PollTarget, HeartbeatTarget, WriteTarget, Protocol):
-    """A link, as the loop that it belongs to sees it."""
+    """A link, as the loop sees it."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait in its queue."""
+        """Bytes that its queue keeps in memory."""
 
     def shed(self) -> None:
-        """Drop half of the queue, or end the connection where nothing can be dropped."""
+        """Drop half of the queue, or end the connection if nothing can be dropped."""
 
     def extend_deadlines(self, seconds: float) -> None:
-        """Nothing was read or written for so long: no deadline may have passed by it."""
+        """Add the seconds of a stall of the event loop to every deadline of the peer."""
 
     def abort(self) -> None:
         """Close the socket now."""
 
 
 class SocketLoop:
-    """The loop, the clock, the limits, and who is connected.
+    """Owns the links of a node, and the parts that serve all of them.
 
-    ``intake`` is set before ``start``: the application needs the sockets first.
+    ``intake`` is set before ``start``: the application is built after the sockets.
     """
 
     intake: TransportEvents
@@ -84,13 +82,13 @@ class SocketLoop:
         self.pool = Pool(
             max(MAX_QUEUED_BYTES, 2 * queue.max_bytes) if max_queued is None else max_queued
         )
-        """What the queues of all links hold."""
+        """Counts the bytes in the queues of all links."""
         self.max_message_size = max_message_size
         self.writer = WriteBatcher()
         self.heartbeat = Heartbeat(clock, heartbeat, self.stalls)
         self.message_timeout = float(heartbeat.pong_timeout) + max_message_size / MIN_MESSAGE_RATE  # type: ignore[arg-type]
-        """Seconds that a message may take to come. The ``pong_timeout`` in it lets who has
-        merely lost the network be found silent first: 4408 tells it to come back."""
+        """Seconds that a message may take to arrive. With ``pong_timeout`` added, a client that
+        has lost the network meets the pong timeout first, and gets 4408: reconnect."""
         self.poller = Poller(
             source or best_source(),
             received_count=lambda: self.received_count,
@@ -101,23 +99,23 @@ class SocketLoop:
         )
         self.links: set[LoopLink] = set()
         self._refused: dict[LoopLink, None] = {}
-        """The links whose clients were refused, the oldest first."""
+        """The links of refused clients, the oldest first."""
         self.received_count = 0
-        """Messages and control frames that have come since the start."""
+        """Messages and control frames received since the start."""
         self.now = clock.now()
-        """The time when the batch began: a stamp for all that is read in it."""
+        """When the current batch began: the timestamp of all that is read in it."""
         self.parser = self.new_parser()
-        """An idle one, for whoever reads next: a link keeps a parser of its own only
-        while it has the beginning of something."""
+        """An idle parser that all links share. A link takes it only while it holds an
+        incomplete frame or message."""
         self.inflate = inflate
         self.inflating_parser = self.new_parser(inflates=True)
-        """The same for links whose peers may compress."""
+        """The same for links whose peers may send compressed messages."""
         self.loop: asyncio.AbstractEventLoop
         self._empty = asyncio.Event()
         self._shed_handle: asyncio.Handle | None = None
 
     def start(self) -> None:
-        """Begin on the running loop."""
+        """Start on the running event loop."""
         self.loop = asyncio.get_running_loop()
         self._empty = asyncio.Event()
         self.now = self.clock.now()
@@ -127,7 +125,7 @@ class SocketLoop:
         self.heartbeat.start()
 
     def stop(self) -> None:
-        """End whatever is still there, at once."""
+        """Abort the links that are left, and stop."""
         self.writer.stop()
         for link in list(self.links):
             link.abort()
@@ -140,7 +138,7 @@ class SocketLoop:
         self.stalls.stop()
 
     async def wait_closed(self) -> None:
-        """Return when the last link is gone."""
+        """Return when the last link is closed."""
         while self.links:
             self._empty.clear()
             await self._empty.wait()
@@ -152,7 +150,7 @@ class SocketLoop:
         self.links.add(link)
 
     def close_refused(self, link: LoopLink) -> None:
-        """Close a link whose client the authenticator has refused."""
+        """Close the link of a client that the authenticator has refused."""
         if len(self._refused) >= MAX_REFUSED_LINKS:
             next(iter(self._refused)).abort()
         self._refused[link] = None
@@ -167,12 +165,13 @@ class SocketLoop:
             self._empty.set()
 
     def shed_load_soon(self) -> None:
-        """Have ``shed_load`` called when nothing is being written."""
+        """Schedule ``shed_load``, for when no write is under way."""
         if self._shed_handle is None:
             self._shed_handle = self.loop.call_soon(self.shed_load)
 
     def shed_load(self) -> None:
-        """The pool is full: let those who hold the most give way, until there is room."""
+        """While the pool is full, drop from the links that hold the most bytes, until a quarter
+        of it is free."""
         self._shed_handle = None
         if not self.pool.full:
             return
@@ -188,12 +187,12 @@ class SocketLoop:
                 heapq.heappop(held)
 
     def _on_stall(self, seconds: float) -> None:
-        """Time in which nothing was read or written counts for nobody."""
+        """Extend the deadlines of all peers by the seconds of a stall."""
         for link in self.links:
             link.extend_deadlines(seconds)
 
     def _on_batch_start(self) -> None:
         self.now = self.clock.now()
         if self.now > self.stalls.bound:
-            self.stalls.look()  # what is read next may have waited for long
+            self.stalls.look()  # the input of this batch may have waited for long
         self.writer.expect_flush()

@@ -1,14 +1,14 @@
-"""In: which sockets are ready, and whose turn it is to be read.
+"""Polling: which sockets are ready, and which connection is read next.
 
 Rules of this file:
 
-1. One connection's exception never stops the batch.
-2. A descriptor's number may be in use by another connection by the time its event is
-   looked at. So a peer only takes an event as a hint: it tries, and finds nothing.
-3. A batch ends early when it has brought enough messages, whatever becomes of them.
-   What it did not come to is first in the next, so nobody is overtaken for ever.
-4. Those who were cut short have half of a batch at most. The rest is for events: who
-   has little to say never waits until those are through who have much.
+1. The exception of one connection never stops the batch.
+2. A file descriptor may belong to another connection by the time that its event is handled.
+   So an event is a hint only: the connection reads, and may find nothing.
+3. A batch ends early when it has read enough messages. Its other events come first in the next
+   batch, so no connection starves.
+4. Rescheduled connections, which had more input than one turn reads, get half of a batch at
+   most. The rest is for events, so a busy connection does not delay the others.
 """
 
 from __future__ import annotations
@@ -20,59 +20,59 @@ from typing import Final, Protocol
 
 READ: Final = 0x01
 WRITE: Final = 0x04
-"""As in ``select.EPOLLIN`` and ``select.EPOLLOUT``. Other bits report an error or a
-hang-up, which reading will find out about."""
+"""As ``select.EPOLLIN`` and ``select.EPOLLOUT``. Other bits report an error or a hang-up; a
+read finds out which."""
 
 EVENTS_PER_BATCH: Final = 64
-"""Events in one batch at most: the others of the loop get their turn between. What is
-read, handled and written in one go should still be in the processor's caches: with 512 a
-request costs a third more."""
+"""Events of one batch at most; then the event loop runs its other callbacks. What is read,
+handled and written together should fit into the processor's caches: with 512 events, a request
+costs a third more."""
 
 IDLE_TIME: Final = 0.05
-"""Seconds without anything to read after which nothing more is expected."""
+"""Seconds without input after which ``Poller.wait_idle`` returns."""
 
 Event = tuple[int, int]
-"""A descriptor and what it is ready for."""
+"""A file descriptor, and a mask of ``READ`` and ``WRITE`` that it is ready for."""
 
 
 class PollTarget(Protocol):
     """A connection, as the poller sees it."""
 
     def on_readable(self) -> None:
-        """There is something to read, or the end."""
+        """The socket has input, its end or an error."""
 
     def on_writable(self) -> None:
         """The socket takes bytes again."""
 
     def on_rescheduled(self) -> None:
-        """Go on where the last turn ended."""
+        """Handle more of the input that was read already."""
 
     def on_error(self, error: Exception) -> None:
-        """One of the others raised."""
+        """One of the other methods raised ``error``."""
 
 
 class ReadinessSource(Protocol):
-    """Where readiness comes from."""
+    """Reports which file descriptors are ready: epoll, or the event loop itself."""
 
     def open(self, on_ready: Callable[[], None]) -> None:
-        """Begin on the running loop; call ``on_ready`` when ``ready`` has something."""
+        """Start on the running event loop. Call ``on_ready`` when ``poll`` has events."""
 
     def close(self) -> None: ...
 
     def watch(self, fd: int, interest: int) -> None:
-        """Watch ``fd`` for ``interest``, from now on or instead of what it was."""
+        """Watch ``fd`` for ``interest``, which replaces an earlier one."""
 
     def unwatch(self, fd: int) -> None:
-        """Forget ``fd``, before it is closed."""
+        """Stop watching ``fd``. To be called before it is closed."""
 
     def poll(self, most: int) -> Iterable[Event]: ...
 
 
 class EpollSource:
-    """One private epoll, whose own descriptor is a single reader of the loop.
+    """One epoll instance, whose own descriptor is a single reader of the event loop.
 
-    It is made when it is opened: one made before a fork would be shared with the child,
-    and each process would get the other's events.
+    ``open`` creates the epoll instance, not ``__init__``: after a fork, parent and child would
+    share one and get each other's events.
     """
 
     def __init__(self) -> None:
@@ -109,10 +109,10 @@ class EpollSource:
 
 
 class LoopSource:
-    """The event loop's own readers and writers, where there is no epoll.
+    """The event loop's readers and writers, for systems without epoll.
 
-    It tells no hang-up of a descriptor that is watched for nothing, and may tell an
-    event once more than it is true.
+    It reports no hang-up of a descriptor that is watched for nothing, and it may report an
+    event once after it has passed.
     """
 
     def __init__(self) -> None:
@@ -152,10 +152,10 @@ class LoopSource:
         self._ready.pop(fd, None)
 
     def poll(self, most: int) -> list[Event]:
-        taken = list(self._ready.items())[:most]
-        for fd, _ in taken:
+        count_before = list(self._ready.items())[:most]
+        for fd, _ in count_before:
             del self._ready[fd]
-        return taken
+        return count_before
 
     def _mark_ready(self, fd: int, what: int) -> None:
         self._ready[fd] = self._ready.get(fd, 0) | what
@@ -170,16 +170,16 @@ class LoopSource:
 
 
 def best_source() -> ReadinessSource:
-    """Return what this machine has to offer."""
+    """Return epoll where there is one, otherwise the event loop."""
     return EpollSource() if hasattr(select, "epoll") else LoopSource()
 
 
 class Poller:
-    """Gives the connections their turns, in batches.
+    """Calls the connections whose sockets are ready, in batches.
 
-    ``taken`` says how many messages have come so far; a batch ends when it has added
-    more than ``budget`` to them. While ``held`` says so, nothing is read.
-    ``before`` and ``after`` stand around every batch.
+    ``received_count`` returns the messages received since the start; a batch ends when it has
+    added more than ``budget``. While ``is_paused`` returns True, nothing is read.
+    ``on_batch_start`` and ``on_batch_end`` are called around every batch.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Poller:
         self._is_paused = is_paused
         self._on_batch_start = on_batch_start
         self._on_batch_end = on_batch_end
-        self._peers: dict[int, PollTarget] = {}
+        self._targets: dict[int, PollTarget] = {}
         self._unhandled: list[Event] = []
         self._rescheduled: dict[PollTarget, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -206,13 +206,13 @@ class Poller:
         self._batches = 0
 
     def start(self) -> None:
-        """Begin on the running loop."""
+        """Start on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._source.open(self._batch)
 
     async def wait_idle(self) -> None:
-        """Return when all that has come was read, and for a moment nothing more came."""
+        """Return when all input was read, and none has arrived for ``IDLE_TIME`` seconds."""
         before = -1
         while self._batches != before or self._rescheduled or self._unhandled:
             before = self._batches
@@ -221,28 +221,28 @@ class Poller:
     def stop(self) -> None:
         self._source.close()
         self._loop = None
-        self._peers.clear()
+        self._targets.clear()
         self._unhandled.clear()
         self._rescheduled.clear()
 
-    def watch(self, fd: int, peer: PollTarget, interest: int) -> None:
-        """Tell ``peer`` when ``fd`` is ready; ``interest`` 0: only when it breaks."""
+    def watch(self, fd: int, target: PollTarget, interest: int) -> None:
+        """Call ``target`` when ``fd`` is ready. With ``interest`` 0, only for an error."""
         self._source.watch(fd, interest)
-        self._peers[fd] = peer
+        self._targets[fd] = target
 
     def unwatch(self, fd: int) -> None:
-        """Tell nothing of ``fd`` any more. To be called before it is closed."""
-        if self._peers.pop(fd, None) is not None:
+        """Stop watching ``fd``. To be called before it is closed."""
+        if self._targets.pop(fd, None) is not None:
             self._source.unwatch(fd)
 
-    def reschedule(self, peer: PollTarget) -> None:
-        """Give ``peer`` a turn in the next batch."""
-        self._rescheduled[peer] = None
+    def reschedule(self, target: PollTarget) -> None:
+        """Call ``peer.on_rescheduled`` in the next batch."""
+        self._rescheduled[target] = None
         self._schedule()
 
-    def unschedule(self, peer: PollTarget) -> None:
-        """Take back ``reschedule``."""
-        self._rescheduled.pop(peer, None)
+    def unschedule(self, target: PollTarget) -> None:
+        """Undo ``reschedule``."""
+        self._rescheduled.pop(target, None)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._loop is not None:
@@ -256,32 +256,33 @@ class Poller:
 
     def _batch(self) -> None:
         if self._is_paused():
-            # What is ready stays so; only what nobody will report must be kept in mind.
+            # Ready sockets are reported again. Only the connections that no event will
+            # report need another batch.
             if self._rescheduled or self._unhandled:
                 self._schedule()
             return
         self._batches += 1
         self._on_batch_start()
         try:
-            taken = self._received_count()
-            self._run_rescheduled(taken + self._budget // 2)
-            self._handle_events(taken + self._budget)
+            count_before = self._received_count()
+            self._run_rescheduled(count_before + self._budget // 2)
+            self._handle_events(count_before + self._budget)
         finally:
             if self._rescheduled or self._unhandled:
                 self._schedule()
             self._on_batch_end()
 
     def _run_rescheduled(self, limit: int) -> None:
-        """Let those go on who were cut short, as far as their share of the batch goes."""
+        """Call the rescheduled connections, up to their share of the batch."""
         for _ in range(len(self._rescheduled)):
-            peer = next(iter(self._rescheduled), None)
-            if peer is None:
+            target = next(iter(self._rescheduled), None)
+            if target is None:
                 break
-            del self._rescheduled[peer]
+            del self._rescheduled[target]
             try:
-                peer.on_rescheduled()
+                target.on_rescheduled()
             except Exception as error:  # noqa: BLE001
-                peer.on_error(error)
+                target.on_error(error)
             if self._received_count() > limit:
                 break
 
@@ -290,18 +291,18 @@ class Poller:
         if len(events) < EVENTS_PER_BATCH:
             events = [*events, *self._source.poll(EVENTS_PER_BATCH - len(events))]
         self._unhandled = []
-        find = self._peers.get
+        find_target = self._targets.get
         for at, (fd, what) in enumerate(events, 1):
-            peer = find(fd)
-            if peer is None:
+            target = find_target(fd)
+            if target is None:
                 continue
             try:
                 if what & WRITE:
-                    peer.on_writable()
+                    target.on_writable()
                 if what & ~WRITE:
-                    peer.on_readable()
+                    target.on_readable()
             except Exception as error:  # noqa: BLE001
-                peer.on_error(error)
+                target.on_error(error)
             if self._received_count() > limit:
                 self._unhandled = events[at:]
                 break

@@ -1,8 +1,7 @@
-"""A connection on a socket of its own, taken over from Tornado.
+"""A link on a TCP socket that was detached from its Tornado stream.
 
-Tornado's stream has served the handshake. It is closed without its socket, which takes
-the descriptor out of the event loop and leaves it open. From then on nothing stands
-between the link and the kernel; for TLS, see ``tls``.
+The stream serves the HTTP handshake. Then it is closed without its socket: the descriptor leaves
+the event loop and stays open, and the link reads and writes it directly. For TLS see ``tls``.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from eyewall.adapters.web.sockets.poller import READ, WRITE
 from eyewall.application.ports.message import Codec
 
 MAX_UNSENT_BYTES: Final = 64 * 1024
-"""Bytes that the kernel takes beyond what is on its way. Without a bound a peer that
-stopped reading is noticed only after some 4 MiB of kernel memory."""
+"""Unsent bytes that the kernel accepts. Without the bound, a peer that stopped reading is
+noticed only after some 4 MiB of kernel memory."""
 
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
 class NonBlockingSocket(Protocol):
-    """A socket, as a link uses it: it never waits, and raises ``OSError``."""
+    """A socket, as a link uses it: it never blocks, and raises ``OSError``."""
 
     def recv(self, size: int, /) -> bytes: ...
 
@@ -41,7 +40,7 @@ class NonBlockingSocket(Protocol):
 
 
 class _SocketPlaceholder:
-    """Stands where a stream's socket was: it has the number, and closes nothing."""
+    """Replaces the socket of a stream: it has the same descriptor, and closes nothing."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -50,19 +49,19 @@ class _SocketPlaceholder:
         return self._fd
 
     def close(self) -> None:
-        """Leave it to the new owner."""
+        """Do nothing: the descriptor has a new owner."""
 
 
 def socket_placeholder(sock: socket.socket) -> Any:
-    """Return what a stream may close in the place of ``sock``, which stays open."""
+    """Return a replacement that a stream can close while ``sock`` stays open."""
     return _SocketPlaceholder(sock.fileno())
 
 
 async def detach_socket(stream: IOStream, within: float) -> tuple[socket.socket, bytes]:
-    """Return the stream's socket and what was read ahead of it; the stream is closed.
+    """Close a stream without its socket. Returns the socket, and the bytes read ahead.
 
-    Waits until what the stream has to write is written. Raises ``OSError`` if the peer
-    is gone, or does not take that ``within`` seconds.
+    Waits up to ``within`` seconds until the stream's write buffer is written. Raises ``OSError``
+    if the peer is gone or does not take it in time.
     """
     if stream.writing():
         try:
@@ -86,7 +85,7 @@ async def detach_socket(stream: IOStream, within: float) -> tuple[socket.socket,
 
 
 class TcpLink(SocketLink):
-    """Reads and writes its socket itself, when the poller says so."""
+    """Reads and writes its socket when the poller reports it ready."""
 
     __slots__ = ("_fd", "_interest", "_socket")
 
@@ -111,7 +110,7 @@ class TcpLink(SocketLink):
             raise
 
     def answer(self, head: bytes) -> None:
-        """Write the answer to the handshake, before all else. Raises ``OSError``."""
+        """Write the answer to the handshake, before any frame. Raises ``OSError``."""
         try:
             sent = self.write(head)
         except BlockingIOError:
@@ -124,11 +123,11 @@ class TcpLink(SocketLink):
 
     def on_readable(self) -> None:
         if self.state == OPEN:
-            if not self._reading:  # nobody asked to read, so this is the end
+            if not self._reading:  # not watched for input, so this is the end or an error
                 self._on_read_error(None)
                 return
             if self._parser is not None and self._parser.has_more:
-                return  # it has a turn of its own coming
+                return  # rescheduled already
             size = READ_SIZE
         else:
             size = DISCARD_SIZE
@@ -163,5 +162,5 @@ class TcpLink(SocketLink):
         self._socket.shutdown(socket.SHUT_WR)
 
     def _close_socket(self) -> None:
-        self.io.poller.unwatch(self._fd)  # before the number can be another's
+        self.io.poller.unwatch(self._fd)  # before the descriptor can be reused
         self._socket.close()

@@ -1,15 +1,15 @@
-"""A connection on a TLS socket that was taken over.
+"""A link on a TLS socket.
 
-OpenSSL differs from a kernel's socket in four ways, and this file is about those:
+OpenSSL differs from a kernel's socket in four ways:
 
-1. It keeps what it has decrypted. So a read always has room for a whole record, and
-   nothing is left over that the descriptor would not tell of.
-2. A refused write has to be repeated with the same bytes. So it is offered one record at
-   a time, and the frames of a record that was refused are not given to the policy.
-3. To read it may have to write, and to write it may have to read (a key update, a
-   renegotiation). Then the link waits for that alone.
-4. The end is said within TLS first, and by the socket after that. Many a client takes
-   it for the end of both directions, and can't answer our close frame any more.
+1. It buffers decrypted input, which the readiness of the descriptor does not show. So a read
+   always has room for a whole record, and nothing stays in the buffer.
+2. A refused write must be repeated with the same bytes. So one record is written at a time, and
+   the frames of a refused record are not given to the drop policy.
+3. A read may need a write, and a write may need a read (a key update, a renegotiation). The link
+   then waits for that alone.
+4. The close is announced in TLS first (close_notify), then on the socket. Many clients take
+   close_notify for the end of both directions, and do not answer a close frame after it.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from eyewall.adapters.web.sockets.tcp import TcpLink
 from eyewall.application.ports.message import Codec
 
 TLS_RECORD_SIZE: Final = 16 * 1024
-"""The most that a TLS record holds."""
+"""Bytes that a TLS record holds at most."""
 
 
 class TlsSocket:
-    """Has an ``ssl.SSLSocket`` answer as a plain socket would. Implements ``NonBlockingSocket``."""
+    """Makes an ``ssl.SSLSocket`` behave like a plain one. Implements ``NonBlockingSocket``."""
 
     __slots__ = ("_tls", "needs")
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
         self.needs = 0
-        """What OpenSSL waits for before anything goes on: 0, or ``READ`` although it was
-        to write, or ``WRITE`` although it was to read."""
+        """What OpenSSL waits for before it can go on: ``READ`` for a write, ``WRITE`` for a
+        read, otherwise 0."""
 
     def recv(self, size: int) -> bytes:
-        """Return the next record; ``size`` is no smaller than one.
+        """Return the next record. ``size`` is at least that of a record.
 
-        After ``shutdown`` it is whatever comes, to be thrown away.
+        After ``shutdown`` the result is undecrypted input, to be discarded.
         """
         try:
             return self._tls.recv(size)
@@ -76,18 +76,18 @@ class TlsSocket:
         return sent
 
     def shutdown(self, how: int) -> None:
-        """Say in TLS that nothing more comes, then close this side of the socket."""
+        """Send close_notify, then close this side of the socket."""
         try:
             self._tls.unwrap()
         except ssl.SSLWantWriteError:
             self.needs = WRITE
             return  # to be called again
         except (OSError, ValueError):
-            pass  # said, and no answer yet; or beyond saying
-        self._tls.shutdown(how)  # ends the session too, which takes no more of the peer's data
+            pass  # sent and not answered yet, or the session is broken
+        self._tls.shutdown(how)  # ends the TLS session too: input is not decrypted any more
 
     def close(self) -> None:
-        """Close, after a last word in TLS if there was none."""
+        """Close the socket, after close_notify if it was not sent."""
         with suppress(OSError, ValueError):
             self._tls.unwrap()
         self._tls.close()
@@ -112,7 +112,7 @@ class TlsLink(TcpLink):
     def on_readable(self) -> None:
         waits = self._socket.needs
         if waits:
-            self._go_on()
+            self._retry()
             return
         super().on_readable()
         if self._socket.needs:
@@ -120,12 +120,12 @@ class TlsLink(TcpLink):
 
     def on_writable(self) -> None:
         if self._socket.needs:
-            self._go_on()
+            self._retry()
         else:
             super().on_writable()
 
-    def _go_on(self) -> None:
-        """Try again what OpenSSL could not do without something else."""
+    def _retry(self) -> None:
+        """Repeat the operation for which OpenSSL needed the other direction."""
         self._socket.needs = 0
         if self.state == FIN_SENT:
             self._shutdown()
@@ -145,7 +145,7 @@ class TlsLink(TcpLink):
 def create_link(
     io: SocketLoop, codec: Codec, wire: WebSocketFormat, sock: socket.socket
 ) -> TcpLink:
-    """Return the link for a socket that was taken over; raises ``OSError``."""
+    """Return the link for a detached socket. Raises ``OSError``."""
     if isinstance(sock, ssl.SSLSocket):
         return TlsLink(io, codec, wire, sock)
     return TcpLink(io, codec, wire, sock)

@@ -8,9 +8,9 @@ from tornado.httputil import HTTPHeaders
 from eyewall.adapters.web.http.handshake import (
     MAX_HEADERS,
     Refusal,
-    answer,
     check_header_count,
     check_upgrade,
+    switching_protocols,
     try_later,
 )
 
@@ -58,11 +58,11 @@ def test_so_many_fields_and_no_more():
 
 
 def test_the_answer_names_what_was_agreed_on():
-    assert answer("key=", None, None) == (
+    assert switching_protocols("key=", None, None) == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
         b"Connection: Upgrade\r\nSec-WebSocket-Accept: key=\r\n\r\n"
     )
-    full = answer("key=", "eyewall.v1.json", "permessage-deflate").split(b"\r\n")
+    full = switching_protocols("key=", "eyewall.v1.json", "permessage-deflate").split(b"\r\n")
     assert b"Sec-WebSocket-Protocol: eyewall.v1.json" in full
     assert b"Sec-WebSocket-Extensions: permessage-deflate" in full
 
