@@ -1,4 +1,4 @@
-"""The WebSocket side of one node, put together."""
+"""The WebSocket side of one node: HTTP handshakes, and the sockets behind them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from eyewall.domain.handshake import RefuseWith
 from eyewall.domain.outbox import QueueConfig
 
 DRAIN_INPUT_TIMEOUT: Final = 1.0
-"""Seconds that a drain reads on for clients that do not stop sending."""
+"""Seconds that ``drain_input`` waits for clients that do not stop sending."""
 
 
 class WebSocketGateway:
-    """Lets connections in, reads them, writes to them, sees them out.
+    """Accepts, reads, writes and closes the WebSocket connections of a node.
 
-    ``intake`` is set before ``start``. May be started again after ``stop``.
-    The first of ``codecs`` serves clients that name no subprotocol.
+    ``intake`` is set before ``start``. A gateway may be started again after ``stop``. The first
+    of ``codecs`` serves clients that name no subprotocol.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class WebSocketGateway:
 
     @property
     def intake(self) -> TransportEvents:
-        """What the connections are told to."""
+        """The application's side: it is told of every connection."""
         return self._io.intake
 
     @intake.setter
@@ -101,39 +101,41 @@ class WebSocketGateway:
 
     @property
     def refusals(self) -> RefusalLog:
-        """What is told of every handshake that is refused."""
+        """Counts and logs the refused handshakes."""
         return self._endpoint.config.refusals
 
     def __len__(self) -> int:
         return len(self._io.links)
 
     def routes(self, path: str = "/ws") -> list[Any]:
-        """Return rules for a Tornado application."""
+        """Return rules for a Tornado application, which accept handshakes at ``path``.
+
+        Raises ``ValueError`` for a path that is no regular expression, or whose groups have
+        names that Tornado reserves.
+        """
         return self._endpoint.routes(path)
 
     def start(self) -> None:
-        """Begin on the running loop."""
+        """Start on the running event loop, and accept handshakes."""
         self._io.start()
         self._endpoint.open()
 
     def refuse_new(self) -> None:
-        """Let nobody in any more; who waits to be let in is told when to come back."""
+        """Refuse further handshakes, and those that wait for a decision, with 503."""
         self._endpoint.close()
 
     async def drain_input(self) -> None:
-        """Return when what the clients sent so far was read and handed on.
-
-        Who goes on sending is not waited for longer than ``DRAIN_INPUT_TIMEOUT``.
-        """
+        """Return when the messages that clients have sent so far were handed to the application,
+        or after ``DRAIN_INPUT_TIMEOUT`` seconds."""
         if len(self):
             with suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_INPUT_TIMEOUT):
                     await self._io.poller.wait_idle()
 
     async def stop(self, within: float) -> None:
-        """See out the connections, which the application has closed, and end.
+        """Wait for the connections, which the application has closed, and stop.
 
-        What is not gone ``within`` seconds is cut off.
+        Connections that are left after ``within`` seconds are aborted.
         """
         try:
             async with asyncio.timeout(within):

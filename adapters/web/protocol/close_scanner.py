@@ -1,8 +1,8 @@
-"""What a peer still sends once our end is decided: thrown away, up to its close frame.
+"""Finds the peer's close frame in input that is otherwise discarded.
 
-Nothing of it is processed (RFC 6455, 1.4 and 7.1.7): headers are looked at for where the
-next frame begins, so that the close frame is found and the connection can be closed then,
-not a deadline later. What is kept between two reads is a number and half a header.
+After the server's end is decided, input is not processed (RFC 6455, 1.4 and 7.1.7). Only the
+headers are read, for the offset of the next frame. So the connection can be closed when the close
+frame arrives, and not at the deadline. Between two reads, a number and half a header are kept.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ from typing import Final
 from eyewall.adapters.web.protocol.frames import CLOSE, MASKED
 
 EXTENDED_HEADER_SIZES: Final = {126: 4, 127: 10}
-"""Bytes of a header without its mask, where they are not two, by the length that it begins
-with."""
+"""Bytes of a header with an extended length, without the mask, by the seven bits of its length."""
 
 
 class CloseScanner:
-    """Looks for the header of a close frame, whichever way the bytes are cut.
+    """Finds the header of a close frame, however the bytes are cut.
 
-    A peer that does not keep to frames is not found to close; it has until the deadline.
+    A peer that sends no valid frames is not found to close; the deadline ends its connection.
     """
 
     __slots__ = ("_head", "_skip", "found")
 
     def __init__(self) -> None:
         self.found = False
-        self._skip = 0  # bytes of a frame that are still to come
+        self._skip = 0  # bytes of a frame that have not arrived
         self._head = b""  # the beginning of a header
 
     def feed(self, data: bytes) -> int:
-        """Look through the next bytes; returns how many frames began in them."""
+        """Scan the next bytes. Returns how many frames began in them."""
         if self._head:
             data = self._head + data
             self._head = b""
         at, size, frames = self._skip, len(data), 0
         while size - at >= 2:
-            if data[at] & 15 == CLOSE:  # whatever is wrong with it, it was the peer's last
+            if data[at] & 15 == CLOSE:  # the peer's last frame, valid or not
                 self.found = True
                 return frames
             second = data[at + 1]

@@ -1,16 +1,16 @@
-"""permessage-deflate (RFC 7692): messages compressed once, and inflated within bounds.
+"""permessage-deflate (RFC 7692): messages are compressed once, and inflated within limits.
 
 Rules of this file:
 
-1. A message is compressed once, and all who receive it compressed share the bytes. What
-   compression does not make smaller is shared with those who take none.
-2. Every message is inflated by itself: between messages a connection holds nothing.
-3. Inflating goes in steps, and stops at the first byte too many: a message never takes
-   more memory than one that is allowed.
+1. A message is compressed once, and its receivers share the bytes. If compression does not make
+   it smaller, the uncompressed bytes are shared.
+2. Every message is inflated alone: between messages a connection holds no state.
+3. Inflating goes in steps and stops at the first byte too many. So a message takes no more
+   memory than the largest that is allowed.
 
-Data that can't be inflated ends the connection with 1002: RFC 7692 names no code, and
-1007 says of a text that it is not UTF-8. A message that inflates to too much ends it with
-1009, as one that is as large uncompressed does.
+Data that can't be inflated ends the connection with 1002: RFC 7692 names no code, and 1007 means
+that a text is not UTF-8. A message that inflates to too much ends it with 1009, like one that is
+as large uncompressed.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import count
 
 FLUSH_TAIL: Final = b"\x00\x00\xff\xff"
-"""What a flush ends with; left out by the sender, put back by the receiver (7.2)."""
+"""The end of a flush: the sender leaves it out, the receiver appends it (7.2)."""
 
 EMPTY_FINAL_BLOCK: Final = b"\x01\x00\x00\xff\xff"
-"""An empty final block. Put behind a whole message, it is the end of the data; behind one
-that was cut off it is not, which zlib would not tell otherwise."""
+"""An empty final block. Behind a complete message it ends the data; behind a truncated one it
+does not. zlib would not report a truncated message otherwise."""
 
 MIN_WINDOW_BITS: Final = 9
 MAX_WINDOW_BITS: Final = 15
-"""Windows in bits, from the smallest that zlib makes raw deflate data with."""
+"""Window sizes in bits. With 8, zlib produces no raw deflate data."""
 
 LOOKAHEAD: Final = 262
-"""Bytes of a window that zlib does not look back into."""
+"""Bytes of a window that zlib keeps free of matches."""
 
 INPUT_SIZE: Final = 16 * 1024
-"""Bytes taken in at a time: zlib copies at each step what it has not taken yet."""
+"""Compressed bytes of one step: at each step zlib copies the input that it has not consumed."""
 
 INFLATE_SIZE: Final = 64 * 1024
-"""Bytes inflated at a time."""
+"""Inflated bytes of one step."""
 
 RATIO_EXEMPT_BYTES: Final = 1 << 20
-"""Bytes that any message may inflate to, whatever its ratio: uncompressed they would be
-welcome at the default ``max_message_size``, and they take a few milliseconds."""
+"""Bytes that a message may inflate to whatever its ratio: the default ``max_message_size``
+allows as much uncompressed, and inflating it takes a few milliseconds."""
 
 MAX_FINAL_BLOCKS: Final = 16
-"""Final blocks in one message. Who can't flush makes one (7.2.3.4); each costs a new
-inflater."""
+"""Final blocks in one message. A client that can't flush ends its data with one (7.2.3.4); each
+costs a new inflater."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,8 @@ class CompressionConfig:
 
 
 class DeflateFormat:
-    """The messages of another wire, compressed where it pays. Implements ``WebSocketFormat``."""
+    """The messages of a plain format, compressed if that makes them smaller. Implements
+    ``WebSocketFormat``."""
 
     inflates = True
 
@@ -116,7 +117,7 @@ class DeflateFormat:
         return after < before
 
     def _compress(self, payload: memoryview) -> bytes:
-        # A window that just holds the message says the same with less to set up.
+        # A window just larger than the message compresses as well, and is faster to set up.
         window = (len(payload) + LOOKAHEAD).bit_length()
         deflater = zlib.compressobj(
             self._config.level,
@@ -129,21 +130,21 @@ class DeflateFormat:
 
 
 class Inflater:
-    """Inflates whole messages, of at most ``most`` bytes each."""
+    """Inflates messages of at most ``most`` bytes each."""
 
     def __init__(self, most: int, max_ratio: float | None) -> None:
         self._max_size = most
         self._max_ratio = max_ratio
 
     def inflate(self, data: bytes) -> bytes:
-        """Return what ``data`` holds; raises ``ProtocolError``."""
+        """Return the content of a compressed message. Raises ``ProtocolError``."""
         work = _Inflation(self._max_size, self._max_ratio, len(data))
         view = memoryview(data)
         try:
             for at in range(0, len(view), INPUT_SIZE):
                 work.feed(view[at : at + INPUT_SIZE])
-            # A client that ends with a final block may have left out the octet that is
-            # to follow it (7.2.3.4): then this is the end already.
+            # A client that ends with a final block may leave out the octet behind it
+            # (7.2.3.4). The data is then complete already.
             if not work.ended:
                 work.feed(FLUSH_TAIL + EMPTY_FINAL_BLOCK)
         except zlib.error as error:
@@ -154,14 +155,14 @@ class Inflater:
 
 
 class _Inflation:
-    """One message on its way to being inflated."""
+    """The state of one message while it is inflated."""
 
     __slots__ = ("_finals", "_max_ratio", "_max_size", "_out", "_size", "_stream", "_whole")
 
     def __init__(self, most: int, max_ratio: float | None, whole: int) -> None:
         self._max_size = most
         self._max_ratio = max_ratio
-        self._whole = whole  # bytes, compressed: a message may begin with what shrinks best
+        self._whole = whole  # compressed bytes of the message: the ratio applies to all of it
         self._out: list[bytes] = []
         self._size = 0
         self._finals = 0
@@ -169,14 +170,14 @@ class _Inflation:
 
     @property
     def ended(self) -> bool:
-        """Whether what was taken in last was a final block, and nothing behind it."""
+        """Whether the input so far ends with a final block."""
         return self._stream.eof
 
     def result(self) -> bytes:
         return self._out[0] if len(self._out) == 1 else b"".join(self._out)
 
     def feed(self, data: memoryview | bytes) -> None:
-        """Take in a piece; raises ``ProtocolError`` or ``zlib.error``."""
+        """Inflate a piece. Raises ``ProtocolError`` or ``zlib.error``."""
         rest: memoryview | bytes = data
         while True:
             if self._stream.eof:
@@ -190,11 +191,11 @@ class _Inflation:
                 rest = self._stream.unused_data
             else:
                 rest = self._stream.unconsumed_tail
-                if not rest:  # what it still has to give comes with the next piece
+                if not rest:  # buffered output follows with the next piece
                     return
 
     def _restart(self) -> None:
-        """More blocks follow a final one."""
+        """Start a new stream: more blocks follow a final one."""
         self._finals += 1
         if self._finals > MAX_FINAL_BLOCKS:
             raise _invalid_data("too many final blocks")

@@ -1,6 +1,6 @@
-"""RFC 6455 frames as the server builds them, and the wires that put messages into them.
+"""Builds RFC 6455 frames, and defines the formats that put messages into them.
 
-What a client sends is read in ``parser``.
+Frames from a client are parsed in ``parser``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ COMPRESSED: Final = 0x40
 MASKED: Final = 0x80
 
 MAX_REASON_BYTES: Final = 123
-"""A close frame's payload is at most 125 bytes, two of them the code."""
+"""Bytes of the reason in a close frame: of the 125 of a control frame, two are the code."""
 
 
 def build_frame(payload: bytes, opcode: int = TEXT) -> bytes:
-    """Return a whole, unfragmented server frame."""
+    """Return an unfragmented server frame."""
     size = len(payload)
     if size < 126:
         return bytes((FINAL | opcode, size)) + payload
@@ -36,20 +36,20 @@ def build_frame(payload: bytes, opcode: int = TEXT) -> bytes:
 
 
 def build_close_frame(code: int, reason: str) -> bytes:
-    """Return a close frame; a reason that is too long is cut between characters."""
+    """Return a close frame. A reason that is too long is cut between characters."""
     text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
     return build_frame(code.to_bytes(2, "big") + text, CLOSE)
 
 
 class WebSocketFormat(WireFormat, Protocol):
-    """A wire as its links see it."""
+    """The frames of one codec, compressed or not."""
 
     inflates: bool
     """Whether the peer may send compressed messages."""
 
 
 class PlainFormat:
-    """The messages of one codec, uncompressed. Implements ``WebSocketFormat``."""
+    """The uncompressed messages of one codec. Implements ``WebSocketFormat``."""
 
     inflates = False
 

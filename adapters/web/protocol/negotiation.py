@@ -1,15 +1,14 @@
-"""Which compression a client and this server agree on (RFC 7692, 5 and 7.1).
+"""Negotiates permessage-deflate (RFC 7692, 5 and 7.1).
 
 Rules of this file:
 
-1. The client's offers are taken in its order; the first that can be served as it stands
-   is answered, the others are passed over. None is no error: the connection is then
-   uncompressed.
-2. An offer with a parameter that is unknown, given twice or has a wrong value is passed
-   over whole, and so is one that can't be read.
-3. Neither side keeps anything from one message to the next. We do not, because a message
-   is compressed once however many receive it; the client may not, because a window for
-   each of its messages would have to be held while it is silent.
+1. The offers are tried in the client's order, and the first acceptable one is accepted. If none
+   is, the connection is uncompressed; that is no error.
+2. An offer is skipped if it is malformed, or if a parameter is unknown, repeated or has a wrong
+   value.
+3. Neither side keeps a context between messages. The server does not, because a message is
+   compressed once for all its receivers. The client may not, because the server would hold a
+   window for each client while it is silent.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ NAME: Final = "permessage-deflate"
 RESPONSE: Final = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
 
 _WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# RFC 6455, 9.1: what is in quotes must be a token too, so commas and semicolons only part.
+# RFC 6455, 9.1: a quoted value must be a token too, so commas and semicolons only separate.
 _PARAMETER: Final = re.compile(rf'({_WORD})(?:[ \t]*=[ \t]*(?:({_WORD})|"({_WORD})"))?')
 _BITS: Final = re.compile(r"[89]|1[0-5]")  # no leading zeros
 
@@ -31,11 +30,12 @@ _FLAGS: Final = frozenset({"server_no_context_takeover", "client_no_context_take
 _WINDOWS: Final = frozenset({"server_max_window_bits", "client_max_window_bits"})
 
 SHARED_WINDOW_BITS: Final = "15"
-"""The window that shared messages are compressed with: 32 KiB."""
+"""The window that shared messages are compressed with, in bits: 32 KiB."""
 
 
 def negotiate(headers: Iterable[str]) -> str | None:
-    """Return the answer to the offers in ``Sec-WebSocket-Extensions``; None if none fits."""
+    """Return the answer to the offers in ``Sec-WebSocket-Extensions``; None if none is
+    acceptable."""
     for header in headers:
         for offer in header.split(","):
             name, *parameters = (part.strip(" \t") for part in offer.split(";"))
@@ -48,7 +48,7 @@ def negotiate(headers: Iterable[str]) -> str | None:
 
 
 def _read(parameters: Iterable[str]) -> dict[str, str | None] | None:
-    """Return an offer's parameters; None if there is anything wrong with them."""
+    """Return an offer's parameters; None if one of them is wrong."""
     wanted: dict[str, str | None] = {}
     for parameter in parameters:
         found = _PARAMETER.fullmatch(parameter)
@@ -67,18 +67,18 @@ def _is_valid(name: str, value: str | None) -> bool:
     if name not in _WINDOWS:
         return False
     if value is None:
-        return name == "client_max_window_bits"  # "I could limit mine"
+        return name == "client_max_window_bits"  # the client could limit its window
     return _BITS.fullmatch(value) is not None
 
 
 def _is_acceptable(wanted: Mapping[str, str | None]) -> bool:
-    # A smaller window would be another compression of every message.
+    # A smaller window would need a second compression of every message.
     return wanted.get("server_max_window_bits", SHARED_WINDOW_BITS) == SHARED_WINDOW_BITS
 
 
 def _response(wanted: Mapping[str, str | None]) -> str:
-    """Accept an offer. A window is named only to who named it first: another client may
-    not know the parameter."""
+    """Return the response that accepts an offer. It names a window only if the offer does:
+    another client may not know the parameter."""
     answer = RESPONSE
     for name in sorted(_WINDOWS):
         if (value := wanted.get(name)) is not None:

@@ -1,13 +1,11 @@
-"""RFC 6455 frames as a client sends them. No socket, no clock.
+"""Parses RFC 6455 frames from a client. No socket, no clock.
 
 Rules of this file:
 
-1. However the bytes are cut into chunks, the parser gives the same events and the
-   same violation.
-2. A violation is found as early as the bytes allow: a header that announces too much
-   is refused before its payload is waited for.
-3. Nothing that a client can send makes the parser hold more than one message, one
-   frame and one chunk.
+1. The events and the error do not depend on how the bytes are cut into chunks.
+2. An error is found as early as possible: a header that announces too many bytes is refused
+   before its payload arrives.
+3. The parser holds at most one message, one frame and one chunk, whatever a client sends.
 """
 
 from __future__ import annotations
@@ -35,44 +33,44 @@ from eyewall.domain.connection import DisconnectReason
 KNOWN_OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 
 MESSAGES_PER_FEED: Final = 32
-"""Messages that one call of ``Parser.feed`` hands out at most."""
+"""Messages that one call of ``Parser.feed`` returns at most."""
 
 BYTEARRAY_SIZE: Final = 4096
-"""A partial frame that needs more than this is collected in a bytearray, and not by
-concatenation, which would copy it again for every chunk."""
+"""Bytes from which an incomplete frame is collected in a bytearray. Concatenation would copy it
+for every chunk."""
 
 MAX_FRAGMENTS: Final = 1024
-"""Fragments that any message may have, however small it is. Who streams a message sends it
-as it comes, some hundred bytes at a time; each fragment costs as much as a message."""
+"""Fragments that any message may have, however small. A client that streams a message sends some
+hundred bytes at a time; each fragment costs as much as a message."""
 
 MIN_MEAN_FRAGMENT: Final = 64
-"""Bytes that fragments beyond these must hold on average: a message of the largest
-size may come in as many fragments of this size."""
+"""Mean bytes of a fragment if there are more than ``MAX_FRAGMENTS``: a message of the largest
+size may have as many fragments of this size."""
 
 MAX_EMPTY_FRAGMENTS: Final = 64
-"""Continuations without a payload that a message may have. They say nothing: some libraries
-end a message with one."""
+"""Continuation frames without a payload that a message may have. Some libraries end a message
+with one."""
 
 INFLATED_PER_FEED: Final = 64 * 1024
 """Inflated bytes after which ``Parser.feed`` stops, as it does at ``MESSAGES_PER_FEED``: a
 chunk may hold many small messages that are large ones once inflated."""
 
 OVERHEAD_SHIFT: Final = 5
-"""A message that deflate can't make smaller may come out larger by 1/2**5 and a little:
-zlib's own bound for its least favourable settings."""
+"""A message that deflate can't compress may grow by 1/2**5 and 64 bytes: zlib's bound for its
+least favourable settings."""
 
 VALID_CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 """Close codes below 3000 that may be sent (RFC 6455, 7.4.1, and the IANA registry)."""
 
 Event = tuple[int, bytes]
-"""TEXT or BINARY with a whole message, or CLOSE, PING or PONG with its payload."""
+"""An opcode and a payload: TEXT or BINARY with a whole message, or CLOSE, PING or PONG."""
 
 Inflate = Callable[[bytes], bytes]
-"""Returns what a compressed message holds; raises ``ProtocolError``."""
+"""Returns the content of a compressed message; raises ``ProtocolError``."""
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol, or a limit on it."""
+    """The peer broke the protocol or a limit. ``reason`` has the close code."""
 
     def __init__(self, reason: DisconnectReason, text: str) -> None:
         super().__init__(text)
@@ -80,7 +78,7 @@ class ProtocolError(Exception):
 
 
 class _FragmentedMessage:
-    """A message that comes in fragments, as far as it has come."""
+    """The fragments of a message that have arrived."""
 
     __slots__ = ("_decoder", "_empty", "_fragments", "compressed", "data", "opcode")
 
@@ -90,8 +88,8 @@ class _FragmentedMessage:
         self.data = bytearray()
         self._fragments = 0
         self._empty = 0
-        # What is compressed is collected as it is, so that a message that waits for its
-        # rest holds no inflater; whether it is UTF-8 is seen at its end.
+        # Compressed fragments are inflated and checked for UTF-8 at the end of the message, so
+        # that an incomplete message holds no inflater.
         text = opcode == TEXT and not compressed
         self._decoder = codecs.getincrementaldecoder("utf-8")() if text else None
 
@@ -109,14 +107,13 @@ class _FragmentedMessage:
 
 
 class Parser:
-    """Reads the frames of one client, chunk by chunk.
+    """Parses the frames of one client, chunk by chunk.
 
-    ``failure`` is the violation that ended the reading; after it, as after a close
-    frame, whatever comes is ignored. Without ``inflate`` nothing may be compressed.
+    ``failure`` is the error that ended the parsing. After it, and after a close frame, input is
+    ignored. Without ``inflate``, compressed messages are an error.
     """
 
     __slots__ = (
-        "_after_violation",
         "_buffer",
         "_ended",
         "_inflate",
@@ -126,52 +123,53 @@ class Parser:
         "_message",
         "_needed",
         "_offset",
+        "_rejected",
         "failure",
     )
 
     def __init__(self, max_message_size: int, inflate: Inflate | None = None) -> None:
         self._max_size = max_message_size
         self._inflate = inflate
-        self._inflated = 0  # bytes, in this call of ``feed``
+        self._inflated = 0  # inflated bytes in this call of ``feed``
         self._max_fragments = max(MAX_FRAGMENTS, max_message_size // MIN_MEAN_FRAGMENT)
         self._buffer: bytes | bytearray = b""
-        self._offset = 0  # where in ``_buffer`` the next frame begins
-        self._needed = 2  # how many bytes from there would tell more
+        self._offset = 0  # of the next frame in ``_buffer``
+        self._needed = 2  # bytes of that frame without which parsing can't go on
         self._message: _FragmentedMessage | None = None
         self._ended = False
-        self._after_violation = b""
+        self._rejected = b""
         self.failure: ProtocolError | None = None
 
     @property
     def closed(self) -> bool:
-        """Whether a close frame has ended the reading."""
+        """Whether a close frame has ended the parsing."""
         return self._ended and self.failure is None
 
     @property
     def unparsed(self) -> bytes:
-        """What was fed and is in no event: it begins where a frame does. After a violation
-        some of its frames may have been events."""
-        return self._after_violation or bytes(self._buffer[self._offset :])
+        """The input that is in no event yet, from the beginning of a frame. After an error, some
+        of its frames may have been returned as events."""
+        return self._rejected or bytes(self._buffer[self._offset :])
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held: any other idle parser could go on in its place."""
+        """Whether the parser holds nothing, so that any other idle parser can replace it."""
         return not self._buffer and self._message is None and not self._ended
 
     @property
     def in_message(self) -> bool:
-        """Whether a message has come in part, with control frames between its fragments."""
+        """Whether an incomplete fragmented message is held."""
         return self._message is not None
 
     @property
     def has_more(self) -> bool:
-        """Whether ``feed`` stopped at its limit and should be called again, without data."""
+        """Whether ``feed`` stopped at its limit and must be called again, without data."""
         return len(self._buffer) - self._offset >= self._needed
 
     def feed(self, data: bytes = b"", most: int = MESSAGES_PER_FEED) -> list[Event]:
-        """Take in a chunk; returns the events of its whole frames, at most ``most``.
+        """Parse a chunk. Returns the events of its complete frames, at most ``most``.
 
-        With ``has_more`` set the rest waits: call again before the next chunk is read.
+        If ``has_more`` is then set, call again before the next chunk is read.
         """
         if self._ended:
             return []
@@ -184,12 +182,12 @@ class Parser:
         try:
             at = self._parse(data, self._offset, events, most)
         except ProtocolError as violation:
-            # Its traceback leads to all that was being read, and from there back to it:
-            # nothing but the garbage collector would free that, some time.
+            # The traceback would keep the input in a reference cycle, until the garbage
+            # collector runs.
             violation.__context__ = None
             self.failure = violation.with_traceback(None)
             self._ended = True
-            self._after_violation = data[self._offset :]
+            self._rejected = data[self._offset :]
         if self._ended:
             self._buffer, self._offset, self._message = b"", 0, None
         elif at == len(data):
@@ -198,14 +196,12 @@ class Parser:
             self._buffer, self._offset = data, at
         else:
             rest = data[at:]
-            self._buffer, self._offset = (
-                bytearray(rest) if self._needed > BYTEARRAY_SIZE else rest,
-                0,
-            )
+            self._buffer = bytearray(rest) if self._needed > BYTEARRAY_SIZE else rest
+            self._offset = 0
         return events
 
     def _join(self, data: bytes) -> bytes | None:
-        """Put ``data`` behind what was left; None if that still is no frame."""
+        """Return the buffer with ``data`` appended; None if ``_needed`` bytes are not there."""
         rest = self._buffer
         if isinstance(rest, bytearray):
             rest += data
@@ -219,7 +215,7 @@ class Parser:
         return rest if len(rest) - self._offset >= self._needed else None
 
     def _parse(self, data: bytes, at: int, events: list[Event], most: int) -> int:
-        """Read whole frames from ``at`` on; returns where the first that is not read begins."""
+        """Parse complete frames from ``at`` on. Returns the offset of the first other one."""
         size = len(data)
         limit = self._max_size
         self._needed = 2
@@ -233,7 +229,7 @@ class Parser:
                     break
                 at = following
                 continue
-            # A whole message in one frame, of a usual size: nearly every frame there is.
+            # The usual frame: a whole message of less than 64 KiB.
             start = at + 6
             if length == 126:
                 start += 2
@@ -257,7 +253,7 @@ class Parser:
         return at
 
     def _parse_other_frame(self, data: bytes, at: int, events: list[Event]) -> int:
-        """Read one frame of any kind; returns where it ends, or ``at`` if it is not whole."""
+        """Parse one frame of any kind. Returns where it ends, or ``at`` if it is incomplete."""
         first, second = data[at], data[at + 1]
         self._check_header(first, second)
         length = second & ~MASKED
@@ -287,7 +283,7 @@ class Parser:
         return end
 
     def _check_size(self, length: int, *, compressed: bool) -> None:
-        """Refuse a data frame that makes its message too big, before its payload is there."""
+        """Refuse a data frame that makes its message too big, before its payload arrives."""
         message, limit = self._message, self._max_size
         if message is not None:
             length += len(message.data)
@@ -318,12 +314,12 @@ class Parser:
             raise ProtocolError(DisconnectReason.PROTOCOL_ERROR, wrong)
 
     def _may_be_compressed(self, first: int) -> bool:
-        """RFC 7692, 6: the bit stands on the first frame of a data message only."""
+        """RFC 7692, 6: the bit is set on the first frame of a data message only."""
         marked = first & RESERVED == COMPRESSED and first & 15 in (TEXT, BINARY)
         return marked and self._inflate is not None
 
     def _add(self, first: int, payload: bytes, events: list[Event]) -> None:
-        """Take in a data frame: a whole message, or a fragment of one."""
+        """Handle a data frame: a whole message, or a fragment."""
         opcode, final = first & 15, bool(first & FINAL)
         message = self._message
         if message is None:
