@@ -19,16 +19,25 @@ from eyewall.application.ports.plugins import (
 )
 from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
 from eyewall.application.ports.transport import MessageWriter
-from eyewall.domain.identity import NodeId
+from eyewall.domain.commands import commands_of
+from eyewall.domain.duration import count, seconds
+from eyewall.domain.identity import NodeId, name
 from eyewall.domain.outbox import QueueConfig
-from eyewall.domain.report import DROP
+from eyewall.domain.report import DROP, offline_mode
 
 _QUEUE = QueueConfig()
+_COUNTS = ("workers", "worker_queue", "lane_queue", "max_message_size")
+_LIMITS = ("max_connections", "max_connections_per_user", "max_connections_per_address")
+_DURATIONS = ("session_ttl", "presence_grace", "heartbeat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """What a node is told about itself. Times in seconds; a limit of None is off."""
+    """What a node is told about itself. Times in seconds; a limit of None is off.
+
+    Raises ``ValueError`` for a value that a field can't have. A time given as ``timedelta``
+    becomes seconds.
+    """
 
     node_id: NodeId
     cluster_channel: str = "eyewall"
@@ -53,6 +62,22 @@ class NodeConfig:
     """How much may wait for a connection, here where it is not let in yet."""
     heartbeat: float = 25.0
     version: str = ""
+
+    def __post_init__(self) -> None:
+        name(self.node_id, "node_id")
+        name(self.cluster_channel, "cluster_channel")
+        for what in _COUNTS:
+            count(getattr(self, what), what)
+        for what in _LIMITS:
+            if (limit := getattr(self, what)) is not None:
+                count(limit, what)
+        for what in _DURATIONS:
+            object.__setattr__(self, what, seconds(getattr(self, what), what))
+        object.__setattr__(self, "lease", seconds(self.lease, "lease", positive=True))
+        offline_mode(self.offline_default, "offline_default")
+        commands = commands_of(self.client_commands)
+        if not isinstance(self.client_commands, bool):
+            object.__setattr__(self, "client_commands", commands)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

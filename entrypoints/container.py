@@ -25,8 +25,10 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.ports.extras import needs
 from eyewall.application.ports.plugins import Authenticator, Limiter, Metrics
 from eyewall.application.ports.stores import OfflineStore
+from eyewall.server.options import keywords_of
 from eyewall.server.server import Server
 from eyewall.settings.groups import AuthSettings, LimitSettings, OfflineSettings
+from eyewall.settings.schema import known_keys
 from eyewall.settings.settings import Settings
 
 
@@ -87,39 +89,31 @@ def _is_there(module: str) -> bool:
     return True
 
 
-def _server(settings: Settings, /, **ports: Any) -> Server:
-    """Build a server; ``ports`` may hold any of ``Server``'s keywords, which count more
-    than the settings."""
-    given: dict[str, Any] = {
-        "workers": settings.workers,
-        "worker_queue": settings.worker_queue,
-        "lane_queue": settings.lane_queue,
-        "check_origin": settings.check_origin,
+_KEYWORDS = keywords_of(Server)
+
+
+def keywords(settings: Settings) -> dict[str, Any]:
+    """Return what the settings say, by the keyword of ``Server`` that each setting is for.
+
+    A setting is for the keyword of its name (``lease``), one of a group for the keyword with both
+    names (``ops.port``: ``ops_port``), one of the group ``server`` for that of its own name
+    (``server.start_page``: ``start_page``). Three groups are a value as a whole.
+    """
+    found: dict[str, Any] = {
         "queue": settings.queue,
         "heartbeat": settings.heartbeat,
-        "max_message_size": settings.max_message_size,
-        "max_connections": settings.max_connections,
-        "max_connections_per_user": settings.max_connections_per_user,
-        "max_connections_per_address": settings.max_connections_per_address,
         "compression": settings.compression.config(),
-        "handshake_timeout": settings.handshake_timeout,
-        "node_id": settings.node_id,
-        "cluster_channel": settings.cluster_channel,
-        "lease": settings.lease,
-        "session_ttl": settings.session_ttl,
-        "presence_grace": settings.presence_grace,
-        "client_commands": settings.client_commands,
-        "implicit_rooms": settings.implicit_rooms,
-        "trusted_proxies": settings.trusted_proxies,
-        "refuse_with": settings.refuse_with,
-        "start_page": settings.server.start_page,
-        "ops_host": settings.ops.host,
-        "ops_port": settings.ops.port,
-        "allowed_hosts": settings.server.allowed_hosts,
-        "allow_unsafe": settings.server.allow_unsafe,
-        "offline_default": settings.offline.default,
     }
-    server = Server(**(given | ports))
+    for key in known_keys():
+        for keyword in (key.replace(".", "_"), key.removeprefix("server.")):
+            if keyword in _KEYWORDS:
+                found[keyword] = settings.value(key)
+    return found
+
+
+def _server(settings: Settings, /, **given: Any) -> Server:
+    """Build a server; ``given`` are keywords of ``Server``, which override the settings."""
+    server = Server(**(keywords(settings) | given))
     server.settings = settings
     return server
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,36 +19,28 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.observe.logs import make_logger
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.adapters.web.gateway import WebSocketGateway
-from eyewall.adapters.web.http.origin import Hosts, OriginRule
+from eyewall.adapters.web.http.origin import Hosts
 from eyewall.adapters.web.http.refusals import RefusalLog
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.concurrency.stalls import Stalls
 from eyewall.application.config import NodeConfig, Ports
 from eyewall.application.node import Node
 from eyewall.application.ports import conformance
-from eyewall.application.ports.bus import PubSub
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.message import Codec
 from eyewall.application.ports.plugins import (
-    AccessController,
-    Authenticator,
-    Limiter,
     Logger,
-    Metrics,
-    Validator,
 )
-from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
 from eyewall.application.ports.transport import MessageWriter, TransportEvents
-from eyewall.domain.commands import commands_of
 from eyewall.domain.connection import HeartbeatConfig
-from eyewall.domain.duration import Seconds, count, seconds
+from eyewall.domain.duration import count, seconds
 from eyewall.domain.handshake import refuse_with
 from eyewall.domain.identity import NodeId
-from eyewall.domain.identity import name as check_name
 from eyewall.domain.identity import names as check_names
 from eyewall.domain.outbox import QueueConfig
-from eyewall.domain.report import STORE, offline_mode
+from eyewall.domain.report import STORE
 from eyewall.server import ops
+from eyewall.server.options import Options
 from eyewall.version import VERSION
 
 _CONFIGS: dict[str, type] = {
@@ -57,50 +48,6 @@ _CONFIGS: dict[str, type] = {
     "heartbeat": HeartbeatConfig,
     "compression": CompressionConfig,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a server was told; the meaning of each field is ``Server``'s own."""
-
-    workers: int
-    worker_queue: int
-    lane_queue: int
-    check_origin: OriginRule
-    queue: QueueConfig | None
-    heartbeat: HeartbeatConfig | None
-    max_message_size: int
-    max_connections: int | None
-    max_connections_per_user: int | None
-    max_connections_per_address: int | None
-    compression: CompressionConfig | None
-    handshake_timeout: Seconds
-    authenticator: Authenticator | Callable[..., Any] | None
-    access_controller: AccessController | None
-    validator: Validator | Callable[..., Any] | None
-    limiter: Limiter | Callable[..., Any] | None
-    metrics: Metrics | None
-    logger: Logger | None
-    pubsub: PubSub | None
-    state: StateStore | None
-    history: HistoryStore | None
-    offline: OfflineStore | None
-    offline_default: str
-    node_id: str | None
-    cluster_channel: str
-    lease: Seconds
-    session_ttl: Seconds
-    presence_grace: Seconds
-    client_commands: bool | Collection[str]
-    implicit_rooms: bool
-    trusted_proxies: Collection[str]
-    allowed_hosts: Collection[str] | None
-    refuse_with: str
-    start_page: bool
-    pages: Collection[Any]
-    ops_host: str
-    ops_port: int | None
-    allow_unsafe: Collection[str]
 
 
 class Front(Protocol):
@@ -140,9 +87,8 @@ def default_node_id() -> str:
 
 
 def own_node_id(options: Options) -> NodeId:
-    """The id that was given, or a new one; raises ``ValueError``."""
-    node_id = default_node_id() if options.node_id is None else options.node_id
-    return NodeId(check_name(node_id, "node_id"))
+    """Return the id that was given, or a new one."""
+    return NodeId(default_node_id() if options.node_id is None else options.node_id)
 
 
 def assemble(options: Options) -> tuple[Node, Front]:
@@ -152,28 +98,22 @@ def assemble(options: Options) -> tuple[Node, Front]:
     clock: Clock = SystemClock()
     stalls = Stalls(clock)
     codec = JsonCodec()
-    sockets = WebSocketGateway(
-        codecs=[codec, MsgpackCodec()],
-        clock=clock,
-        logger=logger,
-        queue=options.queue or QueueConfig(),
-        heartbeat=options.heartbeat or HeartbeatConfig(),
-        max_message_size=count(options.max_message_size, "max_message_size"),
-        handshake_timeout=seconds(options.handshake_timeout, "handshake_timeout", positive=True),
-        check_origin=options.check_origin,
-        trusted_proxies=options.trusted_proxies,
-        allowed_hosts=options.allowed_hosts,
-        refuse_with=refuse_with(options.refuse_with),
-        compression=options.compression,
-        batch_budget=max(1, count(options.worker_queue, "worker_queue") // 4),
-        stalls=stalls,
-    )
+    checked = {
+        "queue": options.queue or QueueConfig(),
+        "heartbeat": options.heartbeat or HeartbeatConfig(),
+        "max_message_size": count(options.max_message_size, "max_message_size"),
+        "handshake_timeout": seconds(options.handshake_timeout, "handshake_timeout", positive=True),
+        "refuse_with": refuse_with(options.refuse_with),
+        "batch_budget": max(1, count(options.worker_queue, "worker_queue") // 4),
+    }
+    own = {"codecs": [codec, MsgpackCodec()], "clock": clock, "logger": logger, "stalls": stalls}
+    gateway = WebSocketGateway(**options.for_part(WebSocketGateway) | checked | own)
     node = build_node(
-        options, sockets.outbound, clock=clock, codec=codec, logger=logger, stalls=stalls
+        options, gateway.outbound, clock=clock, codec=codec, logger=logger, stalls=stalls
     )
-    sockets.intake = node.intake
-    sockets.refusals.count = node.parts.stats.refused
-    return node, sockets
+    gateway.intake = node.intake
+    gateway.refusals.count = node.parts.stats.refused
+    return node, gateway
 
 
 def build_node(
@@ -190,23 +130,20 @@ def build_node(
     ``stalls`` watches the loop; None: nothing does. Raises ``ValueError`` for a wrong option.
     """
     _check_given(options)
-    ports = Ports(
-        outbound=outbound,
-        clock=clock,
-        codec=codec,
-        logger=logger,
-        # Not "or": an adapter may have a length, and be empty.
-        pubsub=MemoryPubSub() if options.pubsub is None else options.pubsub,
-        state=_own_state(stalls) if options.state is None else options.state,
-        history=MemoryHistory() if options.history is None else options.history,
-        offline=options.offline,
-        metrics=options.metrics,
-        authenticator=options.authenticator,  # type: ignore[arg-type]
-        access_controller=options.access_controller,
-        validator=options.validator,  # type: ignore[arg-type]
-        limiter=options.limiter,  # type: ignore[arg-type]
-        stalls=stalls,
-    )
+    # Not "or": an adapter may have a length, and be empty.
+    defaults = {
+        "pubsub": MemoryPubSub() if options.pubsub is None else options.pubsub,
+        "state": _own_state(stalls) if options.state is None else options.state,
+        "history": MemoryHistory() if options.history is None else options.history,
+    }
+    own = {
+        "outbound": outbound,
+        "clock": clock,
+        "codec": codec,
+        "logger": logger,
+        "stalls": stalls,
+    }
+    ports = Ports(**options.for_part(Ports) | defaults | own)
     return Node(_config(options), ports)
 
 
@@ -252,40 +189,15 @@ def check_pages(pages: Collection[Any]) -> None:
             raise ValueError(f"pages must be Tornado rules (pattern, handler), not {page!r:.80}")
 
 
-def _offline_default(options: Options) -> str:
-    default = offline_mode(options.offline_default, "offline_default")
-    if default == STORE and options.offline is None:
-        raise ValueError("offline_default='store' needs a store: offline=...")
-    return default
-
-
-def _commands(given: bool | Collection[str]) -> bool | Collection[str]:
-    found = commands_of(given)
-    return given if isinstance(given, bool) else found
-
-
 def _config(options: Options) -> NodeConfig:
-    for limit in ("max_connections", "max_connections_per_user", "max_connections_per_address"):
-        if (value := getattr(options, limit)) is not None:
-            count(value, limit)
     heartbeat = options.heartbeat or HeartbeatConfig()
-    return NodeConfig(
-        node_id=own_node_id(options),
-        cluster_channel=check_name(options.cluster_channel, "cluster_channel"),
-        lease=seconds(options.lease, "lease", positive=True),
-        session_ttl=seconds(options.session_ttl, "session_ttl"),
-        presence_grace=seconds(options.presence_grace, "presence_grace"),
-        workers=count(options.workers, "workers"),
-        worker_queue=options.worker_queue,
-        lane_queue=count(options.lane_queue, "lane_queue"),
-        max_message_size=options.max_message_size,
-        max_connections=options.max_connections,
-        max_connections_per_user=options.max_connections_per_user,
-        max_connections_per_address=options.max_connections_per_address,
-        offline_default=_offline_default(options),
-        client_commands=_commands(options.client_commands),
-        implicit_rooms=options.implicit_rooms,
-        queue=options.queue or QueueConfig(),
-        heartbeat=seconds(heartbeat.interval, "interval"),
-        version=VERSION,
-    )
+    own = {
+        "node_id": own_node_id(options),
+        "queue": options.queue or QueueConfig(),
+        "heartbeat": seconds(heartbeat.interval, "interval"),
+        "version": VERSION,
+    }
+    config = NodeConfig(**options.for_part(NodeConfig) | own)
+    if config.offline_default == STORE and options.offline is None:
+        raise ValueError("offline_default='store' needs a store: offline=...")
+    return config

@@ -9,7 +9,6 @@ import ssl as tls
 import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from types import EllipsisType
 from typing import Any, ParamSpec, overload
@@ -41,7 +40,7 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
-from eyewall.server.assemble import Front, Options, assemble, own_node_id
+from eyewall.server.assemble import Front, assemble, own_node_id
 from eyewall.server.background import Background, BackgroundTask, Work, call
 from eyewall.server.descriptors import (
     Shortage,
@@ -52,6 +51,7 @@ from eyewall.server.descriptors import (
 )
 from eyewall.server.listener import CannotListen, Listener, check_port, place
 from eyewall.server.ops import OpsAddress
+from eyewall.server.options import Options
 from eyewall.server.registry import F, Hook, Inside, Registry, checked
 from eyewall.server.runner import check_no_loop, check_not_importing, run_until_signal
 from eyewall.server.safety import RUNNING, allowed
@@ -60,8 +60,6 @@ from eyewall.settings.hosts import LOOPBACK
 from eyewall.settings.settings import Settings, source_of
 
 P = ParamSpec("P")
-
-_OPTIONS = frozenset(field.name for field in fields(Options))
 
 PLAIN = Settings()
 """Where a server listens that has no settings of its own."""
@@ -135,8 +133,8 @@ class Server:
         ops_port: int | None = None,
         allow_unsafe: Collection[str] = (),
     ) -> None:
-        options = {name: value for name, value in locals().items() if name in _OPTIONS}
-        self.options = Options(**options)
+        given = {name: value for name, value in locals().items() if name not in ("self", "tracer")}
+        self.options = Options(given)
         allowed(self.options.allow_unsafe)
         self.settings: Settings | None = None
         """What it was built from; None for one that was built by keywords alone."""

@@ -26,7 +26,8 @@ from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import ConnectionClosed, Forbidden
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta, UserId
-from eyewall.server.assemble import Front, Options, build_node
+from eyewall.server.assemble import Front, build_node
+from eyewall.server.options import Options
 from eyewall.server.server import Server, behind, rebuilt
 from eyewall.testing.client import TestClient, story
 from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoSockets
@@ -127,7 +128,7 @@ class TestHub:
             "history": self.world.history,
             "offline": None if options.offline is None else self.world.offline,
         }
-        self._options = replace(options, **(given | self._changes))
+        self._options = options.changed(given | self._changes)
         self._origins = Origins(self._options.check_origin)
         self._proxies = TrustedProxies(self._options.trusted_proxies)
         node = build_node(

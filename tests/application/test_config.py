@@ -1,6 +1,8 @@
 """What a node needs to be told, and what it can do without."""
 
 from dataclasses import MISSING, FrozenInstanceError, fields
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -40,3 +42,33 @@ def test_nobody_changes_what_a_node_was_told():
 
     with pytest.raises(FrozenInstanceError):
         config.node_id = NodeId("n2")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("node_id", ""),
+        ("cluster_channel", "a\nb"),
+        ("lease", 0),
+        ("session_ttl", -1),
+        ("presence_grace", "soon"),
+        ("workers", 0),
+        ("worker_queue", 1.5),
+        ("lane_queue", True),
+        ("max_message_size", None),
+        ("max_connections", 0),
+        ("offline_default", "keep"),
+        ("client_commands", {"dance"}),
+    ],
+)
+def test_a_value_that_a_node_can_not_work_with_is_refused_where_it_is_built(field, value):
+    with pytest.raises(ValueError, match=field):
+        NodeConfig(**{"node_id": NodeId("n1"), field: value})
+
+
+def test_times_are_in_seconds_and_commands_a_set():
+    given: dict[str, Any] = {"lease": timedelta(minutes=1), "client_commands": ["join", "join"]}
+
+    config = NodeConfig(node_id=NodeId("n1"), **given)
+
+    assert (config.lease, config.client_commands) == (60.0, frozenset({"join"}))

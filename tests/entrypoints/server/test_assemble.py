@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import socket
-from dataclasses import fields
 from datetime import timedelta
 
 import pytest
@@ -25,28 +24,26 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.container import Container
 from eyewall.middleware import rate_limit, trace, validate
-from eyewall.server.assemble import Options, assemble, default_node_id
+from eyewall.server.assemble import assemble, default_node_id
+from eyewall.server.options import Options
 from eyewall.testing import TestHub
 from tests.application.fitting_support import whole
 
 KEYWORDS = {p.name: p.default for p in inspect.signature(Server).parameters.values()}
 
 
+def options(**given):
+    return Options(KEYWORDS | given)
+
+
 def node(**given):
-    names = [field.name for field in fields(Options)]
-    assembled, _ = assemble(Options(**{name: KEYWORDS[name] for name in names} | given))
+    assembled, _ = assemble(options(**given))
     return assembled
 
 
 def sockets(**given):
-    names = [field.name for field in fields(Options)]
-    _, assembled = assemble(Options(**{name: KEYWORDS[name] for name in names} | given))
+    _, assembled = assemble(options(**given))
     return assembled
-
-
-def test_every_keyword_of_a_server_is_an_option():
-    """One that was forgotten would be taken and do nothing. The tracer is a middleware."""
-    assert set(KEYWORDS) - {"tracer"} == {field.name for field in fields(Options)}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +123,7 @@ def test_a_default_that_can_not_be_kept_is_refused(default, text):
 
 def test_the_sockets_know_whom_to_tell():
     """They are built before the node that takes in what they read."""
-    built, before = assemble(Options(**{f.name: KEYWORDS[f.name] for f in fields(Options)}))
+    built, before = assemble(options())
 
     assert before.intake is built.intake
     assert before.outbound is built.ports.outbound
