@@ -17,7 +17,7 @@ MANY = 10_000
 """Messages that the suite may write before it reads their echoes."""
 
 
-class AlwaysDeflateWire(DeflateFormat):
+class AlwaysDeflateFormat(DeflateFormat):
     """Compresses also what gets larger by it.
 
     Autobahn's cases for compression, as kosoku runs them, break off at an echo that comes
@@ -25,7 +25,7 @@ class AlwaysDeflateWire(DeflateFormat):
     """
 
     @staticmethod
-    def _pays(before: int, after: int) -> bool:
+    def _is_smaller(before: int, after: int) -> bool:
         return True
 
 
@@ -42,7 +42,7 @@ def echo_server() -> Server:
     )
     deflated = server._sockets._endpoint._compressed
     for name, wire in deflated.items():
-        deflated[name] = AlwaysDeflateWire(wire._plain, compression)
+        deflated[name] = AlwaysDeflateFormat(wire._plain, compression)
 
     @server.hub.on_message
     async def echo(conn: Any, raw: str | bytes) -> bool:
