@@ -1,8 +1,8 @@
-"""How the tests are run: hypothesis, what several folders share, and what may run side by
-side when xdist has several workers for them.
+"""How pytest runs: hypothesis's profile, fixtures that several folders share, and which tests
+run side by side when xdist has several workers.
 
-The tests of a file stay together and in their order, so that what a file needs is started
-once. Some files do not run beside each other, either.
+The tests of a file run in one worker and in their order, so that its fixtures are set up once.
+Files that would disturb each other run in one worker, too.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hypothesis import HealthCheck, settings
 from tests import wheels
 from tests.once import once
 
-# An example that takes long is no fault where the cores are shared.
+# An example may take long while other tests use the cores.
 settings.register_profile(
     "unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("unhurried")
 
-
 collect_ignore = ["handlers"]
-"""These have a run of their own, `make handlers`, with packages that no other test has."""
+"""Folders without tests of this run: the handler tests have a run of their own, `make handlers`."""
 
-# --- what several folders share
+
+# --- fixtures that several folders share
 
 
 @pytest.fixture(scope="session")
@@ -45,43 +45,55 @@ def installed(
     return once("installed", lambda to: wheels.install(wheel, to), pytestconfig, tmp_path_factory)
 
 
-# --- what may run side by side
+# --- which tests run side by side
 
-LANE = ("tests/conformance/", "tests/faults/")
-"""Where each file takes a core or more for itself."""
+BUSY = (
+    (
+        "tests/conformance/",
+        "tests/faults/test_jitter.py",
+        "tests/faults/test_leaks.py",
+        "tests/faults/test_offline_kill.py",
+    ),
+    ("tests/faults/",),
+)
+"""Tests that keep a core busy. Those of one group run one after another; the two groups take
+about the same time, so at most two such tests run at once."""
 
-TYPED = ("tests/test_docs.py", "tests/typed/")
-"""Where mypy runs: two of them at once would write into one cache."""
+MYPY = ("tests/test_docs.py", "tests/typed/")
+"""Tests that run mypy: two of them at once would write into one cache."""
 
-LONG = (
-    *LANE,
+FIRST = (
+    *(prefix for group in BUSY for prefix in group),
     "tests/performance/test_bench_smoke.py",
-    "tests/fuzz/",
     "tests/entrypoints/test_chat_browser.py",
     "tests/clients/test_javascript_hub.py",
     "tests/test_examples.py",
-    *TYPED,
     "tests/entrypoints/test_cli.py",
+    "tests/entrypoints/test_chat_connection.py",
+    "tests/fuzz/",
+    *MYPY,
+    "tests/test_structure.py",
 )
-"""What begins first, because nothing is left to run beside it at the end."""
+"""The longest files, in the order in which they start: a long file that starts late would run
+alone at the end."""
 
 
-def unit_of(nodeid: str) -> str:
-    """Name what a test must stay together with."""
-    for unit in (LANE, TYPED):
-        if nodeid.startswith(unit):
-            return unit[0]
+def scope_of(nodeid: str) -> str:
+    """Return the name of the tests that run in one worker with this one."""
+    for group in (*BUSY, MYPY):
+        if nodeid.startswith(group):
+            return group[0]
     return nodeid.partition("::")[0]
 
 
-def place_of(nodeid: str) -> int:
-    """Tell how early a test begins: the lower, the earlier."""
-    return next((n for n, name in enumerate(LONG) if nodeid.startswith(name)), len(LONG))
+def rank_of(nodeid: str) -> int:
+    """Return the test's place in the order of starting: 0 is the first."""
+    return next((n for n, prefix in enumerate(FIRST) if nodeid.startswith(prefix)), len(FIRST))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Workers have to give a test the same name, also where a set is part of it. They inherit
-    # the seed; this process has begun with another one, and collects nothing.
+    # Each worker must give a test the same name, also one that is made from a set. The workers
+    # inherit this seed; this process started with another one and collects no tests.
     if config.getoption("numprocesses", None):
         os.environ.setdefault("PYTHONHASHSEED", str(random.randrange(1 << 32)))
 
@@ -90,24 +102,24 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     addressed = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if addressed:
-        raise pytest.UsageError(f"no two workers would name it alike: {addressed[0]}")
+        raise pytest.UsageError(f"its name differs between workers: {addressed[0]}")
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: place_of(item.nodeid))
+        items.sort(key=lambda item: rank_of(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, because many tests wait."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Two more than there are cores, because many tests wait for a time to pass."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByUnit(LoadScopeScheduling):
+    class ByScope(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return unit_of(nodeid)
+            return scope_of(nodeid)
 
     config.option.loadscopereorder = False
-    return ByUnit(config, log)
+    return ByScope(config, log)

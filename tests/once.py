@@ -1,4 +1,4 @@
-"""What takes long to make is made once, also where several workers want it."""
+"""Makes a folder once per run, also where several workers need it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ def once(
     config: pytest.Config,
     factory: pytest.TempPathFactory,
 ) -> Path:
-    """Return a folder of this run that ``make`` has filled; the others wait meanwhile."""
+    """Return the folder ``name`` of this run.
+
+    The first worker that asks has ``make`` fill it; the other workers wait for that.
+    """
     base = factory.getbasetemp()
     if hasattr(config, "workerinput"):
-        base = base.parent  # the folder of the run, in which each worker has its own
+        base = base.parent  # the folder of the run: each worker has a folder in it
     folder = base / name
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
