@@ -12,6 +12,7 @@ import gc
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
+from functools import cache
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -42,6 +43,7 @@ UNSTEADY = {
     "Stats.in_messages",
     "Stats.incidents",
     "Stats.out_messages",
+    "Stats.refusals",  # by reason, of which there are few
     "TlsLink.due_tick",
     "asyncio.locks.Event",  # the gates of the application that the tests bring
     "asyncio.events.TimerHandle",  # the cancelled ones too; the others count as "timers"
@@ -55,21 +57,37 @@ def census() -> dict[str, int]:
     found: Counter[str] = Counter()
     for each in gc.get_objects():
         kind = type(each)
-        module = kind.__module__
-        if kind is Deadline or (isinstance(each, asyncio.Task) and each.done()):
-            continue  # the cancelled ones go later; a part may keep the last task it had
-        if any(base.__module__.startswith("eyewall.") for base in kind.__mro__):
-            found[kind.__qualname__] += 1
+        name = _counted_as(kind)
+        if not name or (isinstance(each, asyncio.Task) and each.done()):
+            continue  # a part may keep the last task it had
+        if kind is CoroutineType:
+            found[name] += each.cr_frame is not None
+            continue
+        found[name] += 1
+        if _is_own(kind):
             _count_attributes(each, found)
-        elif module.partition(".")[0] in BELOW:
-            found[f"{module}.{kind.__qualname__}"] += 1
-        elif isinstance(each, CoroutineType):
-            found["coroutine"] += each.cr_frame is not None
-        elif isinstance(each, GeneratorType | AsyncGeneratorType | memoryview):
-            found[kind.__name__] += 1
     _count_globals(found)
     _count_loop(found)
     return {name: count for name, count in found.items() if count and name not in UNSTEADY}
+
+
+@cache
+def _is_own(kind: type) -> bool:
+    return any(base.__module__.startswith("eyewall.") for base in kind.__mro__)
+
+
+@cache
+def _counted_as(kind: type) -> str:
+    """Return the name that objects of this class are counted under; empty if they are not."""
+    if kind is Deadline:
+        return ""  # the cancelled ones go later
+    if _is_own(kind):
+        return kind.__qualname__
+    if kind.__module__.partition(".")[0] in BELOW:
+        return f"{kind.__module__}.{kind.__qualname__}"
+    if issubclass(kind, CoroutineType | GeneratorType | AsyncGeneratorType | memoryview):
+        return kind.__name__
+    return ""
 
 
 def _count_attributes(part: Any, found: Counter[str]) -> None:
@@ -114,8 +132,8 @@ def _count_globals(found: Counter[str]) -> None:
         if name.partition(".")[0] == "eyewall":
             for owner in (module, *(v for v in vars(module).values() if isinstance(v, type))):
                 for held, value in list(vars(owner).items()):
-                    if not held.startswith("__"):
-                        found[f"{owner.__name__}.{held}"] = _size(value)
+                    if not held.startswith("__") and (size := _size(value)):
+                        found[f"{owner.__name__}.{held}"] = size
 
 
 def _count_loop(found: Counter[str]) -> None:

@@ -65,7 +65,7 @@ def until_forgotten(hub: HubProcess, before: dict[str, int]) -> None:
     until(
         lambda: not left_behind(hub, before),
         lambda: f"forgetting {left_behind(hub, before)}",
-        pause=0.05,
+        pause=0.2,  # a census takes the server a tenth of a second
     )
 
 

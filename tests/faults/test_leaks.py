@@ -76,7 +76,7 @@ def test_twenty_thousand_ends_leave_everything_where_it_was(tmp_path):
             until(
                 lambda: not difference(before, hub.ask("census")),
                 lambda: f"forgetting {difference(before, hub.ask('census'))}",
-                pause=0.1,
+                pause=0.2,
             )
             until(lambda: hub.fds == fds, lambda: f"from {fds} descriptors to {hub.fds}")
 
