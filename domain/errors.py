@@ -12,11 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from eyewall.domain.report import AckResult
-
+from eyewall.domain.ack_result import AckResult
 from eyewall.domain.identity import is_printable
 
 

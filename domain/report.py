@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from eyewall.domain.ack_result import MOST_NAMED, Acker, AckResult, named
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Message
@@ -174,26 +175,6 @@ class AckOptions:
         flag(self.history, "history")
 
 
-MOST_NAMED: Final = 1000
-"""Most connections that a result names in each of its lists. Its numbers count all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Acker:
-    """A connection that was asked for an ack, and its user.
-
-    ``user_id`` is None for an anonymous connection, and where no node has named its user;
-    ``conn_id`` is None for a user who had no connection.
-    """
-
-    user_id: UserId | None
-    conn_id: ConnId | None
-
-    if TYPE_CHECKING:  # a test that builds one has plain strings
-
-        def __init__(self, user_id: UserId | str | None, conn_id: ConnId | str | None) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
     """What became of a message to one target (a connection, or a user who is away).
@@ -268,64 +249,41 @@ class BatchDeliveryReport:
     @property
     def acked(self) -> tuple[Acker, ...]:
         """Those who have acknowledged it, at most 1,000."""
-        return _named(report.acker for report in self.reports if report.acked)
+        return named(report.acker for report in self.reports if report.acked)
 
     @property
     def refused(self) -> tuple[Acker, ...]:
         """Those who have answered with a nack, at most 1,000."""
-        return _named(report.acker for report in self.reports if _is_refused(report))
+        return named(report.acker for report in self.reports if _is_refused(report))
 
     @property
     def silent(self) -> tuple[Acker, ...]:
         """Those of whom no answer has come, at most 1,000; what is stored for them is yet
         to be delivered."""
-        return _named(
+        return named(
             report.acker
             for report in self.reports
             if report.acked is False and not _is_refused(report)
         )
 
 
-@dataclass(frozen=True, slots=True)
-class AckResult:
-    """Who acknowledged: ``expected`` connections, of which ``received`` said ok and
-    ``nacked`` refused; ``timed_out`` if at least one said nothing in time.
+def ack_result(reports: Iterable[DeliveryReport], *, timed_out: bool) -> AckResult:
+    """Count and name the targets of ``reports``, each of which was asked for an ack.
 
-    ``acked``, ``refused`` and ``silent`` name them, in no particular order: each that was
-    expected is in one of the three. ``silent`` are all of whom no answer came: too slow,
-    closed meanwhile, not reached, or a user without a connection, who counts as one. Each of
-    these, and ``errors``, has at most 1,000 entries; the numbers count all.
+    ``timed_out``: at least one of them did not answer in time.
     """
-
-    expected: int
-    received: int
-    nacked: int
-    timed_out: bool
-    errors: list[str] = field(default_factory=list)
-    acked: tuple[Acker, ...] = ()
-    refused: tuple[Acker, ...] = ()
-    silent: tuple[Acker, ...] = ()
-
-    @classmethod
-    def of(cls, reports: Iterable[DeliveryReport], *, timed_out: bool) -> AckResult:
-        """Count and name the targets of ``reports``, each of which was asked for an ack."""
-        batch = BatchDeliveryReport.of(reports)
-        errors = (str(report.error) for report in batch.reports if report.error is not None)
-        return cls(
-            expected=batch.total,
-            received=sum(report.acked is True for report in batch.reports),
-            nacked=sum(map(_is_refused, batch.reports)),
-            timed_out=timed_out,
-            errors=list(islice(errors, MOST_NAMED)),
-            acked=batch.acked,
-            refused=batch.refused,
-            silent=batch.silent,
-        )
-
-
-def _named(ackers: Iterable[Acker]) -> tuple[Acker, ...]:
-    """Return the first ``MOST_NAMED`` of them."""
-    return tuple(islice(ackers, MOST_NAMED))
+    batch = BatchDeliveryReport.of(reports)
+    errors = (str(report.error) for report in batch.reports if report.error is not None)
+    return AckResult(
+        expected=batch.total,
+        received=sum(report.acked is True for report in batch.reports),
+        nacked=sum(map(_is_refused, batch.reports)),
+        timed_out=timed_out,
+        errors=list(islice(errors, MOST_NAMED)),
+        acked=batch.acked,
+        refused=batch.refused,
+        silent=batch.silent,
+    )
 
 
 def _is_refused(report: DeliveryReport) -> bool:

@@ -30,6 +30,7 @@ from eyewall.application.ports.plugins import (
     Validator,
 )
 from eyewall.application.ports.stores import HistoryStore, OfflineStore, StateStore
+from eyewall.domain.ack_result import Acker, AckResult
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.envelope import Envelope, Message, Priority, Raw, StreamPosition
 from eyewall.domain.errors import (
@@ -65,9 +66,7 @@ from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.outbox import DropPolicy, QueueConfig
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.report import (
-    Acker,
     AckOptions,
-    AckResult,
     BatchDeliveryReport,
     DeliveryReport,
     DeliveryStatus,

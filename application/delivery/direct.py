@@ -26,6 +26,7 @@ from eyewall.application.outbound.recipients import (
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.message import Codec, EncodedMessage, read_frame, read_text
+from eyewall.domain.ack_result import AckResult
 from eyewall.domain.delivery import Plan
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Envelope, Message
@@ -42,7 +43,6 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where
 from eyewall.domain.report import (
     STORE,
     AckOptions,
-    AckResult,
     BatchDeliveryReport,
     DeliveryReport,
     DeliveryStatus,
@@ -50,6 +50,7 @@ from eyewall.domain.report import (
     SendOptions,
     Target,
     TargetKind,
+    ack_result,
 )
 
 _SEND, _TEXT = "send", "conn_text"
@@ -157,7 +158,7 @@ class DirectMessages:
         chosen = options or AckOptions()
         if not self._cluster.running:
             report = await self._closed(message, target.id, _missed(target), acked=False)
-            return AckResult.of([report], timed_out=False)
+            return ack_result([report], timed_out=False)
         recipient = await self._locate.target(target)
         if not recipient.by_node and target.kind is not TargetKind.ROOM:
             return await self._nobody(target, message)
@@ -168,7 +169,7 @@ class DirectMessages:
             found = await self._acks.deliver([recipient], message, plan)
         outcomes = [outcome for _, outcome in found]
         late = sum(_is_late(outcome) for outcome in outcomes)
-        result = AckResult.of((outcome.report() for outcome in outcomes), timed_out=late > 0)
+        result = ack_result((outcome.report() for outcome in outcomes), timed_out=late > 0)
         if late and chosen.require_all:
             text = f"{late} of {len(outcomes)} did not acknowledge in time"
             raise AckTimeout(text, result=result)
@@ -339,7 +340,7 @@ class DirectMessages:
             reason = FailureReason.CONN_CLOSED
         missed = _missed(target)
         await self._sender.failed(frame, missed, reason, error)
-        return AckResult.of([_failed(target.id, error, missed, acked=False)], timed_out=False)
+        return ack_result([_failed(target.id, error, missed, acked=False)], timed_out=False)
 
     # --- what other nodes ask for
 

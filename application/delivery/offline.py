@@ -28,6 +28,7 @@ from eyewall.application.ports.logging import told
 from eyewall.application.ports.message import Codec, MalformedMessage, read_frame
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import OfflineStore
+from eyewall.domain.ack_result import AckResult
 from eyewall.domain.duration import seconds
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import AckTimeout, EyewallError, Misuse, Nacked, QueueFull, Unavailable
@@ -36,7 +37,6 @@ from eyewall.domain.mailbox import Evicted, StoredMessage
 from eyewall.domain.report import (
     STORE,
     AckOptions,
-    AckResult,
     BatchDeliveryReport,
     DeliveryReport,
     DeliveryStatus,
@@ -44,6 +44,7 @@ from eyewall.domain.report import (
     SendOptions,
     Target,
     TargetKind,
+    ack_result,
 )
 
 SWEEP = 60.0
@@ -145,7 +146,7 @@ class Offline:
             and not await self._stored.replays.lines.wait(UserId(target.id))
         ):
             (report,) = await self._too_many(UserId(target.id), message, SendOptions(), None)
-            return AckResult.of([replace(report, acked=False)], timed_out=False)
+            return ack_result([replace(report, acked=False)], timed_out=False)
         return await self._messages.with_ack(target, message, options)
 
     # --- sending

@@ -18,6 +18,7 @@ from eyewall.application.hub.use_cases import AuthorizesAgain, UseCases
 from eyewall.application.outbound.failures import Kind
 from eyewall.application.outbound.recipients import Filter
 from eyewall.application.ports.plugins import Logger
+from eyewall.domain.ack_result import AckResult
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope, Message
@@ -28,7 +29,6 @@ from eyewall.domain.membership import Member, Membership, RoomInfo
 from eyewall.domain.presence import PresenceState
 from eyewall.domain.report import (
     AckOptions,
-    AckResult,
     BatchDeliveryReport,
     DeliveryReport,
     Failure,

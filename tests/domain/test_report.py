@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eyewall.domain.ack_result import MOST_NAMED, Acker, AckResult
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import AckTimeout, Nacked, QueueFull
 from eyewall.domain.report import (
-    MOST_NAMED,
-    Acker,
     AckOptions,
-    AckResult,
     BatchDeliveryReport,
     DeliveryReport,
     DeliveryStatus,
@@ -26,6 +24,7 @@ from eyewall.domain.report import (
     SendOptions,
     Target,
     TargetKind,
+    ack_result,
 )
 
 relaxed = settings(deadline=None)
@@ -298,11 +297,11 @@ def test_a_result_names_who_acked_who_refused_and_who_was_silent():
         away,
     ]
 
-    for found in (AckResult.of(reports, timed_out=True), BatchDeliveryReport.of(reports)):
+    for found in (ack_result(reports, timed_out=True), BatchDeliveryReport.of(reports)):
         assert found.acked == (Acker("ada", "c1"),)
         assert found.refused == (Acker("ada", "c2"),)
         assert found.silent == (Acker("ada", "c3"), Acker(None, None), Acker("ben", None))
-    result = AckResult.of(reports, timed_out=True)
+    result = ack_result(reports, timed_out=True)
     assert (result.expected, result.received, result.nacked) == (5, 1, 1)
     assert result.errors == ["no", "late"]
 
@@ -317,7 +316,7 @@ def test_a_result_names_so_many_and_counts_all():
     fates = [{"acked": True}, {"acked": False}, {"acked": False, "error": Nacked("no")}]
     reports = [report(n, **fate) for fate in fates for n in range(MOST_NAMED + 1)]
 
-    result = AckResult.of(reports, timed_out=True)
+    result = ack_result(reports, timed_out=True)
 
     assert (result.expected, result.nacked) == (3 * (MOST_NAMED + 1), MOST_NAMED + 1)
     named = (result.acked, result.refused, result.silent, result.errors)

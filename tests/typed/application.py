@@ -535,6 +535,12 @@ async def messages(conn_id: str) -> None:
         assert_type(result.acked, tuple[Acker, ...])
         for acker in (*result.acked, *result.refused, *result.silent):
             assert_type(acker.user_id, UserId | None)
+    try:
+        await hub.emit_with_ack(Target.user("ada"), note, AckOptions(require_all=True))
+    except AckTimeout as late:
+        assert_type(late.result, AckResult | None)
+        if late.result is not None:
+            assert_type(late.result.acked, tuple[Acker, ...])
     await hub.request(conn_id, note, timeout=timedelta(seconds=1))
     policy = RetryPolicy(max_retries=2, retryable={FailureReason.QUEUE_FULL})
     sent = await hub.send_to_user_with_retry("ada", note, policy, options)

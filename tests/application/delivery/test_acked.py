@@ -6,17 +6,11 @@ import pytest
 
 from eyewall.application.delivery import acked
 from eyewall.application.delivery.acked import MARGIN, PAGE
+from eyewall.domain.ack_result import Acker
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnMeta
-from eyewall.domain.report import (
-    Acker,
-    AckOptions,
-    DeliveryStatus,
-    FailureReason,
-    SendOptions,
-    Target,
-)
+from eyewall.domain.report import AckOptions, DeliveryStatus, FailureReason, SendOptions, Target
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Bus
 from tests.application.fakes import finished, settle

@@ -7,6 +7,7 @@ import pytest
 
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.application.delivery import replay
+from eyewall.domain.ack_result import Acker
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import (
     AckTimeout,
@@ -19,13 +20,7 @@ from eyewall.domain.errors import (
 from eyewall.domain.identity import UserId
 from eyewall.domain.mailbox import StoredMessage
 from eyewall.domain.outbox import QueueConfig
-from eyewall.domain.report import (
-    Acker,
-    DeliveryStatus,
-    FailureReason,
-    SendOptions,
-    Target,
-)
+from eyewall.domain.report import DeliveryStatus, FailureReason, SendOptions, Target
 from eyewall.domain.retry import RetryPolicy
 from tests.application.engines import Engine
 from tests.application.fakes import START, settle
