@@ -1,8 +1,8 @@
-"""Where a token stands in a handshake.
+"""Reads the bearer token of a handshake.
 
-``Authorization: Bearer TOKEN`` (RFC 6750) comes first. A browser can't set headers on a
-WebSocket, so the query's ``token`` or ``access_token`` is taken too: what stands in an
-address may end up in a proxy's log, so let it be a short-lived ticket.
+``Authorization: Bearer TOKEN`` (RFC 6750) takes precedence. A browser can't set headers on a
+WebSocket, so ``token`` or ``access_token`` in the query is accepted too. A query may end up in
+a proxy's log, so such a token should be a short-lived ticket.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ SCHEME = "bearer"
 IN_QUERY = ("token", "access_token")
 
 LONGEST = 8192
-"""Characters. No token in use comes near it, and nothing longer is hashed or parsed."""
+"""Characters of a token: far more than tokens have. A longer one is not hashed or parsed."""
 
 
 def bearer_token(handshake: Handshake) -> str:
     """Return the one token of the handshake.
 
-    Raises ``Unauthorized`` if there is none, if there are several that differ (which
-    one counts would be a guess), or if it is too long; the text has nothing of it.
+    Raises ``Unauthorized`` if there is none, if there are several different ones (the right
+    one is ambiguous), or if it is too long. The text of the error quotes no token.
     """
     tokens = set(_from_headers(handshake)) or set(_from_query(handshake))
     if not tokens:
@@ -35,7 +35,7 @@ def bearer_token(handshake: Handshake) -> str:
 
 
 def _from_headers(handshake: Handshake) -> list[str]:
-    # Another scheme is not ours: a proxy in front may have asked for a password.
+    # Other schemes are skipped: they may be meant for a proxy in front.
     found = (value.strip().partition(" ") for value in handshake.headers.all("authorization"))
     return [
         token.strip() for scheme, _, token in found if scheme.lower() == SCHEME and token.strip()

@@ -2,12 +2,12 @@
 
 Rules of this file:
 
-1. The algorithms are pinned where the authenticator is built; what a token says of
-   itself decides nothing. Shared-secret and public-key algorithms never mix: a public
-   key, which everybody knows, would pass for the shared secret.
-2. A token without an end (``exp``) is refused.
-3. What is told of a bad token has nothing of the token in it: of its claims the names that
-   are asked for here, and no value.
+1. The algorithms are pinned when the authenticator is built; the token's own header decides
+   nothing. Shared-secret and public-key algorithms never mix: the public key would be accepted
+   as the shared secret.
+2. A token without an expiry (``exp``) is refused.
+3. An error about a token quotes nothing of the token: only the names of required claims, and no
+   value.
 """
 
 from __future__ import annotations
@@ -39,31 +39,29 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.InvalidAlgorithmError, "the token is signed with an algorithm that is not accepted"),
 )
 _SHORTEST = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""The least bytes of a shared secret: as many as the hash has (RFC 7518, 3.2). An attacker with
-one token can try short keys offline."""
+"""Minimum bytes of a shared secret: the size of the hash (RFC 7518, 3.2). An attacker with one
+token can try short keys offline."""
 _NOT_VALID = "the token is not valid"
 
 
 class JwtAuthenticator:
-    """Implements ``Authenticator`` with tokens that somebody else has signed.
+    """Implements ``Authenticator`` with tokens that another service has signed.
 
     ``key`` is the shared secret (HS256, HS384, HS512) or the public key in PEM (the
-    others). ``audience`` and ``issuer`` are required of a token if given; a token that
-    names an audience is refused where none is given here, because it is meant for
-    somebody else. ``leeway`` is how many seconds clocks may differ. The claims say who
-    it is: ``user_claim`` is required and a string or whole number, ``roles_claim`` and
-    ``tags_claim`` are lists of strings, or one string with spaces between them, or
-    missing.
+    others). A token must have ``audience`` and ``issuer`` if they are given. Without
+    ``audience``, a token that names an audience is refused: it is meant for another service.
+    ``leeway`` is how many seconds clocks may differ. ``user_claim`` is required, and is a string
+    or a whole number. ``roles_claim`` and ``tags_claim`` are lists of strings, or one string
+    with spaces between them, or missing.
 
-    The connection lasts as long as the token: ``ConnMeta.expires_at`` is ``exp`` (and
-    the leeway).
+    The connection ends with the token: ``ConnMeta.expires_at`` is ``exp`` plus the leeway.
 
     >>> JwtAuthenticator("a secret of thirty-two characters", algorithms=["HS256"])
     JwtAuthenticator(algorithms=['HS256'])
 
-    Raises ``ValueError`` for algorithms that are none, unknown or mixed, and for a key
-    that does not fit them or is shorter than RFC 7518, 3.2 asks for (32 bytes for HS256);
-    ``ImportError`` if they need what is not installed.
+    Raises ``ValueError`` if no algorithm is given, or one is unknown, or they are mixed, and for
+    a key that does not fit them or is shorter than RFC 7518, 3.2 requires (32 bytes for HS256).
+    Raises ``ImportError`` if an algorithm needs a package that is not installed.
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class JwtAuthenticator:
         return f"{type(self).__name__}(algorithms={self._algorithms})"
 
     def authenticate(self, handshake: Handshake) -> ConnMeta:
-        """Return whom the handshake's token speaks for, or raise ``Unauthorized``."""
+        """Return the user of the handshake's token, or raise ``Unauthorized``."""
         claims = self._verified(bearer_token(handshake))
         if self._user_claim not in claims:
             raise _lacks(self._user_claim)
@@ -115,14 +113,14 @@ class JwtAuthenticator:
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=self._leeway,
-                # Whose token it is, is checked with the other claims: some issuers
-                # have numbers for users.
+                # The subject is checked with the other claims: some issuers have numbers
+                # for users.
                 options={"require": ["exp"], "verify_sub": False},
             )
         except jwt.MissingRequiredClaimError as error:
             raise _lacks(error.claim) from None
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
-            # ``from None``: PyJWT's own texts quote the token's header.
+            # ``from None``: PyJWT's own texts quote the header of the token.
             raise Unauthorized(_reason(error)) from None
         return claims
 
@@ -161,7 +159,7 @@ def _is_hmac(algorithm: str) -> bool:
 
 
 def _check_key(key: str | bytes, algorithms: list[str]) -> None:
-    """Fail at start, not at the first handshake."""
+    """Raise for an unusable key when the server starts, not at the first handshake."""
     if not isinstance(key, (str, bytes)) or not key:
         raise ValueError("key must be a text or bytes that are not empty")
     for algorithm in algorithms:
@@ -178,7 +176,7 @@ def _check_key(key: str | bytes, algorithms: list[str]) -> None:
         except NotImplementedError:
             raise ValueError(f"{algorithm!r} is not an algorithm that PyJWT has") from None
         except (jwt.PyJWTError, ValueError, TypeError):
-            # ``from None``: the key must not be seen in a traceback's messages.
+            # ``from None``: the original error may quote the key in a traceback.
             raise ValueError(f"the key is of no use for {algorithm}") from None
 
 
@@ -193,7 +191,7 @@ def _user(claim: Any) -> UserId:
 def _names(claim: Any) -> frozenset[str]:
     if claim is None:
         return frozenset()
-    if isinstance(claim, str):  # as "scope" is written (RFC 8693, 4.2)
+    if isinstance(claim, str):  # the form of "scope" (RFC 8693, 4.2)
         return frozenset(claim.split())
     if not isinstance(claim, list) or not all(isinstance(name, str) for name in claim):
         raise TypeError

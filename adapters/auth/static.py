@@ -14,9 +14,8 @@ from eyewall.domain.identity import ConnMeta
 class StaticAuthenticator:
     """Implements ``Authenticator`` with a table of tokens.
 
-    Only digests are kept. A token is looked up by its digest, so that how long it takes
-    says nothing about how much of a guess was right, and no listing of this object's
-    memory shows a token.
+    Only digests are kept. A token is looked up by its digest, so the time of a lookup does not
+    depend on how much of a guess is right, and no dump of this object shows a token.
 
     >>> StaticAuthenticator({"s3cret": ConnMeta(user_id="ada", roles={"admin"})})
     StaticAuthenticator(1 token)
@@ -45,5 +44,5 @@ class StaticAuthenticator:
 
 
 def _digest(token: str) -> bytes:
-    # A header or query may hold what UTF-8 has no bytes for; that is no reason to fail.
+    # A header or query may contain surrogates, which UTF-8 can't encode.
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -29,7 +29,7 @@ class _Subscription:
         self.channel = channel
         self.handler = handler
         self.loop = loop
-        # The subscriber's: what the publisher's context says is not about who hears.
+        # The handler runs in the context of the subscriber, not of the publisher.
         self.context = copy_context()
         self.is_open = True
 
@@ -38,16 +38,15 @@ class _Subscription:
         self._bus.discard(self)
 
     def deliver(self, payload: bytes) -> None:
-        # Closed since it was published: who has closed hears nothing more.
-        if self.is_open:
+        if self.is_open:  # it may have been closed since the message was published
             self.handler(payload)
 
 
 class MemoryPubSub:
     """Implements ``PubSub``. Servers share it by sharing the object.
 
-    They may run on different event loops (threads): a handler is always called on the
-    loop of its subscriber.
+    The servers may run on different event loops (threads). A handler is called on the loop of
+    its subscriber.
     """
 
     across_processes = False
@@ -58,12 +57,12 @@ class MemoryPubSub:
         self._opened = 0
 
     async def open(self) -> None:
-        """Opened by each server that uses it."""
+        """Count one more server that uses the bus."""
         with self._lock:
             self._opened += 1
 
     async def close(self) -> None:
-        """Closed by each; the last one ends what is still subscribed."""
+        """Count one server less. The last one closes all subscriptions."""
         with self._lock:
             self._opened = max(0, self._opened - 1)
             if self._opened:
@@ -76,11 +75,11 @@ class MemoryPubSub:
     async def publish(self, channel: str, payload: bytes) -> None:
         here = asyncio.get_running_loop()
         for subscription in self._channels.get(channel, ()):
-            # Never called within ``publish``: the publisher is in the middle of something.
+            # Scheduled, because the publisher may hold a lock or be in the middle of a change.
             if subscription.loop is here:
                 here.call_soon(subscription.deliver, payload, context=subscription.context)
                 continue
-            with suppress(RuntimeError):  # a loop that is closed hears nothing any more
+            with suppress(RuntimeError):  # the subscriber's loop is closed
                 subscription.loop.call_soon_threadsafe(
                     subscription.deliver, payload, context=subscription.context
                 )
@@ -94,7 +93,7 @@ class MemoryPubSub:
         return subscription
 
     def listeners(self, channel: str) -> int:
-        """How many subscriptions stand on ``channel``."""
+        """Return the number of subscriptions to ``channel``."""
         return len(self._channels.get(channel, ()))
 
     def discard(self, subscription: _Subscription) -> None:

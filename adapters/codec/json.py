@@ -1,7 +1,7 @@
-"""The JSON codec on msgspec: the canonical form of every message.
+"""The JSON codec, on msgspec. JSON is the canonical form of every message.
 
-The payload stays raw bytes from decode to encode: it is relayed without being
-decoded, so numbers keep every digit and keys their order (protocol.md, "Envelope").
+A payload stays raw bytes from decode to encode. It is relayed without being decoded, so numbers
+keep every digit and keys their order (protocol.md, "Envelope").
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from eyewall.domain.envelope import (
 from eyewall.domain.errors import InvalidEnvelope, InvalidJson, Misuse, ValidationError
 
 MAX_DEPTH = 64
-"""How deep arrays and objects may nest, the envelope itself counted: deeper than any
-payload a person writes, and far from where parsers begin to recurse dangerously."""
+"""Depth to which arrays and objects may nest, the envelope included: deeper than payloads that
+people write, and far below the recursion limits of parsers."""
 
 _NULL = b"null"
 _ACK = b'{"ref":%b,"topic":%b,"event":"ack","data":{"message_id":%b,"status":"ok"}}'
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = [(c in b"[{") - (c in b"]}") for c in range(256)]
-"""How much deeper each byte leads."""
+"""The change of the depth by each byte."""
 
 
 _SMALL = 1024
-"""Bytes of a payload that is decoded as soon as looked through."""
+"""Bytes up to which decoding a payload is as fast as scanning it."""
 _SHAPE = bytes(
     ord("0") if c in b"0123456789+" else ord("e") if c in b"eE" else ord(" ") for c in range(256)
 )
-"""What each byte may be of a number that is too large: a digit (or a plus), an exponent."""
+"""The role of each byte in a number that may be too large: a digit (or a plus), an exponent."""
 _FEW_QUOTES = 64
 _EXPONENT = b"0e0"
 _LONG = b"0" * 300
-"""Digits before the point, without which no number reaches 1.8e308 by itself; integers
-have an end of 4,300 too (``sys.get_int_max_str_digits``)."""
+"""Digits below which a number without an exponent stays below 1.8e308. Integers have a limit of
+4,300 digits too (``sys.get_int_max_str_digits``)."""
 
 
 Field = Annotated[str, msgspec.Meta(max_length=MAX_FIELD)]
 
 
 class _Position(msgspec.Struct):
-    """Only the server places messages: a client's position is checked, and not used."""
+    """Only the server assigns positions. That of a client is checked and not used."""
 
     room: str
     epoch: str
@@ -63,8 +63,8 @@ class _Position(msgspec.Struct):
 
 
 class _Wire(msgspec.Struct):
-    """What is read of a message; unknown fields are skipped. But for ``data``, a field
-    that is null has the wrong type: leaving it out is another thing."""
+    """The fields of a received message; unknown ones are skipped. Except for ``data``, a field
+    that is null has the wrong type."""
 
     topic: str | UnsetType = UNSET
     event: Field = "message"
@@ -79,15 +79,15 @@ class _Wire(msgspec.Struct):
 
 
 class _Loose(msgspec.Struct):
-    """The two fields by which the client can tell which message was wrong."""
+    """The two fields by which a client recognises the message that was wrong."""
 
     topic: msgspec.Raw = msgspec.Raw(_NULL)
     id: msgspec.Raw = msgspec.Raw(_NULL)
 
 
 def _relayed(raw: Raw) -> msgspec.Raw | None:
-    """A received payload as JSON, None for null; raises ``InvalidEnvelope`` for one that
-    came in another format and that JSON can't hold."""
+    """Return a received payload as JSON; None for null. Raises ``InvalidEnvelope`` if it was
+    received in another format and JSON can't represent it."""
     data = raw.data if raw.format.name == JsonFormat.name else msgspec.json.encode(raw.decode())
     return msgspec.Raw(data) if data != _NULL else None
 
@@ -108,7 +108,7 @@ class JsonFormat:
             raise InvalidEnvelope(f"data: {error}") from None
 
     def check(self, data: bytes) -> None:
-        # Of what is JSON, and in UTF-8, only numbers can be more than Python holds.
+        # In valid JSON, only a number can be more than Python represents.
         if len(data) <= _SMALL or _may_be_too_much(data):
             self.loads(data)
 
@@ -140,12 +140,12 @@ class JsonCodec:
         self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     def decode(self, payload: bytes | str) -> Envelope:
-        """Read one message; raises ``InvalidJson`` or ``InvalidEnvelope``."""
+        """Return the envelope in ``payload``. Raises ``InvalidJson`` or ``InvalidEnvelope``."""
         try:
             if isinstance(payload, str):
                 payload = payload.encode()
             elif not payload.isascii():
-                payload.decode()  # the parser does not look into what it passes over
+                payload.decode()  # the parser does not check the text that it skips
             wire = self._decode(payload)
         except msgspec.ValidationError as error:
             assert isinstance(payload, bytes)
@@ -158,7 +158,7 @@ class JsonCodec:
             raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
         topic = wire.topic
         if topic is UNSET and wire.event == "ack":
-            topic = ""  # an ack is known by its ref
+            topic = ""  # an ack is identified by its ref
         elif topic is UNSET or not 0 < len(topic) <= MAX_TOPIC:
             raise self._invalid(payload, f"topic must be a string of 1 to {MAX_TOPIC} characters")
         if wire.headers and not headers_fit(wire.headers):
@@ -181,8 +181,8 @@ class JsonCodec:
         )
 
     def encode(self, envelope: Envelope) -> bytes:
-        """Return the message as JSON; raises ``Misuse`` for data that JSON can't hold."""
-        # A line for each field, and no loop: this is done for every message that is sent.
+        """Return the message as JSON. Raises ``Misuse`` for data that JSON can't represent."""
+        # Hot path: a line for each field, and no loop.
         fields: dict[str, Any] = {}
         if envelope.id is not None:
             fields["id"] = envelope.id
@@ -218,9 +218,10 @@ class JsonCodec:
         return _ACK % (ref, self._encode(topic), ref)
 
     def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope | InvalidJson:
-        """Name the message that was wrong by what could be read of it."""
+        """Return the error with ``ref`` and ``topic`` of the message, as far as they can be
+        read."""
         try:
-            self._check(payload)  # behind the first mistake may be a worse one
+            self._check(payload)  # a syntax error may follow the first mistake
             loose = self._decode_loose(payload)
         except msgspec.ValidationError:
             return InvalidEnvelope(text)
@@ -244,7 +245,7 @@ class JsonCodec:
 
 
 def _plain(data: Any) -> Any:
-    """Let ``Raw`` payloads and read-only mappings go into the encoder, at any depth."""
+    """Convert ``Raw`` payloads and read-only mappings for the encoder, at any depth."""
     if isinstance(data, Raw):
         return _relayed(data)
     if isinstance(data, Mapping):
@@ -253,8 +254,10 @@ def _plain(data: Any) -> Any:
 
 
 def _unreadable(payload: bytes | str, error: Exception) -> InvalidJson | InvalidEnvelope:
-    """Tell what is no JSON from a text cut within a surrogate pair, which JSON allows
-    (RFC 8259, 8.2), browsers write, and Python can't hold."""
+    """Return ``InvalidJson``, or ``InvalidEnvelope`` for a text cut within a surrogate pair.
+
+    JSON allows such a text (RFC 8259, 8.2) and browsers write it; Python can't represent it.
+    """
     whole = payload if isinstance(payload, str) else payload.decode(errors="replace")
     if "\\u" not in whole or isinstance(error, UnicodeError):
         return InvalidJson(str(error))
@@ -278,7 +281,7 @@ def _no_json(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-# Python reads NaN, which JSON hasn't, and not the longest integers, which it has.
+# Python's own reads NaN, which is no JSON, and refuses the longest integers, which are JSON.
 _loads = json.JSONDecoder(parse_int=float, parse_constant=_no_json).decode
 
 
@@ -287,8 +290,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _may_be_too_much(payload: bytes) -> bool:
-    """Whether JSON may have a number that Python can't hold. A few passes over the bytes,
-    whatever is in them; what is a long text is passed over in one step."""
+    """Whether the JSON may contain a number that Python can't represent. Takes a few passes over
+    the bytes; texts are cut out first if there are few."""
     if b"\\" not in payload:
         pieces = payload.split(b'"', _FEW_QUOTES)
         if len(pieces) <= _FEW_QUOTES:
@@ -298,14 +301,14 @@ def _may_be_too_much(payload: bytes) -> bool:
 
 
 def _may_be_deep(payload: bytes) -> bool:
-    """Spares nearly every message the scan: short ones, since every bracket is closed by
-    another, and those with few brackets."""
+    """Whether the JSON may nest too deeply. False, without a scan, for nearly every message: for
+    short ones, and for those with few opening brackets."""
     if len(payload) <= 2 * MAX_DEPTH:
         return False
     return payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
 
 
 def _deep(payload: bytes) -> bool:
-    """Whether brackets nest deeper than ``MAX_DEPTH``: one step for each bracket."""
+    """Whether brackets nest deeper than ``MAX_DEPTH``. Takes one step for each bracket."""
     brackets = _STRING.sub(b"", payload).translate(None, _NOT_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets))) > MAX_DEPTH

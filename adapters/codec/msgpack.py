@@ -1,13 +1,13 @@
-"""The MessagePack codec on msgspec: the envelope of the JSON codec in binary frames.
+"""The MessagePack codec, on msgspec: the envelope of the JSON codec in binary frames.
 
 Rules of this file:
 
-1. A payload is any JSON value in either codec. What MessagePack has beyond that (binary,
-   extensions, keys that are not strings, infinities) is refused when the payload is read:
-   it could not mean the same to members that use JSON, or are on another node.
-2. A payload that came in as MessagePack goes to clients of MessagePack byte for byte.
-3. Any other message is made from its JSON, so that all clients get the same. A number
-   that MessagePack can't hold becomes the nearest float, as it does in JavaScript.
+1. In both codecs a payload is any JSON value. MessagePack's other values (binary, extensions,
+   keys that are not strings, infinities) are refused when the payload is read: members that use
+   JSON could not get the same.
+2. A payload received as MessagePack is relayed to clients of MessagePack byte for byte.
+3. Any other message is transcoded from its JSON, so that all clients get the same. A number that
+   MessagePack can't represent becomes the nearest float, as in JavaScript.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from eyewall.domain.errors import InvalidEnvelope, InvalidJson, ValidationError
 
 _NULL: Final = b"\xc0"
 _OPENERS: Final = frozenset({*range(0x81, 0x90), *range(0x91, 0xA0), *range(0xDC, 0xE0)})
-"""What arrays and maps with something in them begin with; texts and numbers may hold these
-bytes too. An empty one is the innermost of its nest: it is at most one level more."""
+"""The first bytes of arrays and maps that are not empty; texts and numbers may contain them too.
+An empty one is the innermost, and adds at most one level."""
 _NOT_OPENERS: Final = bytes(set(range(256)) - _OPENERS)
 _JSON_TYPES: Final = frozenset({dict, list, str, int, float, bool, type(None)})
 _LEAST_INT, _MOST_INT = -(2**63), 2**64 - 1
@@ -44,7 +44,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 class _Position(msgspec.Struct):
-    """Only the server places messages: a client's position is checked, and not used."""
+    """Only the server assigns positions. That of a client is checked and not used."""
 
     room: str
     epoch: str
@@ -52,8 +52,8 @@ class _Position(msgspec.Struct):
 
 
 class _Wire(msgspec.Struct):
-    """What is read of a message; unknown fields are skipped. But for ``data``, a field
-    that is nil has the wrong type: leaving it out is another thing."""
+    """The fields of a received message; unknown ones are skipped. Except for ``data``, a field
+    that is nil has the wrong type."""
 
     topic: str | UnsetType = UNSET
     event: Field = "message"
@@ -68,7 +68,7 @@ class _Wire(msgspec.Struct):
 
 
 class _Loose(msgspec.Struct):
-    """The two fields by which the client can tell which message was wrong."""
+    """The two fields by which a client recognises the message that was wrong."""
 
     topic: msgspec.Raw = msgspec.Raw(_NULL)
     id: msgspec.Raw = msgspec.Raw(_NULL)
@@ -92,7 +92,7 @@ class MsgpackFormat:
         return value
 
     def check(self, data: bytes) -> None:
-        # Any byte may be the length of a text, or what JSON has not: only reading tells.
+        # A value that is no JSON is found by decoding only.
         self.loads(data)
 
     def load(self, data: bytes, into: Any) -> Any:
@@ -107,7 +107,7 @@ class MsgpackFormat:
 
 
 class MsgpackCodec:
-    """Envelopes as MessagePack. Implements ``Codec`` and ``Recodes``."""
+    """Envelopes as MessagePack. Implements ``Codec`` and ``Transcoder``."""
 
     name = "msgpack"
     subprotocol = "eyewall.v1.msgpack"
@@ -128,7 +128,7 @@ class MsgpackCodec:
     # --- reading
 
     def decode(self, payload: bytes | str) -> Envelope:
-        """Read one message; raises ``InvalidJson`` (it is no MessagePack) or
+        """Return the envelope in ``payload``. Raises ``InvalidJson`` (it is no MessagePack) or
         ``InvalidEnvelope``."""
         if isinstance(payload, str):
             raise InvalidJson("a text is no MessagePack")
@@ -140,12 +140,12 @@ class MsgpackCodec:
             raise InvalidEnvelope(f"nested deeper than {MAX_DEPTH}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidJson(str(error)) from None
-        # Few openers can't nest deeply: the count spares nearly every message the look.
+        # Few openers can't nest deeply: nearly every message needs no further check.
         if len(payload.translate(None, _NOT_OPENERS)) >= MAX_DEPTH:
             self._check_depth(payload)
         topic = wire.topic
         if topic is UNSET and wire.event == "ack":
-            topic = ""  # an ack is known by its ref
+            topic = ""  # an ack is identified by its ref
         elif topic is UNSET or not 0 < len(topic) <= MAX_TOPIC:
             raise self._invalid(payload, f"topic must be a string of 1 to {MAX_TOPIC} characters")
         if wire.headers and not headers_fit(wire.headers):
@@ -168,8 +168,8 @@ class MsgpackCodec:
         )
 
     def _check_depth(self, payload: bytes) -> None:
-        """Refuse what nests too deep, and what can't be looked into: a text that is no
-        UTF-8 in a field that nobody reads must not hide how deep the payload is."""
+        """Raise for a message that nests too deeply or can't be decoded: a text that is no UTF-8
+        in a skipped field must not hide the depth."""
         try:
             if _levels(self._decode_any(payload)) <= MAX_DEPTH:
                 return
@@ -180,9 +180,10 @@ class MsgpackCodec:
         raise self._invalid(payload, f"nested deeper than {MAX_DEPTH}")
 
     def _invalid(self, payload: bytes, text: str) -> InvalidEnvelope | InvalidJson:
-        """Name the message that was wrong by what could be read of it."""
+        """Return the error with ``ref`` and ``topic`` of the message, as far as they can be
+        read."""
         try:
-            self._skip(payload)  # behind the first mistake may be a worse one
+            self._skip(payload)  # a syntax error may follow the first mistake
             loose = self._decode_loose(payload)
         except msgspec.ValidationError:
             return InvalidEnvelope(text)
@@ -207,8 +208,8 @@ class MsgpackCodec:
     # --- writing
 
     def encode(self, envelope: Envelope) -> bytes:
-        """Return the message as MessagePack; raises ``Misuse`` for data that JSON can't
-        hold, ``InvalidEnvelope`` for a received payload that it can't."""
+        """Return the message as MessagePack. Raises ``Misuse`` for data that JSON can't
+        represent, ``InvalidEnvelope`` for such a received payload."""
         raw = envelope.raw
         if raw is None or raw.format.name != self.name:
             return self.recode(self._json.encode(envelope))
@@ -230,7 +231,7 @@ class MsgpackCodec:
         return self._encode(fields)
 
     def recode(self, payload: bytes) -> bytes:
-        """Return a message that is JSON as MessagePack."""
+        """Return a JSON message as MessagePack."""
         try:
             return self._encode(self._from_json(payload))
         except (msgspec.MsgspecError, OverflowError, UnicodeError):
@@ -238,9 +239,9 @@ class MsgpackCodec:
 
 
 def _check(value: Any) -> None:
-    """Raise ``InvalidEnvelope`` if there is anything in ``value`` that JSON can't hold.
+    """Raise ``InvalidEnvelope`` if ``value`` contains anything that JSON can't represent.
 
-    Goes level by level, so that what is done for each value is done in C.
+    It goes level by level, so that the work for each value is done in C.
     """
     level = [value]
     while level:
@@ -261,7 +262,7 @@ def _check(value: Any) -> None:
 
 
 def _levels(value: Any) -> int:
-    """Return how deep arrays and maps nest in ``value``; stops counting past the limit."""
+    """Return how deep arrays and maps nest in ``value``, up to ``MAX_DEPTH + 1``."""
     level = [value]
     for depth in range(MAX_DEPTH + 2):
         containers = [v for v in level if type(v) in (dict, list)]
@@ -272,10 +273,10 @@ def _levels(value: Any) -> int:
 
 
 def _tolerant(payload: bytes) -> Any:
-    """Read JSON that msgspec, or MessagePack after it, does not take.
+    """Return the value of JSON that msgspec can't read or MessagePack can't represent.
 
-    Payloads are relayed without being looked into, so there may be numbers in them that
-    no type holds, and halves of surrogate pairs.
+    Payloads are relayed without being decoded, so they may contain numbers that no type
+    represents, and halves of surrogate pairs.
     """
     value = json.loads(payload.decode(errors="replace"), parse_int=_number, strict=False)
     clean = json.dumps(value, ensure_ascii=False).encode(errors="replace")
@@ -283,7 +284,7 @@ def _tolerant(payload: bytes) -> Any:
 
 
 def _number(digits: str) -> int | float:
-    # Longer ones are out of range, and Python refuses to read the longest.
+    # More digits are out of range, and Python refuses to read the longest integers.
     if len(digits) <= len(str(_LEAST_INT)) and _LEAST_INT <= (whole := int(digits)) <= _MOST_INT:
         return whole
     return float(digits)

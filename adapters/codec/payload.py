@@ -1,4 +1,4 @@
-"""Payloads as the types that handlers declare.
+"""Converts payloads into the types that handlers declare.
 
 A dataclass, a msgspec struct and any other type that msgspec knows are converted by
 msgspec; a marshmallow schema (class or instance) loads the decoded payload.
@@ -19,10 +19,10 @@ _AT = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 
 
 def load_as(into: Any, data: bytes, loads: Callable[[bytes], Any]) -> Any:
-    """Decode ``data`` with ``loads`` and turn it into ``into``.
+    """Return ``data``, decoded by ``loads``, as the type ``into``.
 
-    Raises ``ValidationError`` with the messages by field, ``InvalidEnvelope`` for what
-    can't be decoded at all.
+    Raises ``ValidationError`` with messages by field, or ``InvalidEnvelope`` if ``data`` can't
+    be decoded.
     """
     value = loads(data)
     schema = _schema(into)

@@ -1,4 +1,4 @@
-"""Where rooms keep their messages."""
+"""Stores for the history of rooms."""
 
 from eyewall.adapters.history.memory import MemoryHistory
 

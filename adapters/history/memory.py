@@ -1,6 +1,6 @@
 """History for servers in one process.
 
-One lock makes every method one atomic step, also for servers on several event loops.
+A lock makes every method atomic, also for servers on several event loops.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from eyewall.domain.identity import RoomId
 
 
 class MemoryHistory:
-    """Implements ``HistoryStore``. Servers share it by sharing the object; a closed one
-    keeps what it holds.
+    """Implements ``HistoryStore``. Servers share it by sharing the object. A closed store keeps
+    its messages.
 
-    What it holds is bounded by each room's ``history_size``, for as long as the room is
-    there: deleting the room, or setting its ``history_size`` to 0, forgets it. With
-    ``max_room_bytes`` the messages of a room have so many bytes at most (encoded, as they
-    travel): the oldest go, and only one that is larger by itself stays alone. None is without
-    limit: ``history_size`` messages of up to ``max_message_size`` each.
+    A room has at most ``history_size`` messages. Deleting the room, or setting its
+    ``history_size`` to 0, removes them. ``max_room_bytes`` limits the bytes of a room's messages,
+    as they are encoded: the oldest are removed, and a message that is larger alone is the only
+    one. None is no limit: ``history_size`` messages of up to ``max_message_size`` each.
 
     Raises ``ValueError`` for a ``max_room_bytes`` below 1.
     """
@@ -40,7 +39,7 @@ class MemoryHistory:
         """Nothing to open: the history lives as long as the object."""
 
     async def close(self) -> None:
-        """Nothing to close: another server may go on with it."""
+        """Nothing to close: another server may use the object."""
 
     async def append(
         self, room_id: RoomId, entry: Entry, retention: Retention, now: datetime
@@ -65,7 +64,7 @@ class MemoryHistory:
     def _log(self, room_id: RoomId) -> Log:
         log = self._logs.get(room_id)
         if log is None:
-            # Random, because after a restart it must not have the name it had before.
+            # Random: after a restart, the epoch must be a new one.
             log = self._logs[room_id] = Log(
                 secrets.token_urlsafe(9), max_bytes=self._max_room_bytes
             )

@@ -1,4 +1,4 @@
-"""Rate limits of one process: a token bucket for each key, and no more than so many."""
+"""Rate limits of one process: a token bucket for each key, and a limit on the keys."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from eyewall.domain.duration import count
 from eyewall.domain.rate import TokenBucket
 
 _Buckets = OrderedDict[str, TokenBucket]
-"""The key that was asked for longest ago comes first."""
+"""The least recently used key comes first."""
 
-_SWEPT = 2  # idle keys forgotten per call: more than one can be new, so it catches up
+_SWEPT = 2  # idle keys dropped in one call, which adds one key at most
 
 
 class TokenBucketLimiter:
     """Implements ``Limiter``: each key may do ``rate`` things a second, ``burst`` at once.
 
-    A key that has been idle until its bucket was full again is forgotten: a full bucket
-    is as good as none. At ``max_keys`` the key that was asked for longest ago gives way,
-    so that a flood of new keys costs no more memory, whatever it does to the limit.
+    A key is dropped when it has been idle until its bucket is full again: a full bucket equals a
+    new one. At ``max_keys`` the least recently used key is dropped, so that a flood of new keys
+    does not use more memory.
 
-    ``clock`` gives seconds and never goes back. Left out, the time is that of the server that
-    asks: the real one, and in a test with a ``TestHub`` the hub's, for which every key begins
-    anew. Raises ``ValueError`` unless ``rate`` is
-    above 0, ``burst`` and ``max_keys`` at least 1.
+    ``clock`` returns seconds and never goes back. The default is the clock of the server that
+    calls: the real time, or in a test the time of the ``TestHub``, which has keys of its own.
+    Raises ``ValueError`` unless ``rate`` is above 0, ``burst`` and ``max_keys`` at least 1.
 
     >>> limiter = TokenBucketLimiter(rate=1.0, burst=1.0, clock=lambda: 0.0)
     >>> limiter.allow("ada"), limiter.allow("ada"), limiter.allow("bob")
@@ -42,22 +41,22 @@ class TokenBucketLimiter:
         clock: Callable[[], float] | None = None,
         max_keys: int = 100_000,
     ) -> None:
-        TokenBucket(rate, burst)  # a wrong value is told here, not at the first message
+        TokenBucket(rate, burst)  # raises for a wrong value now, not at the first message
         self._rate = rate
         self._burst = burst
         self._clock = clock
         self._max_keys = count(max_keys, "max_keys")
         self._buckets = _Buckets()
         self._apart: WeakKeyDictionary[Clock, _Buckets] = WeakKeyDictionary()
-        """Those of the clocks that are not the real one. They end with their clocks."""
+        """The buckets of each clock of a test, dropped with their clock."""
 
     def __len__(self) -> int:
-        """Return how many keys are remembered."""
-        return len(self._at_hand()[0])
+        """Return the number of keys."""
+        return len(self._current()[0])
 
     def allow(self, key: str) -> float:
-        """Return 0.0 if ``key`` may go on, else the seconds after which it may."""
-        buckets, clock = self._at_hand()
+        """Take a token. Returns 0.0, or the seconds until ``key`` has a token again."""
+        buckets, clock = self._current()
         now = clock()
         bucket = buckets.get(key)
         if bucket is None:
@@ -68,8 +67,8 @@ class TokenBucketLimiter:
         self._forget(buckets, now)
         return wait
 
-    def _at_hand(self) -> tuple[_Buckets, Callable[[], float]]:
-        """The buckets to take from, and the clock that they go by."""
+    def _current(self) -> tuple[_Buckets, Callable[[], float]]:
+        """Return the buckets of the current clock, and the clock."""
         if self._clock is not None:
             return self._buckets, self._clock
         clock = CLOCK.get()
@@ -78,7 +77,7 @@ class TokenBucketLimiter:
         return self._apart.setdefault(clock, _Buckets()), clock.now
 
     def _forget(self, buckets: _Buckets, now: float) -> None:
-        # The key just asked for comes last and is not full: there is always one left.
+        # The key just used comes last and is not full, so one key is always left.
         for _ in range(_SWEPT):
             key, bucket = next(iter(buckets.items()))
             if len(buckets) <= self._max_keys and not bucket.full(now):

@@ -1,12 +1,12 @@
-"""structlog, set up for one server, without touching its global configuration.
+"""The logger: structlog, set up for one server without its global configuration.
 
 Rules of this file:
 
-1. No secret reaches a line: a field whose name sounds like one is masked, at any depth,
-   and so is what looks like a token inside of a text, a traceback's too.
-2. One event is one line in ``json``, and in ``text`` all but its traceback: what a client
-   sent can't forge a line of its own.
-3. A traceback shows no local variables: they hold what rule 1 keeps away.
+1. No secret is logged: a field with the name of a secret is masked at any depth, and so is text
+   that looks like a token, in tracebacks too.
+2. An event is one line in ``json``, and one line and its traceback in ``text``. Text from a
+   client can't forge a line.
+3. A traceback shows no local variables: they may be secrets.
 4. A finalizer may log at any point of a program, also while its own thread writes a line. It
    must not deadlock, and its line must not be mixed with the other one: the lock is
    re-entrant, and the line is queued until the other one is complete.
@@ -45,17 +45,17 @@ _SECRETS_IN_TEXT = (
     re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)"),  # the password of an address
 )
 _FIRST: Final = ("timestamp", "level", "event")
-LATE: Final = 100
-"""The most lines of finalizers that are queued while their thread writes a line."""
-_DEEPEST = 6  # beyond it nothing is shown: a structure may hold itself
+MAX_LATE_LINES: Final = 100
+"""Lines of finalizers that are queued at most, while their thread writes a line."""
+_MAX_DEPTH = 6  # deeper values are not shown: a structure may contain itself
 
 
 def make_logger(kind: str = "text", level: str = "info", stream: TextIO | None = None) -> Logger:
     """Return a logger that writes to ``stream`` (standard error if None).
 
-    ``kind`` is ``text`` for people or ``json`` for collectors, ``level`` the least of
-    ``debug``, ``info``, ``warning``, ``error`` that is written. Raises ``ValueError`` for
-    another kind or level. In a process without a standard error nothing is written.
+    ``kind`` is ``text`` for people or ``json`` for collectors. ``level`` is the lowest of
+    ``debug``, ``info``, ``warning``, ``error`` that is written. Raises ``ValueError`` for another
+    kind or level. In a process without a standard error nothing is written.
 
     >>> make_logger("json", stream=sys.stdout).info("joined", room="lab", token="abc")
     {"timestamp": ..., "level": "info", "event": "joined", "room": "lab", "token": "***"}
@@ -79,9 +79,9 @@ _PROCESSORS: Final[list[Any]] = [
 
 
 class Output:
-    """Where the lines of a logger go, and how they look: structlog's innermost logger.
+    """Writes the lines of a logger: structlog's innermost logger.
 
-    ``level`` is the least number (as in ``logging``) of what is to be written.
+    ``level`` is the lowest level that is written, as a number of ``logging``.
     """
 
     def __init__(self, stream: TextIO, level: int, processors: list[Any]) -> None:
@@ -91,17 +91,17 @@ class Output:
         self._lock = threading.RLock()
         self._is_writing = False
         """Whether the thread that holds the lock is writing a line."""
-        self._late: deque[str] = deque(maxlen=LATE)
+        self._late: deque[str] = deque(maxlen=MAX_LATE_LINES)
 
     def logger(self, level: int) -> Any:
-        """Return a logger that writes here what is of ``level`` at least."""
+        """Return a logger that writes here, from ``level`` on."""
         kind = structlog.make_filtering_bound_logger(level)
         wrapped = structlog.wrap_logger(self, processors=self._processors, wrapper_class=kind)
-        # Bound once: the proxy that structlog gives would do it anew for every line.
+        # Bound once. structlog's proxy would bind for every line.
         return wrapped.bind()
 
     def msg(self, line: str) -> None:
-        """Write one entry."""
+        """Write one line, or queue it if this thread is writing another."""
         with self._lock:
             if self._is_writing:
                 self._late.append(line)
@@ -122,13 +122,13 @@ class Output:
 
 
 def output_of(logger: object) -> Output | None:
-    """Return where a logger of ``make_logger`` writes; None for one of somebody else."""
+    """Return the output of a logger from ``make_logger``; None for another logger."""
     found = getattr(logger, "_logger", None)
     return found if isinstance(found, Output) else None
 
 
 class _Nowhere(io.TextIOBase):
-    """Takes everything, and keeps nothing."""
+    """A stream that discards everything."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -137,9 +137,9 @@ class _Nowhere(io.TextIOBase):
 def redact(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Mask what is secret; a structlog processor."""
+    """Mask secrets: a processor for structlog."""
     for key, value in event.items():
-        event[key] = MASK if _SECRET_NAME.search(key) else _masked(value, _DEEPEST)
+        event[key] = MASK if _SECRET_NAME.search(key) else _masked(value, _MAX_DEPTH)
     return event
 
 
@@ -151,7 +151,7 @@ def _masked(value: Any, depth: int) -> Any:
     if isinstance(value, bytes):
         return _masked(value.decode("utf-8", "replace"), depth)
     if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
-        # An object's own text, an exception's for one, may quote what it was given.
+        # The text of an object, such as an exception, may quote a secret.
         return value if isinstance(value, (int, float, type(None))) else _masked(told(value), depth)
     if depth == 0:
         return "..."
@@ -175,7 +175,7 @@ def _one_line(
 def _in_order(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """What every line has comes first, so that lines can be read one below the other."""
+    """Put the fields of ``_FIRST`` first, so that lines align."""
     first = {name: event.pop(name) for name in _FIRST if name in event}
     return first | dict(event)
 
@@ -183,7 +183,7 @@ def _in_order(
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
-    except (AttributeError, ValueError):  # a writer of somebody's own, or one that is closed
+    except (AttributeError, ValueError):  # another kind of writer, or a closed one
         return False
 
 

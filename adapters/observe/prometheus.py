@@ -1,13 +1,12 @@
-"""Counts for Prometheus, by prometheus_client.
+"""Metrics for Prometheus, by prometheus_client.
 
 Rules of this file:
 
-1. Every label is a route's pattern or a word of a fixed list: what a client can choose
-   never becomes one, so that the number of series stays the same however many clients,
-   rooms and topics there are.
-2. Counting is adding to a plain number, on the event loop only; the client library's own
-   counters take a lock for each, which costs as much as the rest of a message. They are
-   put into its form when Prometheus asks.
+1. A label is the pattern of a route or a word of a fixed list, never a client's text. So the
+   number of series does not grow with clients, rooms and topics.
+2. Counting adds to a plain number, on the event loop only. The client library's own counters
+   take a lock, which costs as much as the rest of a message. The numbers are converted into its
+   form when Prometheus scrapes them.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-"""Seconds. A handler that waits for nothing takes 10 µs, an ack's time-out is 5 s."""
+"""Seconds. A handler that awaits nothing takes 10 µs, the timeout of an ack is 5 s."""
 
 
 class _Histogram:
-    """How many times lay between two bounds of ``BUCKETS``, and all of them together."""
+    """The number of times in each bucket of ``BUCKETS``, and their sum in seconds."""
 
     __slots__ = ("counts", "total")
 
@@ -53,7 +52,7 @@ class _Histogram:
         self.total += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return each bound with how many lay at or below it, as Prometheus wants them."""
+        """Return each bound with the number of times up to it, as Prometheus requires."""
         pairs: list[tuple[str, float]] = []
         below = 0
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
@@ -63,8 +62,8 @@ class _Histogram:
 
 
 class PrometheusMetrics(Collector):
-    """Implements ``Metrics`` and ``WatchesNode``. Each has a registry of its own unless one is
-    given, so that several servers fit into one process.
+    """Implements ``Metrics`` and ``WatchesNode``. The default registry is a new one, so that
+    several servers fit into one process.
 
     >>> metrics = PrometheusMetrics()
     >>> metrics.received("chat:*")
@@ -90,11 +89,11 @@ class PrometheusMetrics(Collector):
         self.registry.register(self)
 
     def render(self) -> tuple[bytes, str]:
-        """Return what Prometheus asks for, and the content type that goes with it."""
+        """Return the metrics in Prometheus' text format, and their content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> Iterator[Metric]:
-        """Return the numbers in the client library's form; the registry calls it."""
+        """Yield the metrics in the client library's form. Called by the registry."""
         yield GaugeMetricFamily(
             "eyewall_connections", "Connections that are open.", self._connections
         )
@@ -118,7 +117,7 @@ class PrometheusMetrics(Collector):
         yield _timed("ack_seconds", "Time until an ack was settled.", "outcome", self._acked)
 
     def describe(self) -> Iterator[Metric]:
-        """Return what there is, so that a registry can tell when it is there twice."""
+        """Return the metrics, by whose names a registry finds duplicates."""
         return self.collect()
 
     def connected(self) -> None:

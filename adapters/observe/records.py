@@ -1,16 +1,16 @@
-"""What other libraries log (Tornado, asyncio, the standard library), in our own form of lines.
+"""Writes the records of other libraries (Tornado, asyncio, the standard library) as log lines.
 
-It is for a process that belongs to the server: it has no effect where the application has set
-up logging. Rules of this file:
+It is for a process that belongs to the server. If the application has set up logging, it has no
+effect. Rules of this file:
 
-1. Our handler takes the place of ``logging.lastResort``, which gets a record only if no other
-   handler does. An application that configures logging later gets its own lines and none of
-   ours, and finds no handler that it would have to remove.
-2. A hook of the process is replaced only where it is Python's own. The last server that ends
+1. The handler replaces ``logging.lastResort``, which gets a record only if no other handler
+   does. An application that configures logging later gets its own lines only, and has no handler
+   to remove.
+2. A hook of the process is replaced only if it is Python's own. The last server that ends
    restores it, unless the application has replaced it meanwhile.
-3. A record that can't be written is lost, and nothing else is.
-4. The handler has no lock of its own. A thread that writes a line may be interrupted by a
-   finalizer that logs a record: with a second lock, two threads could wait for each other.
+3. A record that can't be written is lost, without any other effect.
+4. The handler has no lock. A thread that writes a line may be interrupted by a finalizer that
+   logs a record; with a second lock, two threads could deadlock.
 """
 
 from __future__ import annotations
@@ -27,42 +27,44 @@ from eyewall.adapters.observe.logs import Output, output_of
 from eyewall.application.ports.logging import shown
 
 _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# They have no public name. Where they have none at all, nothing is exchanged.
+# These names are private to Python. A hook without one is not replaced.
 _LAST_RESORT: Final = getattr(logging, "_defaultLastResort", None)
 _SHOW_WARNING: Final = getattr(warnings, "_showwarning_orig", None)
-_TAKEN: Final = frozenset({"self", "event", "level", "timestamp", "logger", "exception", "stack"})
-"""Names that a record's own fields must not have: they are the line's."""
+_RESERVED: Final = frozenset(
+    {"self", "event", "level", "timestamp", "logger", "exception", "stack"}
+)
+"""Names of the line's own fields, which a record's fields can't have."""
 
 
 @contextmanager
 def written_as(logger: object, *, sets_level: bool = True) -> Iterator[None]:
-    """Have everything that is logged, warned of or raised unseen in this process written as
-    ``logger`` writes, at its level, unless the application has set up logging itself.
+    """Write the records, warnings and uncaught exceptions of this process as ``logger`` writes
+    its lines, at its level, unless the application has set up logging.
 
-    ``logger`` is one of ``make_logger``; another one changes nothing. Without ``sets_level``
-    records below ``warning`` stay unwritten, as Python has it: for as long as an application
-    may still say itself what it wants.
+    ``logger`` is one of ``make_logger``; any other has no effect. Without ``sets_level``, records
+    below ``warning`` are not written, which is Python's default: the application may still
+    configure logging.
     """
     output = output_of(logger)
     if output is None or logging.getLogger().handlers:
         yield
         return
-    _PROCESS.enter(output, sets_level=sets_level)
+    _PROCESS.add(output, sets_level=sets_level)
     try:
         yield
     finally:
-        _PROCESS.leave(output)
+        _PROCESS.remove(output)
 
 
 class _LastResort(logging.Handler):
-    """Writes records to the output that was entered last."""
+    """Writes records to the output that was added last."""
 
     def __init__(self) -> None:
         super().__init__()
         self.outputs: list[Output] = []
 
     def createLock(self) -> None:  # noqa: N802  (logging's own name)
-        """Have none (rule 4)."""
+        """Create no lock (rule 4)."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -73,7 +75,7 @@ class _LastResort(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record. Never raises."""
         outputs = self.outputs
-        if not outputs:  # of a thread that found this handler just before it was taken out
+        if not outputs:  # from a thread that found this handler just before it was replaced
             if _LAST_RESORT is not None and record.levelno >= _LAST_RESORT.level:
                 _LAST_RESORT.handle(record)
             return
@@ -91,7 +93,7 @@ class _LastResort(logging.Handler):
                 "error": shown(error),
             }
         with suppress(BaseException):  # a stream that is closed, or full
-            # Bound, and not given to the call, whose own arguments have names too.
+            # Bound, because keywords of the call could clash with its own arguments.
             getattr(write.bind(**fields), _level(record.levelno))(text)
 
 
@@ -109,7 +111,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: value
         for name, value in vars(record).items()
-        if name not in _KNOWN and name not in _TAKEN
+        if name not in _KNOWN and name not in _RESERVED
     }
     fields["logger"] = record.name
     if record.exc_info and record.exc_info[0] is not None:
@@ -159,7 +161,7 @@ def _unraisable(args: sys.UnraisableHookArgs) -> None:
 
 
 class _Process:
-    """What is exchanged in the process while a server writes its lines."""
+    """The hooks of the process, which are replaced while a server writes its lines."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -170,22 +172,22 @@ class _Process:
             (threading, "excepthook", threading.__excepthook__, _thread_failed),
             (sys, "unraisablehook", sys.__unraisablehook__, _unraisable),
         )
-        """Where a hook is, its name, Python's own, and ours."""
+        """The owner of each hook, its name, Python's own, and the replacement."""
         self._leading: list[Output] = []
-        """Those that set the level."""
+        """The outputs that set the level."""
         self._level: int | None = None
-        """The level that the root logger was given here."""
+        """The level that was set on the root logger here."""
 
-    def enter(self, output: Output, *, sets_level: bool) -> None:
+    def add(self, output: Output, *, sets_level: bool) -> None:
         with self._lock:
             if not self._handler.outputs:
-                self._exchange(back=False)
+                self._replace_hooks()
             self._handler.outputs = [*self._handler.outputs, output]
             if sets_level:
                 self._leading.append(output)
                 self._set_level()
 
-    def leave(self, output: Output) -> None:
+    def remove(self, output: Output) -> None:
         with self._lock:
             outputs = self._handler.outputs.copy()
             outputs.remove(output)
@@ -194,16 +196,17 @@ class _Process:
                 self._set_level()
             self._handler.outputs = outputs
             if not outputs:
-                self._exchange(back=True)
+                self._replace_hooks(restore=True)
 
-    def _exchange(self, *, back: bool) -> None:
-        for owner, name, python_s, ours in self._hooks:
-            old, new = (ours, python_s) if back else (python_s, ours)
+    def _replace_hooks(self, *, restore: bool = False) -> None:
+        for owner, name, original, replacement in self._hooks:
+            old, new = (replacement, original) if restore else (original, replacement)
             if old is not None and getattr(owner, name) is old:
                 setattr(owner, name, new)
 
     def _set_level(self) -> None:
-        """Let through what the newest output wants; what the application has said stays."""
+        """Set the root logger to the level of the newest output, unless the application has set
+        one."""
         root = logging.getLogger()
         if root.level != (logging.WARNING if self._level is None else self._level):
             self._level = None

@@ -1,4 +1,4 @@
-"""Messages for users who are away, kept as long as the process lives."""
+"""Messages for offline users, kept in memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from eyewall.domain.mailbox import (
 from eyewall.domain.report import FailureReason
 
 MAX_TOTAL_MESSAGES = 100_000
-"""Of all users: when users without end are written to, the process must not grow with
-them. With what else they take, these are some 100 MiB."""
+"""Messages of all users together: memory must not grow with the number of users. Beside their
+payloads they take some 100 MiB."""
 MAX_TOTAL_BYTES = 256 << 20
-"""Of all users: 2.5 KiB for each of these messages."""
+"""Bytes of all payloads together: 2.5 KiB for each of these messages."""
 
 
 class _Entry(NamedTuple):
@@ -36,15 +36,15 @@ class _Entry(NamedTuple):
 
 
 _Box = dict[str, _Entry]
-"""A user's messages by id, oldest first."""
+"""The messages of a user by id, the oldest first."""
 
 
 class MemoryOffline:
-    """Implements ``OfflineStore``. Servers share it by sharing the object; a closed one
-    keeps what it holds.
+    """Implements ``OfflineStore``. Servers share it by sharing the object. A closed store keeps
+    its messages.
 
-    ``max_messages``, ``max_bytes`` and ``max_age`` (seconds) are for each user,
-    ``max_total_messages`` and ``max_total_bytes`` for all.
+    ``max_messages``, ``max_bytes`` and ``max_age`` (seconds) apply to each user,
+    ``max_total_messages`` and ``max_total_bytes`` to all users together.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class MemoryOffline:
         self._claims: dict[UserId, tuple[str, float]] = {}
 
     def __len__(self) -> int:
-        """Return how many messages wait, of all users."""
+        """Return the number of stored messages of all users."""
         return len(self._order)
 
     async def open(self) -> None:
         """Nothing to open: the messages live as long as the object."""
 
     async def close(self) -> None:
-        """Nothing to close: another server may go on with it."""
+        """Nothing to close: another server may use the object."""
 
     async def store(self, user_id: UserId, message: StoredMessage) -> list[Evicted]:
         with self._lock:
@@ -138,7 +138,7 @@ class MemoryOffline:
             if self._claims.get(user_id, ("", 0.0))[0] == owner:
                 del self._claims[user_id]
 
-    # --- the books
+    # --- bookkeeping
 
     def _put(self, user_id: UserId, message: StoredMessage) -> None:
         position, size = next(self._positions), len(message.payload)
@@ -165,7 +165,7 @@ class MemoryOffline:
         return Evicted(user_id, self._take(user_id, message_id), reason)
 
     def _expire_box(self, user_id: UserId, now: datetime) -> list[Evicted]:
-        """Room is made of what is worthless first."""
+        """Evict the user's expired messages, before others are evicted for room."""
         old = [
             entry.message.id
             for entry in self._boxes.get(user_id, {}).values()

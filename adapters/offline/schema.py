@@ -1,4 +1,4 @@
-"""The tables of the SQLite store, and what is done with them within a transaction."""
+"""The tables of the SQLite store, and its operations within a transaction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from eyewall.domain.mailbox import Evicted, MailboxLimits, StoredMessage
 from eyewall.domain.report import FailureReason
 
 VERSION = 1
-"""Of the tables below; it stands in the file as ``user_version``."""
+"""The version of the tables, stored in the file as ``user_version``."""
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-# AUTOINCREMENT: a position is never given twice, also when the last message has gone.
+# AUTOINCREMENT: a position is never reused, even after the last message is removed.
 _TABLES = (
     """CREATE TABLE messages (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -42,7 +42,7 @@ _MESSAGE = "position, id, payload, priority, stored_at, expires_at, user"
 
 
 def prepare(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Open the file for the calling thread, and make the tables if it has none.
+    """Open the file for the calling thread, and create the tables if it has none.
 
     Raises ``Unavailable`` or ``sqlite3.Error``.
     """
@@ -52,7 +52,7 @@ def prepare(path: Path, busy_timeout: float) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         if _version(db) < VERSION:
             db.execute("BEGIN IMMEDIATE")
-            if _version(db) < VERSION:  # nobody else has made them meanwhile
+            if _version(db) < VERSION:  # another process may have created them meanwhile
                 for table in _TABLES:
                     db.execute(table)
                 db.execute(f"PRAGMA user_version = {VERSION}")
@@ -72,7 +72,7 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 class Tables:
-    """What each call of the store does, within a transaction of the caller's."""
+    """The operations of the store, each within a transaction of the caller."""
 
     def __init__(self, db: sqlite3.Connection, limits: MailboxLimits) -> None:
         self._db = db
@@ -84,7 +84,10 @@ class Tables:
             return []
         old = "SELECT position FROM messages WHERE user = ? AND worthless_at <= ?"
         evicted = self._evict(
-            [row[0] for row in self._db.execute(old, (user_id, _out(message.stored_at)))],
+            [
+                row[0]
+                for row in self._db.execute(old, (user_id, _to_microseconds(message.stored_at)))
+            ],
             FailureReason.TIMEOUT,
         )
         self._db.execute(
@@ -95,9 +98,9 @@ class Tables:
                 message.id,
                 message.payload,
                 int(message.priority),
-                _out(message.stored_at),
-                None if message.expires_at is None else _out(message.expires_at),
-                _out(self._limits.worthless_at(message)),
+                _to_microseconds(message.stored_at),
+                None if message.expires_at is None else _to_microseconds(message.expires_at),
+                _to_microseconds(self._limits.worthless_at(message)),
                 len(message.payload),
             ),
         )
@@ -123,7 +126,7 @@ class Tables:
         rows = self._db.execute(
             f"SELECT {_MESSAGE} FROM messages"  # noqa: S608  (our own constant)
             " WHERE user = ? AND position > ? AND worthless_at > ? ORDER BY position LIMIT ?",
-            (user_id, after, _out(now), limit),
+            (user_id, after, _to_microseconds(now), limit),
         )
         return [(row[0], _message(row)) for row in rows]
 
@@ -136,7 +139,7 @@ class Tables:
     def expire(self, now: datetime, limit: int, wall: float) -> list[Evicted]:
         self._db.execute("DELETE FROM claims WHERE until <= ?", (wall,))
         old = "SELECT position FROM messages WHERE worthless_at <= ? ORDER BY position LIMIT ?"
-        positions = [row[0] for row in self._db.execute(old, (_out(now), limit))]
+        positions = [row[0] for row in self._db.execute(old, (_to_microseconds(now), limit))]
         return self._evict(positions, FailureReason.TIMEOUT)
 
     def claim(self, user_id: UserId, owner: str, ttl: float, wall: float) -> str:
@@ -172,15 +175,15 @@ def _message(row: tuple[int, str, bytes, int, int, int | None, str]) -> StoredMe
         message_id,
         payload,
         Priority(priority),
-        _in(stored_at),
-        None if expires_at is None else _in(expires_at),
+        _from_microseconds(stored_at),
+        None if expires_at is None else _from_microseconds(expires_at),
     )
 
 
-def _out(when: datetime) -> int:
-    """A timestamp as whole microseconds, which come back as they were."""
+def _to_microseconds(when: datetime) -> int:
+    """Return a timestamp in whole microseconds, without rounding."""
     return (when - _START) // _MICROSECOND
 
 
-def _in(stamp: int) -> datetime:
+def _from_microseconds(stamp: int) -> datetime:
     return _START + stamp * _MICROSECOND

@@ -1,13 +1,13 @@
-"""Messages for users who are away, in a file that outlives the process.
+"""Messages for offline users, kept in an SQLite file.
 
 Rules of this file:
 
-1. A call has returned when its transaction is on the disk: write-ahead log, and
-   ``synchronous = FULL``. With ``NORMAL`` a killed process would lose nothing either, but
-   a power cut would take the last messages that were reported as stored.
-2. One thread works for all. What waits for it becomes one transaction, so that a burst
-   of messages is one ``fsync`` and not one for each.
-3. A transaction that fails is undone as a whole, and all whose calls were in it are told.
+1. A call returns when its transaction is on the disk: write-ahead log, ``synchronous = FULL``.
+   With ``NORMAL``, a power cut (not a killed process) would lose the last messages that were
+   reported as stored.
+2. One thread runs all calls. Waiting calls share a transaction, so that a burst of messages
+   takes one ``fsync`` and not one for each.
+3. A transaction that fails is rolled back as a whole, and each of its calls raises.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ from eyewall.domain.mailbox import (
 T = TypeVar("T")
 
 
-MOST_CALLS = 10_000
-"""Calls that may wait for a disk that is slow; more are refused: each holds a message."""
-BATCH = 256
-"""Calls in one transaction: with messages of the usual size a few milliseconds, so that
-the first of them does not wait for the last of a long burst."""
+MAX_WAITING_CALLS = 10_000
+"""Calls that may wait for a slow disk, each with a message in memory. Further calls are
+refused."""
+CALLS_PER_TRANSACTION = 256
+"""Calls of one transaction: a few milliseconds at usual message sizes, so that the first call
+of a long burst does not wait for the last."""
 
 
 class _Call:
-    """One call, and where its result is awaited."""
+    """One call, and the future of its result."""
 
     __slots__ = ("_future", "_loop", "error", "result", "work", "writes")
 
@@ -63,8 +64,8 @@ class _Call:
         return await self._future
 
     def tell(self) -> None:
-        """Hand the result over, from the worker's thread."""
-        with contextlib.suppress(RuntimeError):  # a loop that is closed waits for nothing
+        """Settle the future, from the worker's thread."""
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
@@ -77,16 +78,15 @@ class _Call:
 
 
 class SqliteOffline:
-    """Implements ``OfflineStore`` in the file ``path``, which is made if it is not there.
+    """Implements ``OfflineStore`` in the file ``path``, which is created if it does not exist.
 
-    Servers share it by sharing the object, or, on one machine, the file.
-    ``max_messages``, ``max_bytes`` and ``max_age`` (seconds) are for each user; the disk
-    bounds the total. ``busy_timeout``: seconds to wait for another process that has the
-    file locked; within five a backup's lock is over.
+    Servers share it by sharing the object or, on one machine, the file.
+    ``max_messages``, ``max_bytes`` and ``max_age`` (seconds) apply to each user; the disk limits
+    the total. ``busy_timeout`` is how many seconds to wait for another process that has locked
+    the file; a backup holds its lock for less than five.
 
-    ``open`` raises ``Unavailable`` for a file that can't be opened or written, is no
-    database, or was written by a newer version; so does every call on a disk that is
-    full, and goes on working when there is room again.
+    ``open`` raises ``Unavailable`` if the file can't be opened or written, is no database, or
+    was written by a newer version. Every call raises it while the disk is full.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class SqliteOffline:
         self._busy_timeout = seconds(busy_timeout, "busy_timeout")
         self._clock = clock
         self._calls: deque[_Call] = deque()
-        self._news = threading.Condition()
+        self._wakeup = threading.Condition()
         self._opened = 0
         self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
-        """Opened by each server that uses it; raises ``Unavailable``."""
-        with self._news:
+        """Count one more server that uses the store. Raises ``Unavailable``."""
+        with self._wakeup:
             self._opened += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="offline", daemon=True)
@@ -127,14 +127,14 @@ class SqliteOffline:
             raise
 
     async def close(self) -> None:
-        """Closed by each; the last one ends the thread, when its calls are done."""
-        with self._news:
+        """Count one server less. The last one ends the thread, after its calls are done."""
+        with self._wakeup:
             self._opened = max(0, self._opened - 1)
             thread = self._thread
             if self._opened or thread is None:
                 return
             self._thread = None
-            self._news.notify()
+            self._wakeup.notify()
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
     # --- the calls
@@ -163,13 +163,13 @@ class SqliteOffline:
 
     async def _do(self, work: Callable[[Tables], T], *, writes: bool = True) -> T:
         call = _Call(work, writes=writes)
-        with self._news:
+        with self._wakeup:
             if self._thread is None:
                 raise Unavailable("the offline store is closed")
-            if len(self._calls) >= MOST_CALLS:
-                raise Unavailable(f"{MOST_CALLS} calls wait for the offline store")
+            if len(self._calls) >= MAX_WAITING_CALLS:
+                raise Unavailable(f"{MAX_WAITING_CALLS} calls wait for the offline store")
             self._calls.append(call)
-            self._news.notify()
+            self._wakeup.notify()
         result: T = await call.wait()
         return result
 
@@ -182,37 +182,39 @@ class SqliteOffline:
                 if db is None:
                     db = prepare(self._path, self._busy_timeout)
                 self._transact(db, calls)
-            except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must hear)
+            except Exception as error:  # noqa: BLE001  (the callers must get any error)
                 for call in calls:
-                    call.error = _away(error)
-                db = _undone(db)
+                    call.error = _unavailable(error)
+                db = _rolled_back(db)
             for call in calls:
                 call.tell()
         if db is not None:
             db.close()
 
     def _next(self) -> list[_Call]:
-        """Wait for work; none when the store is closed and all is done."""
+        """Wait for calls and return them; none when the store is closed and all are done."""
         me = threading.current_thread()
-        with self._news:
+        with self._wakeup:
             while not self._calls and self._thread is me:
-                self._news.wait()
-            return [self._calls.popleft() for _ in range(min(BATCH, len(self._calls)))]
+                self._wakeup.wait()
+            return [
+                self._calls.popleft() for _ in range(min(CALLS_PER_TRANSACTION, len(self._calls)))
+            ]
 
     def _transact(self, db: sqlite3.Connection, calls: list[_Call]) -> None:
         tables = Tables(db, self._limits)
-        # Who only reads takes no lock that another process would have to wait for.
+        # A transaction that only reads takes no lock, so other processes do not wait for it.
         db.execute("BEGIN IMMEDIATE" if any(call.writes for call in calls) else "BEGIN")
         for call in calls:
             try:
                 call.result = call.work(tables)
-            except ValueError as error:  # a text that is none, before anything was done
-                call.error = _away(error)
+            except ValueError as error:  # a text that is no Unicode, before anything was written
+                call.error = _unavailable(error)
         db.execute("COMMIT")
 
 
-def _undone(db: sqlite3.Connection | None) -> sqlite3.Connection | None:
-    """Undo what was begun; None if the file has to be opened again."""
+def _rolled_back(db: sqlite3.Connection | None) -> sqlite3.Connection | None:
+    """Roll back. Returns None if the file has to be opened again."""
     if db is None:
         return None
     try:
@@ -223,9 +225,9 @@ def _undone(db: sqlite3.Connection | None) -> sqlite3.Connection | None:
     return db
 
 
-def _away(error: Exception) -> Unavailable:
+def _unavailable(error: Exception) -> Unavailable:
     if isinstance(error, Unavailable):
         return error
-    away = Unavailable(f"the offline store failed: {error}")
-    away.__cause__ = error
-    return away
+    unavailable = Unavailable(f"the offline store failed: {error}")
+    unavailable.__cause__ = error
+    return unavailable

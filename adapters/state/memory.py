@@ -1,6 +1,6 @@
 """Cluster state for servers in one process.
 
-One lock makes every method one atomic step, also for servers on several event loops.
+A lock makes every method atomic, also for servers on several event loops.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from eyewall.domain.room import Room, Standing
 T = TypeVar("T")
 
 LAST_SEEN = 100_000
-"""Users who are away whose last sign of life is remembered; the oldest go first."""
+"""Offline users whose ``last_seen`` is kept; the oldest are dropped first."""
 MAX_SESSIONS = 100_000
-"""Sessions kept for clients that come back; the oldest go first."""
+"""Sessions kept for clients that reconnect; the oldest are dropped first."""
 
 
 class MemoryState:
-    """Implements ``StateStore``. Servers share it by sharing the object; a closed one
-    keeps what it holds."""
+    """Implements ``StateStore``. Servers share it by sharing the object. A closed store keeps
+    its state."""
 
     across_processes = False
 
@@ -50,7 +50,7 @@ class MemoryState:
         """Nothing to open: the state lives as long as the object."""
 
     async def close(self) -> None:
-        """Nothing to close: another server may go on with it."""
+        """Nothing to close: another server may use the object."""
 
     # --- rooms
 
@@ -61,7 +61,7 @@ class MemoryState:
             self._reap()
             known = None if member is None else self._standings.get(room_id, {}).get(member)
             before = Standing() if known is None else known
-            # The rule works on copies: one that raises leaves nothing behind.
+            # The transaction gets copies: if it raises, nothing has changed.
             standing = before.copy()
             room, result = rule(copy.copy(self._rooms.get(room_id)), standing)
             if member is not None:
@@ -80,7 +80,7 @@ class MemoryState:
         before: Standing,
         after: Standing,
     ) -> None:
-        """Keep the index of who owns which seats in step with a standing."""
+        """Update the index of seats for a changed standing."""
         for conn_id, seat in before.seats.items():
             if conn_id not in after.seats:
                 self._seats.discard(seat.node, conn_id, (room_id, member))
@@ -95,7 +95,7 @@ class MemoryState:
             self._rooms[room_id] = room
 
     def _drop_room(self, room_id: RoomId) -> dict[MemberKey, Standing]:
-        """Forget a room; returns its standings."""
+        """Remove a room. Returns its standings."""
         self._rooms.pop(room_id, None)
         standings = self._standings.pop(room_id, {})
         for member, standing in standings.items():
@@ -154,7 +154,7 @@ class MemoryState:
     def _linger(self, user_id: UserId, seconds: float) -> None:
         now = self._clock()
         self._lingering[user_id] = now + seconds
-        # All linger equally long: the first to begin is the first to end.
+        # All users linger equally long, so they end in the order in which they began.
         while self._lingering[first := next(iter(self._lingering))] <= now:
             del self._lingering[first]
 
@@ -242,7 +242,7 @@ class MemoryState:
             self._forget(node, now)
 
     def _reap(self) -> None:
-        """Take back what the nodes owned whose lease has lapsed."""
+        """Remove the seats and the presence of nodes whose leases have expired."""
         now = self._clock()
         for node in [n for n, until in self._leases.items() if until <= now]:
             del self._leases[node]
@@ -252,7 +252,7 @@ class MemoryState:
         for conn_id, (room_id, member) in self._seats.pop(node):
             room = self._rooms[room_id]
             standing = self._standings[room_id][member]
-            # The engine's own clean-up: an invite stays good for who was cut off.
+            # Unlike a leave, this keeps the invite: the member did not leave.
             del standing.seats[conn_id]
             room.seats -= 1
             if standing.blank:
@@ -270,7 +270,7 @@ class MemoryState:
 
 
 class _Index(Generic[T]):
-    """What belongs to which connections of which nodes."""
+    """The values of type ``T`` that belong to each connection of each node."""
 
     def __init__(self) -> None:
         self._of: dict[NodeId, dict[ConnId, dict[T, None]]] = {}
@@ -291,7 +291,7 @@ class _Index(Generic[T]):
             self._of.pop(node, None)
 
     def pop(self, node: NodeId) -> list[tuple[ConnId, T]]:
-        """Take out all that belongs to a node's connections."""
+        """Remove and return all values of a node."""
         gone = self._of.pop(node, {})
         return [(conn_id, what) for conn_id, of_conn in gone.items() for what in of_conn]
 

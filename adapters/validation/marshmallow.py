@@ -1,4 +1,4 @@
-"""Payloads checked against marshmallow schemas, by topic."""
+"""Validates payloads by marshmallow schemas, chosen by topic."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from eyewall.domain.errors import ValidationError
 from eyewall.domain.routing import RouteTable
 
 WHOLE = "_schema"
-"""The field under which marshmallow tells what is wrong with the payload as a whole."""
+"""The field of marshmallow's messages about the payload as a whole."""
 
 
 class MarshmallowValidator:
     """Implements ``Validator`` with a schema, or a schema's class, for each pattern.
 
-    Patterns work as in routing: an exact topic beats a wildcard, a longer prefix a
-    shorter one. A topic that no pattern fits passes.
+    Patterns work as in routing: an exact topic wins over a wildcard, a longer prefix over a
+    shorter one. A topic without a pattern is not validated.
 
     >>> from marshmallow import Schema, fields
     >>> validator = MarshmallowValidator({"chat:*": Schema.from_dict({"text": fields.Str()})})
@@ -37,8 +37,8 @@ class MarshmallowValidator:
     def validate(self, topic: str, event: str, data: Any) -> None:
         """Raise ``ValidationError`` if ``data`` does not fit the schema of ``topic``.
 
-        Its ``fields`` are marshmallow's messages: texts by the field's name, nested as
-        the payload is.
+        Its ``fields`` are marshmallow's messages: texts by the name of the field, nested like
+        the payload.
         """
         schema = self._schemas.find(topic, None)
         if schema is None:
@@ -63,7 +63,7 @@ def _by_field(error: marshmallow.ValidationError) -> Mapping[Any, Any]:
 
 
 def _as_json(messages: Any) -> Any:
-    """Return the messages with texts for keys: marshmallow counts a list's items."""
+    """Return the messages with strings for keys: marshmallow numbers the items of a list."""
     if isinstance(messages, Mapping):
         return {str(key): _as_json(found) for key, found in messages.items()}
     return messages

@@ -122,7 +122,7 @@ async def test_a_call_that_can_not_be_done_harms_no_other(path):
 
 
 async def test_too_many_calls_are_refused(path, monkeypatch):
-    monkeypatch.setattr("eyewall.adapters.offline.sqlite.MOST_CALLS", 2)
+    monkeypatch.setattr("eyewall.adapters.offline.sqlite.MAX_WAITING_CALLS", 2)
     async with opened(SqliteOffline(path)) as store:
         hold, begun = threading.Event(), threading.Event()
         first = asyncio.ensure_future(store._do(lambda tables: (begun.set(), hold.wait(10))))

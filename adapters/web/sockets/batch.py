@@ -167,7 +167,7 @@ def _merge_own(link: WriteTarget, sources: Sequence[list[NumberedFrame]]) -> Wri
 
 
 class SocketGroup:
-    """The links of a room, say: they get the same messages. Implements ``Audience``."""
+    """The links of a room, say: they get the same messages. Implements ``BroadcastGroup``."""
 
     __slots__ = ("_batcher", "_links", "_snapshot")
 
@@ -204,7 +204,7 @@ class SocketGroup:
 
 
 class WriteBatcher:
-    """Writes for all links of the node. Implements ``Outbound``."""
+    """Writes for all links of the node. Implements ``MessageWriter``."""
 
     def __init__(self) -> None:
         self.current: Sequence[EncodedMessage] = ()
