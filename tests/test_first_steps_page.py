@@ -77,7 +77,7 @@ async def test_that_nobody_confirmed_is_known_while_the_client_waits(server, top
 
 
 async def test_who_has_got_it_is_told_and_not_kept():
-    server = served(recipe("Who has got it"))
+    server = served(recipe("Delivery receipts"))
     async with TestHub(server) as th:
         await th.hub.create_room("desk", RoomOptions(history_size=2))
         ada, bob = await th.connect(user="ada"), await th.connect(user="bob")
@@ -96,7 +96,7 @@ async def test_who_has_got_it_is_told_and_not_kept():
 
 
 async def test_who_has_read_it_is_told_and_kept_for_each_user():
-    names = recipe("Who has read it")
+    names = recipe("Read receipts")
     async with TestHub(served(names)) as th:
         ada, bob = await th.connect(user="ada"), await th.connect(user="bob")
         for client in (ada, bob):
