@@ -37,7 +37,7 @@ MAX_WINDOW_BITS: Final = 15
 """Window sizes in bits. With 8, zlib produces no raw deflate data."""
 
 LOOKAHEAD: Final = 262
-"""Bytes of a window that zlib keeps free of matches."""
+"""Bytes by which the longest match distance of zlib is shorter than its window."""
 
 INPUT_SIZE: Final = 16 * 1024
 """Compressed bytes of one step: at each step zlib copies the input that it has not consumed."""

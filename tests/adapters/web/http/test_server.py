@@ -11,7 +11,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from eyewall.adapters.clock.system import SystemClock
-from eyewall.adapters.web.http import lingering_close as parting
+from eyewall.adapters.web.http import lingering_close
 from eyewall.adapters.web.http import server as module
 from eyewall.adapters.web.http.proxies import TrustedProxies
 from eyewall.adapters.web.http.refusals import RefusalLog
@@ -278,7 +278,7 @@ async def test_an_answer_arrives_whatever_is_unread(request_, status, tls):
 
 
 async def test_who_does_not_close_behind_an_answer_is_cut_off(monkeypatch):
-    monkeypatch.setattr(parting, "LINGER_TIMEOUT", SOON)
+    monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", SOON)
     async with serving() as site:
         told = await all_of(await site.dial(b"nonsense\r\n\r\n"))
         assert told.startswith(b"HTTP/1.1 400 ")
@@ -290,7 +290,7 @@ async def test_who_does_not_close_behind_an_answer_is_cut_off(monkeypatch):
 
 
 async def test_of_too_many_that_do_not_close_the_first_is_cut_off(monkeypatch):
-    monkeypatch.setattr(parting, "MAX_LINGERING", 1)
+    monkeypatch.setattr(lingering_close, "MAX_LINGERING", 1)
     async with serving() as site:
         for _ in range(3):
             told = await all_of(await site.dial(b"nonsense\r\n\r\n"))

@@ -17,17 +17,17 @@ JSON, OTHER = Wire(), Wire()
 
 
 class Spot:
-    """An outlet that only collects."""
+    """A target that only collects."""
 
     def __init__(self, wire=JSON):
         self.wire = wire
         self.pending = None
 
 
-def delivered(parcels):
-    """Return what each link gets; a link must stand in one parcel only."""
+def delivered(groups):
+    """Return what each link gets; each link must be in one group only."""
     got = {}
-    for links, wire, frames, _ in parcels:
+    for links, wire, frames, _ in groups:
         for link in links:
             assert link not in got
             assert link.wire is wire
@@ -39,21 +39,21 @@ def test_members_of_one_room_share_a_parcel():
     members = [Spot() for _ in range(5)]
     a, b = raw("a"), raw("b")
 
-    parcels = merge_writes({GroupSnapshot(members): [(1, a), (2, b)]}, [])
+    groups = merge_writes({GroupSnapshot(members): [(1, a), (2, b)]}, [])
 
-    assert len(parcels) == 1
-    assert set(parcels[0].links) == set(members)
-    assert parcels[0].frames == [a, b]
+    assert len(groups) == 1
+    assert set(groups[0].links) == set(members)
+    assert groups[0].frames == [a, b]
 
 
 def test_members_of_the_same_two_rooms_share_a_parcel_in_the_order_of_sending():
     both, first, second = [Spot() for _ in range(3)], Spot(), Spot()
     one, two = GroupSnapshot([*both, first]), GroupSnapshot([*both, second])
 
-    parcels = merge_writes({one: [(1, raw("a")), (3, raw("c"))], two: [(2, raw("b"))]}, [])
+    groups = merge_writes({one: [(1, raw("a")), (3, raw("c"))], two: [(2, raw("b"))]}, [])
 
-    got = delivered(parcels)
-    assert len(parcels) == 3
+    got = delivered(groups)
+    assert len(groups) == 3
     assert all(got[link] == ["a", "b", "c"] for link in both)
     assert (got[first], got[second]) == (["a", "c"], ["b"])
 
@@ -85,12 +85,12 @@ def test_nothing_goes_out_after_the_last():
     link = Spot()
     link.pending = [(1, raw("a")), (2, CLOSE_MARKER), (4, raw("late"))]
 
-    (parcel,) = [
+    (group,) = [
         p for p in merge_writes({GroupSnapshot([link]): [(3, raw("room"))]}, [link]) if p.links
     ]
 
-    assert [frame.payload for frame in parcel.frames] == [b"a"]
-    assert parcel.last
+    assert [frame.payload for frame in group.frames] == [b"a"]
+    assert group.last
 
 
 def test_a_link_that_has_ended_gets_nothing_of_its_own():

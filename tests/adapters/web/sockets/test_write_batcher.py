@@ -32,7 +32,7 @@ WIRE = BareWire()
 
 
 class Sink:
-    """An outlet that takes what it is told to take."""
+    """A target whose socket takes what the test says."""
 
     def __init__(self, *, fails: Exception | None = None, takes: int | None = None) -> None:
         self.wire = WIRE
