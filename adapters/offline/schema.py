@@ -124,7 +124,7 @@ class Tables:
         self, user_id: UserId, after: int, limit: int, now: datetime
     ) -> list[tuple[int, StoredMessage]]:
         rows = self._db.execute(
-            f"SELECT {_MESSAGE} FROM messages"  # noqa: S608  (our own constant)
+            f"SELECT {_MESSAGE} FROM messages"  # noqa: S608  (a constant)
             " WHERE user = ? AND position > ? AND worthless_at > ? ORDER BY position LIMIT ?",
             (user_id, after, _to_microseconds(now), limit),
         )

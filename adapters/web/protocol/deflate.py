@@ -62,20 +62,19 @@ class CompressionConfig:
     """
 
     threshold: int = 256
-    """Bytes: a smaller message goes uncompressed. It fits into one packet either way, and
-    compressing it costs more time than sending it."""
+    """Bytes. A smaller message is not compressed: it fits into one packet either way, and
+    compressing it takes longer than sending it."""
 
     level: int = 6
-    """1 (fast) to 9 (small). zlib's own default: beyond it, messages get slower but hardly
-    smaller."""
+    """1 (fast) to 9 (small). 6 is zlib's default: higher levels are slower, and hardly smaller."""
 
     mem_level: int = 8
-    """1 to 9: memory for compressing, 256 KiB at 8, zlib's own default. It is held only
-    while a message is compressed, so there is nothing to save."""
+    """1 to 9: the memory for compressing. 8, zlib's default, takes 256 KiB, and only while a
+    message is compressed, so a lower level saves little."""
 
     max_ratio: float | None = 100.0
-    """How many times larger than itself a received message may inflate to, beyond the
-    first MiB. JSON of many like records comes to 50, a bomb to 1000. None: no limit but
+    """The largest ratio of a received message's inflated size to its compressed size, beyond the
+    first MiB. JSON of many similar records has 50, a zip bomb 1000. None: no limit but
     ``max_message_size``."""
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ MAX_CATCH_UP_READS: Final = 16
 kernel's buffer already."""
 
 CLOSE_TIMEOUT: Final = 3.0
-"""Seconds that a peer has, once our close frame is written, to send its own and to close;
+"""Seconds that a peer has, once the close frame is written, to send its own and to close;
 ``write_wait`` if that is less. Enough to read what was written before the close frame, and for
 some round trips of the worst networks."""
 
