@@ -67,6 +67,9 @@ class Peer:
         self.digest = hashlib.blake2b()
         self._left = b""
         self._unsent = b""
+        self._lock = threading.RLock()
+        """Held for each call of the socket: a crowd reads in a thread of its own while the test
+        writes, and OpenSSL crashes when two threads use one connection at once."""
 
     @classmethod
     def dial(cls, port: int, *, buffer: int | None = None, keep: bool = True) -> Self:
@@ -113,7 +116,8 @@ class Peer:
     def read(self, most: int = 256 * 1024) -> bool:
         """Take in what has come, at most so many bytes; False if nothing had."""
         try:
-            data = self.sock.recv(most)
+            with self._lock:
+                data = self.sock.recv(most)
         except WOULD_BLOCK:
             return False
         except ConnectionResetError:
@@ -184,18 +188,20 @@ class Peer:
 
     def write(self, data: bytes) -> None:
         """Send as much as the socket takes; the rest goes with the next ``flush``."""
-        self._unsent += data
-        self.flush()
+        with self._lock:
+            self._unsent += data
+            self.flush()
 
     def flush(self) -> bool:
         """Send what waits; False if something still does."""
-        while self._unsent:
-            try:
-                self._unsent = self._unsent[self.sock.send(self._unsent) :]
-            except WOULD_BLOCK:
-                return False
-            except OSError:  # the other side has ended, or this one
-                self._unsent = b""
+        with self._lock:
+            while self._unsent:
+                try:
+                    self._unsent = self._unsent[self.sock.send(self._unsent) :]
+                except WOULD_BLOCK:
+                    return False
+                except OSError:  # the other side has ended, or this one
+                    self._unsent = b""
         return True
 
     def send(self, **envelope: Any) -> None:
@@ -208,7 +214,8 @@ class Peer:
     @property
     def holds_more(self) -> bool:
         """Whether the TLS session has more to read, which the socket does not tell."""
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+        with self._lock:
+            return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
 
     # --- the end
 
@@ -217,7 +224,8 @@ class Peer:
         socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def close(self) -> None:
-        self.sock.close()
+        with self._lock:
+            self.sock.close()
 
     def reset(self) -> None:
         """Break the connection with RST."""
