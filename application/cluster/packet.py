@@ -62,10 +62,3 @@ def unpack(data: bytes, *, max_payload: int) -> Packet:
     if not (isinstance(node, str) and isinstance(kind, str) and isinstance(header, dict)):
         raise BadPacket("the header has fields of the wrong type")
     return Packet(node, kind, header, data[_FIXED + length :])
-
-
-def strings(value: Any) -> list[str]:
-    """Return ``value`` if it is a list of strings; raises ``BadPacket``."""
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadPacket("a list of strings was expected")
-    return value

@@ -17,9 +17,10 @@ import inspect
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from eyewall.application.cluster.packet import BadPacket, Packet, unpack
+from eyewall.application.cluster.protocol import Event, Request
 from eyewall.application.cluster.subscriptions import BusSubscriptions
 from eyewall.application.concurrency.stalls import Stalls
 from eyewall.application.concurrency.tasks import TaskSet, briefly, is_end
@@ -35,14 +36,6 @@ from eyewall.domain.identity import NodeId, RoomId
 from eyewall.domain.report import Incident
 from eyewall.domain.telling import tell
 
-EventHandler = Callable[[dict[str, Any], bytes], None]
-"""Takes in what another node cast: header and payload. Never waits."""
-
-
-RequestHandler = Callable[[dict[str, Any], bytes], Awaitable[Any]]
-"""Answers another node's question; the result travels as JSON."""
-
-
 MOST_QUESTIONS = 10_000
 """Questions of other nodes that may be in work at a time; more are refused."""
 
@@ -52,6 +45,10 @@ CALL_TIMEOUT = 5.0
 
 
 _CALL, _REPLY = "call", "reply"
+
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R", bound=Request)
 
 
 class NodeTimeout(Unavailable):
@@ -89,8 +86,8 @@ class Cluster:
         self._happened = happened
         self._lease = lease
         self._max_payload = max_payload
-        self._casters: dict[str, EventHandler] = {}
-        self._answerers: dict[str, RequestHandler] = {}
+        self._takers: dict[str, Callable[[Mapping[str, Any], bytes], None]] = {}
+        self._answerers: dict[str, Callable[[Mapping[str, Any], bytes], Awaitable[Any]]] = {}
         self._channels = BusSubscriptions(bus, self._heard, logger)
         self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         # Not from 1: an answer to the node that had this name before is not for us.
@@ -108,11 +105,18 @@ class Cluster:
 
     # --- what is heard
 
-    def on_cast(self, kind: str, take: EventHandler) -> None:
-        self._casters[kind] = take
+    def on_event(self, kind: type[E], take: Callable[[E, bytes], None]) -> None:
+        """Have ``take(event, payload)`` called for each event of a kind; it never waits."""
+        self._takers[kind.kind] = lambda header, payload: take(kind.read(header), payload)
 
-    def on_call(self, kind: str, answer: RequestHandler) -> None:
-        self._answerers[kind] = answer
+    def on_request(self, kind: type[R], answer: Callable[[R, bytes], Awaitable[Any]]) -> None:
+        """Have ``answer(request, payload)`` awaited for each request of a kind; what it returns
+        travels as JSON."""
+
+        async def read(header: Mapping[str, Any], payload: bytes) -> Any:
+            return await answer(kind.read(header), payload)
+
+        self._answerers[kind.kind] = read
 
     # --- life
 
@@ -204,27 +208,21 @@ class Cluster:
 
     # --- telling
 
-    async def cast_all(self, kind: str, header: Mapping[str, Any], payload: bytes = b"") -> None:
+    async def notify_all(self, event: Event, payload: bytes = b"") -> None:
         """Tell all nodes. A bus that is away is counted, not raised."""
-        await self._spread(self._all, kind, header, payload)
+        await self._spread(self._all, event, payload)
 
-    async def cast_room(
-        self, room_id: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
-    ) -> None:
+    async def notify_room(self, room_id: str, event: Event, payload: bytes = b"") -> None:
         """Tell the nodes that hear the room. A bus that is away is counted, not raised."""
-        await self._spread(self._of_room(room_id), kind, header, payload)
+        await self._spread(self._of_room(room_id), event, payload)
 
-    async def cast_node(
-        self, node: str, kind: str, header: Mapping[str, Any], payload: bytes = b""
-    ) -> None:
+    async def notify_node(self, node: str, event: Event, payload: bytes = b"") -> None:
         """Tell one node; raises ``Unavailable`` when the bus is away."""
-        await self._cast(self._of_node(node), kind, header, payload)
+        await self._publish(self._of_node(node), event.kind, event.header, payload)
 
-    async def _spread(
-        self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
-    ) -> None:
+    async def _spread(self, channel: str, event: Event, payload: bytes) -> None:
         try:
-            await self._cast(channel, kind, header, payload)
+            await self._publish(channel, event.kind, event.header, payload)
         except Unavailable as error:
             self._happened(Incident.UNSENT)
             if not self._away:  # once per absence, not once per message
@@ -233,15 +231,15 @@ class Cluster:
         else:
             self._away = False
 
-    async def _cast(
-        self, channel: str, kind: str, header: Mapping[str, Any], payload: bytes
+    async def _publish(
+        self, channel: str, kind: str, header: Callable[[], dict[str, Any]], payload: bytes = b""
     ) -> None:
         if self._counts is not None:
-            # A bus in memory knows that nobody else listens: nothing to pack then.
+            # A bus in memory knows that no other node listens: nothing has to be packed then.
             own = 1 if self._channels.hears(channel) else 0
             if self._counts.listeners(channel) <= own:
                 return
-        packet = Packet(self.node, kind, dict(header), payload)
+        packet = Packet(self.node, kind, header(), payload)
         published = self._bus.publish(channel, packet.pack())
         if inspect.isawaitable(published):
             await published
@@ -249,11 +247,10 @@ class Cluster:
 
     # --- asking
 
-    async def call(
+    async def request(
         self,
         node: str,
-        kind: str,
-        header: Mapping[str, Any],
+        request: Request,
         payload: bytes = b"",
         *,
         timeout: float = CALL_TIMEOUT,
@@ -268,8 +265,8 @@ class Cluster:
         until = self._clock.now() + timeout
         deadline = self._deadlines.at(until, lambda: _silence(future, node))
         try:
-            asked = {"id": number, "op": kind, "args": dict(header)}
-            await self._cast(self._of_node(node), _CALL, asked, payload)
+            asked = {"id": number, "op": request.kind, "args": request.header()}
+            await self._publish(self._of_node(node), _CALL, lambda: asked, payload)
             return await future
         finally:
             deadline.cancel()
@@ -296,7 +293,7 @@ class Cluster:
                 self._questioned(packet)
             elif packet.kind == _REPLY:
                 self._replied(packet)
-            elif (take := self._casters.get(packet.kind)) is not None:
+            elif (take := self._takers.get(packet.kind)) is not None:
                 take(packet.header, packet.payload)
             else:
                 raise BadPacket(f"unknown kind {packet.kind!r:.40}")
@@ -333,13 +330,13 @@ class Cluster:
                 raise
             reply["error"] = self._failed(error)
         try:
-            await self._cast(self._of_node(node), _REPLY, reply, b"")
+            await self._publish(self._of_node(node), _REPLY, lambda: reply)
         except (TypeError, ValueError, RecursionError) as error:
             # What can't be encoded must not leave the other node waiting.
             brief = {name: reply.get("error", {}).get(name) for name in ("code", "text")}
             refused = brief["code"] is not None
             reply = {"id": number, "error": brief if refused else self._failed(error)}
-            await self._cast(self._of_node(node), _REPLY, reply, b"")
+            await self._publish(self._of_node(node), _REPLY, lambda: reply)
 
     def _failed(self, error: BaseException) -> dict[str, str]:
         self._logger.error("answer_failed", error=shown(error), exc_info=error)

@@ -14,12 +14,13 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import Deliver, RoomPosition
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.delivery.locator import Recipient
 from eyewall.application.delivery.pending_acks import (
@@ -30,21 +31,18 @@ from eyewall.application.delivery.pending_acks import (
     outcomes_out,
     unknown,
 )
-from eyewall.application.outbound.recipients import RecipientFilter, whom_in
+from eyewall.application.outbound.recipients import RecipientFilter
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.message import Codec, EncodedMessage, read_frame
 from eyewall.application.ports.transport import Link
-from eyewall.application.rooms.publisher import Publisher, encode_position
+from eyewall.application.rooms.publisher import Publisher
 from eyewall.application.rooms.stream import BufferedMessage
 from eyewall.domain.delivery import Plan
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed, Unavailable
 from eyewall.domain.identity import ConnId, NodeId, RoomId
 from eyewall.domain.report import FailureReason
-
-_DELIVER = "deliver"
-
 
 MARGIN = 2.0
 """Seconds that another node gets on top of the time its clients have."""
@@ -78,7 +76,7 @@ class AckedDelivery:
         self._publisher = publisher
         self._codec = codec
         self._clock = clock
-        cluster.on_call(_DELIVER, self._take_deliver)
+        cluster.on_request(Deliver, self._take_deliver)
 
     async def deliver(
         self,
@@ -132,11 +130,11 @@ class AckedDelivery:
         except BaseException:
             turn.cancel()
             raise
-        place = encode_position(room_id, at, list(skip))
+        position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in skip))
         # A later page of a node, and a question that the next message has overtaken, find
         # that the turn is over: they repeat the message under its id, with its place.
         parts = [
-            self._there(node, some, frame, plan, everyone.whom, place=place)
+            self._there(node, some, frame, plan, everyone.whom, position=position)
             for node, conn_ids in others.items()
             for some in _pages(conn_ids)
         ]
@@ -216,43 +214,42 @@ class AckedDelivery:
         whom: RecipientFilter,
         *,
         result: bool = False,
-        place: Mapping[str, Any] | None = None,
+        position: RoomPosition | None = None,
     ) -> list[Outcome]:
         left = None if plan.deadline is None else plan.deadline - self._clock.now()
-        header = {
-            "conns": conn_ids,
-            "p": int(frame.priority),
-            "plan": [plan.ack_timeout, plan.retry_max, plan.retry_backoff, left],
-            "result": result,
-            **whom.header(),
-        }
-        if place is not None:
-            header["s"] = place
+        asked = Deliver(
+            tuple(conn_ids),
+            frame.priority,
+            plan.ack_timeout,
+            plan.retry_max,
+            plan.retry_backoff,
+            left,
+            result,
+            whom.named(),
+            position,
+        )
         timeout = plan.longest() + MARGIN
         try:
-            answers = await self._cluster.call(
-                node, _DELIVER, header, frame.payload, timeout=timeout
-            )
+            answers = await self._cluster.request(node, asked, frame.payload, timeout=timeout)
             return outcomes_in(answers, conn_ids)
         except (Unavailable, BadPacket) as error:
             away = error if isinstance(error, Unavailable) else Unavailable(str(error))
             return [unknown(conn_id, away) for conn_id in conn_ids]
 
-    async def _take_deliver(self, header: Mapping[str, Any], payload: bytes) -> Any:
-        frame = read_frame(self._codec, header, payload)
-        timeout, retries, backoff, left = header["plan"]
+    async def _take_deliver(self, asked: Deliver, payload: bytes) -> list[dict[str, Any]]:
+        frame = read_frame(self._codec, payload, asked.priority)
+        left = asked.time_left
         deadline = None if left is None else self._clock.now() + left
-        plan = Plan(timeout, retries, backoff, deadline)
-        conn_ids = [ConnId(conn_id) for conn_id in strings(header["conns"])]
-        whom = whom_in(header)
-        if "s" in header:
-            found, outcomes = self._found(conn_ids)
+        plan = Plan(asked.ack_timeout, asked.retries, asked.backoff, deadline)
+        whom = RecipientFilter.of(asked.recipients)
+        if asked.position is not None:
+            found, outcomes = self._found(asked.conns)
             turn = _Turn(self._pending_acks, found, plan, whom)
-            self._publisher.arrived(header["s"], BufferedMessage(frame, turn=turn))
+            self._publisher.arrived(asked.position, BufferedMessage(frame, turn=turn))
             outcomes += await turn.outcomes()
         else:
-            outcomes = await self._here(conn_ids, frame, plan, whom)
-        return outcomes_out(outcomes, result=bool(header["result"]))
+            outcomes = await self._here(asked.conns, frame, plan, whom)
+        return outcomes_out(outcomes, result=asked.result)
 
 
 class _Turn:

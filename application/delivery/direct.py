@@ -6,11 +6,11 @@ its ack was asked for, and as ``FORWARDED`` when not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from eyewall.application.cluster.packet import strings
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import DirectMessage, DirectText
 from eyewall.application.concurrency.locks import KeyedLock
 from eyewall.application.connections.registry import BEING_ASKED, Connection, Connections
 from eyewall.application.delivery.acked import AckedDelivery
@@ -21,7 +21,6 @@ from eyewall.application.outbound.recipients import (
     Filter,
     RecipientFilter,
     checked,
-    whom_in,
 )
 from eyewall.application.outbound.sender import Missed, Sender
 from eyewall.application.ports.clock import Clock
@@ -53,8 +52,6 @@ from eyewall.domain.report import (
     ack_result,
 )
 
-_SEND, _TEXT = "send", "conn_text"
-
 
 class DirectMessages:
     """Sends to recipients by name, and says what became of it."""
@@ -80,8 +77,8 @@ class DirectMessages:
         self._codec = codec
         self._clock = clock
         self._turns = KeyedLock()
-        cluster.on_cast(_SEND, self._take_send)
-        cluster.on_cast(_TEXT, self._take_text)
+        cluster.on_event(DirectMessage, self._take_send)
+        cluster.on_event(DirectText, self._take_text)
 
     # --- the use cases
 
@@ -219,8 +216,7 @@ class DirectMessages:
         for node in recipient.by_node:
             if node == self._node:
                 return await self._to_local(ConnId(conn_id), frame)
-            header = {"conn": conn_id}
-            return (await self._to_node(node, recipient, frame, _TEXT, header))[0]
+            return (await self._to_node(node, recipient, frame, DirectText(ConnId(conn_id))))[0]
         return await self._gone(frame, conn_id)
 
     async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
@@ -266,10 +262,9 @@ class DirectMessages:
                     await self._to_local(conn_id, frame, recipient.whom) for conn_id in conn_ids
                 ]
             else:
-                header = {"conns": conn_ids, "p": int(frame.priority), **recipient.whom.header()}
-                if frame.expires is not None:
-                    header["ttl"] = frame.expires - self._clock.now()
-                reports += await self._to_node(node, recipient, frame, _SEND, header)
+                ttl = None if frame.expires is None else frame.expires - self._clock.now()
+                sent = DirectMessage(tuple(conn_ids), frame.priority, recipient.whom.named(), ttl)
+                reports += await self._to_node(node, recipient, frame, sent)
         return reports
 
     async def _to_node(
@@ -277,13 +272,12 @@ class DirectMessages:
         node: NodeId,
         recipient: Recipient,
         frame: EncodedMessage,
-        kind: str,
-        header: Mapping[str, Any],
+        sent: DirectMessage | DirectText,
     ) -> list[DeliveryReport]:
         """Hand a frame to the node that has the recipient's connections."""
         who = [Missed(conn_id, recipient.owner(conn_id)) for conn_id in recipient.by_node[node]]
         try:
-            await self._cluster.cast_node(node, kind, header, frame.payload)
+            await self._cluster.notify_node(node, sent, frame.payload)
         except Unavailable as error:
             for missed in who:
                 await self._sender.failed(frame, missed, FailureReason.CONN_ERROR, error)
@@ -344,26 +338,26 @@ class DirectMessages:
 
     # --- what other nodes ask for
 
-    def _take_send(self, header: Mapping[str, Any], payload: bytes) -> None:
-        frame = read_frame(self._codec, header, payload)
-        if isinstance(ttl := header.get("ttl"), int | float):
-            frame.expires = self._clock.now() + ttl
-        whom = whom_in(header)
-        for conn_id in strings(header["conns"]):
+    def _take_send(self, sent: DirectMessage, payload: bytes) -> None:
+        frame = read_frame(self._codec, payload, sent.priority)
+        if sent.ttl is not None:
+            frame.expires = self._clock.now() + sent.ttl
+        whom = RecipientFilter.of(sent.recipients)
+        for conn_id in sent.conns:
             conn = self._connections.get(conn_id)
             if conn is not None and whom.means(conn):
                 self._sender.post(conn, frame)
             else:
-                # It was told that it is forwarded: here is the only place to say more.
+                # The sender was told that it is forwarded: only this node can report more.
                 self._sender.forwarded_in_vain(frame.addressed(whom.user or conn_id), conn_id)
 
-    def _take_text(self, header: Mapping[str, Any], payload: bytes) -> None:
-        conn_id, frame = header["conn"], self._sender.text(read_text(payload))
-        conn = self._connections.get(conn_id)
+    def _take_text(self, sent: DirectText, payload: bytes) -> None:
+        frame = self._sender.text(read_text(payload))
+        conn = self._connections.get(sent.conn)
         if conn is not None:
             self._sender.post(conn, frame)
         else:
-            self._sender.forwarded_in_vain(frame.addressed(conn_id), conn_id)
+            self._sender.forwarded_in_vain(frame.addressed(sent.conn), sent.conn)
 
 
 def _check(options: SendOptions | None) -> None:

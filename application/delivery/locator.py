@@ -6,17 +6,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.fields import texts
+from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import FindConnections
 from eyewall.application.connections.registry import BroadcastGroups, Connection, Connections
 from eyewall.application.outbound.recipients import (
     ANY_RECIPIENT,
     Filter,
     RecipientFilter,
-    where_in,
-    where_out,
 )
 from eyewall.application.ports.logging import told
 from eyewall.application.ports.plugins import Logger
@@ -27,9 +26,6 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, Where, node_
 from eyewall.domain.report import Target, TargetKind
 
 ConnectionsByNode = dict[NodeId, list[ConnId]]
-
-
-_WHO = "who"
 
 
 _NOBODY: Mapping[ConnId, UserId] = {}
@@ -85,7 +81,7 @@ class RecipientLocator:
         self._connections = connections
         self._broadcast_groups = broadcast_groups
         self._logger = logger
-        cluster.on_call(_WHO, self._take_who)
+        cluster.on_request(FindConnections, self._take_who)
 
     async def remote(self, conn_id: str) -> NodeId | None:
         """The other node that has the connection, if that node is alive."""
@@ -145,9 +141,10 @@ class RecipientLocator:
         """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
         by_node: ConnectionsByNode = {}
         if isinstance(fits, Where):
-            header = {"where": where_out(fits)}
+            asked = FindConnections(fits)
+            asked.header()  # raises before any node is asked
             nodes = await self._cluster.others()
-            answers = await asyncio.gather(*(self._ask_who(node, header) for node in nodes))
+            answers = await asyncio.gather(*(self._ask_who(node, asked) for node in nodes))
             by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
         here = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
         return self._with_local("*", here, by_node, RecipientFilter(fits=fits))
@@ -165,14 +162,13 @@ class RecipientLocator:
         owners = users if whom.user is not None else {**users, **_owners(here)}
         return Recipient(name, ({self._node: local} if local else {}) | by_node, whom, owners)
 
-    async def _ask_who(self, node: NodeId, header: dict[str, Any]) -> list[ConnId]:
+    async def _ask_who(self, node: NodeId, asked: FindConnections) -> list[ConnId]:
         try:
-            return [ConnId(c) for c in strings(await self._cluster.call(node, _WHO, header))]
+            return [ConnId(c) for c in texts(await self._cluster.request(node, asked))]
         except (Unavailable, BadPacket) as error:
             # Nobody knows whom it has; the other nodes' connections must not miss out.
-            self._logger.warning("node_silent", asked=_WHO, error=told(error))
+            self._logger.warning("node_silent", asked=asked.kind, error=told(error))
             return []
 
-    async def _take_who(self, header: Mapping[str, Any], _: bytes) -> list[ConnId]:
-        fits = where_in(header["where"])
-        return [conn.id for conn in self._connections if conn.is_in and fits(conn.meta)]
+    async def _take_who(self, asked: FindConnections, _: bytes) -> list[ConnId]:
+        return [conn.id for conn in self._connections if conn.is_in and asked.where(conn.meta)]

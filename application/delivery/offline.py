@@ -257,8 +257,8 @@ class Offline:
                 else QueueFull(f"too much is stored for {one.user_id}")
             )
             try:
-                header = {"p": one.message.priority}
-                frame = read_frame(self._codec, header, one.message.payload)
+                stored = one.message
+                frame = read_frame(self._codec, stored.payload, stored.priority)
             except MalformedMessage as problem:
                 self._logger.error(
                     "stored_message_unreadable", id=one.message.id, error=told(problem)

@@ -26,14 +26,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import Replay, ReplayStart
 from eyewall.application.concurrency.tasks import TaskSet, briefly
 from eyewall.application.connections.registry import Connections
 from eyewall.application.delivery.acked import AckedDelivery
@@ -63,9 +62,6 @@ most; only a node that hangs loses it."""
 
 PAUSE = 5.0
 """Seconds before a replay that the store did not let begin is tried again."""
-
-
-_REPLAY, _START = "replay", "replay_start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +104,8 @@ class OfflineReplay:
         self._tasks = TaskSet(logger)
         self._running: dict[UserId, ReplayWindow] = {}
         self.lines = ReplayBarrier()
-        cluster.on_call(_REPLAY, self._take_replay)
-        cluster.on_cast(_START, self._take_start)
+        cluster.on_request(Replay, self._take_replay)
+        cluster.on_event(ReplayStart, self._take_start)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -135,7 +131,7 @@ class OfflineReplay:
             if self._node in missed:
                 self.begin(user_id)
             elif missed:
-                await self._cluster.cast_node(next(iter(missed)), _START, {"user": user_id})
+                await self._cluster.notify_node(next(iter(missed)), ReplayStart(user_id))
         except Unavailable as error:
             self._logger.warning("replay_not_begun", error=told(error))
 
@@ -234,8 +230,9 @@ class OfflineReplay:
 
     def _send(self, replay: ReplayWindow, message: StoredMessage, places: list[_Place]) -> None:
         try:
-            header = {"p": message.priority}
-            frame = read_frame(self._codec, header, message.payload, recipient=str(replay.user_id))
+            frame = read_frame(
+                self._codec, message.payload, message.priority, recipient=str(replay.user_id)
+            )
             if frame.envelope is None or frame.envelope.id != message.id:
                 raise MalformedMessage("it has another id")
         except MalformedMessage as error:
@@ -321,25 +318,25 @@ class OfflineReplay:
         replay.written.set()
         self.lines.open(replay.user_id)
         if await self._cluster.is_alive(holder):
-            if await self._cluster.call(holder, _REPLAY, {"user": replay.user_id}):
+            if await self._cluster.request(holder, Replay(replay.user_id)):
                 return True
         else:
             await self._store.release(replay.user_id, holder)
         replay.again = True  # nobody has it any more
         return True
 
-    async def _take_replay(self, header: Mapping[str, Any], _: bytes) -> Any:
+    async def _take_replay(self, asked: Replay, _: bytes) -> bool:
         """Another node has a connection of a user whom this one may have the claim of."""
-        user_id = _user(header)
+        user_id = asked.user
         if user_id in self._running and not self._connections.draining:
             self.begin(user_id)
             return True
         await self._store.release(user_id, self._node)
         return False
 
-    def _take_start(self, header: Mapping[str, Any], _: bytes) -> None:
+    def _take_start(self, told: ReplayStart, _: bytes) -> None:
         """Another node has stored something for a user who is here by now."""
-        self.begin(_user(header))
+        self.begin(told.user)
 
     async def _release(self, user_id: UserId) -> None:
         with suppress(Unavailable):  # it lapses by itself
@@ -357,13 +354,6 @@ class OfflineReplay:
 def _tell(done: Callable[[Outcome], None], sent: asyncio.Future[list[Outcome]]) -> None:
     (outcome,) = sent.result()
     done(outcome)
-
-
-def _user(header: Mapping[str, Any]) -> UserId:
-    user_id = header["user"]
-    if not isinstance(user_id, str):
-        raise BadPacket("a replay without a user")
-    return UserId(user_id)
 
 
 WINDOW = 32

@@ -7,8 +7,16 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.fields import texts
+from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster, NodeTimeout
+from eyewall.application.cluster.protocol import (
+    Disconnect,
+    JoinRoom,
+    LeaveAllRooms,
+    LeaveRoom,
+    LetIn,
+)
 from eyewall.application.concurrency.tasks import TaskSet
 from eyewall.application.connections.hooks import Event, Hooks
 from eyewall.application.connections.registry import Connection, Connections
@@ -24,11 +32,6 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Membership
 from eyewall.domain.room import JoinOptions, RoomRole
-
-_DISCONNECT, _JOIN, _LEAVE, _LEAVE_ALL = "disconnect", "join", "leave", "leave_all"
-
-
-_IN = "let_in"
 
 
 class RemoteConnections:
@@ -59,11 +62,11 @@ class RemoteConnections:
         self._logger = logger
         self._max_per_user = max_per_user
         self._tasks = TaskSet(logger)
-        cluster.on_call(_DISCONNECT, self._take_disconnect)
-        cluster.on_call(_JOIN, self._take_join)
-        cluster.on_call(_LEAVE, self._take_leave)
-        cluster.on_call(_LEAVE_ALL, self._take_leave_all)
-        cluster.on_call(_IN, self._take_in)
+        cluster.on_request(Disconnect, self._take_disconnect)
+        cluster.on_request(JoinRoom, self._take_join)
+        cluster.on_request(LeaveRoom, self._take_leave)
+        cluster.on_request(LeaveAllRooms, self._take_leave_all)
+        cluster.on_request(LetIn, self._take_in)
 
     # --- ends
 
@@ -111,17 +114,17 @@ class RemoteConnections:
 
     async def _in_at(self, node: NodeId, conn_ids: Sequence[str]) -> Collection[str]:
         """Which of a node's connections are let in; all of them where it does not say."""
-        header = {"conns": list(conn_ids)}
+        asked = LetIn(tuple(ConnId(conn_id) for conn_id in conn_ids))
         if node == self._node:
-            return await self._take_in(header, b"")
+            return await self._take_in(asked, b"")
         try:
-            return strings(await self._cluster.call(node, _IN, header))
+            return texts(await self._cluster.request(node, asked))
         except (NodeTimeout, BadPacket) as error:
-            self._logger.warning("node_silent", asked=_IN, error=told(error))
+            self._logger.warning("node_silent", asked=asked.kind, error=told(error))
             return conn_ids
 
-    async def _take_in(self, header: Mapping[str, Any], _: bytes) -> list[str]:
-        found = [self._connections.get(conn_id) for conn_id in strings(header["conns"])]
+    async def _take_in(self, asked: LetIn, _: bytes) -> list[str]:
+        found = [self._connections.get(conn_id) for conn_id in asked.conns]
         return [conn.id for conn in found if conn is not None and conn.is_in]
 
     async def _end(
@@ -144,22 +147,22 @@ class RemoteConnections:
     async def _end_at(
         self, node: NodeId, conn_ids: Sequence[str], reason: DisconnectReason, user_id: str | None
     ) -> int:
-        header = {"conns": list(conn_ids), "reason": reason.value, "user": user_id}
+        conns = tuple(ConnId(conn_id) for conn_id in conn_ids)
+        asked = Disconnect(conns, reason, None if user_id is None else UserId(user_id))
         if node == self._node:
-            return await self._take_disconnect(header, b"")
+            return await self._take_disconnect(asked, b"")
         try:
-            return int(await self._cluster.call(node, _DISCONNECT, header))
+            return int(await self._cluster.request(node, asked))
         except NodeTimeout as error:
-            self._logger.warning("node_silent", asked=_DISCONNECT, error=told(error))
+            self._logger.warning("node_silent", asked=asked.kind, error=told(error))
             return 0
 
-    async def _take_disconnect(self, header: Mapping[str, Any], _: bytes) -> int:
-        reason, user_id = DisconnectReason(header["reason"]), header.get("user")
-        conns = [c for conn_id in header["conns"] if (c := self._connections.get(conn_id))]
+    async def _take_disconnect(self, asked: Disconnect, _: bytes) -> int:
+        conns = [c for conn_id in asked.conns if (c := self._connections.get(conn_id))]
         return sum(
-            self._connections.end(conn, reason)
+            self._connections.end(conn, asked.reason)
             for conn in conns
-            if user_id is None or conn.user_id == user_id
+            if asked.user is None or conn.user_id == asked.user
         )
 
     # --- rooms
@@ -172,8 +175,8 @@ class RemoteConnections:
         node = await self._locate.remote(conn_id)
         if node is None:
             raise ConnectionClosed(f"{conn_id} is not connected")
-        header = {"room": room_id, "conn": conn_id, "options": _options_out(options)}
-        role, members, epoch, offset = await self._cluster.call(node, _JOIN, header)
+        asked = JoinRoom(room_id, ConnId(conn_id), options)
+        role, members, epoch, offset = await self._cluster.request(node, asked)
         return Membership(room_id, ConnId(conn_id), RoomRole(role), members, epoch, offset)
 
     async def leave(self, room_id: RoomId, conn_id: str) -> bool:
@@ -183,7 +186,7 @@ class RemoteConnections:
         node = await self._locate.remote(conn_id)
         if node is None:
             return False
-        return bool(await self._cluster.call(node, _LEAVE, {"room": room_id, "conn": conn_id}))
+        return bool(await self._cluster.request(node, LeaveRoom(room_id, ConnId(conn_id))))
 
     async def leave_all(self, conn_id: str) -> int:
         conn = self._connections.get(conn_id)
@@ -192,22 +195,21 @@ class RemoteConnections:
         node = await self._locate.remote(conn_id)
         if node is None:
             return 0
-        return int(await self._cluster.call(node, _LEAVE_ALL, {"conn": conn_id}))
+        return int(await self._cluster.request(node, LeaveAllRooms(ConnId(conn_id))))
 
-    async def _take_join(self, header: Mapping[str, Any], _: bytes) -> list[Any]:
-        options = _options_in(header["options"])
-        conn = self._connections.get(header["conn"])
+    async def _take_join(self, asked: JoinRoom, _: bytes) -> list[Any]:
+        conn = self._connections.get(asked.conn)
         if conn is None:
-            raise ConnectionClosed(f"{header['conn']} is not connected")
-        member = await self._rooms.join(RoomId(header["room"]), conn, options)
+            raise ConnectionClosed(f"{asked.conn} is not connected")
+        member = await self._rooms.join(asked.room, conn, asked.options)
         return [int(member.role), member.members, member.epoch, member.offset]
 
-    async def _take_leave(self, header: Mapping[str, Any], _: bytes) -> bool:
-        conn = self._connections.get(header["conn"])
-        return conn is not None and await self._rooms.leave(RoomId(header["room"]), conn)
+    async def _take_leave(self, asked: LeaveRoom, _: bytes) -> bool:
+        conn = self._connections.get(asked.conn)
+        return conn is not None and await self._rooms.leave(asked.room, conn)
 
-    async def _take_leave_all(self, header: Mapping[str, Any], _: bytes) -> int:
-        conn = self._connections.get(header["conn"])
+    async def _take_leave_all(self, asked: LeaveAllRooms, _: bytes) -> int:
+        conn = self._connections.get(asked.conn)
         return 0 if conn is None else await self._rooms.leave_all(conn)
 
     # --- errors
@@ -219,17 +221,3 @@ class RemoteConnections:
 
     async def close(self) -> None:
         await self._tasks.close()
-
-
-def _options_out(options: JoinOptions | None) -> dict[str, Any] | None:
-    if options is None:
-        return None
-    return {
-        "role": int(options.role),
-        "invited_by": options.invited_by,
-        "force": options.force,
-    }
-
-
-def _options_in(fields: Any) -> JoinOptions | None:
-    return None if fields is None else JoinOptions(**fields)

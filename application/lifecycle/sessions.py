@@ -22,11 +22,12 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from eyewall.application.cluster.packet import BadPacket
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import ForgetSessions, TakeSession
 from eyewall.application.concurrency.stalls import Stalls
 from eyewall.application.concurrency.tasks import briefly
 from eyewall.application.concurrency.timers import Deadline, TimerQueue
@@ -65,9 +66,6 @@ some 50 MiB."""
 
 SKEW = 0.05
 """Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
-
-
-_TAKE, _FORGET = "session", "session_forget"
 
 
 _MARK = "sent away: "
@@ -113,8 +111,8 @@ class Sessions:
         """Connections that are being brought back into these rooms, and not in all yet."""
         self.become: Callable[[str, dict[str, Any]], object]
         """Changes what is known of a connection; set when the node is put together."""
-        cluster.on_call(_TAKE, self._take_take)
-        cluster.on_cast(_FORGET, self._take_forget)
+        cluster.on_request(TakeSession, self._handle_take)
+        cluster.on_event(ForgetSessions, self._take_forget)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -155,7 +153,7 @@ class Sessions:
     async def drop(self, user_id: UserId) -> None:
         """Drop what is kept for a user just now on the nodes that are there."""
         self._forget(user_id)
-        await self._cluster.cast_all(_FORGET, {"user": user_id})
+        await self._cluster.notify_all(ForgetSessions(user_id))
 
     def _forget(self, user_id: object) -> None:
         for forgotten in self._under_way.values():
@@ -164,8 +162,8 @@ class Sessions:
             if session.user_id == user_id:
                 self._kept.drop(name)
 
-    def _take_forget(self, header: Mapping[str, Any], _: bytes) -> None:
-        self._forget(header["user"])
+    def _take_forget(self, told: ForgetSessions, _: bytes) -> None:
+        self._forget(told.user)
 
     def _keep(self, name: SessionName, session: Session) -> None:
         if self._ttl:
@@ -279,14 +277,8 @@ class Sessions:
     async def _ask(
         self, node: NodeId, name: str, conn: Connection, heir: SessionName
     ) -> Session | None:
-        header = {
-            "name": name,
-            "user": conn.user_id,
-            "came": conn.came_as.user_id,
-            "heir": heir,
-            "since": conn.connected_at.timestamp(),
-        }
-        answer = await self._cluster.call(node, _TAKE, header)
+        asked = TakeSession(name, conn.user_id, conn.came_as.user_id, heir, conn.connected_at)
+        answer = await self._cluster.request(node, asked)
         return None if answer is None else _read(answer)
 
     def _go_on(self, conn: Connection, own: SessionName, found: Session) -> None:
@@ -345,15 +337,12 @@ class Sessions:
             return None
         return conn
 
-    async def _take_take(self, header: Mapping[str, Any], _: bytes) -> Any:
+    async def _handle_take(self, asked: TakeSession, _: bytes) -> Any:
         """Another node has the client now."""
-        name, user_id, heir, since = (header[key] for key in ("name", "user", "heir", "since"))
-        if not isinstance(name, str) or not isinstance(heir, str):
-            raise BadPacket("a session without a name")
-        await self._arrived(name)
-        when = datetime.fromtimestamp(float(since) + SKEW, UTC)
-        came_as = header.get("came", user_id)
-        session = self._give_up(name, user_id, came_as, SessionName(heir), when)
+        await self._arrived(asked.name)
+        when = asked.since + timedelta(seconds=SKEW)
+        heir = SessionName(asked.successor)
+        session = self._give_up(asked.name, asked.user, asked.came_as, heir, when)
         if session is None:
             return None
         if session.repeats is not None:

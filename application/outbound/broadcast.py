@@ -7,20 +7,23 @@ A message from the bus is fanned out here and never published again.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from eyewall.application.cluster.packet import BadPacket, strings
+from eyewall.application.cluster.fields import where_fields
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import (
+    BroadcastMessage,
+    BroadcastText,
+    FilteredMessage,
+    RoomMessage,
+)
 from eyewall.application.connections.registry import BroadcastGroups, Connections
 from eyewall.application.outbound.held_members import HeldMembers
-from eyewall.application.outbound.recipients import Filter, checked, where_in, where_out
+from eyewall.application.outbound.recipients import Filter, checked
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.message import Codec, EncodedMessage, read_frame, read_text
 from eyewall.application.ports.transport import Link
 from eyewall.domain.envelope import Message
-from eyewall.domain.identity import RoomId, Where
-
-_ROOM, _ALL, _TEXT, _WHERE = "room", "all", "text", "where"
+from eyewall.domain.identity import ConnId, RoomId, UserId, Where
 
 
 class FanOut:
@@ -43,10 +46,10 @@ class FanOut:
         self._sender = sender
         self._codec = codec
         self.ready = sender.ready
-        cluster.on_cast(_ROOM, self._take_room)
-        cluster.on_cast(_ALL, self._take_all)
-        cluster.on_cast(_TEXT, self._take_text)
-        cluster.on_cast(_WHERE, self._take_where)
+        cluster.on_event(RoomMessage, self._take_room)
+        cluster.on_event(BroadcastMessage, self._take_all)
+        cluster.on_event(BroadcastText, self._take_text)
+        cluster.on_event(FilteredMessage, self._take_where)
 
     # --- what is sent here
 
@@ -64,36 +67,36 @@ class FanOut:
         """
         frame = self._sender.frame(message, recipient=room_id, fan_out=True)
         reached = await self._local_room(room_id, frame, skip, skip_user)
-        header: dict[str, Any] = {"room": room_id, "p": int(frame.priority)}
-        if skip:
-            header["x"] = list(skip)
-        if skip_user is not None:
-            header["u"] = skip_user
-        await self._cluster.cast_room(room_id, _ROOM, header, frame.payload)
+        sent = RoomMessage(
+            room_id,
+            frame.priority,
+            tuple(ConnId(conn_id) for conn_id in skip),
+            None if skip_user is None else UserId(skip_user),
+        )
+        await self._cluster.notify_room(room_id, sent, frame.payload)
         return reached
 
     async def to_all(self, message: Message) -> int:
         frame = self._sender.frame(message, recipient="*", fan_out=True)
         reached = await self._sender.to_audience(self._connections.everyone, frame)
-        await self._cluster.cast_all(_ALL, {"p": int(frame.priority)}, frame.payload)
+        await self._cluster.notify_all(BroadcastMessage(frame.priority), frame.payload)
         return reached
 
     async def text_to_all(self, text: str) -> int:
         frame = self._sender.text(text, fan_out=True)
         reached = await self._sender.to_audience(self._connections.everyone, frame)
-        await self._cluster.cast_all(_TEXT, {}, frame.payload)
+        await self._cluster.notify_all(BroadcastText(), frame.payload)
         return reached
 
     async def to_fitting(self, message: Message, fits: Filter | Where) -> int:
         """Send to whom ``fits`` says; a ``Where`` means the cluster, a callable this node."""
         fits = checked(fits)
-        # Read before anybody gets it: what can't be asked of others is nobody's.
-        where = where_out(fits) if isinstance(fits, Where) else None
+        if isinstance(fits, Where):
+            where_fields(fits)  # raises before any connection gets the message
         frame = self._sender.frame(message, recipient="*", fan_out=True)
         reached = await self._local_fitting(frame, fits)
-        if where is not None:
-            header = {"p": int(frame.priority), "where": where}
-            await self._cluster.cast_all(_WHERE, header, frame.payload)
+        if isinstance(fits, Where):
+            await self._cluster.notify_all(FilteredMessage(frame.priority, fits), frame.payload)
         return reached
 
     # --- this node
@@ -133,24 +136,22 @@ class FanOut:
 
     # --- what other nodes sent
 
-    def _frame(self, header: dict[str, Any], payload: bytes, recipient: str) -> EncodedMessage:
-        return read_frame(self._codec, header, payload, recipient=recipient, fan_out=True)
+    def _frame(self, priority: int, payload: bytes, recipient: str) -> EncodedMessage:
+        return read_frame(self._codec, payload, priority, recipient=recipient, fan_out=True)
 
-    def _take_room(self, header: dict[str, Any], payload: bytes) -> None:
-        room_id, skip, user = header.get("room"), strings(header.get("x", [])), header.get("u")
-        if not isinstance(room_id, str) or not isinstance(user, str | None):
-            raise BadPacket("a room's message without a room")
-        self._publish(room_id, self._frame(header, payload, room_id), skip, user)
+    def _take_room(self, sent: RoomMessage, payload: bytes) -> None:
+        frame = self._frame(sent.priority, payload, sent.room)
+        self._publish(sent.room, frame, sent.skip, sent.skip_user)
 
-    def _take_all(self, header: dict[str, Any], payload: bytes) -> None:
-        self._sender.publish(self._connections.everyone, self._frame(header, payload, "*"))
+    def _take_all(self, sent: BroadcastMessage, payload: bytes) -> None:
+        frame = self._frame(sent.priority, payload, "*")
+        self._sender.publish(self._connections.everyone, frame)
 
-    def _take_text(self, header: dict[str, Any], payload: bytes) -> None:
+    def _take_text(self, _: BroadcastText, payload: bytes) -> None:
         frame = self._sender.text(read_text(payload), fan_out=True)
         self._sender.publish(self._connections.everyone, frame)
 
-    def _take_where(self, header: dict[str, Any], payload: bytes) -> None:
-        fits = where_in(header.get("where"))
-        frame = self._frame(header, payload, "*")
-        conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+    def _take_where(self, sent: FilteredMessage, payload: bytes) -> None:
+        frame = self._frame(sent.priority, payload, "*")
+        conns = [conn for conn in self._connections if conn.is_in and sent.where(conn.meta)]
         self._sender.to_many(conns, frame)

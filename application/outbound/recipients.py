@@ -7,15 +7,13 @@ another user's, have left the room, or not have been let in; between two tries t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from eyewall.application.cluster.packet import BadPacket
+from eyewall.application.cluster.protocol import Recipients
 from eyewall.application.connections.registry import Connection
 from eyewall.application.ports.conformance import is_async
 from eyewall.application.ports.logging import shown
-from eyewall.domain.errors import Misuse
 from eyewall.domain.identity import ConnMeta, RoomId, UserId, Where
 
 Filter = Callable[[ConnMeta], bool]
@@ -41,13 +39,17 @@ class RecipientFilter:
             return conn.is_in and self.room in conn.roles and self.room not in conn.held
         return self.fits is None or (conn.is_in and self.fits(conn.meta))
 
-    def header(self) -> dict[str, Any]:
-        """What another node has to know of it."""
-        if self.user is not None:
-            return {"u": self.user}
-        if self.room is not None:
-            return {"r": self.room}
-        return {"where": where_out(self.fits)} if isinstance(self.fits, Where) else {}
+    def named(self) -> Recipients:
+        """What another node has to know of it; a callable is known to this node only."""
+        where = self.fits if isinstance(self.fits, Where) else None
+        return Recipients(self.user, self.room, where)
+
+    @classmethod
+    def of(cls, named: Recipients) -> RecipientFilter:
+        """The filter that another node has named."""
+        if named.user is not None:
+            return cls(user=named.user)
+        return cls(room=named.room, fits=named.where)
 
 
 ANY_RECIPIENT = RecipientFilter()
@@ -83,36 +85,3 @@ def checked(fits: Filter | Where) -> Filter | Where:
         raise ValueError(_NOT_ASYNC)
 
     return ask
-
-
-def whom_in(header: Mapping[str, Any]) -> RecipientFilter:
-    """Read what ``RecipientFilter.header`` wrote; raises ``BadPacket``."""
-    user, room = header.get("u"), header.get("r")
-    if not isinstance(user, str | None) or not isinstance(room, str | None):
-        raise BadPacket("a message for nobody")
-    if user is not None:
-        return RecipientFilter(user=UserId(user))
-    if room is not None:
-        return RecipientFilter(room=RoomId(room))
-    return RecipientFilter(fits=where_in(header["where"])) if "where" in header else ANY_RECIPIENT
-
-
-def where_out(where: Where) -> dict[str, Any]:
-    """A filter as a packet has it; raises ``Misuse`` for what can't travel."""
-    for key, value in where.attributes.items():
-        if not isinstance(value, (str, int, float, bool, type(None))):
-            raise Misuse(f"the attribute {key} can't be compared across nodes")
-    return {
-        "tags": sorted(where.tags),
-        "roles": sorted(where.roles),
-        "user_ids": sorted(where.user_ids),
-        "attributes": dict(where.attributes),
-    }
-
-
-def where_in(fields: Any) -> Where:
-    """Read what ``where_out`` wrote; raises ``BadPacket``."""
-    try:
-        return Where(**fields)
-    except (TypeError, ValueError) as error:
-        raise BadPacket(f"not a filter: {error}") from None

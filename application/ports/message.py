@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from eyewall.domain.envelope import Envelope, Format, Message, Priority, StreamPosition
 from eyewall.domain.errors import Refused
@@ -214,8 +214,8 @@ class Codec(Protocol):
 
 def read_frame(
     codec: Codec,
-    header: Mapping[str, Any],
     payload: bytes,
+    priority: int,
     *,
     recipient: str | None = None,
     fan_out: bool = False,
@@ -226,15 +226,15 @@ def read_frame(
     """
     try:
         envelope = codec.decode(payload)
-        priority = Priority(header["p"])
+        level = Priority(priority)
         message = Message(envelope.topic, envelope.event, envelope.raw, envelope.id)
-    except (Refused, KeyError, ValueError) as error:
+    except (Refused, ValueError) as error:
         raise MalformedMessage(f"not a message: {error}") from None
     return EncodedMessage(
         payload,
         envelope=envelope,
         message=message,
-        priority=priority,
+        priority=level,
         recipient=recipient,
         fan_out=fan_out,
     )

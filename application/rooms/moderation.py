@@ -11,13 +11,19 @@ import asyncio
 import copy
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from eyewall.application.cluster.packet import strings
-from eyewall.application.cluster.peers import Cluster, NodeTimeout, RequestHandler
+from eyewall.application.cluster.peers import Cluster, NodeTimeout
+from eyewall.application.cluster.protocol import (
+    MembersRemoved,
+    Request,
+    RetentionChanged,
+    RoleChanged,
+)
 from eyewall.application.concurrency.locks import KeyedLock
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.outbound.broadcast import FanOut
@@ -37,9 +43,6 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId
 from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Member, RoomInfo
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
-
-_REMOVED, _ROLE, _KEEPS = "removed", "role", "keeps"
-
 
 LONGEST_BAN = 100 * 365 * 86400.0
 """Seconds: a ban that is longer is for ever; a date can't be as late as any number."""
@@ -87,6 +90,9 @@ class _Gone:
     announce: bool
 
 
+R = TypeVar("R", bound=Request)
+
+
 class RoomAdmin:
     """Use cases on rooms as such, and on users in them. All mean the whole cluster."""
 
@@ -117,9 +123,9 @@ class RoomAdmin:
         self._clock = clock
         self._logger = logger
         self._alone = KeyedLock()
-        cluster.on_call(_REMOVED, self._take_removed)
-        cluster.on_call(_ROLE, self._take_role)
-        cluster.on_call(_KEEPS, self._take_keeps)
+        cluster.on_request(MembersRemoved, self._take_removed)
+        cluster.on_request(RoleChanged, self._take_role)
+        cluster.on_request(RetentionChanged, self._take_keeps)
 
     # --- rooms
 
@@ -224,10 +230,10 @@ class RoomAdmin:
     async def _keep(self, room: RoomInfo, epoch: str | None) -> None:
         """Have all nodes know how much the room keeps from now on."""
         retention = Retention.of(room.options)
-        keeps = None if retention is None else [retention.size, retention.ttl]
         seats = _seats(await self._state.standings(room.id))
-        header = {"room": room.id, "keeps": keeps, "epoch": epoch}
-        await self._on_nodes(seats, header, _KEEPS, self._take_keeps)
+        await self._on_nodes(
+            seats, partial(RetentionChanged, room.id, retention, epoch), self._take_keeps
+        )
         if retention is None:
             await self._room_history.forget(room.id)
 
@@ -301,8 +307,7 @@ class RoomAdmin:
         async def act() -> None:
             await self._settle(room_id, user_id)
             seats = await self._state.decide(room_id, key, rule)
-            header = {"room": room_id, "role": int(role)}
-            await self._on_nodes(seats, header, _ROLE, self._take_role)
+            await self._on_nodes(seats, partial(RoleChanged, room_id, role), self._take_role)
 
         await self._rooms.effects.run_to_completion(act)
 
@@ -377,11 +382,14 @@ class RoomAdmin:
 
     async def _remove(self, room_id: RoomId, seats: Seated, why: LeaveReason, reason: str) -> None:
         """Have every node take out those of its connections that lost their seat."""
-        header = {"room": room_id, "why": why.value, "reason": reason}
-        await self._on_nodes(seats, header, _REMOVED, self._take_removed)
+        told = partial(MembersRemoved, room_id, why, reason)
+        await self._on_nodes(seats, told, self._take_removed)
 
     async def _on_nodes(
-        self, seats: Seated, header: dict[str, Any], kind: str, here: RequestHandler
+        self,
+        seats: Seated,
+        request: Callable[[tuple[ConnId, ...]], R],
+        here: Callable[[R, bytes], Awaitable[None]],
     ) -> None:
         """Have what was decided take effect on all nodes at the same time.
 
@@ -390,37 +398,34 @@ class RoomAdmin:
         of it finds it when it compares what it has with the state (``repairs``).
         """
         parts = [
-            here({**header, "conns": conn_ids}, b"")
+            here(request(tuple(conn_ids)), b"")
             if node == self._node
-            else self._ask(node, kind, {**header, "conns": conn_ids})
+            else self._ask(node, request(tuple(conn_ids)))
             for node, conn_ids in _by_node(seats).items()
         ]
         for result in await asyncio.gather(*parts, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _ask(self, node: NodeId, kind: str, header: dict[str, Any]) -> None:
+    async def _ask(self, node: NodeId, request: Request) -> None:
         try:
-            await self._cluster.call(node, kind, header)
+            await self._cluster.request(node, request)
         except NodeTimeout as error:
-            self._logger.warning("node_silent", asked=kind, error=told(error))
+            self._logger.warning("node_silent", asked=request.kind, error=told(error))
 
-    async def _take_removed(self, header: Mapping[str, Any], _: bytes) -> None:
-        room_id, why = RoomId(header["room"]), LeaveReason(header["why"])
-        await self._rooms.removed(room_id, self._here(header["conns"]), why, header["reason"])
+    async def _take_removed(self, change: MembersRemoved, _: bytes) -> None:
+        conns = self._here(change.conns)
+        await self._rooms.removed(change.room, conns, change.why, change.reason)
 
-    async def _take_role(self, header: Mapping[str, Any], _: bytes) -> None:
-        room_id, role = RoomId(header["room"]), RoomRole(header["role"])
-        await self._rooms.promoted(room_id, self._here(header["conns"]), role)
+    async def _take_role(self, change: RoleChanged, _: bytes) -> None:
+        await self._rooms.promoted(change.room, self._here(change.conns), change.role)
 
-    async def _take_keeps(self, header: Mapping[str, Any], _: bytes) -> None:
-        room_id, keeps, epoch = RoomId(header["room"]), header["keeps"], header["epoch"]
-        retention = None if keeps is None else Retention(int(keeps[0]), keeps[1])
-        at = None if epoch is None else position_of((epoch, 0))
-        self._streams.changed(room_id, retention, at)
+    async def _take_keeps(self, change: RetentionChanged, _: bytes) -> None:
+        at = None if change.epoch is None else position_of((change.epoch, 0))
+        self._streams.changed(change.room, change.retention, at)
 
-    def _here(self, conn_ids: Any) -> list[Connection]:
-        return [c for conn_id in strings(conn_ids) if (c := self._connections.get(conn_id))]
+    def _here(self, conn_ids: Collection[ConnId]) -> list[Connection]:
+        return [c for conn_id in conn_ids if (c := self._connections.get(conn_id))]
 
 
 def info(room: Room) -> RoomInfo:

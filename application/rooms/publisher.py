@@ -13,12 +13,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from eyewall.application.cluster.packet import BadPacket, strings
 from eyewall.application.cluster.peers import Cluster
+from eyewall.application.cluster.protocol import RoomPosition, StreamMessage
 from eyewall.application.concurrency.tasks import Effects
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.outbound.sender import Sender
@@ -28,10 +28,8 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import HistoryStore
 from eyewall.application.rooms.stream import BufferedMessage, Streams
 from eyewall.domain.envelope import Message
-from eyewall.domain.history import Entry, Position, Retention, position_of
-from eyewall.domain.identity import NodeId, RoomId
-
-_STREAM = "stream"
+from eyewall.domain.history import Entry, Position, Retention
+from eyewall.domain.identity import ConnId, NodeId, RoomId
 
 
 def _nothing() -> None:
@@ -73,7 +71,7 @@ class Publisher:
         self._effects = Effects(logger)
         self.is_plain = streams.is_plain
         self.retention = streams.retention
-        cluster.on_cast(_STREAM, self._take)
+        cluster.on_event(StreamMessage, self._take)
 
     def to_room(
         self, room_id: RoomId, message: Message, *, skip: Collection[str] = (), keep: bool = True
@@ -148,45 +146,23 @@ class Publisher:
         at = await self._history.append(room_id, entry, retention, self._clock.wall())
         # Nothing waits in between: a later message of this node must not come first.
         self._streams.arrived(room_id, at, arrival)
-        header: dict[str, Any] = encode_position(room_id, at, arrival.skip)
-        header["p"] = int(kept.priority)
-        if called:
-            header["d"] = list(called)
-        await self._cluster.cast_room(room_id, _STREAM, header, kept.payload)
+        position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in arrival.skip))
+        sent = StreamMessage(position, kept.priority, tuple(called))
+        await self._cluster.notify_room(room_id, sent, kept.payload)
         return at
 
-    def arrived(self, place: Mapping[str, Any], arrival: BufferedMessage) -> None:
-        """Take in a message that another node gave its place; raises ``BadPacket``."""
-        room_id, at, arrival.skip = decode_position(place)
-        self._streams.arrived(room_id, at, arrival)
+    def arrived(self, position: RoomPosition, arrival: BufferedMessage) -> None:
+        """Take in a message that another node gave its position."""
+        arrival.skip = position.skip
+        self._streams.arrived(position.room, position.at, arrival)
 
-    def _take(self, header: dict[str, Any], payload: bytes) -> None:
-        room_id, at, skip = decode_position(header)
-        if self._node in strings(header.get("d", [])) or not self._streams.is_here(room_id):
+    def _take(self, sent: StreamMessage, payload: bytes) -> None:
+        room_id = sent.position.room
+        if self._node in sent.delivered_by or not self._streams.is_here(room_id):
             return
-        frame = read_frame(self._codec, header, payload, recipient=room_id, fan_out=True)
-        self._streams.arrived(room_id, at, BufferedMessage(frame, skip))
+        frame = read_frame(self._codec, payload, sent.priority, recipient=room_id, fan_out=True)
+        self.arrived(sent.position, BufferedMessage(frame))
 
     async def close(self) -> None:
         """End what is under way."""
         await self._effects.close()
-
-
-def encode_position(room_id: RoomId, at: Position, skip: Sequence[str]) -> dict[str, Any]:
-    """A message's place as a header has it."""
-    header: dict[str, Any] = {"room": room_id, "e": at.epoch, "o": at.offset}
-    if skip:
-        header["x"] = list(skip)
-    return header
-
-
-def decode_position(header: Mapping[str, Any]) -> tuple[RoomId, Position, list[str]]:
-    """Read what ``place_out`` wrote; raises ``BadPacket``."""
-    room_id, skip = header.get("room"), strings(header.get("x", []))
-    try:
-        at = position_of((header.get("e"), header.get("o")))
-    except ValueError as error:
-        raise BadPacket(str(error)) from None
-    if not isinstance(room_id, str) or at.offset < 1:
-        raise BadPacket("a room's message without a place")
-    return RoomId(room_id), at, skip

@@ -377,9 +377,10 @@ class Streams:
 
     def frame(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
         """A kept message, ready to be placed; None, and logged, if it can't be read."""
-        header = {"p": int(entry.priority)}
         try:
-            return read_frame(self._codec, header, entry.payload, recipient=room_id, fan_out=True)
+            return read_frame(
+                self._codec, entry.payload, entry.priority, recipient=room_id, fan_out=True
+            )
         except MalformedMessage as error:
             self._logger.error("entry_not_read", room=room_id, error=told(error))
             return None

@@ -8,7 +8,7 @@ that can happen at once has happened after ``settle``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -163,6 +163,33 @@ def _shown(frame: EncodedMessage) -> Any:
     if frame.raw:
         return frame.payload if frame.binary else frame.payload.decode()
     return json.loads(frame.payload)
+
+
+# --- packets that no node sends
+
+
+def raw_kind(name: str) -> type[Any]:
+    """A kind of event or request whose fields are not looked at."""
+
+    class Raw:
+        kind = name
+
+        def __init__(self, header: Mapping[str, Any]) -> None:
+            self._header = dict(header)
+
+        def header(self) -> dict[str, Any]:
+            return self._header
+
+        @classmethod
+        def read(cls, header: Mapping[str, Any]) -> Mapping[str, Any]:
+            return header
+
+    return Raw
+
+
+def raw(kind: str, header: Mapping[str, Any]) -> Any:
+    """An event or request of a name and with fields of the test's choice."""
+    return raw_kind(kind)(header)
 
 
 # --- a node

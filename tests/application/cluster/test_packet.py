@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall.application.cluster.packet import MAX_HEADER, BadPacket, Packet, strings, unpack
+from eyewall.application.cluster.fields import texts
+from eyewall.application.cluster.packet import MAX_HEADER, BadPacket, Packet, unpack
 
 
 def framed(head, payload=b"", version=1):
@@ -77,6 +78,6 @@ def test_whatever_comes_is_a_packet_or_refused(data):
 def test_only_a_list_of_strings_is_one(value):
     value = json.loads(json.dumps(value))
     try:
-        assert strings(value) == value
+        assert texts(value) == value
     except BadPacket:
         assert not (isinstance(value, list) and all(isinstance(item, str) for item in value))

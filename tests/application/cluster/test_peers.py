@@ -14,7 +14,14 @@ from eyewall.application.connections.stats import Stats
 from eyewall.domain.errors import Forbidden, Misuse, RateLimited, Refused, Unavailable
 from eyewall.domain.report import Incident
 from tests.application.engines import Bus, Engine
-from tests.application.fakes import FakeClock, RecordingLogger, RecordingMetrics, settle
+from tests.application.fakes import (
+    FakeClock,
+    RecordingLogger,
+    RecordingMetrics,
+    raw,
+    raw_kind,
+    settle,
+)
 
 
 class World:
@@ -46,7 +53,9 @@ class World:
         cluster.logger = logger
         cluster.stats = stats
         cluster.heard = []
-        cluster.on_cast("say", lambda header, payload: cluster.heard.append((header, payload)))
+        cluster.on_event(
+            raw_kind("say"), lambda header, payload: cluster.heard.append((header, payload))
+        )
         await cluster.start()
         self.clusters.append(cluster)
         return cluster
@@ -81,7 +90,7 @@ async def two(world, one):
 
 
 async def test_a_cast_to_all_reaches_the_others_and_not_oneself(one, two):
-    await one.cast_all("say", {"a": 1}, b"x")
+    await one.notify_all(raw("say", {"a": 1}), b"x")
     await settle()
 
     assert two.heard == [({"a": 1}, b"x")]
@@ -89,12 +98,12 @@ async def test_a_cast_to_all_reaches_the_others_and_not_oneself(one, two):
 
 
 async def test_a_cast_to_a_room_reaches_who_hears_it(one, two):
-    await one.cast_room("lab", "say", {}, b"1")
+    await one.notify_room("lab", raw("say", {}), b"1")
     await two.hear_room("lab")
-    await one.cast_room("lab", "say", {}, b"2")
+    await one.notify_room("lab", raw("say", {}), b"2")
     await settle()
     two.leave_room("lab")
-    await one.cast_room("lab", "say", {}, b"3")
+    await one.notify_room("lab", raw("say", {}), b"3")
     await settle()
 
     assert [payload for _, payload in two.heard] == [b"2"]
@@ -103,7 +112,7 @@ async def test_a_cast_to_a_room_reaches_who_hears_it(one, two):
 async def test_a_cast_to_a_node_reaches_that_one(world, one, two):
     three = await world.start("n3")
 
-    await one.cast_node("n2", "say", {}, b"x")
+    await one.notify_node("n2", raw("say", {}), b"x")
     await settle()
 
     assert len(two.heard) == 1
@@ -113,7 +122,7 @@ async def test_a_cast_to_a_node_reaches_that_one(world, one, two):
 async def test_casts_of_one_node_arrive_in_order(one, two):
     await two.hear_room("lab")
     for number in range(50):
-        await one.cast_room("lab", "say", {"n": number})
+        await one.notify_room("lab", raw("say", {"n": number}))
     await settle()
 
     assert [header["n"] for header, _ in two.heard] == list(range(50))
@@ -125,7 +134,7 @@ async def test_a_cast_is_not_lost_while_this_node_begins_to_hear_the_room(world,
     joining = asyncio.create_task(one.hear_room("lab"))
     await asyncio.sleep(0)
 
-    await one.cast_room("lab", "say", {}, b"x")
+    await one.notify_room("lab", raw("say", {}), b"x")
     await joining
     await settle()
 
@@ -133,7 +142,7 @@ async def test_a_cast_is_not_lost_while_this_node_begins_to_hear_the_room(world,
 
 
 async def test_traffic_on_the_bus_is_counted(world, one, two):
-    await one.cast_all("say", {})
+    await one.notify_all(raw("say", {}))
     await settle()
 
     assert world.metrics.of("published") == [(1,)]
@@ -147,8 +156,8 @@ async def test_nothing_is_packed_when_nobody_listens():
     one = await world.start("n1")
     await one.hear_room("lab")
 
-    await one.cast_room("lab", "say", {"not": object()})
-    await one.cast_all("say", {"not": object()})
+    await one.notify_room("lab", raw("say", {"not": object()}))
+    await one.notify_all(raw("say", {"not": object()}))
 
     assert world.metrics.of("published") == []
     await world.close()
@@ -161,15 +170,15 @@ async def test_a_bus_that_is_away_costs_a_cast_to_many_a_count():
     world.bus.away = True
 
     for _ in range(3):
-        await one.cast_all("say", {})
-        await one.cast_room("lab", "say", {})
+        await one.notify_all(raw("say", {}))
+        await one.notify_room("lab", raw("say", {}))
 
     assert one.stats.incidents[Incident.UNSENT] == 6
     assert one.logger.of("warning") == ["bus_away"], "once per absence"
     world.bus.away = False
-    await one.cast_all("say", {})
+    await one.notify_all(raw("say", {}))
     world.bus.away = True
-    await one.cast_all("say", {})
+    await one.notify_all(raw("say", {}))
     assert one.logger.of("warning") == ["bus_away", "bus_away"]
     await world.close()
 
@@ -181,9 +190,9 @@ async def test_a_bus_that_is_away_is_told_to_who_names_a_node():
     world.bus.away = True
 
     with pytest.raises(Unavailable):
-        await one.cast_node("n2", "say", {})
+        await one.notify_node("n2", raw("say", {}))
     with pytest.raises(Unavailable):
-        await one.call("n2", "say", {})
+        await one.request("n2", raw("say", {}))
     await world.close()
 
 
@@ -194,9 +203,12 @@ async def test_a_question_has_an_answer(one, two):
     async def answer(args, payload):
         return {"args": args, "payload": payload.decode()}
 
-    two.on_call("ask", answer)
+    two.on_request(raw_kind("ask"), answer)
 
-    assert await one.call("n2", "ask", {"n": [1]}, b"x") == {"args": {"n": [1]}, "payload": "x"}
+    assert await one.request("n2", raw("ask", {"n": [1]}), b"x") == {
+        "args": {"n": [1]},
+        "payload": "x",
+    }
 
 
 async def test_questions_do_not_wait_for_each_other(one, two):
@@ -207,10 +219,10 @@ async def test_questions_do_not_wait_for_each_other(one, two):
             await gate.wait()
         return args["n"]
 
-    two.on_call("ask", answer)
-    slow = asyncio.create_task(one.call("n2", "ask", {"n": 1}))
+    two.on_request(raw_kind("ask"), answer)
+    slow = asyncio.create_task(one.request("n2", raw("ask", {"n": 1})))
 
-    assert await one.call("n2", "ask", {"n": 2}) == 2
+    assert await one.request("n2", raw("ask", {"n": 2})) == 2
     gate.set()
     assert await slow == 1
 
@@ -222,10 +234,10 @@ async def test_a_refusal_comes_back_as_what_it_was(one, two, error):
     async def answer(args, _):
         raise error
 
-    two.on_call("ask", answer)
+    two.on_request(raw_kind("ask"), answer)
 
     with pytest.raises(type(error), match=str(error)) as caught:
-        await one.call("n2", "ask", {})
+        await one.request("n2", raw("ask", {}))
     assert caught.value.details() == error.details()
 
 
@@ -236,10 +248,10 @@ async def test_what_fails_over_there_stays_over_there(one, two, error):
     async def answer(args, _):
         raise error
 
-    two.on_call("ask", answer)
+    two.on_request(raw_kind("ask"), answer)
 
     with pytest.raises(Unavailable) as caught:
-        await one.call("n2", "ask", {})
+        await one.request("n2", raw("ask", {}))
     assert "password" not in str(caught.value)
     assert two.logger.of("error") == ["answer_failed"]
 
@@ -248,8 +260,8 @@ async def test_a_node_that_does_not_answer_in_time_is_silent(world, one, two):
     async def answer(args, _):
         await asyncio.Event().wait()
 
-    two.on_call("ask", answer)
-    asked = asyncio.create_task(one.call("n2", "ask", {}, timeout=3.0))
+    two.on_request(raw_kind("ask"), answer)
+    asked = asyncio.create_task(one.request("n2", raw("ask", {}), timeout=3.0))
     await world.clock.advance(2.9)
     assert not asked.done()
 
@@ -260,7 +272,7 @@ async def test_a_node_that_does_not_answer_in_time_is_silent(world, one, two):
 
 
 async def test_a_node_that_is_not_there_is_silent(world, one):
-    asked = asyncio.create_task(one.call("n9", "ask", {}))
+    asked = asyncio.create_task(one.request("n9", raw("ask", {})))
     await world.clock.advance(CALL_TIMEOUT)
 
     with pytest.raises(NodeTimeout):
@@ -274,8 +286,8 @@ async def test_an_answer_that_comes_too_late_is_nobodys(world, one, two):
         await gate.wait()
         return 1
 
-    two.on_call("ask", answer)
-    asked = asyncio.create_task(one.call("n2", "ask", {}))
+    two.on_request(raw_kind("ask"), answer)
+    asked = asyncio.create_task(one.request("n2", raw("ask", {})))
     await world.clock.advance(CALL_TIMEOUT)
     gate.set()
     await settle()
@@ -289,8 +301,8 @@ async def test_only_the_node_that_was_asked_answers(world, one, two):
     async def answer(args, _):
         await asyncio.Event().wait()
 
-    two.on_call("ask", answer)
-    asked = asyncio.create_task(one.call("n2", "ask", {}))
+    two.on_request(raw_kind("ask"), answer)
+    asked = asyncio.create_task(one.request("n2", raw("ask", {})))
     await settle()
     (number,) = one._questions
 
@@ -315,8 +327,8 @@ async def test_who_gives_up_asking_leaves_nothing_behind(world, one, two):
     async def answer(args, _):
         await asyncio.Event().wait()
 
-    two.on_call("ask", answer)
-    asked = asyncio.create_task(one.call("n2", "ask", {}))
+    two.on_request(raw_kind("ask"), answer)
+    asked = asyncio.create_task(one.request("n2", raw("ask", {})))
     await settle()
     assert len(one._deadlines) == 1
 
@@ -331,8 +343,8 @@ async def test_stopping_ends_what_is_asked(one, two):
     async def answer(args, _):
         await asyncio.Event().wait()
 
-    two.on_call("ask", answer)
-    asked = asyncio.create_task(one.call("n2", "ask", {}))
+    two.on_request(raw_kind("ask"), answer)
+    asked = asyncio.create_task(one.request("n2", raw("ask", {})))
     await settle()
 
     await one.stop()
@@ -378,9 +390,9 @@ async def test_a_bad_packet_is_dropped_and_counted_and_never_raised(world, one, 
     def raises(header, payload):
         raise BadPacket("no")
 
-    one.on_call("ask", answer)
-    one.on_cast("misreads", misreads)
-    one.on_cast("raises", raises)
+    one.on_request(raw_kind("ask"), answer)
+    one.on_event(raw_kind("misreads"), misreads)
+    one.on_event(raw_kind("raises"), raises)
 
     await world.bus.publish("p:node:n1", data)
     await settle()
@@ -395,7 +407,7 @@ async def test_a_bad_packet_is_dropped_and_counted_and_never_raised(world, one, 
     ids=repr,
 )
 async def test_an_answer_that_can_not_be_read_is_no_answer(world, one, answer):
-    asked = asyncio.create_task(one.call("n2", "ask", {}))
+    asked = asyncio.create_task(one.request("n2", raw("ask", {})))
     await settle()
     (number,) = one._questions
 
@@ -408,7 +420,7 @@ async def test_an_answer_that_can_not_be_read_is_no_answer(world, one, answer):
 
 
 async def test_an_unknown_code_is_a_plain_refusal(world, one):
-    asked = asyncio.create_task(one.call("n2", "ask", {}))
+    asked = asyncio.create_task(one.request("n2", raw("ask", {})))
     await settle()
     (number,) = one._questions
 
@@ -420,7 +432,7 @@ async def test_an_unknown_code_is_a_plain_refusal(world, one):
 
 
 async def test_headers_travel_as_json(world, one, two):
-    await one.cast_all("say", {"text": 'ü "😀"', "n": None})
+    await one.notify_all(raw("say", {"text": 'ü "😀"', "n": None}))
     await settle()
 
     assert two.heard == [({"text": 'ü "😀"', "n": None}, b"")]
@@ -536,7 +548,7 @@ async def test_a_node_can_start_again(world, one, two):
     await one.stop()
     await one.start()
 
-    await two.cast_all("say", {}, b"x")
+    await two.notify_all(raw("say", {}), b"x")
     await settle()
 
     assert one.heard == [({}, b"x")]

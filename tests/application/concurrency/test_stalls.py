@@ -22,6 +22,8 @@ from tests.application.fakes import (
     Harness,
     RecordingLogger,
     RecordingMetrics,
+    raw,
+    raw_kind,
     settle,
 )
 
@@ -478,8 +480,8 @@ async def test_a_question_to_another_node_has_time_for_its_answer(clock):
             await gate.wait()
             return "late"
 
-        two.parts.cluster.on_call("ask", answer)
-        asked = asyncio.create_task(one.parts.cluster.call("n2", "ask", {}))
+        two.parts.cluster.on_request(raw_kind("ask"), answer)
+        asked = asyncio.create_task(one.parts.cluster.request("n2", raw("ask", {})))
         await settle()
         await later(clock, 60)
         gate.set()

@@ -13,7 +13,7 @@ from eyewall.domain.identity import ConnMeta
 from eyewall.domain.report import AckOptions, DeliveryStatus, FailureReason, SendOptions, Target
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Bus
-from tests.application.fakes import finished, settle
+from tests.application.fakes import finished, raw, raw_kind, settle
 
 NEWS = Message("news", data=1)
 ACKED = SendOptions(require_ack=True, ack_timeout=3.0)
@@ -133,7 +133,7 @@ async def test_a_node_of_a_release_that_names_nobody_still_counts(one, two):
 
     ada = await two.connect("ada")
     await one.hub.join("r", ada.id)
-    two.parts.cluster.on_call("deliver", answer_without_names)
+    two.parts.cluster.on_request(raw_kind("deliver"), answer_without_names)
 
     for target in (Target.user("ada"), Target.room("r")):
         result = await finished(one.hub.emit_with_ack(target, NEWS))
@@ -188,7 +188,7 @@ async def test_an_answer_that_makes_no_sense_is_none(one, two, answered):
         return answered
 
     ada = await two.connect("ada")
-    two.parts.cluster.on_call("deliver", nonsense)
+    two.parts.cluster.on_request(raw_kind("deliver"), nonsense)
 
     report = await finished(one.hub.send_to_user("ada", NEWS, ACKED))
 
@@ -201,7 +201,7 @@ async def test_a_node_that_fails_is_unknown(one, two):
         raise RuntimeError("secret")
 
     await two.connect("ada")
-    two.parts.cluster.on_call("deliver", fails)
+    two.parts.cluster.on_request(raw_kind("deliver"), fails)
 
     report = await finished(one.hub.send_to_user("ada", NEWS, ACKED))
 
@@ -293,7 +293,9 @@ async def test_a_connection_that_went_on_the_way_is_reported(one, two):
 )
 async def test_a_question_that_makes_no_sense_is_refused(one, two, header):
     with pytest.raises(Unavailable):
-        await one.parts.cluster.call("n2", "deliver", header, b'{"id":"1","topic":"t","ack":true}')
+        await one.parts.cluster.request(
+            "n2", raw("deliver", header), b'{"id":"1","topic":"t","ack":true}'
+        )
 
 
 async def test_ten_thousand_recipients_cost_one_timer_and_no_task_each(make_node):

@@ -10,7 +10,7 @@ from eyewall.application.delivery.locator import RecipientLocator, node_of
 from eyewall.domain.identity import Where
 from eyewall.domain.report import Target
 from tests.application.engines import Bus, Engine
-from tests.application.fakes import settle
+from tests.application.fakes import raw_kind, settle
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_an_answer_that_makes_no_sense_is_nobody(locator, one, two):
     async def nonsense(header, payload):
         return [5]
 
-    two.parts.cluster.on_call("who", nonsense)
+    two.parts.cluster.on_request(raw_kind("who"), nonsense)
 
     assert (await locator.fitting(Where())).by_node == {}
 

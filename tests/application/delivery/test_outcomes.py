@@ -149,7 +149,7 @@ def test_the_report_of_an_outcome(outcome, status):
 def test_a_frame_is_taken_over_byte_for_byte():
     payload = b'{ "id":"m","topic":"t","data":{"n":1.00} }'
 
-    frame = read_frame(CODEC, {"p": 2}, payload, recipient="lab", fan_out=True)
+    frame = read_frame(CODEC, payload, 2, recipient="lab", fan_out=True)
 
     assert frame.payload is payload
     assert frame.priority is Priority.HIGH
@@ -158,13 +158,10 @@ def test_a_frame_is_taken_over_byte_for_byte():
     assert frame.message.data.data == b'{"n":1.00}'
 
 
-@pytest.mark.parametrize(
-    ("header", "payload"),
-    [({}, b'{"topic":"t"}'), ({"p": 3}, b'{"topic":"t"}'), ({"p": 1}, b"x"), ({"p": 1}, b"{}")],
-)
-def test_what_is_no_message_is_refused(header, payload):
+@pytest.mark.parametrize(("priority", "payload"), [(3, b'{"topic":"t"}'), (1, b"x"), (1, b"{}")])
+def test_what_is_no_message_is_refused(priority, payload):
     with pytest.raises(MalformedMessage):
-        read_frame(CODEC, header, payload)
+        read_frame(CODEC, payload, priority)
 
 
 def test_a_text_is_text():

@@ -11,7 +11,7 @@ from eyewall.application.dispatch.middleware import rate_limit, trace
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
 from eyewall.testing.logs import RecordingLogger
-from tests.application.fakes import settle
+from tests.application.fakes import raw, raw_kind, settle
 
 
 class Odd(BaseException):
@@ -308,10 +308,10 @@ async def test_an_answer_that_can_not_be_encoded_leaves_no_node_waiting(make_nod
     async def answer(header, payload):
         return {"why": object()}
 
-    two.parts.cluster.on_call("odd", answer)
+    two.parts.cluster.on_request(raw_kind("odd"), answer)
 
     with pytest.raises(Unavailable, match="the other node failed"):
-        await one.parts.cluster.call("two", "odd", {})
+        await one.parts.cluster.request("two", raw("odd", {}))
 
 
 # --- tasks

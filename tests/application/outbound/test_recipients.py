@@ -8,7 +8,8 @@ import pytest
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.cluster.packet import BadPacket
-from eyewall.application.outbound.recipients import ANY_RECIPIENT, RecipientFilter, whom_in
+from eyewall.application.cluster.protocol import Recipients
+from eyewall.application.outbound.recipients import ANY_RECIPIENT, RecipientFilter
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import ConnectionClosed
@@ -399,13 +400,13 @@ async def test_who_is_put_out_while_its_typing_is_noted_does_not_type_on(make_no
     ],
 )
 def test_another_node_reads_the_same(whom):
-    assert whom_in(whom.header()) == whom
+    assert RecipientFilter.of(Recipients.read(whom.named().header())) == whom
 
 
 @pytest.mark.parametrize("header", [{"u": 1}, {"r": ["lab"]}, {"where": 3}, {"where": {"x": 1}}])
 def test_what_can_not_be_read_is_a_bad_packet(header):
     with pytest.raises(BadPacket):
-        whom_in(header)
+        Recipients.read(header)
 
 
 # --- a filter is asked, and never awaited

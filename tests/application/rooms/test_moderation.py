@@ -10,7 +10,7 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import JoinForbidden, RoomExists, RoomNotFound, Unavailable
 from eyewall.domain.room import JoinOptions, RoomOptions, RoomPolicy, RoomRole
 from tests.application.engines import Bus, Engine
-from tests.application.fakes import settle
+from tests.application.fakes import raw, settle
 
 
 @pytest.fixture
@@ -485,7 +485,7 @@ async def test_what_makes_no_sense_from_another_node_changes_nothing(one, two, h
 
     for op in ("removed", "role"):
         with pytest.raises(Unavailable):
-            await one.parts.cluster.call("n2", op, header)
+            await one.parts.cluster.request("n2", raw(op, header))
 
     assert ada.conn.rooms == {"lab"}
 

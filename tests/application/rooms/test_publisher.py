@@ -7,7 +7,7 @@ import pytest
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.cluster.packet import BadPacket, Packet
-from eyewall.application.rooms.publisher import decode_position, encode_position
+from eyewall.application.cluster.protocol import RoomPosition
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import AckTimeout, Misuse, Unavailable
 from eyewall.domain.history import Position
@@ -367,8 +367,9 @@ async def test_who_gives_up_waiting_leaves_no_delivery_behind(one, history):
 def test_a_place_travels_as_it_is():
     at = Position("e", 3)
 
-    assert decode_position(encode_position("lab", at, ["c1"])) == ("lab", at, ["c1"])
-    assert decode_position(encode_position("lab", at, [])) == ("lab", at, [])
+    for skip in (("c1",), ()):
+        position = RoomPosition("lab", at, skip)
+        assert RoomPosition.read(position.header()) == position
 
 
 @pytest.mark.parametrize(
@@ -378,7 +379,7 @@ def test_a_place_travels_as_it_is():
 )
 def test_what_is_no_place_is_a_bad_packet(changes):
     with pytest.raises(BadPacket):
-        decode_position(encode_position("lab", Position("e", 3), []) | changes)
+        RoomPosition.read(RoomPosition("lab", Position("e", 3)).header() | changes)
 
 
 @pytest.mark.parametrize(

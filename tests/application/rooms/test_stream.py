@@ -15,7 +15,7 @@ from eyewall.domain.errors import Misuse, Unavailable
 from eyewall.domain.history import Entry, Position, Retention
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Bus, Engine
-from tests.application.fakes import finished, settle
+from tests.application.fakes import finished, raw_kind, settle
 
 KEEPS = RoomOptions(history_size=50)
 
@@ -668,7 +668,7 @@ async def test_a_publish_to_a_room_with_members_here_asks_the_state_nothing(aske
 async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
     """The gate that the first message made stays, and so does where it stands."""
     bob = await joined(two, "bob")
-    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
+    two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=5)
     await publish(one, 1)
     await settle()
@@ -693,7 +693,7 @@ async def test_a_message_that_is_quicker_than_the_word_of_the_history_comes_once
         await heard.wait()
         return await take(header, payload)
 
-    two.parts.cluster.on_call("keeps", later)
+    two.parts.cluster.on_request(raw_kind("keeps"), later)
     changing = asyncio.ensure_future(one.hub.update_room("lab", history_size=5))
     await settle()
     await publish(one, 1)
@@ -713,9 +713,9 @@ async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_othe
     await publish(one, 1)
     await settle()
     take = two.parts.cluster._answerers["keeps"]
-    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
+    two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=0)
-    two.parts.cluster.on_call("keeps", take)
+    two.parts.cluster.on_request(raw_kind("keeps"), take)
 
     await one.hub.update_room("lab", history_size=5)
     await publish(one, 2)
@@ -727,9 +727,9 @@ async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_othe
 async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_change(one, two):
     bob = await joined(two, "bob")
     take = two.parts.cluster._answerers["keeps"]
-    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
+    two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     info = await one.hub.update_room("lab", history_size=5)
-    two.parts.cluster.on_call("keeps", take)
+    two.parts.cluster.on_request(raw_kind("keeps"), take)
 
     await one.hub.update_room("lab", history_ttl=60)
     await settle()
@@ -893,7 +893,7 @@ async def test_a_change_while_a_member_comes_in_counts_for_it(make_node, bus, hi
 async def test_a_node_that_missed_the_change_learns_of_it_by_the_next_message(one, two, bus):
     """Its members get the message with its place, and so does what they publish."""
     bob = await joined(two, "bob")
-    two.parts.cluster.on_call("keeps", lambda header, payload: settle())
+    two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=5)
 
     await publish(one, 1)
