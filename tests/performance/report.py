@@ -13,14 +13,14 @@ from tests.performance.model import Figure, Scenario, Subject, Target
 INTRODUCTION = """\
 CPU time, user and system, of the server process alone, which is pinned to one core while
 the load generator has another. All subjects of a scenario take turns in one run, each time
-in a new process; figures are medians with the least and the most behind them, ratios are
-taken within each turn. Percentiles are read off the samples of all turns together. The
-ratios count: absolute times belong to the machine below.
+in a new process. Figures are medians with the least and the most, and ratios are taken
+within each turn. Percentiles are taken from the samples of all turns together. The ratios
+count: absolute times belong to the machine below.
 
-The clients check what they get: every message bears a number, and a gap, a repeat or a
-wrong order on any connection ends the run without a figure. The load generator is an
-`epoll` loop in C; a run that it slowed down is thrown away. The peers run as their own
-documentation tells, with what it names as fast; what that is stands below each table.
+The clients check the messages: each has a number, and a gap, a duplicate or a wrong order
+on any connection ends the run without a figure. The load generator is an `epoll` loop in C;
+a run that it slowed down is discarded. The peers run as their own documentation recommends,
+with its fastest options, which are listed below each table.
 """
 
 

@@ -142,7 +142,7 @@ SCENARIOS = (
     Scenario(
         name="request",
         title="A request with an ack, one a read",
-        text=f"{REQUEST_TEXT} 1,000 clients with one request of 128 B each under way.",
+        text=f"{REQUEST_TEXT} 1,000 clients with one request of 128 B each in flight.",
         load=Load(mode="request", clients=1000, few_clients=5, topic="bench:ask"),
         subjects=(hub(), TORNADO_ECHO, *peers("/echo")),
         baseline="tornado",
@@ -160,8 +160,8 @@ SCENARIOS = (
     Scenario(
         name="chat",
         title="Chat: one message in, ten deliveries and an ack out",
-        text="1,000 users in rooms of ten, each with one message of 128 B under way. The "
-        "handler adds who said it, and sends it to the room.",
+        text="1,000 users in rooms of ten, each with one message of 128 B in flight. The "
+        "handler adds the sender, and sends the message to the room.",
         load=Load(mode="chat", clients=1000, few_clients=20, topic="chat:say"),
         subjects=(ROOMS_OF_TEN, TORNADO_CHAT),
         baseline="tornado",
@@ -171,8 +171,8 @@ SCENARIOS = (
         name="others",
         title="Chat, with 100,000 other rooms and users registered",
         text="The chat from above, in a hub that also holds 100,000 rooms made by "
-        "`create_room`, each with a role that `set_role` gave to a user of its own. Nobody "
-        "of them is connected.",
+        "`create_room`, each with a role that `set_role` gave to a user of its own. None "
+        "of these users is connected.",
         load=Load(mode="chat", clients=1000, few_clients=20, topic="chat:say"),
         subjects=(
             hub("--room-size", "10", name="alone", title="eyewall, nothing else registered"),
@@ -211,7 +211,7 @@ SCENARIOS = (
         name="ping",
         title="A ping during a fan-out to 10,000 members",
         text="One message after the other to a room; one of its members sends a ping every "
-        "20 ms for as long as not everybody has got the message.",
+        "20 ms until all members have got the message.",
         load=Load(mode="ping", clients=10_000, few_clients=5),
         subjects=(hub(), TORNADO_ROOM),
         baseline="tornado",
@@ -230,8 +230,8 @@ SCENARIOS = (
         name="connect",
         title="Connecting, and being idle",
         text="20,000 clients, or as many as the limit on descriptors allows, connect and stay. "
-        "With the hub each is a user of its own in a room of ten; with Tornado it is nobody "
-        "in particular, in no room.",
+        "With the hub each is a user of its own in a room of ten; with Tornado it has "
+        "no user and no room.",
         load=Load(mode="connect", clients=20_000, few_clients=20),
         subjects=(ROOMS_OF_TEN, TORNADO_BARE),
         baseline="tornado",
@@ -259,7 +259,7 @@ SCENARIOS = (
     Scenario(
         name="idle-deflate",
         title="Being idle with permessage-deflate",
-        text="As many clients as above, who all negotiate permessage-deflate. Tornado has "
+        text="As many clients as above, which all negotiate permessage-deflate. Tornado has "
         "2,000, which makes no difference to the memory of each.",
         load=Load(mode="connect", clients=20_000, few_clients=5),
         subjects=(
