@@ -27,7 +27,7 @@ from eyewall.domain.errors import UnsafeConfiguration
 from eyewall.server import reload
 from eyewall.server.listener import CannotListen
 from eyewall.server.runner import importing
-from eyewall.server.server import PLAIN, Server, serve
+from eyewall.server.server import DEFAULT_SETTINGS, Server, serve
 from eyewall.settings.groups import SettingsError
 from eyewall.settings.settings import Settings, source_of
 from eyewall.settings.sources import CALLER, CONFIG, file_to_read
@@ -177,7 +177,7 @@ def _unseen(server: Server, settings: Settings) -> list[str]:
 
     What the application said itself where it read its settings is its own decision.
     """
-    own = PLAIN if server.settings is None else server.settings
+    own = DEFAULT_SETTINGS if server.settings is None else server.settings
     return sorted(
         key
         for key in settings.origins
@@ -220,7 +220,7 @@ def _run(
     except UnsafeConfiguration as error:
         raise _Stop(str(error), WRONG_USE) from None
     except CannotListen as error:
-        raise _Stop(error.why("--port"), FAILED) from None
+        raise _Stop(error.explain("--port"), FAILED) from None
     except Exception as error:
         if output_of(server.logger) is None:
             raise

@@ -1,4 +1,4 @@
-"""A node and the sockets before it, put together from a server's keywords."""
+"""Builds a node and its WebSocket gateway from the options of a server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from eyewall.domain.identity import NodeId
 from eyewall.domain.identity import names as check_names
 from eyewall.domain.outbox import QueueConfig
 from eyewall.domain.report import STORE
-from eyewall.server import ops
+from eyewall.server.ops import check_ops_address
 from eyewall.server.options import Options
 from eyewall.version import VERSION
 
@@ -50,49 +50,49 @@ _CONFIGS: dict[str, type] = {
 }
 
 
-class Front(Protocol):
-    """What a server needs of the sockets before its node."""
+class Transport(Protocol):
+    """What a server needs of the sockets that its node is connected by."""
 
     intake: TransportEvents
-    """What the connections are told to."""
+    """What receives the events of the connections."""
 
     def routes(self, path: str) -> list[Any]:
-        """Return Tornado rules that let clients in at ``path``."""
+        """Return Tornado rules that accept clients at ``path``."""
 
     def start(self) -> None:
-        """Begin on the running loop."""
+        """Start on the running event loop."""
 
     @property
     def hosts(self) -> Hosts | None:
-        """The hosts that are served; None: all."""
+        """The hosts that are served; None for all."""
 
     @property
     def refusals(self) -> RefusalLog | None:
-        """What is told of every handshake that is refused."""
+        """What is told of each refused handshake."""
 
     def refuse_new(self) -> None:
-        """Let nobody in any more; who waits to be let in is told when to come back."""
+        """Accept no more clients. Pending handshakes are told when to come back."""
 
     async def drain_input(self) -> None:
-        """Return when what the clients sent so far was read and handed on."""
+        """Return when the input that clients have sent so far is read and passed on."""
 
     async def stop(self, within: float) -> None:
-        """See out the connections ``within`` so many seconds, and end."""
+        """Close all connections, at most ``within`` seconds long, and stop."""
 
 
 def default_node_id() -> str:
-    """Host name, process id and a random part: unique without being configured."""
+    """Return host name, process id and a random part: unique without configuration."""
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.") or "node"
     return f"{host[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def own_node_id(options: Options) -> NodeId:
-    """Return the id that was given, or a new one."""
+    """Return the node id of the options, or a new one."""
     return NodeId(default_node_id() if options.node_id is None else options.node_id)
 
 
-def assemble(options: Options) -> tuple[Node, Front]:
-    """Build a node and its sockets; raises ``ValueError`` for a wrong option."""
+def assemble(options: Options) -> tuple[Node, Transport]:
+    """Return a node and its WebSocket gateway; raises ``ValueError`` for a wrong option."""
     _check_given(options)
     logger = make_logger() if options.logger is None else options.logger
     clock: Clock = SystemClock()
@@ -125,15 +125,16 @@ def build_node(
     logger: Logger,
     stalls: Stalls | None = None,
 ) -> Node:
-    """Build the node that ``options`` describe, before sockets of any kind.
+    """Return the node that ``options`` describe, for any transport.
 
-    ``stalls`` watches the loop; None: nothing does. Raises ``ValueError`` for a wrong option.
+    ``stalls`` measures how long the loop stood still; None does not. Raises ``ValueError`` for a
+    wrong option.
     """
     _check_given(options)
-    # Not "or": an adapter may have a length, and be empty.
+    # Not "or": an adapter may have a length of 0, and is then false.
     defaults = {
         "pubsub": MemoryPubSub() if options.pubsub is None else options.pubsub,
-        "state": _own_state(stalls) if options.state is None else options.state,
+        "state": _private_state(stalls) if options.state is None else options.state,
         "history": MemoryHistory() if options.history is None else options.history,
     }
     own = {
@@ -147,14 +148,14 @@ def build_node(
     return Node(_config(options), ports)
 
 
-def _own_state(stalls: Stalls | None) -> MemoryState:
-    """A state that no other node has: while the loop stands still no lease runs out."""
+def _private_state(stalls: Stalls | None) -> MemoryState:
+    """Return a state for this node only. Its leases don't expire while the loop stands still."""
     return MemoryState() if stalls is None else MemoryState(clock=stalls.awake)
 
 
 def _check_given(options: Options) -> None:
-    """Notice a class without its parentheses, an object that lacks a method, and what is not
-    of the type that an option has, here and not at the first message."""
+    """Raise ``ValueError`` for an adapter that lacks a method or is a class instead of an object,
+    and for an option of a wrong type: here, not at the first message."""
     for what in conformance.PORTS:
         given = getattr(options, what, None)
         if isinstance(given, str | Path | bool):
@@ -167,19 +168,19 @@ def _check_given(options: Options) -> None:
     if not isinstance(options.start_page, bool):
         raise ValueError(f"start_page must be True or False, not {options.start_page!r:.80}")
     check_pages(options.pages)
-    ops.check(options.ops_host, options.ops_port)
+    check_ops_address(options.ops_host, options.ops_port)
     for what in ("trusted_proxies", "allowed_hosts", "check_origin"):
         given = getattr(options, what)
         if given is None or (what == "check_origin" and callable(given)):
             continue
-        if not isinstance(given, Collection):  # what can be gone through only once, too
+        if not isinstance(given, Collection):  # an iterator neither: it can be read only once
             raise ValueError(f"{what} must be a list of strings, not {given!r:.80}")
         check_names(given, what)
 
 
 def check_pages(pages: Collection[Any]) -> None:
-    """Raise ``ValueError`` for what are no Tornado rules: one pair in the place of a list of
-    pairs, say."""
+    """Raise ``ValueError`` unless ``pages`` is a collection of Tornado rules: a single pair, for
+    example, is not."""
     given: object = pages
     if isinstance(given, str | bytes | dict) or not isinstance(given, Collection):
         raise ValueError(f"pages must be a list of Tornado rules, not {given!r:.80}")

@@ -1,13 +1,13 @@
-"""The tasks that a server owns beside its handlers.
+"""The background tasks that a server owns beside its handlers.
 
 Rules of this file:
 
-1. A function that was given before a start runs in each life of the server from that one on,
-   a coroutine in one; what is given to a running server is part of that life only.
-2. A handle may be asked, and used to cancel, from anywhere: also in a thread, also by what
-   it cancels. A function that was cancelled runs in no later life.
-3. While a test's server stands in for the application's, the handle of a function means its run
-   in the test's server; the run in the application's server is left alone.
+1. A function that is added before a start runs in that life of the server and in each later
+   one; a coroutine runs in one life. Work added to a running server belongs to that life only.
+2. A handle may be used in any thread, and by the work that it cancels. A cancelled function
+   does not run in a later life.
+3. While a test overrides the runtime of the application's server, the handle of a function
+   means its job in the test's server; the job in the application's server is not touched.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from eyewall.application.ports.plugins import Logger
 Work = Coroutine[Any, Any, Any] | Callable[..., Any]
 
 
-class Run:
-    """One piece of work, from when it is given to its end, in life after life."""
+class Job:
+    """One piece of work, from when it is added to its end, over all lives of the server."""
 
     def __init__(self, work: Work, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.work = work
@@ -33,7 +33,7 @@ class Run:
         self.kwargs = kwargs
         self.is_cancelled = False
         self.task: asyncio.Task[Any] | None = None
-        """What runs, or was the last to run."""
+        """The task of this life, or of the last one; None before the first."""
 
     @property
     def name(self) -> str:
@@ -52,9 +52,9 @@ class Run:
             and inspect.getcoroutinestate(self.work) == inspect.CORO_CLOSED
         )
 
-    def again(self) -> Run:
-        """The same work, to be run by another."""
-        return Run(self.work, self.args, self.kwargs)
+    def copy(self) -> Job:
+        """Return a new job for the same work."""
+        return Job(self.work, self.args, self.kwargs)
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         if inspect.iscoroutine(self.work):
@@ -62,153 +62,155 @@ class Run:
         return call(self.work, *self.args, **self.kwargs)
 
     def end(self) -> None:
-        """End what runs; a coroutine that waits is closed, without a warning that it was
-        never awaited."""
+        """Cancel the task. A coroutine without one is closed, so that Python does not warn that
+        it was never awaited."""
         if self.task is not None:
-            if not self.task.cancelling():  # a second one would cut its clean-up short
+            if not self.task.cancelling():  # a second cancel would interrupt its clean-up
                 self.task.cancel()
         elif inspect.iscoroutine(self.work):
             self.work.close()
 
 
 class Background:
-    """Work that waits for the start, and then runs until it is done or ended.
+    """Runs jobs between start and close; before the start they wait.
 
-    Its failure is logged and ends nothing else.
+    The failure of a job is logged and affects nothing else.
     """
 
     def __init__(self, logger: Logger) -> None:
-        self._waiting: list[Run] = []
-        self._begun: list[Run] = []
-        """The functions that have waited, and will again."""
-        self._adopted: dict[Run, Run] = {}
-        """What was taken over from another, and what runs here in its place."""
+        self._waiting: list[Job] = []
+        self._repeating: list[Job] = []
+        """Functions of this life that wait again for the next one."""
+        self._adopted: dict[Job, Job] = {}
+        """Jobs of another ``Background``, each with its copy local."""
         self._tasks = TaskSet(logger)
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        """Where it runs, or ran last."""
+        """The event loop of this life, or of the last one."""
 
     def __len__(self) -> int:
-        """Return how many run."""
+        """Return the number of running jobs."""
         return len(self._tasks)
 
-    def add(self, work: Work, *args: Any, **kwargs: Any) -> Run:
-        """Run ``work``; before ``open`` it waits for ``start``. In any thread.
+    def add(self, work: Work, *args: Any, **kwargs: Any) -> Job:
+        """Job ``work`` at once, or after ``start`` if that is still to come; in any thread.
 
-        Raises ``ValueError`` for what can't be run, or not with these arguments.
+        Raises ``ValueError`` for work that can't be run, or not with these arguments.
         """
-        check(work, args, kwargs)
-        run, loop = Run(work, args, kwargs), self._loop
+        check_work(work, args, kwargs)
+        job, loop = Job(work, args, kwargs), self._loop
         if not self._is_open or loop is None:
-            self._waiting.append(run)
+            self._waiting.append(job)
         elif _is_here(loop):
-            self._run(run)
+            self._start_job(job)
         else:
-            loop.call_soon_threadsafe(self._run, run)
-        return run
+            loop.call_soon_threadsafe(self._start_job, job)
+        return job
 
     def adopt(self, other: Background) -> None:
-        """Take over the functions that wait with ``other``: they wait there too.
+        """Copy the functions that wait with ``other``; they go on waiting there.
 
-        A coroutine can be run only once, and is left to ``other``.
+        A coroutine can run only once and stays with ``other``.
         """
-        given = [*other._begun, *other._waiting]
-        self._adopted = {run: run.again() for run in given if _comes_again(run)}
+        given = [*other._repeating, *other._waiting]
+        self._adopted = {job: job.copy() for job in given if _is_repeatable(job)}
         self._waiting += self._adopted.values()
 
     def open(self) -> None:
-        """Run at once what is added from here on: a startup hook may wait for it."""
+        """Job work at once that is added from now on: a startup hook may wait for it."""
         self._loop = asyncio.get_running_loop()
         self._is_open = True
 
     def start(self) -> None:
-        """Run what has waited."""
+        """Job the waiting jobs."""
         waiting, self._waiting = self._waiting, []
-        self._begun += filter(_comes_again, waiting)
-        for run in waiting:
-            self._run(run)
+        self._repeating += filter(_is_repeatable, waiting)
+        for job in waiting:
+            self._start_job(job)
 
-    def _run(self, run: Run) -> None:
-        if not self._is_open:  # it was given in a thread, and the life that it was for is over
-            run.is_cancelled = True
-        if run.is_cancelled:
-            run.end()
+    def _start_job(self, job: Job) -> None:
+        if not self._is_open:  # added in a thread, and its life has ended meanwhile
+            job.is_cancelled = True
+        if job.is_cancelled:
+            job.end()
         else:
-            run.task = self._tasks.spawn(run.coroutine(), run.name)
+            job.task = self._tasks.spawn(job.coroutine(), job.name)
 
-    # --- what a handle asks
+    # --- for handles
 
-    def here(self, run: Run) -> Run:
-        """Return what stands for ``run`` here: itself, unless it was taken over."""
-        return self._adopted.get(run, run)
+    def local(self, job: Job) -> Job:
+        """Return the job that runs local for ``job``: its copy if there is one, else itself."""
+        return self._adopted.get(job, job)
 
-    def cancel(self, run: Run) -> None:
-        """End it, now and for later lives. May be called again, late, and in any thread."""
-        run.is_cancelled = True
+    def cancel(self, job: Job) -> None:
+        """Cancel a job, in this life and later ones. Idempotent; in any thread."""
+        job.is_cancelled = True
         loop = self._loop
         if loop is None or loop.is_closed() or _is_here(loop):
-            run.end()
+            job.end()
         else:
-            with contextlib.suppress(RuntimeError):  # the loop ends, and what runs in it too
-                loop.call_soon_threadsafe(run.end)
+            with contextlib.suppress(RuntimeError):  # the loop is closing, with all its tasks
+                loop.call_soon_threadsafe(job.end)
 
     # --- the end
 
     async def close(self) -> None:
-        """End what runs. Functions that have waited do so again, and so does what is added
-        from here on."""
+        """Cancel the running jobs. Functions wait for the next start, and so does work that is
+        added from now on."""
         self._is_open = False
-        again, self._begun = self._begun, []
-        self._waiting[:0] = filter(_comes_again, again)
+        again, self._repeating = self._repeating, []
+        self._waiting[:0] = filter(_is_repeatable, again)
         await self._tasks.close()
 
     def drop_coroutines(self) -> None:
-        """Forget the coroutines that wait, without a warning that they were never awaited."""
-        for run in self._waiting:
-            if run.is_once:
-                run.end()
-        self._waiting = [run for run in self._waiting if not run.is_once]
+        """Close the waiting coroutines, so that Python does not warn that they were never
+        awaited."""
+        for job in self._waiting:
+            if job.is_once:
+                job.end()
+        self._waiting = [job for job in self._waiting if not job.is_once]
 
 
 class BackgroundTask:
-    """The handle of work that ``server.background`` has taken.
+    """The handle of work that was given to ``server.background``.
 
-    It may be kept over the lives of the server, and used in any thread.
+    It may be kept over several lives of the server, and used in any thread.
     """
 
-    __slots__ = ("_owner", "_run")
+    __slots__ = ("_job", "_owner")
 
-    def __init__(self, run: Run, owner: Callable[[], Background]) -> None:
-        self._run = run
+    def __init__(self, job: Job, owner: Callable[[], Background]) -> None:
+        self._job = job
         self._owner = owner
 
     def cancel(self) -> None:
-        """End the work: what waits for the start never runs, what runs gets a
-        ``CancelledError`` where it awaits, and a function does not run in later lives of the
-        server either. May be called by the work itself, when it has ended, and again, which
-        leaves a clean-up alone.
+        """Cancel the work. Idempotent.
+
+        Work that waits for the start never runs; running work gets a ``CancelledError`` at its
+        ``await``; a function does not run in later lives of the server either. The work itself
+        may call it, also after its end. A second call does not interrupt a clean-up.
         """
         owner = self._owner()
-        owner.cancel(owner.here(self._run))
+        owner.cancel(owner.local(self._job))
 
     @property
     def done(self) -> bool:
-        """Whether it has ended: it has returned, failed, or was cancelled and has cleaned up.
+        """Whether the work has ended: returned, failed, or was cancelled and has cleaned up.
 
-        False while it waits for its first start, and while it runs; so it is False again for a
-        function that runs in a later life of the server.
+        False while it waits for its first start and while it runs; False again for a function
+        that runs in a later life of the server.
         """
-        return self._owner().here(self._run).is_done
+        return self._owner().local(self._job).is_done
 
     def __repr__(self) -> str:
-        return f"<BackgroundTask {self._run.name} done={self.done}>"
+        return f"<BackgroundTask {self._job.name} done={self.done}>"
 
 
-def _comes_again(run: Run) -> bool:
-    return not (run.is_once or run.is_cancelled)
+def _is_repeatable(job: Job) -> bool:
+    return not (job.is_once or job.is_cancelled)
 
 
-def check(work: Work, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def check_work(work: Work, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for work that can't be run, or not with these arguments."""
     if inspect.iscoroutine(work):
         if args or kwargs:
@@ -219,7 +221,7 @@ def check(work: Work, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(work)
     except (TypeError, ValueError):
-        return  # a builtin that does not say how it is called
+        return  # a builtin without a signature
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -234,7 +236,7 @@ def _is_here(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 async def call(work: Any, *args: Any, **kwargs: Any) -> None:
-    """Call a function, plain or async, and wait for it."""
+    """Call a function, plain or async, and await it."""
     result = work(*args, **kwargs)
     if inspect.isawaitable(result):
         await result

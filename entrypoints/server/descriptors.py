@@ -1,7 +1,7 @@
-"""How many descriptors the process may have: each connection takes one.
+"""The limit on file descriptors of the process: each connection takes one.
 
-Where the process is ours (``server.run()``, the command line) the soft limit is raised to the
-hard one, which needs no right. In an application of somebody else it is only looked at.
+``server.run()`` and the command line own the process and raise the soft limit to the hard limit,
+which needs no privilege. An embedded server only reads the limit.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.domain.report import Incident
 
 _resource = importlib.import_module("resource") if os.name == "posix" else None
-"""Windows has no such limit."""
+"""None on Windows, which has no such limit."""
 
-OWN: Final = 64
-"""Descriptors that a process has for itself: listening sockets, epolls, files, a database."""
+RESERVED: Final = 64
+"""Descriptors that are no connections: listening sockets, epolls, files, a database."""
 
-BETWEEN: Final = 60.0
-"""Seconds between two lines about a shortage that goes on."""
+LOG_INTERVAL: Final = 60.0
+"""Seconds between two log lines about a shortage that lasts."""
 
 
 def limit() -> int | None:
-    """Return how many descriptors the process may have; None if there is no limit."""
+    """Return the soft limit on descriptors of this process; None if there is none."""
     if _resource is None:
         return None
     soft, _ = _resource.getrlimit(_resource.RLIMIT_NOFILE)
@@ -37,7 +37,7 @@ def limit() -> int | None:
 
 
 def raise_limit() -> None:
-    """Let the process have as many descriptors as it may ask for."""
+    """Raise the soft limit on descriptors to the hard limit, where the system allows it."""
     if _resource is None:
         return
     soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
@@ -45,63 +45,62 @@ def raise_limit() -> None:
         try:
             _resource.setrlimit(_resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
-            pass  # some systems name a hard limit that they don't give; it stays as it is
+            pass  # some systems refuse their own hard limit: the soft one stays
 
 
 def fill_standard_streams() -> None:
-    """Have something stand where standard input, output or error were closed.
+    """Open the null device for each of standard input, output and error that is closed.
 
-    The next file or socket would get such a number, and with it whatever a library in C, or a
-    child process, writes there.
+    Otherwise the next file or socket gets that number, and receives what a C library or a child
+    process writes to the stream.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
-def drop_unwritten() -> None:
-    """Have nothing left in the buffer of standard error that can't be written, on a full disk
-    or to a reader who has gone.
+def discard_unwritten_output() -> None:
+    """Empty the buffer of standard error if it can't be written (full disk, closed pipe).
 
-    Python would try once more when it exits, fail, and turn the status to 120.
+    Otherwise Python tries again when it exits, fails, and changes the exit status to 120.
     """
     try:
         sys.stderr.flush()
-    except (AttributeError, ValueError):  # none, or a closed one
+    except (AttributeError, ValueError):  # missing or closed
         return
     except OSError:
         with suppress(OSError, ValueError):
-            _flush_into_nothing(sys.stderr)
+            _flush_to_null(sys.stderr)
 
 
-def _flush_into_nothing(stream: TextIO) -> None:
+def _flush_to_null(stream: TextIO) -> None:
     number = stream.fileno()
-    kept, nothing = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+    original, null = os.dup(number), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nothing, number)
+        os.dup2(null, number)
         stream.flush()
     finally:
-        os.dup2(kept, number)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(original, number)
+        os.close(original)
+        os.close(null)
 
 
-def warn(logger: Logger, max_connections: int | None) -> None:
-    """Say it if there are fewer descriptors than connections that may come."""
+def warn_if_too_few(logger: Logger, max_connections: int | None) -> None:
+    """Log a warning if the limit on descriptors is below ``max_connections`` and ``RESERVED``."""
     have = limit()
-    if have is not None and max_connections is not None and have < max_connections + OWN:
+    if have is not None and max_connections is not None and have < max_connections + RESERVED:
         logger.warning(
             "too_few_descriptors",
             limit=have,
-            wanted=max_connections + OWN,
+            wanted=max_connections + RESERVED,
             max_connections=max_connections,
         )
 
 
-class Shortage:
-    """Counts the pauses in accepting, and logs the first, and then one now and then."""
+class AcceptPauses:
+    """Counts the pauses in accepting, and logs the first and then one per ``LOG_INTERVAL``."""
 
     def __init__(self, stats: Stats, logger: Logger, clock: Clock) -> None:
         self._stats = stats
@@ -111,11 +110,11 @@ class Shortage:
         self._pauses = 0
 
     def paused(self, error: OSError) -> None:
-        """Nothing is accepted for a second, because of ``error``."""
+        """Count a pause: the server accepts null for a second because of ``error``."""
         self._stats.happened(Incident.ACCEPT_PAUSES)
         self._pauses += 1
         now = self._clock.now()
-        if self._logged is not None and now - self._logged < BETWEEN:
+        if self._logged is not None and now - self._logged < LOG_INTERVAL:
             return
         self._logged = now
         fields: dict[str, Any] = {"pauses": self._pauses, "limit": limit()}

@@ -1,7 +1,7 @@
-"""Where a server listens: the port, and what is served there over HTTP.
+"""The listening sockets of a server, and what it serves there over HTTP.
 
-``hosts`` says what a host stands for. Each family has a socket of its own: ``::`` is every IPv6
-address and no IPv4 one, on every system alike.
+``settings.hosts`` says which addresses a host means. Each address family has a socket of its own:
+``::`` is every IPv6 address and no IPv4 address, on every system alike.
 """
 
 from __future__ import annotations
@@ -26,25 +26,30 @@ from eyewall.adapters.web.http.request_target import RedactingHandler
 from eyewall.adapters.web.http.server import LimitedServer, http_server
 from eyewall.application.concurrency.stalls import Stalls
 from eyewall.domain.handshake import RefusalReason
-from eyewall.settings.hosts import ALL, EVERYWHERE, hosts_of
+from eyewall.settings.hosts import EVERYWHERE, WILDCARDS, hosts_of
 from eyewall.settings.settings import Settings
 
 BACKLOG = 1024
-"""Connections that the kernel keeps until they are accepted: all clients come back at
-once after a restart."""
+"""Connections that the kernel keeps until they are accepted: after a restart all clients
+reconnect at once."""
 
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
+ListenArguments = tuple[
+    str | EllipsisType, int | EllipsisType | None, tls.SSLContext | EllipsisType | None
+]
+"""Host, port and TLS as a program gives them; ``...`` stands for one that it left out."""
 
-def place(
+
+def listen_address(
     settings: Settings,
     host: str | EllipsisType,
     port: int | EllipsisType,
     ssl: tls.SSLContext | EllipsisType | None,
 ) -> tuple[str, int, tls.SSLContext | None]:
-    """Return where to listen: as the settings say, but for what is given.
+    """Return host, port and TLS to listen with: the arguments, and for ``...`` the settings.
 
-    Raises ``SettingsError`` if the files for TLS are of no use.
+    Raises ``SettingsError`` if the TLS files of the settings can't be used.
     """
     return (
         settings.server.host if host is ... else host,
@@ -54,13 +59,13 @@ def place(
 
 
 def check_port(port: object) -> None:
-    """Raise ``ValueError`` for what is no port to listen on."""
+    """Raise ``ValueError`` unless ``port`` is a whole number from 0 to 65535."""
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ValueError(f"port must be a whole number from 0 to 65535, not {port!r:.80}")
 
 
 class CannotListen(OSError):
-    """The port can't be had. ``why`` says so to whoever chose it."""
+    """The address is not available. ``explain`` tells the operator why."""
 
     def __init__(self, error: OSError, host: str, port: int) -> None:
         super().__init__(error.errno, error.strerror, f"{host}:{port}")
@@ -70,8 +75,8 @@ class CannotListen(OSError):
             error.errno == errno.EADDRNOTAVAIL
         )
 
-    def why(self, option: str) -> str:
-        """One sentence; ``option`` is what names another port where it was run."""
+    def explain(self, option: str) -> str:
+        """Return one sentence; ``option`` is how the operator names another port."""
         if self._is_unknown:
             return f"{self._host} is not an address of this machine"
         port = f"port {self._port} on {self._host}"
@@ -83,7 +88,7 @@ class CannotListen(OSError):
 
 
 class Listener:
-    """One listening port. Raises ``CannotListen`` where it is made, if it can't be had."""
+    """One listening port. The constructor raises ``CannotListen`` if it is not available."""
 
     def __init__(self, host: str, port: int, ssl: tls.SSLContext | None) -> None:
         check_port(port)
@@ -102,7 +107,7 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The address for clients."""
         host = self.host.partition(",")[0].strip()
         host = "localhost" if host in EVERYWHERE else host
         host = f"[{host}]" if ":" in host else host
@@ -110,7 +115,7 @@ class Listener:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, each with its port."""
+        """The addresses that it listens on, each with its port."""
         return [
             f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
             for name in (sock.getsockname() for sock in self._sockets)
@@ -118,7 +123,7 @@ class Listener:
 
     @property
     def families(self) -> list[str]:
-        """What it can be reached by: ``IPv4``, ``IPv6`` or both."""
+        """The address families of its sockets: ``IPv4``, ``IPv6`` or both."""
         known = {sock.family for sock in self._sockets}
         return [
             name
@@ -136,14 +141,15 @@ class Listener:
         paused: Callable[[OSError], None] | None = None,
         stalls: Stalls | None = None,
     ) -> None:
-        """Let requests in; ``rules`` are Tornado's.
+        """Accept connections and serve Tornado's ``rules``.
 
-        Only for ``hosts``, if these are given; ``refusals`` hears of each handshake that is
-        refused, and ``paused`` of each pause in accepting. ``stalls`` watches the loop.
+        A handshake has ``handshake_timeout`` seconds. With ``hosts`` requests for any other host
+        are refused. ``refusals`` is told of each refused handshake, ``paused`` of each pause in
+        accepting. ``stalls`` watches the loop.
         """
         foreign: list[Any] = []
         if hosts is not None:
-            foreign.append((_ForeignHost(hosts), _NotHere, {"refusals": refusals}))
+            foreign.append((_UnservedHost(hosts), _UnservedHostHandler, {"refusals": refusals}))
         application = Application([*foreign, *rules], log_function=_no_access_log)
         self._http = http_server(
             application,
@@ -156,8 +162,7 @@ class Listener:
         self._http.add_sockets(self._sockets)
 
     async def close(self) -> None:
-        """Listen no longer, and end the requests that are under way: those that are half
-        read are answered first."""
+        """Stop listening and end the requests in progress; one that is half read is answered."""
         if self._http is not None:
             self._http.stop()
         self.release()
@@ -167,7 +172,7 @@ class Listener:
             self._http = None
 
     def release(self) -> None:
-        """Close the sockets, whether anything was served on them or not."""
+        """Close the sockets. May be called again."""
         for sock in self._sockets:
             sock.close()
 
@@ -176,15 +181,15 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for one in hosts_of(host):
-            for address in ALL if one in EVERYWHERE else (one,):
-                # Port 0 is a free one: the same for all.
+            for address in WILDCARDS if one in EVERYWHERE else (one,):
+                # Port 0 means a free one: the same for all addresses.
                 number = port or (sockets[0].getsockname()[1] if sockets else 0)
                 try:
                     sockets += _bound(number, address)
-                except UnicodeError:  # "a..b" can't be a name, and is not looked up
+                except UnicodeError:  # "a..b" is no valid name; no lookup
                     raise socket.gaierror(socket.EAI_NONAME, f"no name: {one!r:.80}") from None
                 except OSError as error:
-                    # All that the machine has: it may be without one of the families.
+                    # "Everywhere" means the families that the machine has.
                     if one not in EVERYWHERE or error.errno not in _NO_SUCH_FAMILY:
                         raise
         if not sockets:
@@ -198,10 +203,10 @@ def _bind(host: str, port: int) -> list[socket.socket]:
 
 
 def _bound(port: int, address: str) -> list[socket.socket]:
-    """Return what ``bind_sockets`` returns. If it fails, close the sockets that it had opened.
+    """Return the sockets of ``bind_sockets``. If it fails, close those that it had opened.
 
-    It leaves them to the garbage collector, and the error's traceback refers to them: while the
-    caller keeps the error, the process itself would hold a part of the port.
+    Tornado leaves them to the garbage collector, and the error's traceback refers to them: while
+    the caller keeps the error, the process itself would hold a part of the port.
     """
     try:
         return bind_sockets(port, address, backlog=BACKLOG)
@@ -215,8 +220,8 @@ def _bound(port: int, address: str) -> list[socket.socket]:
         raise
 
 
-class _ForeignHost(Matcher):
-    """Matches requests for a host that is not served."""
+class _UnservedHost(Matcher):
+    """Matches requests for a host that the server does not serve."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
@@ -225,8 +230,8 @@ class _ForeignHost(Matcher):
         return None if self._hosts.allow(request.headers.get_list("Host")) else {}
 
 
-class _NotHere(RedactingHandler):
-    """Whatever is asked for, in whatever way, there is nothing of it under this host."""
+class _UnservedHostHandler(RedactingHandler):
+    """Answers 403 to every request for a host that the server does not serve."""
 
     def initialize(self, refusals: RefusalLog | None) -> None:
         self._refusals = refusals
@@ -243,4 +248,4 @@ class _NotHere(RedactingHandler):
 
 
 def _no_access_log(_: Any) -> None:
-    """Requests are not logged: a query may hold a token."""
+    """Log no request: a query may hold a token."""

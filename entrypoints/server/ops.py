@@ -1,14 +1,14 @@
-"""The ops address: where an orchestrator and a monitor ask, apart from the clients.
+"""The ops address: ``/metrics``, ``/healthz`` and ``/readyz`` apart from the clients' port.
 
-On the clients' port ``/metrics``, ``/healthz`` and ``/readyz`` are visible to every client. With
-an address of their own they are served there and nowhere else. Rules of this file:
+On the clients' port every client can read these pages. With an ops address the server serves
+them there only. Rules of this file:
 
-1. The address answers from before the adapters are opened until all else has ended: a monitor
-   reads "starting" and "draining", and never meets a refused connection.
-2. Its requests have the bounds of the clients' port. They are no handshakes: a malformed one is
-   not counted among the refused handshakes.
-3. It answers for every ``Host`` and without TLS: monitors use addresses that change. The address
-   that it listens on decides which machines reach it; by default that is this one only.
+1. The address answers before the adapters open and until everything else has ended: a monitor
+   reads "starting" and "draining", and its connection is never refused.
+2. Its requests have the limits of the clients' port. They are no handshakes: a malformed one
+   does not count as a refused handshake.
+3. It serves every ``Host`` and has no TLS: monitors use changing addresses. The address that it
+   listens on decides which machines reach it; by default only this machine does.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from eyewall.server.listener import CannotListen, Listener
 from eyewall.settings.hosts import LOOPBACK
 
 
-def check(host: object, port: object) -> None:
-    """Raise ``ValueError`` for what is no address to listen on. A port of None means no ops
-    address; a host without a port is an error, since it would have no effect."""
+def check_ops_address(host: object, port: object) -> None:
+    """Raise ``ValueError`` for a wrong ops host or port. A port of None means no ops address; a
+    host without a port is an error, because it would have no effect."""
     if not isinstance(host, str):
         raise ValueError(f"ops_host must be a string, not {host!r:.80}")
     fits = port is None or (type(port) is int and 0 <= port <= 65535)
@@ -38,7 +38,7 @@ def check(host: object, port: object) -> None:
 
 
 class CannotServeOps(CannotListen):
-    """The ops address can't be listened on. The clients' port is not the cause."""
+    """The ops address is not available; the clients' port is."""
 
     def __init__(self, error: OSError, host: str, port: int, *, is_clients: bool = False) -> None:
         super().__init__(error, host, port)
@@ -48,14 +48,14 @@ class CannotServeOps(CannotListen):
     def __str__(self) -> str:
         return f"the ops address {self._where}: {super().__str__()}"
 
-    def why(self, option: str) -> str:
-        """One sentence; ``option`` is the name of the clients' port on the command line or in a
-        call, from which the name of the ops port follows."""
+    def explain(self, option: str) -> str:
+        """Return one sentence; ``option`` names the clients' port (``--port``, ``port=``), from
+        which the name of the ops port follows."""
         ours = "ops.port" if option.startswith("-") else "ops_port="
         if self._is_clients:
             where = f"{self._where} is where the clients are"
             return f"the ops address can't be had: {where}; take another with {ours}"
-        return f"the ops address can't be had: {super().why(ours)}"
+        return f"the ops address can't be had: {super().explain(ours)}"
 
 
 class OpsAddress:
@@ -68,11 +68,11 @@ class OpsAddress:
 
     @property
     def port(self) -> int | None:
-        """The port that it listens on; None while it does not."""
+        """The port that it listens on; None while it does not listen."""
         return None if self._listener is None else self._listener.port
 
     def listen(self, clients: int | None = None) -> None:
-        """Take the port; raises ``CannotServeOps``, which says so if it is that of the clients."""
+        """Listen; raises ``CannotServeOps``. ``clients`` is the clients' port, for its message."""
         try:
             self._listener = Listener(self._host, self._port, None)
         except CannotListen as error:
@@ -89,13 +89,13 @@ class OpsAddress:
         paused: Callable[[OSError], None],
         stalls: Stalls,
     ) -> None:
-        """Let requests in, which have to be read ``timeout`` seconds after they have begun."""
+        """Serve Tornado's ``rules``. A request has ``timeout`` seconds until it is read."""
         assert self._listener is not None
         self._listener.serve(rules, timeout, paused=paused, stalls=stalls)
         logger.info("ops_listening", addresses=self._listener.addresses)
 
     async def close(self) -> None:
-        """Listen no longer. May be called again."""
+        """Stop listening. Idempotent."""
         if self._listener is not None:
             listener, self._listener = self._listener, None
             await listener.close()

@@ -1,4 +1,8 @@
-"""What an application has registered with its server, and the node that it reaches."""
+"""The registrations of an application with its server, and the runtime that gets them.
+
+The test kit overrides the runtime of a server for the time of a test: calls on the server and its
+hub then reach the runtime of the test.
+"""
 
 from __future__ import annotations
 
@@ -15,62 +19,65 @@ Hook = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Inside:
-    """What stands behind a server: what is asked of the server and its hub reaches this."""
+class Runtime:
+    """What executes the calls on a server and its hub."""
 
     node: Node
     background: Background
     stop: Callable[[float], Awaitable[None]]
+    """Drains and stops, within so many seconds."""
 
 
 class Registry:
-    """The hub of a server, its hooks, and what stands behind it at the moment."""
+    """The hub of a server, its hooks, and its runtime."""
 
-    def __init__(self, inside: Inside) -> None:
-        self.hub: Hub = inside.node.hub
-        self.inside = inside
-        """The server's own."""
+    def __init__(self, runtime: Runtime) -> None:
+        self.hub: Hub = runtime.node.hub
+        self.runtime = runtime
+        """The server's own runtime."""
         self.startup: list[Hook] = []
         self.shutdown: list[Hook] = []
-        self._stand_ins: list[Inside] = []
-        self._turn()
+        self._overrides: list[Runtime] = []
+        self._attach_hub()
 
     @property
-    def asked(self) -> Inside:
-        """What is reached now: the server's own, or what stands in for it."""
-        return self._stand_ins[-1] if self._stand_ins else self.inside
+    def current(self) -> Runtime:
+        """The runtime that calls reach now: the newest override, else the server's own."""
+        return self._overrides[-1] if self._overrides else self.runtime
 
-    def become(self, inside: Inside) -> None:
-        """Have ``inside`` behind the server from now on."""
-        self.inside = inside
-        self._turn()
+    def attach(self, runtime: Runtime) -> None:
+        """Make ``runtime`` the server's own."""
+        self.runtime = runtime
+        self._attach_hub()
 
-    # --- for tests: what was built and registered once, used without its sockets
+    # --- for the test kit
 
     def adopt(self, other: Registry) -> None:
-        """Take over what the application has registered with ``other`` so far."""
-        self.inside.node.adopt(other.inside.node)
-        self.inside.background.adopt(other.inside.background)
+        """Copy what the application has registered with ``other`` so far."""
+        self.runtime.node.adopt(other.runtime.node)
+        self.runtime.background.adopt(other.runtime.background)
         self.startup += other.startup
         self.shutdown += other.shutdown
 
-    def stand_in(self, inside: Inside) -> None:
-        """Let ``inside`` get what is asked of the server and its hub, until ``stand_back``.
+    def override(self, runtime: Runtime) -> None:
+        """Send calls on the server and its hub to ``runtime`` until ``restore``.
 
-        Of several, the last one does.
+        The newest of several overrides counts.
         """
-        self._stand_ins.append(inside)
-        self._turn()
+        self._overrides.append(runtime)
+        self._attach_hub()
 
-    def stand_back(self, inside: Inside) -> None:
-        self._stand_ins.remove(inside)
-        self._turn()
+    def restore(self, runtime: Runtime) -> None:
+        """Take an override back; raises ``ValueError`` for one that is not there."""
+        self._overrides.remove(runtime)
+        self._attach_hub()
 
-    def _turn(self) -> None:
-        self.hub._attach(self.asked.node.parts, self.asked.stop)  # noqa: SLF001
+    def _attach_hub(self) -> None:
+        self.hub._attach(self.current.node.parts, self.current.stop)  # noqa: SLF001
 
 
-def checked(hook: F) -> F:
+def check_hook(hook: F) -> F:
+    """Return ``hook``; raises ``ValueError`` if it can't be called."""
     if not callable(hook):
         raise ValueError(f"a hook must be callable, not {hook!r:.80}")
     return hook

@@ -1,6 +1,6 @@
-"""Runs a program until it is told to end: SIGTERM and SIGINT drain, a second ends at once.
+"""Runs a server until a signal: SIGTERM or SIGINT drains it, a second signal ends the process.
 
-In a thread that is not the main one there are no signals: Python hands them to that one.
+Python delivers signals to the main thread only. In another thread the runner handles none.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from eyewall.domain.errors import Misuse
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-ONE = {signal.SIGINT: 0.3, signal.SIGTERM: 0.0005}
-"""Seconds within which the same signal again is the same one. A terminal's Ctrl-C goes to the
-whole group of processes, of which one (a shell, ``npm``, ``timeout``) may pass it on as well;
-nobody means two keystrokes so soon after another. SIGTERM is sent by programs, which mean two,
-but for those that send one to a process and to its group in the same breath."""
+DEBOUNCE = {signal.SIGINT: 0.3, signal.SIGTERM: 0.0005}
+"""Seconds within which a repeated signal counts as the same one. A terminal sends Ctrl-C to the
+whole process group, and a parent (a shell, ``npm``, ``timeout``) may forward it too; a second
+keystroke takes longer. Programs send a second SIGTERM on purpose, except those that signal a
+process and its group at once."""
 
 
 _IMPORTING: ContextVar[bool] = ContextVar("importing", default=False)
@@ -33,7 +33,7 @@ _IMPORTING: ContextVar[bool] = ContextVar("importing", default=False)
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import an application whose server is to be run afterwards, and not meanwhile."""
+    """Import an application in this context: its ``run()`` and ``start()`` raise ``Misuse``."""
     token = _IMPORTING.set(True)
     try:
         yield
@@ -42,8 +42,8 @@ def importing() -> Iterator[None]:
 
 
 def check_not_importing() -> None:
-    """Raise ``Misuse`` where the application is only imported: the import would not end, and
-    serve without what the command line asks for."""
+    """Raise ``Misuse`` while ``eyewall serve`` imports the application: the import would never
+    end, and the server would ignore the command line."""
     if _IMPORTING.get():
         raise Misuse(
             "eyewall serve runs the server itself, after the import (a file that is started "
@@ -53,7 +53,7 @@ def check_not_importing() -> None:
 
 
 def check_no_loop() -> None:
-    """Raise ``RuntimeError`` where a loop runs in this thread already, as in a notebook."""
+    """Raise ``RuntimeError`` if an event loop runs in this thread already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -72,19 +72,19 @@ async def run_until_signal(
 ) -> None:
     """Await ``start``, then a signal or ``ended``, then ``stop``.
 
-    A signal that comes during ``start`` cancels it.
+    A signal during ``start`` cancels it. Remaining tasks are cancelled at the end.
     """
-    asked = asyncio.Event()
-    with _signals(asked):
-        if await _done_before(asked, start()):
-            await _done_before(asked, ended())
+    requested = asyncio.Event()
+    with _signals(requested):
+        if await _finished_before(requested, start()):
+            await _finished_before(requested, ended())
         await stop()
-        await _end_what_is_left()
+        await _cancel_remaining_tasks()
 
 
 @contextmanager
-def _signals(asked: asyncio.Event) -> Iterator[None]:
-    """Set ``asked`` at the first signal, and end the process at a second."""
+def _signals(requested: asyncio.Event) -> Iterator[None]:
+    """Set ``requested`` at the first signal, and end the process at a second."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -96,29 +96,29 @@ def _signals(asked: asyncio.Event) -> Iterator[None]:
         now = time.monotonic()
         if first is None:
             first = number, now
-            loop.call_soon_threadsafe(asked.set)
-        elif number != first[0] or now - first[1] >= ONE[signal.Signals(number)]:
-            # Whoever asks twice does not want to wait. 128 + n is the shell's custom.
+            loop.call_soon_threadsafe(requested.set)
+        elif number != first[0] or now - first[1] >= DEBOUNCE[signal.Signals(number)]:
+            # A second signal means: do not wait. 128 + n is the shell's convention.
             os._exit(128 + number)
 
-    # Not the loop's own signal handlers: they are not called while something blocks it,
-    # and that is when a second signal is needed.
+    # Not the loop's own signal handlers: a blocked loop never calls them, and then a second
+    # signal is needed most.
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
-            # None: what was there is not Python's, and can't be put back from here.
+            # None: the previous handler is not Python's and can't be restored from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-async def _done_before(asked: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-    """Await ``work``, and cancel it when ``asked`` comes first; returns whether it was done."""
-    task, bell = asyncio.create_task(work), asyncio.create_task(asked.wait())
+async def _finished_before(requested: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+    """Await ``work``; cancel it if ``requested`` is set first. Returns whether it finished."""
+    task, waiter = asyncio.create_task(work), asyncio.create_task(requested.wait())
     try:
-        await asyncio.wait([task, bell], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        bell.cancel()
+        waiter.cancel()
         task.cancel()
     try:
         await task
@@ -127,14 +127,14 @@ async def _done_before(asked: asyncio.Event, work: Coroutine[Any, Any, Any]) -> 
     return True
 
 
-async def _end_what_is_left() -> None:
-    """End the tasks that nobody owns. ``asyncio.run`` would do so too, but wait for ever
-    for one that ignores its cancellation."""
+async def _cancel_remaining_tasks() -> None:
+    """Cancel the tasks that are left, and end the process if one ignores its cancellation, for
+    which ``asyncio.run`` would wait for ever."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
     if left and (await asyncio.wait(left, timeout=CANCEL_GRACE))[1]:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):  # none, or a broken one
+            with suppress(AttributeError, OSError, ValueError):  # missing or broken
                 stream.flush()
         os._exit(0)

@@ -1,11 +1,11 @@
-"""Whether the adapters of a server go together.
+"""Checks that the adapters of a server fit together, before it starts.
 
-A bus that other nodes share makes one cluster of them. State or history that they don't
-share splits it silently: members of one node never see what is published on another in a
-room with history, and capacity, bans and roles are those of a node.
+Nodes that share a bus form one cluster. If they do not share state and history, the cluster is
+split silently: members on one node miss the messages that another node publishes to a room with
+history, and capacity, bans and roles hold for one node only.
 
-Adapters in memory say of themselves that they end with the process (``across_processes`` is
-False). All others count as shared with other nodes.
+Memory adapters declare that they end with the process (``across_processes`` is False). All
+others count as shared with other nodes.
 """
 
 from __future__ import annotations
@@ -26,73 +26,73 @@ _REMEDY: Final = (
 )
 
 
-def allowed(given: Collection[str]) -> frozenset[str]:
-    """Read ``allow_unsafe``; raises ``ValueError``."""
+def allowed_unsafe(given: Collection[str]) -> frozenset[str]:
+    """Return ``allow_unsafe`` as a set; raises ``ValueError`` for an unknown name."""
     found = names(given, "allow_unsafe")
     if unknown := sorted(found - UNSAFE):
         raise ValueError(f"allow_unsafe knows {', '.join(UNSAFE)}, not {', '.join(unknown)}")
     return found
 
 
-class Running:
-    """The servers of this process that run, by the bus and channel that they share."""
+class RunningServers:
+    """The running servers of this process, by the bus and channel that they share."""
 
     def __init__(self) -> None:
-        self._on: dict[tuple[int, int, str], list[Ports]] = {}
+        self._by_bus: dict[tuple[int, int, str], list[Ports]] = {}
 
     def enter(self, ports: Ports, channel: str, allow: Collection[str], logger: Logger) -> None:
-        """A server is about to start. Raises ``UnsafeConfiguration`` if it would split its
-        cluster, unless that is allowed; then it is logged."""
-        others = self._on.get(self._key(ports, channel), [])
-        fault = _beyond_the_process(ports) or _within_it(ports, others)
+        """Add a server that starts. Raises ``UnsafeConfiguration`` if it would split its
+        cluster; if ``allow`` permits that, logs a warning instead."""
+        others = self._by_bus.get(self._key(ports, channel), [])
+        fault = _split_between_nodes(ports) or _split_in_process(ports, others)
         if fault and SPLIT_STATE not in allow:
             raise UnsafeConfiguration(f"{fault}: {_REMEDY}")
         if fault:
             logger.warning("unsafe_configuration", allowed=SPLIT_STATE, problem=fault)
         elif _splits_history(ports, others):
             logger.warning("history_not_shared", problem="a server on the same bus has another")
-        self._on.setdefault(self._key(ports, channel), []).append(ports)
+        self._by_bus.setdefault(self._key(ports, channel), []).append(ports)
 
     def leave(self, ports: Ports, channel: str) -> None:
-        """It has ended. May be called for one that has not entered."""
+        """Remove a server that has ended. Ignores one that was not added."""
         key = self._key(ports, channel)
-        left = [other for other in self._on.get(key, ()) if other is not ports]
+        left = [other for other in self._by_bus.get(key, ()) if other is not ports]
         if left:
-            self._on[key] = left
+            self._by_bus[key] = left
         else:
-            self._on.pop(key, None)
+            self._by_bus.pop(key, None)
 
     @staticmethod
     def _key(ports: Ports, channel: str) -> tuple[int, int, str]:
         return os.getpid(), id(ports.pubsub), channel
 
 
-def _reaches_out(adapter: Any) -> bool:
+def _is_shared(adapter: Any) -> bool:
     return bool(getattr(adapter, "across_processes", True))
 
 
-def _beyond_the_process(ports: Ports) -> str | None:
-    if not _reaches_out(ports.pubsub):
+def _split_between_nodes(ports: Ports) -> str | None:
+    if not _is_shared(ports.pubsub):
         return None
-    alone = [what for what in ("state", "history") if not _reaches_out(getattr(ports, what))]
+    alone = [what for what in ("state", "history") if not _is_shared(getattr(ports, what))]
     if not alone:
         return None
     bus, verb = type(ports.pubsub).__name__, "is" if len(alone) == 1 else "are"
     return f"{bus} carries to other nodes, and {' and '.join(alone)} {verb} in this one's memory"
 
 
-def _within_it(ports: Ports, others: list[Ports]) -> str | None:
-    if _reaches_out(ports.state) or all(other.state is ports.state for other in others):
+def _split_in_process(ports: Ports, others: list[Ports]) -> str | None:
+    if _is_shared(ports.state) or all(other.state is ports.state for other in others):
         return None
     return "another server of this process is on the same bus, with a state of its own in memory"
 
 
 def _splits_history(ports: Ports, others: list[Ports]) -> bool:
-    """Whether rooms with history would be split, and nothing else: servers of one process
-    that keep none may do without."""
+    """Whether the servers share the state but not the history: only rooms with history would be
+    split, and servers of one process may have none."""
     apart = any(other.history is not ports.history for other in others)
-    return apart and not _reaches_out(ports.history)
+    return apart and not _is_shared(ports.history)
 
 
-RUNNING: Final = Running()
-"""Of this process; a fork has left the servers behind that it was forked from."""
+RUNNING: Final = RunningServers()
+"""The servers of this process. Keys have the process id: a fork has none of its parent's."""

@@ -1,4 +1,13 @@
-"""The server: a hub, the sockets before it, and the order in which both begin and end."""
+"""The server: its hub and its sockets, and the order in which they start and stop.
+
+Rules of this file:
+
+1. A start either succeeds as a whole or leaves nothing behind; it may then be repeated.
+2. Each start begins a *life* of the server with a node of its own. Registrations (handlers,
+   hooks, background functions) hold for all lives.
+3. A shutdown has one deadline for all its steps: clients are told, input is read, handlers
+   finish, connections close, hooks run, adapters close.
+"""
 
 from __future__ import annotations
 
@@ -40,45 +49,52 @@ from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import Misuse
 from eyewall.domain.outbox import QueueConfig
-from eyewall.server.assemble import Front, assemble, own_node_id
+from eyewall.server.assemble import Transport, assemble, own_node_id
 from eyewall.server.background import Background, BackgroundTask, Work, call
 from eyewall.server.descriptors import (
-    Shortage,
-    drop_unwritten,
+    AcceptPauses,
+    discard_unwritten_output,
     fill_standard_streams,
     raise_limit,
-    warn,
+    warn_if_too_few,
 )
-from eyewall.server.listener import CannotListen, Listener, check_port, place
+from eyewall.server.listener import (
+    CannotListen,
+    ListenArguments,
+    Listener,
+    check_port,
+    listen_address,
+)
 from eyewall.server.ops import OpsAddress
 from eyewall.server.options import Options
-from eyewall.server.registry import F, Hook, Inside, Registry, checked
+from eyewall.server.registry import F, Hook, Registry, Runtime, check_hook
 from eyewall.server.runner import check_no_loop, check_not_importing, run_until_signal
-from eyewall.server.safety import RUNNING, allowed
+from eyewall.server.safety import RUNNING, allowed_unsafe
 from eyewall.server.start_page import start_page
 from eyewall.settings.hosts import LOOPBACK
 from eyewall.settings.settings import Settings, source_of
 
 P = ParamSpec("P")
 
-PLAIN = Settings()
-"""Where a server listens that has no settings of its own."""
+DEFAULT_SETTINGS = Settings()
+"""Where a server listens that was built without settings."""
 CLOSE_SHARE = 0.2
-"""The part of a shutdown's time that is kept for flushing and closing connections."""
-LETTING_GO = 5.0
-"""Seconds that the adapters and the port have to close, whatever was left of the time: an
-engine that does not answer must not keep the process."""
+"""The part of a shutdown's timeout that is reserved for flushing and closing connections."""
+RELEASE_TIMEOUT = 5.0
+"""Seconds that the adapters and the port have to close, beyond the shutdown's timeout: a store
+that does not answer must not keep the process alive."""
 
 
 class Server:
-    """A real-time hub and its WebSocket server. See ``docs`` for the whole story.
+    """A real-time hub and its WebSocket server.
 
-    Limits of None are off; times are seconds. What is left out of ``pubsub``, ``state``
-    and ``history`` is in memory, for this server alone. ``client_commands`` says what clients
-    may do by themselves: True, False, or a set of ``join``, ``leave``, ``publish``, ``members``,
-    ``presence``, ``typing`` and ``history``. Without ``offline`` nothing is kept for
-    users who are away, and asking for it raises ``Misuse``. ``pages`` are Tornado rules, such
-    as ``("/login", Login)``, that a server which listens itself serves beside the sockets.
+    Times are seconds or ``timedelta``; a limit of None is off. Without ``pubsub``, ``state`` or
+    ``history`` the server has one of its own in memory. ``client_commands`` are the ``system:``
+    requests that clients may send: True (all), False (none), or a set of ``join``, ``leave``,
+    ``publish``, ``members``, ``presence``, ``typing`` and ``history``. Without ``offline`` no
+    message is stored for users who are away, and a message that asks for it raises ``Misuse``.
+    ``pages`` are Tornado rules, such as ``("/login", Login)``, that are served beside the
+    sockets when the server listens. Raises ``ValueError`` for a wrong option.
 
     ``logger``, here and as ``server.logger``, writes lines with fields:
     ``server.logger.info("order_paid", order=7)``.
@@ -135,37 +151,37 @@ class Server:
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "tracer")}
         self.options = Options(given)
-        allowed(self.options.allow_unsafe)
+        allowed_unsafe(self.options.allow_unsafe)
         self.settings: Settings | None = None
-        """What it was built from; None for one that was built by keywords alone."""
+        """The settings that the server was built from; None without settings."""
         self._is_embedded = False
-        """Whether another application lets clients in."""
+        """Whether another Tornado application has the server's routes."""
         self._metrics = metrics
         self._ops = None if ops_port is None else OpsAddress(ops_host, ops_port)
         self._handshake_timeout = seconds(handshake_timeout, "handshake_timeout")
-        self._stand_before(*assemble(self.options))
+        self._attach(*assemble(self.options))
         self._pages = tuple(pages)
         if tracer is not None:
             self.use(trace(tracer))
 
-    def _stand_before(self, node: Node, sockets: Front) -> None:
-        """Begin anew, with nothing registered."""
-        self._node, self._sockets = node, sockets
-        # An application that is there already may accept before the node has started.
+    def _attach(self, node: Node, transport: Transport) -> None:
+        """Use a node and its transport, with nothing registered and nothing started."""
+        self._node, self._transport = node, transport
+        # An embedding application may accept connections before the node has started.
         node.parts.connections.draining = True
         self.logger: Logger = node.ports.logger
-        """What the server writes its lines with, for those of the application too:
-        ``server.logger.info("order_paid", order=7)``. It is what was given as ``logger``, else
-        the one of the settings."""
+        """The logger of the server, for lines of the application too:
+        ``server.logger.info("order_paid", order=7)``. It is the one given as ``logger``, else
+        the one that the settings describe."""
         self._logger = node.parts.logger
         self._clock = node.ports.clock
         self._background = Background(self._logger)
-        self._registry = Registry(Inside(node, self._background, self._end))
+        self._registry = Registry(Runtime(node, self._background, self._stop_and_drop))
         self._listener: Listener | None = None
         self._process = os.getpid()
         """The process that the node belongs to."""
         self._is_fresh = True
-        """Whether the node has not been started yet."""
+        """Whether the node has never been started."""
         self._started = False
         self._starting: asyncio.Future[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
@@ -173,10 +189,10 @@ class Server:
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Server:
-        """Build a server from ``settings`` (None reads file and environment).
+        """Return a server built from ``settings``; None reads file and environment.
 
-        ``overrides`` are ``Server``'s own keywords. Raises ``SettingsError``, and ``ImportError``
-        where extras are missing that the settings need.
+        ``overrides`` are keywords of ``Server`` that replace settings. Raises ``SettingsError``
+        for wrong settings, and ``ImportError`` if an extra that they need is not installed.
         """
         from eyewall.container import Container, check_extras  # noqa: PLC0415  (it builds servers)
 
@@ -188,7 +204,7 @@ class Server:
 
     @property
     def hub(self) -> Hub:
-        """Rooms, presence and messages: what handlers have as ``ctx.hub``."""
+        """The hub for rooms, presence and messages; the same as ``ctx.hub`` in handlers."""
         return self._registry.hub
 
     # --- what an application registers
@@ -200,7 +216,12 @@ class Server:
         version: str | None = None,
         ordering_key: OrderingKey | None = None,
     ) -> Callable[[F], F]:
-        """Decorate the handler for the topics of ``pattern`` (``chat:*`` at the widest)."""
+        """Return a decorator that registers a handler for the topics of ``pattern``.
+
+        ``pattern`` is a topic, or ends with ``*`` (``chat:*``). Handlers of messages with the
+        same ``ordering_key`` run one after another (default: per connection). Raises
+        ``ValueError`` for a wrong pattern.
+        """
         named(pattern)
 
         def register(handler: F) -> F:
@@ -217,31 +238,34 @@ class Server:
         version: str | None = None,
         ordering_key: OrderingKey | None = None,
     ) -> None:
-        """Register the handler for the topics of ``pattern``; raises ``ValueError``."""
+        """Register a handler for the topics of ``pattern``, as ``on`` does.
+
+        Raises ``ValueError`` for a wrong pattern, handler or middleware.
+        """
         self.hub.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
 
     def use(self, *middleware: Middleware) -> None:
-        """Put middleware around all handlers; the first one is the outermost."""
+        """Add middleware around all handlers; the first one is the outermost."""
         self.hub.use(*middleware)
 
     def include(self, routes: Routes, prefix: str = "") -> None:
-        """Take in a group of routes, with ``prefix`` before its patterns."""
-        self._registry.asked.node.parts.router.include(routes, prefix)
+        """Register the routes of a group, with ``prefix`` before each pattern."""
+        self._registry.current.node.parts.router.include(routes, prefix)
 
     def on_startup(self, fn: F) -> F:
-        """Run ``fn()`` when the hub is up and before anybody is let in.
+        """Call ``fn()``, plain or async, when the hub is up, before clients are accepted.
 
-        Raises ``ValueError`` for what can't be called.
+        Returns ``fn``. Raises ``ValueError`` if it can't be called.
         """
-        self._registry.startup.append(checked(fn))
+        self._registry.startup.append(check_hook(fn))
         return fn
 
     def on_shutdown(self, fn: F) -> F:
-        """Run ``fn()`` when all connections are closed, before the adapters are.
+        """Call ``fn()``, plain or async, when all connections are closed, before the adapters.
 
-        Raises ``ValueError`` for what can't be called.
+        Returns ``fn``. Raises ``ValueError`` if it can't be called.
         """
-        self._registry.shutdown.append(checked(fn))
+        self._registry.shutdown.append(check_hook(fn))
         return fn
 
     @overload
@@ -251,35 +275,34 @@ class Server:
         self, fn: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
     ) -> BackgroundTask: ...
     def background(self, fn: Work, *args: Any, **kwargs: Any) -> BackgroundTask:
-        """Run ``fn(*args, **kwargs)``, or a coroutine, as a task that the server owns: its
-        failure is logged, shutdown ends it, and so does ``cancel()`` of the handle.
+        """Run ``fn(*args, **kwargs)``, or a coroutine, as a task that the server owns.
 
-        ``fn`` may be a coroutine function, or a plain one, which is called on the event loop and
-        must not block it. Before the start the work waits for the start; a function then runs
-        in each life of the server, a coroutine in one. What is given to a running server, which
-        may be done in any thread, runs at once and in this life only. Raises ``ValueError`` for
-        what can't be run, or not with these arguments.
+        Returns a handle with ``cancel()`` and ``done``. A failure is logged; shutdown cancels the
+        task. ``fn`` may be a coroutine function, or a plain one, which is called on the event loop
+        and must not block it. Before the start the task waits for the start; a function then runs
+        in each life of the server, a coroutine in one. On a running server, and from any thread,
+        the task runs at once and in this life only. Raises ``ValueError`` for work that can't be
+        run, or not with these arguments.
         """
         registry = self._registry
-        run = registry.asked.background.add(fn, *args, **kwargs)
-        return BackgroundTask(run, lambda: registry.asked.background)
+        run = registry.current.background.add(fn, *args, **kwargs)
+        return BackgroundTask(run, lambda: registry.current.background)
 
     # --- where clients come in
 
     def routes(self, path: str = "/ws") -> list[Any]:
-        """Return Tornado rules that let clients in at ``path``.
+        """Return Tornado rules that accept clients at ``path``, for a Tornado application.
 
-        For an application that is there already; ``await server.start()`` then starts
-        what runs beside the sockets, and listens nowhere itself.
+        ``await server.start()`` then starts the hub, and does not listen itself.
         """
         self._is_embedded = True
-        return self._sockets.routes(path)
+        return self._transport.routes(path)
 
     # --- life
 
     @property
     def port(self) -> int | None:
-        """The port that it listens on; None while it does not."""
+        """The port that the server listens on; None while it does not."""
         return None if self._listener is None else self._listener.port
 
     @property
@@ -289,7 +312,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where clients connect; raises ``RuntimeError`` while it does not listen."""
+        """The address for clients; raises ``RuntimeError`` while the server does not listen."""
         if self._listener is None:
             raise RuntimeError("the server does not listen: start it with a port")
         return self._listener.url
@@ -304,45 +327,36 @@ class Server:
     ) -> None:
         """Start the hub; with a ``port`` (0: a free one), listen there too.
 
-        Left out, ``host`` is 127.0.0.1, and there is no port and no TLS. A server from settings
-        listens where they say, unless its ``routes`` were given to an application; what is
-        given here counts more, and ``port=None`` does not listen.
+        By default ``host`` is 127.0.0.1, and there is no port and no TLS. A server built from
+        settings listens where they say, unless ``routes`` was called; arguments override the
+        settings, and ``port=None`` does not listen. With ``ops_port`` the server listens there
+        in any case, for an orchestrator and a monitor. ``pages`` are further Tornado rules to
+        serve, before those of ``Server``.
 
-        Each start is a life of its own: unless ``node_id`` was given, the node gets a new
-        id with each further life, and in each process that was forked from this one.
+        A server may be started again after a shutdown. Unless ``node_id`` was given, the node
+        has a new id after each further start, and in each forked process.
 
-        With ``ops_port`` it listens there in any case, for what an orchestrator and a monitor ask.
-
-        ``pages`` are further Tornado rules to serve, before those of ``Server``.
-
-        Raises ``OSError`` if the port can't be had, ``Unavailable`` if an adapter can't be
-        opened, what a startup hook raised, ``RuntimeError`` if it was started or was shut
-        down meanwhile,
-        ``UnsafeConfiguration`` for adapters that would split a cluster (unless
-        ``allow_unsafe`` has ``"split_state"``), and ``Misuse`` in a fork of the process
-        that has started it, and where ``eyewall serve`` imports its module. Then nothing is
-        left behind, and it may be tried again.
+        Raises ``OSError`` if the port is not available, ``Unavailable`` if an adapter can't be
+        opened, the error of a startup hook, ``RuntimeError`` if the server runs already or is
+        shut down meanwhile, ``UnsafeConfiguration`` for adapters that would split a cluster
+        (unless ``allow_unsafe`` has ``"split_state"``), and ``Misuse`` in a fork of the process
+        that has started the server, or while ``eyewall serve`` imports its module. After an
+        error nothing is left behind, and ``start`` may be called again.
         """
-        await self._begin(host, port, ssl, [*pages, *self._pages])
+        await self._start((host, port, ssl), [*pages, *self._pages])
 
-    async def _begin(
-        self,
-        host: str | EllipsisType,
-        port: int | EllipsisType | None,
-        ssl: tls.SSLContext | EllipsisType | None,
-        pages: Sequence[Any],
-    ) -> None:
+    async def _start(self, where: ListenArguments, pages: Sequence[Any]) -> None:
         check_not_importing()
         self._check_process()
         if self._started:
             raise RuntimeError("the server has been started")
         if not self._is_fresh or self._process != os.getpid():
-            self._begin_anew()
+            self._renew_node()
         self._is_fresh = False
         ports, channel = self._node.ports, self.options.cluster_channel
-        RUNNING.enter(ports, channel, allowed(self.options.allow_unsafe), self.logger)
+        RUNNING.enter(ports, channel, allowed_unsafe(self.options.allow_unsafe), self.logger)
         try:
-            self._take_ports(self._listen(host, port, ssl))
+            self._claim_ports(self._listen(where))
         except BaseException:
             RUNNING.leave(ports, channel)
             raise
@@ -350,9 +364,9 @@ class Server:
         self._stopping = None
         self._background.open()
         self._ended = asyncio.Event()
-        warn(self._logger, self.options.max_connections)
-        # A task of its own, so that a shutdown can end it wherever it is.
-        self._starting = asyncio.ensure_future(self._start(pages))
+        warn_if_too_few(self._logger, self.options.max_connections)
+        # A task of its own: a shutdown can cancel it at any point.
+        self._starting = asyncio.ensure_future(self._run_startup(pages))
         try:
             await self._starting
         except BaseException as error:
@@ -362,19 +376,15 @@ class Server:
                 raise RuntimeError("the server was shut down while it started") from error
             raise
 
-    def _listen(
-        self,
-        host: str | EllipsisType,
-        port: int | EllipsisType | None,
-        ssl: tls.SSLContext | EllipsisType | None,
-    ) -> Listener | None:
-        """Listen where ``start`` was told to, or the settings say."""
-        if port is ... and (self.settings is None or self._is_embedded):
+    def _listen(self, where: ListenArguments) -> Listener | None:
+        """Return a listener at the address of the arguments or the settings; None for none."""
+        host, port, ssl = where
+        if port is None or (port is ... and (self.settings is None or self._is_embedded)):
             return None
-        return None if port is None else Listener(*place(self.settings or PLAIN, host, port, ssl))
+        return Listener(*listen_address(self.settings or DEFAULT_SETTINGS, host, port, ssl))
 
-    def _take_ports(self, listener: Listener | None) -> None:
-        """Take the ops address, too, if there is one; or neither of them."""
+    def _claim_ports(self, listener: Listener | None) -> None:
+        """Listen on the ops address too; on an error release both."""
         try:
             if self._ops is not None:
                 self._ops.listen(None if listener is None else listener.port)
@@ -385,27 +395,27 @@ class Server:
         self._listener = listener
 
     def _check_process(self) -> None:
-        """Raise ``Misuse`` in a fork of the process in which the server runs: the sockets,
-        connections and adapters are that one's."""
+        """Raise ``Misuse`` in a fork of the process in which the server runs: that process owns
+        the sockets, connections and adapters."""
         if self._started and self._process != os.getpid():
             raise Misuse(
                 f"the server was started in process {self._process}, of which this one "
                 f"({os.getpid()}) is a fork: start it after the fork, in each process"
             )
 
-    def _begin_anew(self) -> None:
-        """Have a new node, before the same sockets: the one before has had its life, or
-        belongs to the process that this one was forked from."""
+    def _renew_node(self) -> None:
+        """Attach a new node to the same transport: the previous one has been used, or belongs
+        to the parent process."""
         self._process = os.getpid()
         self._node = self._node.successor(own_node_id(self.options))
         self._node.parts.connections.draining = True
-        self._sockets.intake = self._node.intake
-        if self._sockets.refusals is not None:
-            self._sockets.refusals.count = self._node.parts.stats.refused
-        self._registry.become(Inside(self._node, self._background, self._end))
+        self._transport.intake = self._node.intake
+        if self._transport.refusals is not None:
+            self._transport.refusals.count = self._node.parts.stats.refused
+        self._registry.attach(Runtime(self._node, self._background, self._stop_and_drop))
 
-    async def _start(self, pages: Sequence[Any]) -> None:
-        paused = Shortage(self._node.parts.stats, self._logger, self._clock).paused
+    async def _run_startup(self, pages: Sequence[Any]) -> None:
+        paused = AcceptPauses(self._node.parts.stats, self._logger, self._clock).paused
         ops = health_routes(self._not_ready, getattr(self._metrics, "render", None))
         if self._ops is not None:
             self._ops.serve(
@@ -417,7 +427,7 @@ class Server:
             )
             ops = []
         await self._node.start()
-        self._sockets.start()
+        self._transport.start()
         for hook in self._registry.startup:
             try:
                 await call(hook)
@@ -428,17 +438,17 @@ class Server:
                     raise
                 raise RuntimeError(f"a startup hook raised {shown(error)}") from error
         if self._stopping is not None:
-            raise asyncio.CancelledError  # which a hook has swallowed
-        # In another folder it is another file, or none: then authentication is off.
+            raise asyncio.CancelledError  # a hook has swallowed the cancellation
+        # The file depends on the working folder; without it authentication may be off.
         settings = self.settings
         read_from = {} if settings is None else {"settings": source_of(settings)}
         if self._listener is not None:
-            rules = [*self._sockets.routes("/ws"), *client_routes(), *ops, *pages]
+            rules = [*self._transport.routes("/ws"), *client_routes(), *ops, *pages]
             self._listener.serve(
                 rules,
                 self._handshake_timeout,
-                hosts=self._sockets.hosts,
-                refusals=self._sockets.refusals,
+                hosts=self._transport.hosts,
+                refusals=self._transport.refusals,
                 paused=paused,
                 stalls=self._node.parts.stalls,
             )
@@ -462,39 +472,39 @@ class Server:
         return ["draining"] if self._node.parts.connections.draining else []
 
     async def shutdown(self, timeout: Seconds = 10.0) -> None:
-        """Drain and stop, within ``timeout`` seconds: clients are told and let in no more,
-        running handlers finish, what is queued is written, every connection closes with 1012.
+        """Drain and stop within ``timeout`` seconds.
 
-        May be called twice: the second call waits for the first. A handler or hook that
-        awaits it is among those that it waits for, until the deadline; there,
+        Clients are told, and no more are accepted; running handlers finish, queued messages are
+        written, every connection closes with 1012. A second call waits for the first. A handler
+        or hook that awaits ``shutdown`` is itself waited for, until the deadline;
         ``server.background(server.shutdown)`` does not wait.
         """
-        await self._registry.asked.stop(seconds(timeout, "timeout"))
+        await self._registry.current.stop(seconds(timeout, "timeout"))
 
-    async def _end(self, timeout: float) -> None:
+    async def _stop_and_drop(self, timeout: float) -> None:
         await self._stop(timeout)
         self._background.drop_coroutines()
 
     async def _stop(self, timeout: float) -> None:
         self._check_process()
         if self._stopping is None and self._started:
-            self._stopping = asyncio.ensure_future(self._shut_down(timeout))
+            self._stopping = asyncio.ensure_future(self._run_shutdown(timeout))
         if self._stopping is not None:
             await asyncio.shield(self._stopping)
 
-    async def _shut_down(self, timeout: float) -> None:
+    async def _run_shutdown(self, timeout: float) -> None:
         node, clock = self._node, self._clock
         begun = clock.now()
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting], timeout=CANCEL_GRACE)
         node.parts.connections.draining = True
-        self._sockets.refuse_new()
+        self._transport.refuse_new()
         work_until = begun + timeout * (1 - CLOSE_SHARE)
         unfinished = await run_steps(
             [
                 ("tell", node.parts.shutdown_notice.announce),
-                ("read", self._sockets.drain_input),
+                ("read", self._transport.drain_input),
                 ("work", node.finish_work),
             ],
             clock=clock,
@@ -504,13 +514,16 @@ class Server:
         await node.parts.shutdown_notice.close()
         left = max(0.1, begun + timeout - clock.now())
         unfinished += await run_steps(
-            [("hooks", node.finish_hooks), ("close", lambda: self._sockets.stop(left))],
+            [("hooks", node.finish_hooks), ("close", lambda: self._transport.stop(left))],
             clock=clock,
             until=clock.now() + left + 0.1,
         )
-        # The application's own clean-up may take as long as a client's goodbye.
+        # Shutdown hooks have at least as long as a connection has to close.
         unfinished += await run_steps(
-            [("on_shutdown", partial(self._quietly, hook)) for hook in self._registry.shutdown],
+            [
+                ("on_shutdown", partial(self._call_shutdown_hook, hook))
+                for hook in self._registry.shutdown
+            ],
             clock=clock,
             until=clock.now() + max(0.1, begun + timeout - clock.now()),
         )
@@ -520,7 +533,7 @@ class Server:
             last.append(("listener", self._listener.close))
         if self._ops is not None:
             last.append(("ops", self._ops.close))
-        unfinished += await run_steps(last, clock=clock, until=clock.now() + LETTING_GO)
+        unfinished += await run_steps(last, clock=clock, until=clock.now() + RELEASE_TIMEOUT)
         RUNNING.leave(node.ports, self.options.cluster_channel)
         self._listener = None
         self._started = False
@@ -529,7 +542,7 @@ class Server:
             self._logger.warning("unfinished_at_shutdown", steps=unfinished)
         self._logger.info("stopped", node_id=self.hub.node_id)
 
-    async def _quietly(self, hook: Hook) -> None:
+    async def _call_shutdown_hook(self, hook: Hook) -> None:
         try:
             await call(hook)
         except BaseException as error:
@@ -558,26 +571,26 @@ class Server:
     ) -> None:
         """Serve until SIGTERM or SIGINT, drain, and return. A second signal ends at once.
 
-        What is left out is as the settings say that the server was built from; without any
-        it is 127.0.0.1, 8080 and no TLS. A browser on this machine is shown a page at ``/``
-        (``start_page``), unless one of ``pages`` stands there: these, and then those of ``Server``.
+        Arguments that are left out come from the settings that the server was built from;
+        without settings they are 127.0.0.1, 8080 and no TLS. A browser on this machine gets a
+        page at ``/`` (``start_page``), unless one of ``pages``, here or of ``Server``, is there.
 
-        Returns too when it was shut down in another way. In a thread that is not the main
-        one it takes no signals: there, that is how it ends. It changes its process: the limit
-        of descriptors is raised as far as allowed (``RLIMIT_NOFILE``), and what Tornado and the
-        standard library log is written as the server's own lines, unless the application
-        has set up ``logging`` or brought a logger of its own.
+        ``run`` returns too when ``shutdown`` was called, which is the only way outside the main
+        thread: Python delivers signals to that one. ``run`` changes its process: it raises the
+        limit of descriptors (``RLIMIT_NOFILE``) as far as allowed, and writes the log of Tornado
+        and the standard library as the server's own lines, unless the application has set up
+        ``logging`` or has a logger of its own.
 
-        Where the port can't be had it says so on standard error, and raises ``SystemExit(1)``;
-        ``start`` raises ``OSError`` instead. Whatever else ``start`` raises, it raises too, and
-        ``RuntimeError`` where an event loop runs in this thread already: ``start`` is for that.
+        If the port is not available, ``run`` says so on standard error and raises
+        ``SystemExit(1)`` (``start`` raises ``OSError``). It raises the other errors of ``start``,
+        and ``RuntimeError`` if an event loop runs in this thread already: use ``start`` there.
         """
         try:
             serve(self, host, port, ssl, pages=pages)
         except CannotListen as error:
-            # Standard error may be closed, broken, or none at all.
+            # Standard error may be closed, broken, or missing.
             with suppress(AttributeError, OSError, ValueError):
-                sys.stderr.write(f"eyewall: {error.why('port=')}\n")
+                sys.stderr.write(f"eyewall: {error.explain('port=')}\n")
             raise SystemExit(1) from None
 
     def _run(
@@ -592,35 +605,35 @@ class Server:
         fill_standard_streams()
         raise_limit()
         try:
-            where = place(self.settings or PLAIN, host, port, ssl)
-            check_port(where[1])  # of None start() would make a server that nobody can reach
+            where = listen_address(self.settings or DEFAULT_SETTINGS, host, port, ssl)
+            check_port(where[1])  # start() takes None for a server that does not listen
             first = start_page() if self.options.start_page else ()
-            shown = [*pages, *self._pages, *first]
+            rules = [*pages, *self._pages, *first]
             with written_as(self.logger):
                 asyncio.run(
                     run_until_signal(
-                        start=lambda: self._begin(*where, shown),
+                        start=lambda: self._start(where, rules),
                         ended=lambda: self._ended.wait(),
                         stop=self.shutdown,
                     )
                 )
         finally:
             self._background.drop_coroutines()
-            drop_unwritten()
+            discard_unwritten_output()
 
 
-def behind(server: Server) -> Registry:
-    """Return the registry of a server, in which the test kit lets a node of its own stand in."""
-    return server._registry  # noqa: SLF001  (the other half of this module)
+def registry_of(server: Server) -> Registry:
+    """Return the registry of a server, in which the test kit overrides the runtime."""
+    return server._registry  # noqa: SLF001  (of this module)
 
 
-def rebuilt(server: Server, build: Callable[[Options], tuple[Node, Front]]) -> Server:
-    """Return a server of the same options and with what is registered so far, before what
-    ``build`` makes of the options. This is the test kit's way to one without sockets."""
+def rebuilt(server: Server, build: Callable[[Options], tuple[Node, Transport]]) -> Server:
+    """Return a copy of a server, with its registrations, on the node and transport that
+    ``build`` makes of its options. The test kit builds a server without sockets in this way."""
     other = copy.copy(server)
-    other._ops = None  # noqa: SLF001  (it listens nowhere)
-    other._stand_before(*build(server.options))  # noqa: SLF001
-    behind(other).adopt(behind(server))
+    other._ops = None  # noqa: SLF001  (the copy does not listen)
+    other._attach(*build(server.options))  # noqa: SLF001
+    registry_of(other).adopt(registry_of(server))
     return other
 
 
@@ -632,6 +645,6 @@ def serve(
     *,
     pages: Sequence[Any] = (),
 ) -> None:
-    """Do what ``server.run`` does, but raise ``CannotListen`` for a port that can't be had, for a
-    caller with a message of its own."""
-    server._run(host, port, ssl, pages)  # noqa: SLF001  (the other half of this module)
+    """Do what ``server.run`` does, but raise ``CannotListen`` if the port is not available, for
+    a caller with a message of its own."""
+    server._run(host, port, ssl, pages)  # noqa: SLF001  (of this module)

@@ -1,8 +1,7 @@
-"""The page at ``/`` of a server that was just begun: it says what runs here, and lets one type
-a message.
+"""The start page at ``/``: it shows a developer that the server runs, and sends a message.
 
-It is for the developer at this machine. A request that looks as if it came from another machine,
-through a proxy or under a public name, is answered 404, as if there were no such page.
+The page is for a browser on the same machine. A request that seems to come from another machine,
+through a proxy or under a public name gets 404, as if there were no page.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from eyewall.version import VERSION
 SOURCE: Final = Path(__file__).parent / "start_page.html"
 
 MESSAGE: Final = '{"topic": "echo:ping", "data": {"text": "hello"}}'
-"""What stands in the field at first; the README's ten lines answer it."""
+"""The initial text of the input field; the README's ten lines answer it."""
 
 _FORWARDED: Final = re.compile(
     r"(?:x-)?(?:original-)?forwarded(?:-.*)?|via|cdn-loop|x-(?:original|envoy)-.*"
     r"|(?:.*-)?(?:real|client|connecting)-ip",
     re.IGNORECASE,
 )
-"""What a proxy adds to a request (RFC 7239; RFC 8586; RFC 9110, 7.6.3), or is commonly told to
+"""Headers that a proxy adds (RFC 7239; RFC 8586; RFC 9110, 7.6.3) or is often configured to
 add."""
 
 _HOST: Final = re.compile(
@@ -42,12 +41,12 @@ _HOST: Final = re.compile(
 
 
 def is_local(request: HTTPServerRequest) -> bool:
-    """Whether a request comes from a browser on this machine, and by no proxy.
+    """Whether a request comes from a browser on this machine, and not through a proxy.
 
-    The requests of a proxy on this machine come from a loopback address, too. Many proxies speak
-    HTTP/1.0 to their upstream; one that passes ``Host`` on shows a name that is not loopback;
-    one that is only told to pass upgrades on sends ``Connection: upgrade`` without one. A proxy
-    that speaks HTTP/1.1, sends a loopback ``Host`` and adds no header looks like a browser.
+    A proxy on this machine connects from a loopback address, too. Many proxies speak HTTP/1.0 to
+    their upstream. A proxy that forwards ``Host`` sends a name that is not loopback. A proxy that
+    is configured for WebSockets sends ``Connection: upgrade`` without an upgrade. A proxy that
+    speaks HTTP/1.1, sends a loopback ``Host`` and adds no header can't be told from a browser.
     """
     headers = request.headers
     return (
@@ -74,25 +73,25 @@ def _names_loopback(hosts: list[str]) -> bool:
     return name.lower().endswith("localhost") or _is_loopback(name)
 
 
-class _AtHome(Matcher):
-    """Matches what a browser of this machine asks for when it is given the bare address."""
+class _LocalBrowser(Matcher):
+    """Matches the request of a browser on this machine for the bare address."""
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         asked = request.path == "/" and request.method in ("GET", "HEAD")
-        # A WebSocket client with a wrong path gets 404, and not a page.
+        # A WebSocket client with a wrong path gets 404 instead of a page.
         if asked and "Upgrade" not in request.headers and is_local(request):
             return {}
         return None
 
 
 class StartPage(RedactingHandler):
-    """``/``, for a browser on this machine."""
+    """Answers ``/`` for a browser on this machine."""
 
     def get(self) -> None:
         secure = self.request.protocol == "https"
         socket = f"{'wss' if secure else 'ws'}://{self.request.host}"
         self.set_header("Content-Type", "text/html; charset=utf-8")
-        self.set_header("Content-Security-Policy", _policy(socket))
+        self.set_header("Content-Security-Policy", _content_security_policy(socket))
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("X-Content-Type-Options", "nosniff")
@@ -102,13 +101,13 @@ class StartPage(RedactingHandler):
     head = get
 
 
-def _policy(socket: str) -> str:
-    """Allow the page's own script and style, by what is in them, and its socket."""
+def _content_security_policy(socket: str) -> str:
+    """Return a policy that allows the page's own script and style, by hash, and its socket."""
     script, style = (
         b64encode(sha256(_between(tag).encode()).digest()).decode() for tag in ("script", "style")
     )
-    # To 'self' a socket belongs as well, but not in older browsers. An IPv6 address can't be
-    # named in a policy at all (CSP 3, 2.3.1).
+    # 'self' includes the socket, but not in older browsers. A policy can't name an IPv6 address
+    # at all (CSP 3, 2.3.1).
     named = "" if "[" in socket else f" {socket}"
     return "; ".join(
         [
@@ -137,5 +136,5 @@ def _between(tag: str) -> str:
 
 
 def start_page() -> list[Any]:
-    """Return Tornado's rules for the page. They stand last, after those of the application."""
-    return [(_AtHome(), StartPage)]
+    """Return Tornado rules for the page. They come after those of the application."""
+    return [(_LocalBrowser(), StartPage)]

@@ -1,10 +1,10 @@
-"""The forms that a setting's value may have, as marshmallow fields.
+"""The forms of a setting's value, as marshmallow fields.
 
 Rules of this file:
 
-1. A value may come typed (from a file, or from code) or as text (from the environment):
-   both are read by the same parser, and a parser takes its own result back unchanged.
-2. A mistake is told as "expected FORM, not VALUE"; a secret's value is never in it.
+1. A value is typed (from a file or from code) or text (from the environment). One parser reads
+   both; parsing its own result again changes nothing.
+2. The message of a mistake is "expected FORM, not VALUE". It never has the value of a secret.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from eyewall.domain.identity import MAX_NAME, ConnMeta, is_printable
 _OFF = frozenset({"off", "none", "null"})
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
-_LONGEST_SHOWN = 60  # characters of a wrong value: enough to find it by
+_LONGEST_SHOWN = 60  # characters of a wrong value in a message: enough to find it
 
 
 class Value(fields.Field[Any]):
-    """A value that ``parse`` understands; ``form`` says in words what that is.
+    """A field whose value is what ``parse`` returns; ``form`` describes it in messages.
 
-    ``optional`` takes None, in text one of the words of ``off``; ``secret`` keeps the value out
-    of every message.
+    ``parse`` raises ``TypeError`` or ``ValueError``. An ``optional`` field may be None, in text
+    one of the words of ``off``. The value of a ``secret`` field is in no message.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ def whole(least: int = 1, most: float = math.inf, *, optional: bool = False) -> 
     """Return a field for a whole number between ``least`` and ``most``."""
 
     def parse(value: Any) -> int:
-        # True is an int to Python, and 2.0 would be cut: neither is what was meant.
+        # int() would accept True and cut 2.5.
         if isinstance(value, (bool, float)):
             raise TypeError
         number = int(value)
@@ -158,7 +158,7 @@ def text(*, optional: bool = False) -> Value:
 
 
 def host() -> Value:
-    """Return a field for where to listen; an empty text is everywhere."""
+    """Return a field for a host to listen on; an empty text means all addresses."""
     return Value(lambda value: value if value == "" else _text(value), "a line of text")
 
 
@@ -174,7 +174,7 @@ def name(*, optional: bool = False) -> Value:
 
 
 def secret() -> Value:
-    """Return a field for a secret: any text (keys in PEM have several lines), or off."""
+    """Return a field for a secret: any text (PEM keys have several lines), or off."""
 
     def parse(value: Any) -> str:
         if not isinstance(value, str) or not value:
@@ -185,7 +185,7 @@ def secret() -> Value:
 
 
 def file() -> Value:
-    """Return a field for the path of a file that is there, or off."""
+    """Return a field for the path of an existing file, or off."""
 
     def parse(value: Any) -> str:
         path = Path(_text(value)).expanduser()
@@ -197,7 +197,7 @@ def file() -> Value:
 
 
 def words(form: str, check: Callable[[str], object] = _text, *, optional: bool = False) -> Value:
-    """Return a field for several texts: a list, or one text with commas between them.
+    """Return a field for several texts: a list, or one comma-separated text.
 
     ``check`` raises ``ValueError`` for a word that does not fit ``form``.
     """
@@ -209,14 +209,14 @@ def words(form: str, check: Callable[[str], object] = _text, *, optional: bool =
             raise TypeError
         for word in value:
             check(_text(word))
-        # A set has no order of its own, and what is set is shown and compared.
+        # Sorted, because a set has no order, and settings are shown and compared.
         return tuple(sorted(value)) if isinstance(value, Set) else tuple(value)
 
     return Value(parse, f"a list of {form}", optional=optional)
 
 
 def commands() -> Value:
-    """Return a field for what clients may do by themselves: all, nothing, or some commands."""
+    """Return a field for ``client_commands``: true, false, or a list of commands."""
     switch, listed = flag(), words("commands")
 
     def parse(value: Any) -> bool | tuple[str, ...]:
@@ -233,7 +233,7 @@ def commands() -> Value:
 
 
 def origins() -> Value:
-    """Return a field for the origins that browsers may come from, ``none`` for none at all."""
+    """Return a field for the allowed origins of browsers; ``none`` allows none."""
     listed = words("origins")
 
     def parse(value: Any) -> tuple[str, ...]:
@@ -254,9 +254,9 @@ def networks() -> Value:
 
 
 class Tokens(fields.Field[Any]):
-    """A table of secret tokens, each with what is known of its owner.
+    """A table of secret tokens, each with its owner.
 
-    The table's keys are the secrets: a mistake names an entry by its place.
+    The keys of the table are the secrets: a message names an entry by its number.
     """
 
     FORM = "a table of token = {user_id, roles, tags, attributes}"
@@ -268,11 +268,11 @@ class Tokens(fields.Field[Any]):
         table = self._table(value)
         owners: dict[str, ConnMeta] = {}
         mistakes: list[str] = []
-        for place, (token, about) in enumerate(table.items(), start=1):
+        for number, (token, about) in enumerate(table.items(), start=1):
             try:
                 owners[str(token)] = self._owner(about)
             except (TypeError, ValueError):
-                mistakes.append(f"expected {self.FORM}; entry {place} is not of that form")
+                mistakes.append(f"expected {self.FORM}; entry {number} is not of that form")
         if mistakes:
             raise marshmallow.ValidationError(mistakes)
         return owners

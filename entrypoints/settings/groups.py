@@ -1,4 +1,4 @@
-"""The groups of the settings, each of which checks itself where it is built."""
+"""The groups of the settings. Each checks itself when it is built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = {"secret": True}
 
 
 class SettingsError(ValueError):
-    """The settings are wrong; the text has every mistake on a line of its own."""
+    """The settings are wrong. The text has one line per mistake; ``mistakes`` has them, too."""
 
     def __init__(self, mistakes: list[str]) -> None:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
@@ -29,7 +29,7 @@ class SettingsError(ValueError):
 
 
 class Checked:
-    """A group that checks itself where it is built; raises ``SettingsError``."""
+    """Checks a group against its schema when it is built; raises ``SettingsError``."""
 
     __slots__ = ()
     _schema: ClassVar[type[schema.Group]]
@@ -46,32 +46,33 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings(Checked):
-    """Where the server listens."""
+    """Where the server listens, and what it serves there."""
 
     _schema: ClassVar = schema.ServerSchema
 
     host: str = "127.0.0.1"
-    """This machine only: whoever wants to be reached from outside says so."""
+    """The host to listen on. This machine only by default: being reachable is a decision."""
 
     port: int = 8080
-    """0 takes a free one. ``PORT`` is taken too, after ``EYEWALL_SERVER__PORT``."""
+    """0 takes a free one. The variable ``PORT`` sets it, too; ``EYEWALL_SERVER__PORT`` overrides
+    that."""
 
     allowed_hosts: Collection[str] | None = None
-    """Hosts that requests may be for; None is every one. Off: the names under which a server
-    is reached, health checks included, only its owner knows."""
+    """Hosts that requests may name; None serves every one. Off: only its owner knows the names
+    of a server, those of health checks included."""
 
     start_page: bool = True
-    """Whether ``serve`` and ``run()`` show a page at ``/``, to a browser on the same machine and
-    to no other: a developer who has just begun sees that the server runs."""
+    """Whether ``serve`` and ``run()`` show a page at ``/`` to a browser on the same machine: a
+    developer sees that the server runs."""
 
     allow_unsafe: Collection[str] = ()
-    """What may be unsafe all the same: ``split_state``, a bus that other nodes share with
-    state or history that they don't. Nothing else is refused at the start."""
+    """Unsafe configurations that are allowed: ``split_state``, a shared bus with state or history
+    that is not shared. No other configuration is refused at the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpsSettings(Checked):
-    """Where ``/metrics``, ``/healthz`` and ``/readyz`` are, apart from the clients' port."""
+    """The address of ``/metrics``, ``/healthz`` and ``/readyz``, apart from the clients' port."""
 
     _schema: ClassVar = schema.OpsSchema
 
@@ -79,17 +80,17 @@ class OpsSettings(Checked):
     """This machine only: metrics and readiness are not for the public."""
 
     port: int | None = None
-    """None leaves them on the clients' port; 0 takes a free one."""
+    """None serves them on the clients' port; 0 takes a free port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionSettings(Checked):
-    """Whether and how messages are compressed; ``CompressionConfig`` has the meanings."""
+    """Whether and how messages are compressed; ``CompressionConfig`` explains the values."""
 
     _schema: ClassVar = schema.CompressionSchema
 
     enabled: bool = False
-    """Small messages, which most are, gain nothing by it, and it costs time."""
+    """Off: most messages are small, gain nothing, and compression costs time."""
 
     threshold: int = CompressionConfig().threshold
     level: int = CompressionConfig().level
@@ -97,7 +98,7 @@ class CompressionSettings(Checked):
     max_ratio: float | None = CompressionConfig().max_ratio
 
     def config(self) -> CompressionConfig | None:
-        """Return what ``Server`` takes."""
+        """Return the value for ``Server(compression=...)``."""
         if not self.enabled:
             return None
         return CompressionConfig(
@@ -110,7 +111,7 @@ class CompressionSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusSettings(Checked):
-    """What carries messages between nodes."""
+    """The bus between the nodes."""
 
     _schema: ClassVar = schema.BusSchema
 
@@ -119,7 +120,7 @@ class BusSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSettings(Checked):
-    """Where the state of rooms and users is kept."""
+    """The store for the state of rooms and users."""
 
     _schema: ClassVar = schema.StateSchema
 
@@ -128,7 +129,7 @@ class StateSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings(Checked):
-    """Where rooms keep their messages."""
+    """The store for the history of rooms."""
 
     _schema: ClassVar = schema.HistorySchema
 
@@ -137,26 +138,26 @@ class HistorySettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineSettings(Checked):
-    """What is kept for users who are away, and where. Limits are for each user."""
+    """The store for messages to users who are away. Limits are per user."""
 
     _schema: ClassVar = schema.OfflineSchema
 
     kind: str = "none"
-    """A place for other people's messages is the operator's to choose."""
+    """``none``, ``memory`` or ``sqlite``. Off: the operator decides where messages are stored."""
 
     path: str | None = None
-    """For ``sqlite``: the file, which is made if it is not there."""
+    """For ``sqlite``: the file, which is created if it does not exist."""
 
     default: str = "drop"
-    """What becomes of a message whose options don't say: ``store`` or ``drop``. A message
-    that is stored has to be acked, which costs an answer of each client."""
+    """``store`` or ``drop``: for messages whose options don't say. A stored message has to be
+    acked, which costs one answer per client."""
 
     max_messages: int = MAX_MESSAGES
     max_bytes: int = MAX_BYTES
     max_age: Seconds = MAX_AGE
 
     def limits(self) -> dict[str, Any]:
-        """Return what the adapters take."""
+        """Return the limits as keywords of the adapters."""
         return {
             "max_messages": self.max_messages,
             "max_bytes": self.max_bytes,
@@ -166,7 +167,7 @@ class OfflineSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings(Checked):
-    """How the server knows who knocks: not at all, by fixed tokens, or by JWTs."""
+    """How clients are authenticated: not at all, by static tokens, or by JWTs."""
 
     _schema: ClassVar = schema.AuthSchema
 
@@ -174,39 +175,38 @@ class AuthSettings(Checked):
     tokens: Mapping[str, ConnMeta] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, metadata=SECRET
     )
-    """For ``static``: each token with its owner."""
+    """For ``static``: each token with the ``ConnMeta`` of its owner."""
 
     key: str | None = field(default=None, repr=False, metadata=SECRET)
     """For ``jwt``: the shared secret, or the public key itself in PEM."""
 
     public_key: str | None = None
-    """For ``jwt``: the path of a file with the public key in PEM, in place of ``key``."""
+    """For ``jwt``: the path of a file with the public key in PEM, instead of ``key``."""
 
     algorithms: Collection[str] = ()
-    """For ``jwt``: the only ones that are accepted. There is no default, because what a
-    token says of itself must not decide."""
+    """For ``jwt``: the accepted algorithms. No default: the header of a token must not decide."""
 
     audience: str | None = None
     issuer: str | None = None
 
     leeway: Seconds = 0.0
-    """Seconds by which clocks may differ."""
+    """For ``jwt``: seconds by which the clocks of issuer and server may differ."""
 
     user_claim: str = "sub"
     roles_claim: str = "roles"
     tags_claim: str = "tags"
 
     def jwt_key(self) -> str:
-        """Return the key that tokens are checked with, from its file if it has one.
+        """Return the key to verify tokens with, read from ``public_key`` if that is set.
 
-        Raises ``OSError`` if the file can't be read any more.
+        Raises ``OSError`` if the file can no longer be read.
         """
         return Path(self.public_key).read_text() if self.public_key else self.key or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings(Checked):
-    """Who counts."""
+    """The exporter of metrics."""
 
     _schema: ClassVar = schema.MetricsSchema
 
@@ -215,7 +215,7 @@ class MetricsSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingSettings(Checked):
-    """How log lines look: ``text`` for people, ``json`` for collectors."""
+    """The form of log lines (``text`` for people, ``json`` for collectors) and the level."""
 
     _schema: ClassVar = schema.LoggingSchema
 
@@ -225,23 +225,23 @@ class LoggingSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings(Checked):
-    """How much one user may send; who has no user id is known by the address."""
+    """The rate limit of a user, or of an address for connections without a user id."""
 
     _schema: ClassVar = schema.LimitsSchema
 
     kind: str = ""
-    """``memory`` counts in this process, ``none`` not at all. Left out, it is ``memory`` where
-    there is a rate: how much is too much, only the application knows."""
+    """``memory`` limits per process, ``none`` does not. By default ``memory`` if there is a
+    ``rate``: only the application knows how much is too much."""
 
     rate: float | None = None
-    """Messages per second, on the average, of one user or address."""
+    """Messages per second of one user or address, on average."""
 
     burst: int = 20
-    """Messages that may come at once after a pause: a client that comes back joins its
-    rooms in one go."""
+    """Messages that may arrive at once after a pause: a reconnecting client joins all its rooms
+    at once."""
 
     messages_per_second: float | None = None
-    """The older name of ``rate``."""
+    """The old name of ``rate``."""
 
     def __post_init__(self) -> None:
         if self.rate is None:
@@ -253,7 +253,7 @@ class LimitSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsSettings(Checked):
-    """Paths of the certificate chain and its key in PEM; without them, no TLS."""
+    """The paths of the certificate chain and its key in PEM. Without them, no TLS."""
 
     _schema: ClassVar = schema.TlsSchema
 
@@ -261,15 +261,15 @@ class TlsSettings(Checked):
     key: str | None = None
 
     def context(self) -> ssl.SSLContext | None:
-        """Return what the server listens with, from the files as they are now.
+        """Return a TLS context from the files as they are now; None without a certificate.
 
-        Raises ``SettingsError`` if they are of no use.
+        Raises ``SettingsError`` if the files can't be used.
         """
         if self.cert is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            # A key with a passphrase must fail here, not ask for it on a terminal.
+            # A key with a passphrase fails here, instead of asking on a terminal.
             context.load_cert_chain(self.cert, self.key, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
             why = getattr(error, "reason", None) or error.strerror

@@ -1,7 +1,7 @@
-"""What a host to listen on stands for.
+"""Which addresses a host to listen on means.
 
-A host is an address or a name; ``*`` and the empty one are all addresses of the machine, of
-both families, and several may stand with commas between them.
+A host is an address or a name. ``*`` and the empty host mean all addresses of the machine, of both
+families. Several hosts are separated by commas.
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ LOOPBACK: Final = "127.0.0.1"
 """This machine only."""
 EVERYWHERE: Final = ("", "*")
 """All addresses of the machine, of both families."""
-ALL: Final = {"0.0.0.0": "IPv4", "::": "IPv6"}  # noqa: S104  (asked for by name)
-"""The address that stands for all of its family."""
+WILDCARDS: Final = {"0.0.0.0": "IPv4", "::": "IPv6"}  # noqa: S104  (asked for by name)
+"""The wildcard address of each family."""
 _LOCAL: Final = {"localhost": (LOOPBACK, "::1")}
 
 
 def hosts_of(host: str) -> list[str]:
-    """Return the hosts between the commas."""
+    """Return the hosts of a comma-separated list."""
     return [part.strip() for part in host.split(",")]
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two hosts may have an address in common, so that a port can't be had on both.
+    """Whether two hosts may share an address, so that they can't have the same port.
 
-    No name is looked up: any but ``localhost`` may be an address of either family.
+    Names are not looked up: any name but ``localhost`` may be an address of either family.
     """
-    return any(_meet(a, b) for a in _addresses(one) for b in _addresses(other))
+    return any(_may_be_equal(a, b) for a in _addresses(one) for b in _addresses(other))
 
 
 def _addresses(host: str) -> set[str]:
     found: set[str] = set()
     for name in hosts_of(host.lower()):
-        found.update(ALL if name in EVERYWHERE else _LOCAL.get(name, (name,)))
+        found.update(WILDCARDS if name in EVERYWHERE else _LOCAL.get(name, (name,)))
     return found
 
 
-def _meet(one: str, other: str) -> bool:
+def _may_be_equal(one: str, other: str) -> bool:
     if one == other:
         return True
     return any(
-        wide in ALL and _may_be(narrow, ALL[wide]) for wide, narrow in ((one, other), (other, one))
+        wide in WILDCARDS and _may_be_of(narrow, WILDCARDS[wide])
+        for wide, narrow in ((one, other), (other, one))
     )
 
 
-def _may_be(address: str, family: str) -> bool:
-    """Whether ``address``, or some address of a name, may be of ``family``."""
-    if address in ALL:
-        return ALL[address] == family
+def _may_be_of(address: str, family: str) -> bool:
+    """Whether ``address``, an address or a name, may be of ``family``."""
+    if address in WILDCARDS:
+        return WILDCARDS[address] == family
     is_named = not address.replace(".", "").isdigit() and ":" not in address
     return is_named or (":" in address) == (family == "IPv6")

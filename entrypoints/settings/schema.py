@@ -1,7 +1,7 @@
-"""What the settings may hold, by group, and how a mistake in them is told.
+"""The form of each setting, by group, and the messages for mistakes.
 
-The schemas know forms, not defaults: these stand with their reasons in ``settings``.
-A schema for a group checks what can only be seen across several of its keys, too.
+The schemas have forms, not defaults: those are in ``settings`` with their reasons. The schema of a
+group also checks keys that depend on each other.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ ASYMMETRIC = (
 
 
 class Group(Schema):
-    """A table of settings in which every key is known."""
+    """A table of settings. An unknown key is a mistake, with a suggestion."""
 
     hides_tables: ClassVar[bool] = False
-    """An unknown key that holds a table may be a secret put in the wrong place."""
+    """Whether a message leaves out an unknown key that holds a table: it may be a secret."""
 
-    called: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """What keys are called elsewhere, each with the whole key that it is here."""
+    synonyms: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Names of other programs for a key, each with the full key here."""
 
     error_messages: dict[str, str] = {"type": "expected a table of settings"}  # noqa: RUF012
 
     class Meta:
-        unknown = marshmallow.EXCLUDE  # told below, with a suggestion
+        unknown = marshmallow.EXCLUDE  # reported below, with a suggestion
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _every_key_is_known(self, data: Any, original: Any, **kwargs: Any) -> None:
@@ -65,10 +65,10 @@ class Group(Schema):
         key = key.lower().replace("-", "_")
         known = list(known_keys())
         flat = [path for path in known if path.replace(".", "_") == key and path != key]
-        called = [self.called[key]] if key in self.called else []
+        synonyms = [self.synonyms[key]] if key in self.synonyms else []
         close = get_close_matches(key, self.fields, n=1)
         elsewhere = [path for path in known if path.rpartition(".")[2] == key]
-        found = flat or called or close or elsewhere
+        found = flat or synonyms or close or elsewhere
         return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -78,7 +78,7 @@ def _unsafe(word: str) -> None:
 
 
 class ServerSchema(Group):
-    called = MappingProxyType(
+    synonyms = MappingProxyType(
         {"address": "server.host", "bind": "server.host", "origins": "check_origin"}
         | {"listen": "server.host", "cert": "tls.cert", "key": "tls.key"}
     )
@@ -165,7 +165,7 @@ class MetricsSchema(Group):
 
 
 class LoggingSchema(Group):
-    called = MappingProxyType(
+    synonyms = MappingProxyType(
         {"format": "logging.kind", "type": "logging.kind", "json": "logging.kind"}
     )
 
@@ -199,7 +199,7 @@ class LimitsSchema(Group):
 
 
 class TlsSchema(Group):
-    called = MappingProxyType(
+    synonyms = MappingProxyType(
         {"certfile": "tls.cert", "cert_file": "tls.cert", "certificate": "tls.cert"}
         | {"chain": "tls.cert", "keyfile": "tls.key", "key_file": "tls.key"}
         | {"private_key": "tls.key"}
@@ -223,7 +223,7 @@ def _algorithm(word: str) -> None:
 
 class AuthSchema(Group):
     hides_tables = True
-    called = MappingProxyType(
+    synonyms = MappingProxyType(
         dict.fromkeys(
             ("secret", "secret_key", "shared_secret", "jwt_secret", "jwt_key", "password"),
             "auth.key",
@@ -250,8 +250,7 @@ class AuthSchema(Group):
     def _kind_has_what_it_needs(
         self, data: Mapping[str, Any], original: Any, **kwargs: Any
     ) -> None:
-        # Asked of what was written, not of what was read: a key that is there and
-        # wrong has its own mistake, and is not missing.
+        # Checks the original table: a key that is there and wrong is not missing as well.
         mistakes: dict[str, list[str]] = {}
         if data.get("kind") == "static" and not _given(original, "tokens"):
             mistakes["tokens"] = [f"auth.kind = static needs {form.Tokens.FORM}"]
@@ -266,7 +265,7 @@ class AuthSchema(Group):
 
 
 def _mixed(algorithms: tuple[str, ...]) -> dict[str, list[str]]:
-    # With both families a public key would be taken for a shared secret.
+    # With both families an attacker could sign with the public key as a shared secret.
     if len({word in HMAC for word in algorithms}) < 2:
         return {}
     return {"algorithms": ["HS* and public-key algorithms must not be mixed"]}
@@ -283,7 +282,7 @@ def _group(schema: type[Group]) -> fields.Nested:
 class SettingsSchema(Group):
     """The whole of the settings."""
 
-    called = MappingProxyType(
+    synonyms = MappingProxyType(
         {"authenticator": "auth.kind", "authentication": "auth.kind", "jwt": "auth.kind"}
         | {"secret": "auth.key", "jwt_secret": "auth.key", "pubsub": "bus.kind"}
         | {"limiter": "limits.rate", "rate_limit": "limits.rate", "log_level": "logging.level"}
@@ -328,7 +327,7 @@ class SettingsSchema(Group):
 
 
 def known_keys() -> Iterator[str]:
-    """Return every key of the settings, with its group: ``queue.size``."""
+    """Return each key of the settings with its group, such as ``queue.size``."""
     for key, found in SettingsSchema().fields.items():
         if isinstance(found, fields.Nested):
             yield from (f"{key}.{inner}" for inner in found.schema.fields)
@@ -342,7 +341,7 @@ def plain_keys(schema: Schema) -> Iterator[str]:
 
 
 def read(schema: Schema, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Return the values in their own types, and the mistakes by dotted key."""
+    """Return the typed values, and the mistakes by dotted key; one of the two is empty."""
     try:
         return schema.load(values), {}
     except marshmallow.ValidationError as error:

@@ -1,10 +1,11 @@
-"""All that can be set from outside, in one place.
+"""All settings of a server, with their defaults.
 
-The values come from the defaults here, then a TOML or YAML file, then ``EYEWALL_*``
-variables, then the command line; the later one counts. ``Settings.load`` reports all
-mistakes together. Nothing else in the program reads the environment.
+Values come from the defaults here, then a TOML or YAML file, then ``EYEWALL_*`` variables, then
+the command line; a later source overrides an earlier one. ``Settings.load`` reports all mistakes
+together. Rules of this package:
 
-Values that are secret are marked so, and appear in no ``repr``, message or listing.
+1. No other code of eyewall reads settings from the environment.
+2. A secret value is in no ``repr``, message or listing.
 """
 
 from __future__ import annotations
@@ -39,115 +40,118 @@ from eyewall.settings.groups import (
     TlsSettings,
 )
 from eyewall.settings.hosts import overlap
-from eyewall.settings.sources import CONFIG, DEFAULT_FILE, as_variable, gather
+from eyewall.settings.sources import CONFIG, DEFAULT_FILE, read_sources, variable_hint
 
 MASK = "***"
 
 
-class _Read(Checked):
-    """Settings that know where they were read. That is no setting itself."""
+class _Sourced(Checked):
+    """The sources of settings, which are no settings themselves: attributes, not fields."""
 
     __slots__ = ("_file", "_origins")
     _origins: Mapping[str, str]
     _file: Path | None
 
     def read_from(self, origins: Mapping[str, str], file: Path | None) -> Self:
-        """Note where the values are from, and return the same."""
+        """Record the sources of the values; returns the same object."""
         object.__setattr__(self, "_origins", MappingProxyType(dict(origins)))
         object.__setattr__(self, "_file", file)
         return self
 
     @property
     def file(self) -> Path | None:
-        """The file that they were read from; None for settings that were read from none."""
+        """The file that the settings were read from; None without a file."""
         return getattr(self, "_file", None)
 
     @property
     def were_read(self) -> bool:
-        """Whether ``load`` has read them, and not a program made them."""
+        """Whether ``load`` has read the settings. False for those that a program has built."""
         return hasattr(self, "_file")
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """Where each value that was read is from, by its key (``queue.size``): a file, a
-        variable, or the command line. Empty for settings that were not read."""
+        """The source of each value that was read, by its key (``queue.size``): a file, a
+        variable, or the command line. Empty for settings that a program has built."""
         return getattr(self, "_origins", MappingProxyType({}))
 
     def value(self, key: str) -> Any:
-        """Return the value of a key: ``queue.size``."""
+        """Return the value of a key such as ``queue.size``; raises ``AttributeError``."""
         return attrgetter(key)(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(_Read):
-    """Everything that can be set. Times are seconds, sizes bytes; a limit of None is off."""
+class Settings(_Sourced):
+    """All settings of a server. Times are seconds or ``timedelta``, sizes bytes; a limit of None
+    is off. Raises ``SettingsError``, a ``ValueError``, for wrong values."""
 
     _schema: ClassVar = schema.SettingsSchema
 
     node_id: str | None = None
-    """None makes one of the host's name, the process id and a random part."""
+    """The name of the node. None makes one of host name, process id and a random part."""
 
     cluster_channel: str = "eyewall"
-    """Clusters that share a broker tell themselves apart by it."""
+    """The name of the cluster: clusters that share a broker need different ones."""
 
     lease: Seconds = 10.0
-    """A node that was not heard of for so long is taken for dead."""
+    """Seconds without a sign of life after which a node counts as dead."""
 
     session_ttl: Seconds = 120.0
-    """How long a client that was cut off finds its session, and its admission to rooms by
-    invitation, again. Two minutes bear a lift, a tunnel, a restart; 0 keeps nothing."""
+    """Seconds that the session of a lost connection, and its used invites, are kept. Two minutes
+    cover a lift, a tunnel, a restart; 0 keeps nothing."""
 
     presence_grace: Seconds = 0.0
-    """A gap up to so long is not shown to others: no leave and join, and still online."""
+    """The grace period of a lost connection in seconds: until its end other clients see no leave
+    and join, and the user stays online."""
 
     client_commands: bool | Collection[str] = False
-    """Whether clients may join rooms and so on by themselves, or which of the commands they may
-    use: join, leave, publish, members, presence, typing, history."""
+    """The ``system:`` requests that clients may send: all, none, or a list of join, leave,
+    publish, members, presence, typing, history."""
 
     implicit_rooms: bool = True
-    """Whether joining a room that nobody created makes it."""
+    """Whether a join creates a room that does not exist."""
 
     trusted_proxies: Collection[str] = ()
-    """Addresses and networks whose ``X-Forwarded-For`` is believed."""
+    """Addresses and networks of proxies whose ``X-Forwarded-For`` is trusted."""
 
     check_origin: Collection[str] | None = None
-    """Origins that browsers may come from beside the server's own; None is that one only, and
-    ``["none"]`` not even that."""
+    """Allowed origins of browsers beside the server's own. None allows only that one, and
+    ``["none"]`` allows no origin."""
 
     refuse_with: str = "http"
-    """How a client hears that the authenticator said no: ``http`` is a 401, which a browser's
-    script can't tell from a network that is down; ``close`` closes with 4504."""
+    """The answer to a client that the authenticator refuses. ``http`` is a 401, which a script in
+    a browser can't tell from a lost network; ``close`` accepts and closes with 4504."""
 
     max_message_size: int = 1 << 20
-    """Bytes, and as many when inflated. What is larger is an upload, which HTTP does better:
-    here it would hold up the messages behind it."""
+    """Bytes of a message, before and after inflating. HTTP serves larger uploads better: here
+    they delay the messages behind them."""
 
     max_connections: int | None = None
-    """Handshakes under way count. Off: what a machine bears, only its owner knows, and
-    the limit on descriptors stands behind it."""
+    """Pending handshakes count. Off: only its owner knows the capacity of a machine, and the
+    limit on descriptors applies anyway."""
 
     max_connections_per_user: int | None = None
-    """The oldest goes for a new one. Off: tabs and devices are the application's matter."""
+    """A new connection replaces the oldest one. Off: tabs and devices are up to the
+    application."""
 
     max_connections_per_address: int | None = None
-    """IPv6 is counted by its /64, which one customer has all of. Off: a school or a
-    mobile network may be behind one address."""
+    """IPv6 addresses count by their /64, which belongs to one customer. Off: a school or a
+    mobile network may share one address."""
 
     handshake_timeout: Seconds = 10.0
-    """From the TCP connect to the 101, TLS and authentication included; who has not
-    finished by then is cut off. Ten seconds bear a lost packet or two on a bad line."""
+    """Seconds from the TCP connect to the 101, TLS and authentication included; then the
+    connection is closed. Ten seconds cover a lost packet or two on a bad line."""
 
     workers: int = 64
-    """Handlers that run at the same time. They await most of the time; 64 of them keep a
-    database's pool busy."""
+    """Handlers that run at the same time. They await most of the time; 64 keep the connection
+    pool of a database busy."""
 
     worker_queue: int = 2048
-    """Messages that wait for a worker, all lanes together. At a millisecond each the last of
-    them waits 2 s if the handlers compute, and 32 ms if they await."""
+    """Messages that may wait for a worker, all lanes together. At a millisecond each, the last
+    one waits 2 s if handlers compute, and 32 ms if they await."""
 
     lane_queue: int = 64
-    """Messages that wait in one lane, so that one flooder can't use up the whole: a
-    thirty-second of it."""
+    """Messages that may wait in one lane: 1/32 of ``worker_queue``, so that one flooding client
+    can't use it up."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     ops: OpsSettings = field(default_factory=OpsSettings)
@@ -178,20 +182,20 @@ class Settings(_Read):
         environ: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> Settings:
-        """Read the settings from a file, the environment and ``overrides``.
+        """Return the settings from a file, the environment and ``overrides``.
 
-        Without ``path`` the file is the one that ``EYEWALL_CONFIG`` names, or
-        ``eyewall.toml`` in the working folder if it is there. ``overrides`` is nested
-        like the file: ``{"server": {"port": 80}}``. Raises ``SettingsError`` with all
-        mistakes.
+        Without ``path`` the file is the one that ``EYEWALL_CONFIG`` names, or ``eyewall.toml`` in
+        the working folder if it exists. ``environ`` is the process's own by default.
+        ``overrides`` is nested like the file: ``{"server": {"port": 80}}``. Raises
+        ``SettingsError`` with all mistakes.
         """
-        sources = gather(path, os.environ if environ is None else environ, overrides or {})
+        sources = read_sources(path, os.environ if environ is None else environ, overrides or {})
         values, wrong = schema.read(schema.SettingsSchema(), sources.values)
         mistakes = list(sources.mistakes)
         for key, texts in sorted(wrong.items()):
             origin = sources.origin(key)
             mistakes += [
-                f"{key}: {text}{as_variable(text, origin)}" + (f" ({origin})" if origin else "")
+                f"{key}: {text}{variable_hint(text, origin)}" + (f" ({origin})" if origin else "")
                 for text in texts
             ]
         if mistakes:
@@ -201,9 +205,9 @@ class Settings(_Read):
         return cls(**values).read_from(sources.origins, sources.file)
 
     def describe(self) -> str:
-        """Return the settings as TOML, a key to a line, with secrets masked.
+        """Return the settings as TOML, one key per line, with secrets masked.
 
-        What is off has no value in TOML and stands in a comment.
+        TOML has no value for off: such a key is in a comment.
         """
         lines: list[str] = []
         for item in fields(self):
@@ -219,7 +223,7 @@ class Settings(_Read):
 
 
 def source_of(settings: Settings) -> str:
-    """Say from which file the settings were read, or that there was none."""
+    """Return which file the settings were read from, or that there was none, as a phrase."""
     if settings.file is not None:
         return str(settings.file)
     if not settings.were_read:
@@ -253,5 +257,5 @@ def _line(key: str, value: Any, metadata: Mapping[Any, Any]) -> str:
         value = MASK
     if isinstance(value, tuple):
         value = list(value)
-    # JSON's texts, numbers, booleans and lists of texts are TOML's too.
+    # Strings, numbers, booleans and lists of strings have the same form in JSON and TOML.
     return f"{key} = {json.dumps(value)}"

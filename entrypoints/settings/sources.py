@@ -1,8 +1,10 @@
-"""Where settings come from: a file, the environment, and what the caller says.
+"""The sources of settings: a file, the environment, and the caller.
 
-A later source counts more, key by key. Nothing here judges a value; it only says where
-it came from, so that a mistake can be found. A file's own words are never quoted when it
-can't be read: they may be secrets.
+Rules of this file:
+
+1. A later source overrides an earlier one, key by key.
+2. Values are not checked here. Each has its origin, so that a mistake can be found.
+3. A message about an unreadable file never quotes its text: it may be a secret.
 """
 
 from __future__ import annotations
@@ -18,37 +20,37 @@ from eyewall.application.ports.extras import needs
 
 PREFIX = "EYEWALL_"
 CONFIG = "EYEWALL_CONFIG"
-"""The variable that names the file. It is not a setting itself."""
+"""The variable that names the file. It is no setting."""
 
-_NOT_OURS = re.compile(
+_FOREIGN = re.compile(
     r"EYEWALL_(CONFIG|TEST_\w+)="
     r"|EYEWALL_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)="
     r"|EYEWALL_(\w+_)?PORT=(tcp|udp|sctp)://"
 )
-"""What else may begin so: the name of the file, the tests' own, and what Kubernetes sets
-in every container where a service is named eyewall, or eyewall-ops."""
+"""Variables with the prefix that are no settings: the name of the file, those of the tests, and
+those that Kubernetes sets in each container for a service named eyewall, or eyewall-ops."""
 
 CALLER = "the command line or the caller"
-"""Where a value is from that is in no file and no variable."""
+"""The origin of a value that is in no file and no variable."""
 
 DEFAULT_FILE = "eyewall.toml"
-DEEPEST = 2  # a group and its key
+MAX_DEPTH = 2  # a group and its key
 
 Table = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Sources:
-    """All sources put together; ``origins`` has where the value of a dotted key is from."""
+    """The merged sources; ``origins`` has the origin of each value by its dotted key."""
 
     values: Table = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     file: Path | None = None
-    """The file that was read, or should have been; None if there is none."""
+    """The file that was read, or that can't be read; None without a file."""
 
     def put(self, group: str | None, key: str, value: Any, origin: str) -> None:
-        """Set one key, over what an earlier source said."""
+        """Set one key; overrides an earlier source."""
         table = self.values
         if group is not None:
             table = self._group(group)
@@ -58,7 +60,7 @@ class Sources:
     def _group(self, group: str) -> Table:
         table = self.values.get(group, {})
         if not isinstance(table, dict):
-            # Told here: nobody sees it any more once the table has taken its place.
+            # Reported here: the table replaces the value, so the schema can't see it.
             origin = self.origins.pop(group)
             self.mistakes.append(f"{group}: expected a table of settings ({origin})")
             table = {}
@@ -66,7 +68,7 @@ class Sources:
         return table
 
     def put_all(self, table: Mapping[Any, Any], origin: str) -> None:
-        """Set what a file or the caller has, a group at a time."""
+        """Set the keys of a file or of the caller, nested by group."""
         for key, value in table.items():
             if not isinstance(value, Mapping):
                 self.put(None, str(key), value, origin)
@@ -76,15 +78,15 @@ class Sources:
                 self.put(str(key), str(inner), found, origin)
 
     def origin(self, key: str) -> str | None:
-        """Return where the value of ``key`` came from, or the first of its group's."""
+        """Return the origin of a key, for a group that of its first key; None without one."""
         inner = (where for at, where in self.origins.items() if at.startswith(f"{key}."))
         return self.origins.get(key) or next(inner, None)
 
 
-def gather(
+def read_sources(
     path: str | Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]
 ) -> Sources:
-    """Read every source. What can't be read is a mistake like any other, not an end."""
+    """Return all sources merged. An unreadable file is reported among the mistakes."""
     sources = Sources()
     for file in _files(path, environ):
         sources.file = file.absolute()
@@ -98,7 +100,7 @@ def gather(
 
 
 def file_to_read(path: str | Path | None, environ: Mapping[str, str]) -> Path:
-    """Return the file that ``path`` or the environment names, else the default one."""
+    """Return the file that ``path`` or else the environment names, else the default file."""
     return Path(path or environ.get(CONFIG) or DEFAULT_FILE).expanduser()
 
 
@@ -108,8 +110,8 @@ def _files(path: str | Path | None, environ: Mapping[str, str]) -> Iterator[Path
         yield file
 
 
-def as_variable(text: str, origin: str | None) -> str:
-    """Say what a suggested key is called as a variable, if ``origin`` is one: the two
+def variable_hint(text: str, origin: str | None) -> str:
+    """Return how a suggested key is written as a variable if ``origin`` is one, else "": the two
     underscores are easily missed."""
     found = re.search(r"did you mean (\w+\.\w+)\?$", text)
     if found is None or not (origin or "").startswith(PREFIX):
@@ -118,7 +120,7 @@ def as_variable(text: str, origin: str | None) -> str:
 
 
 class _Unreadable(Exception):
-    """A file that is not there, or not of its format."""
+    """A file is missing, or not of its format."""
 
 
 def _read_file(path: Path) -> Mapping[Any, Any]:
@@ -146,11 +148,11 @@ def _toml(text: str) -> Any:
 
 
 def _toml_mistake(told: str) -> str:
-    """Say where the text is not TOML, and what was expected there."""
-    place = re.search(r"line \d+, column \d+", told)
-    text = f"expected TOML, but {place[0] if place else 'its end'} is not"
+    """Return where the text is not TOML, and what is expected there."""
+    where = re.search(r"line \d+, column \d+", told)
+    text = f"expected TOML, but {where[0] if where else 'its end'} is not"
     why = told.partition(" (at ")[0]
-    if re.match(r"Cannot|Duplicate", why):  # with the key, which may be a token
+    if re.match(r"Cannot|Duplicate", why):  # the message quotes the key, which may be a token
         return f"{text}: a table or key is there twice"
     constant = re.match(r"Expected|Invalid|Unclosed|Unterminated|Unescaped|Escaped", why)
     return f"{text}: {why[0].lower()}{why[1:]}" if constant else text
@@ -160,40 +162,40 @@ _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 
 
 def _harmless(quoted: re.Match[str]) -> str:
-    """Of what a parser quotes, only a sign, and its own ``<stream end>``; not the file's words."""
+    """Return a quotation of the YAML parser if it is one sign or ``<stream end>``, else "..."."""
     inner = quoted[1] or quoted[2] or ""
     return quoted[0] if len(inner) <= 1 or inner.startswith("<") else "..."
 
 
 def _yaml(text: str) -> Any:
     try:
-        import yaml  # noqa: PLC0415  (an extra: only who writes YAML needs it)
+        import yaml  # noqa: PLC0415  (an extra)
     except ImportError:
         raise _Unreadable(needs("reading YAML", "yaml")) from None
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "some of it"
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "some of it"
         is_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
         problem = getattr(error, "problem", None) if is_form else None
         why = _QUOTED.sub(_harmless, problem or "")
-        text = f"expected YAML, but {place} is not"
+        text = f"expected YAML, but {where} is not"
         raise _Unreadable(f"{text}: {why}" if why else text) from None
 
 
 def _read_environment(environ: Mapping[str, str], sources: Sources) -> None:
-    # PORT is what many platforms set; our own name for it says more.
+    # Many platforms set PORT; the name with the prefix overrides it.
     if environ.get("PORT"):
         sources.put("server", "port", environ["PORT"], "PORT")
     for variable, value in sorted(environ.items()):
-        # An empty variable counts as not set, as a compose file leaves them.
-        if not variable.startswith(PREFIX) or not value or _NOT_OURS.match(f"{variable}={value}"):
+        # An empty variable counts as not set: compose files produce them.
+        if not variable.startswith(PREFIX) or not value or _FOREIGN.match(f"{variable}={value}"):
             continue
         path = variable.removeprefix(PREFIX).lower().split("__")
-        if len(path) > DEEPEST:
-            # The rest of the name is not shown: it may be a token.
-            start = PREFIX + "__".join(path[:DEEPEST]).upper()
+        if len(path) > MAX_DEPTH:
+            # The rest of the name may be a token and is not shown.
+            start = PREFIX + "__".join(path[:MAX_DEPTH]).upper()
             sources.mistakes.append(f"{start}__...: expected one variable {start} for all of it")
             continue
-        sources.put(path[0] if len(path) == DEEPEST else None, path[-1], value, variable)
+        sources.put(path[0] if len(path) == MAX_DEPTH else None, path[-1], value, variable)

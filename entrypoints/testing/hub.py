@@ -26,11 +26,11 @@ from eyewall.domain.duration import Seconds, seconds
 from eyewall.domain.errors import ConnectionClosed, Forbidden
 from eyewall.domain.handshake import Fields, Handshake, Headers
 from eyewall.domain.identity import ConnMeta, UserId
-from eyewall.server.assemble import Front, build_node
+from eyewall.server.assemble import Transport, build_node
 from eyewall.server.options import Options
-from eyewall.server.server import Server, behind, rebuilt
+from eyewall.server.server import Server, rebuilt, registry_of
 from eyewall.testing.client import TestClient, story
-from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoSockets
+from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoTransport
 from eyewall.testing.logs import RecordingLogger
 from eyewall.testing.world import World
 
@@ -86,7 +86,7 @@ class TestHub:
             raise RuntimeError("the hub is open")
         server = self._server = rebuilt(self._given, self._build)
         self.world.pools.append(self._node.parts.threads)
-        behind(self._given).stand_in(behind(server).inside)
+        registry_of(self._given).override(registry_of(server).runtime)
         try:
             with self.world.ruling():
                 await server.start(port=None)
@@ -110,12 +110,12 @@ class TestHub:
 
     def _leave(self) -> None:
         server = self._open
-        behind(self._given).stand_back(behind(server).inside)
+        registry_of(self._given).restore(registry_of(server).runtime)
         self.world.pools.remove(self._node.parts.threads)
         self.world.stand_back()
         self._server = None
 
-    def _build(self, options: Options) -> tuple[Node, Front]:
+    def _build(self, options: Options) -> tuple[Node, Transport]:
         self.world.hubs += 1
         number = self.world.hubs
         kept = options.node_id if number == 1 else None
@@ -138,7 +138,7 @@ class TestHub:
             codec=CODEC,
             logger=self._options.logger or self.logs,
         )
-        return node, NoSockets()
+        return node, NoTransport()
 
     @property
     def _open(self) -> Server:
@@ -148,7 +148,7 @@ class TestHub:
 
     @property
     def _node(self) -> Node:
-        return behind(self._open).inside.node
+        return registry_of(self._open).runtime.node
 
     # --- what a test asks
 

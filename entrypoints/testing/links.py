@@ -210,8 +210,8 @@ class FakeOutbound:
         await self._room.wait()
 
 
-class NoSockets:
-    """Implements ``Front``: nobody comes in by it."""
+class NoTransport:
+    """Implements ``Transport``: nobody comes in by it."""
 
     intake: TransportEvents
 

@@ -69,7 +69,7 @@ async def test_settings_of_the_sockets_reach_them():
         assert (await stranger.get(Origin="https://evil.example")).status == 403
         assert server.hub.connection(friend.conn_id).meta.ip == "9.9.9.9"
         assert friend.welcome["data"]["heartbeat"] == 4.0
-        assert server._sockets._io.queue == QueueConfig(size=3)
+        assert server._transport._io.queue == QueueConfig(size=3)
 
 
 # --- auth

@@ -225,7 +225,7 @@ async def test_of_many_that_never_answer_the_oldest_go(monkeypatch):
         async with raw_peer(server) as third:
             assert await first.ended() == b""
             assert await close_of(third) == (4504, "auth_failed")
-            assert len(server._sockets) == 2
+            assert len(server._transport) == 2
 
 
 async def test_those_that_have_left_are_not_among_them(monkeypatch):
@@ -237,14 +237,14 @@ async def test_those_that_have_left_are_not_among_them(monkeypatch):
         for _ in range(3):
             async with raw_peer(server) as client:
                 assert await close_of(client) == (4504, "auth_failed")
-            await eventually(lambda: len(server._sockets) == 0)
+            await eventually(lambda: len(server._transport) == 0)
         clients = []
         for _ in range(3):
             clients.append(await stack.enter_async_context(raw_peer(server)))
             assert await close_of(clients[-1]) == (4504, "auth_failed")
 
         assert await clients[0].ended() == b""
-        assert len(server._sockets) == 2
+        assert len(server._transport) == 2
 
 
 async def test_what_it_sent_with_the_handshake_is_thrown_away():
@@ -269,7 +269,7 @@ async def test_the_end_of_a_server_waits_for_none_of_them():
     async with running(refuse_with="close", **options) as server, raw_peer(server) as silent:
         await server.shutdown(timeout=0)
 
-        assert len(server._sockets) == 0
+        assert len(server._transport) == 0
         assert await silent.ended()
 
 
@@ -289,7 +289,7 @@ async def test_a_client_that_is_gone_meanwhile_is_counted_all_the_same():
         go_on.set()
 
         await eventually(lambda: here.server.hub.stats().refused == {"unauthorized": 1})
-        assert len(here.server._sockets) == 0
+        assert len(here.server._transport) == 0
 
 
 # --- how it is said

@@ -28,7 +28,7 @@ from eyewall import (
 )
 from eyewall.adapters.auth.static import StaticAuthenticator
 from eyewall.adapters.offline.memory import MemoryOffline
-from eyewall.server.server import behind
+from eyewall.server.server import registry_of
 from eyewall.testing import TestHub
 
 
@@ -133,7 +133,7 @@ async def test_what_a_startup_hook_raises_comes_out_and_nothing_is_left():
     with pytest.raises(OSError, match="no database"):
         async with TestHub(server):
             pass
-    assert server.hub.node_id == behind(server).inside.node.config.node_id
+    assert server.hub.node_id == registry_of(server).runtime.node.config.node_id
 
 
 async def test_keywords_of_the_server_can_be_others_here():

@@ -8,9 +8,9 @@ from eyewall.application.ports.message import EncodedMessage
 from eyewall.application.ports.transport import BroadcastGroup, Link, MessageWriter
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.outbox import DropPolicy, Offer, QueueConfig
-from eyewall.server.assemble import Front
+from eyewall.server.assemble import Transport
 from eyewall.testing import FakeClock
-from eyewall.testing.links import FakeAudience, FakeLink, FakeOutbound, NoSockets
+from eyewall.testing.links import FakeAudience, FakeLink, FakeOutbound, NoTransport
 from eyewall.testing.rest import finished, settle
 
 
@@ -65,9 +65,9 @@ def test_they_are_what_the_application_takes_them_for(make):
     link: Link = make()
     outbound: MessageWriter = FakeOutbound()
     audience: BroadcastGroup = outbound.audience()
-    front: Front = NoSockets()
+    transport: Transport = NoTransport()
 
-    assert front.routes("/ws") == []
+    assert transport.routes("/ws") == []
     audience.add(link)
     assert list(audience) == [link]
 

@@ -262,11 +262,11 @@ class Asked:
 
     async def links(self) -> int:
         """How many sockets are open, those that are being closed too."""
-        return sum(len(each._sockets) for each in servers)
+        return sum(len(each._transport) for each in servers)
 
     async def watch_writes(self, stop_at: int) -> None:
         """Note from now on who is written to; with the ``stop_at``th write the process stops."""
-        watch(server._sockets._io.links, stop_at)
+        watch(server._transport._io.links, stop_at)
 
     async def written(self) -> list[str]:
         return writes
@@ -298,7 +298,7 @@ class Asked:
     async def held(self) -> dict[str, int]:
         """What is kept for connections: bytes that wait to be written, and how many have
         sent the beginning of something."""
-        nodes = [each._sockets._io for each in servers]
+        nodes = [each._transport._io for each in servers]
         return {
             "queued": sum(one.pool.bytes for one in nodes),
             "begun": sum(link._parser is not None for one in nodes for link in one.links),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eyewall.server.runner import ONE
+from eyewall.server.runner import DEBOUNCE
 from tests.faults.clients import Crowd, Peer, request
 from tests.faults.support import UNIT, WITHIN, HubProcess, assert_pairs, until
 
@@ -198,7 +198,7 @@ def test_a_second_signal_ends_at_once(tmp_path, number, work):
             crowd.until(lambda: peer.of("system:draining"), "draining")
         else:
             until(lambda: _caught(hub, number), "taking the first")
-        time.sleep(ONE[number])  # sooner it would be the same one
+        time.sleep(DEBOUNCE[number])  # sooner it would be the same one
         hub.signal(number)
 
         assert hub.exited(LATE) == 128 + number

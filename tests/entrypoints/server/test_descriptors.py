@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from eyewall import Server
-from eyewall.server.descriptors import BETWEEN, OWN, Shortage, limit, warn
+from eyewall.server.descriptors import LOG_INTERVAL, RESERVED, AcceptPauses, limit, warn_if_too_few
 from eyewall.testing.logs import RecordingLogger
 from tests.application.fakes import FakeClock
 
@@ -24,14 +24,14 @@ def test_too_few_for_the_connections_that_may_come_is_said(logger):
     have = limit()
     assert have is not None
 
-    warn(logger, None)
-    warn(logger, have - OWN)
+    warn_if_too_few(logger, None)
+    warn_if_too_few(logger, have - RESERVED)
     assert logger.entries == []
-    warn(logger, have)
+    warn_if_too_few(logger, have)
 
     assert logger.fields("too_few_descriptors") == {
         "limit": have,
-        "wanted": have + OWN,
+        "wanted": have + RESERVED,
         "max_connections": have,
     }
 
@@ -88,9 +88,9 @@ asyncio.run(main())
 def test_of_a_shortage_that_goes_on_there_is_a_line_now_and_then(logger):
     clock = FakeClock()
     server = Server(logger=logger)
-    shortage = Shortage(server._node.parts.stats, logger, clock)
+    shortage = AcceptPauses(server._node.parts.stats, logger, clock)
     error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    for _ in range(int(BETWEEN)):
+    for _ in range(int(LOG_INTERVAL)):
         shortage.paused(error)
         clock._now += 1
     shortage.paused(error)
@@ -98,16 +98,16 @@ def test_of_a_shortage_that_goes_on_there_is_a_line_now_and_then(logger):
     lines = [fields for _, event, fields in logger.entries if event == "accepting_paused"]
     assert [(line["reason"], line["pauses"]) for line in lines] == [
         ("EMFILE", 1),
-        ("EMFILE", int(BETWEEN)),
+        ("EMFILE", int(LOG_INTERVAL)),
     ]
-    assert server.hub.stats().accept_pauses == int(BETWEEN) + 1
+    assert server.hub.stats().accept_pauses == int(LOG_INTERVAL) + 1
 
 
 def test_what_can_t_be_written_is_dropped_and_the_stream_stays():
     """The reader of the log has gone; whoever stands in its place gets the next line."""
     program = """
 import os, sys
-from eyewall.server.descriptors import drop_unwritten
+from eyewall.server.descriptors import discard_unwritten_output
 
 old, new = os.pipe(), os.pipe()
 os.dup2(old[1], 2)
@@ -116,14 +116,14 @@ try:
     print("lost", file=sys.stderr)
 except OSError:
     pass
-drop_unwritten()
+discard_unwritten_output()
 os.dup2(new[1], 2)
 print("next", file=sys.stderr)
 print(os.read(new[0], 100).decode())
 sys.stderr.close()
-drop_unwritten()
+discard_unwritten_output()
 sys.stderr = None
-drop_unwritten()
+discard_unwritten_output()
 """
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(

@@ -78,7 +78,7 @@ needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no
 def test_why_a_port_can_t_be_had_is_one_sentence(number, said):
     error = CannotListen(OSError(number, os.strerror(number)), "here", 80)
 
-    assert error.why("port=").startswith(said)
+    assert error.explain("port=").startswith(said)
     assert error.errno == number
     assert str(error) == f"[Errno {number}] {os.strerror(number)}: 'here:80'"
 

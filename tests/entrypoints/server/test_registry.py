@@ -4,7 +4,7 @@ import pytest
 
 from eyewall import Routes, Server, Unavailable
 from eyewall.server.assemble import assemble
-from eyewall.server.server import behind, rebuilt
+from eyewall.server.server import rebuilt, registry_of
 from tests.entrypoints.wire import peer, running
 
 
@@ -41,22 +41,22 @@ async def test_a_group_is_taken_in_under_its_prefix_while_the_server_runs():
 async def test_who_stands_in_gets_what_is_asked_of_the_server_and_its_hub():
     """The last one of several; afterwards it is the server's own again."""
     server, first, last = Server(), Server(), Server()
-    behind(server).stand_in(behind(first).inside)
-    behind(server).stand_in(behind(last).inside)
+    registry_of(server).override(registry_of(first).runtime)
+    registry_of(server).override(registry_of(last).runtime)
 
     assert server.hub.node_id == last.hub.node_id
-    behind(server).stand_back(behind(first).inside)
+    registry_of(server).restore(registry_of(first).runtime)
     assert server.hub.node_id == last.hub.node_id
     server.handle("echo", lambda ctx, msg: None)
-    assert behind(last).inside.node.parts.router.find("echo", None) is not None
+    assert registry_of(last).runtime.node.parts.router.find("echo", None) is not None
     async with last:
         await server.hub.shutdown()
         with pytest.raises(Unavailable):
-            behind(last).inside.node.ports.pubsub.subscribe("any", lambda _: None)
+            registry_of(last).runtime.node.ports.pubsub.subscribe("any", lambda _: None)
 
-    behind(server).stand_back(behind(last).inside)
-    assert server.hub.node_id == behind(server).inside.node.config.node_id
-    assert behind(server).inside.node.parts.router.find("echo", None) is None
+    registry_of(server).restore(registry_of(last).runtime)
+    assert server.hub.node_id == registry_of(server).runtime.node.config.node_id
+    assert registry_of(server).runtime.node.parts.router.find("echo", None) is None
 
 
 async def test_a_server_can_be_rebuilt_with_what_is_registered():
@@ -70,7 +70,7 @@ async def test_a_server_can_be_rebuilt_with_what_is_registered():
     for _ in range(2):
         async with rebuilt(server, assemble) as other:
             assert other.hub.node_id == "here"
-            assert behind(other).inside.node.parts.router.find("echo", None) is not None
-            assert behind(other).inside.node is not behind(server).inside.node
+            assert registry_of(other).runtime.node.parts.router.find("echo", None) is not None
+            assert registry_of(other).runtime.node is not registry_of(server).runtime.node
 
     assert ran == ["startup", "background", "shutdown"] * 2

@@ -223,7 +223,7 @@ server.on_shutdown(last)
 
 def test_a_later_interrupt_ends_at_once():
     with running(
-        "from eyewall.server import runner; runner.ONE[signal.SIGINT] = 0" + HANGS
+        "from eyewall.server import runner; runner.DEBOUNCE[signal.SIGINT] = 0" + HANGS
     ) as program:
         program.line()
         program.signal(signal.SIGINT)

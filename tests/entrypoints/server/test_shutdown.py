@@ -99,7 +99,7 @@ async def test_an_adapter_that_does_not_close_keeps_neither_the_port_nor_the_end
         async def close(self):
             await for_ever()
 
-    monkeypatch.setattr("eyewall.server.server.LETTING_GO", SHORT)
+    monkeypatch.setattr("eyewall.server.server.RELEASE_TIMEOUT", SHORT)
     server = Server(state=Hangs(), logger=logger)
     await server.start(port=free_port())
     await soon(server.shutdown(timeout=1))

@@ -382,8 +382,8 @@ def test_what_is_suggested_for_a_key_is_one():
     root = SettingsSchema()
 
     for group in (root, *(f.schema for f in root.fields.values() if hasattr(f, "schema"))):
-        assert set(group.called.values()) <= set(known_keys())
-        assert not set(group.called) & set(group.fields)
+        assert set(group.synonyms.values()) <= set(known_keys())
+        assert not set(group.synonyms) & set(group.fields)
 
 
 @pytest.mark.parametrize(

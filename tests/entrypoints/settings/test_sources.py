@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from eyewall.application.ports.extras import needs
-from eyewall.settings.sources import gather
+from eyewall.settings.sources import read_sources
 
 MAPPING = "line 1, column 5 is not: mapping values are not allowed here"
 
@@ -19,13 +19,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_variables_nest_by_two_underscores_and_lose_their_case():
-    sources = gather(None, {"EYEWALL_BUS__KIND": "memory", "EYEWALL_NODE_ID": "N1"}, {})
+    sources = read_sources(None, {"EYEWALL_BUS__KIND": "memory", "EYEWALL_NODE_ID": "N1"}, {})
 
     assert sources.values == {"bus": {"kind": "memory"}, "node_id": "N1"}
 
 
 def test_other_variables_are_nobody_s_business():
-    assert gather(None, {"PATH": "x", "EYEWALL": "y", "MY_EYEWALL_X": "z"}, {}).values == {}
+    assert read_sources(None, {"PATH": "x", "EYEWALL": "y", "MY_EYEWALL_X": "z"}, {}).values == {}
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_other_variables_are_nobody_s_business():
 )
 def test_what_others_name_so_is_not_a_setting(variable, value):
     """Kubernetes sets some in every container, once a service is named eyewall."""
-    assert gather(None, {variable: value}, {}).values == {}
+    assert read_sources(None, {variable: value}, {}).values == {}
 
 
 @pytest.mark.parametrize("variable", ["EYEWALL_PORT", "EYEWALL_SERVICE", "EYEWALL_CONFIGS"])
 def test_what_only_looks_like_it_is_a_mistake_to_be_told(variable):
-    assert gather(None, {variable: "80"}, {}).values
+    assert read_sources(None, {variable: "80"}, {}).values
 
 
 def test_an_empty_variable_counts_as_not_set():
     """Compose files and shells leave such for what was not given."""
-    assert gather(None, {"EYEWALL_NODE_ID": "", "PORT": ""}, {}).values == {}
+    assert read_sources(None, {"EYEWALL_NODE_ID": "", "PORT": ""}, {}).values == {}
 
 
 def test_a_value_says_where_it_came_from(folder):
     (folder / "eyewall.toml").write_text("lease = 1\nworkers = 1\n[queue]\nsize = 1\n")
-    sources = gather(None, {"EYEWALL_WORKERS": "2"}, {"lane_queue": 3})
+    sources = read_sources(None, {"EYEWALL_WORKERS": "2"}, {"lane_queue": 3})
 
     assert sources.origin("lease") == "eyewall.toml"
     assert sources.origin("workers") == "EYEWALL_WORKERS"
@@ -74,13 +74,13 @@ def test_a_value_says_where_it_came_from(folder):
 def test_groups_are_merged_key_by_key(folder):
     (folder / "eyewall.toml").write_text("[queue]\nsize = 1\nmax_bytes = 2\n")
 
-    sources = gather(None, {"EYEWALL_QUEUE__SIZE": "3"}, {"queue": {"max_bytes": 4}})
+    sources = read_sources(None, {"EYEWALL_QUEUE__SIZE": "3"}, {"queue": {"max_bytes": 4}})
 
     assert sources.values == {"queue": {"size": "3", "max_bytes": 4}}
 
 
 def test_a_group_that_an_earlier_source_had_wrong_is_told_all_the_same():
-    sources = gather(None, {"EYEWALL_BUS": "memory", "EYEWALL_BUS__KIND": "memory"}, {})
+    sources = read_sources(None, {"EYEWALL_BUS": "memory", "EYEWALL_BUS__KIND": "memory"}, {})
 
     assert sources.mistakes == ["bus: expected a table of settings (EYEWALL_BUS)"]
     assert sources.values == {"bus": {"kind": "memory"}}
@@ -90,21 +90,21 @@ def test_a_group_that_an_earlier_source_had_wrong_is_told_all_the_same():
 def test_a_file_may_be_yaml(folder, name):
     (folder / name).write_text("workers: 3\nqueue:\n  size: 4\n")
 
-    assert gather(name, {}, {}).values == {"workers": 3, "queue": {"size": 4}}
+    assert read_sources(name, {}, {}).values == {"workers": 3, "queue": {"size": 4}}
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
 def test_an_empty_yaml_file_is_an_empty_table(folder, text):
     (folder / "settings.yaml").write_text(text)
 
-    assert gather("settings.yaml", {}, {}).mistakes == []
+    assert read_sources("settings.yaml", {}, {}).mistakes == []
 
 
 def test_yaml_makes_no_objects(folder):
     """A settings file is data: it can't run anything."""
     (folder / "settings.yaml").write_text("workers: !!python/object/apply:os.getpid []\n")
 
-    sources = gather("settings.yaml", {}, {})
+    sources = read_sources("settings.yaml", {}, {})
 
     assert sources.values == {}
     assert sources.mistakes == ["settings.yaml: expected YAML, but line 1, column 10 is not"]
@@ -114,7 +114,7 @@ def test_without_the_library_yaml_names_its_extra(folder, monkeypatch):
     (folder / "settings.yaml").write_text("workers: 3\n")
     monkeypatch.setitem(sys.modules, "yaml", None)
 
-    sources = gather("settings.yaml", {}, {})
+    sources = read_sources("settings.yaml", {}, {})
 
     assert sources.mistakes == [f"settings.yaml: {needs('reading YAML', 'yaml')}"]
 
@@ -134,12 +134,12 @@ def test_a_file_that_can_not_be_read_is_a_mistake(folder, name, content, told):
     if content is not None:
         (folder / name).write_bytes(content)
 
-    assert gather(name, {}, {}).mistakes == [f"{name}: {told}"]
+    assert read_sources(name, {}, {}).mistakes == [f"{name}: {told}"]
 
 
 def test_a_variable_that_nests_too_deep_is_not_repeated():
     """The rest of its name may be a token."""
-    sources = gather(None, {"EYEWALL_AUTH__TOKENS__HUNTER2": "x"}, {})
+    sources = read_sources(None, {"EYEWALL_AUTH__TOKENS__HUNTER2": "x"}, {})
 
     assert sources.values == {}
     assert sources.mistakes == [
