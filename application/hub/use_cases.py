@@ -1,4 +1,4 @@
-"""The use cases that the hub calls, by name."""
+"""The use cases that the hub calls, by name: what ``Node`` has to fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from eyewall.domain.identity import ConnMeta
 class Routing(Protocol):
     """Registers handlers and middleware; ``Hub`` has their types."""
 
-    def use(self, *middleware: Any) -> None: ...
+    def use(self, *middleware: Any) -> None:
+        """Put middleware around all handlers; raises ``ValueError`` for what can't be called."""
 
     def handle(
         self,
@@ -38,15 +39,16 @@ class Routing(Protocol):
         *middleware: Any,
         version: str | None = None,
         ordering_key: Callable[..., Any] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Register a handler for the topics of ``pattern``; raises ``ValueError``."""
 
 
 class AuthorizesAgain(Protocol):
     """Asks the access controller once more, for a connection whose user has changed."""
 
-    def again(
-        self, conn: Connection, message: Envelope, meta: ConnMeta
-    ) -> Awaitable[None] | None: ...
+    def again(self, conn: Connection, message: Envelope, meta: ConnMeta) -> Awaitable[None] | None:
+        """Return what has to be awaited for the decision, which may raise ``Forbidden``; None
+        if the message was let through for ``meta`` and the owner is still the same."""
 
 
 class UseCases(Protocol):
@@ -73,4 +75,5 @@ class UseCases(Protocol):
     cluster_state: ClusterStateSync
 
     @property
-    def router(self) -> Routing: ...
+    def router(self) -> Routing:
+        """The routes of the application."""
