@@ -1,9 +1,9 @@
-"""What can go wrong, in three families that say whose fault it is.
+"""The errors, in three families that say whose fault it is.
 
-* ``Refused``: the caller or the client asked for what the rules forbid; it is
-  told a stable ``code`` (protocol.md, "Replies") and whether a retry makes sense.
+* ``Refused``: a rule forbids the request of the caller or client. The answer has a stable
+  ``code`` (protocol.md, "Replies") and says whether a retry makes sense.
 * ``Unavailable``: something outside (a broker, a store) could not be reached.
-* ``Misuse``: our own contract was broken; logged as a bug, never sent.
+* ``Misuse``: the code broke a contract; logged as a bug, never sent to a client.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ class EyewallError(Exception):
         return self.text or _code(self).replace("_", " ")
 
     def details(self) -> dict[str, Any]:
-        """Return the fields that the wire puts beside ``code`` and ``error``.
+        """Return the fields that the answer has beside ``code`` and ``error``.
 
-        What JSON can't hold is told as text, and what is the wire's own (``RESERVED``) is
-        left out.
+        A value that JSON can't hold is sent as text; the protocol's own fields
+        (``RESERVED``) are left out.
         """
         return {}
 
 
 class Refused(EyewallError):
-    """The caller or client asked for what the rules forbid."""
+    """A rule forbids the request of the caller or client."""
 
     retryable: ClassVar[bool] = False
 
 
 class Unavailable(EyewallError):
-    """Something outside could not be reached; try again."""
+    """Something outside (a broker, a store) could not be reached; try again."""
 
     retryable: ClassVar[bool] = True
 
 
 class Misuse(EyewallError):
-    """Our own contract was broken. Logged as a bug, never sent to a client."""
+    """The code broke a contract. Logged as a bug, never sent to a client."""
 
     retryable: ClassVar[bool] = False
 
 
 class UnsafeConfiguration(Misuse):
-    """What a server was given would lose or split what it is to keep, silently.
+    """With this configuration the server would silently lose or split the data it has to keep.
 
-    Raised at the start, unless ``allow_unsafe`` names it.
+    Raised at the start, unless ``allow_unsafe`` names the problem.
     """
 
 
@@ -79,15 +79,15 @@ class HandlerNotFound(Refused):
 
 
 class Unauthorized(Refused):
-    """A user is needed and the connection has none, or its credentials failed."""
+    """The connection has no user where one is needed, or its credentials are not valid."""
 
 
 class Forbidden(Refused):
-    """The access controller, or the caller's role, says no."""
+    """The access controller, or the sender's role, does not allow it."""
 
 
 class InvalidEnvelope(Refused):
-    """The message can be read but breaks the rules of an envelope.
+    """The message can be decoded but breaks the rules of an envelope.
 
     ``ref`` and ``topic`` are the message's id and topic, where these could be read.
     """
@@ -103,22 +103,22 @@ class InvalidJson(Refused):
 
 
 class UnsupportedData(Refused):
-    """The frame is of a kind (text, binary) that the codec does not take."""
+    """The codec does not accept this kind of frame (text, binary)."""
 
 
 MAX_COMPLAINTS = 8
 """Fields that the text of a ``ValidationError`` names; ``fields`` has them all."""
 
 MAX_COMPLAINT = 100
-"""Most characters of each of these."""
+"""Longest text about one field in it, in characters."""
 
 
 class ValidationError(Refused):
     """The payload failed its schema.
 
-    ``fields`` maps a field's name to what is wrong with it, as texts; nested where the payload
-    is. Without a text of its own it says so too, of the first eight: ``the payload does not
-    fit its schema: age: Not a valid integer.``
+    ``fields`` maps a field's name to the texts of what is wrong with it; nested like the
+    payload. The default text names the first eight: ``the payload does not fit its schema:
+    age: Not a valid integer.``
     """
 
     code = "validation"
@@ -133,11 +133,12 @@ class ValidationError(Refused):
         return type(self), (self.fields, self.text)
 
     def details(self) -> dict[str, Any]:
+        """Return ``fields``."""
         return {"fields": self.fields}
 
 
 def _complaint(fields: Mapping[str, Any]) -> str:
-    """Return what is wrong with each field, in one bounded line. Never raises."""
+    """Return the errors of the first fields in one bounded line. Never raises."""
     text = "the payload does not fit its schema"
     try:
         named = list(islice(_complaints(fields, "", 0), MAX_COMPLAINTS + 1))
@@ -164,14 +165,14 @@ def _complaints(found: object, path: str, depth: int) -> Iterator[str]:
 
 
 def _short(value: object) -> str:
-    """``value`` as a text that can stand in a line. Names may be the client's own."""
+    """Return ``value`` as a short printable text: a field's name may come from the client."""
     text = as_text(value)
     text = text if len(text) <= MAX_COMPLAINT else f"{text[: MAX_COMPLAINT - 1]}…"
     return text if is_printable(text) else repr(text)[1:-1]
 
 
 class RateLimited(Refused):
-    """The limiter said no; try again after ``retry_after`` seconds."""
+    """The limiter refused the message; try again after ``retry_after`` seconds."""
 
     retryable = True
 
@@ -180,6 +181,7 @@ class RateLimited(Refused):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, Any]:
+        """Return ``retry_after``, in seconds."""
         return {"retry_after": wait_of(self.retry_after)}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -187,7 +189,7 @@ class RateLimited(Refused):
 
 
 class Overloaded(Refused):
-    """The pool's queue is full; try again after ``retry_after`` seconds."""
+    """Too much work is queued; try again after ``retry_after`` seconds."""
 
     retryable = True
 
@@ -196,17 +198,18 @@ class Overloaded(Refused):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, Any]:
+        """Return ``retry_after``, in seconds."""
         return {"retry_after": wait_of(self.retry_after)}
 
 
 class ShuttingDown(Overloaded):
-    """The node is draining: come back after the reconnect."""
+    """The node is draining: try again after the reconnect."""
 
     code = "overloaded"
 
 
 class RoomNotFound(Refused):
-    """Nobody made a room of this name."""
+    """There is no room of this name."""
 
 
 class RoomExists(Refused):
@@ -214,21 +217,21 @@ class RoomExists(Refused):
 
 
 class RoomFull(Refused):
-    """The room's capacity is reached. Somebody may leave."""
+    """The room's capacity is reached; a retry works once a member has left."""
 
     retryable = True
 
 
 class JoinForbidden(Refused):
-    """The room's policy, or a ban, keeps this user out."""
+    """The room's policy, or a ban, does not let this user in."""
 
 
 class NotAMember(Refused):
-    """The command needs membership of the room."""
+    """The connection has to be a member of the room for this command."""
 
 
 class ConnectionClosed(Refused):
-    """The connection is gone, or was never here."""
+    """The connection has ended, or there is none of this id."""
 
 
 class QueueFull(Refused):
@@ -238,7 +241,7 @@ class QueueFull(Refused):
 
 
 class SlowConsumer(Refused):
-    """The connection was closed because it does not read."""
+    """The connection was closed because it does not read fast enough."""
 
 
 class UserOffline(Refused):
@@ -250,8 +253,8 @@ class UserOffline(Refused):
 class AckTimeout(Refused):
     """The receiver did not acknowledge in time.
 
-    Where ``emit_with_ack`` raises it, ``result`` names the connections that did, and those that
-    did not.
+    ``result`` names the connections that did, and those that did not; it is None unless
+    ``emit_with_ack`` raised the error.
     """
 
     retryable = True
@@ -262,11 +265,11 @@ class AckTimeout(Refused):
 
 
 class Nacked(Refused):
-    """The receiver refused the message; the text is its own."""
+    """The receiver refused the message; the text is the receiver's."""
 
 
 LONGEST_WAIT = 1e9
-"""Seconds beyond which a wait means nothing: 30 years."""
+"""Seconds beyond which a wait is meaningless: 30 years."""
 
 INTERNAL = "internal"
 """The code of an unexpected exception: its text never leaves the server."""
@@ -283,8 +286,8 @@ def code_of(error: BaseException) -> str:
 
 
 def _code(error: EyewallError) -> str:
-    """The code of ``error``; that of its base class, if an application's class has one that
-    is none: a number, say."""
+    """Return the code of ``error``; that of its base class, if the code of an application's
+    class is not valid (a number, say)."""
     try:
         found: list[Any] = [error.code]
     except BaseException:  # noqa: BLE001  (a property of the application's)
@@ -311,10 +314,10 @@ def as_text(value: object) -> str:
 
 
 def from_code(code: str, text: str, details: Mapping[str, Any]) -> EyewallError:
-    """Build the error that ``code`` names: the way back from the wire.
+    """Return the error that ``code`` names: the inverse of ``code_of``.
 
-    Never raises: what the other side says may be malformed. An unknown code becomes a
-    plain ``Refused`` with the text.
+    Never raises, since the other side may send anything. An unknown code becomes a plain
+    ``Refused`` with the text.
     """
     match code:
         case "unavailable":
@@ -336,8 +339,8 @@ def _wait(details: Mapping[str, Any], default: float) -> float:
 
 
 def wait_of(value: object, default: float = 1.0) -> float:
-    """Return ``value`` as seconds to wait, at least 0; ``default`` for what is no time that
-    anybody can wait (NaN, infinity, 30 years). Never raises."""
+    """Return ``value`` as seconds to wait, at least 0; ``default`` for a value without meaning
+    (NaN, infinity, 30 years). Never raises."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value < LONGEST_WAIT:
@@ -367,4 +370,4 @@ _BY_CODE: dict[str, type[Refused]] = {
         Nacked,
     )
 }
-"""The errors that a text alone makes."""
+"""The errors whose constructor takes the text alone, by code."""

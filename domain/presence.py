@@ -1,12 +1,12 @@
-"""Who is there, and who is typing.
+"""A user's presence, and the table of users who are typing.
 
 Rules of this file:
 
-1. Typing always runs out: whoever stops without a word stops for the others too.
+1. Typing always expires: a client that stops without a message stops for the others, too.
 2. ``until`` is the first moment at which a user no longer types.
-3. What is news is judged by what was told: a user who types on after the time ran
-   out, but before ``due`` said so, has never stopped for the others.
-4. What this holds is bounded by who types now, however often they say so.
+3. A change counts as news against what the others were told: a user who renews after
+   ``until``, but before ``due`` has reported the end, has not stopped for the others.
+4. The memory is bounded by the users who type now, not by how often they renew it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from eyewall.domain.identity import ById, RoomId, UserId
 _NOWHERE: Final[Mapping[Any, datetime]] = MappingProxyType({})
 
 _SLACK = 64
-"""Notes that may be out of date before tidying pays."""
+"""Outdated heap entries that are left alone: rebuilding the heap for fewer costs more."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceState:
-    """Whether a user is there, in the whole cluster.
+    """A user's presence in the whole cluster.
 
-    ``last_seen`` is None for a user who was never seen. ``typing`` maps each room
-    that the user types in to when that runs out.
+    ``last_seen`` is None for a user who was never seen. ``typing`` maps each room in which
+    the user types to when that expires.
     """
 
     online: bool
@@ -54,25 +54,25 @@ class PresenceState:
 
 
 class Typing:
-    """Who types where, and until when. Times are aware."""
+    """The users who type, in which rooms, and until when. Times are aware."""
 
-    __slots__ = ("_notes", "_size", "_until")
+    __slots__ = ("_ends", "_size", "_until")
 
     def __init__(self) -> None:
         self._until: dict[UserId, dict[RoomId, datetime]] = {}
         self._size = 0
-        # A heap of when to look again. A note counts only while the table says the
-        # same: renewing and clearing leave theirs behind.
-        self._notes: list[tuple[datetime, UserId, RoomId]] = []
+        # A heap of ends. An entry is valid only while the table has the same end: renewing
+        # and clearing leave the old entry in the heap.
+        self._ends: list[tuple[datetime, UserId, RoomId]] = []
 
     def __len__(self) -> int:
         return self._size
 
     def set(self, user_id: UserId, room_id: RoomId, until: datetime) -> bool:
-        """Say that the user types until ``until``; return whether that is news.
+        """Record that the user types until ``until``; return whether that is news.
 
-        The newest word counts, also when it ends earlier than the one before. Raises
-        ``ValueError`` if ``until`` is not aware.
+        The newest call wins, also with an earlier end. Raises ``ValueError`` if ``until`` is
+        not aware.
         """
         if until.tzinfo is None:
             raise ValueError("until must be an aware datetime")
@@ -80,16 +80,16 @@ class Typing:
         before = rooms.get(room_id)
         rooms[room_id] = until
         self._size += before is None
-        heapq.heappush(self._notes, (until, user_id, room_id))
+        heapq.heappush(self._ends, (until, user_id, room_id))
         self._tidy()
         return before is None
 
     def is_set(self, user_id: UserId, room_id: RoomId) -> bool:
-        """Whether the user was said to type in the room, and not to have stopped."""
+        """Whether the user is recorded as typing in the room."""
         return room_id in self._until.get(user_id, {})
 
     def clear(self, user_id: UserId, room_id: RoomId) -> bool:
-        """Say that the user stopped typing in the room; return whether that is news."""
+        """Record that the user stopped typing in the room; return whether that is news."""
         rooms = self._until.get(user_id)
         if rooms is None or rooms.pop(room_id, None) is None:
             return False
@@ -100,49 +100,49 @@ class Typing:
         return True
 
     def clear_user(self, user_id: UserId) -> list[RoomId]:
-        """Forget a user who has gone; return the rooms that they typed in."""
+        """Forget a user who went offline; return the rooms in which the user typed."""
         rooms = self._until.pop(user_id, {})
         self._size -= len(rooms)
         self._tidy()
         return list(rooms)
 
     def clear_all(self) -> None:
-        """Forget everybody."""
+        """Forget all users."""
         self._until.clear()
-        self._notes.clear()
+        self._ends.clear()
         self._size = 0
 
     def due(self, now: datetime) -> list[tuple[UserId, RoomId]]:
-        """Remove and return who has stopped by ``now``, in the order in which they did."""
+        """Remove and return the users and rooms whose typing expired by ``now``, in order."""
         lapsed = []
-        while self._notes and self._notes[0][0] <= now:
-            until, user_id, room_id = heapq.heappop(self._notes)
+        while self._ends and self._ends[0][0] <= now:
+            until, user_id, room_id = heapq.heappop(self._ends)
             if self._holds(until, user_id, room_id):
                 self.clear(user_id, room_id)
                 lapsed.append((user_id, room_id))
         return lapsed
 
     def of(self, user_id: UserId, now: datetime) -> dict[RoomId, datetime]:
-        """Return the rooms that the user types in at ``now``, and until when."""
+        """Return the rooms in which the user types at ``now``, each with its end."""
         rooms = self._until.get(user_id, {})
         return {room_id: until for room_id, until in rooms.items() if until > now}
 
     def next_due(self) -> datetime | None:
-        """Return when ``due`` has something to say next; None if nobody types."""
-        while self._notes and not self._holds(*self._notes[0]):
-            heapq.heappop(self._notes)
-        return self._notes[0][0] if self._notes else None
+        """Return when the next typing expires; None if no user types."""
+        while self._ends and not self._holds(*self._ends[0]):
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
 
     def _holds(self, until: datetime, user_id: UserId, room_id: RoomId) -> bool:
         return self._until.get(user_id, {}).get(room_id) == until
 
     def _tidy(self) -> None:
-        # Waiting until half is out of date makes this O(1) per call on average.
-        if len(self._notes) <= 2 * self._size + _SLACK:
+        # Rebuilding only when half of the heap is outdated makes this O(1) per call on average.
+        if len(self._ends) <= 2 * self._size + _SLACK:
             return
-        self._notes = [
+        self._ends = [
             (until, user_id, room_id)
             for user_id, rooms in self._until.items()
             for room_id, until in rooms.items()
         ]
-        heapq.heapify(self._notes)
+        heapq.heapify(self._ends)

@@ -39,13 +39,13 @@ class DeliveryStatus(StrEnum):
     FAILED = "failed"
     STORED = "stored"
     FORWARDED = "forwarded"
-    """Handed to the node that has the connection; nobody asked it for an ack."""
+    """Handed to the node that has the connection; no ack was asked for."""
     UNKNOWN = "unknown"
     """The node that has the connection did not answer in time."""
 
 
 class FailureReason(StrEnum):
-    """Why a message did not arrive."""
+    """Why a message was not delivered."""
 
     QUEUE_FULL = "queue_full"
     BROADCAST_FULL = "broadcast_full"
@@ -71,9 +71,9 @@ _FATES = {
 
 
 def fate(reason: DisconnectReason, error: BaseException | None) -> FailureReason:
-    """Return why messages that a connection's end has lost did not arrive.
+    """Return the failure reason of messages that were lost when a connection ended.
 
-    ``error`` is a ``TimeoutError`` if the peer took nothing for ``write_wait``.
+    ``error`` is a ``TimeoutError`` if the peer read nothing for ``write_wait``.
     """
     if reason is DisconnectReason.SLOW_CONSUMER and isinstance(error, TimeoutError):
         return FailureReason.SEND_TIMEOUT
@@ -96,7 +96,7 @@ _REASONS: tuple[tuple[type[EyewallError], FailureReason], ...] = (
 
 
 def reason_of(error: BaseException | None) -> FailureReason:
-    """Return the reason that an error in a report stands for."""
+    """Return the failure reason that matches an error; ``UNKNOWN`` for any other."""
     return next((r for kind, r in _REASONS if isinstance(error, kind)), FailureReason.UNKNOWN)
 
 
@@ -104,14 +104,14 @@ STORE, DROP = "store", "drop"
 
 
 def offline_mode(value: str, name: str) -> str:
-    """Return ``value``; raises ``ValueError`` naming ``name`` for anything but the two."""
+    """Return ``value``; raises ``ValueError`` naming ``name`` unless it is store or drop."""
     if value not in (STORE, DROP):
         raise ValueError(f"{name} must be {STORE!r} or {DROP!r}, not {value!r:.40}")
     return value
 
 
 def flag(value: object, name: str) -> bool:
-    """Return ``value``; raises ``ValueError`` naming ``name`` for what is no bool."""
+    """Return ``value``; raises ``ValueError`` naming ``name`` unless it is a bool."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, not {value!r:.80}")
     return value
@@ -121,18 +121,18 @@ def flag(value: object, name: str) -> bool:
 class SendOptions:
     """How a message to users is delivered. Times in seconds.
 
-    ``ack_timeout`` is for one try; ``retry_max`` counts the tries after the first,
-    ``retry_backoff`` is the pause before the first of them and doubles. The
-    ``ordering_key`` is free for applications that group deliveries. ``ttl`` is
-    how long the message may live, counted from the call.
+    ``ack_timeout`` is for one try; ``retry_max`` counts the retries, ``retry_backoff`` is
+    the pause before the first retry and doubles with each. Sends with the same
+    ``ordering_key`` from one node do not overlap. ``ttl`` is how long the message may live,
+    counted from the call.
 
-    ``offline``: what becomes of a message that no connection of the user answers:
-    ``"store"`` keeps it until one does, and implies ``require_ack``; ``"drop"`` does
-    not; None takes the server's ``offline_default``. Only users can be away: rooms and
-    single connections don't take ``"store"``.
+    ``offline`` decides about a message that no connection of the user answers: ``"store"``
+    keeps it until one does, and implies ``require_ack``; ``"drop"`` does not keep it; None
+    takes the server's ``offline_default``. ``"store"`` is for messages to users only: rooms
+    and single connections refuse it.
 
-    ``history=False``: a message to a room that keeps a history goes to the members and
-    takes no place there. A message to users or connections never has one.
+    ``history=False`` keeps a message to a room out of the room's history; the members get it.
+    Messages to users and connections have no history.
     """
 
     require_ack: bool = False
@@ -163,8 +163,8 @@ class SendOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckOptions:
-    """How long to wait for acks, in seconds, and whether one that does not come in time is an
-    error. ``history`` is that of ``SendOptions``."""
+    """How to wait for acks: ``timeout`` in seconds; with ``require_all`` a missing ack raises
+    ``AckTimeout``. ``history`` is that of ``SendOptions``."""
 
     timeout: Seconds = 5.0
     require_all: bool = False
@@ -177,7 +177,7 @@ class AckOptions:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What became of a message to one target (a connection, or a user who is away).
+    """What became of a message to one target (a connection, or an offline user).
 
     ``user_id`` and ``conn_id`` are the target's, where they are known; ``conn_id`` is None for
     a user without a connection. ``acked`` says whether the target has acknowledged the message;
@@ -215,7 +215,7 @@ class DeliveryReport:
 class BatchDeliveryReport:
     """The reports of all targets, and how many there are of each status.
 
-    ``acked``, ``refused`` and ``silent`` name those whose ack was asked for, as in
+    ``acked``, ``refused`` and ``silent`` name the targets whose ack was asked for, as in
     ``AckResult``.
     """
 
@@ -248,18 +248,18 @@ class BatchDeliveryReport:
 
     @property
     def acked(self) -> tuple[Acker, ...]:
-        """Those who have acknowledged it, at most 1,000."""
+        """The targets that acked, at most 1,000."""
         return named(report.acker for report in self.reports if report.acked)
 
     @property
     def refused(self) -> tuple[Acker, ...]:
-        """Those who have answered with a nack, at most 1,000."""
+        """The targets that answered with a nack, at most 1,000."""
         return named(report.acker for report in self.reports if _is_refused(report))
 
     @property
     def silent(self) -> tuple[Acker, ...]:
-        """Those of whom no answer has come, at most 1,000; what is stored for them is yet
-        to be delivered."""
+        """The targets without an answer, at most 1,000; a message stored for one of them is
+        delivered later."""
         return named(
             report.acker
             for report in self.reports
@@ -291,6 +291,8 @@ def _is_refused(report: DeliveryReport) -> bool:
 
 
 class TargetKind(StrEnum):
+    """What a ``Target`` names."""
+
     CONN = "conn"
     USER = "user"
     ROOM = "room"
@@ -298,9 +300,9 @@ class TargetKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom ``emit_with_ack`` addresses: one connection, a user's, or a room's.
+    """The recipients of ``emit_with_ack``: one connection, all of a user, or all in a room.
 
-    Raises ``ValueError`` for what can't be the id of one.
+    Raises ``ValueError`` for an id that none of them can have.
     """
 
     kind: TargetKind
@@ -330,11 +332,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a failure handler is told. ``recipient`` is what the caller named.
+    """The argument of a failure handler. ``recipient`` is the id that the caller named.
 
-    ``queue`` is the number of messages that waited in the connection's queue,
-    ``duration`` the seconds that were spent, ``conn_id`` and ``user_id`` the connection and
-    user that missed it: for a message to a room, a member; each where it is known.
+    ``queue`` is the number of messages in the connection's queue, ``duration`` the seconds
+    that were spent. ``conn_id`` and ``user_id`` are the connection and user that missed the
+    message, where they are known; for a message to a room, those of one member.
     """
 
     message: Message
@@ -386,7 +388,7 @@ class PendingAck:
 
 
 class Incident(StrEnum):
-    """Something that a node noticed and that concerns no single client.
+    """An event of a node that concerns no single client.
 
     ``HubStats`` and the metrics count each under its value.
     """
@@ -394,13 +396,13 @@ class Incident(StrEnum):
     UNSENT = "unsent"
     """A message to the other nodes that the bus did not take."""
     BAD_PACKETS = "bad_packets"
-    """A message from the bus that is not one of ours, or does not fit its kind."""
+    """A message from the bus that is no packet of eyewall, or does not fit its kind."""
     FOREIGN_EPOCHS = "foreign_epochs"
     """A room message whose epoch the history of this node does not know."""
     STRAY_ACKS = "stray_acks"
-    """An ack of an id that no send waits for."""
+    """An ack for an id that no send waits for."""
     UNREPORTED_FAILURES = "unreported_failures"
-    """A failed delivery that the failure handlers were not told of, for too many waited."""
+    """A failed delivery that was not reported to the failure handlers: their queue was full."""
     LOOP_STALLS = "loop_stalls"
     """The event loop stood still for longer than a second."""
     ACCEPT_PAUSES = "accept_pauses"
@@ -413,9 +415,9 @@ class HubStats:
 
     ``uptime`` is in seconds. ``in_messages`` counts every envelope received,
     ``out_messages`` every envelope sent, ``errors`` every error or nack sent,
-    ``drops`` every message that a full queue did not take, and every one that was stored
-    for a user and had to go. ``refused`` counts refused handshakes by reason. The fields
-    from ``unsent`` on are explained at ``Incident``.
+    ``drops`` every message that a full queue dropped, and every one that was evicted from
+    the offline store. ``refused`` counts refused handshakes by reason. The fields from
+    ``unsent`` on are explained at ``Incident``.
     """
 
     connections: int

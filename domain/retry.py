@@ -1,4 +1,4 @@
-"""Trying again: when, how often, and what came of each try."""
+"""Retries: the policy (when, how often) and the result of each attempt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RETRYABLE: Final = frozenset(
         FailureReason.CONN_CLOSED,
     }
 )
-"""What passes by itself: a queue drains, a device comes back."""
+"""Failures that pass by themselves: a queue drains, a device comes back."""
 
 _MOST_GROWTH: Final = 1e300
 """Beyond it the pause is ``max_delay`` anyway, and a float would overflow."""
@@ -29,12 +29,12 @@ _MOST_GROWTH: Final = 1e300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When to try again. Times in seconds.
+    """When to retry. Times in seconds.
 
-    The first pause is ``base_delay``; each is ``backoff_factor`` times the one before,
-    and at most ``max_delay``. ``jitter`` is the share by which a pause may be longer or
-    shorter, so that many who failed together don't come back together. ``retryable``
-    names the failures that another try may mend.
+    The first pause is ``base_delay``; each is ``backoff_factor`` times the one before, and
+    at most ``max_delay``. ``jitter`` is the share by which a pause may be longer or shorter:
+    it spreads the retries of sends that failed together. ``retryable`` names the failures
+    after which a retry makes sense.
     """
 
     max_retries: int = 3
@@ -54,9 +54,9 @@ class RetryPolicy:
         put(self, "retryable", frozenset(FailureReason(reason) for reason in self.retryable))
 
     def delay(self, retry: int, luck: float) -> float:
-        """Return the pause before a retry, the first of which is 1.
+        """Return the pause in seconds before the retry of that number, counted from 1.
 
-        ``luck``, from 0 to 1, decides where in the jitter it falls.
+        ``luck``, a random number from 0 to 1, sets the position within the jitter.
         """
         base, most = seconds(self.base_delay, "base_delay"), seconds(self.max_delay, "max_delay")
         try:
@@ -75,10 +75,10 @@ def _number(value: float, name: str, least: float, most: float = _MOST_GROWTH) -
 
 @dataclass(frozen=True, slots=True)
 class SendAttempt:
-    """One try. ``number`` counts from 1, ``duration`` is in seconds.
+    """One attempt. ``number`` counts from 1, ``duration`` is in seconds.
 
-    ``success`` means that at least one connection took it, or that it was stored;
-    ``error`` is what went wrong with the first that did not.
+    ``success`` means that at least one connection took the message, or that it was stored;
+    ``error`` is that of the first connection that did not take it.
     """
 
     number: int
@@ -90,9 +90,9 @@ class SendAttempt:
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """All tries together. ``total_time`` is in seconds, pauses included.
+    """The result of all attempts. ``total_time`` is in seconds, pauses included.
 
-    ``final_error`` is the last try's, and None if any connection took the message.
+    ``final_error`` is that of the last attempt, None if any connection took the message.
     ``reports`` has the last report of each connection.
     """
 

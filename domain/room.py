@@ -1,9 +1,9 @@
-"""A room: who may enter, in what role, and what stays when all have gone.
+"""The rules of a room: who may join, in what role, and what outlives the members.
 
 Rules of this file:
 
-1. A method checks everything before it changes anything: a refusal leaves no trace,
-   so a store may run a decision, drop its outcome and run it again.
+1. A method checks everything before it changes anything. A refusal changes nothing, so a
+   store may run a decision, discard the outcome and run it again.
 2. A decision needs the room and the ``Standing`` of one user, never the list of all
    members: a store can make it atomic over two small records.
 3. A room that was created or changed, or that got a ban, role or invite, keeps its
@@ -25,16 +25,16 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId, UserId, names
 
 
 class RoomPolicy(StrEnum):
-    """Who may join by themselves."""
+    """Which users may join without ``force``."""
 
     PUBLIC = "public"
     PRIVATE = "private"
-    """Only who has one of the room's ``allowed_roles``."""
+    """Users with one of the room's ``allowed_roles``."""
     INVITE_ONLY = "invite_only"
 
 
 class RoomRole(IntEnum):
-    """What a member may do; each role may do all that the ones below it may."""
+    """What a member may do; a role includes all rights of the roles below it."""
 
     GUEST = 0
     MEMBER = 1
@@ -52,17 +52,15 @@ class RoomRole(IntEnum):
 class RoomOptions:
     """How a room behaves. ``capacity`` counts connections; None is without limit.
 
-    ``auto_cleanup`` is about the list that ``hub.rooms()`` gives: a room that was created is
-    on it until its last member has left, and without ``auto_cleanup`` until ``delete_room``.
-    It takes nothing away: what was decided of a room (options, bans, roles, invites) and its
-    history stay under its name until ``delete_room``; in stores in memory, until the process
-    ends. A room that nobody created, and of which nothing was decided, is gone with its last
-    member in any case.
+    ``auto_cleanup`` is about the list of ``hub.rooms()``: a created room is listed until its
+    last member has left, and with ``auto_cleanup=False`` until ``delete_room``. It deletes
+    nothing: a room's options, bans, roles, invites and history are kept until
+    ``delete_room``; by stores in memory, until the process ends. A room that was made by a
+    join, and has none of these, ends with its last member.
 
-    ``allowed_roles`` are for the policy PRIVATE, and a mistake under any other, where they
-    would restrict nobody. ``history_size`` is in messages, ``history_ttl`` in seconds. With
-    ``announce`` the other members are told who joins and leaves, by the events ``join`` and
-    ``leave`` of ``room:<room>``.
+    ``allowed_roles`` are for the policy PRIVATE, and a ``ValueError`` under any other.
+    ``history_size`` is in messages, ``history_ttl`` in seconds. With ``announce`` the other
+    members get the events ``join`` and ``leave`` of ``room:<room>``.
     """
 
     policy: RoomPolicy
@@ -115,10 +113,10 @@ class RoomOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinOptions:
-    """How a connection is let in. ``force`` skips the policy, never the capacity or a ban.
+    """How a connection joins. ``force`` skips the policy, never the capacity or a ban.
 
-    ``role`` below or above MEMBER is this seat's; MEMBER gives way to a granted role.
-    ``invited_by`` names who invites the user at the door, as ``invite`` does before.
+    A ``role`` other than MEMBER holds for this connection; with MEMBER a granted role wins.
+    ``invited_by`` invites the user with this join, as ``invite`` does before it.
     """
 
     role: RoomRole = RoomRole.MEMBER
@@ -147,7 +145,7 @@ class Ban(Enum):
 
 @dataclass(slots=True)
 class Seat:
-    """One connection in a room, and the node (with its incarnation) that has it."""
+    """One connection in a room. ``node`` (with its incarnation) is the one that has it."""
 
     node: NodeId
     role: RoomRole
@@ -156,44 +154,49 @@ class Seat:
 
 @dataclass(slots=True)
 class Standing:
-    """What one user is to one room. An anonymous connection stands for itself."""
+    """What a room knows of one user. Each anonymous connection has a standing of its own."""
 
     role: RoomRole | None = None
     banned: datetime | Ban | None = None
     invited: bool = False
     invite_until: datetime | None = None
-    """Set while an invite that was used outlives a cut; None is without end."""
+    """The end of the grace period of a used invite after a lost connection; None: no end."""
     seats: dict[ConnId, Seat] = field(default_factory=dict)
     away: dict[ConnId, datetime] = field(default_factory=dict)
-    """Connections that were cut off and of whose leaving nobody has been told yet, with
-    until when they may come back as if they had never been away."""
+    """Lost connections whose leave is not announced yet, each with the end of its grace
+    period."""
 
     @property
     def blank(self) -> bool:
-        """Nothing worth keeping."""
+        """Whether nothing in it has to be kept."""
         kept = self.seats or self.away or self.invited or self.banned
         return not kept and self.role is None
 
     def is_banned(self, now: datetime) -> bool:
+        """Whether a ban is in force at ``now``."""
         return self.banned is Ban.FOREVER or (
             isinstance(self.banned, datetime) and now < self.banned
         )
 
     def is_invited(self, now: datetime) -> bool:
+        """Whether an invite is good at ``now``."""
         return self.invited and (self.invite_until is None or now < self.invite_until)
 
     def copy(self) -> Standing:
-        """Return a standing that can be changed without changing this one."""
+        """Return a deep copy."""
         seats = {c: Seat(seat.node, seat.role, seat.joined_at) for c, seat in self.seats.items()}
         return replace(self, seats=seats, away=dict(self.away))
 
     def leave_for(self, conn_id: ConnId, until: datetime) -> None:
-        """A connection was cut off: nobody is told if the user is back before ``until``."""
+        """Begin the grace period of a lost connection: its leave is not announced if the user
+        is back before ``until``."""
         self.away[conn_id] = until
 
     def is_back(self, now: datetime) -> bool:
-        """Whether a connection that comes now takes the place of one that was cut off,
-        which is used up by that."""
+        """Whether a connection that joins at ``now`` replaces a lost one in its grace period.
+
+        True ends that grace period: each lost connection is replaced once.
+        """
         back = next((conn_id for conn_id, until in self.away.items() if now < until), None)
         if back is None:
             return False
@@ -201,46 +204,47 @@ class Standing:
         return True
 
     def stays_away(self, conn_id: ConnId) -> bool:
-        """The time of a connection that was cut off is over; False if it was made good."""
+        """End the grace period of a lost connection; False if another one has replaced it."""
         return self.away.pop(conn_id, None) is not None
 
     def highest_role(self) -> RoomRole:
-        """The role of the user: the highest of its seats, else what it was granted."""
+        """Return the highest role of the user's seats; without a seat the granted role."""
         granted = RoomRole.MEMBER if self.role is None else self.role
         return max((seat.role for seat in self.seats.values()), default=granted)
 
 
 @dataclass(slots=True)
 class Room:
-    """What is true of a room for everybody."""
+    """The state of a room that does not depend on a user."""
 
     id: RoomId
     options: RoomOptions
     created_at: datetime
     created: bool = False
-    """By ``create_room``, not by somebody's joining."""
+    """Made by ``create_room``, not by a join."""
     kept: bool = False
     """Got other options, a ban, role or invite, so it outlives its members."""
     visited: bool = False
-    """Somebody has joined it."""
+    """Has had a member."""
     seats: int = 0
+    """Connections in the room."""
     switching: tuple[str, datetime] | None = None
-    """Who alone may switch its history on or off, by a name of its own, and until when the
-    others wait for that: what is kept elsewhere changes along, in several steps."""
+    """The exclusive claim to switch the history on or off: its name and its end. The switch
+    takes several steps, since the history store changes, too."""
 
     def claim(self, name: str, *, now: datetime, until: datetime) -> bool:
-        """Let ``name`` alone switch the history; False while somebody else does."""
+        """Claim the right to switch the history; False while another claim is in force."""
         if self.switching is not None and now < self.switching[1]:
             return False
         self.switching = name, until
         return True
 
     def is_claimed_by(self, name: str) -> bool:
-        """Whether ``name`` still is the one that may switch the history."""
+        """Whether ``name`` still has the claim to switch the history."""
         return self.switching is not None and self.switching[0] == name
 
     def let_go(self, name: str) -> None:
-        """Let others switch the history again."""
+        """Release the claim to switch the history."""
         if self.is_claimed_by(name):
             self.switching = None
 
@@ -257,14 +261,14 @@ class Room:
         return self.created and not (self.visited and self.options.auto_cleanup)
 
     def create(self, options: RoomOptions) -> None:
-        """Take the room over with ``options``; raises ``RoomExists`` if it has others."""
+        """Mark the room as created with ``options``; raises ``RoomExists`` if it has others."""
         if self.created and self.options != options:
             raise RoomExists(f"{self.id} exists with other options")
         self.options = options
         self.created = True
 
     def change(self, changes: Mapping[str, Any]) -> None:
-        """Change some options; raises ``ValueError``. Who is inside stays inside."""
+        """Change some options; raises ``ValueError``. The members stay."""
         self.options = self.options.changed(changes)
         self.kept = True
 
@@ -278,7 +282,7 @@ class Room:
         options: JoinOptions | None = None,
         now: datetime,
     ) -> Seat:
-        """Seat a connection; the seat it has already is returned as it is.
+        """Return a new seat for a connection, or the one that it has already.
 
         Raises ``JoinForbidden`` (ban, policy) or ``RoomFull``.
         """
@@ -298,7 +302,7 @@ class Room:
         if role is RoomRole.MEMBER and standing.role is not None:
             role = standing.role
         seat = standing.seats[conn_id] = Seat(node, role, now)
-        # What has run out must not come back to life with the seat.
+        # An expired ban or invite must not apply again after this seat.
         standing.banned = None
         standing.invited = invited
         standing.invite_until = None
@@ -327,10 +331,10 @@ class Room:
         now: datetime,
         grace: timedelta = timedelta(0),
     ) -> list[tuple[ConnId, Seat]]:
-        """Take seats away; returns those that were there.
+        """Remove the seats of ``conn_ids``; returns those that existed.
 
-        An invite ends when its user has left with the last connection; after a cut it
-        stays good for ``grace``, unless the user is kicked meanwhile.
+        An invite ends when its user leaves with the last connection; after a lost connection
+        it stays good for ``grace``, unless the user is kicked meanwhile.
         """
         gone = [(c, standing.seats.pop(c)) for c in conn_ids if c in standing.seats]
         self.seats -= len(gone)
@@ -344,14 +348,15 @@ class Room:
         return gone
 
     def withdraw(self, standing: Standing, conn_id: ConnId) -> None:
-        """Take a seat back that its connection has not come to use: an invite stays good."""
+        """Remove a seat whose join was not completed: an invite stays good."""
         if standing.seats.pop(conn_id, None) is not None:
             self.seats -= 1
 
     def ban(
         self, standing: Standing, *, now: datetime, duration: timedelta | None
     ) -> list[tuple[ConnId, Seat]]:
-        """Remove the user and keep it out, for ``duration`` or for ever."""
+        """Remove the user and refuse its joins for ``duration``, None: without end; returns
+        the seats that it had."""
         gone = self.release(standing, list(standing.seats), LeaveReason.BANNED, now=now)
         standing.banned = Ban.FOREVER if duration is None else now + duration
         self.revoke_invite(standing)
@@ -359,20 +364,22 @@ class Room:
         return gone
 
     def unban(self, standing: Standing) -> None:
+        """End a ban."""
         standing.banned = None
 
     def invite(self, standing: Standing) -> None:
+        """Invite the user, until it has left with its last connection."""
         standing.invited = True
         standing.invite_until = None
         self.kept = True
 
     def revoke_invite(self, standing: Standing) -> None:
-        """Take an invite back. Who is inside already stays inside."""
+        """End an invite. A member stays in the room."""
         standing.invited = False
         standing.invite_until = None
 
     def grant(self, standing: Standing, role: RoomRole) -> list[ConnId]:
-        """Give the user a role, now and whenever it joins; returns its seats."""
+        """Give the user a role, now and at each later join; returns its connections."""
         standing.role = role
         for seat in standing.seats.values():
             seat.role = role
