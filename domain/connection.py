@@ -1,7 +1,7 @@
-"""The life of a connection: why it ends, what the peer is told, when it counts as dead.
+"""The end of a connection: reasons, close codes and the heartbeat.
 
-A close code tells a client whether to come back (protocol.md, "Close codes"): after
-1001, 1006, 1011 to 1013 and 4000 to 4499 it does, after every other it stays away.
+A close code tells a client whether to reconnect (protocol.md, "Close codes"): after 1001,
+1006, 1011 to 1013 and 4000 to 4499 it does, after every other it does not.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ COMES_BACK = frozenset(
         DisconnectReason.SLOW_CONSUMER,
     }
 )
-"""After these a client may come back and go on with its session."""
+"""After these a client may reconnect and resume its session."""
 
 
 def close_frame(reason: DisconnectReason) -> tuple[int, str]:
-    """Return the close code and reason text that the peer is told."""
+    """Return the code and the reason text of the close frame."""
     code = CLOSE_CODES.get(reason, 1000)
     if code == 1000:
         return code, DisconnectReason.NORMAL.value
@@ -82,18 +82,18 @@ def close_frame(reason: DisconnectReason) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatConfig:
-    """When a silent connection is asked, and when it counts as dead. Seconds."""
+    """When a ping is sent, and when a silent connection counts as dead. Seconds."""
 
     interval: Seconds = 25.0
-    """Between pings. Proxies drop a silent connection after 30 s, many after 60 s."""
+    """Between pings. Some proxies drop a silent connection after 30 s, many after 60 s."""
 
     pong_timeout: Seconds = 60.0
-    """Nothing came for so long, not even a pong: closed with 4408. Two pings may be
-    lost before that."""
+    """Without any data for so long, a pong included, the connection is closed with 4408. Two
+    pings may be lost before that."""
 
     write_wait: Seconds = 10.0
-    """A write that makes no progress for so long closes with 4413, and a close
-    handshake gets no more than this."""
+    """A write without progress for so long closes the connection with 4413. A close handshake
+    gets the same time."""
 
     def __post_init__(self) -> None:
         for what in ("interval", "pong_timeout", "write_wait"):

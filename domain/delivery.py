@@ -1,14 +1,14 @@
-"""One message on its way to one connection that is to acknowledge it.
+"""The state machine of one message to one connection that has to acknowledge it.
 
 Rules of this file:
 
-1. Nothing here waits, sends or reads a clock: ``now`` is always handed in.
-2. Every change of state is a row of ``NEXT``. A missing row means that the event
-   cannot happen there, and causing it is our bug, not the client's.
-3. Where a row asks for another try and none is left, or no time, the message fails
-   instead (``RETRIES``); it fails for what went wrong last, or because its time is over.
-4. It settles once, and what the receiver says is final: an ack counts also when it
-   is late, and a nack is never tried again.
+1. Nothing here waits, sends or reads a clock: ``now`` is an argument.
+2. Every change of state is a row of ``NEXT``. A missing row means that the event can't happen
+   in that state: causing it is a bug of the server, not of the client.
+3. Where a row leads to another try (``RETRIES``) and no try or no time is left, the message
+   fails instead: with the reason of the last failure, or ``TIMEOUT``.
+4. A message settles once, and the receiver's answer is final: a late ack counts, and a nack
+   is never retried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eyewall.domain.report import FailureReason, SendOptions
 
 
 class State(Enum):
-    """Where a message to one connection stands."""
+    """The state of a message to one connection."""
 
     READY = auto()
     """To be sent now, as try number ``attempt``."""
@@ -73,7 +73,7 @@ RETRIES: Final = frozenset(
         (State.BACKING_OFF, Event.DUE),  # a pause cut short by the deadline
     }
 )
-"""The rows on the way to another try: without one they lead to ``FAILED``."""
+"""The rows that lead to another try: if none is left, to ``FAILED``."""
 
 WHY: Final = {
     Event.REFUSED: FailureReason.QUEUE_FULL,
@@ -81,12 +81,12 @@ WHY: Final = {
     Event.EXPIRED: FailureReason.ACK_TIMEOUT,
     Event.LOST: FailureReason.CONN_CLOSED,
 }
-"""What each event that can end in failure is called in the report."""
+"""The failure reason of each event that can end in failure."""
 
 FINAL: Final = frozenset({State.DELIVERED, State.FAILED})
 
 _DOUBLINGS = 62
-"""Beyond so many the pause outlives everything, and further ones would overflow."""
+"""Most doublings of a pause: more would exceed every deadline, and overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Plan:
 
     @classmethod
     def of(cls, options: SendOptions, now: float) -> Plan:
-        """Plan what ``options`` ask for; their ``ttl`` counts from ``now``."""
+        """Return the plan of ``options``; their ``ttl`` counts from ``now``."""
         ttl = options.ttl
         return cls(
             ack_timeout=seconds(options.ack_timeout, "ack_timeout"),
@@ -115,11 +115,11 @@ class Plan:
         )
 
     def patience(self, now: float) -> float:
-        """Return until when a message written at ``now`` waits for its ack."""
+        """Return when the ack of a message written at ``now`` is overdue."""
         return self._bounded(now + self.ack_timeout)
 
     def retry_at(self, now: float, attempt: int) -> float:
-        """Return when to try again after ``attempt`` failed at ``now``."""
+        """Return when to retry after ``attempt`` failed at ``now``."""
         pause = math.ldexp(self.retry_backoff, min(attempt - 1, _DOUBLINGS))
         return self._bounded(now + pause)
 
@@ -128,12 +128,12 @@ class Plan:
         return attempt <= self.retry_max and not self.is_over(now)
 
     def is_over(self, now: float) -> bool:
-        """Return whether the message is worth nothing any more."""
+        """Return whether the deadline has passed."""
         return self.deadline is not None and now >= self.deadline
 
     def longest(self) -> float:
-        """Return the seconds after which it has settled at the latest, but for its
-        deadline: all tries, and the pauses between them."""
+        """Return the seconds of all tries and the pauses between them: without a deadline the
+        message has settled by then."""
         pauses = sum(
             math.ldexp(self.retry_backoff, min(n, _DOUBLINGS)) for n in range(self.retry_max)
         )
@@ -147,8 +147,7 @@ class Plan:
 class WaitUntil:
     """Wait for the receiver, at the latest until ``when`` (monotonic seconds).
 
-    Then report ``EXPIRED`` if it was an ack that was waited for, ``DUE`` if it was
-    the end of a pause.
+    Then report ``EXPIRED`` in the state ``AWAITING_ACK``, ``DUE`` in ``BACKING_OFF``.
     """
 
     when: float
@@ -156,14 +155,15 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send it, under the same id, as try number ``attempt``; report what became of it."""
+    """Send it, under the same id, as try number ``attempt``; then report ``WRITTEN``,
+    ``REFUSED`` or ``LOST``."""
 
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """It is over. ``reason`` says why it was not delivered."""
+    """The message has settled. ``reason`` says why it was not delivered."""
 
     delivered: bool
     reason: FailureReason | None = None
@@ -173,9 +173,9 @@ Action = WaitUntil | Send | Settle
 
 
 class Delivery:
-    """Decides what to do next with one message to one connection.
+    """Decides the next action for one message to one connection.
 
-    It begins ``READY``: the caller sends the message as the first try and reports
+    It begins in ``READY``: the caller sends the message as the first try and reports
     ``WRITTEN`` or ``REFUSED``.
     """
 
@@ -185,18 +185,18 @@ class Delivery:
         self.plan = plan
         self.state = State.READY
         self.attempt = 1
-        """The number of the try that is under way, or was the last."""
+        """The number of the current or last try."""
         self._went_wrong: FailureReason | None = None
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is over: no event may follow."""
+        """Whether it is in a final state: no event may follow."""
         return self.state in FINAL
 
     def on(self, event: Event, now: float) -> Action:
-        """Take in what happened at ``now``; return what to do next.
+        """Apply an event at ``now``; return the next action.
 
-        Raises ``Misuse``, and changes nothing, if that can't happen here.
+        Raises ``Misuse``, and changes nothing, if the event can't happen in this state.
         """
         row = self.state, event
         try:

@@ -45,30 +45,30 @@ MAX_TOPIC = 256
 
 MAX_FIELD = 256
 """Longest id, ref, event, namespace and version, in characters: as for the topic. Ids are
-remembered (acks, repeats), so what they take must be known; a UUID has 36."""
+kept (for acks and retransmissions), so their memory must be bounded; a UUID has 36."""
 
 MAX_HEADERS = 64
 """Most headers of a message. They carry trace ids and the like: a handful."""
 
 MAX_HEADER_CHARACTERS = 16 * 1024
-"""Longest that a message's headers may be together, names and values: as much as those of
-its handshake. W3C baggage, the longest that is usual, has 8 KiB."""
+"""Longest names and values of a message's headers together: as much as those of the
+handshake. W3C baggage, the longest usual header, has 8 KiB."""
 
 HEADERS_TOO_MUCH = (
     f"headers must be at most {MAX_HEADERS} and {MAX_HEADER_CHARACTERS} characters together"
 )
 
 SYSTEM = "system:"
-"""Topics that begin so belong to the server."""
+"""Topics with this prefix belong to the server."""
 
 ROOM = "room:"
-"""What a room sends bears the topic ``room:<room>``."""
+"""Messages to a room have the topic ``room:<room>``."""
 
 REFRESH = "system:refresh"
-"""Shows a new token."""
+"""The request with a new token."""
 
 RESUME = "system:resume"
-"""Brings a client back to its rooms after a cut."""
+"""The request to go on with a session after a lost connection."""
 
 ERROR_TOPIC = "system:error"
 """The topic of an error about a message whose own topic could not be read."""
@@ -77,24 +77,25 @@ NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def headers_fit(headers: Mapping[str, str]) -> bool:
-    """Whether a message may have these headers."""
+    """Whether the headers are within the limits of a message."""
     if len(headers) > MAX_HEADERS:
         return False
     return sum(map(len, headers)) + sum(map(len, headers.values())) <= MAX_HEADER_CHARACTERS
 
 
 class Format(Protocol):
-    """How payload bytes are read. Each codec brings one."""
+    """Reads payload bytes. Each codec has one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The codec's name; payloads of equal bytes and name are equal."""
 
     def loads(self, data: bytes) -> Any:
-        """Decode ``data``; raises ``InvalidEnvelope`` for what Python can't hold."""
+        """Decode ``data``; raises ``InvalidEnvelope`` for a value that Python can't hold."""
 
     def check(self, data: bytes) -> None:
-        """Raise what ``loads`` would for a payload that the codec has taken in, decoding
-        it only where its bytes leave that open."""
+        """Raise the error of ``loads`` for a payload that the codec has accepted; decodes it
+        only where the bytes alone do not tell."""
 
     def load(self, data: bytes, into: Any) -> Any:
         """Decode and validate ``data`` as a type or schema; raises ``ValidationError``."""
@@ -104,9 +105,9 @@ class Format(Protocol):
 
 
 class Raw:
-    """A payload as it came: relayed byte for byte, decoded only when asked.
+    """A received payload: relayed byte for byte, decoded on request only.
 
-    ``data`` are the bytes in the wire format that ``format`` reads.
+    ``data`` are the bytes in the wire format of ``format``.
     """
 
     __slots__ = ("data", "format")
@@ -130,7 +131,7 @@ class Raw:
     @overload
     def load(self, schema_or_type: Any) -> Any: ...
     def load(self, schema_or_type: Any) -> Any:
-        """Return the payload as a type or schema has it; raises ``ValidationError``."""
+        """Decode and validate the payload as a type or schema; raises ``ValidationError``."""
         return self.format.load(self.data, schema_or_type)
 
     def fields(self) -> Mapping[str, Raw]:
@@ -150,7 +151,7 @@ class Raw:
 
 
 class _Later:
-    """Stands for a payload that nobody has decoded yet."""
+    """Stands for a payload that is not decoded yet."""
 
 
 _LATER: Final = _Later()
@@ -158,7 +159,7 @@ _LATER: Final = _Later()
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """Where a message stands in a room that keeps history."""
+    """The position of a message in the history of its room."""
 
     room: RoomId
     epoch: str
@@ -170,12 +171,12 @@ class StreamPosition:
 
 
 class Envelope(Generic[T_co]):
-    """A message as it travels. Nobody changes one; ``data`` is decoded on first use.
+    """A message on the wire. Treat it as immutable; ``data`` is decoded on first use.
 
-    Its attributes are plain: guarding them would cost more than decoding the message.
-    Give ``data`` or ``raw``, not both. ``Envelope[T]`` as a handler's annotation has
-    ``data`` decoded and validated as ``T`` before the handler runs; with a marshmallow
-    schema, ``data`` is what the schema loads, and ``Any`` to a type checker.
+    The attributes are plain: guarding them would cost more than decoding the message. Pass
+    ``data`` or ``raw``, not both. For a handler with the annotation ``Envelope[T]``, ``data``
+    is decoded and validated as ``T`` before the handler runs; with a marshmallow schema,
+    ``data`` is the result of its ``load``, and ``Any`` to a type checker.
     """
 
     __slots__ = (
@@ -203,7 +204,7 @@ class Envelope(Generic[T_co]):
     stream: StreamPosition | None
     _data: Any
     raw: Raw | None
-    """The payload as it came off the wire; None if it was made from Python objects."""
+    """The payload as it was received; None for a message made from Python objects."""
 
     def __init__(
         self,
@@ -274,7 +275,7 @@ class Envelope(Generic[T_co]):
         return copy
 
     def placed(self, stream: StreamPosition) -> Envelope[Any]:
-        """Return the same message at its place in a room's history."""
+        """Return the same message with its position in a room's history."""
         copy = self.with_data(self._data)
         copy.stream = stream
         return copy
@@ -307,7 +308,7 @@ class Envelope(Generic[T_co]):
 
 
 class Priority(IntEnum):
-    """A higher one overtakes in a stalled connection's queue."""
+    """A message of a higher priority overtakes others in the queue of a stalled connection."""
 
     LOW = 0
     NORMAL = 1
@@ -316,11 +317,10 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What an application sends. ``data`` is any JSON value, or a ``Raw`` payload.
+    """A message to send. ``data`` is any JSON value, or a ``Raw`` payload.
 
-    Raises ``ValueError`` for a topic that is not 1 to 256 characters, or fields of
-    the wrong type, or longer than a message may have them. Without an ``id`` the server
-    gives it one.
+    Raises ``ValueError`` for a topic that is not 1 to 256 characters, and for fields of the
+    wrong type or beyond the limits. The server gives it an ``id`` if it has none.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""What a client says when it knocks, in plain words: no web framework's types."""
+"""The upgrade request of a client, without a web framework's types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 
 
 class RefusalReason(StrEnum):
-    """Why a handshake was refused: what ``HubStats.refused`` and the metrics count by."""
+    """Why a handshake was refused. ``HubStats.refused`` and the metrics count by it."""
 
     MALFORMED = "malformed"
-    """400: not a request of HTTP/1.1, or not one that can be read."""
+    """400: not a valid HTTP/1.1 request."""
     KEY = "key"
     """400: an upgrade without a valid ``Sec-WebSocket-Key``."""
     NOT_AN_UPGRADE = "not_an_upgrade"
@@ -21,29 +21,29 @@ class RefusalReason(StrEnum):
     HEADERS = "headers"
     """431: too many header fields, or too many bytes of them."""
     HOST = "host"
-    """403: a ``Host`` that is none of ``allowed_hosts``."""
+    """403: the ``Host`` is not in ``allowed_hosts``."""
     ORIGIN = "origin"
     """403: a page of another origin."""
     UNAUTHORIZED = "unauthorized"
-    """401, or a close with 4504 (``refuse_with="close"``): the authenticator said no."""
+    """401, or a close with 4504 (``refuse_with="close"``): the authenticator refused."""
     ORIGIN_CHECK_FAILED = "origin_check_failed"
-    """500: what ``check_origin`` raised."""
+    """500: ``check_origin`` raised an error."""
     AUTHENTICATOR_FAILED = "authenticator_failed"
-    """500: what the authenticator raised."""
+    """500: the authenticator raised an unexpected error."""
     INTERNAL = "internal"
     """500: a fault of the server."""
     UNAVAILABLE = "unavailable"
-    """503: what the authenticator needs could not be reached."""
+    """503: the authenticator raised ``Unavailable``."""
     OVERLOADED = "overloaded"
-    """503: the authenticator said so, or too many handshakes are on their way."""
+    """503: the authenticator raised ``Overloaded``, or too many handshakes are in flight."""
     RATE_LIMITED = "rate_limited"
-    """503: the authenticator said so."""
+    """503: the authenticator raised ``RateLimited``."""
     CONNECTIONS = "connections"
     """503: a limit on connections is reached."""
     DRAINING = "draining"
-    """503: the server does not run yet, or no longer."""
+    """503: the server is not running yet, or is draining."""
     TIMEOUT = "timeout"
-    """The handshake was not finished in time, and the connection was cut."""
+    """The handshake did not complete in time, and the connection was closed."""
 
 
 class RefuseWith(StrEnum):
@@ -64,7 +64,7 @@ def refuse_with(value: object) -> RefuseWith:
 
 
 Given = Mapping[str, str] | Iterable[tuple[str, str]]
-"""Names and values, as a caller may pass them."""
+"""Names and values: a mapping, or pairs where a name may come several times."""
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -102,8 +102,8 @@ class Fields(Mapping[str, str]):
         return list(self._values.get(self._key(name), ()))
 
     def __repr__(self) -> str:
-        # Values may be credentials: only the names are shown, and those only that have a
-        # value, for "?TOKEN" is a name without one.
+        # Values may be credentials, and "?TOKEN" is a name without a value: only the names
+        # that have a value are shown.
         names = sorted(name for name, values in self._values.items() if any(values))
         return f"{type(self).__name__}({names})"
 
@@ -120,8 +120,8 @@ class Headers(Fields):
 class Handshake:
     r"""An upgrade request. ``ip`` is the client's, by way of trusted proxies only.
 
-    ``path`` is as the client wrote it, with its percent signs; ``params`` has what the named
-    groups of ``server.routes(r"/b/(?P<room>\w+)")`` found in it, decoded.
+    ``path`` is percent-encoded, as the client sent it; ``params`` has the decoded values of
+    the named groups of ``server.routes(r"/b/(?P<room>\w+)")``.
     """
 
     path: str

@@ -1,14 +1,13 @@
-"""What a room keeps of its messages: where each stands, what is trimmed, what is left.
+"""The history of a room: positions, retention, trimming, pages.
 
 Rules of this file:
 
-1. An offset means nothing without the epoch that it counts in: when messages may have
-   been lost, a new epoch begins, and an old offset is seen to be foreign.
-2. Offsets are one more for each message; 0 is before the first. Trimming takes the
-   oldest, so what is kept is one piece.
-3. A position can be recovered if it is of the epoch and nothing after it is missing.
-4. A message that was too old by the word that held until now is gone, whatever the next
-   word says: nothing that has expired comes back.
+1. An offset is valid only within its epoch. When messages may have been lost, a new epoch
+   begins, and an old position is recognised as foreign.
+2. Offsets are consecutive; 0 is before the first message. Trimming removes the oldest
+   messages, so the kept ones are consecutive, too.
+3. A position can be recovered if it is of the current epoch and no later message is missing.
+4. An expired message stays expired: a longer ``ttl`` does not bring it back.
 """
 
 from __future__ import annotations
@@ -35,29 +34,29 @@ MAX_OFFSET = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a room's history: after the message ``offset`` of its epoch."""
+    """A position in a room's history: after the message ``offset`` of its epoch."""
 
     epoch: str
     offset: int
 
     @property
     def before(self) -> Position:
-        """The place right before this one."""
+        """The previous position; of offset 0 itself."""
         return Position(self.epoch, max(0, self.offset - 1))
 
     def follows(self, other: Position) -> bool:
-        """Whether this is the very next place after ``other``."""
+        """Whether this is the next position after ``other``."""
         return self.epoch == other.epoch and self.offset == other.offset + 1
 
     def is_past(self, other: Position) -> bool:
-        """Whether this is another place of the same epoch, after ``other``."""
+        """Whether this is a later position of the same epoch than ``other``."""
         return self.epoch == other.epoch and self.offset > other.offset
 
 
 def position_of(value: Any) -> Position:
-    """Read a position from whatever has one; raises ``ValueError``.
+    """Return the position of ``value``; raises ``ValueError`` if it has none.
 
-    That is anything with an ``epoch`` and an ``offset`` (a ``HistoryPage``, a message's
+    ``value`` is anything with an ``epoch`` and an ``offset`` (a ``HistoryPage``, a message's
     ``stream``, a ``Membership``), a mapping with these keys, or a pair of them.
     """
     if isinstance(value, Mapping):
@@ -101,14 +100,15 @@ def wire_since(value: Any) -> dict[str, Any] | int | str:
 
 
 def wire_position(value: Any) -> dict[str, Any]:
-    """A position as it goes out, of whatever has one (``position_of``); raises ``ValueError``."""
+    """Return a position as the wire has it. ``value`` is what ``position_of`` takes; raises
+    ``ValueError``."""
     at = position_of(value)
     return {"epoch": at.epoch, "offset": at.offset}
 
 
-def place_before(since: Since, here: Position) -> Position:
-    """Return the place right before the first message of a replay, in a room that stands at
-    ``here``."""
+def position_before(since: Since, here: Position) -> Position:
+    """Return the position before the first message of a replay. ``here`` is the position of
+    the room's last message."""
     if isinstance(since, Position):
         return since
     if since == START:
@@ -125,7 +125,7 @@ class Retention:
 
     @staticmethod
     def of(options: RoomOptions) -> Retention | None:
-        """What the options ask for; None for a room without history."""
+        """Return the retention of a room's options; None for a room without history."""
         if not options.history_size:
             return None
         ttl = options.history_ttl
@@ -135,9 +135,9 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message as it is kept: encoded, without its position and without asking for acks.
+    """A kept message: encoded, without its position, and asking for no ack.
 
-    ``skip`` names the connections that it was not meant for.
+    ``skip`` names the connections that were not to get it.
     """
 
     payload: bytes
@@ -147,10 +147,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A piece of a history: ``entries``, oldest first, from the offset ``first`` on.
+    """A range of a history: ``entries``, oldest first, from the offset ``first`` on.
 
-    ``position`` is the room's last. ``recovered`` says that nothing is missing between
-    the position that was asked for and ``first``.
+    ``position`` is that of the room's last message. ``recovered``: no message is missing
+    between the requested position and ``first``.
     """
 
     entries: Sequence[Entry]
@@ -159,7 +159,7 @@ class Page:
     recovered: bool
 
     def placed(self) -> Iterator[tuple[Position, Entry]]:
-        """The entries, each with its position."""
+        """Iterate over the entries, each with its position."""
         for offset, entry in enumerate(self.entries, self.first):
             yield Position(self.position.epoch, offset), entry
 
@@ -168,8 +168,7 @@ class Page:
 class Log:
     """The kept messages of one room in one epoch, for stores that hold them in memory.
 
-    Their payloads have at most ``max_bytes`` together. The newest message is kept even if it
-    alone is larger.
+    Their payloads have at most ``max_bytes`` together; a larger newest message is kept alone.
     """
 
     epoch: str
@@ -182,17 +181,19 @@ class Log:
 
     @property
     def position(self) -> Position:
+        """The position of the newest message."""
         return Position(self.epoch, self.last)
 
     @property
     def first(self) -> int:
-        """The offset of the oldest message that is kept; one past the last if none is."""
+        """The offset of the oldest kept message; one past the last if none is kept."""
         return self.last - len(self._kept) + 1
 
     def append(self, entry: Entry, retention: Retention, now: datetime) -> Position:
-        """Take in the next message; ``retention`` is the word from now on.
+        """Add the next message; returns its position.
 
-        It holds for all that is kept, but not for what the word before it has ended.
+        ``retention`` holds for all kept messages from now on; those that have expired under
+        the previous one are removed first.
         """
         self.trim(now)
         self._ttl = retention.ttl
@@ -212,20 +213,19 @@ class Log:
         self._bytes -= len(self._kept.popleft()[1].payload)
 
     def trim(self, now: datetime) -> None:
-        """Drop what has become too old: the oldest, as far as they are."""
+        """Remove the expired messages."""
         if self._ttl is not None:
             while self._kept and (now - self._kept[0][0]).total_seconds() >= self._ttl:
                 self._drop_oldest()
 
     def recovers(self, since: Position) -> bool:
-        """Whether all that came after ``since`` is still there."""
+        """Whether all messages after ``since`` are kept."""
         return since.epoch == self.epoch and self.first - 1 <= since.offset <= self.last
 
     def read(self, since: Position | None, limit: int, now: datetime) -> Page:
-        """The first ``limit`` messages after ``since``; the newest ones for None.
+        """Return the first ``limit`` messages after ``since``; for None the newest ones.
 
-        Where some after ``since`` are missing, those that are left; of another epoch
-        nothing is known, and nothing is given.
+        Missing messages are left out. For a position of another epoch the page is empty.
         """
         self.trim(now)
         if since is None:

@@ -1,4 +1,4 @@
-"""Who is who: ids, and what is known about a connection's owner."""
+"""Ids, and the meta of a connection: its owner, tags and attributes."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ _LEFT_OUT: tuple[str, ...] = ()
 _UNPRINTABLE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # control characters
     "\u2028\u2029"  # line and paragraph separator
-    "\u202a-\u202e\u2066-\u2069"  # what turns the direction of the text around it
+    "\u202a-\u202e\u2066-\u2069"  # bidirectional overrides and isolates
     "\ud800-\udfff]"  # half a surrogate pair
 )
-"""A table of its own: ``str.isprintable`` refuses the joiners that Persian and Hindi are
-written with and the spaces of Japanese, and knows the emoji of its Python's year only."""
+"""A table of its own: ``str.isprintable`` refuses the joiners of Persian and Hindi and the
+spaces of Japanese, and the emoji that are newer than its Python."""
 
 
 def is_printable(text: str) -> bool:
-    """Whether ``text`` can be shown in a line without breaking it, or what stands beside it.
-    The same on every Python."""
+    """Whether ``text`` can be shown within a line without breaking the line or the text around
+    it. The same on every Python."""
     return text.isprintable() if text.isascii() else _UNPRINTABLE.search(text) is None
 
 
 def name(value: str, what: str) -> str:
-    """Return ``value``, as it is, if it can name a user, room or node.
+    """Return ``value``, unchanged, if it can name a user, room or node.
 
-    Raises ``ValueError`` unless it is a string of 1 to 200 printable characters: any but
+    Raises ``ValueError``, naming ``what``, unless it is a string of 1 to 200 characters without
     control characters, line and paragraph separators, bidirectional overrides and halves of
     surrogate pairs.
     """
@@ -71,7 +71,7 @@ def name(value: str, what: str) -> str:
 
 
 def names(values: Iterable[str], what: str) -> frozenset[str]:
-    """Return several strings as a set; raises ``ValueError`` for anything else."""
+    """Return strings as a set; raises ``ValueError``, naming ``what``, for anything else."""
     if isinstance(values, str):
         raise ValueError(f"{what} must be several strings, not one: {values!r}")
     if values is _NONE or values is _LEFT_OUT:  # as nearly always
@@ -86,7 +86,7 @@ def names(values: Iterable[str], what: str) -> frozenset[str]:
 
 
 def _mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a copy that nobody can change; the empty one is shared."""
+    """Return an immutable copy; the empty one is shared."""
     if values is _NOTHING:
         return values
     try:
@@ -102,10 +102,10 @@ def _text(value: object, what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnMeta:
-    """What an authenticator says of a connection; the rest of the program trusts it.
+    """A connection's owner and properties, as the authenticator returned them; trusted.
 
-    ``expires_at`` (aware) is when the credentials run out: the connection is then
-    closed with 4401, unless it was refreshed before.
+    ``expires_at`` (aware) is when the credentials expire: the connection is then closed with
+    4401, unless the client refreshed its token before.
     """
 
     user_id: UserId | None
@@ -153,18 +153,17 @@ class ConnMeta:
         put(self, "expires_at", expires_at)
 
     def is_same_owner(self, other: ConnMeta) -> bool:
-        """Whether a decision made for ``other`` holds for this: all that a rule may look
-        at is equal. When the credentials run out is no part of that."""
+        """Whether a decision made for ``other`` holds for this meta: all fields are equal,
+        except ``expires_at``."""
         return self is other or replace(self, expires_at=other.expires_at) == other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
-    """Selects connections by what is known of them, on every node.
+    """Selects connections by their meta, on every node.
 
-    A connection fits when it has all ``tags``, one of ``roles``, one of
-    ``user_ids``, and every one of ``attributes`` with an equal value. What is left
-    empty selects nothing out.
+    A connection matches when it has all ``tags``, one of ``roles``, one of ``user_ids``, and
+    every one of ``attributes`` with an equal value. An empty condition matches all.
     """
 
     tags: frozenset[str]
@@ -187,6 +186,7 @@ class Where:
         put(self, "attributes", _mapping(attributes))
 
     def __call__(self, meta: ConnMeta) -> bool:
+        """Whether a connection with this meta matches."""
         return (
             self.tags <= meta.tags
             and (not self.roles or not self.roles.isdisjoint(meta.roles))
@@ -199,5 +199,5 @@ class Where:
 
 
 def node_of(conn_id: str) -> NodeId:
-    """The node that gave a connection its id; empty for what is no id of ours."""
+    """Return the node that gave a connection its id; empty for an id of another form."""
     return NodeId(conn_id.partition("@")[2])

@@ -1,7 +1,7 @@
-"""What waits for a user who is away: a message as it is kept, and how much is kept.
+"""The mailbox of an offline user: its stored messages and its limits.
 
-The limits are each user's own, so that nobody's absence costs the others their messages;
-what has to go is the oldest, and somebody is told of it.
+The limits are per user, so that one user's messages never evict another's. The oldest
+message is evicted first, and each eviction is reported to the failure handlers.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from eyewall.domain.identity import UserId
 from eyewall.domain.report import FailureReason
 
 MAX_MESSAGES = 1000
-"""As many as a client can take in within seconds when it comes back, 32 at a time."""
+"""As many as a returning client can receive within seconds, 32 at a time."""
 MAX_BYTES = 8 << 20
-"""As many as may be queued to one connection."""
+"""As many as the queue of one connection holds."""
 MAX_AGE = timedelta(days=7)
-"""Who was away for a week reads the news elsewhere."""
+"""Older messages are of no use to a user who was away for so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message that waits. ``payload`` is the envelope in JSON, which asks for an ack.
+    """A stored message. ``payload`` is the envelope in JSON, which asks for an ack.
 
-    The timestamps are aware; ``expires_at`` None: it is good as long as it is kept.
+    The timestamps are aware. With ``expires_at`` None only the mailbox's limits end it.
     """
 
     id: str
@@ -38,8 +38,8 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """A message that had to go before its user came: ``QUEUE_FULL`` for newer ones,
-    ``TIMEOUT`` because it was too old."""
+    """A message that was removed undelivered. ``reason``: ``QUEUE_FULL`` if newer ones needed
+    the space, ``TIMEOUT`` if it was too old."""
 
     user_id: UserId
     message: StoredMessage
@@ -48,8 +48,8 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailboxLimits:
-    """How much is kept for one user. ``max_bytes`` counts payloads; a single message that
-    is larger is kept alone. ``max_age`` is in seconds."""
+    """How much is stored for one user. ``max_bytes`` counts payloads; a single larger message
+    is stored alone. ``max_age`` is in seconds."""
 
     max_messages: int = MAX_MESSAGES
     max_bytes: int = MAX_BYTES
@@ -61,7 +61,7 @@ class MailboxLimits:
         object.__setattr__(self, "max_age", seconds(self.max_age, "max_age", positive=True))
 
     def worthless_at(self, message: StoredMessage) -> datetime:
-        """Return when ``message`` goes, whether its user has come or not."""
+        """Return when ``message`` expires: by its own ``expires_at`` or by ``max_age``."""
         try:
             too_old = message.stored_at + timedelta(seconds=seconds(self.max_age, "max_age"))
         except OverflowError:  # an age beyond every date
@@ -69,5 +69,5 @@ class MailboxLimits:
         return too_old if message.expires_at is None else min(too_old, message.expires_at)
 
     def exceeded(self, messages: int, size: int) -> bool:
-        """Return whether the oldest of so many messages, with ``size`` bytes, has to go."""
+        """Whether the oldest of ``messages`` with ``size`` bytes together is to be evicted."""
         return messages > 1 and (messages > self.max_messages or size > self.max_bytes)

@@ -1,4 +1,4 @@
-"""What is known of rooms and their members: the values that the API hands out.
+"""Rooms and their members, as values that the API returns.
 
 Type checkers accept plain strings for the ids, as a test that builds such a value has them.
 """
@@ -15,7 +15,7 @@ from eyewall.domain.room import RoomOptions, RoomRole
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A connection's place in a room; ``members`` counts the room's connections.
+    """A connection's membership in a room; ``members`` counts the room's connections.
 
     ``epoch`` and ``offset`` are None where the room keeps no history.
     """
@@ -62,7 +62,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class RoomInfo:
-    """A room as it stands; ``members`` counts its connections in the cluster."""
+    """The current state of a room; ``members`` counts its connections in the cluster."""
 
     id: RoomId
     options: RoomOptions

@@ -1,19 +1,17 @@
-"""What waits for a connection that does not read fast enough, and what is dropped.
+"""The outbound queue of a connection that does not read fast enough: order and drop policy.
 
 Rules of this file:
 
-1. A higher priority is sent first; within a priority, what came first.
-2. Frames of one stream (a room with history) keep the order in which they came,
-   whatever their priorities: one that would overtake an earlier frame of its room
-   waits in that frame's lane, and counts as of that priority while it waits.
-3. The queue is bounded in frames and in bytes. One frame larger than ``max_bytes``
-   passes if nothing else waits: it could never be sent otherwise.
-4. Whatever is dropped is handed back to the caller, who counts and reports it. To
-   make room, a frame never pushes out one of a higher priority, and nothing is
-   pushed out in vain.
-5. A frame that is partly written is not here: it can be neither dropped nor overtaken.
-6. The queues of a node are bounded together, too: when it holds too much, those that hold
-   the most let go of half, again by the policy.
+1. Higher priorities are sent first; within a priority the order is FIFO.
+2. Messages of one stream (a room with history) keep their order across priorities: one that
+   would overtake an earlier message of its room is queued with that message's priority.
+3. The queue is bounded in messages and in bytes. One message larger than ``max_bytes`` is
+   accepted into an empty queue: it could never be sent otherwise.
+4. Dropped messages are returned to the caller, which counts and reports them. A message
+   never evicts one of a higher priority, and evicts nothing unless it fits then.
+5. A partly written message is not in the queue: it can be neither dropped nor overtaken.
+6. The queues of a node are bounded together, too: when they hold too much, the largest shed
+   half of their bytes, by the same policy.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from eyewall.domain.pool import Pool
 
 
 class DropPolicy(StrEnum):
-    """What gives way when a connection's queue is full."""
+    """What is dropped when a connection's queue is full."""
 
     DROP_NEWEST = "drop_newest"
     """The message that does not fit."""
@@ -40,22 +38,22 @@ class DropPolicy(StrEnum):
     the message that does not fit: then that one."""
 
     DROP_AND_DISCONNECT = "drop_and_disconnect"
-    """The message that does not fit, and the connection with it (4413)."""
+    """The message that does not fit, and the connection is closed (4413)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
-    """How much may wait for one connection that does not read."""
+    """The limits of one connection's outbound queue."""
 
     size: int = 256
     """Messages. At 1 KiB each a stuck client holds 256 KiB of its own; the bytes of a
     broadcast are shared among its recipients and cost little."""
 
     max_bytes: int = 8 * 2**20
-    """Bytes, as framed. Eight of the largest messages that are let in by default."""
+    """Bytes, as framed. Eight of the largest messages that are accepted by default."""
 
     drop_policy: DropPolicy = DropPolicy.DROP_NEWEST
-    """The newest goes by default: the client sees a prefix of what was sent to it."""
+    """By default the newest is dropped: the client sees a prefix of what was sent to it."""
 
     def __post_init__(self) -> None:
         count(self.size, "QueueConfig.size")
@@ -64,23 +62,23 @@ class QueueConfig:
 
 
 class Offer(Enum):
-    """What became of a frame that was offered to a queue."""
+    """The outcome of offering a message to a queue."""
 
     QUEUED = auto()
     DROPPED_NEWEST = auto()
-    """The frame was not taken."""
+    """The message was not accepted."""
     DROPPED_OLDEST = auto()
-    """The frame was taken; earlier ones were dropped for it."""
+    """The message was accepted; earlier ones were dropped for it."""
     OVERFLOWED = auto()
-    """The frame was not taken, and the caller hangs up."""
+    """The message was not accepted, and the caller closes the connection."""
     CLOSED = auto()
-    """The connection has ended or is ending: no queue was asked."""
+    """The connection has ended or is ending: the message was not offered."""
     EXPIRED = auto()
-    """The frame had been taken; its time was over before the peer had read so far."""
+    """The message was queued, and its ``ttl`` passed before it could be written."""
 
 
 class Queued(Protocol):
-    """What an outbox has to know of a frame. None of it may change while it waits."""
+    """An encoded message in an outbox. These properties are constant while it is queued."""
 
     @property
     def size(self) -> int:
@@ -88,81 +86,81 @@ class Queued(Protocol):
 
     @property
     def body(self) -> object:
-        """What those bytes are kept in; others may share it."""
+        """The object that holds the bytes; several queues may share it."""
 
     @property
     def priority(self) -> Priority:
-        """What it overtakes and what overtakes it."""
+        """Its priority in the queue."""
 
     @property
     def stream(self) -> str | None:
-        """The id of its room if that keeps history, else None."""
+        """The id of its room if the room keeps a history, else None."""
 
 
 F = TypeVar("F", bound=Queued)
 
 
 class Outbox(Generic[F]):
-    """The frames that wait for one stalled connection, in sending order."""
+    """The messages queued for one stalled connection, in sending order."""
 
-    __slots__ = ("_bytes", "_config", "_lanes", "_pool", "_streams")
+    __slots__ = ("_bytes", "_config", "_pool", "_queues", "_streams")
 
     def __init__(self, config: QueueConfig, pool: Pool | None = None) -> None:
         self._config = config
         self._pool = pool or Pool(config.max_bytes)
-        self._lanes: tuple[deque[F], ...] = tuple(deque() for _ in Priority)
+        self._queues: tuple[deque[F], ...] = tuple(deque() for _ in Priority)
         self._bytes = [0] * len(Priority)
-        # How many frames of each stream wait in each lane.
+        # The number of queued messages of each stream by priority.
         self._streams: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes))
+        return sum(map(len, self._queues))
 
     @property
     def bytes(self) -> int:
-        """The sizes of all waiting frames together."""
+        """Bytes of all queued messages together."""
         return sum(self._bytes)
 
-    def offer(self, frame: F) -> tuple[Offer, Sequence[F]]:
-        """Take in ``frame`` if the bounds and the policy let it; say what was dropped.
+    def offer(self, message: F) -> tuple[Offer, Sequence[F]]:
+        """Queue a message if the limits and the policy allow it; return the outcome and the
+        dropped messages.
 
-        The frames that come back are lost: with ``DROPPED_OLDEST`` those that gave
-        way, the oldest of the lowest priority first; with ``DROPPED_NEWEST`` and
-        ``OVERFLOWED`` the frame itself.
+        With ``DROPPED_OLDEST`` these are the evicted ones, the oldest of the lowest priority
+        first; with ``DROPPED_NEWEST`` and ``OVERFLOWED`` the message itself.
         """
-        if self._fits(frame):
-            self._append(frame)
+        if self._fits(message):
+            self._append(message)
             return Offer.QUEUED, ()
         match self._config.drop_policy:
             case DropPolicy.DROP_NEWEST:
-                return Offer.DROPPED_NEWEST, (frame,)
+                return Offer.DROPPED_NEWEST, (message,)
             case DropPolicy.DROP_AND_DISCONNECT:
-                return Offer.OVERFLOWED, (frame,)
+                return Offer.OVERFLOWED, (message,)
             case DropPolicy.DROP_OLDEST:
-                return self._push_out(frame)
+                return self._evict_for(message)
 
     def take(self, max_bytes: int) -> list[F]:
-        """Remove and return the next frames to send, of at most ``max_bytes`` together.
+        """Remove and return the next messages to send, of at most ``max_bytes`` together.
 
-        The first comes however large it is, so that every call makes progress.
+        The first is returned whatever its size, so that every call makes progress.
         """
         taken: list[F] = []
         left = max_bytes
         for priority in reversed(Priority):
-            lane = self._lanes[priority]
-            while lane:
-                if taken and lane[0].size > left:
+            queue = self._queues[priority]
+            while queue:
+                if taken and queue[0].size > left:
                     return taken
-                frame = self._popleft(priority)
-                left -= frame.size
-                taken.append(frame)
+                message = self._popleft(priority)
+                left -= message.size
+                taken.append(message)
         return taken
 
     def shed(self) -> tuple[Offer, Sequence[F]]:
-        """Let go of half of the bytes, and at least of one frame, by the policy.
+        """Drop half of the bytes, and at least one message, by the policy.
 
-        Returns what was dropped, and the outcome to report it by. ``OVERFLOWED``: it was
-        all, and the caller hangs up.
+        Returns the outcome and the dropped messages. With ``OVERFLOWED`` all were dropped, and
+        the caller closes the connection.
         """
         if self._config.drop_policy is DropPolicy.DROP_AND_DISCONNECT:
             return Offer.OVERFLOWED, self.clear()
@@ -170,66 +168,67 @@ class Outbox(Generic[F]):
         most = self.bytes // 2
         victims: list[F] = []
         while (len(self) and not victims) or self.bytes > most:
-            lowest = next(p for p in Priority if self._lanes[p])
+            lowest = next(p for p in Priority if self._queues[p])
             victims.append(self._popleft(lowest) if oldest else self._pop(lowest))
         return Offer.DROPPED_OLDEST if oldest else Offer.DROPPED_NEWEST, victims
 
     def clear(self) -> list[F]:
-        """Remove and return all frames, in sending order."""
-        frames = [frame for lane in reversed(self._lanes) for frame in lane]
-        for frame in frames:
-            self._pool.release(frame.body, frame.size)
-        for lane in self._lanes:
-            lane.clear()
+        """Remove and return all messages, in sending order."""
+        messages = [message for queue in reversed(self._queues) for message in queue]
+        for message in messages:
+            self._pool.release(message.body, message.size)
+        for queue in self._queues:
+            queue.clear()
         self._bytes = [0] * len(Priority)
         self._streams.clear()
-        return frames
+        return messages
 
-    def _fits(self, frame: F, above: int = -1) -> bool:
-        """Whether ``frame`` would fit if only the lanes ``above`` a priority were kept."""
-        kept = sum(map(len, self._lanes[above + 1 :]))
+    def _fits(self, message: F, above: int = -1) -> bool:
+        """Whether the message would fit if only the priorities higher than ``above`` were
+        kept."""
+        kept = sum(map(len, self._queues[above + 1 :]))
         if kept == 0:
             return True
         kept_bytes = sum(self._bytes[above + 1 :])
-        return kept < self._config.size and kept_bytes + frame.size <= self._config.max_bytes
+        return kept < self._config.size and kept_bytes + message.size <= self._config.max_bytes
 
-    def _push_out(self, frame: F) -> tuple[Offer, Sequence[F]]:
-        # First whether it can be done at all: frames that gave way for one that is
-        # then dropped too would be lost for nothing.
-        if not self._fits(frame, above=frame.priority):
-            return Offer.DROPPED_NEWEST, (frame,)
+    def _evict_for(self, message: F) -> tuple[Offer, Sequence[F]]:
+        # Checked first: messages evicted for one that is then dropped, too, would be lost in
+        # vain.
+        if not self._fits(message, above=message.priority):
+            return Offer.DROPPED_NEWEST, (message,)
         victims: list[F] = []
-        while not self._fits(frame):
-            lowest = next(p for p in Priority if self._lanes[p])
+        while not self._fits(message):
+            lowest = next(p for p in Priority if self._queues[p])
             victims.append(self._popleft(lowest))
-        self._append(frame)
+        self._append(message)
         return Offer.DROPPED_OLDEST, victims
 
-    def _append(self, frame: F) -> None:
-        lane = frame.priority
-        if frame.stream is not None:
-            waiting = self._streams.setdefault(frame.stream, [0] * len(Priority))
-            # The lowest lane with a frame of the room is the one sent last, so
-            # behind it, or below, is behind them all.
-            lane = next((p for p in Priority if p < lane and waiting[p]), lane)
-            waiting[lane] += 1
-        self._lanes[lane].append(frame)
-        self._bytes[lane] += frame.size
-        self._pool.hold(frame.body, frame.size)
+    def _append(self, message: F) -> None:
+        priority = message.priority
+        if message.stream is not None:
+            waiting = self._streams.setdefault(message.stream, [0] * len(Priority))
+            # The lowest priority with a message of the room is sent last, so a position at
+            # its end is behind all messages of the room.
+            priority = next((p for p in Priority if p < priority and waiting[p]), priority)
+            waiting[priority] += 1
+        self._queues[priority].append(message)
+        self._bytes[priority] += message.size
+        self._pool.hold(message.body, message.size)
 
-    def _popleft(self, lane: Priority) -> F:
-        return self._gone(self._lanes[lane].popleft(), lane)
+    def _popleft(self, priority: Priority) -> F:
+        return self._removed(self._queues[priority].popleft(), priority)
 
-    def _pop(self, lane: Priority) -> F:
-        return self._gone(self._lanes[lane].pop(), lane)
+    def _pop(self, priority: Priority) -> F:
+        return self._removed(self._queues[priority].pop(), priority)
 
-    def _gone(self, frame: F, lane: Priority) -> F:
-        """Count off a frame that has left its lane."""
-        self._bytes[lane] -= frame.size
-        self._pool.release(frame.body, frame.size)
-        if frame.stream is not None:
-            waiting = self._streams[frame.stream]
-            waiting[lane] -= 1
+    def _removed(self, message: F, priority: Priority) -> F:
+        """Subtract a message that has left its queue."""
+        self._bytes[priority] -= message.size
+        self._pool.release(message.body, message.size)
+        if message.stream is not None:
+            waiting = self._streams[message.stream]
+            waiting[priority] -= 1
             if not any(waiting):
-                del self._streams[frame.stream]
-        return frame
+                del self._streams[message.stream]
+        return message

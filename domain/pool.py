@@ -1,10 +1,10 @@
-"""What all the queues of a node hold together.
+"""The bytes that all queues of a node hold together.
 
 Rules of this file:
 
-1. What waits in many queues is held once, and counts once: the bytes of a broadcast are
-   shared, however many of its recipients don't read.
-2. It counts and compares. Who gives way when it is full is decided by what holds the queues.
+1. A payload in many queues counts once: the bytes of a broadcast are shared among its
+   recipients.
+2. The pool counts and compares. The owner of the queues decides which of them shed load.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Final
 
 KEPT: Final = 0.75
-"""How full a pool is when enough was taken out of it. Making room means looking through all
-queues for the largest: the next time must not come with the next message."""
+"""The share of ``max_bytes`` at which shedding stops. Shedding searches all queues for the
+largest, so it must not begin again with the next message."""
 
 
 class Pool:
-    """Counts bytes of things that are there, each as long as somebody holds it.
+    """Counts the bytes of objects by reference counting: each once, while it has a holder.
 
-    A thing is known by its identity; who holds one keeps it alive.
+    Objects are compared by identity; a holder has to keep its object alive.
     """
 
     __slots__ = ("_holders", "bytes", "max_bytes")
@@ -31,12 +31,12 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        """Whether it holds more than it should."""
+        """Whether it holds more than ``max_bytes``."""
         return self.bytes > self.max_bytes
 
     @property
     def roomy(self) -> bool:
-        """Whether enough was taken out of it, once it was full."""
+        """Whether shedding may stop."""
         return self.bytes <= self.max_bytes * KEPT
 
     def hold(self, thing: object, size: int) -> None:
@@ -47,7 +47,7 @@ class Pool:
         self._holders[id(thing)] = holders + 1
 
     def release(self, thing: object, size: int) -> None:
-        """Count one holder less; raises ``KeyError`` if there is none."""
+        """Count one holder less; raises ``KeyError`` if it has none."""
         holders = self._holders[id(thing)] - 1
         if holders:
             self._holders[id(thing)] = holders

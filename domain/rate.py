@@ -1,11 +1,11 @@
-"""How often something may happen: a token bucket.
+"""A rate limit: the token bucket.
 
 Rules of this file:
 
-1. In any span of ``t`` seconds no more than ``burst + rate * t`` tokens are given
-   (and those that refill in ``TICK``). What one call takes beyond the burst is owed.
-2. A clock that goes backwards gives nothing: time that was paid for is not paid again.
-3. A bucket that is full is as good as a new one, and may be forgotten.
+1. In any span of ``t`` seconds at most ``burst + rate * t`` tokens are given (and those that
+   refill in ``TICK``). A call for more than the burst leaves a debt.
+2. A clock that goes backwards adds no tokens: no time counts twice.
+3. A full bucket equals a new one, so it need not be kept.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import math
 import sys
 
 TICK = 1e-6
-"""Seconds. A token that is due within this time counts as there: floating point can
-put the end of a wait a hair before the moment that was waited for, and a caller who
-came back at that end would be sent away again for no time at all."""
+"""Seconds. A token that is due within this time counts as there: by rounding a wait can end
+slightly too early, and a caller that retries at its end must not be refused again."""
 
 
 def _positive(value: float, name: str, least: float) -> float:
@@ -50,10 +49,9 @@ class TokenBucket:
     def take(self, now: float, tokens: float = 1.0) -> float:
         """Take ``tokens`` and return 0.0, or take nothing and return the seconds to wait.
 
-        ``now`` is monotonic, in seconds. More than ``burst`` are given when the bucket
-        is full, and owed until they have refilled: a message larger than the burst
-        of a limit on bytes passes now and then, and the rate holds. Raises
-        ``ValueError`` if ``tokens`` is negative or not finite.
+        ``now`` is monotonic, in seconds. A full bucket gives more than ``burst``, too, and
+        goes into debt: so a message larger than the burst of a limit on bytes can pass, and
+        the rate holds. Raises ``ValueError`` if ``tokens`` is negative or not finite.
         """
         if not 0 <= tokens < math.inf:
             raise ValueError(f"tokens must be at least 0 and finite, not {tokens!r}")

@@ -1,13 +1,12 @@
-"""Which connections are here: by user, by device and by tag.
+"""The connections of a node, indexed by user, device and tag.
 
 Rules of this file:
 
-1. A connection stands in the indexes exactly as its ``ConnMeta`` says, never under
-   what it was before.
-2. A user, device or tag whose last connection has gone is forgotten, so that what
-   this holds is bounded by the connections that are here.
-3. Whom a connection belongs to comes from its meta, which only the authenticator and
-   the application write.
+1. The indexes always match the current ``ConnMeta`` of a connection.
+2. A user, device or tag is removed with its last connection: the memory is bounded by the
+   number of connections.
+3. The owner of a connection comes from its meta, which only the authenticator and the
+   application write.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from eyewall.domain.identity import ConnId, ConnMeta, UserId
 K = TypeVar("K", bound=str)
 
 _NOBODY = ConnMeta()
-"""Stands in no index: what a connection is before it comes and after it has gone."""
+"""The meta of a connection before it is added and after it is removed: in no index."""
 
 
 class _Index(Generic[K]):
-    """Keys, and the connections that stand under each in order of arrival.
+    """The connections of each key, in order of arrival.
 
-    Most users have one connection, and a dictionary for each would cost more than the
-    rest of the index: a key with one connection holds the id itself.
+    Most users have one connection, and a dictionary for each would cost more than the rest
+    of the index: a key with one connection maps to the id itself.
     """
 
     __slots__ = ("_found",)
@@ -67,7 +66,7 @@ class _Index(Generic[K]):
             self._found[key] = next(iter(found))
 
     def move(self, conn_id: ConnId, before: frozenset[K], after: frozenset[K]) -> None:
-        # Only the difference is touched: a key that stays keeps the connection's place.
+        # Only the difference is touched: under an unchanged key the order stays.
         for key in before - after:
             self.discard(key, conn_id)
         for key in after - before:
@@ -79,7 +78,7 @@ def _one(key: K | None) -> frozenset[K]:
 
 
 class Roster:
-    """The connections of this node, found by what is known of their owners."""
+    """Finds the connections of this node by user, device and tag."""
 
     __slots__ = ("_devices", "_metas", "_tags", "_users")
 
@@ -96,14 +95,14 @@ class Roster:
         return conn_id in self._metas
 
     def add(self, conn_id: ConnId, meta: ConnMeta) -> None:
-        """Take in a connection; raises ``Misuse`` if it is here already."""
+        """Add a connection; raises ``Misuse`` if it is here already."""
         if conn_id in self._metas:
             raise Misuse(f"connection {conn_id!r} is here already")
         self._metas[conn_id] = meta
         self._move(conn_id, _NOBODY, meta)
 
     def remove(self, conn_id: ConnId) -> bool:
-        """Forget a connection; return whether it was here."""
+        """Remove a connection; return whether it was here."""
         meta = self._metas.pop(conn_id, None)
         if meta is None:
             return False
@@ -111,9 +110,9 @@ class Roster:
         return True
 
     def change(self, conn_id: ConnId, meta: ConnMeta) -> None:
-        """Put a connection under its new meta; raises ``Misuse`` if it is not here.
+        """Index a connection by its new meta; raises ``Misuse`` if it is not here.
 
-        Where it stood before it keeps its place; where it is new it comes last.
+        Under an unchanged key it keeps its place in the order; under a new key it comes last.
         """
         before = self._metas.get(conn_id)
         if before is None:
@@ -130,7 +129,7 @@ class Roster:
         return self._devices.of(device_id)
 
     def of_tag(self, tag: str) -> list[ConnId]:
-        """Return the connections that bear ``tag``, in order of arrival."""
+        """Return the connections with ``tag``, in order of arrival."""
         return self._tags.of(tag)
 
     def users(self) -> list[UserId]:

@@ -1,4 +1,4 @@
-"""Which handler a message goes to, by its topic and version.
+"""The route table: finds the handler of a message by its topic and version.
 
 Rules of this file:
 
@@ -6,8 +6,8 @@ Rules of this file:
 2. A message with a version goes to the handler of that version, else to the
    unversioned one of the same pattern, else on to the next pattern. A message
    without a version goes only to unversioned handlers.
-3. Every message asks here, so a look-up is one dictionary access for an exact topic,
-   and one more per segment otherwise, however many routes there are.
+3. A look-up is on the hot path: one dictionary access for an exact topic, and one more per
+   segment otherwise, independent of the number of routes.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class RouteTable(Generic[H]):
         return self._find_under(topic, version)
 
     def patterns(self) -> list[str]:
-        """Return the patterns that have a handler, in the order in which they came."""
+        """Return the patterns that have a handler, in the order of registration."""
         return list(self._patterns)
 
     def _find_under(self, topic: str, version: str | None) -> H | None:
-        # No prefix is longer than the longest registered one: a topic of 256 colons,
-        # which anybody may send, costs no more than the application's own depth.
+        # The search starts at the longest registered prefix: a topic of 256 colons, which any
+        # client may send, costs no more than the depth of the application's own patterns.
         end = topic.rfind(SEPARATOR, 0, self._longest)
         while end >= 0:
             handlers = self._under.get(topic[: end + 1])

@@ -1,11 +1,11 @@
-"""A session: what of a connection outlives a cut, and for how long.
+"""A session: the state of a connection that is kept after its end, for a limited time.
 
 Rules of this file:
 
-1. A session's name can't be guessed, and is worth nothing to another user: neither to one
-   whom the handshake has named otherwise, nor to who has become somebody else since.
-2. The name says which connection, and so which node, it belongs to.
-3. What is kept is bounded in number, in bytes and in time; the oldest go first.
+1. A session's name can't be guessed, and is useless to another user: it is checked against
+   the user of the handshake and the user whom the connection has become since.
+2. The name contains the id of the connection, and so its node.
+3. The kept sessions are bounded in number, in bytes and in time; the oldest go first.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ SessionName = NewType("SessionName", str)
 """``SECRET.CONN_ID``; the connection's id ends in ``@`` and its node's."""
 
 MAX_NAME: Final = 1024
-"""Characters of a name that a client may show: a node's id has at most 256."""
+"""Longest name that is accepted from a client, in characters: a node's id has at most 256."""
 
 MAX_KEPT: Final = 100_000
-"""Sessions that one node keeps: five times the connections that it commonly has, all of
-which may be cut at once."""
+"""Sessions that one node keeps: five times its usual number of connections, all of which may
+be lost at once."""
 
 MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of answers in them; most sessions have less than 1 KiB."""
+"""Bytes of the answers in all kept sessions; most have less than 1 KiB."""
 
 
 def name_of(secret: str, conn_id: ConnId) -> SessionName:
-    """The name of the session that begins with a connection."""
+    """Return the name of the session that begins with a connection."""
     return SessionName(f"{secret}.{conn_id}")
 
 
 def conn_of(name: str) -> ConnId:
-    """The connection that a session began with; empty for what is no name of ours."""
+    """Return the connection with which a session began; empty for a name of another form."""
     return ConnId(name.partition(".")[2])
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two names are the same, without telling by the time how far they are."""
+    """Whether two names are equal, compared in constant time."""
     return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
 
 
@@ -52,7 +52,7 @@ _IDENTITY: Final = ("user_id", "device_id", "roles", "attributes", "tags", "expi
 
 
 def became(meta: ConnMeta, came_as: ConnMeta) -> Mapping[str, Any] | None:
-    """What a connection's owner is beside what the handshake said; None for the same user."""
+    """Return the fields of the owner that differ from the handshake's; None for the same user."""
     if meta.user_id == came_as.user_id:
         return None
     fields = {name: getattr(meta, name) for name in _IDENTITY}
@@ -61,9 +61,10 @@ def became(meta: ConnMeta, came_as: ConnMeta) -> Mapping[str, Any] | None:
 
 @dataclass(slots=True)
 class Session:
-    """What a client finds again when it comes back.
+    """The state that a returning client resumes.
 
-    ``moved`` is the session that goes on with it, for a client that has not heard so.
+    ``moved`` is the session that has superseded this one, for a client that lost the
+    connection before it got the new name.
     """
 
     user_id: UserId | None
@@ -71,14 +72,15 @@ class Session:
     repeats: RequestLog | None = None
     moved: SessionName | None = None
     came_as: UserId | None = None
-    """The user whom the handshake had named."""
+    """The user of the handshake."""
     identity: Mapping[str, Any] | None = None
-    """The fields of ``ConnMeta`` in which its owner is another than the handshake said; None
-    where the user is the same. A client that logs in by a message comes back as it came the
-    first time, and its requests are that user's: so it is that user again."""
+    """The fields of ``ConnMeta`` in which the owner differs from the handshake; None for the
+    same user. A client that logs in by a message reconnects with its first handshake and
+    resumes as the user that it had logged in as."""
 
     def is_for(self, user_id: UserId | None, came_as: UserId | None, now: datetime) -> bool:
-        """Whether a connection may go on with it that is ``user_id``'s now."""
+        """Whether a connection may resume it: one that is ``user_id``'s at ``now`` (aware), and
+        whose handshake named ``came_as``."""
         if self.user_id == user_id:
             return True
         if self.identity is None or not user_id == came_as == self.came_as:
@@ -88,6 +90,7 @@ class Session:
 
     @property
     def size(self) -> int:
+        """Bytes of its answers."""
         return 0 if self.repeats is None else self.repeats.size
 
 
@@ -104,7 +107,7 @@ class KeptSessions:
         return len(self._kept)
 
     def keep(self, name: SessionName, session: Session, until: float) -> None:
-        """Keep a session until then; those that are kept longest go if there are too many."""
+        """Keep a session until ``until``; evicts the oldest if there are too many."""
         self.drop(name)
         self._kept[name] = (until, session.size, session)
         self._bytes += session.size
@@ -112,41 +115,42 @@ class KeptSessions:
             self.drop(next(iter(self._kept)))
 
     def find(self, name: str, now: float) -> Session | None:
-        """The session of that name, if its time is not over."""
+        """Return the session of that name; None if there is none or it has expired."""
         found = self._kept.get(SessionName(name))
         return found[2] if found is not None and now < found[0] else None
 
     def drop(self, name: SessionName) -> None:
-        """Keep it no longer."""
+        """Remove a session, if it is kept."""
         found = self._kept.pop(name, None)
         if found is not None:
             self._bytes -= found[1]
 
     def clear(self) -> None:
-        """Keep none any longer."""
+        """Remove all sessions."""
         self._kept.clear()
         self._bytes = 0
 
     def expire(self, now: float) -> None:
-        """Drop those whose time is over."""
-        # They all have the same time: the first kept are the first to go.
+        """Remove the expired sessions."""
+        # All are kept for the same time, so they expire in the order of insertion.
         for name in list(self._due(now)):
             self.drop(name)
 
     def postpone(self, seconds: float) -> None:
-        """Keep all of them for so much longer."""
+        """Extend the time of all sessions by ``seconds``."""
         self._kept = {
             name: (until + seconds, size, session)
             for name, (until, size, session) in self._kept.items()
         }
 
     def next_due(self) -> float | None:
-        """When ``expire`` has something to do next; None if nothing is kept."""
+        """Return when the next session expires; None if none is kept."""
         first = next(iter(self._kept.values()), None)
         return None if first is None else first[0]
 
     def all(self, now: float) -> Iterator[tuple[SessionName, Session, float]]:
-        """Every session, and the seconds that it has left."""
+        """Iterate over the sessions that have not expired, each with its name and the seconds
+        that it has left."""
         for name, (until, _, session) in list(self._kept.items()):
             if now < until:
                 yield name, session, until - now

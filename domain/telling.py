@@ -1,9 +1,9 @@
-"""What a client, or another node, is told of an error.
+"""The part of an error that a client, or another node, is told.
 
 Rules of this file:
 
-1. Nothing here raises, whatever the application's exceptions do: there must be an answer.
-2. What is told is bounded, and JSON can hold it.
+1. Nothing here raises, whatever the application's exceptions do: every request is answered.
+2. The result is bounded, and JSON can hold it.
 3. An unexpected exception's text never leaves the server.
 """
 
@@ -22,22 +22,23 @@ from eyewall.domain.errors import (
 )
 
 MAX_TEXT: Final = 1000
-"""Longest text of an error, in characters: some sentences. The rest is cut off."""
+"""Longest text of an error, in characters: some sentences. A longer one is cut."""
 
 MAX_DETAILS: Final = 64 * 1024
-"""Bytes of an answer that refuses: the messages for some hundred fields. Beyond, it goes
-without the further fields."""
+"""Most bytes of a refusal with details: the messages for some hundred fields. A larger one is
+sent without the details."""
 
 RESERVED: Final = frozenset({"message_id", "status", "error", "code", "fields", "retry_after"})
-"""What the protocol itself puts into the data of an answer (protocol.md, "Replies")."""
+"""The protocol's own fields in the data of an answer (protocol.md, "Replies")."""
 
 _OURS: Final = frozenset({"message_id", "status", "error", "code"})
-"""Those of them that ``details()`` of an error can't mean: ``fields`` and ``retry_after``
-are what it is for."""
+"""Those of them that ``details()`` of an error must not set; ``fields`` and ``retry_after`` are
+allowed there."""
 
 
 class Told(NamedTuple):
-    """``problem`` says why not all of ``details`` is told; empty if it is."""
+    """The answer's code, text and further fields. ``problem`` says why some details are left
+    out; empty if none is."""
 
     code: str
     text: str
@@ -46,7 +47,7 @@ class Told(NamedTuple):
 
 
 def tell(error: BaseException) -> Told:
-    """Return what is told of ``error``."""
+    """Return the part of ``error`` that the other side is told."""
     code = code_of(error)
     if code == INTERNAL or not isinstance(error, (Refused, Unavailable)):
         return Told(INTERNAL, "internal error", {})

@@ -1,11 +1,11 @@
-"""What a route may be registered for: one exact topic, or all topics under a prefix.
+"""The pattern of a route: one exact topic, or all topics with a prefix.
 
 Rules of this file:
 
-1. A ``*`` stands only at the end, alone or after a ``:``. Anything else would make
-   finding a route a search instead of a look-up.
-2. ``*`` alone stands for every topic that an application may see: none of the
-   server's own (``system:``), so that a catch-all never answers for the server.
+1. A ``*`` stands only at the end, alone or after a ``:``. So finding a route is a look-up and
+   not a search.
+2. ``*`` alone matches every topic of the application, and none of the server's own
+   (``system:``): a catch-all never answers for the server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import InitVar, dataclass, field
 from eyewall.domain.envelope import MAX_TOPIC, SYSTEM
 
 SEPARATOR = ":"
-"""Joins the segments of a topic."""
+"""Separates the segments of a topic."""
 
 ANY = "*"
 """The wildcard."""
@@ -54,19 +54,17 @@ class Pattern:
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it stands for more than one topic."""
+        """Whether it matches more than one topic."""
         return self.text.endswith(ANY)
 
     @property
     def prefix(self) -> str:
-        """What the topics of a wildcard begin with (``chat:``; empty for ``*``).
-
-        For an exact pattern it is the topic itself.
-        """
+        """The prefix of a wildcard's topics (``chat:``; empty for ``*``); the topic itself for
+        an exact pattern."""
         return self.text.removesuffix(ANY)
 
     def matches(self, topic: str) -> bool:
-        """Return whether the pattern stands for ``topic``."""
+        """Return whether the pattern matches ``topic``."""
         if not self.is_wildcard:
             return topic == self.text
         if not self.prefix:

@@ -32,7 +32,7 @@ from eyewall.application.ports.stores import HistoryStore
 from eyewall.application.rooms.membership import Admit, RoomMembership, TooManyRooms
 from eyewall.application.rooms.stream import Streams
 from eyewall.domain.errors import Forbidden, NotAMember, Refused, Unavailable, code_of
-from eyewall.domain.history import Entry, Page, Position, Since, place_before
+from eyewall.domain.history import Entry, Page, Position, Since, position_before
 from eyewall.domain.identity import RoomId
 from eyewall.domain.membership import Membership
 from eyewall.domain.session import conn_of
@@ -198,7 +198,7 @@ class Resumer:
             if membership.epoch is None or membership.offset is None:
                 return membership, since == 0
             here = Position(membership.epoch, membership.offset)
-            room = _Room(place_before(since, here), in_any_case=True)
+            room = _Room(position_before(since, here), in_any_case=True)
             await self._bring_back(conn, {room_id: room}, {conn.id})
         finally:
             self._streams.let_go(room_id, conn.link)

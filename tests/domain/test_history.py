@@ -15,7 +15,7 @@ from eyewall.domain.history import (
     Log,
     Position,
     Retention,
-    place_before,
+    position_before,
     position_of,
     since_from,
     wire_since,
@@ -325,4 +325,4 @@ def test_anything_else_is_none(value):
 def test_the_place_before_the_first_one_wanted(since, place):
     before = since if place is None else Position("e", place)
 
-    assert place_before(since, Position("e", 9)) == before
+    assert position_before(since, Position("e", 9)) == before

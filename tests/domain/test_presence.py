@@ -178,7 +178,7 @@ def test_all_can_be_forgotten():
 
     typing.clear_all()
 
-    assert (typing._until, typing._notes) == ({}, [])
+    assert (typing._until, typing._ends) == ({}, [])
     assert (len(typing), typing.next_due(), typing.due(at(9))) == (0, None, [])
     assert typing.set("ada", "lab", at(5)) is True
 
@@ -212,16 +212,16 @@ def test_what_is_held_is_bounded_by_who_types_however_often_they_say_so():
     typing = Typing()
     for key in range(10_000):
         typing.set("ada", "lab", at(1000 + key))
-    assert len(typing._notes) < 200
+    assert len(typing._ends) < 200
 
     for key in range(10_000):
         typing.set("bob", "lab", at(1000 + key))
         typing.clear("bob", "lab")
-    assert len(typing._notes) < 200
+    assert len(typing._ends) < 200
 
     typing.clear_user("ada")
     typing.due(at(10**6))
-    assert (typing._until, typing._notes) == ({}, [])
+    assert (typing._until, typing._ends) == ({}, [])
 
 
 @pytest.mark.parametrize("by_room", [True, False])
@@ -236,7 +236,7 @@ def test_a_crowd_that_goes_leaves_nothing_behind(by_room):
         else:
             typing.clear_user(f"u{user}")
 
-    assert len(typing._notes) < 200
+    assert len(typing._ends) < 200
     assert typing._until == {}
 
 
