@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any, Final, NewType
 
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
-from eyewall.domain.repeats import RequestLog
+from eyewall.domain.request_log import RequestLog
 
 SessionName = NewType("SessionName", str)
 """``SECRET.CONN_ID``; the connection's id ends in ``@`` and its node's."""
@@ -63,14 +63,14 @@ def became(meta: ConnMeta, came_as: ConnMeta) -> Mapping[str, Any] | None:
 class Session:
     """The state that a returning client resumes.
 
-    ``moved`` is the session that has superseded this one, for a client that lost the
+    ``superseded_by`` is the session that has superseded this one, for a client that lost the
     connection before it got the new name.
     """
 
     user_id: UserId | None
     rooms: frozenset[RoomId] = frozenset()
-    repeats: RequestLog | None = None
-    moved: SessionName | None = None
+    request_log: RequestLog | None = None
+    superseded_by: SessionName | None = None
     came_as: UserId | None = None
     """The user of the handshake."""
     identity: Mapping[str, Any] | None = None
@@ -91,7 +91,7 @@ class Session:
     @property
     def size(self) -> int:
         """Bytes of its answers."""
-        return 0 if self.repeats is None else self.repeats.size
+        return 0 if self.request_log is None else self.request_log.size
 
 
 class KeptSessions:

@@ -32,8 +32,8 @@ from eyewall.application.ports.transport import BroadcastGroup, ConnectionSlot, 
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import ShuttingDown
 from eyewall.domain.identity import ConnId, ConnMeta, RoomId, UserId
-from eyewall.domain.repeats import RequestLog
 from eyewall.domain.report import FailureReason, fate
+from eyewall.domain.request_log import RequestLog
 from eyewall.domain.room import RoomRole
 from eyewall.domain.roster import Roster
 
@@ -65,7 +65,6 @@ class Connection:
         "_connected_at",
         "_user_data",
         "announced",
-        "asked",
         "came_as",
         "connections",
         "fate",
@@ -77,6 +76,7 @@ class Connection:
         "link",
         "meta",
         "opening",
+        "request_log",
         "reservation",
         "roles",
         "session",
@@ -122,8 +122,8 @@ class Connection:
         for which a refresh last did (``limits``)."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
-        self.asked: RequestLog | None = None
-        """What it has asked in its session, as soon as it has."""
+        self.request_log: RequestLog | None = None
+        """The requests of its session; None until the first one."""
 
     @property
     def user_id(self) -> UserId | None:
@@ -154,11 +154,11 @@ class Connection:
         return frozenset(self.roles)
 
     @property
-    def repeats(self) -> RequestLog | None:
-        """The answers to remember; None where no session was negotiated."""
-        if self.session is not None and self.asked is None:
-            self.asked = RequestLog()
-        return self.asked
+    def opened_request_log(self) -> RequestLog | None:
+        """The requests of its session, from the first one on; None without a session."""
+        if self.session is not None and self.request_log is None:
+            self.request_log = RequestLog()
+        return self.request_log
 
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to this connection.

@@ -183,7 +183,7 @@ class Receiver:
         that have not begun don't act. They are no requests in work of its session then."""
         for job in self._handling.waiting_in(conn.id):
             if _is_void(conn, job.message):
-                self._replies.give_up(conn, job.message)
+                self._replies.discard(conn, job.message)
         self._handling.ended(conn.id)
         self._watching.ended(conn.id)
 
@@ -293,7 +293,7 @@ class Receiver:
         self._stats.in_messages += 1
         if envelope.event == "ack":
             self._pending_acks.answered(conn, envelope)
-        elif not self._replies.is_repeat(conn, envelope):
+        elif not self._replies.is_retransmission(conn, envelope):
             if overloaded:
                 self._replies.refuse(conn, envelope, Overloaded("too much waits"))
                 return
@@ -400,8 +400,8 @@ class Receiver:
             self._replies.refuse(job.conn, job.message, DRAINING if ended else error)
             raise error
         if isinstance(error, Refused) and self._is_void(job, error):
-            heir = self._replies.give_up(job.conn, job.message)
-            if heir is not None and not self._replies.is_repeat(heir, job.message):
+            heir = self._replies.discard(job.conn, job.message)
+            if heir is not None and not self._replies.is_retransmission(heir, job.message):
                 self._dispatch(heir, job.message)
         elif isinstance(error, Refused):
             self._replies.refuse(job.conn, job.message, error, remember=remember)

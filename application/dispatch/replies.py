@@ -1,11 +1,11 @@
 """Answers to requests: acks, nacks and errors (protocol.md, "Replies").
 
-Every request with ``ack: true`` gets exactly one ack; a refusal without one is an
-``error``; never both. In a session the last answers are remembered, and a request that
-is sent again gets the same one.
+Every request with ``ack: true`` gets exactly one ack; the refusal of any other request is an
+``error``. In a session the last answers are kept, and a retransmitted request gets the same
+answer.
 
-Rule of this file: nothing that serves an answer can prevent it. What is told of a refusal
-never raises, and who else wants to hear of it (failure handlers, the log) does so after it.
+Rule of this file: a side effect can't prevent an answer. Building a refusal never raises, and
+the failure handlers and the log run after it is sent.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from eyewall.domain.errors import (
     Unauthorized,
     Unavailable,
 )
-from eyewall.domain.repeats import Seen
 from eyewall.domain.report import Failure, FailureReason, reason_of
+from eyewall.domain.request_log import RequestState
 from eyewall.domain.telling import MAX_DETAILS, RESERVED, Told, tell
 
 _TRY_AGAIN = (RateLimited, Overloaded, Unavailable, Unauthorized)
-"""Refusals that are not remembered: time, or a new token, may have changed the answer."""
+"""Refusals that are not kept: a retry may succeed, after some time or with a new token."""
 
 
 class ReservedKey(Misuse):
-    """A handler's result has keys that the protocol itself puts into an ack."""
+    """A handler's result has keys that are the protocol's own fields of an ack."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         names = ", ".join(sorted(keys))
@@ -47,7 +47,7 @@ class ReservedKey(Misuse):
 
 
 class Responder:
-    """Says yes or no to a request, once."""
+    """Sends the answers to requests: one ack, nack or error each."""
 
     def __init__(self, sender: Sender, failures: Failures, stats: Stats, logger: Logger) -> None:
         self._sender = sender
@@ -55,52 +55,53 @@ class Responder:
         self._stats = stats
         self._logger = logger
 
-    def is_repeat(self, conn: Connection, request: Envelope) -> bool:
-        """Answer a request that was sent before; False if it is new."""
-        if conn.session is None and conn.asked is None:
-            return False  # a client without a subprotocol: nothing of it is remembered
-        if not request.ack or request.id is None or (repeats := conn.repeats) is None:
+    def is_retransmission(self, conn: Connection, request: Envelope) -> bool:
+        """Register a request; True if it was received before: it is answered now, or with the
+        first one."""
+        if conn.session is None and conn.request_log is None:
+            return False  # a client without a subprotocol has no session
+        if not request.ack or request.id is None or (log := conn.opened_request_log) is None:
             return False
-        seen = repeats.look(request.id)
-        if seen is Seen.NEW:
+        found = log.register(request.id)
+        if found is RequestState.NEW:
             return False
-        if isinstance(seen, bytes):
-            self._send(conn, EncodedMessage(seen))
-        elif seen is Seen.TOO_MANY:
+        if isinstance(found, bytes):
+            self._send(conn, EncodedMessage(found))
+        elif found is RequestState.TOO_MANY:
             self.refuse(conn, request, Overloaded("too much waits"))
         return True
 
-    def give_up(self, conn: Connection, request: Envelope) -> Connection | None:
-        """A command that did not act, because its connection has ended, has no answer.
+    def discard(self, conn: Connection, request: Envelope) -> Connection | None:
+        """Forget a command that did not act, because its connection has ended.
 
-        Returns the connection that its session goes on with, if that has asked the same
-        since and waits: it is handled anew for that one.
+        Returns the connection that has resumed the session, if a retransmission from it waits:
+        the command has to be handled for that connection.
         """
-        repeats = conn.asked
-        if repeats is None or not request.ack or request.id is None:
+        log = conn.request_log
+        if log is None or not request.ack or request.id is None:
             return None
-        heir: Connection | None = repeats.holder
-        waits = bool(repeats.forgotten(request.id))
-        return heir if waits and heir is not None and heir.is_open else None
+        successor: Connection | None = log.successor
+        waits = bool(log.discard(request.id))
+        return successor if waits and successor is not None and successor.is_open else None
 
     def was_answered(self, conn: Connection, request: Envelope) -> bool:
-        """Answer a request that came right behind the resume of its session, before it
-        could be known for a repeat; False if it is none."""
-        repeats = conn.asked
-        if repeats is None or repeats.holder is None or not request.ack or request.id is None:
+        """Answer a retransmitted request that arrived before its session was resumed, when
+        ``is_retransmission`` could not recognise it yet. False if it is not one."""
+        log = conn.request_log
+        if log is None or log.successor is None or not request.ack or request.id is None:
             return False
-        answer = repeats.answer(request.id)
+        answer = log.answer(request.id)
         if answer is None:
             return False
-        for _ in range(1 + repeats.forgotten(request.id)):
+        for _ in range(1 + log.discard(request.id)):
             self._send(conn, EncodedMessage(answer))
         return True
 
     def accept(self, conn: Connection, request: Envelope, result: Any) -> None:
-        """Ack a request with what its handler returned.
+        """Ack a request with the result of its handler.
 
-        Raises ``ReservedKey`` for a result that would stand in the place of the ack's own
-        fields, ``Misuse`` for one that can't be encoded. Nothing has been sent then.
+        Raises ``ReservedKey`` for a result with the ack's own fields, ``Misuse`` for one that
+        can't be encoded. Nothing has been sent then.
         """
         if result is None:
             if request.ack:
@@ -123,7 +124,7 @@ class Responder:
     ) -> None:
         """Nack a request, or send an ``error`` if it did not ask for an ack. Never raises.
 
-        ``remember``: the refusal came from the handler or command itself.
+        ``remember``: keep the answer for retransmissions, as the handler's or command's own.
         """
         told = tell(error)
         whole = True
@@ -142,23 +143,24 @@ class Responder:
             else:
                 whole = self._send_error(conn, request.id, request.topic, told)
         except BaseException as problem:
-            if request.id is not None and (repeats := conn.asked) is not None:
-                repeats.forgotten(request.id)
+            if request.id is not None and (log := conn.request_log) is not None:
+                log.discard(request.id)
             self._logger.error("answer_not_sent", error=shown(problem), exc_info=problem)
         if told.problem or not whole:
             why = told.problem or "they can't be sent as they are"
             self._logger.error("details_not_sent", topic=request.topic, code=told.code, error=why)
         if request.topic == PUBLISH:
-            self._tell_room(request, error)
+            self._report(request, error)
 
     def refuse_unread(
         self, conn: Connection, error: BaseException, ref: str | None, topic: str | None
     ) -> None:
-        """Send an ``error`` about a frame that is no message."""
+        """Send an ``error`` about data that is no valid message. ``ref`` and ``topic`` are the
+        message's, as far as they could be read."""
         self._send_error(conn, ref, topic or ERROR_TOPIC, tell(error))
 
-    def _tell_room(self, request: Envelope, error: BaseException) -> None:
-        """Have the failure handlers hear that a client's message was refused."""
+    def _report(self, request: Envelope, error: BaseException) -> None:
+        """Report the refusal of a client's publication to the failure handlers. Never raises."""
         try:
             self._report_refusal(request, error)
         except BaseException as problem:
@@ -185,30 +187,32 @@ class Responder:
         remember: bool,
         code: str | None = None,
     ) -> None:
-        # Who asked in a session has it: ``is_repeat`` saw to that.
-        if request.id is None or (repeats := conn.asked) is None:
+        # With a session the connection has a log by now: ``is_retransmission`` opened it.
+        if request.id is None or (log := conn.request_log) is None:
             self._send(conn, frame, code)
         else:
-            waited = (
-                repeats.answered(request.id, frame.payload, bound=is_bound(request))
+            waiting = (
+                log.record(request.id, frame.payload, bound=is_bound(request))
                 if remember
-                else repeats.forgotten(request.id)
+                else log.discard(request.id)
             )
             self._send(conn, frame, code)
-            for _ in range(waited):
-                self._send(repeats.holder or conn, frame, code)
+            for _ in range(waiting):
+                self._send(log.successor or conn, frame, code)
 
     def _send_error(self, conn: Connection, ref: str | None, topic: str, told: Told) -> bool:
-        """Send an ``error``; False if it lacks details that it should have."""
+        """Send an ``error``; False if some of its details could not be encoded."""
         data = {"code": told.code, "error": told.text}
         frame, whole = self._frame(Envelope(topic, "error", data, ref=ref), told)
         self._send(conn, frame, told.code)
         return whole
 
     def _frame(self, envelope: Envelope, told: Told) -> tuple[EncodedMessage, bool]:
-        """Encode a refusal with those of the error's further fields that can be encoded, and
-        say whether all can: they come from the application's exceptions, and there must be an
-        answer."""
+        """Encode a refusal with the error's details, and return whether all are in it.
+
+        The details come from the application's exceptions: those that can't be encoded are
+        left out.
+        """
         if not told.details:
             return self._sender.reply_frame(envelope), True
         frame = self._with(told.details, envelope)
@@ -229,10 +233,10 @@ class Responder:
         return frame if len(frame.payload) <= MAX_DETAILS else None
 
     def _send(self, conn: Connection, frame: EncodedMessage, code: str | None = None) -> None:
-        """Send a reply; to who has gone meanwhile, nothing is sent and nothing counted.
+        """Send a reply; to a connection that has ended, nothing is sent and nothing counted.
         Never raises.
 
-        ``code``: it is an error or a nack.
+        ``code``: that of an error or a nack, which is counted by it.
         """
         try:
             if conn.is_open and self._sender.post(conn, frame) and code is not None:
@@ -244,6 +248,6 @@ class Responder:
 
 
 def is_bound(request: Envelope) -> bool:
-    """Whether the answer is about the connection: that it is in a room, say. Publishing is
-    the one command that does the same whoever does it, and must not be done twice."""
+    """Whether the answer is about the connection, such as its membership of a room. Only the
+    command ``publish`` has an answer that holds for any connection of the session."""
     return request.topic.startswith(SYSTEM) and request.topic != PUBLISH

@@ -39,7 +39,7 @@ from eyewall.application.ports.stores import StateStore
 from eyewall.domain.connection import COMES_BACK, DisconnectReason
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, ConnMeta, NodeId, RoomId, UserId, node_of
-from eyewall.domain.repeats import RequestLog
+from eyewall.domain.request_log import RequestLog
 from eyewall.domain.session import (
     MAX_NAME,
     KeptSessions,
@@ -133,7 +133,7 @@ class Sessions:
         return Session(
             conn.user_id,
             rooms,
-            conn.asked,
+            conn.request_log,
             came_as=conn.came_as.user_id,
             identity=became(conn.meta, conn.came_as),
         )
@@ -211,11 +211,11 @@ class Sessions:
         """Find the session, however often it has moved on."""
         for _ in range(MOVES):
             found = await self._find(name, conn, own)
-            if found is None or found.moved is None:
+            if found is None or found.superseded_by is None:
                 return found
-            if same(found.moved, own):
+            if same(found.superseded_by, own):
                 return None  # it is this connection's own already
-            name = found.moved
+            name = found.superseded_by
         return None
 
     async def _find(self, name: str, conn: Connection, own: SessionName) -> Session | None:
@@ -235,7 +235,7 @@ class Sessions:
             return None
         if found.user_id in self._under_way.get(own, ()):
             return None  # sent away since
-        if found.moved is None:
+        if found.superseded_by is None:
             self._go_on(conn, own, found)
         return found
 
@@ -284,18 +284,18 @@ class Sessions:
     def _go_on(self, conn: Connection, own: SessionName, found: Session) -> None:
         """Let the connection remember what was asked before, and be answered what is in
         work; if it has ended meanwhile, its session remembers it."""
-        if found.repeats is not None:
-            if conn.asked is not None:
-                found.repeats.take_in(conn.asked)
-            found.repeats.holder = conn
-            conn.asked = found.repeats
+        if found.request_log is not None:
+            if conn.request_log is not None:
+                found.request_log.merge(conn.request_log)
+            found.request_log.successor = conn
+            conn.request_log = found.request_log
         if conn.is_open:
             self._returning[conn.id] = found.rooms
             if conn.user_id != found.user_id and found.identity is not None:
                 self.become(conn.id, dict(found.identity))
         elif (kept := self._kept.find(own, self._clock.now())) is not None:
             rooms = kept.rooms | found.rooms
-            self._keep(own, replace(found, rooms=rooms, repeats=conn.asked))
+            self._keep(own, replace(found, rooms=rooms, request_log=conn.request_log))
 
     def _is_for(self, session: Session, user_id: UserId | None, came_as: UserId | None) -> bool:
         return session.is_for(user_id, came_as, self._clock.wall())
@@ -320,10 +320,10 @@ class Sessions:
             return None
         if conn is not None and conn.connected_at > since:
             return None  # a resume that was under way for long: the client has moved on
-        if session.repeats is not None:
-            session.repeats.unbind()
-        if session.moved is None:
-            moved = replace(session, rooms=frozenset(), repeats=None, moved=heir)
+        if session.request_log is not None:
+            session.request_log.forget_bound()
+        if session.superseded_by is None:
+            moved = replace(session, rooms=frozenset(), request_log=None, superseded_by=heir)
             self._keep(SessionName(name), moved)
         if conn is not None:
             conn.session = None  # it has none to keep any more
@@ -345,19 +345,19 @@ class Sessions:
         session = self._give_up(asked.name, asked.user, asked.came_as, heir, when)
         if session is None:
             return None
-        if session.repeats is not None:
-            await self._answered(session.repeats)
+        if session.request_log is not None:
+            await self._answered(session.request_log)
         return _record(session)
 
-    async def _answered(self, repeats: RequestLog) -> None:
+    async def _answered(self, log: RequestLog) -> None:
         """Return when nothing is in work any more, or the patience is over."""
         over = asyncio.Event()
-        repeats.when_idle = over.set
+        log.when_idle = over.set
         deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
-        if repeats.in_work:
+        if log.in_flight:
             await over.wait()
         deadline.cancel()
-        repeats.when_idle = None
+        log.when_idle = None
 
     # --- the node ends
 
@@ -385,12 +385,12 @@ class Sessions:
 def _record(session: Session, kept_at: float = 0.0) -> str:
     """A session as text. Answers are JSON, so they can stand in it. ``kept_at``: when its
     connection was cut, for what is left to the state."""
-    answers = [] if session.repeats is None else session.repeats.answers()
+    answers = [] if session.request_log is None else session.request_log.answers()
     fields = {
         "user": session.user_id,
         "rooms": sorted(session.rooms),
         "answers": [[request_id, answer.decode()] for request_id, answer in answers],
-        "moved": session.moved,
+        "moved": session.superseded_by,
         "kept_at": kept_at,
     }
     if session.identity is None:
@@ -441,12 +441,12 @@ def _read(record: Any) -> Session:
     """Read what ``_record`` wrote; raises ``BadPacket``: the engine is a trust boundary."""
     try:
         fields = json.loads(record)
-        repeats = RequestLog()
+        log = RequestLog()
         for request_id, answer in fields["answers"]:
-            repeats.answered(request_id, answer.encode())
+            log.record(request_id, answer.encode())
         rooms = frozenset(RoomId(room_id) for room_id in fields["rooms"])
-        moved = None if fields["moved"] is None else SessionName(fields["moved"])
+        superseded_by = None if fields["moved"] is None else SessionName(fields["moved"])
         identity = _identity(fields.get("identity"))
-        return Session(fields["user"], rooms, repeats, moved, fields.get("came"), identity)
+        return Session(fields["user"], rooms, log, superseded_by, fields.get("came"), identity)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadPacket(f"not a session: {error}") from None

@@ -1,7 +1,7 @@
 """Sessions that are kept: found by name, for a time, and never too many."""
 
 from eyewall.domain import session as module
-from eyewall.domain.repeats import RequestLog
+from eyewall.domain.request_log import RequestLog
 from eyewall.domain.session import KeptSessions, Session, conn_of, name_of, same
 
 
@@ -13,10 +13,10 @@ def kept(*names, until=10.0):
 
 
 def asked(size):
-    repeats = RequestLog()
-    repeats.look("r1")
-    repeats.answered("r1", b"x" * size)
-    return Session("ada", repeats=repeats)
+    log = RequestLog()
+    log.register("r1")
+    log.record("r1", b"x" * size)
+    return Session("ada", request_log=log)
 
 
 def test_a_name_says_which_connection_it_began_with():

@@ -14,7 +14,7 @@ from eyewall.domain.errors import (
     Unavailable,
     ValidationError,
 )
-from eyewall.domain.repeats import LIMIT
+from eyewall.domain.request_log import LIMIT
 from eyewall.domain.telling import MAX_DETAILS, MAX_TEXT
 from tests.application.fakes import settle
 
@@ -36,7 +36,7 @@ async def ada(node):
 
 
 def in_work(client):
-    return 0 if client.conn.asked is None else client.conn.asked.in_work
+    return 0 if client.conn.request_log is None else client.conn.request_log.in_flight
 
 
 # --- what a client publishes

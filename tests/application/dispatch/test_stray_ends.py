@@ -105,7 +105,7 @@ async def test_of_an_ordering_key_it_is_one_answer(node, end):
     for number in ("1", "2"):
         [answer] = await ada.ask(request(number))
         assert answer["data"]["code"] == "internal"
-    assert ada.conn.asked.in_work == 0
+    assert ada.conn.request_log.in_flight == 0
     await is_well(node, ada)
 
 
@@ -129,7 +129,7 @@ async def test_an_ordering_key_that_can_not_be_looked_up_is_one_answer(node):
     [answer] = await ben.ask(request("1"))
 
     assert answer["data"]["code"] == "internal"
-    assert ben.conn.asked.in_work == 0
+    assert ben.conn.request_log.in_flight == 0
 
 
 @ends
@@ -384,4 +384,4 @@ async def test_an_ordering_key_that_gives_a_coroutine_is_one_answer(node):
     [answer] = await ada.ask(request("1"))
 
     assert answer["data"]["code"] == "internal"
-    assert ada.conn.asked.in_work == 0
+    assert ada.conn.request_log.in_flight == 0
