@@ -274,7 +274,7 @@ class Envelope(Generic[T_co]):
         copy._data = data
         return copy
 
-    def placed(self, stream: StreamPosition) -> Envelope[Any]:
+    def with_position(self, stream: StreamPosition) -> Envelope[Any]:
         """Return the same message with its position in a room's history."""
         copy = self.with_data(self._data)
         copy.stream = stream

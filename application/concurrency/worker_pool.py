@@ -31,7 +31,7 @@ from eyewall.application.concurrency.tasks import CANCEL_GRACE, is_end
 J = TypeVar("J")
 
 
-TURN = 8
+MAX_JOBS_PER_TURN = 8
 """Jobs that a lane may have done before the next lane has its turn."""
 
 
@@ -482,7 +482,7 @@ class LaneWorkers(Generic[J]):
         self._running += 1
         payer: _Share | None = None
         try:
-            for _ in range(TURN):
+            for _ in range(MAX_JOBS_PER_TURN):
                 if lane.extra is not None:
                     payer = self._begin(lane.extra)
                 job = lane.in_work = lane.next

@@ -31,7 +31,7 @@ class Slot:
     def release(self) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
-            owner.give_back(self._address)
+            owner.release(self._address)
 
 
 class ConnectionLimits:
@@ -46,7 +46,7 @@ class ConnectionLimits:
     def __len__(self) -> int:
         return self._taken
 
-    def take(self, ip: str | None) -> Slot:
+    def acquire(self, ip: str | None) -> Slot:
         """Take a place for who comes from ``ip``; raises ``Overloaded``."""
         if self._most is not None and self._taken >= self._most:
             raise Overloaded("the node has all the connections it may have")
@@ -60,7 +60,7 @@ class ConnectionLimits:
         self._taken += 1
         return Slot(self, address)
 
-    def give_back(self, address: str | None) -> None:
+    def release(self, address: str | None) -> None:
         """Free a place. For ``Slot``, which does it once."""
         self._taken -= 1
         if address is not None:

@@ -37,7 +37,7 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _COMEBACKS: Final = frozenset({RESUME, REFRESH})
 
 
-_place = lru_cache(maxsize=1024)(counted_as)
+_counted_as = lru_cache(maxsize=1024)(counted_as)
 """Cached, because parsing an address takes as long as some handlers do: 1,024 addresses."""
 
 
@@ -50,7 +50,7 @@ def key_of(conn: Connection) -> str:
     meta = conn.meta
     if meta.user_id is not None:
         return f"user:{meta.user_id}"
-    return f"ip:{_place(meta.ip)}" if meta.ip else f"conn:{conn.id}"
+    return f"ip:{_counted_as(meta.ip)}" if meta.ip else f"conn:{conn.id}"
 
 
 def check(said: object) -> None:
@@ -119,13 +119,13 @@ def _is_spared(conn: Connection, topic: str) -> bool:
     that the client does not choose, and without them it loses its rooms or its connection.
     Further ones wait like everything else, so that neither is a way around the limit.
     """
-    resumed, until = conn.spared
+    resumed, until = conn.exemptions
     if topic == RESUME:
-        conn.spared = True, until
+        conn.exemptions = True, until
         return not resumed
     # By its end, which only grows from token to token: two of them in turn are no way around.
     end = conn.meta.expires_at or _NEVER
     if until is not None and end <= until:
         return False
-    conn.spared = resumed, end
+    conn.exemptions = resumed, end
     return True

@@ -43,10 +43,10 @@ _NO_ROOMS: dict[RoomId, RoomRole] = {}
 _NONE_HELD = frozenset[RoomId]()
 
 
-_NOT_SPARED: tuple[bool, datetime | None] = (False, None)
+_NO_EXEMPTIONS: tuple[bool, datetime | None] = (False, None)
 
 
-BEING_ASKED: ContextVar[Connection | None] = ContextVar("being_asked", default=None)
+CONNECTING: ContextVar[Connection | None] = ContextVar("connecting", default=None)
 """The connection whose ``on_connect`` hooks run in this context."""
 
 
@@ -65,14 +65,14 @@ class Connection:
         "_connected_at",
         "_user_data",
         "announced",
-        "came_as",
         "connections",
+        "exemptions",
         "fate",
         "held",
         "id",
-        "is_in",
+        "initial_meta",
+        "is_admitted",
         "is_open",
-        "lapsed",
         "link",
         "meta",
         "opening",
@@ -80,7 +80,7 @@ class Connection:
         "reservation",
         "roles",
         "session",
-        "spared",
+        "token_lapsed",
     )
 
     def __init__(
@@ -95,16 +95,16 @@ class Connection:
         self.id = conn_id
         self.link = link
         self.meta = meta
-        self.came_as = meta
+        self.initial_meta = meta
         """What the handshake said of it; ``meta`` is what is true now."""
         self.connections = connections
         self.reservation: ConnectionSlot | None = reservation
         self.session = session
         """The session's unguessable name; None for a client without a subprotocol."""
         self.is_open = True
-        self.is_in = False
+        self.is_admitted = False
         """Whether it was let in: no ``on_connect`` hook can refuse it any more."""
-        self.lapsed = False
+        self.token_lapsed = False
         """Whether its token has run out, and it may only show a new one (``expiry``)."""
         self.fate = FailureReason.CONN_CLOSED
         """When it has ended: why what waits for it does not arrive."""
@@ -117,7 +117,7 @@ class Connection:
         """The role in each room that it is in."""
         self.held = _NONE_HELD
         """Those of them that send it nothing so far; changed by ``anteroom`` only."""
-        self.spared = _NOT_SPARED
+        self.exemptions = _NO_EXEMPTIONS
         """Whether a resume has passed although the limiter said no, and the end of the token
         for which a refresh last did (``limits``)."""
         self._connected_at = connections.clock.wall().timestamp()
@@ -209,7 +209,7 @@ class Connections:
         self.draining = False
         self._stats = stats
         self._logger = logger
-        self._places = ConnectionLimits(max_connections, max_per_address)
+        self._limits = ConnectionLimits(max_connections, max_per_address)
         self._by_id: dict[ConnId, Connection] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._on_end: list[Callable[[Connection, DisconnectReason], None]] = []
@@ -221,7 +221,7 @@ class Connections:
         """Take a place for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
         if self.draining:
             raise ShuttingDown("the node is draining")
-        return self._places.take(ip)
+        return self._limits.acquire(ip)
 
     # --- the registry
 
@@ -247,9 +247,9 @@ class Connections:
         self._stats.metrics.connected()
         self._logger.debug("connected", conn_id=conn.id, user_id=conn.user_id)
 
-    def let_in(self, conn: Connection) -> None:
+    def admit(self, conn: Connection) -> None:
         """It gets what is for everybody, and for its user, from now on."""
-        conn.is_in = True
+        conn.is_admitted = True
         self.everyone.add(conn.link)
 
     def set_meta(self, conn: Connection, changes: dict[str, Any]) -> ConnMeta:

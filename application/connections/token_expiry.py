@@ -45,7 +45,7 @@ class TokenExpiry:
             self._plan(conn)
 
     def forget(self, conn: Connection) -> None:
-        conn.lapsed = False
+        conn.token_lapsed = False
         found = self._of.pop(conn.id, None)
         if found is not None:
             found[1].cancel()
@@ -73,9 +73,9 @@ class TokenExpiry:
 
     def _lapse(self, conn: Connection) -> None:
         """The token has ended, and a new one may have come unread."""
-        if conn.lapsed:
+        if conn.token_lapsed:
             return  # it has its chance
-        conn.lapsed = True
+        conn.token_lapsed = True
         now = self._clock.now()
         self._deadlines.at(now, conn.link.look)  # soon, but not in the middle of a batch
         when = now + CHANCE
@@ -89,14 +89,14 @@ class TokenExpiry:
         """Before what has come is read: tell those apart whose tokens have ended."""
         now = self._clock.now()
         for conn, deadline in list(self._of.values()):
-            if deadline.when <= now and not conn.lapsed:
+            if deadline.when <= now and not conn.token_lapsed:
                 deadline.cancel()
                 self._lapse(conn)
 
     def _plan_anew(self) -> None:
         """The time of day is another than it was thought to be."""
         for conn, deadline in list(self._of.values()):
-            if conn.lapsed:
+            if conn.token_lapsed:
                 continue
             deadline.cancel()
             if self._left(conn) > ROUNDING:

@@ -32,9 +32,9 @@ from eyewall.application.delivery.pending_acks import (
     unknown,
 )
 from eyewall.application.outbound.recipients import RecipientFilter
-from eyewall.application.outbound.sender import Missed, Sender
+from eyewall.application.outbound.sender import Addressee, Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Codec, EncodedMessage, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, read_message
 from eyewall.application.ports.transport import Link
 from eyewall.application.rooms.publisher import Publisher
 from eyewall.application.rooms.stream import BufferedMessage
@@ -87,7 +87,7 @@ class AckedDelivery:
         result: bool = False,
     ) -> list[tuple[str, Outcome]]:
         """Deliver with acks, everywhere at once; the failure handlers have run."""
-        frame = self._sender.frame(message, ack=True)
+        frame = self._sender.encode(message, ack=True)
         parts = [
             self._on(node, some, recipient, frame, plan, result=result)
             for recipient in recipients
@@ -117,10 +117,10 @@ class AckedDelivery:
         retention = await self._publisher.retention(room_id) if keep else None
         if retention is None:
             return await self.deliver([everyone], message, plan)
-        frame = self._sender.frame(message, ack=True, recipient=room_id)
+        frame = self._sender.encode(message, ack=True, recipient=room_id)
         assert frame.envelope is not None
         # Who reads it later is not asked for an ack.
-        kept = self._sender.frame(replace(message, id=frame.envelope.id), recipient=room_id)
+        kept = self._sender.encode(replace(message, id=frame.envelope.id), recipient=room_id)
         found, gone = self._found(everyone.by_node.get(self._node, ()))
         turn = _Turn(self._pending_acks, found, plan, everyone.whom)
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
@@ -149,9 +149,9 @@ class AckedDelivery:
         """Have the failure handlers run for what did not arrive."""
         for name, outcome in found:
             if outcome.reason is not None:
-                await self._sender.failed(
+                await self._sender.report(
                     frame.addressed(name),
-                    Missed(outcome.conn_id, outcome.user_id),
+                    Addressee(outcome.conn_id, outcome.user_id),
                     outcome.reason,
                     outcome.error,
                     duration=outcome.seconds,
@@ -237,7 +237,7 @@ class AckedDelivery:
             return [unknown(conn_id, away) for conn_id in conn_ids]
 
     async def _take_deliver(self, asked: Deliver, payload: bytes) -> list[dict[str, Any]]:
-        frame = read_frame(self._codec, payload, asked.priority)
+        frame = read_message(self._codec, payload, asked.priority)
         left = asked.time_left
         deadline = None if left is None else self._clock.now() + left
         plan = Plan(asked.ack_timeout, asked.retries, asked.backoff, deadline)

@@ -12,7 +12,7 @@ from typing import Any
 from eyewall.application.cluster.peers import Cluster
 from eyewall.application.cluster.protocol import DirectMessage, DirectText
 from eyewall.application.concurrency.locks import KeyedLock
-from eyewall.application.connections.registry import BEING_ASKED, Connection, Connections
+from eyewall.application.connections.registry import CONNECTING, Connection, Connections
 from eyewall.application.delivery.acked import AckedDelivery
 from eyewall.application.delivery.locator import Recipient, RecipientLocator
 from eyewall.application.delivery.pending_acks import Outcome, is_unknown
@@ -22,9 +22,9 @@ from eyewall.application.outbound.recipients import (
     RecipientFilter,
     checked,
 )
-from eyewall.application.outbound.sender import Missed, Sender
+from eyewall.application.outbound.sender import Addressee, Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Codec, EncodedMessage, read_frame, read_text
+from eyewall.application.ports.message import Codec, EncodedMessage, read_message, read_text
 from eyewall.domain.ack_result import AckResult
 from eyewall.domain.delivery import Plan
 from eyewall.domain.duration import seconds
@@ -91,10 +91,10 @@ class DirectMessages:
             _check_readable(conn_id)
         acked = _not_acked(options)
         if not self._cluster.running:
-            return await self._closed(message, conn_id, Missed(ConnId(conn_id)), acked)
+            return await self._closed(message, conn_id, Addressee(ConnId(conn_id)), acked)
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
-            return await self._gone(self._sender.frame(message), conn_id, acked=acked)
+            return await self._gone(self._sender.encode(message), conn_id, acked=acked)
         ((_, report),) = await self._send([recipient], message, options or SendOptions())
         return report
 
@@ -124,7 +124,7 @@ class DirectMessages:
         acked = _not_acked(options)
         if not self._cluster.running:
             return [
-                (user, await self._closed(message, user, Missed(user_id=user), acked))
+                (user, await self._closed(message, user, Addressee(user_id=user), acked))
                 for user in users
             ]
         where = await self._locate.users(users)
@@ -132,9 +132,9 @@ class DirectMessages:
         reports = await self._send(here, message, options)
         for away in (UserId(r.name) for r in where if not r.by_node):
             error = UserOffline(f"{away} has no connection")
-            frame = self._sender.frame(message, recipient=away)
-            missed = Missed(user_id=away)
-            await self._sender.failed(frame, missed, FailureReason.USER_OFFLINE, error)
+            frame = self._sender.encode(message, recipient=away)
+            missed = Addressee(user_id=away)
+            await self._sender.report(frame, missed, FailureReason.USER_OFFLINE, error)
             reports.append((away, _failed(away, error, missed, acked)))
         return reports
 
@@ -211,7 +211,7 @@ class DirectMessages:
 
     async def text_to_conn(self, conn_id: str, text: str) -> DeliveryReport:
         """Send one text frame without an envelope, wherever the connection is."""
-        frame = self._sender.text(text)
+        frame = self._sender.encode_text(text)
         recipient = await self._locate.conn(conn_id)
         for node in recipient.by_node:
             if node == self._node:
@@ -221,8 +221,8 @@ class DirectMessages:
 
     async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
         """Answer a request with a message of its topic; raises as ``Sender.send`` does."""
-        frame = self._sender.answer_frame(request, data)
-        error = await self._sender.to_conn(conn, frame)
+        frame = self._sender.encode_answer(request, data)
+        error = await self._sender.try_send(conn, frame)
         if error is not None:
             raise error
 
@@ -244,7 +244,7 @@ class DirectMessages:
             plan = Plan.of(options, self._clock.now())
             found = await self._acks.deliver(recipients, message, plan)
             return [(name, outcome.report()) for name, outcome in found]
-        frame = self._sender.frame(message)
+        frame = self._sender.encode(message)
         if options.ttl is not None:
             frame.expires = self._clock.now() + seconds(options.ttl, "ttl")
         await self._sender.ready()
@@ -275,12 +275,12 @@ class DirectMessages:
         sent: DirectMessage | DirectText,
     ) -> list[DeliveryReport]:
         """Hand a frame to the node that has the recipient's connections."""
-        who = [Missed(conn_id, recipient.owner(conn_id)) for conn_id in recipient.by_node[node]]
+        who = [Addressee(conn_id, recipient.owner(conn_id)) for conn_id in recipient.by_node[node]]
         try:
             await self._cluster.notify_node(node, sent, frame.payload)
         except Unavailable as error:
             for missed in who:
-                await self._sender.failed(frame, missed, FailureReason.CONN_ERROR, error)
+                await self._sender.report(frame, missed, FailureReason.CONN_ERROR, error)
             return [_failed(str(missed.conn_id), error, missed) for missed in who]
         return [
             DeliveryReport(str(conn_id), DeliveryStatus.FORWARDED, user_id=user_id, conn_id=conn_id)
@@ -296,17 +296,17 @@ class DirectMessages:
         acked: bool | None = None,
     ) -> DeliveryReport:
         error = ConnectionClosed(f"{conn_id} is not connected")
-        missed = Missed(ConnId(conn_id), whom.user)
-        await self._sender.failed(frame, missed, FailureReason.CONN_CLOSED, error)
+        missed = Addressee(ConnId(conn_id), whom.user)
+        await self._sender.report(frame, missed, FailureReason.CONN_CLOSED, error)
         return _failed(conn_id, error, missed, acked)
 
     async def _closed(
-        self, message: Message, name: str, missed: Missed, acked: bool | None
+        self, message: Message, name: str, missed: Addressee, acked: bool | None
     ) -> DeliveryReport:
         """The node has not started, or has stopped: there is no way to anybody."""
-        frame = self._sender.frame(message, recipient=name)
+        frame = self._sender.encode(message, recipient=name)
         error = ShuttingDown("the server is not running")
-        await self._sender.failed(frame, missed, FailureReason.CHANNEL_CLOSED, error)
+        await self._sender.report(frame, missed, FailureReason.CHANNEL_CLOSED, error)
         return _failed(name, error, missed, acked)
 
     async def _to_local(
@@ -316,7 +316,7 @@ class DirectMessages:
         if conn is None or not whom.means(conn):
             return await self._gone(frame, conn_id, whom)
         user_id = whom.user or conn.user_id
-        refused = await self._sender.to_conn(conn, frame)
+        refused = await self._sender.try_send(conn, frame)
         status = DeliveryStatus.OK
         if refused is not None:
             closed = isinstance(refused, ConnectionClosed)
@@ -325,7 +325,7 @@ class DirectMessages:
 
     async def _nobody(self, target: Target, message: Message) -> AckResult:
         """There is nobody to wait for: a user or a connection that is not there failed."""
-        frame = self._sender.frame(message, recipient=target.id)
+        frame = self._sender.encode(message, recipient=target.id)
         if target.kind is TargetKind.USER:
             error: UserOffline | ConnectionClosed = UserOffline(f"{target.id} is offline")
             reason = FailureReason.USER_OFFLINE
@@ -333,31 +333,31 @@ class DirectMessages:
             error = ConnectionClosed(f"{target.id} is not connected")
             reason = FailureReason.CONN_CLOSED
         missed = _missed(target)
-        await self._sender.failed(frame, missed, reason, error)
+        await self._sender.report(frame, missed, reason, error)
         return ack_result([_failed(target.id, error, missed, acked=False)], timed_out=False)
 
     # --- what other nodes ask for
 
     def _take_send(self, sent: DirectMessage, payload: bytes) -> None:
-        frame = read_frame(self._codec, payload, sent.priority)
+        frame = read_message(self._codec, payload, sent.priority)
         if sent.ttl is not None:
             frame.expires = self._clock.now() + sent.ttl
         whom = RecipientFilter.of(sent.recipients)
         for conn_id in sent.conns:
             conn = self._connections.get(conn_id)
             if conn is not None and whom.means(conn):
-                self._sender.post(conn, frame)
+                self._sender.enqueue_or_report(conn, frame)
             else:
                 # The sender was told that it is forwarded: only this node can report more.
-                self._sender.forwarded_in_vain(frame.addressed(whom.user or conn_id), conn_id)
+                self._sender.report_misrouted(frame.addressed(whom.user or conn_id), conn_id)
 
     def _take_text(self, sent: DirectText, payload: bytes) -> None:
-        frame = self._sender.text(read_text(payload))
+        frame = self._sender.encode_text(read_text(payload))
         conn = self._connections.get(sent.conn)
         if conn is not None:
-            self._sender.post(conn, frame)
+            self._sender.enqueue_or_report(conn, frame)
         else:
-            self._sender.forwarded_in_vain(frame.addressed(sent.conn), sent.conn)
+            self._sender.report_misrouted(frame.addressed(sent.conn), sent.conn)
 
 
 def _check(options: SendOptions | None) -> None:
@@ -368,18 +368,18 @@ def _check(options: SendOptions | None) -> None:
 def _check_readable(conn_id: str) -> None:
     """Raise ``Misuse`` for a question to the very connection whose ``on_connect`` hook asks
     it: nothing is read from that one before the hook has ended."""
-    conn = BEING_ASKED.get()
+    conn = CONNECTING.get()
     if conn is not None and conn.id == conn_id and conn.opening is not None:
         raise Misuse(
             f"on_connect can't wait for an answer of {conn_id}: it is read when the hook has ended"
         )
 
 
-def _missed(target: Target) -> Missed:
+def _missed(target: Target) -> Addressee:
     """Whom a target names; a room is nobody in particular."""
     if target.kind is TargetKind.CONN:
-        return Missed(ConnId(target.id))
-    return Missed(user_id=UserId(target.id)) if target.kind is TargetKind.USER else Missed()
+        return Addressee(ConnId(target.id))
+    return Addressee(user_id=UserId(target.id)) if target.kind is TargetKind.USER else Addressee()
 
 
 def _not_acked(options: SendOptions | None) -> bool | None:
@@ -388,7 +388,7 @@ def _not_acked(options: SendOptions | None) -> bool | None:
 
 
 def _failed(
-    target: str, error: EyewallError, missed: Missed, acked: bool | None = None
+    target: str, error: EyewallError, missed: Addressee, acked: bool | None = None
 ) -> DeliveryReport:
     return DeliveryReport(
         target,

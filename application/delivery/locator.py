@@ -106,7 +106,7 @@ class RecipientLocator:
             for conn_id, node in known.get(user, {}).items():
                 if node != self._node:
                     by_node[node].append(conn_id)
-            here = [c for c in self._connections.of_user(user) if c.is_in or not only_in]
+            here = [c for c in self._connections.of_user(user) if c.is_admitted or not only_in]
             found.append(self._with_local(user, here, by_node, RecipientFilter(user=user)))
         return found
 
@@ -146,7 +146,7 @@ class RecipientLocator:
             nodes = await self._cluster.others()
             answers = await asyncio.gather(*(self._ask_who(node, asked) for node in nodes))
             by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
-        here = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
+        here = [conn for conn in self._connections if conn.is_admitted and fits(conn.meta)]
         return self._with_local("*", here, by_node, RecipientFilter(fits=fits))
 
     def _with_local(
@@ -171,4 +171,6 @@ class RecipientLocator:
             return []
 
     async def _take_who(self, asked: FindConnections, _: bytes) -> list[ConnId]:
-        return [conn.id for conn in self._connections if conn.is_in and asked.where(conn.meta)]
+        return [
+            conn.id for conn in self._connections if conn.is_admitted and asked.where(conn.meta)
+        ]

@@ -22,10 +22,10 @@ from eyewall.application.connections.stats import Stats
 from eyewall.application.delivery.direct import DirectMessages
 from eyewall.application.delivery.late_acks import LateAcks
 from eyewall.application.delivery.replay import OfflineReplay
-from eyewall.application.outbound.sender import Missed, Sender
+from eyewall.application.outbound.sender import Addressee, Sender
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import told
-from eyewall.application.ports.message import Codec, MalformedMessage, read_frame
+from eyewall.application.ports.message import Codec, MalformedMessage, read_message
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import OfflineStore
 from eyewall.domain.ack_result import AckResult
@@ -202,8 +202,8 @@ class Offline:
     async def _failed(
         self, user: UserId, message: Message, reason: FailureReason, error: EyewallError
     ) -> DeliveryReport:
-        frame = self._sender.frame(message, recipient=user)
-        await self._sender.failed(frame, Missed(user_id=user), reason, error)
+        frame = self._sender.encode(message, recipient=user)
+        await self._sender.report(frame, Addressee(user_id=user), reason, error)
         return DeliveryReport(user, DeliveryStatus.FAILED, error, user_id=user)
 
     # --- storing
@@ -230,14 +230,16 @@ class Offline:
         ):
             return reports
         assert self._stored is not None
-        frame = self._sender.frame(message, ack=True, recipient=user)
+        frame = self._sender.encode(message, ack=True, recipient=user)
         assert frame.envelope is not None
         message_id = str(frame.envelope.id)
         kept = StoredMessage(message_id, frame.payload, frame.priority, now, expires_at)
         try:
             evicted = await self._stored.store.store(user, kept)
         except Unavailable as error:
-            await self._sender.failed(frame, Missed(user_id=user), FailureReason.CONN_ERROR, error)
+            await self._sender.report(
+                frame, Addressee(user_id=user), FailureReason.CONN_ERROR, error
+            )
             failed = DeliveryStatus.FAILED
             return [replace(report, status=failed, error=error) for report in reports]
         tried = {report.target for report in reports}
@@ -258,13 +260,13 @@ class Offline:
             )
             try:
                 stored = one.message
-                frame = read_frame(self._codec, stored.payload, stored.priority)
+                frame = read_message(self._codec, stored.payload, stored.priority)
             except MalformedMessage as problem:
                 self._logger.error(
                     "stored_message_unreadable", id=one.message.id, error=told(problem)
                 )
                 continue
-            await self._sender.failed(frame, Missed(user_id=one.user_id), one.reason, error)
+            await self._sender.report(frame, Addressee(user_id=one.user_id), one.reason, error)
 
     # --- what is too old
 

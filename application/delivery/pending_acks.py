@@ -241,7 +241,7 @@ class PendingAcks:
             self._tell(waiting, Event.LOST)
             return
         waiting.user_id = waiting.whom.user or waiting.conn.user_id
-        offer = self._sender.to_link(waiting.conn.link, waiting.frame)
+        offer = self._sender.enqueue(waiting.conn.link, waiting.frame)
         if waiting.delivery.is_settled:
             return  # the overflow has ended the connection, and that settled it
         if offer is Offer.CLOSED:

@@ -39,10 +39,10 @@ from eyewall.application.delivery.acked import AckedDelivery
 from eyewall.application.delivery.locator import RecipientLocator
 from eyewall.application.delivery.pending_acks import Outcome, PendingAcks
 from eyewall.application.outbound.recipients import RecipientFilter
-from eyewall.application.outbound.sender import Missed, Sender
+from eyewall.application.outbound.sender import Addressee, Sender
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import told
-from eyewall.application.ports.message import Codec, EncodedMessage, MalformedMessage, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, MalformedMessage, read_message
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import OfflineStore
 from eyewall.domain.delivery import Plan
@@ -230,7 +230,7 @@ class OfflineReplay:
 
     def _send(self, replay: ReplayWindow, message: StoredMessage, places: list[_Place]) -> None:
         try:
-            frame = read_frame(
+            frame = read_message(
                 self._codec, message.payload, message.priority, recipient=str(replay.user_id)
             )
             if frame.envelope is None or frame.envelope.id != message.id:
@@ -276,9 +276,9 @@ class OfflineReplay:
             # Whose time is over is told of when it is removed. This is not awaited: a
             # handler may send to the user, and wait in line for this replay.
             self._tasks.spawn(
-                self._sender.failed(
+                self._sender.report(
                     frame,
-                    Missed(outcome.conn_id, outcome.user_id),
+                    Addressee(outcome.conn_id, outcome.user_id),
                     outcome.reason,
                     outcome.error,
                     duration=outcome.seconds,

@@ -361,7 +361,7 @@ class Receiver:
                 return
             if self._limits is not None and job.limit is not None:
                 await self._wait_for(job.limit, job)
-            if conn.lapsed and message.topic != REFRESH:
+            if conn.token_lapsed and message.topic != REFRESH:
                 raise Unauthorized("the token has run out")
             if (waits := self._admit(conn, message)) is not None:
                 await waits

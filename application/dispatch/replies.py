@@ -105,13 +105,13 @@ class Responder:
         """
         if result is None:
             if request.ack:
-                self._answer(conn, request, self._sender.ack_frame(request), remember=True)
+                self._answer(conn, request, self._sender.encode_ack(request), remember=True)
             return
         data = result if isinstance(result, Mapping) else {"result": result}
         if not RESERVED.isdisjoint(data):
             raise ReservedKey(RESERVED.intersection(data))
         if request.ack:
-            frame = self._sender.reply_frame(ack(request, data))
+            frame = self._sender.encode_envelope(ack(request, data))
             self._answer(conn, request, frame, remember=True)
 
     def refuse(
@@ -214,7 +214,7 @@ class Responder:
         left out.
         """
         if not told.details:
-            return self._sender.reply_frame(envelope), True
+            return self._sender.encode_envelope(envelope), True
         frame = self._with(told.details, envelope)
         if frame is not None:
             return frame, True
@@ -223,11 +223,11 @@ class Responder:
             for name, value in told.details.items()
             if self._with({name: value}, envelope) is not None
         }
-        return self._with(some, envelope) or self._sender.reply_frame(envelope), False
+        return self._with(some, envelope) or self._sender.encode_envelope(envelope), False
 
     def _with(self, details: Mapping[str, Any], envelope: Envelope) -> EncodedMessage | None:
         try:
-            frame = self._sender.reply_frame(envelope.with_data({**envelope.data, **details}))
+            frame = self._sender.encode_envelope(envelope.with_data({**envelope.data, **details}))
         except BaseException:  # noqa: BLE001  (whatever a type of the application's raises)
             return None
         return frame if len(frame.payload) <= MAX_DETAILS else None
@@ -239,7 +239,7 @@ class Responder:
         ``code``: that of an error or a nack, which is counted by it.
         """
         try:
-            if conn.is_open and self._sender.post(conn, frame) and code is not None:
+            if conn.is_open and self._sender.enqueue_or_report(conn, frame) and code is not None:
                 self._stats.failed(code)
         except BaseException as problem:
             self._logger.error(

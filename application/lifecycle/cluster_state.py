@@ -100,7 +100,7 @@ class ClusterStateSync:
             except Unavailable as error:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
         self._telling.spawn(self._rooms.tell(conn))
-        if conn.user_id is None or not conn.is_open or not conn.is_in:
+        if conn.user_id is None or not conn.is_open or not conn.is_admitted:
             return  # one that is not let in yet sees to the rest when it is
         if self._replays is not None:
             self._replays.begin(conn.user_id)  # who logs in later has come as well

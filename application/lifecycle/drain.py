@@ -93,8 +93,8 @@ class ShutdownNotice:
         part = max(WINDOW, len(conns) / PER_SECOND) / max(1, len(conns))
         for number, conn in enumerate(conns):
             data = {"reconnect_in": round((number + random.random()) * part, 3)}  # noqa: S311
-            notice = self._sender.notice("system:draining", "draining", data)
-            self._sender.to_many([conn], notice)
+            notice = self._sender.encode_notice("system:draining", "draining", data)
+            self._sender.enqueue_to_each([conn], notice)
 
     async def close(self) -> None:
         """Close every connection with 1012."""

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from eyewall.application.concurrency.tasks import is_end
 from eyewall.application.connections.hooks import Event, Hooks
-from eyewall.application.connections.registry import BEING_ASKED, Connection, Connections
+from eyewall.application.connections.registry import CONNECTING, Connection, Connections
 from eyewall.application.connections.token_expiry import TokenExpiry
 from eyewall.application.delivery.replay import OfflineReplay
 from eyewall.application.lifecycle.remote import RemoteConnections
@@ -150,10 +150,10 @@ class ConnectionLifecycle:
         if conn.meta.expires_at is not None:
             self._expiry.watch(conn)
         if conn.session is not None:
-            self._sender.to_link(conn.link, self._welcome_frame(conn))
+            self._sender.enqueue(conn.link, self._welcome_frame(conn))
         stored_first = self._replays is not None and conn.user_id is not None
         if not self._hooks.of(Event.CONNECT) and not stored_first:
-            self._connections.let_in(conn)  # nothing can refuse it
+            self._connections.admit(conn)  # nothing can refuse it
         await self._appear(conn)
         if conn.is_open:
             await self._ask_hooks(conn)
@@ -163,9 +163,9 @@ class ConnectionLifecycle:
     async def _let_in(self, conn: Connection) -> None:
         """It is one of all the others from now on; returns when it has been sent what it
         gets before it is read."""
-        if not conn.is_in:
-            self._connections.let_in(conn)
-        places = self._rooms.let_in(conn)
+        if not conn.is_admitted:
+            self._connections.admit(conn)
+        places = self._rooms.admit(conn)
         # Nothing waits before this: what is sent to the user now comes after what is stored.
         stored = None
         if self._replays is not None and conn.user_id is not None:
@@ -187,7 +187,7 @@ class ConnectionLifecycle:
             "max_message_size": self._welcome.max_message_size,
             "server": self._welcome.server,
         }
-        return self._sender.notice("system:welcome", "welcome", data)
+        return self._sender.encode_notice("system:welcome", "welcome", data)
 
     async def _appear(self, conn: Connection) -> None:
         try:
@@ -200,7 +200,7 @@ class ConnectionLifecycle:
     async def _ask_hooks(self, conn: Connection) -> None:
         """Run the ``on_connect`` hooks; one that raises refuses the connection."""
         conn.announced = True
-        asked = BEING_ASKED.set(conn)
+        asked = CONNECTING.set(conn)
         try:
             await self._hooks.ask(Event.CONNECT, conn)
         except BaseException as error:
@@ -208,7 +208,7 @@ class ConnectionLifecycle:
                 raise
             self._not_let_in(conn, error)
         finally:
-            BEING_ASKED.reset(asked)
+            CONNECTING.reset(asked)
 
     def _not_let_in(self, conn: Connection, error: BaseException) -> None:
         """End a connection that a hook has refused, or that it could not decide on.
@@ -251,7 +251,7 @@ class ConnectionLifecycle:
     def drained(self, link: Link) -> None:
         conn: Connection | None = link.owner
         if conn is not None and conn.is_open:
-            self._sender.tell_gaps(conn)
+            self._sender.send_gaps(conn)
             self._resumer.drained(conn)
 
     def lost(

@@ -125,7 +125,7 @@ class RemoteConnections:
 
     async def _take_in(self, asked: LetIn, _: bytes) -> list[str]:
         found = [self._connections.get(conn_id) for conn_id in asked.conns]
-        return [conn.id for conn in found if conn is not None and conn.is_in]
+        return [conn.id for conn in found if conn is not None and conn.is_admitted]
 
     async def _end(
         self, by_node: Mapping[NodeId, Sequence[str]], reason: DisconnectReason, user_id: str | None

@@ -221,7 +221,7 @@ class Resumer:
                 self._streams.let_go(room_id, conn.link)
         for room_id, room in back.items():
             if room.end is _End.LOST and room_id in conn.roles and conn.is_open:
-                self._sender.post(conn, self._sender.gap(room_id, room.at))
+                self._sender.enqueue_or_report(conn, self._sender.encode_gap(room_id, room.at))
 
     # --- sending what was missed
 
@@ -253,7 +253,7 @@ class Resumer:
         except Unavailable:
             room.end = _End.LOST
         if room.end is _End.SLOW:
-            self._sender.gaps.begins(conn, room_id, room.at)
+            self._sender.gaps.note_after(conn, room_id, room.at)
 
     async def _catch_up(
         self, room_id: RoomId, conn: Connection, room: _Room, was: AbstractSet[str]
@@ -300,7 +300,7 @@ class Resumer:
                 break  # it will pass the gate
             frame = self._streams.frame(room_id, entry)
             if frame is not None and was.isdisjoint(entry.skip):
-                offer = self._sender.to_link(conn.link, frame.placed(room_id, at))
+                offer = self._sender.enqueue(conn.link, frame.with_position(room_id, at))
                 if offer not in TAKEN:
                     return _End.SLOW
             room.at = at

@@ -122,7 +122,7 @@ class Sessions:
     def ended(self, conn: Connection, reason: DisconnectReason) -> None:
         """Keep the session of a connection that may come back. One that was never let in has
         none yet."""
-        if conn.session is None or reason not in COMES_BACK or not conn.is_in:
+        if conn.session is None or reason not in COMES_BACK or not conn.is_admitted:
             self._returning.pop(conn.id, None)
             return
         self._keep(SessionName(conn.session), self._session_of(conn))
@@ -134,8 +134,8 @@ class Sessions:
             conn.user_id,
             rooms,
             conn.request_log,
-            came_as=conn.came_as.user_id,
-            identity=became(conn.meta, conn.came_as),
+            came_as=conn.initial_meta.user_id,
+            identity=became(conn.meta, conn.initial_meta),
         )
 
     async def forget(self, user_id: UserId) -> None:
@@ -225,13 +225,15 @@ class Sessions:
         if node == self._node:
             if not same(name, own):
                 await self._arrived(name)
-            found = self._give_up(name, conn.user_id, conn.came_as.user_id, own, conn.connected_at)
+            found = self._give_up(
+                name, conn.user_id, conn.initial_meta.user_id, own, conn.connected_at
+            )
         elif node and await self._cluster.is_alive(node):
             found = await self._ask(node, name, conn, own)
         if found is None:
             found = await self._take_left(name)
         # Asked again, whoever has said yes: the connection may be another user's since.
-        if found is None or not self._is_for(found, conn.user_id, conn.came_as.user_id):
+        if found is None or not self._is_for(found, conn.user_id, conn.initial_meta.user_id):
             return None
         if found.user_id in self._under_way.get(own, ()):
             return None  # sent away since
@@ -277,7 +279,7 @@ class Sessions:
     async def _ask(
         self, node: NodeId, name: str, conn: Connection, heir: SessionName
     ) -> Session | None:
-        asked = TakeSession(name, conn.user_id, conn.came_as.user_id, heir, conn.connected_at)
+        asked = TakeSession(name, conn.user_id, conn.initial_meta.user_id, heir, conn.connected_at)
         answer = await self._cluster.request(node, asked)
         return None if answer is None else _read(answer)
 

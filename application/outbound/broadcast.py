@@ -20,7 +20,7 @@ from eyewall.application.connections.registry import BroadcastGroups, Connection
 from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.recipients import Filter, checked
 from eyewall.application.outbound.sender import Sender
-from eyewall.application.ports.message import Codec, EncodedMessage, read_frame, read_text
+from eyewall.application.ports.message import Codec, EncodedMessage, read_message, read_text
 from eyewall.application.ports.transport import Link
 from eyewall.domain.envelope import Message
 from eyewall.domain.identity import ConnId, RoomId, UserId, Where
@@ -65,7 +65,7 @@ class FanOut:
 
         Returns how many connections of this node were meant.
         """
-        frame = self._sender.frame(message, recipient=room_id, fan_out=True)
+        frame = self._sender.encode(message, recipient=room_id, fan_out=True)
         reached = await self._local_room(room_id, frame, skip, skip_user)
         sent = RoomMessage(
             room_id,
@@ -77,14 +77,14 @@ class FanOut:
         return reached
 
     async def to_all(self, message: Message) -> int:
-        frame = self._sender.frame(message, recipient="*", fan_out=True)
-        reached = await self._sender.to_audience(self._connections.everyone, frame)
+        frame = self._sender.encode(message, recipient="*", fan_out=True)
+        reached = await self._sender.broadcast_when_ready(self._connections.everyone, frame)
         await self._cluster.notify_all(BroadcastMessage(frame.priority), frame.payload)
         return reached
 
     async def text_to_all(self, text: str) -> int:
-        frame = self._sender.text(text, fan_out=True)
-        reached = await self._sender.to_audience(self._connections.everyone, frame)
+        frame = self._sender.encode_text(text, fan_out=True)
+        reached = await self._sender.broadcast_when_ready(self._connections.everyone, frame)
         await self._cluster.notify_all(BroadcastText(), frame.payload)
         return reached
 
@@ -93,7 +93,7 @@ class FanOut:
         fits = checked(fits)
         if isinstance(fits, Where):
             where_fields(fits)  # raises before any connection gets the message
-        frame = self._sender.frame(message, recipient="*", fan_out=True)
+        frame = self._sender.encode(message, recipient="*", fan_out=True)
         reached = await self._local_fitting(frame, fits)
         if isinstance(fits, Where):
             await self._cluster.notify_all(FilteredMessage(frame.priority, fits), frame.payload)
@@ -117,8 +117,8 @@ class FanOut:
         links = self._links(skip, skip_user)
         held = self._held_members.held
         if not held or not (waiting := held.get(RoomId(room_id))):
-            return self._sender.publish(audience, frame, links)
-        reached = self._sender.publish(audience, frame, waiting.union(links))
+            return self._sender.broadcast(audience, frame, links)
+        reached = self._sender.broadcast(audience, frame, waiting.union(links))
         return reached + self._held_members.keep(RoomId(room_id), frame, links)
 
     def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
@@ -131,13 +131,13 @@ class FanOut:
 
     async def _local_fitting(self, frame: EncodedMessage, fits: Filter) -> int:
         await self._sender.ready()
-        conns = [conn for conn in self._connections if conn.is_in and fits(conn.meta)]
-        return self._sender.to_many(conns, frame)
+        conns = [conn for conn in self._connections if conn.is_admitted and fits(conn.meta)]
+        return self._sender.enqueue_to_each(conns, frame)
 
     # --- what other nodes sent
 
     def _frame(self, priority: int, payload: bytes, recipient: str) -> EncodedMessage:
-        return read_frame(self._codec, payload, priority, recipient=recipient, fan_out=True)
+        return read_message(self._codec, payload, priority, recipient=recipient, fan_out=True)
 
     def _take_room(self, sent: RoomMessage, payload: bytes) -> None:
         frame = self._frame(sent.priority, payload, sent.room)
@@ -145,13 +145,13 @@ class FanOut:
 
     def _take_all(self, sent: BroadcastMessage, payload: bytes) -> None:
         frame = self._frame(sent.priority, payload, "*")
-        self._sender.publish(self._connections.everyone, frame)
+        self._sender.broadcast(self._connections.everyone, frame)
 
     def _take_text(self, _: BroadcastText, payload: bytes) -> None:
-        frame = self._sender.text(read_text(payload), fan_out=True)
-        self._sender.publish(self._connections.everyone, frame)
+        frame = self._sender.encode_text(read_text(payload), fan_out=True)
+        self._sender.broadcast(self._connections.everyone, frame)
 
     def _take_where(self, sent: FilteredMessage, payload: bytes) -> None:
         frame = self._frame(sent.priority, payload, "*")
-        conns = [conn for conn in self._connections if conn.is_in and sent.where(conn.meta)]
-        self._sender.to_many(conns, frame)
+        conns = [conn for conn in self._connections if conn.is_admitted and sent.where(conn.meta)]
+        self._sender.enqueue_to_each(conns, frame)

@@ -78,7 +78,7 @@ class HeldMembers:
             offer, lost = queue.offer(frame)
             dropped = list(lost)
         for each in dropped:
-            self._sender.missed(conn, each)
+            self._sender.drop(conn, each)
         if offer is Offer.OVERFLOWED:
             self._connections.end(conn, DisconnectReason.SLOW_CONSUMER)
 
@@ -87,9 +87,9 @@ class HeldMembers:
         if conn.held.isdisjoint(rooms):
             return
         for frame in self._let_go(rooms, conn):
-            self._sender.post(conn, frame)
+            self._sender.enqueue_or_report(conn, frame)
         if not conn.link.queued:
-            self._sender.tell_gaps(conn)
+            self._sender.send_gaps(conn)
 
     def discard(self, rooms: Collection[RoomId], conn: Connection) -> None:
         """A connection is not in ``rooms`` any more: what they sent is not for it."""

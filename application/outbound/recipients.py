@@ -34,10 +34,10 @@ class RecipientFilter:
     def means(self, conn: Connection) -> bool:
         """Whether the connection is one of those, as it is now."""
         if self.user is not None:
-            return conn.is_in and conn.meta.user_id == self.user
+            return conn.is_admitted and conn.meta.user_id == self.user
         if self.room is not None:
-            return conn.is_in and self.room in conn.roles and self.room not in conn.held
-        return self.fits is None or (conn.is_in and self.fits(conn.meta))
+            return conn.is_admitted and self.room in conn.roles and self.room not in conn.held
+        return self.fits is None or (conn.is_admitted and self.fits(conn.meta))
 
     def named(self) -> Recipients:
         """What another node has to know of it; a callable is known to this node only."""

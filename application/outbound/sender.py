@@ -45,7 +45,7 @@ TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Missed(NamedTuple):
+class Addressee(NamedTuple):
     """Who missed a message, as far as that is known."""
 
     conn_id: ConnId | None = None
@@ -81,7 +81,7 @@ class Sender:
 
     # --- frames
 
-    def frame(
+    def encode(
         self,
         message: Message,
         *,
@@ -126,42 +126,43 @@ class Sender:
             fan_out=fan_out,
         )
 
-    def reply_frame(self, envelope: Envelope) -> EncodedMessage:
+    def encode_envelope(self, envelope: Envelope) -> EncodedMessage:
         """Encode what the server itself says: acks, errors, notices."""
         return EncodedMessage(self._codec.encode(envelope), envelope=envelope)
 
-    def ack_frame(self, request: Envelope) -> EncodedMessage:
+    def encode_ack(self, request: Envelope) -> EncodedMessage:
         """The ack of a request whose handler returned nothing."""
         if self._ack is None or request.id is None:
-            return self.reply_frame(ack(request))
+            return self.encode_envelope(ack(request))
         payload = self._ack(request.id, request.topic)
         return EncodedMessage(payload, envelope=partial(ack, request))
 
-    def answer_frame(self, request: Envelope, data: Any) -> EncodedMessage:
+    def encode_answer(self, request: Envelope, data: Any) -> EncodedMessage:
         """A message that answers ``request``: its topic, and its id as ``ref``."""
         raw = data if isinstance(data, Raw) else None
         plain = None if raw is not None else data
-        return self.reply_frame(
+        return self.encode_envelope(
             Envelope(request.topic, "message", plain, self.new_id(), request.id, raw=raw)
         )
 
-    def notice(self, topic: str, event: str, data: Any) -> EncodedMessage:
+    def encode_notice(self, topic: str, event: str, data: Any) -> EncodedMessage:
         """A frame of the server's own, with an id."""
-        return self.reply_frame(Envelope(topic, event, data, id=self.new_id()))
+        return self.encode_envelope(Envelope(topic, event, data, id=self.new_id()))
 
-    def gap(self, room_id: RoomId, at: Position) -> EncodedMessage:
+    def encode_gap(self, room_id: RoomId, at: Position) -> EncodedMessage:
         """Tell that messages of a room after ``at`` were dropped.
 
         It stands in the place of the first of them: if it is dropped too, that is the
         same gap.
         """
-        frame = self.notice(GAP, "gap", {"room": room_id, "epoch": at.epoch, "offset": at.offset})
+        data = {"room": room_id, "epoch": at.epoch, "offset": at.offset}
+        frame = self.encode_notice(GAP, "gap", data)
         frame.stream = room_id
         frame.position = Position(at.epoch, at.offset + 1)
         return frame
 
     @staticmethod
-    def text(data: str | bytes, *, fan_out: bool = False) -> EncodedMessage:
+    def encode_text(data: str | bytes, *, fan_out: bool = False) -> EncodedMessage:
         """A frame without an envelope: text for ``str``, binary for ``bytes``."""
         binary = isinstance(data, bytes)
         payload = data if isinstance(data, bytes) else data.encode()
@@ -169,7 +170,7 @@ class Sender:
 
     # --- one connection
 
-    def to_link(self, link: Link, frame: EncodedMessage) -> Offer:
+    def enqueue(self, link: Link, frame: EncodedMessage) -> Offer:
         """Hand a frame to a link, and count what became of it."""
         offer = link.send(frame)
         if offer in TAKEN:
@@ -180,36 +181,36 @@ class Sender:
             self.gaps.note(link.owner, frame)
         return offer
 
-    async def to_conn(self, conn: Connection, frame: EncodedMessage) -> EyewallError | None:
+    async def try_send(self, conn: Connection, frame: EncodedMessage) -> EyewallError | None:
         """Send to one connection; returns why it was not taken, after the handlers ran."""
         if not conn.is_open:
             error: EyewallError = ConnectionClosed(f"{conn.id} is closed")
-            await self.failed(frame, conn, FailureReason.CONN_CLOSED, error)
+            await self.report(frame, conn, FailureReason.CONN_CLOSED, error)
             return error
-        offer = self.to_link(conn.link, frame)
+        offer = self.enqueue(conn.link, frame)
         if offer in TAKEN:
             return None
         error = refusal(offer, conn)
         closed = offer is Offer.CLOSED
         reason = FailureReason.CONN_CLOSED if closed else FailureReason.QUEUE_FULL
-        await self.failed(frame, conn, reason, error, conn.link.queued)
+        await self.report(frame, conn, reason, error, conn.link.queued)
         return error
 
     async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None:
         """Send a message; raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``."""
-        error = await self.to_conn(conn, self.frame(Message(topic, event, data)))
+        error = await self.try_send(conn, self.encode(Message(topic, event, data)))
         if error is not None:
             raise error
 
     async def send_raw(self, conn: Connection, data: str | bytes) -> None:
         """Send one frame as it is; raises as ``send`` does."""
-        error = await self.to_conn(conn, self.text(data))
+        error = await self.try_send(conn, self.encode_text(data))
         if error is not None:
             raise error
 
     # --- many
 
-    async def to_audience(
+    async def broadcast_when_ready(
         self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
         """Send to everybody in ``audience``; returns to how many.
@@ -218,9 +219,9 @@ class Sender:
         node can write is slowed down.
         """
         await self._outbound.ready()
-        return self.publish(audience, frame, skip)
+        return self.broadcast(audience, frame, skip)
 
-    def publish(
+    def broadcast(
         self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
         """Send to everybody in ``audience`` without waiting; returns to how many."""
@@ -233,22 +234,22 @@ class Sender:
         """Return when the node has room for more to write."""
         await self._outbound.ready()
 
-    def to_many(self, conns: Collection[Connection], frame: EncodedMessage) -> int:
+    def enqueue_to_each(self, conns: Collection[Connection], frame: EncodedMessage) -> int:
         """Send one frame to each of ``conns``; what is dropped is reported soon."""
         for conn in conns:
-            self.post(conn, frame)
+            self.enqueue_or_report(conn, frame)
         return len(conns)
 
-    def post(self, conn: Connection, frame: EncodedMessage) -> bool:
+    def enqueue_or_report(self, conn: Connection, frame: EncodedMessage) -> bool:
         """Send one frame without waiting; False if it will not be written.
 
         A queue that does not take it is reported soon.
         """
-        offer = self.to_link(conn.link, frame)
+        offer = self.enqueue(conn.link, frame)
         if offer in TAKEN:
             return True
         if offer is not Offer.CLOSED:
-            self.tell_dropped(conn, frame)
+            self.report_dropped(conn, frame)
         return False
 
     # --- what did not arrive
@@ -257,18 +258,18 @@ class Sender:
         """A frame that the link had taken did not fit after all."""
         if not frame.raw:
             self._stats.take_back_sent()
-        self.missed(conn, frame)
+        self.drop(conn, frame)
 
-    def missed(self, conn: Connection, frame: EncodedMessage) -> None:
+    def drop(self, conn: Connection, frame: EncodedMessage) -> None:
         """There was no place for a frame where it would have waited for the link."""
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.gaps.note(conn, frame)
-        self.tell_dropped(conn, frame)
+        self.report_dropped(conn, frame)
 
-    def tell_gaps(self, conn: Connection) -> None:
+    def send_gaps(self, conn: Connection) -> None:
         """Tell a client that reads what its full queue has dropped of rooms with history."""
         for room_id, at in self.gaps.take(conn).items():
-            self.post(conn, self.gap(room_id, at))
+            self.enqueue_or_report(conn, self.encode_gap(room_id, at))
 
     def lost(self, conn: Connection, frame: EncodedMessage, reason: FailureReason) -> None:
         """A frame that the link had taken was not written before it ended, or in time.
@@ -286,23 +287,23 @@ class Sender:
             )
             self._failures.tell_soon(self._failure(frame, conn, reason, error, None))
 
-    def forwarded_in_vain(self, frame: EncodedMessage, conn_id: str) -> None:
+    def report_misrouted(self, frame: EncodedMessage, conn_id: str) -> None:
         """A frame of another node was for a connection that is not here, or not let in, or
         another user's."""
         self._stats.metrics.dropped(FailureReason.CONN_CLOSED.value, 1)
         error = ConnectionClosed(f"{conn_id} is none of those that it is for")
-        reason, missed = FailureReason.CONN_CLOSED, Missed(ConnId(conn_id))
+        reason, missed = FailureReason.CONN_CLOSED, Addressee(ConnId(conn_id))
         self._failures.tell_soon(self._failure(frame, missed, reason, error, None))
 
-    def tell_dropped(self, conn: Connection, frame: EncodedMessage) -> None:
+    def report_dropped(self, conn: Connection, frame: EncodedMessage) -> None:
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
         self._failures.tell_soon(self._failure(frame, conn, reason, error, conn.link.queued))
 
-    async def failed(
+    async def report(
         self,
         frame: EncodedMessage,
-        by: Connection | Missed,
+        by: Connection | Addressee,
         reason: FailureReason,
         error: EyewallError | None,
         queue: int | None = None,
@@ -315,13 +316,13 @@ class Sender:
     def _failure(
         self,
         frame: EncodedMessage,
-        by: Connection | Missed,
+        by: Connection | Addressee,
         reason: FailureReason,
         error: EyewallError | None,
         queue: int | None,
         duration: float | None = None,
     ) -> Failure:
-        missed = Missed(by.id, by.user_id) if isinstance(by, Connection) else by
+        missed = Addressee(by.id, by.user_id) if isinstance(by, Connection) else by
         return Failure(
             message=frame.message or _message_of(frame),
             recipient=frame.recipient or missed.conn_id or missed.user_id or "",
@@ -380,9 +381,9 @@ class Gaps:
         """A frame was dropped; one without a place in a history leaves no gap."""
         if frame.position is None or frame.stream is None or not conn.is_open:
             return
-        self.begins(conn, RoomId(frame.stream), frame.position.before)
+        self.note_after(conn, RoomId(frame.stream), frame.position.before)
 
-    def begins(self, conn: Connection, room_id: RoomId, sound: Position) -> None:
+    def note_after(self, conn: Connection, room_id: RoomId, sound: Position) -> None:
         """Nothing is missing up to ``sound``, and something after it."""
         rooms = self._of.setdefault(conn.id, {})
         noted = rooms.get(room_id)

@@ -132,13 +132,13 @@ class EncodedMessage:
         copy.expires = self.expires
         return copy
 
-    def placed(self, room_id: RoomId, at: Position) -> EncodedMessage:
+    def with_position(self, room_id: RoomId, at: Position) -> EncodedMessage:
         """The same message at its place in the room's history. It is not encoded again."""
         envelope = self.envelope
         if envelope is not None:
-            envelope = envelope.placed(StreamPosition(room_id, at.epoch, at.offset))
+            envelope = envelope.with_position(StreamPosition(room_id, at.epoch, at.offset))
         frame = EncodedMessage(
-            placed(self.payload, room_id, at),
+            add_position(self.payload, room_id, at),
             envelope=envelope,
             message=self.message,
             priority=self.priority,
@@ -184,7 +184,7 @@ class EncodedMessage:
         return self._forms
 
 
-def placed(payload: bytes, room_id: RoomId, at: Position) -> bytes:
+def add_position(payload: bytes, room_id: RoomId, at: Position) -> bytes:
     """Put a position into an encoded message, whose last byte is the object's bracket."""
     stream = {"room": room_id, "epoch": at.epoch, "offset": at.offset}
     return b'%s,"stream":%s}' % (payload[:-1], json.dumps(stream, separators=(",", ":")).encode())
@@ -212,7 +212,7 @@ class Codec(Protocol):
         """Raises ``Misuse`` for data that the format can't hold."""
 
 
-def read_frame(
+def read_message(
     codec: Codec,
     payload: bytes,
     priority: int,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import told
-from eyewall.application.ports.message import Codec, placed
+from eyewall.application.ports.message import Codec, add_position
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import HistoryStore, StateStore
 from eyewall.domain.envelope import Envelope, Raw, StreamPosition
@@ -63,7 +63,7 @@ class RoomHistory:
         if page is None:
             return HistoryPage([])
         messages = [
-            message.placed(StreamPosition(room_id, at.epoch, at.offset))
+            message.with_position(StreamPosition(room_id, at.epoch, at.offset))
             for at, entry in page.placed()
             if (message := self._message(entry)) is not None
         ]
@@ -131,7 +131,7 @@ def encoded(
     for at, entry in reversed(found) if newest else found:
         if conn_id in entry.skip:
             continue
-        payload = placed(entry.payload, room_id, at)
+        payload = add_position(entry.payload, room_id, at)
         size += len(payload)
         if taken and size > max_bytes:
             break

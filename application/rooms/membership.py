@@ -219,9 +219,9 @@ class RoomMembership:
         self, room_id: RoomId, conn: Connection, taken: JoinResult, hold: bool
     ) -> Membership:
         at = self._streams.position(room_id)
-        if hold or not conn.is_in:
+        if hold or not conn.is_admitted:
             self._streams.hold(room_id, conn.link)
-        if at is not None and not conn.is_in:
+        if at is not None and not conn.is_admitted:
             self._places.setdefault(conn.id, {}).setdefault(room_id, at)
         epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
         return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)
@@ -230,7 +230,7 @@ class RoomMembership:
         """Let what was decided take effect here."""
         self._broadcast_groups.add(room_id, conn.link)
         conn.enter(room_id, taken.role)
-        if not conn.is_in:
+        if not conn.is_admitted:
             self._held_members.hold(room_id, conn)
         user_id = conn.user_id
 
@@ -246,7 +246,7 @@ class RoomMembership:
             if room_id not in conn.roles:
                 await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
 
-    def let_in(self, conn: Connection) -> Mapping[RoomId, Position]:
+    def admit(self, conn: Connection) -> Mapping[RoomId, Position]:
         """Let a connection that has just been let in hear the rooms that it has joined
         before that. Returns where it stood in those with history: what came since then it
         has to be sent, and ``Streams.let_go`` has to follow."""
@@ -319,8 +319,9 @@ class RoomMembership:
         """Its seat is gone, and not by its own doing; who has ended leaves by itself."""
         if conn.is_open:
             self._exit(room_id, conn, why, left)
-            notice = self._sender.notice(KICKED, "kicked", {"room": room_id, "reason": reason})
-            self._sender.to_many([conn], notice)
+            data = {"room": room_id, "reason": reason}
+            notice = self._sender.encode_notice(KICKED, "kicked", data)
+            self._sender.enqueue_to_each([conn], notice)
 
     def ended(self, conn: Connection) -> None:
         """The end of a connection is decided: no room sends to it any more."""
@@ -387,14 +388,14 @@ class RoomMembership:
         self._seats.renamed(conn, before)
         unsettled = self._seats.seats_under_old_user(conn)
         self._release_all(conn)
-        if conn.is_in and (before is not None or self._door.is_guarded):
+        if conn.is_admitted and (before is not None or self._door.is_guarded):
             for room_id in unsettled:
                 if room_id in conn.roles:
                     self._held_members.hold(room_id, conn)
 
     def _release_all(self, conn: Connection) -> None:
         """Let a member hear the rooms in which nothing is to be decided any more."""
-        if conn.held and conn.is_in:
+        if conn.held and conn.is_admitted:
             self._held_members.release(
                 conn.held.difference(self._seats.seats_under_old_user(conn)), conn
             )

@@ -23,7 +23,7 @@ from eyewall.application.concurrency.tasks import Effects
 from eyewall.application.outbound.broadcast import FanOut
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.clock import Clock
-from eyewall.application.ports.message import Codec, EncodedMessage, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, read_message
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import HistoryStore
 from eyewall.application.rooms.stream import BufferedMessage, Streams
@@ -107,7 +107,7 @@ class Publisher:
             await self._fanout.ready()
             look()
             return Published(await self._fanout.to_room(room_id, message, skip=skip))
-        frame = self._sender.frame(message, recipient=room_id, fan_out=True)
+        frame = self._sender.encode(message, recipient=room_id, fan_out=True)
         arrival = BufferedMessage(frame, list(skip))
         at = await self.place(room_id, retention, arrival, frame, look=look)
         return Published(self._streams.meant(room_id, skip), at)
@@ -160,7 +160,7 @@ class Publisher:
         room_id = sent.position.room
         if self._node in sent.delivered_by or not self._streams.is_here(room_id):
             return
-        frame = read_frame(self._codec, payload, sent.priority, recipient=room_id, fan_out=True)
+        frame = read_message(self._codec, payload, sent.priority, recipient=room_id, fan_out=True)
         self.arrived(sent.position, BufferedMessage(frame))
 
     async def close(self) -> None:

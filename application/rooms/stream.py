@@ -28,7 +28,7 @@ from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.sender import Sender
 from eyewall.application.ports.clock import Clock, Timer
 from eyewall.application.ports.logging import told
-from eyewall.application.ports.message import Codec, EncodedMessage, MalformedMessage, read_frame
+from eyewall.application.ports.message import Codec, EncodedMessage, MalformedMessage, read_message
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import HistoryStore, StateStore
 from eyewall.application.ports.transport import Link
@@ -249,7 +249,7 @@ class Streams:
         gate.position = at
         if arrival is None:
             return
-        frame = arrival.frame.placed(gate.room_id, at)
+        frame = arrival.frame.with_position(gate.room_id, at)
         skip = self._links(arrival.skip) | gate.held
         if arrival.turn is not None:
             skip.update(arrival.turn.begin(frame))
@@ -261,9 +261,9 @@ class Streams:
             return
         waiting = self._held_members.held.get(room_id)
         if waiting is None:
-            self._sender.publish(audience, frame, skip)
+            self._sender.broadcast(audience, frame, skip)
         else:
-            self._sender.publish(audience, frame, waiting.union(skip))
+            self._sender.broadcast(audience, frame, waiting.union(skip))
             self._held_members.keep(room_id, frame, skip)
 
     def _release_next(self, gate: RoomSequencer) -> None:
@@ -275,7 +275,7 @@ class Streams:
     def _late(room_id: RoomId, at: Position, arrival: BufferedMessage) -> None:
         """The members have had it, or nobody is there: only a turn is still to be had."""
         if arrival.turn is not None:
-            arrival.turn.begin(arrival.frame.placed(room_id, at))
+            arrival.turn.begin(arrival.frame.with_position(room_id, at))
 
     def _links(self, conn_ids: Collection[str], room_id: RoomId | None = None) -> set[Link]:
         conns = [c for conn_id in conn_ids if (c := self._connections.get(conn_id)) is not None]
@@ -368,7 +368,7 @@ class Streams:
         self._logger.warning("history_lost", room=gate.room_id, offset=gate.position.offset)
         # Who is held learns it from what it is sent when it is let go.
         held = gate.held.intersection(self._held_members.held.get(gate.room_id, ()))
-        self._publish(gate.room_id, self._sender.gap(gate.room_id, gate.position), held)
+        self._publish(gate.room_id, self._sender.encode_gap(gate.room_id, gate.position), held)
         if page.position.epoch == gate.position.epoch:
             gate.position = Position(page.position.epoch, page.first - 1)
         else:
@@ -378,7 +378,7 @@ class Streams:
     def frame(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
         """A kept message, ready to be placed; None, and logged, if it can't be read."""
         try:
-            return read_frame(
+            return read_message(
                 self._codec, entry.payload, entry.priority, recipient=room_id, fan_out=True
             )
         except MalformedMessage as error:

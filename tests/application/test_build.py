@@ -21,7 +21,7 @@ async def test_no_two_nodes_give_their_messages_the_same_ids():
     """Also not when one is started again under its name."""
     first, second = Harness("n1"), Harness("n1")
 
-    ids = {node.parts.sender.frame(Message("news")).envelope.id for node in (first, second, first)}
+    ids = {node.parts.sender.encode(Message("news")).envelope.id for node in (first, second, first)}
 
     assert len(ids) == 3
 

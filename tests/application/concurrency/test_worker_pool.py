@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyewall.application.concurrency.worker_pool import TURN, LaneWorkers
+from eyewall.application.concurrency.worker_pool import MAX_JOBS_PER_TURN, LaneWorkers
 from tests.application.fakes import finished, settle
 
 WORD: ContextVar[str] = ContextVar("word")
@@ -119,10 +119,10 @@ async def test_with_every_worker_held_up_the_rest_waits():
 async def test_a_flooder_gives_way_after_a_few_jobs():
     """A lane with much to do goes to the end of the line, so that others get their turn."""
     async with Shop(workers=1) as shop:
-        shop.submit(*[("flood", n) for n in range(TURN * 3)], ("b", 0))
+        shop.submit(*[("flood", n) for n in range(MAX_JOBS_PER_TURN * 3)], ("b", 0))
         await settle()
 
-    assert shop.done.index(("b", 0)) == TURN
+    assert shop.done.index(("b", 0)) == MAX_JOBS_PER_TURN
 
 
 class Step:
@@ -634,12 +634,12 @@ async def test_context_variables_of_one_job_are_not_seen_by_the_next():
             WORD.set(f"secret of {job}")
 
         shop.lanes._handle = handle
-        for job in range(TURN * 2):
+        for job in range(MAX_JOBS_PER_TURN * 2):
             shop.lanes.submit("a", job)
         shop.lanes.submit("b", 0)
         await settle()
 
-    assert shop.done == [None] * (TURN * 2 + 1)
+    assert shop.done == [None] * (MAX_JOBS_PER_TURN * 2 + 1)
 
 
 async def test_jobs_begin_in_the_context_of_the_start():

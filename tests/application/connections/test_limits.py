@@ -6,40 +6,40 @@ from eyewall.domain.errors import Overloaded
 
 def test_a_node_has_so_many_places_and_no_more():
     places = ConnectionLimits(2, None)
-    first = places.take("10.0.0.1")
-    places.take(None)
+    first = places.acquire("10.0.0.1")
+    places.acquire(None)
 
     with pytest.raises(Overloaded, match="node"):
-        places.take("10.0.0.2")
+        places.acquire("10.0.0.2")
     first.release()
-    places.take("10.0.0.2")
+    places.acquire("10.0.0.2")
     assert len(places) == 2
 
 
 def test_an_address_has_so_many_places_and_no_more():
     places = ConnectionLimits(None, 2)
-    first = places.take("10.0.0.1")
-    places.take("10.0.0.1")
+    first = places.acquire("10.0.0.1")
+    places.acquire("10.0.0.1")
 
     with pytest.raises(Overloaded, match="address"):
-        places.take("10.0.0.1")
-    places.take("10.0.0.2")
+        places.acquire("10.0.0.1")
+    places.acquire("10.0.0.2")
     first.release()
-    places.take("10.0.0.1")
+    places.acquire("10.0.0.1")
 
 
 def test_who_was_refused_for_its_address_has_taken_none_of_the_node_s_places():
     places = ConnectionLimits(2, 1)
-    places.take("10.0.0.1")
+    places.acquire("10.0.0.1")
     with pytest.raises(Overloaded, match="address"):
-        places.take("10.0.0.1")
+        places.acquire("10.0.0.1")
 
-    places.take("10.0.0.2")
+    places.acquire("10.0.0.2")
 
 
 def test_a_place_is_given_back_once():
     places = ConnectionLimits(2, 2)
-    place, other = places.take("10.0.0.1"), places.take("10.0.0.1")
+    place, other = places.acquire("10.0.0.1"), places.acquire("10.0.0.1")
     place.release()
     place.release()
 
@@ -51,20 +51,20 @@ def test_a_place_is_given_back_once():
 def test_without_an_address_only_the_node_s_places_count():
     places = ConnectionLimits(None, 1)
 
-    assert [places.take(None) for _ in range(3)]
+    assert [places.acquire(None) for _ in range(3)]
 
 
 def test_nothing_is_kept_of_an_address_that_has_gone():
     places = ConnectionLimits(None, 1)
     for n in range(10):
-        places.take(f"10.0.0.{n}").release()
+        places.acquire(f"10.0.0.{n}").release()
 
     assert not places._by_address
 
 
 def test_nothing_is_counted_by_address_without_a_limit():
     places = ConnectionLimits(None, None)
-    taken = [places.take("10.0.0.1") for _ in range(3)]
+    taken = [places.acquire("10.0.0.1") for _ in range(3)]
 
     assert not places._by_address
     for place in taken:

@@ -281,7 +281,7 @@ async def test_nothing_is_left_of_connections_that_have_gone(node):
     inside = node.parts
     assert len(inside.connections) == len(inside.connections.everyone) == 0
     assert len(inside.connections.roster) == 0
-    assert len(inside.connections._places) == 0
+    assert len(inside.connections._limits) == 0
     assert not inside.connections._ending
     assert len(inside.pending_acks) == 0
     assert len(inside.expiry) == 0

@@ -407,7 +407,7 @@ async def silent(one, store, count=40):
 
 
 async def message_of(one, number):
-    frame = one.parts.sender.frame(Message("old", data=number), ack=True)
+    frame = one.parts.sender.encode(Message("old", data=number), ack=True)
     return StoredMessage(frame.envelope.id, frame.payload, Priority.NORMAL, START)
 
 

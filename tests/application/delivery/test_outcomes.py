@@ -16,7 +16,7 @@ from eyewall.application.delivery.pending_acks import (
     outcomes_out,
     unknown,
 )
-from eyewall.application.ports.message import MalformedMessage, read_frame, read_text
+from eyewall.application.ports.message import MalformedMessage, read_message, read_text
 from eyewall.domain.envelope import Priority
 from eyewall.domain.errors import AckTimeout, Misuse, Nacked, QueueFull, Unavailable
 from eyewall.domain.identity import UserId
@@ -149,7 +149,7 @@ def test_the_report_of_an_outcome(outcome, status):
 def test_a_frame_is_taken_over_byte_for_byte():
     payload = b'{ "id":"m","topic":"t","data":{"n":1.00} }'
 
-    frame = read_frame(CODEC, payload, 2, recipient="lab", fan_out=True)
+    frame = read_message(CODEC, payload, 2, recipient="lab", fan_out=True)
 
     assert frame.payload is payload
     assert frame.priority is Priority.HIGH
@@ -161,7 +161,7 @@ def test_a_frame_is_taken_over_byte_for_byte():
 @pytest.mark.parametrize(("priority", "payload"), [(3, b'{"topic":"t"}'), (1, b"x"), (1, b"{}")])
 def test_what_is_no_message_is_refused(priority, payload):
     with pytest.raises(MalformedMessage):
-        read_frame(CODEC, payload, priority)
+        read_message(CODEC, payload, priority)
 
 
 def test_a_text_is_text():

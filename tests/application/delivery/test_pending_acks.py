@@ -19,7 +19,7 @@ def deliver(node):
     """Begin to deliver a message to clients; returns the task of the outcomes."""
 
     def begin(*clients, plan=ONCE, id=None):
-        frame = node.parts.sender.frame(Message("t", data=1, id=id), ack=True)
+        frame = node.parts.sender.encode(Message("t", data=1, id=id), ack=True)
         conns = [client.conn for client in clients]
         return asyncio.ensure_future(node.parts.pending_acks.deliver(conns, frame, plan))
 
@@ -201,7 +201,7 @@ async def test_one_slow_device_never_delays_the_others(node, ada, deliver):
 
 
 async def test_to_nobody_is_done_at_once(node):
-    frame = node.parts.sender.frame(Message("t"), ack=True)
+    frame = node.parts.sender.encode(Message("t"), ack=True)
 
     assert await node.parts.pending_acks.deliver([], frame, ONCE) == []
 
@@ -380,7 +380,7 @@ async def test_metrics_hear_how_each_ended(make_node):
     metrics = RecordingMetrics()
     node = await make_node(metrics=metrics)
     ada, bob, eve, dan = [await node.connect(u) for u in ("ada", "bob", "eve", "dan")]
-    frame = node.parts.sender.frame(Message("t"), ack=True)
+    frame = node.parts.sender.encode(Message("t"), ack=True)
     conns = [c.conn for c in (ada, bob, eve, dan)]
     task = asyncio.ensure_future(node.parts.pending_acks.deliver(conns, frame, ONCE))
     await settle()

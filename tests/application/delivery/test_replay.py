@@ -34,7 +34,7 @@ async def one(make_node, store):
 async def put(node, store, numbers, user=ADA, **fields):
     """Have messages in the store that nobody was sent."""
     for number in numbers:
-        frame = node.parts.sender.frame(Message("old", data=number, id=f"m{number}"), ack=True)
+        frame = node.parts.sender.encode(Message("old", data=number, id=f"m{number}"), ack=True)
         await store.inner.store(
             user, StoredMessage(f"m{number}", frame.payload, Priority.NORMAL, START, **fields)
         )
@@ -265,7 +265,7 @@ async def test_what_does_not_fit_the_queue_is_not_overtaken(one, store):
 
 async def test_what_is_unreadable_is_removed_and_logged(one, store):
     await store.inner.store(ADA, StoredMessage("bad", b"{", Priority.NORMAL, START))
-    other = CODEC.encode(one.parts.sender.frame(Message("old", id="else")).envelope)
+    other = CODEC.encode(one.parts.sender.encode(Message("old", id="else")).envelope)
     await store.inner.store(ADA, StoredMessage("wrong", other, Priority.NORMAL, START))
     await put(one, store, [1])
 

@@ -236,7 +236,7 @@ async def test_all_together_are_bounded(node):
     held_members.hold("lab", ada.conn)
     for n in range(3):
         message = Message(str(n), data="x" * 80)
-        held_members.keep("lab", node.parts.sender.frame(message, recipient="lab"))
+        held_members.keep("lab", node.parts.sender.encode(message, recipient="lab"))
     held_members.release({"lab"}, ada.conn)
 
     assert topics(ada) == ["0"]

@@ -391,7 +391,7 @@ async def test_whatever_a_reading_fails_of_who_waits_for_a_turn_is_told(one, err
         raise error
 
     monkeypatch.setattr(one.parts.streams._history, "read", read)
-    frame = one.parts.sender.frame(Message("t"))
+    frame = one.parts.sender.encode(Message("t"))
     one.parts.streams.arrived("lab", Position(at.epoch, 2), BufferedMessage(frame, turn=turn))
     await settle()
 
@@ -586,7 +586,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
     await publish(one, 1)
     await settle()
     here = two.parts.streams.position("lab")
-    frame = two.parts.sender.frame(Message("room:lab", data="forged"))
+    frame = two.parts.sender.encode(Message("room:lab", data="forged"))
 
     for at in (Position(here.epoch, 9), Position("forged", 1), Position(here.epoch, 1)):
         two.parts.streams.arrived("lab", at, BufferedMessage(frame))
@@ -600,7 +600,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
 
 async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is_asked(one):
     ada = await joined(one, "ada")
-    frame = one.parts.sender.frame(Message("room:lab", data="forged"))
+    frame = one.parts.sender.encode(Message("room:lab", data="forged"))
     one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
     ada.heard()
 
@@ -744,7 +744,7 @@ async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_
 async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
     """A place that was forged made a gate, for members of a room without history."""
     ada = await joined(one, "ada")
-    frame = one.parts.sender.frame(Message("room:lab", data="forged"))
+    frame = one.parts.sender.encode(Message("room:lab", data="forged"))
     one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
     ada.heard()
     assert len(one.parts.streams) == 1
@@ -761,7 +761,7 @@ async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked
     node, state = asked
     await joined(node, "ada")
     await state.inner.decide("lab", None, _keeps_history)
-    frame = node.parts.sender.frame(Message("room:lab", data=1))
+    frame = node.parts.sender.encode(Message("room:lab", data=1))
     node.parts.streams.arrived(
         "lab", Position((await node.history.position("lab")).epoch, 1), BufferedMessage(frame)
     )
@@ -939,7 +939,7 @@ async def test_a_node_that_stops_leaves_nothing_running(make_node, bus, history)
     three.parts.streams.arrived(
         "lab",
         Position(three.parts.streams.position("lab").epoch, 5),
-        BufferedMessage(three.parts.sender.frame(Message("t"))),
+        BufferedMessage(three.parts.sender.encode(Message("t"))),
     )
     await settle()
 
