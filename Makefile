@@ -45,7 +45,8 @@ test:
 	@$(MAKE) $(BESIDE) before-tests
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --durations 15
 
-before-tests: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm lint types contracts handlers
+before-tests: parts $(VENV)/.test $(VENV)/.bench $(VENV)/.npm $(VENV)/.compiled lint types \
+	contracts handlers
 
 check: $(VENV)/.test lint types contracts
 	$(BIN)/python -m pytest tests/domain tests/application tests/test_structure.py
@@ -122,6 +123,12 @@ $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.test
 	@$(INSTALL) --only-binary :all: --group bench || { status=$$?; [ $$status -lt 128 ] || \
 		exit $$status; \
 		echo "not all of the bench's peers could be installed: it leaves those out" >&2; }
+	@touch $@
+
+# Once, before several processes read the tests: each would compile all of them anew.
+$(VENV)/.compiled: | $(VENV)/.test
+	@$(BIN)/python -m pytest --collect-only -qq > $@.log || { cat $@.log; exit 1; }
+	@rm $@.log
 	@touch $@
 
 # Packages that only the handler tests import, in a folder that only they have on their path.
