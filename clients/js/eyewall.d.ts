@@ -277,9 +277,10 @@ export class Recent<K = any, V = any> {
 export class Outbox {
   constructor(bound: number);
   readonly size: number;
-  add(text: string, key?: unknown): void;
+  add(text: string, key?: unknown, generation?: number): void;
+  takeBefore(generation: number): { text: string; key: any; generation: number }[];
   remove(key: unknown): void;
-  take(): { text: string; key: any }[];
+  take(): { text: string; key: any; generation: number }[];
 }
 
 /** @internal */

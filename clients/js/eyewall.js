@@ -20,8 +20,9 @@
  * 4. No promise that is started here is left alone: what fails is reported.
  * 5. A token, and an address with one, stands in no error's text.
  * 6. Who was not let in stays away until there is another token: a callback is asked for one
- *    once more, `setToken` gives one. What waited has failed by then: what one user has said
- *    never goes out under another one's name.
+ *    once more, `setToken` gives one. What waited has failed by then.
+ * 7. A message of one user is never sent as another user: when the hub welcomes the client as
+ *    another user than before, messages and requests from before `setToken` fail.
  *
  * Times are seconds, as everywhere in the protocol.
  */
@@ -125,7 +126,10 @@ export class Recent {
   }
 }
 
-/** What waits for the connection, in order. `key` is there for what can be taken back. */
+/**
+ * Messages that wait for the connection, in order. `key` identifies one that can be removed,
+ * `generation` is that of the token source when it was sent.
+ */
 export class Outbox {
   #waiting = [];
   #bound;
@@ -139,11 +143,18 @@ export class Outbox {
   }
 
   /** Throws an EyewallError `overloaded` when it is full. */
-  add(text, key = null) {
+  add(text, key = null, generation = 0) {
     if (this.size >= this.#bound) {
       throw new EyewallError("overloaded", `${this.#bound} messages wait already`);
     }
-    this.#waiting.push({ text, key });
+    this.#waiting.push({ text, key, generation });
+  }
+
+  /** Remove the messages of older token sources, and return them. */
+  takeBefore(generation) {
+    const found = this.#waiting.filter((entry) => entry.generation < generation);
+    this.#waiting = this.#waiting.filter((entry) => entry.generation >= generation);
+    return found;
   }
 
   remove(key) {
@@ -573,7 +584,7 @@ class Link {
   asks = new Map(); // requests of the client itself, which end with the link
   resuming = new Set(); // rooms that a resume is under way for
   shown = null; // the token that it came with
-  given = 0; // how many sources of tokens had been given then
+  generation = 0; // of the source of that token
   refreshes = null; // tries to renew the token in a row that were of no use; null before the first
   timers = {}; // deadline, settled, watch, probe, refresh
   #alarms = new Set(); // the timers without a name
@@ -613,12 +624,13 @@ export class Client {
   #url;
   #WebSocket;
   #tokens;
-  #given = 0; // how often the application gave another source of tokens
+  #generation = 0; // how many times the token source was replaced
   #token = null; // the last one that the callback gave
   #unwanted = null; // {token, code, reason, error} of the refusal after which it is asked once more
   #lastError = null;
   #state = "closed";
   #link = null;
+  #welcomed = null; // the last link that was welcomed; null when no message of its user waits
   #session = null; // the one to be resumed
   #attempt = 0;
   #retry = 0;
@@ -674,7 +686,7 @@ export class Client {
    */
   setToken(token) {
     this.#tokens = typeof token === "function" ? token : plainToken(token);
-    this.#given += 1;
+    this.#generation += 1;
     this.#token = null;
     this.#unwanted = null;
     if (this.#state === "closed" && isRefusal(this.#lastError)) this.connect();
@@ -791,7 +803,8 @@ export class Client {
     }
     const message = { ...envelope(topic, data, more), id, ack: true };
     const text = JSON.stringify(message);
-    const request = { id, message, text, answered, failed, renew, sent: false };
+    const generation = this.#generation;
+    const request = { id, message, text, answered, failed, renew, generation, sent: false };
     const answer = new Promise((resolve, reject) => Object.assign(request, { resolve, reject }));
     this.#pending.set(id, request);
     begun?.();
@@ -838,7 +851,7 @@ export class Client {
       throw new EyewallError("message_too_big", `the hub takes messages of up to ${most} bytes`);
     }
     if (!this.#isReady) {
-      this.#outbox.add(text, key);
+      this.#outbox.add(text, key, this.#generation);
       return false;
     }
     if (this.#link.socket.bufferedAmount > MAX_BUFFERED) {
@@ -1062,9 +1075,36 @@ export class Client {
     link.welcome = welcome;
     this.userId = welcome.user_id;
     this.connId = welcome.conn_id;
+    this.#checkUser(link);
+    if (link !== this.#link) return; // the application was told, and has closed it
     const rooms = this.#stillIn();
     if (this.#session !== null) await this.#resumeAll(link, rooms);
     if (link === this.#link) this.#open(link);
+  }
+
+  /**
+   * If the hub names another user than before, fail the messages of that one.
+   *
+   * If the token source is still the same, its callback has changed the user at a time that the
+   * client does not know: then all waiting messages fail.
+   */
+  #checkUser(link) {
+    const last = this.#welcomed;
+    this.#welcomed = link;
+    if (last === null || last.welcome.user_id === link.welcome.user_id) return;
+    let from = link.generation;
+    if (from === last.generation) {
+      from += 1;
+      // It counts as a new source.
+      if (this.#generation < from) link.generation = this.#generation = from;
+    }
+    const text = "the client is connected as another user now";
+    const error = () => new EyewallError("connection_closed", text);
+    for (const request of [...this.#pending.values()]) {
+      if (request.generation < from) this.#reject(request, error());
+    }
+    const unsent = this.#outbox.takeBefore(from).length;
+    if (unsent) this.#report(new EyewallError("connection_closed", `${unsent} not sent: ${text}`));
   }
 
   /**
@@ -1095,7 +1135,7 @@ export class Client {
     link.timers.settled = later(SETTLED, () => (this.#attempt = 0));
     const quiet = Math.max(QUIET, heartbeat || HEARTBEAT);
     link.timers.watch = setInterval(() => this.#watch(link), quiet * 1000);
-    if (link.given === this.#given) this.#planRefresh(link);
+    if (link.generation === this.#generation) this.#planRefresh(link);
     else this.#showToken(link); // another one has been given meanwhile
     if (this.#isReady) this.#sendAgain(link);
     this.#become("open", link.draining === null ? {} : { draining: link.draining });
@@ -1154,7 +1194,7 @@ export class Client {
 
   /** Whether there may be a token that was not refused; a callback is asked once more. */
   #hasAnotherToken(link, { code, reason, error, gaveUp }) {
-    if (link.given !== this.#given) return true;
+    if (link.generation !== this.#generation) return true;
     if (gaveUp || error.code === "forbidden") return false;
     if (code === TOKEN_EXPIRED) return typeof this.#tokens !== "string";
     if (typeof this.#tokens !== "function") return false;
@@ -1176,6 +1216,7 @@ export class Client {
   #end(info) {
     if (this.#state === "closed") return;
     this.#watchBrowser("removeEventListener");
+    this.#welcomed = null;
     const unsent = this.#outbox.take().filter(({ key }) => key === null).length;
     const requests = [...this.#pending.values()];
     this.#become("closed", info);
@@ -1196,11 +1237,11 @@ export class Client {
   /** The token to show: what is given while another one is asked for has the last word. */
   async #tokenFor(link) {
     do {
-      link.given = this.#given;
+      link.generation = this.#generation;
       const isAsked = typeof this.#tokens === "function";
       // Also a text is waited for: of two that are given at once it is the last that counts.
       link.shown = await (isAsked ? this.#freshToken(link) : this.#tokens);
-    } while (link.given !== this.#given);
+    } while (link.generation !== this.#generation);
     if (this.#unwanted?.token === link.shown) throw this.#unwanted.error;
     return link.shown;
   }
@@ -1209,7 +1250,7 @@ export class Client {
     if (this.#token !== null && !(this.#token.left < TOKEN_MARGIN)) return this.#token.text;
     const fresh = new Token(await this.#tokens());
     if (link !== this.#link) throw closedError(); // it took too long: another try has begun
-    if (link.given === this.#given) this.#token = fresh;
+    if (link.generation === this.#generation) this.#token = fresh;
     return fresh.text;
   }
 
@@ -1233,8 +1274,8 @@ export class Client {
 
   async #refresh(link) {
     link.refreshes ??= 0;
-    const given = this.#given;
-    const isOver = () => link !== this.#link || given !== this.#given;
+    const generation = this.#generation;
+    const isOver = () => link !== this.#link || generation !== this.#generation;
     try {
       const isAsked = typeof this.#tokens === "function";
       const asked = isAsked ? this.#tokens() : this.#tokens;
@@ -1244,7 +1285,7 @@ export class Client {
       if (isOver()) return;
       fresh.endsAt(answer.expires_at);
       if (isAsked) this.#token = fresh;
-      link.given = given;
+      link.generation = generation;
     } catch (error) {
       if (isOver()) return;
       this.#report(error); // and try again, until the hub says 4401

@@ -20,7 +20,7 @@ from eyewall.client.receive import Arrival, Receiver
 from eyewall.client.recover import Recovery
 from eyewall.client.requests import Late, OnAnswer, Requests
 from eyewall.client.rooms import Rooms
-from eyewall.client.session import Session, State
+from eyewall.client.session import Session, State, user_changed
 from eyewall.client.tokens import Tokens, TokenSource
 from eyewall.domain.errors import (
     AckTimeout,
@@ -163,13 +163,15 @@ class Engine:
         """Have a message written in its turn.
 
         While the connection is open, waits for place in the outbox. Raises ``Overloaded``
-        if there is none while it is away, ``ConnectionClosed`` if it does not come back,
-        ``InvalidEnvelope`` for what is larger than the server takes.
+        if there is none while it is away, ``ConnectionClosed`` if it does not come back, or
+        comes back as another user, ``InvalidEnvelope`` if it is larger than the server takes.
         """
         self._check_size(item)
         while True:
             if self.session is None or self.state is State.CLOSED:
                 raise self._closed_error()
+            if item.generation < self.session.min_generation:
+                raise user_changed()
             if self._outbox.fits(item):
                 self._outbox.put(item)
                 return
@@ -204,10 +206,12 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        seen = progress()
+        seen, generation = progress(), self._tokens.generation
         try:
             async with self._requests.turn(until):
-                with self._requests.open(topic, data, on_answer=on_answer) as pending:
+                with self._requests.open(
+                    topic, data, on_answer=on_answer, generation=generation
+                ) as pending:
                     async with asyncio.timeout_at(until):
                         await self.post(pending)
                     # If this side stood still until it was too late, it may be there unread.
@@ -267,4 +271,4 @@ class Engine:
 
     async def send(self, topic: str, data: Any, event: str) -> None:
         """Send a message that nobody answers."""
-        await self.post(Outgoing(wire.encode(topic, data, event)))
+        await self.post(Outgoing(wire.encode(topic, data, event), self._tokens.generation))

@@ -20,9 +20,14 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Outgoing:
-    """One message on its way out. ``dropped``: who sent it does not wait for it any more."""
+    """One message on its way out.
+
+    ``generation`` is that of the token source when the application sent it
+    (``Tokens.generation``). A ``dropped`` message must not be sent any more.
+    """
 
     frame: bytes
+    generation: int = 0
     dropped: bool = False
     written: bool = False
 
@@ -84,6 +89,16 @@ class Outbox:
             found.written = True
         self.moved()
         return found
+
+    def drop_before(self, generation: int) -> int:
+        """Remove the messages of older token sources; return how many of them were not
+        dropped already."""
+        kept = deque(item for item in self._items if item.generation >= generation)
+        dropped = sum(not i.dropped for i in self._items if i.generation < generation)
+        self._items = kept
+        self._bytes = sum(len(item.frame) for item in kept)
+        self.moved()
+        return dropped
 
     def clear(self) -> None:
         """Forget what waits."""

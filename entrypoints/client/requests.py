@@ -56,8 +56,9 @@ class Pending(Outgoing):
         is_of_connection: bool,
         on_answer: OnAnswer | None,
         late: bool,
+        generation: int,
     ) -> None:
-        super().__init__(encode(id=id))
+        super().__init__(encode(id=id), generation)
         self._encode = encode
         self._late = late
         self.id = id
@@ -100,6 +101,7 @@ class Requests:
         *,
         survives: bool = True,
         on_answer: OnAnswer | None = None,
+        generation: int = 0,
     ) -> Iterator[Pending]:
         """A request for as long as somebody waits for its answer.
 
@@ -113,6 +115,7 @@ class Requests:
             is_of_connection=is_system(topic) and topic != PUBLISH,
             on_answer=on_answer,
             late=isinstance(data, Late),
+            generation=generation,
         )
         self._pending[pending.id] = pending
         try:
@@ -180,6 +183,14 @@ class Requests:
                 pending.rename(self._next_id())
         self._pending = {pending.id: pending for pending in self._pending.values()}
         return found
+
+    def fail_before(self, generation: int, error: Callable[[], EyewallError]) -> None:
+        """Fail the requests of older token sources with ``error()``."""
+        for pending in self._pending.values():
+            if pending.generation < generation:
+                pending.dropped = True
+                if not pending.answer.done():
+                    pending.answer.set_exception(error())
 
     def close(self, text: str, cause: BaseException | None = None) -> None:
         """No connection comes any more: fail all, those that wait for their turn too."""

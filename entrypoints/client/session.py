@@ -8,8 +8,9 @@ Rules of this file:
    first the requests that had no answer, under their ids, then the outbox.
 3. Every task belongs to the one that runs ``run``, and ends with it.
 4. A client that was not let in stays away, in the state CLOSED, until it is given another
-   token: ``begin_anew`` and ``run`` then. What waited has failed by then: what one user has
-   said never goes out under another one's name.
+   token: ``begin_anew`` and ``run`` then. What waited has failed by then.
+5. A message of one user is never sent as another user: when the server welcomes the client as
+   another user than before, messages and requests from before ``set_token`` fail.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class State(StrEnum):
     not let in comes back when it is given another token."""
 
 
+def user_changed() -> ConnectionClosed:
+    """The error of a message that was made for another user than the connected one."""
+    return ConnectionClosed("the client is connected as another user now")
+
+
 class Session:
     """Keeps a client connected."""
 
@@ -91,6 +97,11 @@ class Session:
         self._logger = logger
         self._tell = tell
         self._name: str | None = None
+        self._user: tuple[object, int] | None = None
+        """The user of the last connection, and the generation of its token source; None
+        before the first connection, and in the state CLOSED, in which no message waits."""
+        self.min_generation = 0
+        """Messages with a smaller ``Outgoing.generation`` belong to another user."""
         self.state = State.CONNECTING
         self.error: EyewallError | None = None
         """Why it is not open; None while it is, and before the first connection."""
@@ -154,6 +165,7 @@ class Session:
         if not self.opened.done():
             self.opened.set_exception(error)
             self.opened.exception()  # it may be that nobody waits any more
+        self._user = None
         self._outbox.clear()
         self._requests.close(str(error), error)
         self._receiver.iterated.close()
@@ -189,15 +201,35 @@ class Session:
             return Ending(Unavailable(f"the token callback failed: {type(error).__name__}"))
         if self.state is State.CLOSED:  # by the callback
             return Ending(ConnectionClosed("the client was closed"), comes_back=False)
+        generation = self._tokens.generation
         try:
             link = await dial(self._address, token)
         except Ended as ended:
             return ended.ending
+        self._check_user(link.welcome.get("user_id"), generation)
         began = time.monotonic()
         try:
             return await self._serve(link)
         finally:
             self._backoff.lasted(time.monotonic() - began)
+
+    def _check_user(self, user: object, generation: int) -> None:
+        """If the server names another user than before, fail the messages of that one.
+
+        If the token source is still the same, its callback has changed the user at a time
+        that the client does not know: then all waiting messages fail.
+        """
+        last, self._user = self._user, (user, generation)
+        if last is None or last[0] == user:
+            return
+        self.min_generation = generation
+        if generation == last[1]:
+            self.min_generation += 1
+            self._user = (user, self._tokens.next_generation(generation))
+        self._requests.fail_before(self.min_generation, user_changed)
+        unsent = self._outbox.drop_before(self.min_generation)
+        if unsent:
+            self._logger.warning("not_sent", messages=unsent, reason="the user has changed")
 
     async def _serve(self, link: Link) -> Ending:
         """Use a connection until it ends; the tasks around it end with it."""
@@ -259,6 +291,7 @@ class Session:
         try:
             async with asyncio.timeout(self._address.timeout):
                 token = await self._tokens.renew()
+                generation = self._tokens.generation
                 if token is None:
                     return True  # nothing to show: that is for the next connection
                 data = {"token": token}
@@ -269,6 +302,7 @@ class Session:
             self._logger.warning("token_not_renewed", error=shown(error))
             self._tokens.refused()
             return False
+        self._user = (link.welcome.get("user_id"), generation)
         return True
 
     # --- between two

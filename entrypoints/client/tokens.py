@@ -130,6 +130,8 @@ class Tokens:
         self, source: TokenSource | None, *, now: Callable[[], float], wall: Callable[[], float]
     ) -> None:
         self._source = plain_source(source)
+        self.generation = 0
+        """How many times the source was replaced."""
         self._now = now
         self._wall = wall
         self._last: Token | None = None
@@ -147,9 +149,18 @@ class Tokens:
     def set(self, source: TokenSource | None) -> None:
         """Take tokens from elsewhere from now on; raises ``ValueError`` for what gives none."""
         self._source = plain_source(source)
+        self.generation += 1
         self._last = None
         self.accepted()
         self._set.set()
+
+    def next_generation(self, generation: int) -> int:
+        """The callback of this generation returned a token of another user: count it as a new
+        source, unless it was replaced already. Return the generation that counts."""
+        if self.generation == generation:
+            self.generation += 1
+            return self.generation
+        return generation
 
     async def due(self, within: float | None) -> None:
         """Return after so many seconds (None: never), or as soon as a source is set."""

@@ -94,6 +94,8 @@ class Script:
         self.port = free_port()
         self.url = f"ws://127.0.0.1:{self.port}/ws"
         self.refusals: list[tuple[int, dict[str, str]]] = []
+        self.lets_in: Callable[[Request], bool] = lambda _: True
+        """Whether a handshake is accepted; the others are answered with 503."""
         self.requests: list[Request] = []
         self.welcome: dict[str, Any] | None = {}
         self.before_welcome: Callable[[ServerConnection], Any] | None = None
@@ -119,9 +121,9 @@ class Script:
 
     def _process(self, _: ServerConnection, request: Request) -> Response | None:
         self.requests.append(request)
-        if not self.refusals:
+        if not self.refusals and self.lets_in(request):
             return None
-        status, headers = self.refusals.pop(0)
+        status, headers = self.refusals.pop(0) if self.refusals else (503, {})
         length = {"Content-Length": "0"}
         return Response(status, HTTPStatus(status).phrase, Headers({**headers, **length}), b"")
 

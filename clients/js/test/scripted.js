@@ -27,6 +27,7 @@ export class Hub {
   /** Topic -> what is answered to a request: data, or null for no answer at all. */
   answers = {};
   welcomes = true;
+  user = "ada";
   heartbeat = 30;
 
   constructor() {
@@ -71,7 +72,7 @@ export class Hub {
     if (!this.welcomes) return;
     const number = this.sockets.length;
     socket.readyState = 1;
-    const data = { conn_id: `c${number}`, user_id: "ada", session: `s${number}` };
+    const data = { conn_id: `c${number}`, user_id: this.user, session: `s${number}` };
     const welcome = { ...data, heartbeat: this.heartbeat, max_message_size: 1000, server: "x" };
     this.send({ topic: "system:welcome", event: "welcome", data: welcome });
   }
