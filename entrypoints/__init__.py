@@ -186,10 +186,10 @@ __all__ = [
 _FOR_USERS = frozenset(
     ("adapters", "browser", "chat", "client", "container", "middleware", "testing")
 )
-"""The modules that the documentation names."""
+"""The modules that users import from, as the documentation says."""
 
 
 def __dir__() -> list[str]:
-    """What is for users: no module that was only imported on the way."""
+    """Return the public names, without modules that are only imported internally."""
     special = {name for name in globals() if name.startswith("__")}
     return sorted({*__all__, *special, *(_FOR_USERS & globals().keys())})

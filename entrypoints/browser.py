@@ -1,4 +1,4 @@
-"""The JavaScript client, as a hub serves it to browsers: in the version that fits the hub."""
+"""Serves the JavaScript client to browsers, in the version of the hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SOURCE = Path(__file__).parent / "javascript" / "eyewall.js"
 
 
 class ClientHandler(RedactingHandler):
-    """``/eyewall.js``."""
+    """Answers ``/eyewall.js``."""
 
     def get(self) -> None:
         self.set_header("Content-Type", "text/javascript; charset=utf-8")
         self.set_header("X-Content-Type-Options", "nosniff")
-        # Kept by the browser, but asked for by its ETag each time: a new hub brings a new one.
+        # The browser caches the file and validates its ETag: a new hub has a new file.
         self.set_header("Cache-Control", "no-cache")
-        # A page of another origin may load it, as from any public shelf: it is the same file
-        # for everybody. Whether that page may connect is up to `check_origin`.
+        # Pages of all origins may load the file: it is public. `check_origin` decides whether
+        # such a page may connect.
         self.set_header("Access-Control-Allow-Origin", "*")
         self.finish(_source())
 
@@ -36,8 +36,8 @@ def _source() -> bytes:
 def client_routes(path: str = "/eyewall.js") -> list[Any]:
     """Return Tornado rules that serve the JavaScript client at ``path``.
 
-    A server that listens itself has them; this is for an application that is there already,
-    beside ``server.routes()``.
+    A server that listens has them already. They are for a Tornado application with
+    ``server.routes()``.
 
     >>> app = tornado.web.Application([*server.routes("/ws"), *client_routes()])
     """

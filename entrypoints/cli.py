@@ -1,8 +1,8 @@
-"""The command ``eyewall``: serve, check the configuration, say the version.
+"""The command ``eyewall``: serves, checks the configuration, shows the version.
 
-What the caller got wrong (settings, ``MODULE:SERVER``) is told on standard error and ends
-with 2; what the machine refuses (a port in use) in one line, and ends with 1. Neither
-shows a traceback: that is for faults of the program.
+A mistake of the caller (settings, ``MODULE:SERVER``) is a message on standard error and exit
+status 2. An error of the machine (a port in use) is one line and status 1. Only faults of the
+program show a traceback.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from eyewall.version import VERSION
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
-APPLIED = frozenset({"server.host", "server.port", "tls.cert", "tls.key"})
-"""The settings that ``serve`` itself sees to, whatever the server was built from."""
+LISTEN_SETTINGS = frozenset({"server.host", "server.port", "tls.cert", "tls.key"})
+"""Settings that ``serve`` applies itself, whatever the server was built from."""
 FLAGS = {"host": "EYEWALL_SERVER__HOST", "port": "EYEWALL_SERVER__PORT"}
-"""What the flags of ``serve`` are called in the environment."""
+"""The flags of ``serve``, each with its environment variable."""
 
-_PORTS = {"auth": "authenticator", "bus": "pubsub", "limits": "limiter", "logging": "logger"}
-"""The groups of settings that are called otherwise among a ``Server``'s keywords."""
+_ADAPTERS = {"auth": "authenticator", "bus": "pubsub", "limits": "limiter", "logging": "logger"}
+"""Groups of settings whose adapter is a keyword of ``Server`` with another name."""
 _DEFAULTS = {name: each.default for name, each in inspect.signature(Server).parameters.items()}
 
 _VERSION = f"eyewall {VERSION}"
 
 
-class _Stop(Exception):
-    """The command can't go on; ``text`` says why in words for the caller."""
+class _CommandError(Exception):
+    """The command failed; ``text`` tells the caller why."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -56,7 +56,8 @@ class _Stop(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with ``argv`` (the process's own if None); return the exit status."""
+    """Run the command and return its exit status. ``argv`` are the arguments; None takes those of
+    the process."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
     try:
@@ -64,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"eyewall: {error}", file=sys.stderr)
         return WRONG_USE
-    except _Stop as stop:
-        print(f"eyewall: {stop}", file=sys.stderr)
-        return stop.status
+    except _CommandError as error:
+        print(f"eyewall: {error}", file=sys.stderr)
+        return error.status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,26 +121,26 @@ def _check_config(options: argparse.Namespace, _arguments: Sequence[str]) -> int
 def _serve(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.reload:
         rest = [argument for argument in arguments if argument != "--reload"]
-        # A file that does not exist yet may be written later.
+        # The file may be created later.
         file = file_to_read(options.config, os.environ).absolute()
         command = [sys.executable, "-m", "eyewall", *rest]
         return reload.serve(command, Path.cwd(), [file])
     settings = Settings.load(options.config, overrides=_overrides(options))
-    # What the application logs while it is imported; its server may write otherwise.
+    # For log lines during the import; the server of the application may have another logger.
     logger = make_logger(settings.logging.kind, settings.logging.level)
-    with _told(options), written_as(logger, sets_level=False):
+    with _flags_in_environment(options), written_as(logger, sets_level=False):
         if options.server is None:
             server, private = _chat(settings)
         else:
-            server, private = _find(options.server), {}
+            server, private = _load_server(options.server), {}
             _check_settings(options.server, server, settings)
-        return _run(server, _place(server, settings, options), private)
+        return _run(server, _listen_address(server, settings, options), private)
 
 
 @contextmanager
-def _told(options: argparse.Namespace) -> Iterator[None]:
-    """Have ``Settings.load()`` find what the command line says, wherever it is called: in
-    the application, and in the processes that this one starts."""
+def _flags_in_environment(options: argparse.Namespace) -> Iterator[None]:
+    """Put the flags into environment variables, so that ``Settings.load()`` in the application,
+    and in child processes, reads them."""
     before = dict(os.environ)
     if options.config:
         os.environ[CONFIG] = str(Path(options.config).expanduser().absolute())
@@ -155,27 +156,27 @@ def _told(options: argparse.Namespace) -> Iterator[None]:
                 os.environ[variable] = before[variable]
 
 
-def _check_settings(place: str, server: Server, settings: Settings) -> None:
-    """Stop where the server was built without what the operator has set: it would run
-    without the authentication, say, that the file asks for."""
+def _check_settings(target: str, server: Server, settings: Settings) -> None:
+    """Raise ``_CommandError`` if the server ignores settings of the operator: it might run without
+    the authentication of the file."""
     ignored = [
         f"{key} ({Path(settings.origins[key]).name})"
-        for key in _unseen(server, settings)
-        if key not in APPLIED
+        for key in _ignored_keys(server, settings)
+        if key not in LISTEN_SETTINGS
     ]
     if ignored:
         built = "Server()" if server.settings is None else "other settings"
-        raise _Stop(
-            f"{place} was built from {built} and ignores what is set: {', '.join(ignored)}. "
+        raise _CommandError(
+            f"{target} was built from {built} and ignores what is set: {', '.join(ignored)}. "
             "Build it with Server.from_settings(), or take these settings away",
             WRONG_USE,
         )
 
 
-def _unseen(server: Server, settings: Settings) -> list[str]:
-    """Return the keys that were set and that the server would act against.
+def _ignored_keys(server: Server, settings: Settings) -> list[str]:
+    """Return the keys that were set and that differ from the server's own values.
 
-    What the application said itself where it read its settings is its own decision.
+    Keys that the application overrides when it loads its settings are its own decision.
     """
     own = DEFAULT_SETTINGS if server.settings is None else server.settings
     return sorted(
@@ -187,19 +188,20 @@ def _unseen(server: Server, settings: Settings) -> list[str]:
 
 
 def _is_changed(server: Server, key: str) -> bool:
-    """Whether a keyword for ``key`` or its group was given to the ``Server`` itself."""
+    """Whether ``Server`` was built with a keyword for ``key`` or its group."""
     group, _, inner = key.partition(".")
-    names = {inner, f"{group}_{inner}", _PORTS.get(group, group)} & _DEFAULTS.keys()
+    names = {inner, f"{group}_{inner}", _ADAPTERS.get(group, group)} & _DEFAULTS.keys()
     return any(getattr(server.options, name, None) != _DEFAULTS[name] for name in names)
 
 
-def _place(
+def _listen_address(
     server: Server, settings: Settings, options: argparse.Namespace
 ) -> tuple[str, int, ssl.SSLContext | None]:
-    """Where to listen: the command line counts more than the server's own settings."""
+    """Return host, port and TLS: of the command line, else of the server's own settings."""
     own = settings
     if server.settings is not None:
-        own = settings if APPLIED.intersection(_unseen(server, settings)) else server.settings
+        is_overruled = LISTEN_SETTINGS.intersection(_ignored_keys(server, settings))
+        own = settings if is_overruled else server.settings
     host = own.server.host if options.host is None else settings.server.host
     port = own.server.port if options.port is None else settings.server.port
     return host, port, _tls(own)
@@ -208,8 +210,8 @@ def _place(
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     try:
         return settings.tls.context()
-    except SettingsError as error:  # the files are wrong, and no setting
-        raise _Stop("; ".join(error.mistakes), WRONG_USE) from None
+    except SettingsError as error:  # the files are wrong, not the settings
+        raise _CommandError("; ".join(error.mistakes), WRONG_USE) from None
 
 
 def _run(
@@ -218,13 +220,13 @@ def _run(
     try:
         serve(server, *where, **private)
     except UnsafeConfiguration as error:
-        raise _Stop(str(error), WRONG_USE) from None
+        raise _CommandError(str(error), WRONG_USE) from None
     except CannotListen as error:
-        raise _Stop(error.explain("--port"), FAILED) from None
+        raise _CommandError(error.explain("--port"), FAILED) from None
     except Exception as error:
         if output_of(server.logger) is None:
             raise
-        # With its trace, but as a line like the others: a collector reads them.
+        # The traceback is part of a log line, which a collector can read.
         server.logger.error("serve_failed", error=shown(error), exc_info=error)
         return FAILED
     return OK
@@ -243,38 +245,38 @@ def _chat(settings: Settings) -> tuple[Server, dict[str, Any]]:
 
 
 def _build(make: Callable[[], Server]) -> Server:
-    """Build a server; what only its parts know to be wrong is a mistake in the settings."""
+    """Return ``make()``; raises ``_CommandError`` for settings that only the parts can check."""
     try:
         return make()
-    except (ValueError, ImportError) as error:  # an import fails where an extra is missing
-        raise _Stop(f"the settings don't make a server: {error}", WRONG_USE) from None
+    except (ValueError, ImportError) as error:  # ImportError: an extra is missing
+        raise _CommandError(f"the settings don't make a server: {error}", WRONG_USE) from None
 
 
-def _find(place: str) -> Server:
-    """Return the server that ``MODULE:SERVER`` names; the working folder is importable."""
-    module_name, _, attribute = place.partition(":")
+def _load_server(target: str) -> Server:
+    """Return the server that ``MODULE:SERVER`` names. The working folder is importable."""
+    module_name, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        _no_server(place, f"expected MODULE:SERVER, such as {_spelled(module_name, attribute)}")
+        _no_server(target, f"expected MODULE:SERVER, such as {_suggestion(module_name, attribute)}")
     if (
         module_name.endswith(".py")
         and not Path(*module_name.split(".")).with_suffix(".py").is_file()
     ):
-        _no_server(place, f"it is named as it is imported: {_spelled(module_name, attribute)}")
+        _no_server(target, f"it is named as it is imported: {_suggestion(module_name, attribute)}")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
-    found: Any = _import(place, module_name)
+    found: Any = _import(target, module_name)
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            _no_server(place, f"there is no {name!r} in it")
+            _no_server(target, f"there is no {name!r} in it")
     if not isinstance(found, Server):
-        _no_server(place, f"its type is {type(found).__name__}, not Server")
+        _no_server(target, f"its type is {type(found).__name__}, not Server")
     return found
 
 
-def _spelled(module_name: str, attribute: str) -> str:
-    """Guess what is meant by a path, or by a module without its server."""
+def _suggestion(module_name: str, attribute: str) -> str:
+    """Return ``MODULE:SERVER`` for a path, or for a module without its server."""
     parts = Path(module_name.removesuffix(".py").replace("\\", "/")).parts
     guess = ".".join(part for part in parts if part != ".")
     if not all(part.isidentifier() for part in guess.split(".")):
@@ -282,22 +284,22 @@ def _spelled(module_name: str, attribute: str) -> str:
     return f"{guess}:{attribute if attribute.isidentifier() else 'server'}"
 
 
-def _import(place: str, module_name: str) -> Any:
+def _import(target: str, module_name: str) -> Any:
     try:
         with importing():
             return importlib.import_module(module_name)
-    except SyntaxError as error:  # its text says where
-        _no_server(place, f"importing it failed with {type(error).__name__}: {error}")
-    except Exception as error:  # noqa: BLE001  (a user's module may raise anything)
+    except SyntaxError as error:  # its text has the line
+        _no_server(target, f"importing it failed with {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  (an application may raise anything)
         if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
-            _no_server(place, f"there is no module {error.name!r}")
+            _no_server(target, f"there is no module {error.name!r}")
         _no_server(
-            place, f"importing it failed with {type(error).__name__}: {error} ({_line(error)})"
+            target, f"importing it failed with {type(error).__name__}: {error} ({_line(error)})"
         )
 
 
 def _line(error: Exception) -> str:
-    """Say where in the caller's own files it came up; if in none, where it was raised."""
+    """Return file and line of the error in the caller's own files, else where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     folder = Path.cwd()
     own = [
@@ -310,9 +312,9 @@ def _line(error: Exception) -> str:
 
 
 def _is_part_of(missing: str | None, module_name: str) -> bool:
-    """Tell a module that is not there from one that imports what is not there."""
+    """Whether ``module_name`` itself is missing, and not a module that it imports."""
     return missing is not None and f"{module_name}.".startswith(f"{missing}.")
 
 
-def _no_server(place: str, why: str) -> NoReturn:
-    raise _Stop(f"can't serve {place!r}: {' '.join(why.split())}", WRONG_USE) from None
+def _no_server(target: str, why: str) -> NoReturn:
+    raise _CommandError(f"can't serve {target!r}: {' '.join(why.split())}", WRONG_USE) from None

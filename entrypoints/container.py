@@ -1,6 +1,6 @@
-"""The composition root: which adapter serves which port, by setting.
+"""The composition root: chooses the adapter of each port by setting.
 
-To bring an adapter of your own, override its provider:
+Override a provider to use an adapter of your own:
 
 >>> container = Container(settings=Settings.load())
 >>> container.state.override(providers.Singleton(MyState))
@@ -67,13 +67,13 @@ def _limiter(limits: LimitSettings) -> Limiter:
 
 
 _EXTRAS = {"auth.kind": "jwt", "metrics.kind": "prometheus"}
-"""Settings whose value names an extra."""
+"""Settings whose value is the name of an extra."""
 _PARTS = {"jwt": "jwt", "prometheus": "prometheus_client"}
 """The module that each extra brings."""
 
 
 def check_extras(settings: Settings) -> None:
-    """Raise ``ImportError`` with all the extras that the settings need and that are missing."""
+    """Raise ``ImportError`` naming all missing extras that the settings need."""
     asked = {key: name for key, name in _EXTRAS.items() if settings.value(key) == name}
     missing = {key: name for key, name in asked.items() if not _is_there(_PARTS[name])}
     if missing:
@@ -93,11 +93,11 @@ _KEYWORDS = keywords_of(Server)
 
 
 def keywords(settings: Settings) -> dict[str, Any]:
-    """Return what the settings say, by the keyword of ``Server`` that each setting is for.
+    """Return the values of the settings by the keyword of ``Server`` that each sets.
 
-    A setting is for the keyword of its name (``lease``), one of a group for the keyword with both
-    names (``ops.port``: ``ops_port``), one of the group ``server`` for that of its own name
-    (``server.start_page``: ``start_page``). Three groups are a value as a whole.
+    A setting has the name of its keyword (``lease``). In a group it sets the keyword with both
+    names (``ops.port``: ``ops_port``), in the group ``server`` that with its own name
+    (``server.start_page``: ``start_page``). Three groups are one value each.
     """
     found: dict[str, Any] = {
         "queue": settings.queue,
@@ -119,7 +119,11 @@ def _server(settings: Settings, /, **given: Any) -> Server:
 
 
 class Container(containers.DeclarativeContainer):
-    """Every adapter of a server, chosen by ``settings``."""
+    """The adapters of a server, and the server, as providers that ``settings`` choose.
+
+    ``Container(settings=...).server(**overrides)`` is the same as ``Server.from_settings``; the
+    overrides are keywords of ``Server``.
+    """
 
     settings = providers.Singleton(Settings.load)
 

@@ -1,4 +1,4 @@
-"""Ready-made middleware.
+"""Ready-made middleware for ``server.use``, groups of routes and single handlers.
 
 >>> server.use(recover(), log(), rate_limit(TokenBucketLimiter(rate=10, burst=20)))
 """

@@ -1,3 +1,3 @@
-"""The version of the package. The build reads it from here."""
+"""The version of the package, for the build too."""
 
 VERSION = "0.1.0"

@@ -18,7 +18,7 @@ from eyewall.application.ports import bus, conformance, stores
 from eyewall.application.ports.message import Codec
 from eyewall.application.ports.plugins import WatchesNode
 from eyewall.client import Client
-from eyewall.testing.contracts.bus import END, Ear, opened
+from eyewall.testing.contracts.bus import END, RecordingHandler, opened
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
 PAGE = (Path(__file__).parents[1] / "docs" / "write-an-adapter.md").read_text()
@@ -91,8 +91,8 @@ async def test_without_its_engine_a_start_fails(tmp_path):
 
 async def test_it_says_that_its_engine_is_away_and_comes_back_by_itself(engine):
     async with opened(relay["RelayPubSub"](engine.path)) as bus:
-        ear = Ear(10 * UNIT)
-        await bus.subscribe("room:lab", ear)
+        handler = RecordingHandler(10 * UNIT)
+        await bus.subscribe("room:lab", handler)
 
         engine.stop()
         async with asyncio.timeout(10 * UNIT):
@@ -106,7 +106,7 @@ async def test_it_says_that_its_engine_is_away_and_comes_back_by_itself(engine):
             await bus._connected.wait()
         await bus.publish("room:lab", END)
 
-        assert await ear.until_end() == []
+        assert await handler.until_end() == []
 
 
 async def test_two_servers_are_a_cluster_by_it(engine):

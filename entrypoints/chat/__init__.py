@@ -1,8 +1,7 @@
-"""The chat that ``eyewall serve`` shows: a whole application on the public API.
+"""The chat of ``eyewall serve``: a complete application on the public API.
 
-Read it from top to bottom: what travels, what the server answers, and how it is put
-together. Beside it: who may come in (``visitors``), how everybody's list of rooms
-stays true (``room_list``), and the page (``pages``, ``static``).
+This module has the payloads, the server and its handlers. ``visitors`` authenticates, ``room_list``
+keeps the list of rooms up to date, ``pages`` and ``static`` are the web page.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(min_length=1, max_length=4000, pattern=r"\S")]
 
 
-# What travels. A payload that does not fit is refused before its handler runs.
+# The payloads. A payload that does not fit is refused before its handler runs.
 
 
 @dataclass
@@ -59,7 +58,10 @@ class Private:
 
 
 def make_server(settings: Settings | None = None, **overrides: Any) -> Server:
-    """Build the chat's server; ``overrides`` are ``Server``'s own keywords."""
+    """Return the server of the chat; ``overrides`` are keywords of ``Server``.
+
+    ``settings`` are read from file and environment by default. Raises ``SettingsError``.
+    """
     settings = settings or Settings.load()
     if settings.auth.kind == "none":
         overrides = {"authenticator": by_name} | overrides
@@ -78,8 +80,8 @@ def make_server(settings: Settings | None = None, **overrides: Any) -> Server:
     return server
 
 
-# What the server answers. What a handler returns goes back in the ack to the request.
-# Joining, leaving, typing and presence need no code: the hub has commands for them.
+# The handlers. The result of a handler is sent in the ack to the request. Joining, leaving, typing
+# and presence need no code: the hub has commands for them.
 
 routes = Routes()
 routes.use(auth_required())
@@ -87,24 +89,24 @@ routes.use(auth_required())
 
 @routes.on("chat:rooms")
 async def rooms(ctx: Context, _msg: Envelope[Any]) -> dict[str, Any]:
-    """Return the list of rooms, and from now on tell this connection when it changes."""
+    """Return the list of rooms, and send it to this connection whenever it changes."""
     return await RoomList.watch(ctx)
 
 
 @routes.on("chat:create")
 async def create(ctx: Context, msg: Envelope[Create]) -> dict[str, Any]:
-    """Make sure that there is a room of this name. The page then joins it."""
+    """Create a room unless it exists; returns its id. The page then joins it."""
     return {"room": await open_room(ctx.hub, msg.data.room)}
 
 
 @routes.on("chat:say")
 async def say(ctx: Context, msg: Envelope[Say]) -> None:
-    """Tell a room who said what. The name comes from the connection, not from the message.
+    """Broadcast a text to a room. The author is the user of the connection, not of the message.
 
-    The room keeps it: who comes later, or back, gets it with the join (``since``).
+    The room keeps the message: a client that joins later gets it with the join (``since``).
 
-    Clients may publish to a room themselves, but only under the topic ``room:<room>``:
-    what comes as ``chat:said`` was signed here.
+    Clients may publish to a room directly, but only under the topic ``room:<room>``: a
+    ``chat:said`` always has its author from this handler.
     """
     room = RoomId(msg.data.room)
     if room not in ctx.conn.rooms:
@@ -114,14 +116,15 @@ async def say(ctx: Context, msg: Envelope[Say]) -> None:
 
 
 def one_recipient(ctx: Context, msg: Envelope[Any]) -> str:
-    """Keep the messages to one person in order; a slow one then holds up no other's."""
+    """Return the ordering key: messages to one recipient stay in order, and a slow recipient
+    delays no other."""
     to = msg.data.get("to") if isinstance(msg.data, dict) else None
     return f"{ctx.conn.id} to {to}"
 
 
 @routes.on("chat:private", ordering_key=one_recipient)
 async def private(ctx: Context, msg: Envelope[Private]) -> dict[str, Any]:
-    """Tell one person, and answer how many of their connections have confirmed it."""
+    """Send a text to one user; returns how many of their connections have acked it."""
     to = UserId(msg.data.to)
     note = Message("chat:private", data=signed(ctx, msg.data.text) | {"to": to})
     report = await ctx.hub.send_to_user(to, note, SendOptions(require_ack=True))

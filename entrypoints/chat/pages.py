@@ -1,4 +1,4 @@
-"""The chat's page, served as it lies on the disk."""
+"""Serves the web page of the chat from its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tornado.web import StaticFileHandler
 from eyewall.adapters.web.http.request_target import RedactingHandler
 from eyewall.browser import client_routes
 
-# Resolved, because in an editable install the files are links, which Tornado would not follow.
+# Resolved: an editable install has links, which Tornado does not follow.
 STATIC = Path(__file__).resolve().parent / "static"
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -26,20 +26,18 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 
 class Page(RedactingHandler, StaticFileHandler):
-    """One of the page's files; nothing on the page comes from anywhere else."""
+    """Serves one file of the page; the policy allows no other sources."""
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("X-Content-Type-Options", "nosniff")
-        # Kept by the browser, but asked for by its ETag each time.
+        # The browser caches the file and validates its ETag each time.
         self.set_header("Cache-Control", "no-cache")
 
 
 def pages() -> list[Any]:
-    """Return Tornado's routes for the page: the index at ``/``, its files beside it.
-
-    One of them is the JavaScript client, which the page speaks through.
-    """
+    """Return Tornado rules for the page: the index at ``/`` and its files, with the JavaScript
+    client."""
     files = {"path": str(STATIC), "default_filename": "index.html"}
     return [*client_routes(), (r"/((?:[a-z]+\.(?:css|js|svg))?)", Page, files)]

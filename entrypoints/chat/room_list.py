@@ -1,4 +1,4 @@
-"""The rooms: how they are made, what they keep, listed on everybody's screen, and closed."""
+"""The rooms of the chat: created, listed for all clients, and deleted when they stay empty."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from eyewall import (
 from eyewall.chat.visitors import tidy
 
 LOBBY = RoomId("general")
-"""The room that is always there."""
+"""The room that always exists."""
 
 MAX_ROOMS = 50
+"""More than people read in a list; it bounds the memory for history."""
 
 MAX_MESSAGES = 100
-"""What a room keeps of what was said: a late comer reads it in a minute."""
+"""Messages that a room keeps: a newcomer reads them in a minute."""
 
 OPTIONS = RoomOptions(
     announce=True,
@@ -35,25 +36,25 @@ OPTIONS = RoomOptions(
     history_size=MAX_MESSAGES,
     history_ttl=timedelta(days=1),
 )
-"""Members are told who comes and goes. The room stays when all have left, for a while, and
-keeps what was said for a day."""
+"""Members see joins and leaves. An empty room stays until ``sweep`` deletes it, and keeps its
+messages for a day."""
 
 MAX_ROOM_BYTES = 512 * 1024
-"""What a room keeps of it at most: a hundred of the longest messages. With ``MAX_ROOMS`` it
-is 25 MiB for all rooms together, however large the messages of programs are."""
+"""The limit on the history of a room: a hundred messages of the longest kind. With ``MAX_ROOMS``
+it is 25 MiB for all rooms, however large the messages of programs are."""
 
 LONGEST_LIST = 100
-"""Rooms that the list shows: programs may join more, which nobody created."""
+"""Rooms in the list: programs may join any number of rooms, which creates them."""
 
 WATCHING = frozenset({"chat:rooms"})
-"""The tag of the connections that see the list."""
+"""The tag of the connections that get the list."""
 
 
 async def open_room(hub: Hub, name: str) -> RoomId:
-    """Make sure that there is a room of this name, and that it keeps what is said.
+    """Create a room with a history unless it exists; returns its id.
 
-    One that a program has made by joining it keeps nothing until somebody opens it here.
-    Raises ``ValidationError`` for a bad name, ``Overloaded`` when there are too many.
+    A room that arose by joining has no history until it is opened here. Raises
+    ``ValidationError`` for a wrong name, ``Overloaded`` if there are ``MAX_ROOMS`` others.
     """
     room_id = tidy(name.lower())
     if room_id is None:
@@ -64,18 +65,18 @@ async def open_room(hub: Hub, name: str) -> RoomId:
     others = set(await hub.rooms()) - {room_id}
     if len(others) >= MAX_ROOMS:
         raise Overloaded(f"there are {MAX_ROOMS} rooms already", retry_after=60.0)
-    # No error if somebody was faster: the options are equal.
+    # No RoomExists if another request was faster: the options are equal.
     await hub.create_room(RoomId(room_id), OPTIONS)
     return RoomId(room_id)
 
 
 class RoomList:
-    """Tells who watches when the list changes, and closes rooms that stay empty."""
+    """Sends the list to its watchers when it changes, and deletes rooms that stay empty."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._changed = asyncio.Event()
-        """Of the event loop in which ``tell`` runs: a server may have several lives."""
+        """Belongs to the event loop in which ``tell`` runs: a server may run several times."""
         hub.on_join(self._note)
         hub.on_leave(self._note)
 
@@ -84,12 +85,12 @@ class RoomList:
 
     @staticmethod
     async def watch(ctx: Context) -> dict[str, Any]:
-        """Return the list, and go on telling the connection that asked."""
+        """Return the list, and make the connection of ``ctx`` a watcher."""
         ctx.hub.set_meta(ctx.conn.id, tags=ctx.meta.tags | WATCHING)
         return await listing(ctx.hub)
 
     async def tell(self, *, pause: float = 0.25) -> None:
-        """Send the list when it has changed: once for all the joins of a storm."""
+        """Send the list when it has changed, at most once per ``pause`` seconds; runs for ever."""
         before, self._changed = self._changed, asyncio.Event()
         if before.is_set():
             self._changed.set()
@@ -100,11 +101,12 @@ class RoomList:
                 message = Message("chat:rooms", "rooms", await listing(self._hub))
                 await self._hub.broadcast_with_filter(message, Where(tags=WATCHING))
             except Unavailable:
-                self._changed.set()  # the state can't be reached: again after the pause
+                self._changed.set()  # the store is not available: retry after the pause
             await asyncio.sleep(pause)
 
     async def sweep(self, *, pause: float = 60.0) -> None:
-        """Close rooms that were empty at two looks in a row."""
+        """Delete rooms that are empty at two checks in a row, ``pause`` seconds apart; runs for
+        ever."""
         empty: set[RoomId] = set()
         while True:
             await asyncio.sleep(pause)
@@ -117,6 +119,6 @@ class RoomList:
 
 
 async def listing(hub: Hub) -> dict[str, Any]:
-    """Return every room with the number of connections in it, by name."""
+    """Return all rooms by name, each with its number of connections."""
     rooms = [await hub.room(room_id) for room_id in sorted(await hub.rooms())[:LONGEST_LIST]]
     return {"rooms": [{"id": room.id, "members": room.members} for room in rooms if room]}

@@ -1,4 +1,4 @@
-"""Test handlers and rules in milliseconds: no socket, no real time.
+"""The test kit: handlers and rules run in milliseconds, without sockets and real time.
 
 >>> from eyewall.testing import TestHub
 >>> async with TestHub(server) as th:

@@ -1,4 +1,4 @@
-"""A client of a hub in a test: what is at the other end of a fake link."""
+"""A client in a test, at the other end of a fake link, and the report of a failed test."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class Closed:
 
 
 class TestClient:
-    """A client, made by ``TestHub.connect``.
+    """A client of a ``TestHub``, made by ``connect``.
 
-    What it awaits returns when all that it has set off has happened. It acks nothing by
-    itself: ``ack`` and ``nack`` do.
+    Each of its coroutines returns when everything that it has caused has happened. The client
+    acks nothing by itself: call ``ack`` or ``nack``.
     """
 
     __test__ = False  # pytest takes classes of such a name for tests
@@ -73,13 +73,13 @@ class TestClient:
     def __init__(self, hub: HubOfClients, link: FakeLink, label: str) -> None:
         self.hub = hub
         self.label = label
-        """What it is called where a test fails: its user, or its connection's id."""
+        """Its name in the report of a failed test: its user, or a number."""
         self.welcome: dict[str, Any] | None = None
         """The data of ``system:welcome``, with ``session=True``; ``receive`` leaves it out."""
         self.taken: list[Envelope | str | bytes] = []
-        """All that the test has received by it."""
+        """The messages that the test has received."""
         self.due: deque[Envelope | str | bytes] = deque()
-        """What has come and was not received."""
+        """The messages that have arrived and that the test has not received."""
         self._link = link
         self._ended: Closed | None = None
         self._came = asyncio.Event()
@@ -87,15 +87,15 @@ class TestClient:
         link.on_frame = self._on_frame
 
     def welcomed(self, *, session: bool) -> None:
-        """Its connection has been opened; with a session, the first message says so."""
+        """Record that the connection is open; with a session, take its first message."""
         if session and self.due and isinstance(first := self.due.popleft(), Envelope):
             self.welcome = first.data
 
-    # --- who it is
+    # --- its identity
 
     @property
     def conn(self) -> Connection:
-        """The server's side of it."""
+        """The connection on the server's side."""
         conn: Connection = self._link.owner
         return conn
 
@@ -106,22 +106,22 @@ class TestClient:
 
     @property
     def user_id(self) -> UserId | None:
-        """Whose connection it is."""
+        """The user of the connection; None without one."""
         return self.conn.user_id
 
     @property
     def conn_id(self) -> ConnId:
-        """Its id, as the real client calls it."""
+        """The id of its connection, by the name of the real client."""
         return self.id
 
     @property
     def rooms(self) -> frozenset[RoomId]:
-        """The rooms that it is in."""
+        """The rooms of its connection."""
         return self.conn.rooms
 
     @property
     def session(self) -> str | None:
-        """The session's name, for ``resume`` by another client; None without one."""
+        """The id of the session, for ``resume`` by another client; None without one."""
         return None if self.welcome is None else self.welcome["session"]
 
     @property
@@ -132,7 +132,7 @@ class TestClient:
             self._ended = Closed(reason, close_frame(reason)[0])
         return self._ended
 
-    # --- what it sends
+    # --- sending
 
     async def send(
         self,
@@ -144,9 +144,9 @@ class TestClient:
         id: str | None = None,
         **fields: Any,
     ) -> str | None:
-        """Send a message; returns its id, which one with ``ack`` gets if it has none.
+        """Send a message; returns its id. With ``ack`` it gets an id if none is given.
 
-        ``fields`` are further ones of the envelope: ``ref``, ``namespace``, ``version``,
+        ``fields`` are further fields of the envelope: ``ref``, ``namespace``, ``version``,
         ``headers``. Raises ``ConnectionClosed``.
         """
         name = self._new_id() if ack and id is None else id
@@ -163,12 +163,13 @@ class TestClient:
         return f"{self.label}-{self._number}"
 
     async def send_raw(self, data: str | bytes) -> None:
-        """Send one text (``str``) or binary (``bytes``) message as it is."""
+        """Send one text (``str``) or binary (``bytes``) frame unchanged; raises
+        ``ConnectionClosed``."""
         await self.hub.world.passed()
         if self.closed is not None:
             raise ConnectionClosed(f"{self.label} is closed: {self.closed.reason}")
         payload = data if isinstance(data, bytes) else data.encode()
-        with self.hub.world.ruling():
+        with self.hub.world.using_clock():
             self._link.say(payload, binary=isinstance(data, bytes))
         await self.hub.settle()
 
@@ -181,14 +182,14 @@ class TestClient:
         timeout: Seconds = TIMEOUT,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Send a message that asks for an ack; returns the ack's data.
+        """Send a message that asks for an ack; returns the data of the ack.
 
-        ``timeout`` is what the real client would wait. No time passes here by itself, so it
-        is taken and not used; ``TestHub(patience=...)`` is what there is to wait.
+        ``timeout`` is that of the real client. It is checked and not used, because no time passes
+        by itself; ``TestHub(patience=...)`` sets how long to wait.
 
         Raises the error class of a refusal, ``ConnectionClosed`` if the connection ended
-        instead, and ``AssertionError`` if there is no answer. Other messages that came
-        are left to ``receive``.
+        instead, and ``AssertionError`` if there is no answer. Other messages stay for
+        ``receive``.
         """
         seconds(timeout, "timeout", positive=True)
         asked = await self.send(topic, data, event, **{**fields, "ack": True})
@@ -216,12 +217,12 @@ class TestClient:
         raise error from self.hub.raised_by(asked)
 
     async def ack(self, message: Envelope, result: Any = None) -> None:
-        """Acknowledge a message; ``result`` is what ``hub.request`` returns."""
+        """Acknowledge a message; ``hub.request`` returns ``result``."""
         data = {"message_id": message.id, "status": "ok"}
         await self._answer_with(message, data if result is None else {**data, "result": result})
 
     async def nack(self, message: Envelope, error: str = "no") -> None:
-        """Refuse a message that asks for an ack."""
+        """Answer a message that asks for an ack with a nack."""
         await self._answer_with(
             message, {"message_id": message.id, "status": "nack", "error": error}
         )
@@ -231,17 +232,17 @@ class TestClient:
             raise ValueError(f"{message!r} has no id: there is nothing to acknowledge")
         await self.send(message.topic, data, "ack", ref=message.id)
 
-    # --- rooms, for servers with client_commands; as ``eyewall.client.Client`` has them
+    # --- rooms, for servers with client_commands; the same as in ``eyewall.client.Client``
 
     async def join(
         self, room: str, since: Any = None, *, timeout: Seconds = TIMEOUT
     ) -> dict[str, Any]:
-        """Ask to join a room; returns the ack's data. Raises as ``request`` does.
+        """Join a room; returns the data of the ack. Raises as ``request`` does.
 
-        With ``since`` what the room keeps from there is due when this returns, before
-        anything newer: ``"start"``, a number of newest messages, or what has a position (a
-        message's ``stream``, a page, a mapping). ``recovered`` says whether it was all.
-        Raises ``ValueError`` for anything else.
+        With ``since`` the kept messages from there are due first when this returns: ``"start"``,
+        a number of newest messages, or an object with a position (the ``stream`` of a message, a
+        page, a mapping). ``recovered`` in the data says whether the messages are complete. Raises
+        ``ValueError`` for another ``since``.
         """
         data: dict[str, Any] = {"room": room}
         if since is not None:
@@ -249,17 +250,17 @@ class TestClient:
         return await self._command("join", data, timeout)
 
     async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
-        """Leave a room."""
+        """Leave a room; returns the data of the ack. Raises as ``request`` does."""
         return await self._command("leave", {"room": room}, timeout)
 
     async def publish(
         self, room: str, data: Any = None, event: str = "message", *, timeout: Seconds = TIMEOUT
     ) -> dict[str, Any]:
-        """Publish to a room that it is in, which sends it to the client too."""
+        """Publish to a joined room, also to the client itself; returns the data of the ack."""
         return await self._command("publish", {"room": room, "event": event, "data": data}, timeout)
 
     async def members(self, room: str, *, timeout: Seconds = TIMEOUT) -> list[dict[str, Any]]:
-        """All members of a room that it is in: ``user_id``, ``role``, ``connections``."""
+        """Return all members of a joined room: ``user_id``, ``role``, ``connections``."""
         found: list[dict[str, Any]] = []
         fields: dict[str, Any] = {"room": room}
         while True:
@@ -276,8 +277,8 @@ class TestClient:
         room: str | None = None,
         timeout: Seconds = TIMEOUT,
     ) -> dict[str, dict[str, Any]]:
-        """Who of these users, or of the members of a room, is there: ``online``,
-        ``connections`` and ``last_seen`` by user."""
+        """Return ``online``, ``connections`` and ``last_seen`` by user, for these users or for the
+        members of a room."""
         asked = {"users": [users] if isinstance(users, str) else list(users)}
         answer = await self._command("presence", asked if room is None else {"room": room}, timeout)
         found: dict[str, dict[str, Any]] = answer["users"]
@@ -291,7 +292,7 @@ class TestClient:
         ttl: Seconds | None = None,
         timeout: Seconds = TIMEOUT,
     ) -> None:
-        """Tell the other members that it types, for ``ttl`` seconds, or no longer does."""
+        """Tell the other members that the user types, for ``ttl`` seconds, or stopped typing."""
         fields: dict[str, Any] = {"room": room, "typing": typing}
         if ttl is not None:
             fields["ttl"] = seconds(ttl, "ttl", positive=True)
@@ -305,9 +306,9 @@ class TestClient:
         *,
         timeout: Seconds = TIMEOUT,
     ) -> HistoryPage:
-        """The newest ``limit`` messages of a room, oldest first, or the first after ``since``:
-        whatever has an epoch and an offset, as a message's ``stream``, a page, or a mapping.
-        Raises ``ValueError`` for what has none.
+        """Return the newest ``limit`` messages of a room, oldest first; with ``since`` the first
+        ``limit`` after it: an object with an epoch and an offset (the ``stream`` of a message, a
+        page, a mapping). Raises ``ValueError`` for another ``since``.
         """
         fields: dict[str, Any] = {"room": room, "limit": count(limit, "limit")}
         if since is not None:
@@ -319,7 +320,7 @@ class TestClient:
     async def _command(self, name: str, fields: dict[str, Any], timeout: Seconds) -> dict[str, Any]:
         return await self.request(f"system:{name}", fields, timeout=timeout)
 
-    # --- what it receives
+    # --- receiving
 
     async def receive(self) -> Envelope:
         """Return the next message; raises ``AssertionError`` at once if none is due."""
@@ -340,7 +341,7 @@ class TestClient:
         raise AssertionError(nothing_due(self, "no raw frame is due"))
 
     async def received(self) -> list[Envelope]:
-        """Return all messages that are due, which may be none."""
+        """Return all messages that are due, possibly none."""
         await self.hub.settle()
         found = [one for one in self.due if isinstance(one, Envelope)]
         for one in found:
@@ -348,13 +349,13 @@ class TestClient:
         return found
 
     def _take(self, one: Envelope | str | bytes) -> None:
-        # By identity: to compare them would decode what nobody has asked for.
-        place = next(n for n, found in enumerate(self.due) if found is one)
-        del self.due[place]
+        # By identity: comparing would decode messages that the test has not asked for.
+        index = next(n for n, found in enumerate(self.due) if found is one)
+        del self.due[index]
         self.taken.append(one)
 
     async def _wait(self, is_there: Any) -> None:
-        """Let what is set off happen; then wait as long as the hub's patience lasts."""
+        """Settle the hub; then wait for ``is_there()``, at most the hub's patience long."""
         await self.hub.settle()
         if is_there() or not self.hub.patience:
             return
@@ -372,39 +373,39 @@ class TestClient:
         self.due += map(_read, new)
         self._came.set()
 
-    # --- how it behaves
+    # --- its network
 
     @property
     def stalled(self) -> bool:
-        """Whether it takes nothing at the moment."""
+        """Whether the client does not read at the moment."""
         return self._link.stalled
 
     @property
     def queued(self) -> int:
-        """Messages that wait in the server's queue, because the client is stalled."""
+        """The number of messages in the server's queue for this client while it is stalled."""
         return self._link.queued
 
     def stall(self) -> None:
-        """Read nothing from now on: the server's queue takes what is sent, by its policy."""
+        """Stop reading: the server queues messages, by the policy of its queue."""
         self._link.stalled = True
 
     def resume_reading(self) -> None:
-        """Read again: what has waited is due."""
+        """Read again: the queued messages are due."""
         self._link.read()
 
     async def close(self) -> None:
-        """Close the connection, as a client does that is done."""
+        """Close the connection with code 1000."""
         await self._end(Closed(DisconnectReason.CLIENT_CLOSED, 1000))
 
     async def cut(self, reason: DisconnectReason = DisconnectReason.CONNECTION_LOST) -> None:
-        """Lose the connection without a goodbye."""
+        """Lose the connection without a close frame."""
         await self._end(Closed(reason, 1006))
 
     async def _end(self, closed: Closed) -> None:
         await self.hub.world.passed()
         if self.closed is None:
             self._ended = closed
-            with self.hub.world.ruling():
+            with self.hub.world.using_clock():
                 self._link.vanish(closed.reason)
         await self.hub.settle()
 

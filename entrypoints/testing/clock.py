@@ -1,4 +1,4 @@
-"""A clock that a test moves by hand."""
+"""A clock whose time passes only when a test advances it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class FakeTimer:
         self.fn = fn
 
     def cancel(self) -> None:
-        """Never call it. May be called again, and late."""
+        """Cancel the call. Idempotent, also after the timer was due."""
         self._clock.timers.discard(self)
 
 
 class FakeClock:
-    """Implements ``Clock``: time passes when a test says so.
+    """Implements ``Clock``. Time passes only by ``advance``, ``pass_time`` and ``stand_still``.
 
-    ``start`` is its first ``now`` in seconds, ``at`` its first date and time (aware;
-    None: the real one, so that tokens with a real ``exp`` run out by it).
+    ``start`` is the first value of ``now`` in seconds; ``at`` is the first date and time (aware;
+    None: the real one, so that tokens with a real ``exp`` expire). Raises ``ValueError`` for an
+    ``at`` without a time zone.
     """
 
     def __init__(self, start: float = 1000.0, at: datetime | None = None) -> None:
@@ -39,7 +40,7 @@ class FakeClock:
         self._numbers = count()
         self._heap: list[tuple[float, int, FakeTimer]] = []
         self.timers: set[FakeTimer] = set()
-        """Those that are neither due nor cancelled."""
+        """Timers that are neither due nor cancelled."""
 
     def now(self) -> float:
         return self._now
@@ -54,21 +55,21 @@ class FakeClock:
         return timer
 
     def stand_still(self, seconds: float) -> None:
-        """Move on without letting anything run, as when the event loop stands still; what
-        is due by then runs, late, when time passes next."""
+        """Advance by ``seconds`` without running anything, as when the event loop stands still.
+        Due timers run late, when time passes next."""
         self._now += seconds
 
     def set_wall(self, at: datetime) -> None:
-        """Set the date and time, which ``now`` knows nothing of."""
+        """Set the date and time; ``now`` does not change."""
         self._at, self._start = at, self._now
 
     def pass_time(self, seconds: float) -> None:
-        """Move on without letting anything but due timers run (for plain tests)."""
+        """Advance by ``seconds`` and call due timers, without an event loop."""
         for _ in self._through(seconds):
             pass
 
     async def advance(self, seconds: float, rest: Callable[[], Awaitable[None]] = settle) -> None:
-        """Move on; what a due timer sets off has happened before time moves further."""
+        """Advance by ``seconds``. After each due timer, ``rest`` runs until the loop is idle."""
         await rest()
         for _ in self._through(seconds):
             await rest()

@@ -1,11 +1,11 @@
-"""A server in a test: no socket, no real time.
+"""A server in a test, without sockets and real time.
 
 Rules of this file:
 
-1. The server itself is left as it was: each ``TestHub`` has a node of its own, built of the
-   server's options, with what is registered when it is opened.
-2. Time passes only by ``advance``; all that can happen without it has happened when an
-   await of the kit returns.
+1. The server itself does not change: each ``TestHub`` has a node of its own, built from the
+   server's options, with the registrations of the moment when it is opened.
+2. Time passes only by ``advance``. When an await of the kit returns, everything has happened that
+   needs no time to pass.
 """
 
 from __future__ import annotations
@@ -34,24 +34,23 @@ from eyewall.testing.links import CODEC, FakeLink, FakeOutbound, NoTransport
 from eyewall.testing.logs import RecordingLogger
 from eyewall.testing.world import World
 
-WORKERS = 8
-"""Handlers that may be at work at a time: as many as a test has clients, nearly always, and
-64 take as long to start and to end as all the rest of a test."""
+MAX_WORKERS = 8
+"""Handlers that run at the same time: nearly all tests have fewer clients, and 64 workers take
+as long to start and stop as the rest of a test."""
 
-HELD_UP = 5.0
+CONNECT_TIMEOUT = 5.0
 """Real seconds that an authenticator or ``on_connect`` hook may wait for something outside."""
 
 
 class TestHub:
-    """A server as a test drives it: an async context manager, from start to shutdown.
+    """Runs a server in a test: an async context manager, from start to shutdown.
 
-    ``beside`` another one, which is open, it is a further node of its cluster: they share
-    the time, the bus and the stores. ``at`` is the date and time at which it begins (None:
-    now). ``patience`` are the real seconds that ``receive`` and ``request`` wait for what
-    handlers get from outside, such as a database; by default they fail at once.
-    ``options`` are ``Server``'s own keywords, and count more than what the server was
-    given. Unless they are named here, the bus and the stores are in memory (``offline`` if the
-    server has one), and there are at most 8 ``workers``.
+    ``beside`` an open ``TestHub`` it is a further node of that cluster: both share the time, the
+    bus and the stores. ``at`` is the date and time at which the test begins (None: now).
+    ``patience`` is the number of real seconds that ``receive`` and ``request`` wait for results
+    from outside, such as a database; by default they fail at once. ``options`` are keywords of
+    ``Server`` that override its own. Unless given here, the bus and the stores are in memory
+    (``offline`` only if the server has one), and there are at most 8 ``workers``.
 
     >>> async with TestHub(server) as th:
     ...     alice = await th.connect(user="alice")
@@ -71,12 +70,12 @@ class TestHub:
         **options: Any,
     ) -> None:
         self.logs = RecordingLogger()
-        """What the server logs; its own logger gets nothing of it."""
+        """The log of the server in the test; its own logger gets nothing."""
         self.clients: list[TestClient] = []
-        """All that have connected, refused ones too."""
+        """All clients that have connected, refused ones too."""
         self.patience = seconds(patience, "patience")
         self.world: World = World(at) if beside is None else beside.world
-        self._given = server
+        self._original = server
         self._changes = options
         self._options = server.options
         self._server: Server | None = None
@@ -84,16 +83,16 @@ class TestHub:
     async def __aenter__(self) -> TestHub:
         if self._server is not None:
             raise RuntimeError("the hub is open")
-        server = self._server = rebuilt(self._given, self._build)
+        server = self._server = rebuilt(self._original, self._build)
         self.world.pools.append(self._node.parts.threads)
-        registry_of(self._given).override(registry_of(server).runtime)
+        registry_of(self._original).override(registry_of(server).runtime)
         try:
-            with self.world.ruling():
+            with self.world.using_clock():
                 await server.start(port=None)
         except BaseException:
-            self._leave()
+            self._detach()
             raise
-        self.world.rule()
+        self.world.install_clock()
         try:
             await self.settle()
         except BaseException:
@@ -106,13 +105,13 @@ class TestHub:
         try:
             await self.world.end(server.shutdown(0))
         finally:
-            self._leave()
+            self._detach()
 
-    def _leave(self) -> None:
+    def _detach(self) -> None:
         server = self._open
-        registry_of(self._given).restore(registry_of(server).runtime)
+        registry_of(self._original).restore(registry_of(server).runtime)
         self.world.pools.remove(self._node.parts.threads)
-        self.world.stand_back()
+        self.world.restore_clock()
         self._server = None
 
     def _build(self, options: Options) -> tuple[Node, Transport]:
@@ -122,7 +121,7 @@ class TestHub:
         given: dict[str, Any] = {
             "node_id": kept or f"test-{number}",
             "logger": self.logs,
-            "workers": min(options.workers, WORKERS),
+            "workers": min(options.workers, MAX_WORKERS),
             "pubsub": self.world.bus,
             "state": self.world.state,
             "history": self.world.history,
@@ -150,7 +149,7 @@ class TestHub:
     def _node(self) -> Node:
         return registry_of(self._open).runtime.node
 
-    # --- what a test asks
+    # --- for the test
 
     @property
     def name(self) -> str:
@@ -159,29 +158,29 @@ class TestHub:
 
     @property
     def hub(self) -> Hub:
-        """The hub, as handlers have it by ``ctx.hub``."""
-        return self.world.asked(self._open.hub)
+        """The hub; the same as ``ctx.hub`` in handlers."""
+        return self.world.paced(self._open.hub)
 
     @property
     def running(self) -> int:
-        """Handlers that are at work."""
+        """The number of running handlers."""
         return 0 if self._server is None else self._node.parts.receiver.running
 
     def now(self) -> datetime:
-        """The date and time, aware, in UTC."""
+        """Return the date and time of the test, aware, in UTC."""
         return self.world.clock.wall()
 
     def advance(self, by: Seconds) -> asyncio.Task[None]:
-        """Let time pass: what is due happens in its order, each with all that it sets off.
+        """Let ``by`` seconds pass for all hubs of the cluster.
 
-        It does so at the next await of the test; ``await th.advance(30)`` returns when it
-        has, and so does whatever of the kit is awaited next. The time is that of all hubs
-        of the cluster.
+        Due work happens in its order, each with everything that it causes. Time passes at the
+        next await of the test: ``await th.advance(30)`` returns when it has passed, and so does
+        the next await of the kit.
         """
         return self.world.advance(by)
 
     async def settle(self) -> None:
-        """Return when all that can happen has happened."""
+        """Return when everything has happened that needs no time to pass."""
         await self.world.settle()
 
     # --- clients
@@ -200,18 +199,17 @@ class TestHub:
         session: bool = False,
         **known: Any,
     ) -> TestClient:
-        """Let a client in.
+        """Connect a client and return it.
 
-        Who it is, is said here: by ``user`` and ``known`` (``roles``, ``tags``,
-        ``attributes``, ``device_id``, ``expires_at``: fields of ``ConnMeta``), or by
-        ``meta``. Without any of these the server's authenticator is asked, with
-        ``token`` as a bearer's. ``session`` negotiates one, as a client does that offers
-        a subprotocol.
+        Its identity is ``user`` with ``known`` (``roles``, ``tags``, ``attributes``,
+        ``device_id``, ``expires_at``: fields of ``ConnMeta``), or ``meta``. Without these the
+        server's authenticator decides, with ``token`` as a bearer token. ``session`` negotiates a
+        session, as a client does that offers a subprotocol.
 
-        Raises what the handshake was refused with (``Unauthorized``, ``Forbidden`` for
-        the origin, ``Overloaded``, ``ShuttingDown``, or what the authenticator raised),
-        and ``ConnectionClosed`` if an ``on_connect`` hook refused it; then it is the last
-        of ``clients``.
+        Raises the error of a refused handshake (``Unauthorized``, ``Forbidden`` for the origin,
+        ``Overloaded``, ``ShuttingDown``, or what the authenticator raised), and
+        ``ConnectionClosed`` if an ``on_connect`` hook refused the client, which is then the last
+        one of ``clients``.
         """
         node = self._node
         await self.world.passed()
@@ -233,12 +231,12 @@ class TestHub:
             subprotocols=(CODEC.subprotocol,) if session else (),
         )
         hosts = self._proxies.hosts(ip, fields.all("Host"), fields.all("X-Forwarded-Host"))
-        with self.world.ruling():
+        with self.world.using_clock():
             task = asyncio.ensure_future(
-                self._let_in(node, handshake, hosts, meta, session=session)
+                self._open_connection(node, handshake, hosts, meta, session=session)
             )
         await self.settle()
-        await asyncio.wait([task], timeout=HELD_UP)
+        await asyncio.wait([task], timeout=CONNECT_TIMEOUT)
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
@@ -247,7 +245,7 @@ class TestHub:
         await self.settle()
         return client
 
-    async def _let_in(
+    async def _open_connection(
         self,
         node: Node,
         handshake: Handshake,
@@ -291,7 +289,7 @@ class TestHub:
         )
 
     def raised_by(self, message_id: str | None) -> BaseException | None:
-        """What the handler of a message raised unexpectedly; None if it did not."""
+        """Return what the handler of a message raised unexpectedly; None if it did not."""
         for _, event, fields in reversed(self.logs.entries):
             if event == "handler_failed" and fields.get("message_id") == message_id:
                 error: BaseException | None = fields.get("exc_info")
@@ -299,7 +297,7 @@ class TestHub:
         return None
 
     def story(self) -> str:
-        """What the clients have got, and what went wrong: for the report of a test."""
+        """Return what the clients received and what went wrong, for the report of a test."""
         return story(self.clients, self.logs)
 
 

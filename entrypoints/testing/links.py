@@ -1,6 +1,6 @@
-"""What stands where the sockets would: links to peers that read at once, or do not.
+"""Fakes for the WebSocket side: links to peers that read at once or not at all.
 
-Each behaves and remembers, and fails by a switch with a name.
+Each fake records what it is given, and fails by a named switch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CODEC = JsonCodec()
 class FakeLink:
     """Implements ``Link``.
 
-    * ``stalled``: the peer does not read; a queue with the bounds and policy of the
-      real one takes what comes, until ``read``. With ``write_wait`` it is closed when
-      something has waited for so many seconds;
-    * ``full``: nothing is taken any more, whatever the bounds.
+    * ``stalled``: the peer does not read. Messages are queued, with the limits and the policy of
+      the real queue, until ``read``. The link closes when a message has waited ``write_wait``
+      seconds;
+    * ``full``: every message is dropped, whatever the limits.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class FakeLink:
         self.owner: Any = None
         self.last_seen = clock.now()
         self.frames: list[EncodedMessage] = []
-        """What the peer has got, in order."""
+        """The messages that the peer has received, in order."""
         self.stalled = False
         self.full = False
         self.closed: DisconnectReason | None = None
-        """Why it was closed by our side; None while it was not."""
+        """The reason for which the server closed it; None while it has not."""
         self.gone = False
         self.on_frame: Callable[[], None] = _nothing
-        """Called when the peer has got something, or was closed."""
+        """Called when the peer has received a message or the link has ended."""
 
     @property
     def queued(self) -> int:
@@ -67,10 +67,10 @@ class FakeLink:
         outbox, queue = self._outbox, self._queue
         return len(outbox) * 2 > queue.size or outbox.bytes * 2 > queue.max_bytes
 
-    # --- our side
+    # --- the server's side
 
     def look(self) -> None:
-        """What the peer says is heard at once: there is never anything to read."""
+        """Do nothing: input is passed on at once, so none is ever unread."""
 
     def send(self, frame: EncodedMessage) -> Offer:
         if self.closed is not None or self.gone:
@@ -89,7 +89,7 @@ class FakeLink:
         return offer
 
     def take_later(self, frame: EncodedMessage) -> None:
-        """Take part in a fan-out, whose drops are told afterwards."""
+        """Take a message of a fan-out; drops are reported later."""
         if self.closed is not None or self.gone:
             return
         offer = self.send(frame)
@@ -102,10 +102,10 @@ class FakeLink:
             self._end_wait()
             self._take(self._outbox.clear())
 
-    # --- the peer's
+    # --- the peer's side
 
     def say(self, payload: bytes, *, binary: bool = False) -> None:
-        """The peer sends one message."""
+        """Receive one message from the peer."""
         self.last_seen = self._clock.now()
         if self._most is not None and len(payload) > self._most:
             self.close(DisconnectReason.MESSAGE_TOO_BIG)
@@ -114,7 +114,7 @@ class FakeLink:
             self._intake.received(self, payload, binary=binary)
 
     def read(self) -> None:
-        """The peer reads again: what was queued goes out, but for what is too old."""
+        """Let the peer read again: queued messages are delivered, except expired ones."""
         self.stalled = False
         self._end_wait()
         now = self._clock.now()
@@ -126,7 +126,7 @@ class FakeLink:
             self._soon(self._intake.drained)
 
     def vanish(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
-        """The socket ends by itself: what the peer has not read is lost."""
+        """Lose the socket: queued messages are dropped."""
         if self.gone or self.closed is not None:
             return
         self.gone = True
@@ -135,14 +135,14 @@ class FakeLink:
         self._tell_dropped(self._outbox.clear(), Offer.CLOSED)
         self.on_frame()
 
-    # --- what becomes of frames
+    # --- delivery and drops
 
     def _take(self, frames: Sequence[EncodedMessage]) -> None:
         self.frames += frames
         self.on_frame()
 
     def _give_up(self) -> None:
-        """The peer has read nothing for too long, or too much waits for it."""
+        """Close as a slow consumer: the peer did not read in time, or its queue is full."""
         self.close(DisconnectReason.SLOW_CONSUMER)
         self._soon(self._intake.lost, DisconnectReason.SLOW_CONSUMER)
 
@@ -160,7 +160,7 @@ class FakeLink:
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """Do nothing: the default callback."""
 
 
 class FakeAudience:
@@ -189,7 +189,7 @@ class FakeAudience:
 
 
 class FakeOutbound:
-    """Implements ``Outbound``. ``crowded``: too much waits to be written."""
+    """Implements ``Outbound``. ``crowded``: too many bytes wait to be written."""
 
     def __init__(self) -> None:
         self._room = asyncio.Event()
@@ -211,7 +211,7 @@ class FakeOutbound:
 
 
 class NoTransport:
-    """Implements ``Transport``: nobody comes in by it."""
+    """Implements ``Transport`` without sockets."""
 
     intake: TransportEvents
 
@@ -219,16 +219,16 @@ class NoTransport:
         return []
 
     def start(self) -> None:
-        """Nothing listens."""
+        """Do nothing: there are no sockets."""
 
     hosts = None
     refusals = None
 
     def refuse_new(self) -> None:
-        """Nobody waits."""
+        """Do nothing: no handshake is pending."""
 
     async def drain_input(self) -> None:
-        """What was sent has been read."""
+        """Do nothing: all input has been read."""
 
     async def stop(self, within: float) -> None:
-        """Nothing is open."""
+        """Do nothing: no socket is open."""

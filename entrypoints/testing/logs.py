@@ -1,4 +1,4 @@
-"""A logger that remembers."""
+"""A logger that records its entries."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RecordingLogger:
         self.entries.append(("error", event, fields))
 
     def of(self, level: str) -> list[str]:
-        """Return the events of one level."""
+        """Return the events of one level, in order."""
         return [event for found, event, _ in self.entries if found == level]
 
     def fields(self, event: str) -> dict[str, Any]:
-        """Return the fields of the newest entry of an event; raises ``KeyError``."""
+        """Return the fields of the newest entry of an event; raises ``KeyError`` without one."""
         newest: dict[str, Any] | None = None
         for _, found, its in self.entries:
             newest = its if found == event else newest

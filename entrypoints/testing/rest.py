@@ -1,4 +1,4 @@
-"""When there is nothing left to do but to wait for somebody outside."""
+"""Waits until the event loop is idle: all that remains waits for time or for something outside."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Collection
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-TURNS = 10_000
-"""Turns of the loop after which something is taken to go round in circles: far more than
-anything takes that ends, and less than a second."""
+MAX_LOOP_TURNS = 10_000
+"""Iterations of the loop after which the work counts as endless: far more than finite work takes,
+and less than a second."""
 
-BLIND_TURNS = 100
-"""Turns that are given to a loop that can't be asked what is left to do, such as uvloop's:
-many times those that a message takes through handlers, the bus and another node."""
+UNKNOWN_LOOP_TURNS = 100
+"""Iterations for a loop whose queue can't be read, such as uvloop's: many times those that a
+message takes through handlers, the bus and another node."""
 
 
 class Pool(Protocol):
-    """Threads in which something may go on while the loop has nothing to do."""
+    """Threads that may work while the loop is idle."""
 
     @property
     def at_work(self) -> bool: ...
@@ -26,15 +26,18 @@ class Pool(Protocol):
 
 
 _settling: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
-"""How many wait in ``settle``, by loop: their turns are nobody's work."""
+"""Tasks that wait in ``settle``, by loop: they don't count as work."""
 
 
 async def settle(pools: Collection[Pool] = ()) -> None:
-    """Return when nothing is left to do, on the loop and in ``pools``, but to wait."""
+    """Return when the loop and the threads of ``pools`` are idle.
+
+    Raises ``AssertionError`` if they are not after ``MAX_LOOP_TURNS``.
+    """
     loop = asyncio.get_running_loop()
     _settling[loop] = _settling.get(loop, 0) + 1
     try:
-        for turn in range(TURNS):
+        for turn in range(MAX_LOOP_TURNS):
             await asyncio.sleep(0)
             if not _is_idle(loop, turn):
                 continue
@@ -44,16 +47,16 @@ async def settle(pools: Collection[Pool] = ()) -> None:
             await busy.rest()
     finally:
         _settling[loop] -= 1
-    raise AssertionError(f"the loop did not come to rest in {TURNS} turns")
+    raise AssertionError(f"the loop did not come to rest in {MAX_LOOP_TURNS} turns")
 
 
 def _is_idle(loop: asyncio.AbstractEventLoop, turn: int) -> bool:
-    ready = getattr(loop, "_ready", None)  # asyncio's own loops say what is left to do
-    return turn >= BLIND_TURNS if ready is None else len(ready) < _settling[loop]
+    ready = getattr(loop, "_ready", None)  # the queue of asyncio's own loops
+    return turn >= UNKNOWN_LOOP_TURNS if ready is None else len(ready) < _settling[loop]
 
 
 async def finished(work: Awaitable[Any]) -> Any:
-    """Return the result of ``work``, which has to end without any time passing."""
+    """Return the result of ``work``; raises ``AssertionError`` if it needs time to pass."""
     task = asyncio.ensure_future(work)
     await settle()
     if not task.done():

@@ -1,4 +1,4 @@
-"""What the hubs of one test share: the time, the bus and the stores."""
+"""What the hubs of one test share: the clock, the bus and the stores."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from eyewall.testing.rest import Pool, settle
 T = TypeVar("T")
 
 _RULING: WeakSet[Clock] = WeakSet()
-"""The clocks of the worlds in which a hub is open."""
+"""The clocks of worlds that have an open hub."""
 
-OUTSIDE = 0.5
-"""Real seconds that something outside (a database, a thread) has to answer while a hub is
-closed, before the fake time goes on to the deadline that such a wait has."""
+OUTSIDE_TIMEOUT = 0.5
+"""Real seconds for an answer from outside (a database, a thread) while a hub closes. Then fake
+time passes, up to the deadline of that wait."""
 
 
 class World:
-    """Time, which passes when a test says so; and when all that can happen has happened."""
+    """The clock, bus and stores of a test. Time passes only by ``advance``.
+
+    ``at`` is the date and time at which it begins; None is now.
+    """
 
     def __init__(self, at: datetime | None = None) -> None:
         self.clock = FakeClock(at=at)
@@ -39,30 +42,32 @@ class World:
         self.history = MemoryHistory()
         self.offline = MemoryOffline(clock=self.clock.now)
         self.pools: list[Pool] = []
-        """The threads of the hubs that are open."""
+        """The worker threads of the open hubs."""
         self.hubs = 0
-        """How many there have been."""
+        """The number of hubs so far."""
         self._before: Clock | None = None
-        """The clock that the test went by before this world."""
+        """The clock that the test used before this world."""
         self._left = 0.0
         self._passing: asyncio.Task[None] | None = None
 
-    def ruling(self) -> AbstractContextManager[None]:
-        """Have what runs within, and the tasks that it begins, go by this time."""
+    def using_clock(self) -> AbstractContextManager[None]:
+        """Use this clock in the context, and in the tasks that it starts."""
         return ruled_by(self.clock)
 
-    def rule(self) -> None:
-        """Have the test itself go by this time, until the last of the hubs has closed."""
+    def install_clock(self) -> None:
+        """Use this clock in the test itself, until the last hub has closed."""
         _RULING.add(self.clock)
         before = CLOCK.get()
         if before is not self.clock:
             self._before = before
             CLOCK.set(self.clock)
 
-    def stand_back(self) -> None:
-        """One of the hubs has closed. With the last one the test goes by the clock of before
-        again, or by the real one if the world of that clock has ended, too: worlds may end in
-        any order, and in another context than they began in."""
+    def restore_clock(self) -> None:
+        """Restore the previous clock of the test if the last hub has closed.
+
+        The real clock is used if the world of the previous one has ended, too. Worlds may end
+        in any order, and in another context than they began in.
+        """
         if self.pools:
             return
         _RULING.discard(self.clock)
@@ -70,14 +75,14 @@ class World:
             CLOCK.set(self._before if self._before in _RULING else None)
 
     def advance(self, by: Seconds) -> asyncio.Task[None]:
-        """Have time pass, from the next await on; what is returned ends with it."""
+        """Let ``by`` pass from the next await on; the returned task ends when it has passed."""
         self._left += seconds(by, "advance")
         if self._passing is None or self._passing.done():
             self._passing = asyncio.get_running_loop().create_task(self._pass())
         return self._passing
 
     async def _pass(self) -> None:
-        with self.ruling():
+        with self.using_clock():
             while self._left:
                 by, self._left = self._left, 0.0
                 await self.clock.advance(by, self._rest)
@@ -87,13 +92,13 @@ class World:
         await settle(self.pools)
 
     async def settle(self) -> None:
-        """Return when the time that was to pass has passed, and all it set off is done."""
+        """Return when pending time has passed, and everything that it caused is done."""
         await self.passed()
         await self._rest()
 
     async def passed(self) -> None:
-        """Return when the time that was to pass has passed. A failure of what was due is raised
-        once: what comes after it, a hub's end for one, goes on."""
+        """Return when pending time has passed. An error of due work is raised once, so that later
+        calls, such as the end of a hub, go on."""
         if self._passing is not None:
             passing = self._passing
             try:
@@ -103,34 +108,34 @@ class World:
                     self._passing = None
 
     async def end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await ``work``, moving time on where nothing else brings it to its end.
+        """Await ``work``; advance time if it does not end without.
 
-        A failure of what was due meanwhile is raised when ``work`` has ended.
+        An error of work that became due is raised after ``work`` has ended.
         """
-        with self.ruling():
+        with self.using_clock():
             task = asyncio.ensure_future(work)
         try:
             await self.settle()
         finally:
             while not task.done():
-                await asyncio.wait([task], timeout=OUTSIDE)
+                await asyncio.wait([task], timeout=OUTSIDE_TIMEOUT)
                 if not task.done():
                     await self.clock.advance(1.0, self._rest)
             await task
 
-    def asked(self, hub: Hub) -> Hub:
-        """Return ``hub``, whose coroutines begin when the time that was to pass before
-        they were called has passed."""
-        return cast("Hub", _Asked(hub, self))
+    def paced(self, hub: Hub) -> Hub:
+        """Return ``hub`` for a test: its coroutines start after the time that is pending when they
+        are called."""
+        return cast("Hub", _PacedHub(hub, self))
 
     def after(self, call: Awaitable[T]) -> Awaitable[T]:
-        """Await ``call`` after what is to pass now."""
+        """Return ``call``, to start after the time that is pending now."""
         passing = self._passing
         return call if passing is None or passing.done() else _later(passing, call)
 
 
-class _Asked:
-    """A hub as a test calls it."""
+class _PacedHub:
+    """A hub whose coroutines wait for pending time."""
 
     def __init__(self, hub: Hub, world: World) -> None:
         self._hub = hub

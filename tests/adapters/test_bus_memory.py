@@ -9,7 +9,7 @@ import pytest
 from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.application.ports.bus import CountsSubscribers
 from eyewall.application.ports.stores import Lifecycle
-from eyewall.testing.contracts.bus import END, BusContract, Ear, opened
+from eyewall.testing.contracts.bus import END, BusContract, RecordingHandler, opened
 
 PLACE = ContextVar("place", default="nowhere")
 
@@ -46,27 +46,27 @@ async def test_it_knows_who_listens(bus):
 
 
 async def test_a_payload_on_its_way_does_not_reach_who_has_closed(bus):
-    ear = Ear(1.0)
-    subscription = bus.subscribe("lab", ear)
+    handler = RecordingHandler(1.0)
+    subscription = bus.subscribe("lab", handler)
 
     await bus.publish("lab", b"late")
     subscription.close()
     await asyncio.sleep(0)
 
-    assert ear.heard == []
+    assert handler.payloads == []
 
 
 async def test_closing_the_bus_ends_what_is_subscribed():
     bus = MemoryPubSub()
     await bus.open()
-    ear = Ear(1.0)
-    bus.subscribe("lab", ear)
+    handler = RecordingHandler(1.0)
+    bus.subscribe("lab", handler)
 
     await bus.publish("lab", b"late")
     await bus.close()
     await asyncio.sleep(0)
 
-    assert ear.heard == []
+    assert handler.payloads == []
     assert bus.listeners("lab") == 0
 
 
@@ -96,12 +96,12 @@ async def test_a_handler_runs_in_its_own_context(bus):
 
 async def test_servers_on_several_loops_hear_each_other(bus):
     here = asyncio.get_running_loop()
-    ear = Ear(10.0)
+    received = RecordingHandler(10.0)
     loops = []
 
     def handler(payload):
         loops.append(asyncio.get_running_loop())
-        ear(payload)
+        received(payload)
 
     bus.subscribe("lab", handler)
 
@@ -111,7 +111,7 @@ async def test_servers_on_several_loops_hear_each_other(bus):
     with ThreadPoolExecutor(1) as pool:
         await here.run_in_executor(pool, asyncio.run, elsewhere())
 
-    assert await ear.until_end() == []
+    assert await received.until_end() == []
     assert loops == [here]
 
 
@@ -121,9 +121,9 @@ async def test_a_loop_that_has_ended_hears_nothing_and_harms_nobody(bus):
 
     with ThreadPoolExecutor(1) as pool:
         await asyncio.get_running_loop().run_in_executor(pool, asyncio.run, elsewhere())
-    ear = Ear(1.0)
-    bus.subscribe("lab", ear)
+    handler = RecordingHandler(1.0)
+    bus.subscribe("lab", handler)
 
     await bus.publish("lab", END)
 
-    assert await ear.until_end() == []
+    assert await handler.until_end() == []

@@ -252,7 +252,7 @@ async def test_a_hook_that_waits_for_time_is_told_of(monkeypatch):
     async def wait(conn):
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr("eyewall.testing.hub.HELD_UP", 0.01)
+    monkeypatch.setattr("eyewall.testing.hub.CONNECT_TIMEOUT", 0.01)
     async with TestHub(server) as th:
         with pytest.raises(AssertionError, match="on_connect hook waits"):
             await th.connect()

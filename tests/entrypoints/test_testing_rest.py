@@ -43,7 +43,7 @@ async def test_what_never_ends_is_told(monkeypatch):
         while True:
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(rest, "TURNS", 50)
+    monkeypatch.setattr(rest, "MAX_LOOP_TURNS", 50)
     task = asyncio.create_task(spin())
 
     with pytest.raises(AssertionError, match="did not come to rest in 50 turns"):

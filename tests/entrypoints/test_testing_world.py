@@ -80,7 +80,7 @@ async def test_a_hub_that_fails_at_its_start_stands_in_for_its_server_no_longer(
 
 
 async def test_an_end_that_needs_time_gets_as_much_as_it_needs(monkeypatch):
-    monkeypatch.setattr("eyewall.testing.world.OUTSIDE", 0.0)
+    monkeypatch.setattr("eyewall.testing.world.OUTSIDE_TIMEOUT", 0.0)
     world, over = World(), asyncio.Event()
     world.clock.call_later(2.5, over.set)
 

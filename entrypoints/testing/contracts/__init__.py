@@ -1,7 +1,7 @@
-"""What the ports promise, as test suites: for who writes an adapter of their own.
+"""The promises of the ports as test suites, for authors of adapters.
 
-A suite is a class with a test for each promise. Take it over, say in its fixture how a client of
-your engine is made, and let pytest run it:
+A suite is a class with one test per promise. Derive a class from it, return a client of your
+engine from its fixture, and run pytest:
 
 >>> from eyewall.testing.contracts import BusContract
 >>> class TestMyBus(BusContract):
@@ -9,10 +9,10 @@ your engine is made, and let pytest run it:
 ...     def connect(self):
 ...         return lambda: MyPubSub("my://localhost")
 
-``connect()`` returns a new client that is not open yet; all clients of one test are of one engine,
-which holds nothing at the beginning. A client that has ``open`` and ``close`` is opened and closed
-by the tests. The tests are ``async`` and need pytest-asyncio with ``asyncio_mode = "auto"``.
-Where an engine needs more than that (how its time passes, say) the suite's module says so.
+``connect()`` returns a new client that is not open yet. All clients of one test use one engine,
+which is empty at the beginning. The tests open and close a client that has ``open`` and ``close``.
+They are ``async`` and need pytest-asyncio with ``asyncio_mode = "auto"``. The module of a suite
+describes further fixtures, such as one that lets time pass.
 
 This package needs pytest; ``eyewall.testing`` itself does not.
 """

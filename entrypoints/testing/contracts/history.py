@@ -1,7 +1,7 @@
-"""What every history store promises, as tests: for who writes a ``HistoryStore``.
+"""The promises of a ``HistoryStore`` as tests, for authors of a store.
 
-Take the class over, say how a client of your engine is made and how long it takes for
-messages to become too old, and run pytest on it::
+Derive a class, return a client of your engine and a function that lets messages age from its
+fixtures, and run pytest::
 
     from eyewall.testing.contracts import HistoryContract
 
@@ -14,12 +14,11 @@ messages to become too old, and run pytest on it::
         def grow_old(self):
             return asyncio.sleep        # or move the engine's clock
 
-``connect()`` returns a new client that is not open yet; all of a test's clients see the
-same history, which is empty at the beginning. It is called from several threads, each
-with an event loop of its own. A client that has ``open`` and ``close`` is opened and
-closed by the tests. ``grow_old(seconds)`` returns when that much of the time has passed
-by which messages age, and ``now()`` of the test moves with it; ``ttl`` is the age that
-the tests let messages reach. Tests are ``async`` and need pytest-asyncio with
+``connect()`` returns a new client that is not open yet. All clients of a test see the same history,
+which is empty at the beginning. ``connect`` is called in several threads, each with an event loop
+of its own. The tests open and close a client that has ``open`` and ``close``.
+``grow_old(seconds)`` returns when messages are that much older, and the test's ``now()`` moves with
+it. The tests let messages reach the age ``ttl``. They are ``async`` and need pytest-asyncio with
 ``asyncio_mode = auto``.
 """
 
@@ -48,12 +47,12 @@ def entry(number: int) -> Entry:
 
 
 def numbers(page: Page) -> list[int]:
-    """The numbers that the entries were made with."""
+    """Return the numbers that the entries of a page were made with."""
     return [int(e.payload.rpartition(b":")[2][:-1]) for e in page.entries]
 
 
 class HistoryContract:
-    """The promises of ``HistoryStore``, one test each."""
+    """The promises of ``HistoryStore``, one test per promise."""
 
     ttl = 1.0
 
@@ -63,7 +62,7 @@ class HistoryContract:
 
     @pytest.fixture
     def grow_old(self) -> GrowOld:
-        """How time passes for the engine; one that goes by ``now`` needs nothing."""
+        """Return a function that lets messages age. The default is for engines that use ``now``."""
 
         async def nothing(seconds: float) -> None:
             self.moved += timedelta(seconds=seconds)
@@ -229,7 +228,7 @@ class HistoryContract:
     async def test_what_has_expired_does_not_come_back_with_another_ttl(
         self, history: Any, grow_old: GrowOld, longer: float | None
     ) -> None:
-        """Also when nobody has read in between."""
+        """Also if no client has read the room in between."""
         (at,) = await self.fill(history, 1, keeps=Retention(100, self.ttl))
         await grow_old(self.ttl + 0.1)
 
@@ -273,7 +272,7 @@ class HistoryContract:
     async def test_no_offset_is_given_twice_however_many_append_at_once(
         self, connect: Connect
     ) -> None:
-        """Each from a thread with a loop of its own, as several servers would."""
+        """Each client in a thread with a loop of its own, like several servers."""
 
         def publisher(start: int) -> list[tuple[int, int]]:
             async def work() -> list[tuple[int, int]]:
@@ -291,8 +290,8 @@ class HistoryContract:
             parts = await asyncio.gather(
                 *(asyncio.get_running_loop().run_in_executor(pool, publisher, s) for s in starts)
             )
-        placed = dict(pair for part in parts for pair in part)
+        numbered = dict(pair for part in parts for pair in part)
 
-        assert sorted(placed) == list(range(1, 101))
+        assert sorted(numbered) == list(range(1, 101))
         async with opened(connect()) as store:
-            assert numbers(await self.read(store)) == [placed[n] for n in range(1, 101)]
+            assert numbers(await self.read(store)) == [numbered[n] for n in range(1, 101)]

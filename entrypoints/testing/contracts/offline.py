@@ -1,6 +1,6 @@
-"""What every offline store promises, as tests: for who writes an ``OfflineStore`` of their own.
+"""The promises of an ``OfflineStore`` as tests, for authors of a store.
 
-Take the class over, say how a client of your store is made, and run pytest on it::
+Derive a class, return a client of your store from its fixture, and run pytest::
 
     from eyewall.testing.contracts import OfflineContract
 
@@ -9,9 +9,9 @@ Take the class over, say how a client of your store is made, and run pytest on i
         def connect(self, clock):
             return lambda **limits: MyOffline("my://localhost", clock=clock, **limits)
 
-``connect(**limits)`` returns a new client that is not open yet; all of a test's clients
-share what is kept. ``limits`` are ``max_messages``, ``max_bytes`` and ``max_age``. The
-lapse of claims is measured by ``clock``, a function that returns seconds.
+``connect(**limits)`` returns a new client that is not open yet. All clients of a test share the
+stored messages. ``limits`` are ``max_messages``, ``max_bytes`` and ``max_age``. Claims expire by
+``clock``, a function that returns seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 class SettableClock:
-    """Seconds that pass when a test says so."""
+    """A clock in seconds that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -52,7 +52,7 @@ def message(
     ttl: float | None = None,
     priority: Priority = Priority.NORMAL,
 ) -> StoredMessage:
-    """A message that was stored ``after`` seconds."""
+    """Return a message that was stored ``after`` seconds after ``START``."""
     stored_at = START + timedelta(seconds=after)
     expires_at = None if ttl is None else stored_at + timedelta(seconds=ttl)
     return StoredMessage(message_id, b"x" * size, priority, stored_at, expires_at)
@@ -63,12 +63,12 @@ def later(seconds: float) -> datetime:
 
 
 async def ids(store: OfflineStore, user: UserId = ADA, now: datetime = START) -> list[str]:
-    """The ids that wait, in order."""
+    """Return the ids of the waiting messages, in order."""
     return [kept.id for _, kept in await store.waiting(user, 0, 10_000, now)]
 
 
 class OfflineContract:
-    """The promises of ``OfflineStore``, one test each."""
+    """The promises of ``OfflineStore``, one test per promise."""
 
     @pytest.fixture
     def clock(self) -> SettableClock:
@@ -76,7 +76,7 @@ class OfflineContract:
 
     @pytest.fixture
     def connect(self) -> Callable[..., Any]:
-        """A function that returns a new client of the store, not open yet."""
+        """Return a function that makes a client of the store, not open yet. To be overridden."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -84,7 +84,7 @@ class OfflineContract:
         async with opened(connect()) as client:
             yield client
 
-    # --- what is kept
+    # --- stored messages
 
     async def test_a_message_comes_back_as_it_was(self, store: Any) -> None:
         kept = [
@@ -134,7 +134,7 @@ class OfflineContract:
         assert found == [str(number) for number in range(10)]
 
     async def test_a_position_is_never_given_twice(self, store: Any) -> None:
-        """Who reads on after the last message gets what came since, whatever has gone."""
+        """A reader that goes on after the last message gets the newer ones, even after removals."""
         await store.store(ADA, message("1"))
         [(after, _)] = await store.waiting(ADA, 0, 10, START)
         await store.remove(ADA, "1")
@@ -267,7 +267,7 @@ class OfflineContract:
 
             assert await store.expire(later(1e9), 10) == []
 
-    # --- who replays
+    # --- claims
 
     async def test_one_at_a_time_has_the_claim(self, store: Any) -> None:
         assert await store.claim(ADA, "n1", 10) == "n1"

@@ -1,4 +1,4 @@
-"""Decisions as the application makes them, for the contract of the state store."""
+"""Transactions on a room like those of the application, for the contract of the state store."""
 
 from __future__ import annotations
 

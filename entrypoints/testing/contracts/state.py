@@ -1,7 +1,7 @@
-"""What every state store promises, as tests: for who writes a ``StateStore``.
+"""The promises of a ``StateStore`` as tests, for authors of a store.
 
-Take the class over, say how a client of your engine is made and how its time passes,
-and run pytest on it::
+Derive a class, return a client of your engine and a function that lets its time pass from its
+fixtures, and run pytest::
 
     from eyewall.testing.contracts import StateContract
 
@@ -14,12 +14,11 @@ and run pytest on it::
         def advance(self):
             return asyncio.sleep        # or move the engine's clock
 
-``connect()`` returns a new client that is not open yet; all of a test's clients see the
-same state, which is empty at the beginning. It is called from several threads, each with
-an event loop of its own. A client that has ``open`` and ``close`` is opened and closed
-by the tests. ``advance(seconds)`` returns when that much of the time has passed by which
-leases lapse; ``lease`` is the length of those that the tests let lapse. Tests are
-``async`` and need pytest-asyncio with ``asyncio_mode = auto``.
+``connect()`` returns a new client that is not open yet. All clients of a test see the same state,
+which is empty at the beginning. ``connect`` is called in several threads, each with an event loop
+of its own. The tests open and close a client that has ``open`` and ``close``.
+``advance(seconds)`` returns when that time has passed for leases. The tests let leases of
+``lease`` seconds expire. They are ``async`` and need pytest-asyncio with ``asyncio_mode = auto``.
 """
 
 from __future__ import annotations
@@ -43,23 +42,23 @@ Advance = Callable[[float], Awaitable[Any]]
 
 
 class _Failed(Exception):
-    """What a rule of a test raises."""
+    """The error that a rule of a test raises."""
 
 
 class StateContract:
-    """The promises of ``StateStore``."""
+    """The promises of ``StateStore``, one test per promise."""
 
     lease = 10.0
-    """Seconds of a lease that the tests let lapse."""
+    """Seconds of a lease that the tests let expire."""
 
     @pytest.fixture
     def connect(self) -> Connect:
-        """A function that returns a new client of the store, not open yet."""
+        """Return a function that makes a client of the store, not open yet. To be overridden."""
         raise NotImplementedError
 
     @pytest.fixture
     def advance(self) -> Advance:
-        """A function that lets the leases' time pass."""
+        """Return a function that lets time pass for leases. To be overridden."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -71,7 +70,7 @@ class StateContract:
 
     @pytest.fixture
     async def other(self, connect: Connect, state: StateStore) -> AsyncIterator[StateStore]:
-        """Another server's client of the same store."""
+        """The client of another server on the same store."""
         async with opened(connect()) as client:
             yield client
 
@@ -523,7 +522,7 @@ class StateContract:
         assert await state.decide("lab", "u:bob", joins("c2")) == 1
 
     async def test_all_that_a_lapsed_node_owned_is_gone(self, state: Any, advance: Advance) -> None:
-        """Also what it forgot: a connection under two users, as it has become another."""
+        """Also a connection that is registered for two users, after a change of its user."""
         await state.renew("n3", self.lease)
         for user in ("ada", "eve"):
             await state.decide("lab", f"u:{user}", joins("c1", "n3"))
@@ -536,7 +535,7 @@ class StateContract:
         assert await state.connections_of(["ada", "eve"]) == {}
 
     async def test_what_a_node_owns_can_be_asked_for(self, state: Any, other: Any) -> None:
-        """By a store that can say so: page by page, in the order of the connections."""
+        """Page by page, in the order of the connections; only for stores with ``owned``."""
         if not has_methods_of(other, KnowsOwned):
             return
         for number in (3, 1, 2):
