@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from eyewall import CompressionConfig, QueueConfig, Server
@@ -17,32 +17,31 @@ MANY = 10_000
 """Messages that the suite may write before it reads their echoes."""
 
 
-class AlwaysDeflateFormat(DeflateFormat):
-    """Compresses also what gets larger by it.
+@contextlib.contextmanager
+def compressing_always() -> Iterator[None]:
+    """Compress also the messages that get larger by it.
 
     Autobahn's cases for compression, as kosoku runs them, break off at an echo that comes
     uncompressed: they hash it as ``str``. They do so with other servers too.
     """
-
-    @staticmethod
-    def _is_smaller(before: int, after: int) -> bool:
-        return True
+    usual = DeflateFormat.__dict__["_is_smaller"]
+    DeflateFormat._is_smaller = staticmethod(lambda _before, _after: True)
+    try:
+        yield
+    finally:
+        DeflateFormat._is_smaller = usual
 
 
 def echo_server() -> Server:
     """Return a server that takes every message raw, compressed or not, and echoes it."""
-    compression = CompressionConfig(threshold=0)
     server = Server(
         check_origin=lambda _origin, _handshake: True,
         max_message_size=MAX_MESSAGE,
         worker_queue=MANY,
         lane_queue=MANY,
         queue=QueueConfig(size=MANY, max_bytes=4 * MAX_MESSAGE),
-        compression=compression,
+        compression=CompressionConfig(threshold=0),
     )
-    deflated = server._sockets._endpoint._compressed
-    for name, wire in deflated.items():
-        deflated[name] = AlwaysDeflateFormat(wire._plain, compression)
 
     @server.hub.on_message
     async def echo(conn: Any, raw: str | bytes) -> bool:
@@ -55,8 +54,9 @@ def echo_server() -> Server:
 @contextlib.asynccontextmanager
 async def echoing(*, tls: bool = False) -> AsyncIterator[Server]:
     server = echo_server()
-    await server.start(port=0, ssl=tls_contexts()[0] if tls else None)
-    try:
-        yield server
-    finally:
-        await server.shutdown(1)
+    with compressing_always():
+        await server.start(port=0, ssl=tls_contexts()[0] if tls else None)
+        try:
+            yield server
+        finally:
+            await server.shutdown(1)
