@@ -1,4 +1,5 @@
-"""Reading what a client wrote in a command; raises ``ValidationError`` by field."""
+"""The fields of a client's command: each function returns one, and raises ``ValidationError``,
+which names the field, if it is not valid."""
 
 from __future__ import annotations
 
@@ -17,19 +18,20 @@ T = TypeVar("T")
 
 
 MAX_USERS = 1000
-"""Users whose presence one command may ask for: a long list of friends, in one question to
+"""Most users whose presence one command may request: a long list of friends, in one query of
 the state."""
 
 
 def object_of(msg: Envelope[Any]) -> dict[str, Any]:
+    """Return ``data``, which must be an object."""
     if not isinstance(msg.data, dict):
         raise ValidationError({"_schema": ["must be an object"]})
     return msg.data
 
 
 def raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
-    """The fields of ``data`` without decoding their values; raises ``InvalidEnvelope`` for
-    what nobody could decode."""
+    """Return the fields of ``data`` with undecoded values; raises ``InvalidEnvelope`` for values
+    that can't be decoded."""
     if msg.raw is None:
         raise ValidationError({"_schema": ["must be an object"]})
     msg.raw.check()
@@ -38,11 +40,12 @@ def raw_object(msg: Envelope[Any]) -> Mapping[str, Raw]:
 
 
 def values_of(fields: Mapping[str, Raw], *names: str) -> dict[str, Any]:
-    """Decode those of the fields that are named, as far as they are there."""
+    """Decode and return the named fields, as far as they exist."""
     return {name: fields[name].decode() for name in names if name in fields}
 
 
 def room_of(data: Mapping[str, Any]) -> RoomId:
+    """Return the field ``room``."""
     room = data.get("room")
     if not isinstance(room, str) or not 0 < len(room) <= MAX_NAME or not is_printable(room):
         raise ValidationError({"room": [f"must be 1 to {MAX_NAME} printable characters"]})
@@ -50,6 +53,7 @@ def room_of(data: Mapping[str, Any]) -> RoomId:
 
 
 def field_of(data: Mapping[str, Any], name: str, of: type[T], default: T | None) -> T:
+    """Return the field ``name``, of type ``of``; with ``default`` None it is required."""
     value = data.get(name, default)
     if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
         raise ValidationError({name: [f"must be of type {of.__name__}"]})
@@ -57,6 +61,7 @@ def field_of(data: Mapping[str, Any], name: str, of: type[T], default: T | None)
 
 
 def since_of(data: Mapping[str, Any]) -> Position | None:
+    """Return the field ``since`` as a position; None if it is missing."""
     if "since" not in data:
         return None
     try:
@@ -66,7 +71,7 @@ def since_of(data: Mapping[str, Any]) -> Position | None:
 
 
 def beginning_of(data: Mapping[str, Any]) -> Since | None:
-    """Return where the replay of a join begins; None if the client asks for no replay."""
+    """Return the field ``since`` of a join, where its replay begins; None for no replay."""
     if "since" not in data:
         return None
     value = data["since"]
@@ -80,6 +85,7 @@ def beginning_of(data: Mapping[str, Any]) -> Since | None:
 
 
 def users_of(data: Mapping[str, Any]) -> list[UserId]:
+    """Return the field ``users``, at most ``MAX_USERS`` ids."""
     users = data.get("users")
     if not isinstance(users, list) or len(users) > MAX_USERS:
         raise ValidationError({"users": [f"must be a list of at most {MAX_USERS}"]})
@@ -89,8 +95,8 @@ def users_of(data: Mapping[str, Any]) -> list[UserId]:
 
 
 def positions_of(data: Mapping[str, Any], most: int) -> dict[RoomId, Position | None]:
-    """The rooms that a client wants to resume, each with where it stands; None where it
-    does not say, as in a room without history."""
+    """Return the field ``rooms`` of a resume, at most ``most``: the client's position in each
+    room; None where it has none, as in a room without history."""
     rooms = data.get("rooms", {})
     if not isinstance(rooms, dict) or len(rooms) > most:
         raise ValidationError({"rooms": [f"must be an object of at most {most} rooms"]})
@@ -108,8 +114,8 @@ def positions_of(data: Mapping[str, Any], most: int) -> dict[RoomId, Position | 
 
 
 def check_member(conn: Connection, room_id: RoomId) -> None:
-    """Let only members see what is the room's. One that has ended is none any more, though
-    it keeps the list of its rooms."""
+    """Raise ``NotAMember`` unless the connection is in the room; ``ConnectionClosed`` if it has
+    ended: an ended connection keeps the list of its rooms."""
     if not conn.is_open:
         raise ConnectionClosed(f"{conn.id} has ended")
     if room_id not in conn.roles:
@@ -117,7 +123,7 @@ def check_member(conn: Connection, room_id: RoomId) -> None:
 
 
 def check_speaker(conn: Connection, room_id: RoomId) -> None:
-    """Let only members speak, and not as guests."""
+    """Raise as ``check_member``, and ``Forbidden`` for a guest: guests may not publish."""
     check_member(conn, room_id)
     if conn.roles[room_id] < RoomRole.MEMBER:
         raise Forbidden("guests may only listen")
@@ -132,17 +138,19 @@ PUBLISH: Final = "system:publish"
 
 
 def published(message: Envelope) -> tuple[str, str]:
-    """The topic and event that ``system:publish`` means to the access controller, who needs
-    nothing else of it decoded; raises ``InvalidEnvelope``."""
+    """Return the topic and event that a ``system:publish`` will have for the members. Decodes
+    these fields only; raises ``InvalidEnvelope``."""
     if message.raw is None:
-        return _meant(message.data)
+        return topic_and_event(message.data)
     try:
-        return _meant(values_of(message.raw.fields(), "room", "event"))
+        return topic_and_event(values_of(message.raw.fields(), "room", "event"))
     except ValidationError:
-        return _meant(None)
+        return topic_and_event(None)
 
 
-def _meant(data: Any) -> tuple[str, str]:
+def topic_and_event(data: Any) -> tuple[str, str]:
+    """Return the topic and event of a publication from its decoded fields; ``PUBLISH`` as the
+    topic if they name no room."""
     room, event = (data.get("room"), data.get("event")) if isinstance(data, dict) else (None, None)
     topic = f"{ROOM}{room}" if isinstance(room, str) else PUBLISH
     return topic, event if isinstance(event, str) and event else "message"

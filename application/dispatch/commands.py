@@ -1,10 +1,10 @@
-"""What a client may ask of the server itself (protocol.md, "Reserved topics").
+"""The server's own requests, ``system:*`` (protocol.md, "Reserved topics").
 
-A command runs like a handler, in the lane of its connection: what it returns stands in
-the ack, and what it raises is the refusal.
+A command runs like a handler, in the lane of its connection: its result is the data of the
+ack, and the error that it raises is the refusal.
 
-Rule of this file: after each wait a command looks again whether the connection is open,
-whose it is, and what it is in the room. One that has ended does nothing more.
+Rule of this file: after each wait a command checks again that the connection is open, has the
+same owner, and has its role in the room. For an ended connection it does nothing.
 """
 
 from __future__ import annotations
@@ -48,25 +48,26 @@ from eyewall.domain.membership import Member
 from eyewall.domain.presence import PresenceState
 
 RESERVED = frozenset({"ack", "error", "join", "leave", "typing", "gap"})
-"""Events that only the server sends: no client speaks in its name."""
+"""Events that only the server sends: a client may not publish them."""
 
 
 MAX_PAGE = 1000
-"""Members or messages in one answer; the next question gives the rest. Of members some
-100 KiB, which go out in one message."""
+"""Most members or messages in one answer; the next request gets the rest. That many members
+are some 100 KiB in one message."""
 
 
-PAGE = 100
-"""Messages in one answer where the client names no limit: a few screens full."""
+DEFAULT_PAGE = 100
+"""Messages in one answer if the client names no limit: a few screens full."""
 
 
 MAX_PAGE_BYTES = 1 << 20
-"""Bytes of messages in one answer, but for a larger one: as one message is let in by
-default, and an eighth of the queue that the answer has to pass."""
+"""Most bytes of messages in one answer, a larger single message excepted: the default limit of
+one message, and an eighth of the queue through which the answer has to pass."""
 
 
 class Commands:
-    """The ``system:`` requests."""
+    """The handlers of the ``system:`` requests. Each returns the data of its ack, and raises
+    ``ValidationError`` for fields that are not valid."""
 
     def __init__(
         self,
@@ -92,7 +93,8 @@ class Commands:
         self._token_refresh = token_refresh
 
     def register(self, router: Router, on: Collection[str]) -> None:
-        """Put the commands that are ``on`` into the route table; some are there in any case."""
+        """Add the commands in ``on`` to the router; ``refresh`` and ``resume`` are always
+        added."""
         router.add_command(REFRESH, self._token_refresh.refresh)
         router.add_command(RESUME, self.resume)
         for name in COMMANDS:
@@ -104,7 +106,10 @@ class Commands:
     # --- rooms
 
     async def join(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """Let the connection in; with ``since`` it is sent first what the room keeps."""
+        """Add the connection to a room; with ``since`` the room's history is sent to it first.
+
+        Raises what ``RoomMembership.join`` raises. ``TooManyRooms`` closes the connection.
+        """
         data = object_of(msg)
         room_id, since = room_of(data), beginning_of(data)
         recovered: bool | None = None
@@ -131,14 +136,16 @@ class Commands:
         return answer
 
     async def leave(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
+        """Remove the connection from a room; nothing changes if it is not in."""
         room_id = room_of(object_of(msg))
         await self._rooms.leave(room_id, ctx.conn)
         return {"room": room_id}
 
     async def publish(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """Relay ``data`` to the room as it came, byte for byte.
+        """Publish ``data`` to a room, byte for byte as it was received.
 
-        What nobody can hold, such as ``1e999``, is refused: it would fail for every member.
+        Raises ``NotAMember``, ``Forbidden`` for a guest, and ``InvalidEnvelope`` for values such
+        as ``1e999``, which the members could not decode.
         """
         fields = raw_object(msg)
         data = values_of(fields, "room", "event")
@@ -154,7 +161,7 @@ class Commands:
             raise ValidationError({"event": [f"{event} is the server's own"]})
         message = Message(f"{ROOM}{room_id}", event or "message", fields.get("data"))
         await self._fanout.ready()
-        # Nothing waits between this look and the sending: there is room for the message.
+        # Nothing is awaited between this check and the sending.
         self._check_speaker(ctx, room_id)
         if self._publisher.is_plain(room_id):
             return {"room": room_id, "delivered": await self._fanout.to_room(room_id, message)}
@@ -166,7 +173,7 @@ class Commands:
         return answer
 
     async def members(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """A page of members; the cursor is the number of those before it."""
+        """Return a page of members; the cursor is the number of members before it."""
         data = object_of(msg)
         room_id = await self._readable(ctx, data)
         limit = min(field_of(data, "limit", int, MAX_PAGE), MAX_PAGE)
@@ -184,10 +191,11 @@ class Commands:
         return answer
 
     async def history(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """A page of messages; none, without a position, where the room keeps none."""
+        """Return a page of messages; without messages and position if the room keeps no
+        history."""
         data = object_of(msg)
         room_id = await self._readable(ctx, data)
-        since, limit = since_of(data), min(field_of(data, "limit", int, PAGE), MAX_PAGE)
+        since, limit = since_of(data), min(field_of(data, "limit", int, DEFAULT_PAGE), MAX_PAGE)
         if limit < 1:
             raise ValidationError({"limit": ["must be at least 1"]})
         page = await self._room_history.read(room_id, since, limit)
@@ -209,7 +217,7 @@ class Commands:
         }
 
     async def resume(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """Bring the connection back into its rooms, and send what it missed."""
+        """Resume the session: rejoin its rooms and send the missed messages."""
         data = object_of(msg)
         name = data.get("session")
         if name is not None and not isinstance(name, str):
@@ -225,6 +233,7 @@ class Commands:
     # --- presence
 
     async def presence(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
+        """Return the presence of the named users, or of the members of a room."""
         data = object_of(msg)
         if "room" in data:
             found = await self._room_admin.members(await self._readable(ctx, data))
@@ -237,6 +246,7 @@ class Commands:
         return {"users": {user: _presence(state) for user, state in states.items()}}
 
     async def typing(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
+        """Tell the room that the user types, for ``ttl`` seconds, or has stopped."""
         data = object_of(msg)
         room_id = room_of(data)
         await self._settled(ctx, room_id)
@@ -250,10 +260,10 @@ class Commands:
         await self._presences.set_typing(ctx.user_id, room_id, typing, float(ttl))
         return {}
 
-    # --- who asks
+    # --- the owner and its role
 
     async def _readable(self, ctx: Context, data: Mapping[str, Any]) -> RoomId:
-        """The room that ``data`` names, if it is the connection's to look into now."""
+        """Return the room of ``data``; raises unless the connection is a member of it now."""
         room_id = room_of(data)
         await self._settled(ctx, room_id)
         ctx.check_owner()
@@ -261,8 +271,8 @@ class Commands:
         return room_id
 
     async def _settled(self, ctx: Context, room_id: RoomId) -> None:
-        """Where the connection has just become another user's: wait for the word on whether
-        that one is in the room."""
+        """Wait for a pending change of the connection's user: whether the new user is in the
+        room is decided then."""
         if ctx.owner is None:
             ctx.owner = ctx.meta
         if self._rooms.moving:
@@ -275,7 +285,7 @@ class Commands:
             raise Unauthorized("who asks this has changed meanwhile: ask again")
 
 
-# --- writing what a client reads
+# --- encoding answers
 
 
 def _member(member: Member) -> dict[str, Any]:

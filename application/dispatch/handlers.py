@@ -1,6 +1,6 @@
-"""What users register, made uniform: one ``async`` callable ``(ctx, msg)``.
+"""Handlers: adapts any registered function to one ``async`` callable ``(ctx, msg)``.
 
-A plain function runs in a thread. A handler annotated ``msg: Envelope[T]`` gets the
+A plain function runs in a thread. A handler with the annotation ``msg: Envelope[T]`` gets the
 payload decoded and validated as ``T``.
 """
 
@@ -23,24 +23,22 @@ from eyewall.domain.envelope import Envelope
 def adapt(handler: Callable[..., Any], threads: Threads, into: Any | None) -> Handler:
     """Return ``handler`` as a coroutine function of ``(ctx, msg)``.
 
-    ``into`` is its ``payload_type``, which only the scope that registers it can tell.
+    ``into`` is its ``payload_type``, which has to be resolved where it is registered.
     """
     run = handler if is_async(handler) else _in_thread(handler, threads)
     return run if into is None else _typed(run, into)
 
 
 def check(handler: Callable[..., Any]) -> None:
-    """Find a mistake where it is made, not when the first message comes.
-
-    Raises ``TypeError`` for what is no function of ``(ctx, msg)``.
-    """
+    """Raise ``TypeError`` unless ``handler`` can be called with ``(ctx, msg)``: at the
+    registration, not at the first message."""
     generates = inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler)
     if isinstance(handler, type) or generates or not callable(handler):
         raise TypeError(f"a handler must be callable with (ctx, msg), not {handler!r:.80}")
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        return  # a built-in says nothing of itself
+        return  # a built-in without a signature
     try:
         signature.bind(None, None)
     except TypeError:
@@ -80,10 +78,10 @@ def payload_type(handler: Callable[..., Any]) -> Any | None:
 
 
 def _resolved(annotation: Any, target: Any) -> Any:
-    """Resolve one annotation of a handler, also one that names a local class.
+    """Return the type of one annotation, also one that names a local class; None for another
+    one that can't be resolved: it may exist for type checkers only.
 
-    The others are left alone: they may name what is there for type checkers only.
-    Raises ``ValueError`` for an ``Envelope[T]`` whose ``T`` can't be found.
+    Raises ``ValueError`` for an ``Envelope[T]`` whose ``T`` can't be resolved.
     """
     if isinstance(annotation, str) and "[" not in annotation:
         return None  # no T: nothing to find
@@ -98,7 +96,8 @@ def _resolved(annotation: Any, target: Any) -> Any:
 
 
 def _scope(target: Any) -> dict[str, Any]:
-    """The names that the handler's annotations may use besides its module's."""
+    """Return the names that the handler's annotations may use: those of its module, and of the
+    scopes in which it is registered."""
     local: dict[str, Any] = {}
     frame = sys._getframe(1)  # noqa: SLF001  (the only way to the scope that registers)
     while frame is not None:
@@ -107,6 +106,6 @@ def _scope(target: Any) -> dict[str, Any]:
         if frame.f_code.co_name == "<module>":
             break
         frame = frame.f_back  # type: ignore[assignment]
-    # What the handler's own module says comes before the scopes it is registered in.
+    # The handler's own module has precedence.
     local.update(getattr(target, "__globals__", {}))
     return local

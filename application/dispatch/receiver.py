@@ -1,20 +1,18 @@
-"""In: what becomes of one received message (way-of-a-message.md).
+"""Receiving: the way of one message from the socket to its handler (way-of-a-message.md).
 
-decode -> an ack? settle it: done -> a repeat? answer it: done -> the limiter -> into the lane of
-its ordering key -> access -> validate -> handler -> answer. Nothing before the lane waits;
-each refusal is answered with its code, and the connection stays open.
+decode -> an ack settles its delivery -> a retransmission gets its answer -> the limiter -> the
+lane of the ordering key -> access controller -> validator -> handler -> answer.
 
-What is in a lane when its connection ends is handled all the same, but for the server's own
-commands: they are about the connection, and don't act when it has ended. In a session they
-count as not asked yet, so that the next connection's repeat acts. What an ``on_message`` hook
-still looks at has not been taken in, and is forgotten.
+Rules of this file:
 
-
-May this message go to its handler? The access controller and the validator say.
-
-Both may be plain or ``async``. Most are plain, and most messages should not cost a
-coroutine for a question that is answered already: what is returned is awaited only if
-there is something to wait for.
+1. Nothing before the lane awaits. Each refusal is answered with its code, and the connection
+   stays open.
+2. A message in a lane is handled also after its connection has ended, except for the server's
+   own commands: they are about the connection. In a session such a command counts as not
+   received, so that its retransmission from the next connection acts.
+3. A message that an ``on_message`` hook still holds when its connection ends is dropped.
+4. The access controller and the validator may be plain or ``async``. Their results are awaited
+   only if they are awaitable: a message that needs no wait costs no coroutine.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from eyewall.application.connections.rate_limits import RateLimits, Rest
 from eyewall.application.connections.registry import Connection, Connections
 from eyewall.application.connections.stats import Stats
 from eyewall.application.delivery.pending_acks import PendingAcks
-from eyewall.application.dispatch.command_fields import PUBLISH, _meant, published
+from eyewall.application.dispatch.command_fields import PUBLISH, published, topic_and_event
 from eyewall.application.dispatch.middleware import Internal, cause
 from eyewall.application.dispatch.replies import ReservedKey, Responder, is_bound
 from eyewall.application.dispatch.router import Route, Router
@@ -68,22 +66,22 @@ DRAINING = ShuttingDown("the node is draining")
 
 
 class _Job(Context):
-    """A message on its way to its handler, which gets it as its context.
+    """A message in a lane. It is the context that its handler gets.
 
-    ``found`` is where it goes. ``fault`` is what its ordering key raised: the answer, in
-    the lane where it would have been without one. ``limit``
-    awaits an async limiter, or raises what a limiter raised; it is unset without a limiter.
+    ``found`` is its route. ``key_error`` was raised by the ordering key and is the answer; the
+    message keeps its turn in the lane of its connection. ``limit`` awaits an async limiter, or
+    raises the error of a limiter; it is unset without a limiter.
     """
 
-    __slots__ = ("fault", "found", "limit")
+    __slots__ = ("found", "key_error", "limit")
 
     found: Route | None
-    fault: BaseException | None
+    key_error: BaseException | None
     limit: Rest | None
 
 
-class _Asked:
-    """A message on its way through the ``on_message`` hooks, as far as it has come."""
+class _HookedMessage:
+    """A message that passes through the ``on_message`` hooks."""
 
     __slots__ = ("binary", "conn", "hooks", "payload", "taken")
 
@@ -99,17 +97,18 @@ class _Asked:
         self.payload = payload
         self.binary = binary
         self.hooks = hooks
-        """Those that have not been asked yet."""
+        """The hooks that have not been called yet."""
         self.taken = taken
-        """What the last one that was asked is still about."""
+        """The awaitable result of the hook that was called last."""
 
     @property
     def raw(self) -> str | bytes:
+        """The message as the hooks get it."""
         return self.payload if self.binary else self.payload.decode()
 
 
 class Receiver:
-    """Takes messages in, and has them handled."""
+    """Receives messages: routes them into lanes, runs their handlers and answers."""
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class Receiver:
         lane_queue: int,
     ) -> None:
         self.hub = hub
-        """What handlers have as ``ctx.hub``."""
+        """The ``ctx.hub`` of handlers."""
         self._connections = connections
         self._router = router
         self._replies = replies
@@ -146,8 +145,8 @@ class Receiver:
         self._admit = admission.ask
         self._limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asking = 0
-        """Messages that wait for an ``async`` hook."""
+        self._in_hooks = 0
+        """Messages that are in the hooks' lanes, because a hook is ``async``."""
         bounds: dict[str, Any] = {
             "workers": workers,
             "worker_queue": worker_queue,
@@ -156,31 +155,35 @@ class Receiver:
         self._handling: LaneWorkers[_Job] = LaneWorkers(
             self._work, on_fault=self._fault, on_drop=self._dropped, **bounds
         )
-        # Lanes of their own: an ack that a hook has to see first never waits for a
-        # handler, which may be waiting for this very ack.
-        self._watching: LaneWorkers[_Asked] = LaneWorkers(self._ask, on_fault=self._fault, **bounds)
+        # Separate lanes: an ack that passes the hooks first must not wait for a handler, which
+        # may be waiting for this ack (deadlock).
+        self._watching: LaneWorkers[_HookedMessage] = LaneWorkers(
+            self._run_hooks, on_fault=self._fault, **bounds
+        )
 
     def start(self) -> None:
+        """Start the workers, on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._handling.start()
         self._watching.start()
 
     async def idle(self) -> None:
-        """Return when what has come in is handled."""
+        """Return when all received messages are handled."""
         await self._watching.idle()
         await self._handling.idle()
 
     async def stop(self) -> None:
-        """End the handlers; those that run and those that wait answer ``overloaded``."""
+        """Stop the workers; running handlers are cancelled, and all that are left answer
+        ``overloaded``."""
         await self._watching.stop()
         for job in await self._handling.stop():
             if not _is_void(job.conn, job.message):
                 self._replies.refuse(job.conn, job.message, DRAINING)
-        self._asking = 0
+        self._in_hooks = 0
 
     def ended(self, conn: Connection) -> None:
-        """A connection has gone: what it left behind holds up nobody else, and its commands
-        that have not begun don't act. They are no requests in work of its session then."""
+        """Note the end of a connection: its queued messages no longer delay those of others, and
+        its queued commands are discarded, also from the request log of its session."""
         for job in self._handling.waiting_in(conn.id):
             if _is_void(conn, job.message):
                 self._replies.discard(conn, job.message)
@@ -189,77 +192,77 @@ class Receiver:
 
     @property
     def running(self) -> int:
-        """Handlers that are at work."""
+        """The number of running handlers."""
         return self._handling.running
 
     # --- a message
 
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:
-        """Take one whole message in. Never waits, never raises."""
+        """Receive one whole message: text, or ``binary``. Never waits, never raises."""
         conn: Connection | None = link.owner
         if conn is None or not conn.is_open:
             return
         try:
             hooks = self._hooks.of(MESSAGE)
-            # Who has to wait for an async hook is not overtaken, also if that has been
-            # taken back meanwhile.
-            if hooks or self._asking:
-                self._consult(_Asked(conn, payload, binary, iter(hooks)))
+            # A message that waits for an async hook is not overtaken, even if the hook has
+            # been removed meanwhile.
+            if hooks or self._in_hooks:
+                self._offer_to_hooks(_HookedMessage(conn, payload, binary, iter(hooks)))
             else:
                 self._take(conn, payload, binary)
         except BaseException as error:  # noqa: BLE001  (a fault here must not end the batch)
             self._fault(error)
 
-    # --- the hooks that see it first
+    # --- the on_message hooks
 
-    def _consult(self, asked: _Asked) -> None:
-        """Let the ``on_message`` hooks see the message: plain ones at once, and from the
-        first ``async`` one on in a lane, so that what it waits for holds up nobody."""
-        if not self._asking:
-            for hook in asked.hooks:
-                taken = self._call(hook, asked)
+    def _offer_to_hooks(self, hooked: _HookedMessage) -> None:
+        """Call the ``on_message`` hooks: plain ones at once; from the first ``async`` one on in
+        a lane, so that its wait delays no other connection."""
+        if not self._in_hooks:
+            for hook in hooked.hooks:
+                taken = self._call(hook, hooked)
                 if inspect.isawaitable(taken):
-                    asked.taken = taken
+                    hooked.taken = taken
                     break
                 if taken is True:
                     return
             else:
-                self._take(asked.conn, asked.payload, asked.binary)
+                self._take(hooked.conn, hooked.payload, hooked.binary)
                 return
-        if self._watching.submit(asked.conn.id, asked):
-            self._asking += 1
+        if self._watching.submit(hooked.conn.id, hooked):
+            self._in_hooks += 1
         else:
-            self._take(asked.conn, asked.payload, asked.binary, overloaded=True)
+            self._take(hooked.conn, hooked.payload, hooked.binary, overloaded=True)
 
-    def _call(self, hook: Hook, asked: _Asked) -> Any:
+    def _call(self, hook: Hook, hooked: _HookedMessage) -> Any:
         try:
-            return hook(asked.conn, asked.raw)
-        except BaseException as error:  # noqa: BLE001  (a watcher can't break what it watches)
-            self._hook_failed(asked.conn, error)
+            return hook(hooked.conn, hooked.raw)
+        except BaseException as error:  # noqa: BLE001  (a failed hook does not stop the message)
+            self._hook_failed(hooked.conn, error)
             return None
 
-    async def _ask(self, asked: _Asked) -> None:
-        """Go on where ``_consult`` had to wait."""
+    async def _run_hooks(self, hooked: _HookedMessage) -> None:
+        """Await the hooks from the one on at which ``_offer_to_hooks`` had to wait."""
         try:
-            if await self._is_taken(asked, asked.taken):
+            if await self._is_taken(hooked, hooked.taken):
                 return
-            for hook in asked.hooks:
-                if await self._is_taken(asked, self._call(hook, asked)):
+            for hook in hooked.hooks:
+                if await self._is_taken(hooked, self._call(hook, hooked)):
                     return
-            if asked.conn.is_open:
-                self._take(asked.conn, asked.payload, asked.binary)
+            if hooked.conn.is_open:
+                self._take(hooked.conn, hooked.payload, hooked.binary)
         finally:
-            self._asking -= 1
+            self._in_hooks -= 1
 
-    async def _is_taken(self, asked: _Asked, taken: Any) -> bool:
+    async def _is_taken(self, hooked: _HookedMessage, taken: Any) -> bool:
         try:
             return (await taken if inspect.isawaitable(taken) else taken) is True
         except BaseException as error:
-            # A watcher can't break what it watches, also not by ending its own task: the
-            # message goes on, and the worker ends behind it.
+            # A hook that fails, or cancels its own task, does not stop the message: it goes on,
+            # and the worker ends after it.
             if is_end(error) and self._watching.stopping:
                 raise
-            self._hook_failed(asked.conn, error)
+            self._hook_failed(hooked.conn, error)
             return False
 
     def _hook_failed(self, conn: Connection, error: BaseException) -> None:
@@ -286,7 +289,7 @@ class Receiver:
         except Refused as error:
             self._replies.refuse_unread(conn, error, None, None)
             return
-        except BaseException as error:  # noqa: BLE001  (a codec that fails)
+        except BaseException as error:  # noqa: BLE001  (a fault of the codec)
             self._replies.refuse_unread(conn, error, None, None)
             self._fault(error)
             return
@@ -299,7 +302,7 @@ class Receiver:
                 return
             try:
                 self._dispatch(conn, envelope)
-            except BaseException as error:  # noqa: BLE001  (what was taken in is answered)
+            except BaseException as error:  # noqa: BLE001  (a registered request is answered)
                 self._replies.refuse(conn, envelope, error)
                 self._fault(error)
 
@@ -314,7 +317,7 @@ class Receiver:
         assert self._loop is not None
         job = _Job(self.hub, conn, envelope, pattern, self._loop)
         job.found = route
-        job.fault = None
+        job.key_error = None
         job.admission = self._admission
         if self._limits is not None and self._is_limited(job, self._limits):
             return
@@ -322,23 +325,23 @@ class Receiver:
         owner: Hashable = None
         if route is not None and route.ordering_key is not None:
             try:
-                # In a name space of their own: a key that looks like an id is another lane.
+                # The tuple is a name space: a key that equals a connection's id has its own lane.
                 key, owner = ("key", route.key(job, envelope)), conn.id
                 hash(key)
-            except BaseException as error:  # noqa: BLE001  (the user's function)
-                key, owner, job.fault = conn.id, None, error
+            except BaseException as error:  # noqa: BLE001  (the application's function)
+                key, owner, job.key_error = conn.id, None, error
         if not self._handling.submit(key, job, owner):
             self._dropped(job)
 
     def _is_limited(self, job: _Job, limits: RateLimits) -> bool:
-        """Whether the limiter says no, and that has been answered."""
+        """Whether the limiter refuses the message; the refusal is sent then."""
         try:
             job.limit = limits.ask(job.conn, job.message)
         except Refused as error:
             self._replies.refuse(job.conn, job.message, error)
             return True
         except BaseException as error:  # noqa: BLE001  (the limiter's own)
-            # Answered in the lane, as an error of an async limiter is.
+            # Answered in the lane, like an error of an async limiter.
             job.limit = partial(_fail, error)
         return False
 
@@ -370,12 +373,12 @@ class Receiver:
             job.admitted = conn.meta
             if route is None:
                 raise HandlerNotFound(self._router.why_not(message.topic))
-            if job.fault is not None:
-                raise job.fault
+            if job.key_error is not None:
+                raise job.key_error
             reached = True
             result = await route.bound(self._router.everywhere)(job, message)
             if not conn.is_open and is_bound(message):
-                raise ConnectionClosed(f"{conn.id} has ended")  # what was done went with it
+                raise ConnectionClosed(f"{conn.id} has ended")  # its effect ended with it, too
             self._replies.accept(conn, message, result)
         except BaseException as error:  # noqa: BLE001  (whatever it is, it is answered)
             await self._refuse(job, error, remember=reached)
@@ -392,32 +395,35 @@ class Receiver:
     # --- what went wrong
 
     async def _refuse(self, job: _Job, error: BaseException, *, remember: bool) -> None:
-        """Answer for what came out of a handler, or stood before it: whatever it is, it must
-        not take the worker along, or the server."""
+        """Answer a message whose way ended with ``error``, in the handler or before it. The
+        worker survives every error but the end of its task."""
         if is_end(error):
-            # By the end of the node, or by the handler itself.
+            # The node stops, or the handler itself raised a cancellation.
             ended = self._handling.stopping
             self._replies.refuse(job.conn, job.message, DRAINING if ended else error)
             raise error
-        if isinstance(error, Refused) and self._is_void(job, error):
-            heir = self._replies.discard(job.conn, job.message)
-            if heir is not None and not self._replies.is_retransmission(heir, job.message):
-                self._dispatch(heir, job.message)
+        if isinstance(error, Refused) and self._is_void_for_successor(job, error):
+            successor = self._replies.discard(job.conn, job.message)
+            if successor is not None and not self._replies.is_retransmission(
+                successor, job.message
+            ):
+                self._dispatch(successor, job.message)
         elif isinstance(error, Refused):
             self._replies.refuse(job.conn, job.message, error, remember=remember)
         else:
             await self._failed(job, error, remember=remember)
 
     @staticmethod
-    def _is_void(job: _Job, error: Refused) -> bool:
-        """Whether a refusal is no answer for who goes on with the session."""
+    def _is_void_for_successor(job: _Job, error: Refused) -> bool:
+        """Whether the refusal of an ended connection must not answer its successor's
+        retransmission."""
         if not _is_void(job.conn, job.message):
             return False
         return isinstance(error, ConnectionClosed) or is_bound(job.message)
 
     async def _failed(self, ctx: Context, error: BaseException, *, remember: bool) -> None:
-        """Answer for an unexpected error; its text stays here."""
-        # A result that nobody asked for does no harm: there is nothing to answer.
+        """Answer an unexpected error with ``internal``, log it and tell the error hooks."""
+        # A request without an ack has no answer, so a reserved key in the result is harmless.
         if ctx.message.ack or not isinstance(error, ReservedKey):
             self._replies.refuse(ctx.conn, ctx.message, error, remember=remember)
         if not isinstance(error, (Internal, Unavailable)):
@@ -445,11 +451,10 @@ def _is_void(conn: Connection, message: Envelope) -> bool:
 
 
 class MessageAuthorization:
-    """Asks the access controller, then the validator, as far as there are any.
+    """Asks the access controller, then the validator; each is optional.
 
-    A message that is not let through raises ``Forbidden``, or what the validator raised.
-    What a client publishes into a room is looked at as its members will get it: topic
-    ``room:<room>``, and its own event and data.
+    A refused message raises ``Forbidden``, or the validator's error. A ``system:publish`` is
+    checked as the members will get it: topic ``room:<room>``, with its own event and data.
     """
 
     def __init__(self, access: AccessController | None, validator: Validator | None) -> None:
@@ -457,7 +462,10 @@ class MessageAuthorization:
         self._validate = None if validator is None else method(validator, "validate")
 
     def ask(self, conn: Connection, message: Envelope) -> Awaitable[None] | None:
-        """Decide, or return what has to be awaited for the decision."""
+        """Decide; returns what has to be awaited for the decision, or None if it is made.
+
+        Raises ``Forbidden``, or the validator's error.
+        """
         if self._can_publish is None:
             return self._check(message)
         topic, event = message.topic, message.event
@@ -474,8 +482,8 @@ class MessageAuthorization:
         return self._wait_on(conn, message, meta, waits)
 
     def again(self, conn: Connection, message: Envelope, meta: ConnMeta) -> Awaitable[None] | None:
-        """What has to be awaited for the word on who the connection is by now, where the
-        message was let through for ``meta``; None if that is the same owner."""
+        """Decide again for a message that was let through for ``meta``, if the connection has
+        another owner now; returns what has to be awaited, None for the same owner."""
         if self._can_publish is None or conn.meta.is_same_owner(meta):
             return None
         return self._ask_on(conn, message, meta, allowed=True, checked=True)
@@ -483,7 +491,7 @@ class MessageAuthorization:
     async def _wait_on(
         self, conn: Connection, message: Envelope, meta: ConnMeta, waits: Awaitable[None]
     ) -> None:
-        """Wait for the validator, which has begun. The controller has said yes to ``meta``."""
+        """Await the validator, which is running. The controller has allowed ``meta``."""
         await waits
         if not conn.meta.is_same_owner(meta):
             await self._ask_on(conn, message, meta, allowed=True, checked=True)
@@ -497,8 +505,8 @@ class MessageAuthorization:
         *,
         checked: bool = False,
     ) -> None:
-        """Go on from what the controller said, or is about to say, to ``meta``. Whoever the
-        connection is when nothing is waited for any more has to be let through."""
+        """Await the controller's decision about ``meta``, and the validator's. Repeats until a
+        decision holds for the owner that the connection has after the last wait."""
         assert self._can_publish is not None
         topic, event = message.topic, message.event
         if topic == PUBLISH:
@@ -525,9 +533,9 @@ class MessageAuthorization:
             return None
         topic, event, data = message.topic, message.event, message.data
         if topic == PUBLISH:
-            topic, event = _meant(data)
+            topic, event = topic_and_event(data)
             if topic == PUBLISH:
-                return None  # into no room: the command refuses it
+                return None  # it names no room: the command refuses it
             data = data.get("data")
         result = self._validate(topic, event, data)
         return result if inspect.isawaitable(result) else None

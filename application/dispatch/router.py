@@ -1,7 +1,7 @@
-"""Which handler a message goes to, with its middleware around it.
+"""The router: finds the handler of a message, with its middleware around it.
 
-Middleware is bound when a message is routed, not when a handler is registered: what is
-added later applies from the next message on. The bound chain is kept until then.
+Middleware is bound when a message is routed, not when a handler is registered: later
+middleware applies from the next message on. The bound chain is cached until it changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a user said of one handler."""
+    """One registered handler with its options; raises ``ValueError`` or ``TypeError`` for a bad
+    one."""
 
     pattern: str
     handler: Callable[..., Any]
@@ -35,8 +36,8 @@ class Registration:
     ordering_key: OrderingKey | None
 
     def __post_init__(self) -> None:
-        # The whole pattern is checked where its prefix is known; here it is early
-        # enough to name the line that is wrong.
+        # Checked here for a traceback that names the registration, and again with the prefix
+        # of the group.
         Pattern(self.pattern, allow_system=True)
         check(self.handler)
         checked(self.middleware)
@@ -50,13 +51,13 @@ class Registration:
 
 
 def named(pattern: str) -> None:
-    """Notice the decorator that was used without its topic; raises ``ValueError``."""
+    """Raise ``ValueError`` for a decorator that was used without its topic."""
     if not isinstance(pattern, str):
         raise ValueError('on() needs a topic: @server.on("chat:say")')
 
 
 def checked(middleware: tuple[Middleware, ...]) -> tuple[Middleware, ...]:
-    """Return middleware that can be called; raises ``ValueError`` for anything else."""
+    """Return the middleware; raises ``ValueError`` if one of it can't be called."""
     for one in middleware:
         if not callable(one):
             raise ValueError(f"middleware is a function of (ctx, msg, next), not {one!r:.80}")
@@ -83,7 +84,11 @@ class Routes:
         version: str | None = None,
         ordering_key: OrderingKey | None = None,
     ) -> Callable[[F], F]:
-        """Decorate the handler for the topics of ``pattern``."""
+        """Register the decorated handler for the topics of ``pattern``.
+
+        ``version``: for messages of this version only; ``ordering_key`` returns the key of the
+        message's lane. Raises ``ValueError`` or ``TypeError`` for a bad argument.
+        """
         named(pattern)
 
         def register(handler: F) -> F:
@@ -110,16 +115,16 @@ class Routes:
         self._registrations.append(registration)
 
     def use(self, *middleware: Middleware) -> None:
-        """Put middleware around all handlers of the group, earlier ones included."""
+        """Put middleware around all handlers of the group, also those registered before."""
         self._middleware = (*self._middleware, *checked(middleware))
 
     @property
     def middleware(self) -> tuple[Middleware, ...]:
-        """The group's own middleware as it is now: another tuple when some was added."""
+        """The group's current middleware: a new tuple after each ``use``."""
         return self._middleware
 
     def follow(self, step: Callable[[Registration], None]) -> None:
-        """Have ``step`` called for every registration, those to come too."""
+        """Call ``step`` for every registration, present and future."""
         for registration in self._registrations:
             step(registration)
         self._followers.append(step)
@@ -157,7 +162,8 @@ class Route:
         self._around: tuple[Middleware, ...] = ()
 
     def key(self, ctx: Context, msg: Envelope[Any]) -> Hashable:
-        """Ask the ordering key; raises ``Misuse`` for one that would have to be awaited."""
+        """Return the message's ordering key; raises ``Misuse`` for an awaitable one, and
+        whatever the application's function raises."""
         assert self.ordering_key is not None
         key = self.ordering_key(ctx, msg)
         given: Any = key
@@ -168,9 +174,8 @@ class Route:
         return key
 
     def bound(self, everywhere: tuple[Middleware, ...]) -> Handler:
-        """Return the handler with all middleware around it: ``everywhere``, which is
-        outermost, the group's, and its own. Kept for as long as these are the same tuples.
-        """
+        """Return the handler with all middleware around it: ``everywhere``, which is outermost,
+        the group's, and its own. Cached while these are the same tuples."""
         around = () if self._group is None else self._group.middleware
         bound = self._bound
         if bound is None or everywhere is not self._everywhere or around is not self._around:
@@ -186,18 +191,21 @@ class Router:
         self._threads = threads
         self._table: RouteTable[Route] = RouteTable()
         self._given: list[tuple[Registration, Routes | None, Any]] = []
-        """What users registered, with its group and the type of its payload."""
+        """The application's registrations, each with its group and payload type."""
         self._missing: dict[str, str] = {}
         """The error text for each topic of the server that is switched off."""
         self.everywhere: tuple[Middleware, ...] = ()
-        """The middleware around all handlers: another tuple when some was added."""
+        """The middleware around all handlers: a new tuple after each ``use``."""
         self.find = self._table.find
 
     def use(self, *middleware: Middleware) -> None:
-        """Put middleware around all handlers, earlier ones included."""
+        """Put middleware around all handlers, also those registered before; raises
+        ``ValueError``."""
         self.everywhere = (*self.everywhere, *checked(middleware))
 
     def add(self, registration: Registration, group: Routes | None = None) -> None:
+        """Add a handler of the application; raises ``ValueError`` if its pattern and version
+        have one already."""
         self._add(registration, group, payload_type(registration.handler))
 
     def _add(self, registration: Registration, group: Routes | None, into: Any) -> None:
@@ -212,7 +220,7 @@ class Router:
         self._given.append((registration, group, into))
 
     def adopt(self, other: Router) -> None:
-        """Take over the routes and middleware that users gave ``other`` so far."""
+        """Copy the application's routes and middleware from ``other``."""
         self.use(*other.everywhere)
         for registration, group, into in other._given:
             self._add(registration, group, into)
@@ -229,11 +237,11 @@ class Router:
         self.add(Registration(pattern, handler, middleware, version, ordering_key))
 
     def add_command(self, topic: str, handler: Handler) -> None:
-        """Register one of the server's own commands."""
+        """Add one of the server's own commands."""
         self._table.add(topic, Route(topic, handler, (), None, None), system=True)
 
     def miss(self, topic: str, text: str) -> None:
-        """Answer requests for a topic of the server that is switched off with ``text``."""
+        """Set the error text for a topic of the server that is switched off."""
         self._missing[topic] = text
 
     def why_not(self, topic: str) -> str:
@@ -241,7 +249,7 @@ class Router:
         return self._missing.get(topic) or f"nothing handles {topic}"
 
     def include(self, routes: Routes, prefix: str) -> None:
-        """Take in a group, with ``prefix`` before each of its patterns."""
+        """Add the routes of a group, present and future, with ``prefix`` before each pattern."""
 
         def take(registration: Registration) -> None:
             pattern = prefix + registration.pattern

@@ -1,7 +1,7 @@
-"""A new token for a connection that is open: ``system:refresh`` (protocol.md, "Reserved topics").
+"""A new token for an open connection: ``system:refresh`` (protocol.md, "Reserved topics").
 
-A refusal is the answer to the client, and a line in the log for the operator, as with a
-handshake. The lines are throttled, because a client may ask without end.
+A refusal is answered to the client and logged for the operator, as with a handshake. The log
+is throttled, because a client may retry without end.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from eyewall.domain.identity import ConnMeta
 
 
 class _Declined(Unauthorized):
-    """The authenticator returned None. The log says so; the client is told of its token."""
+    """The authenticator returned None: the log names this, the client learns that its token is
+    not valid."""
 
     code = Unauthorized.code
 
 
 class TokenRefresh:
-    """Asks the authenticator about the new tokens of connections."""
+    """Authenticates the new tokens of open connections."""
 
     def __init__(
         self,
@@ -61,12 +62,17 @@ class TokenRefresh:
         self._throttle = LogThrottle()
 
     async def refresh(self, ctx: Context, msg: Envelope[Any]) -> dict[str, Any]:
-        """Take a new token for a connection whose token is about to expire."""
+        """Replace the token of a connection: sets its roles and ``expires_at``, and returns the
+        data of the ack.
+
+        Raises ``Unauthorized``, ``Forbidden`` for another user's token, ``ConnectionClosed``,
+        or the authenticator's ``Refused`` or ``Unavailable``.
+        """
         token = field_of(object_of(msg), "token", str, None)
         try:
             meta = await self._ask(ctx, token)
         except (Refused, Unavailable) as error:
-            # The answer goes first.
+            # The answer is sent before the log is written.
             asyncio.get_running_loop().call_soon(partial(self._tell, ctx, error, token))
             raise
         if not ctx.conn.is_open:
@@ -116,8 +122,8 @@ class TokenRefresh:
 
 
 def _without(error: BaseException, token: str) -> str | None:
-    """What led to an error, with the token masked; None if nothing of it shows the token."""
+    """Return the traceback of ``error`` with the token masked; None if the token is not in it."""
     try:
         return trace_without(error, [token])
-    except BaseException:  # noqa: BLE001  (an exception of a user's, in any state)
+    except BaseException:  # noqa: BLE001  (an application's exception may fail to print)
         return type(error).__name__
