@@ -735,7 +735,7 @@ async def test_a_hook_that_is_taken_back_lets_nothing_overtake_what_waits_for_it
     await settle()
 
     assert handled == [1, 2]
-    assert node.parts.receiver._asking == 0
+    assert node.parts.receiver._in_hooks == 0
 
 
 async def test_a_slow_hook_holds_up_only_its_own_connection(node, ada, handled):
