@@ -22,7 +22,7 @@ from eyewall.application.delivery.acked import AckedDelivery
 from eyewall.application.delivery.direct import DirectMessages
 from eyewall.application.delivery.late_acks import LateAcks
 from eyewall.application.delivery.locator import RecipientLocator
-from eyewall.application.delivery.offline import Offline, Stored
+from eyewall.application.delivery.offline import Offline, OfflineParts
 from eyewall.application.delivery.pending_acks import PendingAcks
 from eyewall.application.delivery.replay import OfflineReplay
 from eyewall.application.delivery.retries import Retries
@@ -379,7 +379,7 @@ class Parts:
             ),
         ).register(self.router, commands_of(self.config.client_commands))
 
-    def _stored(self, locator: RecipientLocator, acks: AckedDelivery) -> Stored | None:
+    def _stored(self, locator: RecipientLocator, acks: AckedDelivery) -> OfflineParts | None:
         """What only a node with an offline store has."""
         config, ports = self.config, self._ports
         if ports.offline is None:
@@ -399,7 +399,7 @@ class Parts:
             clock=ports.clock,
             logger=self.logger,
         )
-        return Stored(ports.offline, replays, late_acks)
+        return OfflineParts(ports.offline, replays, late_acks)
 
     def _build_intake(self) -> None:
         config, ports = self.config, self._ports

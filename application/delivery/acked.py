@@ -1,14 +1,14 @@
-"""Messages that are to be acknowledged, on all nodes at once.
+"""Delivery with acks, on all nodes at once.
 
 Rules of this file:
 
-1. All nodes work at the same time, and so do all connections of a node: one that is
-   silent holds up nobody's answer.
-2. A node that does not answer in time is ``UNKNOWN``, not failed; whatever goes wrong
-   with one node, the outcomes of the others stand.
-3. Failure handlers run here, at the node that was asked to send, and nowhere else.
-4. In a room with history a message goes out at its turn, and the members to whom it was
-   not addressed, because they have come since, get it then too.
+1. All nodes, and all connections of a node, are served concurrently: a silent one does not
+   delay the others' outcomes.
+2. The outcomes of a node that does not answer in time are ``UNKNOWN``, not failed; they do not
+   change the outcomes of other nodes.
+3. Failure handlers run on the sending node only.
+4. In a room with history a message is sent in the order of the room's stream. Members that
+   joined after the recipients were located get it, too, without an ack.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId
 from eyewall.domain.report import FailureReason
 
 MARGIN = 2.0
-"""Seconds that another node gets on top of the time its clients have."""
+"""Seconds that another node gets on top of the time of its clients."""
 
 
-PAGE = 1000
-"""Connections that one question is about: the answer, about 200 bytes for each and some
-1 KiB for a client that gives its reasons, has to fit a packet (``outcomes.ANSWER``)."""
+CONNECTIONS_PER_REQUEST = 1000
+"""Most connections of one request to a node: the answer, about 200 bytes for each and some
+1 KiB for a nack with a text, has to fit a packet (``pending_acks.MAX_ANSWER``)."""
 
 
 class AckedDelivery:
-    """Delivers to connections wherever they are, and waits for their acks."""
+    """Delivers to connections on any node, and waits for their acks."""
 
     def __init__(
         self,
@@ -86,16 +86,18 @@ class AckedDelivery:
         *,
         result: bool = False,
     ) -> list[tuple[str, Outcome]]:
-        """Deliver with acks, everywhere at once; the failure handlers have run."""
+        """Deliver to all connections of the recipients; returns each outcome with the name of
+        its recipient. With ``result`` the outcomes have the clients' results. The failure
+        handlers have run."""
         frame = self._sender.encode(message, ack=True)
         parts = [
-            self._on(node, some, recipient, frame, plan, result=result)
+            self._to_node(node, some, recipient, frame, plan, result=result)
             for recipient in recipients
             for node, conn_ids in recipient.by_node.items()
             for some in ([conn_ids] if node == self._node else _pages(conn_ids))
         ]
         found = [pair for part in await asyncio.gather(*parts) for pair in part]
-        await self._tell(found, frame)
+        await self._report(found, frame)
         return found
 
     async def to_room(
@@ -107,11 +109,10 @@ class AckedDelivery:
         *,
         keep: bool = True,
     ) -> list[tuple[str, Outcome]]:
-        """Deliver to a room's connections, ``everyone`` as they were located; without ``keep``
-        the message takes no place in the room's history.
+        """Deliver to ``everyone``, the located members of a room, except ``skip``; without
+        ``keep`` the message stays out of the room's history.
 
-        Raises ``Unavailable`` when the room keeps a history that can't be had: nobody got
-        it then.
+        Raises ``Unavailable`` if the history store does not accept it: no member gets it then.
         """
         room_id = RoomId(everyone.name)
         retention = await self._publisher.retention(room_id) if keep else None
@@ -119,10 +120,10 @@ class AckedDelivery:
             return await self.deliver([everyone], message, plan)
         frame = self._sender.encode(message, ack=True, recipient=room_id)
         assert frame.envelope is not None
-        # Who reads it later is not asked for an ack.
+        # A reader of the history is not asked for an ack.
         kept = self._sender.encode(replace(message, id=frame.envelope.id), recipient=room_id)
         found, gone = self._found(everyone.by_node.get(self._node, ()))
-        turn = _Turn(self._pending_acks, found, plan, everyone.whom)
+        turn = _SequencedDelivery(self._pending_acks, found, plan, everyone.whom)
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
         arrival = BufferedMessage(frame, list(skip), turn)
         try:
@@ -131,22 +132,22 @@ class AckedDelivery:
             turn.cancel()
             raise
         position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in skip))
-        # A later page of a node, and a question that the next message has overtaken, find
-        # that the turn is over: they repeat the message under its id, with its place.
+        # For a later page of a node, or a request that the next message has overtaken, this
+        # position is past: the message is sent again under its id, with its position.
         parts = [
-            self._there(node, some, frame, plan, everyone.whom, position=position)
+            self._request(node, some, frame, plan, everyone.whom, position=position)
             for node, conn_ids in others.items()
             for some in _pages(conn_ids)
         ]
         answers = await asyncio.gather(turn.outcomes(), *parts)
         outcomes: list[tuple[str, Outcome]] = []
         for part in (gone, *answers):
-            outcomes += [(room_id, _whose(outcome, everyone)) for outcome in part]
-        await self._tell(outcomes, frame)
+            outcomes += [(room_id, _with_user(outcome, everyone)) for outcome in part]
+        await self._report(outcomes, frame)
         return outcomes
 
-    async def _tell(self, found: Iterable[tuple[str, Outcome]], frame: EncodedMessage) -> None:
-        """Have the failure handlers run for what did not arrive."""
+    async def _report(self, found: Iterable[tuple[str, Outcome]], frame: EncodedMessage) -> None:
+        """Run the failure handlers for the undelivered messages."""
         for name, outcome in found:
             if outcome.reason is not None:
                 await self._sender.report(
@@ -157,7 +158,7 @@ class AckedDelivery:
                     duration=outcome.seconds,
                 )
 
-    async def there(
+    async def to_remote(
         self,
         node: NodeId,
         conn_id: ConnId,
@@ -165,11 +166,11 @@ class AckedDelivery:
         plan: Plan,
         whom: RecipientFilter,
     ) -> Outcome:
-        """Deliver to one connection of another node; nobody has been told of a failure."""
-        (outcome,) = await self._there(node, [conn_id], frame, plan, whom)
+        """Deliver to one connection of another node; the caller reports a failure."""
+        (outcome,) = await self._request(node, [conn_id], frame, plan, whom)
         return outcome
 
-    async def _on(
+    async def _to_node(
         self,
         node: NodeId,
         conn_ids: list[ConnId],
@@ -181,19 +182,19 @@ class AckedDelivery:
     ) -> list[tuple[str, Outcome]]:
         name, whom = recipient.name, recipient.whom
         if node == self._node:
-            outcomes = await self._here(conn_ids, frame.addressed(name), plan, whom)
+            outcomes = await self._to_local(conn_ids, frame.addressed(name), plan, whom)
         else:
-            outcomes = await self._there(node, conn_ids, frame, plan, whom, result=result)
-        return [(name, _whose(outcome, recipient)) for outcome in outcomes]
+            outcomes = await self._request(node, conn_ids, frame, plan, whom, result=result)
+        return [(name, _with_user(outcome, recipient)) for outcome in outcomes]
 
-    async def _here(
+    async def _to_local(
         self, conn_ids: Iterable[ConnId], frame: EncodedMessage, plan: Plan, whom: RecipientFilter
     ) -> list[Outcome]:
         found, gone = self._found(conn_ids)
         return gone + await self._pending_acks.deliver(found, frame, plan, whom)
 
     def _found(self, conn_ids: Iterable[ConnId]) -> tuple[list[Connection], list[Outcome]]:
-        """The connections of this node, and what became of those that are gone."""
+        """Return the open connections of this node, and the outcomes of those that ended."""
         found: list[Connection] = []
         gone: list[Outcome] = []
         for conn_id in conn_ids:
@@ -205,7 +206,7 @@ class AckedDelivery:
                 gone.append(Outcome(conn_id, False, 1, FailureReason.CONN_CLOSED, error))
         return found, gone
 
-    async def _there(
+    async def _request(
         self,
         node: NodeId,
         conn_ids: list[ConnId],
@@ -244,16 +245,16 @@ class AckedDelivery:
         whom = RecipientFilter.of(asked.recipients)
         if asked.position is not None:
             found, outcomes = self._found(asked.conns)
-            turn = _Turn(self._pending_acks, found, plan, whom)
+            turn = _SequencedDelivery(self._pending_acks, found, plan, whom)
             self._publisher.arrived(asked.position, BufferedMessage(frame, turn=turn))
             outcomes += await turn.outcomes()
         else:
-            outcomes = await self._here(asked.conns, frame, plan, whom)
+            outcomes = await self._to_local(asked.conns, frame, plan, whom)
         return outcomes_out(outcomes, result=asked.result)
 
 
-class _Turn:
-    """Deliveries that begin when their message has its turn in the room."""
+class _SequencedDelivery:
+    """Deliveries that begin when the room's sequencer releases their message."""
 
     def __init__(
         self,
@@ -269,24 +270,27 @@ class _Turn:
         self._begun: asyncio.Future[AckBatch] = asyncio.get_running_loop().create_future()
 
     def begin(self, frame: EncodedMessage) -> Collection[Link]:
+        """Send the message and start to wait for the acks; returns the links that got it."""
         if self._begun.done():
-            return ()  # nobody waits for it any more
+            return ()  # the caller was cancelled
         try:
             batch = self._pending_acks.begin(self._conns, frame, self._plan, self._whom)
             self._begun.set_result(batch)
-        except Exception as error:  # noqa: BLE001  (whoever waits for the outcomes gets it)
+        except Exception as error:  # noqa: BLE001  (``outcomes`` raises it)
             self._begun.set_exception(error)
         return [conn.link for conn in self._conns]
 
     def fail(self, error: Unavailable) -> None:
+        """Give the message up: its outcomes are unknown."""
         if not self._begun.done():
             self._begun.set_exception(error)
 
     def cancel(self) -> None:
-        """Nobody waits for the outcomes: it is a message like any other."""
+        """Stop to wait: the message is sent without acks."""
         self._begun.cancel()
 
     async def outcomes(self) -> list[Outcome]:
+        """Wait until the message was sent and answered; returns the outcomes."""
         try:
             batch = await self._begun
         except Unavailable as error:
@@ -294,12 +298,13 @@ class _Turn:
         return await self._pending_acks.finish(batch)
 
 
-def _whose(outcome: Outcome, recipient: Recipient) -> Outcome:
-    """Add the user that the state named, where the node of the connection named none."""
+def _with_user(outcome: Outcome, recipient: Recipient) -> Outcome:
+    """Add the user that the locator found, if the connection's node named none."""
     if outcome.user_id is None:
         outcome.user_id = recipient.owner(outcome.conn_id)
     return outcome
 
 
 def _pages(conn_ids: list[ConnId]) -> list[list[ConnId]]:
-    return [conn_ids[i : i + PAGE] for i in range(0, len(conn_ids), PAGE)]
+    step = CONNECTIONS_PER_REQUEST
+    return [conn_ids[i : i + step] for i in range(0, len(conn_ids), step)]

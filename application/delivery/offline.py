@@ -1,13 +1,12 @@
-"""Messages to users, whether they are there or not.
+"""Messages to users, online or offline.
 
 Rules of this file:
 
-1. What was asked to be stored, and no connection of the user has answered, is stored before
-   the call returns. One ack settles it, and so does one nack.
-2. Where nothing can be stored, the report says so: nobody is told of a message that is not
-   kept that it is.
-3. A message to a user whose stored messages are going out waits in line behind them.
-4. What goes without having been delivered is counted, and reported to the failure handlers.
+1. A message with ``offline="store"`` that no connection of the user has answered is stored
+   before the call returns. One ack settles it, and so does one nack.
+2. A message is reported as stored only if the store has it.
+3. A message to a user with a running replay waits behind the stored messages.
+4. A stored message that is removed undelivered is counted, and reported to the failure handlers.
 """
 
 from __future__ import annotations
@@ -48,19 +47,19 @@ from eyewall.domain.report import (
 )
 
 SWEEP = 60.0
-"""Seconds between two looks for messages that are too old. They are not delivered any more
-anyway: this is about who is told, and about the room that they take."""
+"""Seconds between two sweeps for expired messages. These are not delivered in any case: the
+sweep reports them and frees their space."""
 
 
-SWEPT = 1000
-"""Messages that one step of the sweep removes, so that others come in between."""
+SWEEP_STEP = 1000
+"""Most messages that one step of the sweep removes: other tasks run between two steps."""
 
 
 Reports = list[DeliveryReport]
 
 
-class Stored:
-    """What a node with an offline store has more than others."""
+class OfflineParts:
+    """The parts that only a node with an offline store has."""
 
     def __init__(self, store: OfflineStore, replays: OfflineReplay, late_acks: LateAcks) -> None:
         self.store = store
@@ -69,12 +68,12 @@ class Stored:
 
 
 class Offline:
-    """Sends to users by name, and keeps what they did not take."""
+    """Sends to users, and stores the messages that they did not answer."""
 
     def __init__(
         self,
         *,
-        stored: Stored | None,
+        stored: OfflineParts | None,
         default: str,
         messages: DirectMessages,
         sender: Sender,
@@ -97,7 +96,8 @@ class Offline:
     # --- the use cases
 
     def chosen(self, options: SendOptions | None) -> SendOptions:
-        """The options with the server's default; raises ``Misuse`` where nothing is stored."""
+        """Return the options with the server's default for ``offline``; raises ``Misuse`` for
+        ``"store"`` without a store."""
         chosen = options or SendOptions()
         if chosen.offline is None and self._default == STORE:
             chosen = replace(chosen, offline=STORE)
@@ -113,20 +113,20 @@ class Offline:
         *,
         skip: Collection[str] = (),
     ) -> BatchDeliveryReport:
-        """Send to all connections of all users but ``skip``; a user without one is
-        reported as one. Raises ``Misuse`` where nothing is stored, and should be."""
+        """Send to all connections of all users, except ``skip``; a user without a connection has
+        one report. Raises ``Misuse`` for ``"store"`` without a store."""
         chosen = self.chosen(options)
         if self._stored is None:
             return await self._messages.to_users(user_ids, message, chosen, skip=skip)
         given: object = message
         if chosen.offline == STORE and isinstance(given, Message) and not message.id:
-            message = replace(message, id=self._sender.new_id())  # one for all that follows
-        lines = self._stored.replays.lines
+            message = replace(message, id=self._sender.new_id())  # the same for all users
+        barrier = self._stored.replays.barrier
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
-        behind = [user for user in users if user in lines]
+        behind = [user for user in users if user in barrier]
         if not behind:
             return BatchDeliveryReport.of(await self._send(users, message, chosen, skip))
-        free = [user for user in users if user not in lines]
+        free = [user for user in users if user not in barrier]
         parts = await asyncio.gather(
             self._send(free, message, chosen, skip),
             *(self._send_behind(user, message, chosen, skip) for user in behind),
@@ -136,14 +136,14 @@ class Offline:
     async def with_ack(
         self, target: Target, message: Message, options: AckOptions | None = None
     ) -> AckResult:
-        """Send, and wait for all acks, as ``DirectMessages.with_ack``; a user's stored messages
-        come first."""
+        """Send and wait for all acks, as ``DirectMessages.with_ack`` does, after the stored
+        messages of a user."""
         given: object = target
         if (
             self._stored is not None
             and isinstance(given, Target)
             and target.kind is TargetKind.USER
-            and not await self._stored.replays.lines.wait(UserId(target.id))
+            and not await self._stored.replays.barrier.wait(UserId(target.id))
         ):
             (report,) = await self._too_many(UserId(target.id), message, SendOptions(), None)
             return ack_result([replace(report, acked=False)], timed_out=False)
@@ -172,32 +172,32 @@ class Offline:
     async def _send_behind(
         self, user: UserId, message: Message, options: SendOptions, skip: Collection[str]
     ) -> Reports:
-        """Send to a user to whom stored messages are going out, after these."""
+        """Send to a user with a running replay, after the stored messages."""
         assert self._stored is not None
         begun, expires_at = self._clock.now(), self.end_of(options)
-        if not await self._stored.replays.lines.wait(user):
+        if not await self._stored.replays.barrier.wait(user):
             return await self._too_many(user, message, options, expires_at)
         if options.ttl is not None:
             left = seconds(options.ttl, "ttl") - (self._clock.now() - begun)
             if left <= 0:
                 error = AckTimeout(f"{user} could not be sent it in time")
                 report = await self._failed(user, message, FailureReason.TIMEOUT, error)
-                return [_asked(report, options)]
+                return [_with_ack(report, options)]
             options = replace(options, ttl=left)
         return await self._send([user], message, options, skip)
 
     async def _too_many(
         self, user: UserId, message: Message, options: SendOptions, expires_at: datetime | None
     ) -> Reports:
-        """The line is full. What may be stored comes last in what it waits for."""
+        """Store the message behind the others, or drop it: too many sends wait for the replay."""
         if options.offline == STORE:
             status = DeliveryStatus.STORED
-            waits = DeliveryReport(user, status, attempts=0, user_id=user, acked=False)
-            return await self.keep(user, message, expires_at, [waits])
+            stored = DeliveryReport(user, status, attempts=0, user_id=user, acked=False)
+            return await self.keep(user, message, expires_at, [stored])
         error = QueueFull(f"too many messages wait for what is stored for {user}")
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         report = await self._failed(user, message, FailureReason.QUEUE_FULL, error)
-        return [_asked(replace(report, status=DeliveryStatus.DROPPED), options)]
+        return [_with_ack(replace(report, status=DeliveryStatus.DROPPED), options)]
 
     async def _failed(
         self, user: UserId, message: Message, reason: FailureReason, error: EyewallError
@@ -209,7 +209,7 @@ class Offline:
     # --- storing
 
     def end_of(self, options: SendOptions) -> datetime | None:
-        """When a message that is sent now is worthless; None: never."""
+        """Return when a message that is sent now expires (aware); None: never."""
         if options.ttl is None:
             return None
         try:
@@ -220,9 +220,10 @@ class Offline:
     async def keep(
         self, user: UserId, message: Message, expires_at: datetime | None, reports: Reports
     ) -> Reports:
-        """Store what none of ``reports`` says was answered; returns the reports then.
+        """Store a message of which no report has an answer, and which has not expired.
 
-        ``message`` has the id that it was sent with.
+        Returns the reports, changed to ``STORED``, or to ``FAILED`` if the store failed.
+        ``message`` has the id under which it was sent.
         """
         now = self._clock.wall()
         if any(_is_answer(report) for report in reports) or (
@@ -244,12 +245,12 @@ class Offline:
             return [replace(report, status=failed, error=error) for report in reports]
         tried = {report.target for report in reports}
         await self._stored.late_acks.stored(user, message_id, tried)
-        await self._stored.replays.look_again(user, tried)
-        await self._tell(evicted)
+        await self._stored.replays.begin_for_others(user, tried)
+        await self._report(evicted)
         return [replace(r, status=DeliveryStatus.STORED, error=None) for r in reports]
 
-    async def _tell(self, evicted: Iterable[Evicted]) -> None:
-        """Count and report what had to go."""
+    async def _report(self, evicted: Iterable[Evicted]) -> None:
+        """Count evicted messages and report them to the failure handlers."""
         for one in evicted:
             self._stats.dropped(one.reason.value)
             old = one.reason is FailureReason.TIMEOUT
@@ -268,15 +269,15 @@ class Offline:
                 continue
             await self._sender.report(frame, Addressee(user_id=one.user_id), one.reason, error)
 
-    # --- what is too old
+    # --- expired messages
 
     def start(self) -> None:
-        """Look for messages that are too old from now on."""
+        """Start the sweeps, if there is a store."""
         if self._stored is not None:
             self._timer = self._clock.call_later(SWEEP, self._sweep_soon)
 
     def _sweep_soon(self) -> None:
-        if not len(self._tasks):  # a store that hangs must not collect a task for each tick
+        if not len(self._tasks):  # with a hanging store there is one task, not one for each tick
             self._tasks.spawn(self._sweep())
         self.start()
 
@@ -284,15 +285,15 @@ class Offline:
         assert self._stored is not None
         try:
             while True:
-                evicted = await self._stored.store.expire(self._clock.wall(), SWEPT)
-                await self._tell(evicted)
-                if len(evicted) < SWEPT:
+                evicted = await self._stored.store.expire(self._clock.wall(), SWEEP_STEP)
+                await self._report(evicted)
+                if len(evicted) < SWEEP_STEP:
                     return
         except Unavailable as error:
             self._logger.warning("offline_not_swept", error=told(error))
 
     async def close(self) -> None:
-        """End the sweep and the replays; what was not answered stays stored."""
+        """End the sweeps and the replays; unanswered messages stay stored."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -302,8 +303,8 @@ class Offline:
             await self._stored.late_acks.close()
 
 
-def _asked(report: DeliveryReport, options: SendOptions) -> DeliveryReport:
-    """The report of what did not go out, with what became of the ack that was asked for."""
+def _with_ack(report: DeliveryReport, options: SendOptions) -> DeliveryReport:
+    """Return the report of an unsent message with ``acked`` False if an ack was asked for."""
     return replace(report, acked=False) if options.require_ack else report
 
 

@@ -1,12 +1,14 @@
-"""Messages that wait for an ack: one state table each, one timer structure for all.
+"""The messages in flight that wait for an ack, and their outcomes.
 
-The domain's ``Delivery`` decides; here its actions are carried out and what happened
-is told to it. Each delivery belongs to one message and one connection: an ack counts
-only from the connection that the message went to. Each try asks again whether the
-connection still is one of those that the message is for.
+Each message to each connection is one ``Delivery`` of the domain, which decides; this module
+carries out its actions and reports the events to it. All share one timer queue.
 
+Rules of this file:
 
-What became of an acknowledged delivery, and how that travels between nodes."""
+1. An ack counts only from the connection to which the message was sent.
+2. Each try checks again that the connection is still a recipient of the message.
+3. The outcomes of one answer between nodes fit a packet, however long their texts are.
+"""
 
 from __future__ import annotations
 
@@ -51,31 +53,43 @@ from eyewall.domain.report import (
 from eyewall.domain.telling import text_of
 
 MAX_PENDING = 1024
-"""Messages that may wait for an ack from one connection: a client that never acks
-costs at most so many entries."""
+"""Most messages that may wait for an ack of one connection: the bound for a client that never
+acks."""
 
 
-_OUTCOMES = {
+MAX_ANSWER = 3 * 1024 * 1024
+"""Most bytes of the outcomes in one answer: three quarters of a packet's header."""
+
+
+_ESCAPED = 12
+"""Most bytes of a character in JSON: an emoji is two escapes."""
+
+
+_FIELDS = 200
+"""Bytes of an outcome in JSON without texts and names."""
+
+
+_METRIC_LABELS = {
     FailureReason.NACKED: "nack",
     FailureReason.ACK_TIMEOUT: "timeout",
     FailureReason.TIMEOUT: "timeout",
     FailureReason.CONN_CLOSED: "closed",
 }
-"""What metrics call a failure; the others go by their own name."""
+"""The metrics' labels of failures; others have the value of the reason."""
 
 
 class TracksLateAcks(Protocol):
-    """Remembers acks that did not come in time, for answers that come after the time-out."""
+    """Remembers messages whose ack is overdue, for late answers."""
 
-    def silent(self, user_id: UserId, conn_id: ConnId, message_id: str) -> None:
-        """The connection, which belonged to the user then, did not answer in time."""
+    def timed_out(self, user_id: UserId, conn_id: ConnId, message_id: str) -> None:
+        """Remember a message to the user that the connection did not answer in time."""
 
     def answered(self, conn_id: ConnId, message_id: str) -> bool:
-        """Take a late answer; False if it belongs to no message that was remembered."""
+        """Apply a late answer; False if it belongs to no remembered message."""
 
 
-class _Waiting:
-    """One message that is on its way to one connection."""
+class _InFlight:
+    """One message in flight to one connection."""
 
     __slots__ = (
         "conn",
@@ -109,11 +123,11 @@ class _Waiting:
         self.nack = ""
         self.result: Any = None
         self.user_id = whom.user or conn.user_id
-        """The user whom it was last written to: the connection may be another's at the answer."""
+        """The user at the last try: the connection may have another one at the answer."""
 
     @property
     def due(self) -> float:
-        """When it is over, or tried again, if nothing is heard of it before."""
+        """When its ack is overdue, or its pause ends (monotonic seconds)."""
         return self.since if self.deadline is None else self.deadline.when
 
 
@@ -124,9 +138,10 @@ class AckBatch:
     left: int
     future: asyncio.Future[list[Outcome]]
     outcomes: list[Outcome] = field(default_factory=list)
-    started: list[_Waiting] = field(default_factory=list)
+    started: list[_InFlight] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
+        """Add one outcome; the last one completes the future."""
         self.outcomes.append(outcome)
         self.left -= 1
         if not self.left and not self.future.done():
@@ -134,22 +149,22 @@ class AckBatch:
 
 
 class PendingAcks:
-    """All messages of this node that wait for an ack."""
+    """Sends the messages of this node that need an ack, and settles each one."""
 
     def __init__(self, *, sender: Sender, clock: Clock, stats: Stats, stalls: Stalls) -> None:
         self._sender = sender
         self._clock = clock
         self._stats = stats
         self._deadlines = TimerQueue(clock, stalls)
-        self._waiting: dict[ConnId, dict[str, _Waiting]] = {}
+        self._waiting: dict[ConnId, dict[str, _InFlight]] = {}
         self._quiet = asyncio.Event()
         self.late_acks: TracksLateAcks | None = None
-        """Who is told of time-outs, and of answers that nobody waits for."""
+        """Set on a node with an offline store: gets the time-outs and the late answers."""
 
     def __len__(self) -> int:
         return sum(len(of_conn) for of_conn in self._waiting.values())
 
-    # --- out
+    # --- sending
 
     async def deliver(
         self,
@@ -158,10 +173,10 @@ class PendingAcks:
         plan: Plan,
         whom: RecipientFilter = ANY_RECIPIENT,
     ) -> list[Outcome]:
-        """Send ``frame`` to all of ``conns`` and wait for all of them at the same time.
+        """Send ``frame`` to all of ``conns`` and wait for all answers concurrently.
 
-        The envelope of ``frame`` asks for an ack and has an id. Failures are in the
-        outcomes; nobody has been told of them yet.
+        The envelope of ``frame`` asks for an ack and has an id. Failures are outcomes; the
+        caller reports them to the failure handlers.
         """
         targets = list(conns)
         if not targets:
@@ -176,51 +191,51 @@ class PendingAcks:
         plan: Plan,
         whom: RecipientFilter = ANY_RECIPIENT,
     ) -> AckBatch:
-        """Send ``frame`` to all of ``conns`` that ``whom`` means, without waiting.
+        """Send ``frame`` to those of ``conns`` that ``whom`` matches, without waiting.
         ``finish`` has to follow."""
         batch = AckBatch(len(conns), asyncio.get_running_loop().create_future())
         if not conns:
             batch.future.set_result([])
         try:
             for conn in conns:
-                waiting = self._start(conn, frame, plan, batch.add, whom)
+                waiting = self._register(conn, frame, plan, batch.add, whom)
                 if waiting is not None:
                     batch.started.append(waiting)
                     self._send(waiting)
         except BaseException:
-            self._give_up(batch)
+            self._forget_all(batch)
             raise
         return batch
 
     async def finish(self, batch: AckBatch) -> list[Outcome]:
-        """Wait for all answers to what ``begin`` has sent."""
+        """Wait until all messages of ``begin`` have settled; returns their outcomes."""
         try:
             return await batch.future
         except BaseException:
-            # Nobody waits any longer: a deadline may have ended the caller.
-            self._give_up(batch)
+            # The caller was cancelled, by a deadline of its own for instance.
+            self._forget_all(batch)
             raise
 
-    def _give_up(self, batch: AckBatch) -> None:
+    def _forget_all(self, batch: AckBatch) -> None:
         for waiting in batch.started:
             self._forget(waiting)
 
-    def _start(
+    def _register(
         self,
         conn: Connection,
         frame: EncodedMessage,
         plan: Plan,
         done: Callable[[Outcome], None],
         whom: RecipientFilter,
-    ) -> _Waiting | None:
-        """Note that the connection's answer is awaited; None if that is over already."""
+    ) -> _InFlight | None:
+        """Register a message for a connection; None if it has failed already."""
         message_id = _id(frame)
         of_conn = self._waiting.get(conn.id, {})
         if not conn.is_open:
             closed = ConnectionClosed(f"{conn.id} is closed")
             done(_refused(conn, whom, FailureReason.CONN_CLOSED, closed))
-        elif not _is_meant(whom, conn):
-            done(_refused(conn, whom, FailureReason.CONN_CLOSED, _another(conn)))
+        elif not _is_recipient(whom, conn):
+            done(_refused(conn, whom, FailureReason.CONN_CLOSED, _no_recipient(conn)))
         elif message_id in of_conn:
             error: EyewallError = Misuse(
                 f"a message with the id {message_id} is on its way already"
@@ -231,28 +246,28 @@ class PendingAcks:
             self._stats.dropped(FailureReason.PENDING_FULL.value)
             done(_refused(conn, whom, FailureReason.PENDING_FULL, error))
         else:
-            waiting = _Waiting(conn, frame, Delivery(plan), self._clock.now(), done, whom)
+            waiting = _InFlight(conn, frame, Delivery(plan), self._clock.now(), done, whom)
             self._waiting.setdefault(conn.id, of_conn)[message_id] = waiting
             return waiting
         return None
 
-    def _send(self, waiting: _Waiting) -> None:
-        if waiting.delivery.attempt > 1 and not _is_meant(waiting.whom, waiting.conn):
-            self._tell(waiting, Event.LOST)
+    def _send(self, waiting: _InFlight) -> None:
+        if waiting.delivery.attempt > 1 and not _is_recipient(waiting.whom, waiting.conn):
+            self._apply(waiting, Event.LOST)
             return
         waiting.user_id = waiting.whom.user or waiting.conn.user_id
         offer = self._sender.enqueue(waiting.conn.link, waiting.frame)
         if waiting.delivery.is_settled:
-            return  # the overflow has ended the connection, and that settled it
+            return  # the overflow has closed the connection, which settled it
         if offer is Offer.CLOSED:
-            self._tell(waiting, Event.LOST)
+            self._apply(waiting, Event.LOST)
         else:
-            self._tell(waiting, Event.WRITTEN if offer in TAKEN else Event.REFUSED)
+            self._apply(waiting, Event.WRITTEN if offer in TAKEN else Event.REFUSED)
 
-    # --- what happened
+    # --- events
 
     def answered(self, conn: Connection, ack: Envelope) -> None:
-        """Take in an ack or nack from a client (protocol.md, "Replies")."""
+        """Apply an ack or nack from a client (protocol.md, "Replies"). Never raises."""
         try:
             data = ack.data if isinstance(ack.data, dict) else {}
         except EyewallError:
@@ -274,28 +289,28 @@ class PendingAcks:
             return
         if data.get("status", "ok") == "ok":
             waiting.result = data.get("result")
-            self._tell(waiting, Event.ACKED)
+            self._apply(waiting, Event.ACKED)
         else:
             waiting.nack = str(data.get("error", ""))[:1000]
-            self._tell(waiting, Event.NACKED)
+            self._apply(waiting, Event.NACKED)
 
     def lost(self, conn: Connection) -> None:
-        """The connection has ended: what waits for it is settled at once."""
+        """Settle all messages to a connection that has ended."""
         for waiting in list(self._waiting.get(conn.id, {}).values()):
-            self._tell(waiting, Event.LOST)
+            self._apply(waiting, Event.LOST)
 
     def changed(self, conn: Connection) -> None:
-        """The connection is another user's: what waits there for the one before is settled
-        at once, as if that one's connection had ended."""
+        """Settle the messages to the previous user of a connection that has another one now, as
+        if the connection had ended."""
         for waiting in list(self._waiting.get(conn.id, {}).values()):
-            if waiting.whom.user is not None and not _is_meant(waiting.whom, waiting.conn):
+            if waiting.whom.user is not None and not _is_recipient(waiting.whom, waiting.conn):
                 if self.late_acks is not None:
-                    # What was written before may still be answered: then it need not be kept.
-                    self.late_acks.silent(waiting.whom.user, conn.id, _id(waiting.frame))
-                self._tell(waiting, Event.LOST)
+                    # An answer may still come: the message need not stay stored then.
+                    self.late_acks.timed_out(waiting.whom.user, conn.id, _id(waiting.frame))
+                self._apply(waiting, Event.LOST)
 
     def pending(self, conn_id: ConnId) -> list[PendingAck]:
-        """What waits for an ack of the connection, oldest first."""
+        """Return the messages that wait for an ack of the connection, oldest first."""
         wall, now = self._clock.wall(), self._clock.now()
         return [
             PendingAck(
@@ -310,21 +325,21 @@ class PendingAcks:
         ]
 
     async def settled(self) -> None:
-        """Return when nothing waits for an ack any more."""
+        """Return when no message waits for an ack."""
         while self._waiting:
             self._quiet.clear()
             await self._quiet.wait()
 
     def close(self) -> None:
-        """Settle everything as lost, and end the timer."""
+        """Settle all messages as lost, and stop the timers."""
         for of_conn in list(self._waiting.values()):
             for waiting in list(of_conn.values()):
-                self._tell(waiting, Event.LOST)
+                self._apply(waiting, Event.LOST)
         self._deadlines.close()
 
-    # --- the table's actions
+    # --- the actions of the domain's delivery
 
-    def _tell(self, waiting: _Waiting, event: Event) -> None:
+    def _apply(self, waiting: _InFlight, event: Event) -> None:
         action: Action = waiting.delivery.on(event, self._clock.now())
         if waiting.deadline is not None:
             waiting.deadline.cancel()
@@ -337,41 +352,42 @@ class PendingAcks:
             case Settle(delivered, reason):
                 self._settle(waiting, delivered, reason)
 
-    def _due(self, waiting: _Waiting) -> None:
+    def _due(self, waiting: _InFlight) -> None:
         waiting.deadline = None
         backing_off = waiting.delivery.state is State.BACKING_OFF
         if not backing_off:
-            waiting.conn.link.look()  # an answer that has come counts, though nobody has read it
+            waiting.conn.link.look()  # an ack that has arrived and is not read yet counts
             if waiting.delivery.is_settled:
                 return
-        self._tell(waiting, Event.DUE if backing_off else Event.EXPIRED)
+        self._apply(waiting, Event.DUE if backing_off else Event.EXPIRED)
 
-    def _settle(self, waiting: _Waiting, delivered: bool, reason: FailureReason | None) -> None:
+    def _settle(self, waiting: _InFlight, delivered: bool, reason: FailureReason | None) -> None:
         conn = waiting.conn
         self._forget(waiting)
         if reason is FailureReason.CONN_CLOSED:
             reason = conn.fate
         took = self._clock.now() - waiting.since
-        self._stats.metrics.acked("ok" if reason is None else _OUTCOMES.get(reason, reason), took)
+        label = "ok" if reason is None else _METRIC_LABELS.get(reason, reason)
+        self._stats.metrics.acked(label, took)
         error = None if reason is None else _error(reason, conn, waiting.nack)
         if reason is FailureReason.CONN_CLOSED and conn.is_open:
-            error = _another(conn)
+            error = _no_recipient(conn)
         user_id = waiting.user_id
         if reason is FailureReason.ACK_TIMEOUT and self.late_acks is not None and user_id:
-            self.late_acks.silent(user_id, conn.id, _id(waiting.frame))
+            self.late_acks.timed_out(user_id, conn.id, _id(waiting.frame))
         outcome = Outcome(
             conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
         )
         outcome.user_id = user_id
         waiting.done(outcome)
 
-    def _forget(self, waiting: _Waiting) -> None:
+    def _forget(self, waiting: _InFlight) -> None:
         if waiting.deadline is not None:
             waiting.deadline.cancel()
             waiting.deadline = None
         of_conn = self._waiting.get(waiting.conn.id, {})
         message_id = _id(waiting.frame)
-        # By identity: another message may have the id since this one was settled.
+        # Compared by identity: a later message may have the same id by now.
         if of_conn.get(message_id) is not waiting:
             return
         del of_conn[message_id]
@@ -388,21 +404,21 @@ def _id(frame: EncodedMessage) -> str:
 
 
 def _message(frame: EncodedMessage) -> Message:
-    """The message, under the id that it travels with: the ack will name it."""
+    """Return the message with the id of its envelope, which the ack will name."""
     assert frame.message is not None
     return replace(frame.message, id=_id(frame))
 
 
-def _is_meant(whom: RecipientFilter, conn: Connection) -> bool:
-    """Whether the message still is for the connection. A filter that fails means nobody: it
-    is the application's own, and is asked here when others have been sent theirs."""
+def _is_recipient(whom: RecipientFilter, conn: Connection) -> bool:
+    """Whether the message is still for the connection. Never raises, since others may have
+    been sent the message already: an application's filter that fails matches nothing."""
     try:
         return whom.means(conn)
     except Exception:  # noqa: BLE001
         return False
 
 
-def _another(conn: Connection) -> ConnectionClosed:
+def _no_recipient(conn: Connection) -> ConnectionClosed:
     return ConnectionClosed(f"{conn.id} is none of those that it is for any more")
 
 
@@ -426,21 +442,12 @@ def _error(reason: FailureReason, conn: Connection, nack: str) -> EyewallError:
             return AckTimeout(f"{conn.id} did not acknowledge in time")
 
 
-ANSWER = 3 * 1024 * 1024
-"""Bytes that the outcomes of one answer may take: three quarters of a packet's header."""
-
-
-_ESCAPED = 12
-"""Bytes that a character takes in JSON at most: an emoji is two escapes."""
-
-
-_FIELDS = 200
-"""Bytes of an outcome in JSON without texts and names."""
+# --- outcomes, and their encoding between nodes
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of an acknowledged message to one connection."""
+    """The outcome of a message to one connection that was to acknowledge it."""
 
     conn_id: ConnId
     delivered: bool
@@ -448,12 +455,14 @@ class Outcome:
     reason: FailureReason | None = None
     error: EyewallError | None = None
     result: Any = None
-    """What the client put beside ``status``."""
+    """The ``result`` of the client's ack."""
     seconds: float = 0.0
+    """From the first try to the end."""
     user_id: UserId | None = None
-    """Whose connection it was."""
+    """The user of the connection; None for an anonymous one, or where it is not known."""
 
     def report(self) -> DeliveryReport:
+        """Return the outcome as the API reports it."""
         return DeliveryReport(
             target=self.conn_id,
             status=self._status(),
@@ -474,17 +483,17 @@ class Outcome:
 
 
 def outcomes_out(outcomes: Sequence[Outcome], *, result: bool = False) -> list[dict[str, Any]]:
-    """Return the outcomes of one answer for a packet's header, in at most ``ANSWER`` bytes.
+    """Return the outcomes of one answer for a packet's header, in at most ``MAX_ANSWER`` bytes.
 
-    Where they might take more, names that are too long are left out, which the node that asked
-    knows by itself, and long texts are cut."""
-    if _at_most(outcomes) > ANSWER:
-        room = ANSWER // len(outcomes)
-        outcomes = [_fitted(outcome, room) for outcome in outcomes]
+    If they could exceed it, long user ids are left out, which the requesting node knows, and
+    long texts are cut."""
+    if _upper_bound(outcomes) > MAX_ANSWER:
+        size = MAX_ANSWER // len(outcomes)
+        outcomes = [_fitted(outcome, size) for outcome in outcomes]
     return [outcome_out(outcome, result=result) for outcome in outcomes]
 
 
-def _at_most(outcomes: Iterable[Outcome]) -> int:
+def _upper_bound(outcomes: Iterable[Outcome]) -> int:
     """Return the bytes of the outcomes if every character has to be escaped."""
     return sum(
         _FIELDS
@@ -494,14 +503,14 @@ def _at_most(outcomes: Iterable[Outcome]) -> int:
     )
 
 
-def _fitted(outcome: Outcome, room: int) -> Outcome:
-    """Return the outcome in ``room`` bytes, as far as the id of the connection leaves any."""
-    left = room - _FIELDS - _bytes(outcome.conn_id)
+def _fitted(outcome: Outcome, size: int) -> Outcome:
+    """Return the outcome in ``size`` bytes: shortens the user id and the error's text."""
+    left = size - _FIELDS - _bytes(outcome.conn_id)
     user_id, error = outcome.user_id, outcome.error
     if user_id is not None:
-        size = _bytes(user_id)
-        user_id = user_id if size <= left else None
-        left -= size if user_id is not None else 0
+        taken = _bytes(user_id)
+        user_id = user_id if taken <= left else None
+        left -= taken if user_id is not None else 0
     if error is not None and _bytes(text_of(error)) > left:
         error = from_code(code_of(error), text_of(error)[: max(1, left // _ESCAPED)], {})
     return replace(outcome, user_id=user_id, error=error)
@@ -512,7 +521,7 @@ def _bytes(text: str) -> int:
 
 
 def outcome_out(outcome: Outcome, *, result: bool = False) -> dict[str, Any]:
-    """An outcome as JSON can hold it; with what the client said only if asked for."""
+    """Return an outcome in JSON values; with the client's result only for ``result``."""
     fields: dict[str, Any] = {"conn": outcome.conn_id, "tries": outcome.attempts}
     if outcome.delivered and result:
         fields["result"] = outcome.result
@@ -550,22 +559,25 @@ def _user(value: Any) -> UserId | None:
     return UserId(value) if isinstance(value, str) and len(value) <= MAX_NAME else None
 
 
-def outcomes_in(answers: Any, asked: Sequence[ConnId]) -> list[Outcome]:
-    """Read a node's answer about the connections ``asked``; raises ``BadPacket``.
+def outcomes_in(answers: Any, requested: Sequence[ConnId]) -> list[Outcome]:
+    """Return the outcomes of the ``requested`` connections from a node's answer; raises
+    ``BadPacket``.
 
-    One that it does not name is unknown, one that nobody asked for is left out.
+    The outcome of a missing connection is unknown; connections that were not requested are
+    ignored.
     """
     if not isinstance(answers, list):
         raise BadPacket("not a list of outcomes")
     named = {outcome.conn_id: outcome for outcome in map(outcome_in, answers)}
     missing = Unavailable("the other node did not say")
-    return [named.get(conn_id) or unknown(conn_id, missing) for conn_id in asked]
+    return [named.get(conn_id) or unknown(conn_id, missing) for conn_id in requested]
 
 
 def unknown(conn_id: ConnId, error: EyewallError) -> Outcome:
-    """The outcome of a connection whose node did not say what became of the message."""
+    """Return the outcome of a connection whose node did not report one."""
     return Outcome(conn_id, False, 1, FailureReason.UNKNOWN, error)
 
 
 def is_unknown(outcome: Outcome) -> bool:
+    """Whether the connection's node did not report an outcome."""
     return outcome.reason is FailureReason.UNKNOWN and isinstance(outcome.error, Unavailable)

@@ -1,25 +1,16 @@
-"""What was stored for a user goes out when the user is there again.
+"""The replay of stored messages to a user who is online again.
 
 Rules of this file:
 
-1. One replay per user at a time in the whole cluster: the store's claim says whose. A
-   claim of a node that is dead is taken over.
-2. Messages go in order to every connection that the user has, each of them once in a
-   replay. Who comes in meanwhile gets all that is left, from the first.
-3. ``WINDOW`` messages may be unanswered at a time; the first answer of any connection
-   frees a message's place and removes it, and so does the time-out, which leaves it stored.
-4. Newer messages to the user wait in line until the stored ones have been written.
-
-
-One user's replay as it stands: what was sent to whom, and what is unanswered.
-
-A message takes one place, however many connections it goes to. Its first answer settles
-it; when none has come from anybody, its place is free and it stays stored.
-
-
-Lines in which newer messages to a user wait until the stored ones have gone out.
-
-Who waits goes on in the order of coming, and nobody who comes later goes before.
+1. There is one replay per user at a time in the cluster: the claim in the store names its
+   node. A claim of a dead node is taken over.
+2. A replay sends the messages in order to every connection of the user, each once. A
+   connection that is opened meanwhile gets all remaining messages, from the first.
+3. At most ``WINDOW`` messages are in flight, each counted once for all connections. The first
+   answer of any connection settles a message and removes it from the store. A message without
+   an answer from any connection leaves the window and stays stored.
+4. Newer messages to the user wait at the barrier until the stored ones are written, and pass
+   it in FIFO order.
 """
 
 from __future__ import annotations
@@ -52,20 +43,30 @@ from eyewall.domain.mailbox import StoredMessage
 from eyewall.domain.report import FailureReason
 
 ACK_TIMEOUT = 5.0
-"""Seconds that a connection has to answer, as by default for what is sent directly."""
+"""Seconds until the ack of a connection is overdue: the default of ``SendOptions``."""
 
 
 CLAIM_TTL = 30.0
-"""Seconds: a replay renews its claim with every page, which takes an ``ACK_TIMEOUT`` at
-most; only a node that hangs loses it."""
+"""Seconds. A replay renews its claim with every page, which takes an ``ACK_TIMEOUT`` at most:
+only a node that hangs loses it."""
 
 
 PAUSE = 5.0
-"""Seconds before a replay that the store did not let begin is tried again."""
+"""Seconds before a replay that failed, because the store was unavailable, is retried."""
+
+
+WINDOW = 32
+"""Most messages in flight (guarantees.md, "Delivery"). They fit a connection's queue beside
+other messages, and a client that acks one by one causes no round trip for each."""
+
+
+MAX_WAITING = 1000
+"""Most sends that wait at the barrier for one user: as many as messages may be stored for one.
+Each holds its message and its caller."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Endpoint:
     """A connection of the user, and the node that has it."""
 
     node: NodeId
@@ -73,7 +74,7 @@ class _Place:
 
 
 class OfflineReplay:
-    """The replays of this node."""
+    """Runs the replays of this node's users."""
 
     def __init__(
         self,
@@ -103,28 +104,33 @@ class OfflineReplay:
         self._logger = logger
         self._tasks = TaskSet(logger)
         self._running: dict[UserId, ReplayWindow] = {}
-        self.lines = ReplayBarrier()
+        self.barrier = ReplayBarrier()
+        """Holds newer messages to the users with a replay."""
         cluster.on_request(Replay, self._take_replay)
         cluster.on_event(ReplayStart, self._take_start)
 
     def __len__(self) -> int:
         return len(self._running)
 
-    # --- who has come
+    # --- the beginning
 
     def begin(self, user_id: UserId) -> ReplayWindow:
-        """Have what is stored for the user go to all who have not got it."""
+        """Send the stored messages to all connections of the user that have not got them.
+
+        Returns the running replay; one that runs already starts again from the first message.
+        """
         replay = self._running.get(user_id)
         if replay is None:
             replay = self._running[user_id] = ReplayWindow(user_id)
             self._tasks.spawn(self._run(replay))
         else:
-            replay.begin_again()
-        self.lines.shut(user_id)
+            replay.restart()
+        self.barrier.close(user_id)
         return replay
 
-    async def look_again(self, user_id: UserId, tried: set[str]) -> None:
-        """Something was stored: begin if the user has connections that were not tried."""
+    async def begin_for_others(self, user_id: UserId, tried: set[str]) -> None:
+        """Begin a replay after a message was stored, if the user has connections other than
+        ``tried`` by now: here, or on the node that has one of them."""
         try:
             [recipient] = await self._locate.users([user_id])
             missed = recipient.without(tried).by_node
@@ -139,96 +145,99 @@ class OfflineReplay:
 
     async def _run(self, replay: ReplayWindow) -> None:
         try:
-            while replay.again:
-                replay.again = False
-                self.lines.shut(replay.user_id)
-                over = await self._try(replay)
-                if not replay.again:
+            while replay.must_restart:
+                replay.must_restart = False
+                self.barrier.close(replay.user_id)
+                done = await self._try(replay)
+                if not replay.must_restart:
                     replay.written.set()
-                    self.lines.open(replay.user_id)
-                await replay.quiet()
-                if not replay.again and replay.is_claimed:
+                    self.barrier.open(replay.user_id)
+                await replay.wait_settled()
+                if not replay.must_restart and replay.is_claimed:
                     await self._release(replay.user_id)
-                if not over and not replay.again:
+                if not done and not replay.must_restart:
                     await self._pause(replay)
         finally:
             del self._running[replay.user_id]
             replay.written.set()
-            self.lines.open(replay.user_id)
+            self.barrier.open(replay.user_id)
 
     async def _try(self, replay: ReplayWindow) -> bool:
-        """Send what is there; False if it has to be tried again later."""
+        """Send the stored messages; False if the store failed and a retry is needed."""
         try:
-            return await self._pass(replay)
+            return await self._send_all(replay)
         except Unavailable as error:
             self._logger.warning("replay_stopped", error=told(error))
             return False
 
-    async def _pass(self, replay: ReplayWindow) -> bool:
+    async def _send_all(self, replay: ReplayWindow) -> bool:
         user_id, after = replay.user_id, 0
         if not await self._store.waiting(user_id, after, 1, self._clock.wall()):
             return True  # the usual case costs no claim
         while not self._is_over(replay):
             holder = await self._store.claim(user_id, self._node, CLAIM_TTL)
             if holder != self._node:
-                return await self._leave_to(NodeId(holder), replay)
+                return await self._hand_over(NodeId(holder), replay)
             replay.is_claimed = True
-            places = await self._places(user_id)
+            endpoints = await self._endpoints(user_id)
             page = await self._store.waiting(user_id, after, WINDOW, self._clock.wall())
-            if not page or not places:
+            if not page or not endpoints:
                 return True
             for position, message in page:
                 after = position
-                if not await self._offer(replay, message, places):
+                if not await self._offer(replay, message, endpoints):
                     break
         return True
 
-    async def _places(self, user_id: UserId) -> list[_Place]:
-        """The user's connections that are let in, as far as this node knows."""
+    async def _endpoints(self, user_id: UserId) -> list[_Endpoint]:
+        """Return the user's connections that are let in, as far as this node knows."""
         [recipient] = await self._locate.users([user_id])
         return [
-            _Place(node, conn_id)
+            _Endpoint(node, conn_id)
             for node, conn_ids in recipient.by_node.items()
             for conn_id in conn_ids
         ]
 
     async def _offer(
-        self, replay: ReplayWindow, message: StoredMessage, places: list[_Place]
+        self, replay: ReplayWindow, message: StoredMessage, endpoints: list[_Endpoint]
     ) -> bool:
-        """Send a message to who has not got it, when there is room for it in the window.
+        """Wait for space in the window and send a message to the endpoints that have not got it.
 
-        False if there is somebody new, who has to get the first ones first, or no time.
+        False if the replay has to restart for a new connection, or the node drains.
         """
-        if not replay.misses(message.id, [place.conn_id for place in places]):
+        if not replay.misses(message.id, [endpoint.conn_id for endpoint in endpoints]):
             return True
-        while not replay.has_place(message.id):
+        while not replay.has_space(message.id):
             replay.written.set()
-            await replay.news()
+            await replay.wait_change()
             if self._is_over(replay):
                 return False
         await self._sender.ready()
         if self._is_over(replay):
             return False
-        places = [
-            place
-            for place in places
-            if self._is_there(place, replay.user_id) and replay.may_get(message.id, place.conn_id)
+        endpoints = [
+            endpoint
+            for endpoint in endpoints
+            if self._is_current(endpoint, replay.user_id)
+            and replay.may_send(message.id, endpoint.conn_id)
         ]
-        if places:
-            self._send(replay, message, places)
+        if endpoints:
+            self._send(replay, message, endpoints)
         return True
 
     def _is_over(self, replay: ReplayWindow) -> bool:
-        return replay.again or self._connections.draining
+        return replay.must_restart or self._connections.draining
 
-    def _is_there(self, place: _Place, user_id: UserId) -> bool:
-        """Whether the connection still is the user's; another node says so of its own."""
-        if place.node != self._node:
+    def _is_current(self, endpoint: _Endpoint, user_id: UserId) -> bool:
+        """Whether the connection is still the user's; another node checks its own."""
+        if endpoint.node != self._node:
             return True
-        conn = self._connections.get(place.conn_id)
+        conn = self._connections.get(endpoint.conn_id)
         return conn is not None and RecipientFilter(user=user_id).means(conn)
 
-    def _send(self, replay: ReplayWindow, message: StoredMessage, places: list[_Place]) -> None:
+    def _send(
+        self, replay: ReplayWindow, message: StoredMessage, endpoints: list[_Endpoint]
+    ) -> None:
         try:
             frame = read_message(
                 self._codec, message.payload, message.priority, recipient=str(replay.user_id)
@@ -243,38 +252,38 @@ class OfflineReplay:
         if message.expires_at is not None:
             deadline = now + (message.expires_at - self._clock.wall()).total_seconds()
         plan, whom = Plan(ACK_TIMEOUT, 0, 0.0, deadline), RecipientFilter(user=replay.user_id)
-        replay.sent(message.id, [place.conn_id for place in places])
-        for place in places:
-            done = partial(self._came, replay, message.id, frame)
-            conn = self._connections.get(place.conn_id)
+        replay.sent(message.id, [endpoint.conn_id for endpoint in endpoints])
+        for endpoint in endpoints:
+            done = partial(self._finished, replay, message.id, frame)
+            conn = self._connections.get(endpoint.conn_id)
             if conn is not None:
                 sent = self._pending_acks.begin([conn], frame, plan, whom).future
-                sent.add_done_callback(partial(_tell, done))
+                sent.add_done_callback(partial(_pass_outcome, done))
             else:
-                self._tasks.spawn(self._there(place, frame, plan, whom, done))
+                self._tasks.spawn(self._send_remote(endpoint, frame, plan, whom, done))
 
-    async def _there(
+    async def _send_remote(
         self,
-        place: _Place,
+        endpoint: _Endpoint,
         frame: EncodedMessage,
         plan: Plan,
         whom: RecipientFilter,
         done: Callable[[Outcome], None],
     ) -> None:
-        done(await self._acks.there(place.node, place.conn_id, frame, plan, whom))
+        done(await self._acks.to_remote(endpoint.node, endpoint.conn_id, frame, plan, whom))
 
-    def _came(
+    def _finished(
         self, replay: ReplayWindow, message_id: str, frame: EncodedMessage, outcome: Outcome
     ) -> None:
-        """What became of a message to one connection."""
+        """Apply the outcome of a message to one connection."""
         if outcome.delivered or outcome.reason is FailureReason.NACKED:
             self._settle(replay, message_id)
         else:
-            crowded = outcome.reason is FailureReason.QUEUE_FULL
-            replay.unanswered(message_id, outcome.conn_id, crowded=crowded)
+            full = outcome.reason is FailureReason.QUEUE_FULL
+            replay.unanswered(message_id, outcome.conn_id, queue_full=full)
         if outcome.reason not in (None, FailureReason.TIMEOUT):
-            # Whose time is over is told of when it is removed. This is not awaited: a
-            # handler may send to the user, and wait in line for this replay.
+            # An expired message is reported when it is removed. Not awaited: a failure handler
+            # may send to the user, and wait at the barrier for this replay (deadlock).
             self._tasks.spawn(
                 self._sender.report(
                     frame,
@@ -286,7 +295,7 @@ class OfflineReplay:
             )
 
     def _settle(self, replay: ReplayWindow, message_id: str) -> None:
-        """Somebody has answered: the message need not be kept."""
+        """Remove an answered message from the store, once."""
         if replay.settle(message_id):
             self._tasks.spawn(self._remove(replay, message_id))
 
@@ -294,35 +303,36 @@ class OfflineReplay:
         try:
             await self._store.remove(replay.user_id, message_id)
         except Unavailable as error:
-            # It will be delivered once more, under its id.
+            # It will be sent again, under the same id.
             self._logger.warning("answered_message_kept", id=message_id, error=told(error))
         finally:
-            replay.removed()
+            replay.removal_done()
 
     async def _pause(self, replay: ReplayWindow) -> None:
-        """Wait before the next try; there is one if the user is still here."""
+        """Wait for ``PAUSE`` seconds; restart the replay then if the user is still connected."""
         timer = self._clock.call_later(PAUSE, replay.end_pause)
         try:
-            while not (replay.again or replay.rested):
-                await replay.news()
+            while not (replay.must_restart or replay.pause_is_over):
+                await replay.wait_change()
         finally:
             timer.cancel()
-            replay.rested = False
+            replay.pause_is_over = False
         if self._connections.of_user(replay.user_id) and not self._connections.draining:
-            replay.again = True
+            replay.must_restart = True
 
-    # --- whose it is
+    # --- the claim
 
-    async def _leave_to(self, holder: NodeId, replay: ReplayWindow) -> bool:
-        """Have the node that has the claim take in who is here; False if it is silent."""
+    async def _hand_over(self, holder: NodeId, replay: ReplayWindow) -> bool:
+        """Have the holder of the claim send to this node's connections, too; restart here if it
+        no longer has a replay. Returns True: there is no retry after a pause."""
         replay.written.set()
-        self.lines.open(replay.user_id)
+        self.barrier.open(replay.user_id)
         if await self._cluster.is_alive(holder):
             if await self._cluster.request(holder, Replay(replay.user_id)):
                 return True
         else:
             await self._store.release(replay.user_id, holder)
-        replay.again = True  # nobody has it any more
+        replay.must_restart = True  # the claim is free now
         return True
 
     async def _take_replay(self, asked: Replay, _: bytes) -> bool:
@@ -339,129 +349,128 @@ class OfflineReplay:
         self.begin(told.user)
 
     async def _release(self, user_id: UserId) -> None:
-        with suppress(Unavailable):  # it lapses by itself
+        with suppress(Unavailable):  # the claim expires by itself
             await self._store.release(user_id, self._node)
 
     async def close(self) -> None:
-        """End the replays; what was not answered stays stored."""
+        """End the replays and release their claims; unanswered messages stay stored."""
         claimed = [user_id for user_id, replay in self._running.items() if replay.is_claimed]
         await self._tasks.close()
-        # All at once: with a store that is silent, each would have to wait for the others.
-        with suppress(Unavailable):  # they lapse by themselves
+        # Concurrently: with a hanging store each release takes its whole time-out.
+        with suppress(Unavailable):  # the claims expire by themselves
             await briefly(asyncio.gather(*(self._release(user_id) for user_id in claimed)))
 
 
-def _tell(done: Callable[[Outcome], None], sent: asyncio.Future[list[Outcome]]) -> None:
+def _pass_outcome(done: Callable[[Outcome], None], sent: asyncio.Future[list[Outcome]]) -> None:
     (outcome,) = sent.result()
     done(outcome)
 
 
-WINDOW = 32
-"""Messages that may be unanswered at a time (guarantees.md, "Delivery"): it fits a connection's
-queue with room for others, and a client that acks one by one is not waited for each time."""
-
-
-_NOBODY: frozenset[ConnId] = frozenset()
+_NO_CONNECTIONS: frozenset[ConnId] = frozenset()
 
 
 class ReplayWindow:
-    """What a replay remembers. One task waits for what changes in it."""
+    """The state of one user's replay: which messages were sent where, and which are in flight.
+
+    One task waits for its changes.
+    """
 
     def __init__(self, user_id: UserId) -> None:
         self.user_id = user_id
-        self.again = True
-        """Whether there is somebody who may not have got everything."""
-        self.rested = False
-        """Whether the pause before the next try is over."""
+        self.must_restart = True
+        """Whether a connection may not have got all messages: begin with the first again."""
+        self.pause_is_over = False
+        """Whether the pause before a retry is over."""
         self.is_claimed = False
-        """Whether this node has, or had, the right to replay."""
+        """Whether this node has, or had, the claim."""
         self.written = asyncio.Event()
-        """The first window, or all that there was, has been written."""
-        self._got: dict[str, set[ConnId]] = {}
-        self._flying: dict[str, int] = {}
+        """Set when the first window, or all messages, were written."""
+        self._sent_to: dict[str, set[ConnId]] = {}
+        self._in_flight: dict[str, int] = {}
         self._settled: set[str] = set()
         self._removing = 0
-        self._crowded: set[ConnId] = set()
-        self._news = asyncio.Event()
+        self._full: set[ConnId] = set()
+        """The connections whose queue was full."""
+        self._changed = asyncio.Event()
 
-    # --- what is asked
+    # --- questions
 
     def misses(self, message_id: str, conn_ids: Collection[ConnId]) -> bool:
-        """Whether there is somebody who was not sent a message that nobody has answered."""
-        got = self._got.get(message_id, _NOBODY)
-        return message_id not in self._settled and any(c not in got for c in conn_ids)
+        """Whether one of ``conn_ids`` was not sent a message that has no answer yet."""
+        sent_to = self._sent_to.get(message_id, _NO_CONNECTIONS)
+        return message_id not in self._settled and any(c not in sent_to for c in conn_ids)
 
-    def may_get(self, message_id: str, conn_id: ConnId) -> bool:
-        """Whether to send it there: not twice, and not past one that did not fit."""
-        if message_id in self._settled or conn_id in self._crowded:
+    def may_send(self, message_id: str, conn_id: ConnId) -> bool:
+        """Whether to send a message to a connection: not twice, and not after an earlier one
+        that its full queue did not take."""
+        if message_id in self._settled or conn_id in self._full:
             return False
-        return conn_id not in self._got.get(message_id, _NOBODY)
+        return conn_id not in self._sent_to.get(message_id, _NO_CONNECTIONS)
 
-    def has_place(self, message_id: str) -> bool:
-        return message_id in self._flying or len(self._flying) < WINDOW
+    def has_space(self, message_id: str) -> bool:
+        """Whether the message is in flight already, or the window has space for it."""
+        return message_id in self._in_flight or len(self._in_flight) < WINDOW
 
-    # --- what happens
+    # --- events
 
     def sent(self, message_id: str, conn_ids: Collection[ConnId]) -> None:
-        """It is about to be written to each of them."""
-        self._got.setdefault(message_id, set()).update(conn_ids)
-        self._flying[message_id] = self._flying.get(message_id, 0) + len(conn_ids)
+        """Note that a message is about to be written to each of ``conn_ids``."""
+        self._sent_to.setdefault(message_id, set()).update(conn_ids)
+        self._in_flight[message_id] = self._in_flight.get(message_id, 0) + len(conn_ids)
 
-    def unanswered(self, message_id: str, conn_id: ConnId, *, crowded: bool) -> None:
-        """One of them will not answer; ``crowded``: its queue did not take it."""
-        if crowded:
-            self._crowded.add(conn_id)
-        if message_id in self._flying:
-            self._flying[message_id] -= 1
-            if not self._flying[message_id]:
-                del self._flying[message_id]
-        self._news.set()
+    def unanswered(self, message_id: str, conn_id: ConnId, *, queue_full: bool) -> None:
+        """Note that a connection will not answer a message; ``queue_full``: it did not get it."""
+        if queue_full:
+            self._full.add(conn_id)
+        if message_id in self._in_flight:
+            self._in_flight[message_id] -= 1
+            if not self._in_flight[message_id]:
+                del self._in_flight[message_id]
+        self._changed.set()
 
     def settle(self, message_id: str) -> bool:
-        """Somebody has answered; True for the first, who has it removed then."""
-        self._flying.pop(message_id, None)
-        self._got.pop(message_id, None)
-        self._news.set()
+        """Note an answer. True for the first: the caller removes the message from the store, and
+        calls ``removal_done``."""
+        self._in_flight.pop(message_id, None)
+        self._sent_to.pop(message_id, None)
+        self._changed.set()
         if message_id in self._settled:
             return False
         self._settled.add(message_id)
         self._removing += 1
         return True
 
-    def removed(self) -> None:
+    def removal_done(self) -> None:
+        """Note that a removal from the store has ended, with or without success."""
         self._removing -= 1
-        self._news.set()
+        self._changed.set()
 
-    def begin_again(self) -> None:
-        """There is somebody new."""
-        self.again = True
+    def restart(self) -> None:
+        """Begin with the first message again: the user has a new connection."""
+        self.must_restart = True
         self.written.clear()
-        self._news.set()
+        self._changed.set()
 
     def end_pause(self) -> None:
-        self.rested = True
-        self._news.set()
+        """End the pause before a retry."""
+        self.pause_is_over = True
+        self._changed.set()
 
-    # --- what is waited for
+    # --- waiting
 
-    async def news(self) -> None:
+    async def wait_change(self) -> None:
         """Return when something has changed since the last call."""
-        await self._news.wait()
-        self._news.clear()
+        await self._changed.wait()
+        self._changed.clear()
 
-    async def quiet(self) -> None:
-        """Return when nothing is unanswered any more, or there is somebody new."""
-        while (self._flying or self._removing) and not self.again:
-            await self.news()
-
-
-LENGTH = 1000
-"""Sends that may wait for one user: as many as messages may be stored for one. Each holds
-its message and its caller."""
+    async def wait_settled(self) -> None:
+        """Return when no message is in flight or being removed, or on ``restart``."""
+        while (self._in_flight or self._removing) and not self.must_restart:
+            await self.wait_change()
 
 
-class _Line:
-    """Who waits, and whether they may go on."""
+class _WaitQueue:
+    """The sends that wait for one user's replay, and whether they may proceed."""
 
     __slots__ = ("is_open", "waiting")
 
@@ -471,54 +480,58 @@ class _Line:
 
 
 class ReplayBarrier:
-    """A line for each user whose messages have to wait; the others cost nothing."""
+    """Holds messages to users with a replay; waiters are released in FIFO order.
+
+    Users without a replay cost nothing.
+    """
 
     def __init__(self) -> None:
-        self._lines: dict[UserId, _Line] = {}
+        self._queues: dict[UserId, _WaitQueue] = {}
 
     def __contains__(self, user_id: UserId) -> bool:
         """Whether a message to the user has to wait."""
-        return user_id in self._lines
+        return user_id in self._queues
 
-    def shut(self, user_id: UserId) -> None:
-        """Have messages to the user wait from now on."""
-        self._lines.setdefault(user_id, _Line()).is_open = False
+    def close(self, user_id: UserId) -> None:
+        """Hold messages to the user from now on."""
+        self._queues.setdefault(user_id, _WaitQueue()).is_open = False
 
     def open(self, user_id: UserId) -> None:
-        """Let those who wait go on, one after the other. May be called again."""
-        line = self._lines.get(user_id)
-        if line is not None and not line.is_open:
-            line.is_open = True
-            self._next(user_id, line)
+        """Release the waiters, one after the other. Idempotent."""
+        queue = self._queues.get(user_id)
+        if queue is not None and not queue.is_open:
+            queue.is_open = True
+            self._release_next(user_id, queue)
 
     async def wait(self, user_id: UserId) -> bool:
-        """Wait in the user's line; False at once if it is too long."""
-        line = self._lines.get(user_id)
-        if line is None:
+        """Wait until the barrier is open for the user; False at once if ``MAX_WAITING`` sends
+        wait already."""
+        queue = self._queues.get(user_id)
+        if queue is None:
             return True
-        if len(line.waiting) >= LENGTH:
+        if len(queue.waiting) >= MAX_WAITING:
             return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.waiting.append(turn)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.waiting.append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.cancelled():
-                with suppress(ValueError):  # passed over meanwhile
-                    line.waiting.remove(turn)
+            if waiter.cancelled():
+                with suppress(ValueError):  # removed by ``_release_next`` already
+                    queue.waiting.remove(waiter)
             else:
-                self._next(user_id, line)  # it had been its turn
+                self._release_next(user_id, queue)  # it was released and can't use it
             raise
-        self._next(user_id, line)
+        self._release_next(user_id, queue)
         return True
 
-    def _next(self, user_id: UserId, line: _Line) -> None:
-        if not line.is_open:
+    def _release_next(self, user_id: UserId, queue: _WaitQueue) -> None:
+        if not queue.is_open:
             return
-        while line.waiting:
-            turn = line.waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        while queue.waiting:
+            waiter = queue.waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return
-        if self._lines.get(user_id) is line:
-            del self._lines[user_id]
+        if self._queues.get(user_id) is queue:
+            del self._queues[user_id]

@@ -1,11 +1,12 @@
-"""Messages to a user that are tried again until somebody has them, or the tries are used up.
+"""Retries: sends a message to a user with a ``RetryPolicy``.
 
 Rules of this file:
 
-1. All tries carry one id: a device that got two of them can tell.
-2. A retry goes to the user's connections as they are then, without those that have
-   taken the message already.
-3. What may be stored is stored when no try is left or would help, before the call returns.
+1. All attempts have the same id: a client can recognise a duplicate.
+2. A retry goes to the user's connections at that time, except those that have taken the message
+   or refused it.
+3. A message with ``offline="store"`` is stored, before the call returns, when no retry is left
+   or would help.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _TAKEN = (DeliveryStatus.OK, DeliveryStatus.FORWARDED, DeliveryStatus.STORED)
 
 
 class Retries:
-    """Sends with a ``RetryPolicy``."""
+    """Sends to users with a ``RetryPolicy``; ``luck`` returns a random number from 0 to 1."""
 
     def __init__(
         self,
@@ -57,7 +58,10 @@ class Retries:
         policy: RetryPolicy | None,
         options: SendOptions | None,
     ) -> SendResult:
-        """Try until all connections have it, or no retry is left or would help."""
+        """Send until all connections have taken the message, or no retry is left or would help.
+
+        Never raises for an undelivered message; ``Misuse`` for ``"store"`` without a store.
+        """
         policy = policy or RetryPolicy()
         chosen = self._offline.chosen(options)
         expires_at = self._offline.end_of(chosen)
@@ -69,7 +73,7 @@ class Retries:
         last: dict[str, DeliveryReport] = {}
         while True:
             left = self._left(options, begun)
-            # A nack is final too: whoever said no is not asked again.
+            # A nack is final, too: there is no retry to that connection.
             answered = {target for target, report in last.items() if _is_over(report)}
             attempt, reports = await self._attempt(
                 len(attempts) + 1, user_id, message, left, answered
@@ -113,7 +117,7 @@ class Retries:
         started, started_at = self._clock.now(), self._clock.wall()
         reports = (await self._offline.to_users([user_id], message, options, skip=skip)).reports
         errors = [report.error for report in reports if report.status not in _TAKEN]
-        if not reports:  # whoever was still to be asked has gone
+        if not reports:  # the connections without an answer have ended
             errors = [ConnectionClosed(f"every connection of {user_id} that is left has answered")]
         took = self._clock.now() - started
         success = len(errors) < len(reports)
@@ -127,7 +131,7 @@ class Retries:
         )
 
     def _left(self, options: SendOptions, begun: float) -> SendOptions:
-        """The options with what is left of the time to live, which counts from the call."""
+        """Return the options with the rest of the ``ttl``, which counts from the call."""
         if options.ttl is None or self._clock.now() == begun:
             return options
         return replace(options, ttl=self._left_of(options, begun))
@@ -146,7 +150,7 @@ class Retries:
 
 
 def _is_taken(reports: Iterable[DeliveryReport]) -> bool:
-    """Whether anybody has it, or it is kept."""
+    """Whether a connection has taken it, or it is stored."""
     return any(report.status in _TAKEN for report in reports)
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from eyewall.application.delivery import acked
-from eyewall.application.delivery.acked import MARGIN, PAGE
+from eyewall.application.delivery.acked import CONNECTIONS_PER_REQUEST, MARGIN
 from eyewall.domain.ack_result import Acker
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
@@ -241,7 +241,7 @@ async def test_what_a_client_says_travels_only_when_it_was_asked_for(one, two, b
 
 
 async def test_many_connections_are_asked_for_in_pages(one, two, bus, monkeypatch):
-    monkeypatch.setattr(acked, "PAGE", 2)
+    monkeypatch.setattr(acked, "CONNECTIONS_PER_REQUEST", 2)
     clients = [await two.connect("ada") for _ in range(5)]
     bus.published.clear()
     sending = asyncio.create_task(one.hub.send_to_user("ada", NEWS, ACKED))
@@ -253,7 +253,7 @@ async def test_many_connections_are_asked_for_in_pages(one, two, bus, monkeypatc
     report = await sending
     assert report.success == 5
     assert {r.target for r in report.reports} == {client.id for client in clients}
-    assert PAGE == 1000
+    assert CONNECTIONS_PER_REQUEST == 1000
 
 
 async def test_who_gives_up_leaves_nothing_waiting(one, two, clock):

@@ -497,7 +497,7 @@ async def test_what_is_left_of_the_time_to_live_counts_when_it_goes_out(roomy):
 async def test_what_does_not_fit_in_the_line_is_dropped_or_stored(roomy, monkeypatch):
     one, store = roomy
     ada = await silent(one, store)
-    monkeypatch.setattr(replay, "LENGTH", 0)
+    monkeypatch.setattr(replay, "MAX_WAITING", 0)
     full = []
     one.hub.on_queue_full(full.append)
 

@@ -307,20 +307,20 @@ async def test_newer_messages_wait_from_the_step_in_which_somebody_is_let_in(one
     link = one.link()
     opening = asyncio.ensure_future(one.connect("ada", link=link))
     await settle()
-    assert ADA in replays.lines
+    assert ADA in replays.barrier
 
     store.go_on()
     await opening
-    assert ADA not in replays.lines
+    assert ADA not in replays.barrier
     replays.begin(ADA)
-    assert ADA in replays.lines, "before the replay has had its turn"
+    assert ADA in replays.barrier, "before the replay has had its turn"
 
 
 async def test_they_wait_again_when_it_is_tried_again(one, store):
     await put(one, store, [1])
     store.away = True
     ada = await one.connect("ada")
-    assert ADA not in one.parts.stored.replays.lines
+    assert ADA not in one.parts.stored.replays.barrier
     store.away = False
     store.before = {"waiting"}
     await one.advance(5.0)
