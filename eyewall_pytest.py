@@ -1,7 +1,7 @@
-"""pytest's way to the test kit: the fixture ``test_hub``, and contracts that say what failed.
+"""The pytest plug-in of the test kit: the fixture ``test_hub``, and readable failures of contracts.
 
-It stands outside of the package because pytest imports it at every start: importing
-``eyewall`` here would cost each run a quarter of a second, also those that never use it.
+It is a module outside the package because pytest imports it at each start: importing ``eyewall``
+here would cost each run a quarter of a second, also runs that do not use it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from eyewall import Server
     from eyewall.testing import TestHub
 
-# The contracts are tests though they stand in a package: pytest has to know before they are
-# imported, or a failed ``assert`` in one says nothing of its values.
+# The contracts are tests in a package. pytest rewrites their asserts, so that a failure shows its
+# values, only if it is told so before they are imported.
 pytest.register_assert_rewrite("eyewall.testing.contracts")
 
 _HUBS: pytest.StashKey[list[TestHub]] = pytest.StashKey()
-"""What a test has made."""
+"""The hubs that a test has made."""
 
 
 @pytest.fixture
 def test_hub(request: pytest.FixtureRequest) -> Callable[..., TestHub]:
-    """Make a ``TestHub``, with its arguments: ``async with test_hub(server) as th``.
+    """Return a function with the arguments of ``TestHub``: ``async with test_hub(server) as th``.
 
-    When the test fails, the report says what its clients got and what was logged.
+    The report of a failed test has the messages of its clients and the log.
     """
-    from eyewall.testing import TestHub  # noqa: PLC0415  (only for who uses it)
+    from eyewall.testing import TestHub  # noqa: PLC0415  (only when it is used)
 
     hubs = request.node.stash.setdefault(_HUBS, [])
 
@@ -43,7 +43,7 @@ def test_hub(request: pytest.FixtureRequest) -> Callable[..., TestHub]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Add what happened to the report of a test that failed."""
+    """Add the story of each hub to the report of a failed test."""
     if call.when == "call" and call.excinfo is not None:
         for hub in item.stash.get(_HUBS, []):
             item.add_report_section("call", f"eyewall {hub.name}", hub.story())

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="eyewall", description="A real-time hub.", allow_abbrev=False
     )
     parser.add_argument(
-        "--version", action="version", version=_VERSION, help="show the version, and no more"
+        "--version", action="version", version=_VERSION, help="show the version and exit"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -83,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         "serve", help="run a server, or without one the chat", allow_abbrev=False
     )
     serve.add_argument(
-        "server", nargs="?", metavar="MODULE:SERVER", help="where the server is, as in shop:server"
+        "server",
+        nargs="?",
+        metavar="MODULE:SERVER",
+        help="module and name of the server, such as shop:server",
     )
     serve.add_argument("--host", help="the addresses to listen on (127.0.0.1), or * for all")
     serve.add_argument("--port", help="the port to listen on (PORT, or 8080); 0 takes a free one")
@@ -261,7 +264,9 @@ def _load_server(target: str) -> Server:
         module_name.endswith(".py")
         and not Path(*module_name.split(".")).with_suffix(".py").is_file()
     ):
-        _no_server(target, f"it is named as it is imported: {_suggestion(module_name, attribute)}")
+        _no_server(
+            target, f"name the module as it is imported: {_suggestion(module_name, attribute)}"
+        )
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     found: Any = _import(target, module_name)

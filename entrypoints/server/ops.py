@@ -53,9 +53,9 @@ class CannotServeOps(CannotListen):
         which the name of the ops port follows."""
         ours = "ops.port" if option.startswith("-") else "ops_port="
         if self._is_clients:
-            where = f"{self._where} is where the clients are"
-            return f"the ops address can't be had: {where}; take another with {ours}"
-        return f"the ops address can't be had: {super().explain(ours)}"
+            where = f"{self._where} is the clients' address"
+            return f"the ops address is not available: {where}; take another with {ours}"
+        return f"the ops address is not available: {super().explain(ours)}"
 
 
 class OpsAddress:

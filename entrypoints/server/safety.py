@@ -78,7 +78,7 @@ def _split_between_nodes(ports: Ports) -> str | None:
     if not alone:
         return None
     bus, verb = type(ports.pubsub).__name__, "is" if len(alone) == 1 else "are"
-    return f"{bus} carries to other nodes, and {' and '.join(alone)} {verb} in this one's memory"
+    return f"{bus} reaches other nodes, and {' and '.join(alone)} {verb} in the memory of this one"
 
 
 def _split_in_process(ports: Ports, others: list[Ports]) -> str | None:

@@ -193,7 +193,7 @@ def file() -> Value:
             raise ValueError
         return str(path)
 
-    return Value(parse, "the path of a file that is there", optional=True)
+    return Value(parse, "the path of an existing file", optional=True)
 
 
 def words(form: str, check: Callable[[str], object] = _text, *, optional: bool = False) -> Value:

@@ -275,5 +275,5 @@ class TlsSettings(Checked):
             why = getattr(error, "reason", None) or error.strerror
             if isinstance(error, ssl.SSLError) and not error.reason:  # "PEM lib", say
                 why = "one is not in PEM, or the key has a passphrase"
-            raise SettingsError([f"tls.cert and tls.key are of no use: {why}"]) from None
+            raise SettingsError([f"tls.cert and tls.key can't be used: {why}"]) from None
         return context

@@ -192,7 +192,7 @@ class LimitsSchema(Group):
         rates = {data[name] for name in names if data.get(name) is not None}
         if len(rates) > 1:
             mistakes["messages_per_second"] = [
-                "expected the same as limits.rate, whose older name it is"
+                "expected the value of limits.rate, of which it is the old name"
             ]
         if mistakes:
             raise marshmallow.ValidationError(mistakes)

@@ -172,8 +172,8 @@ class Settings(_Sourced):
         Checked.__post_init__(self)
         server, ops = self.server, self.ops
         if ops.port and ops.port == server.port and overlap(ops.host, server.host):
-            where = "where the clients are (server.port)"
-            raise SettingsError([f"ops.port: {ops.port} is {where}; take another"])
+            taken = f"ops.port: {ops.port} is the clients' address (server.port)"
+            raise SettingsError([f"{taken}; take another"])
 
     @classmethod
     def load(
@@ -227,7 +227,7 @@ def source_of(settings: Settings) -> str:
     if settings.file is not None:
         return str(settings.file)
     if not settings.were_read:
-        return "no file: a program has made them"
+        return "no file: a program has built them"
     where = Path(DEFAULT_FILE).absolute()
     return f"no file: there is no {where}; name one by --config or {CONFIG}"
 

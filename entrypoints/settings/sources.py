@@ -153,7 +153,7 @@ def _toml_mistake(told: str) -> str:
     text = f"expected TOML, but {where[0] if where else 'its end'} is not"
     why = told.partition(" (at ")[0]
     if re.match(r"Cannot|Duplicate", why):  # the message quotes the key, which may be a token
-        return f"{text}: a table or key is there twice"
+        return f"{text}: a table or key is defined twice"
     constant = re.match(r"Expected|Invalid|Unclosed|Unterminated|Unescaped|Escaped", why)
     return f"{text}: {why[0].lower()}{why[1:]}" if constant else text
 

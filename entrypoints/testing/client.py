@@ -446,15 +446,15 @@ def nothing_due(client: TestClient, wanted: str) -> str:
         lines.append(f"its connection is closed: {reason} ({client.closed.code})")
     if client.stalled:
         lines.append(f"it is stalled, and {client.queued} wait in its queue: resume_reading()")
-    lines += _messages("it had got before", client.taken)
-    lines += _messages("it has and did not take", client.due)
+    lines += _messages("received before", client.taken)
+    lines += _messages("due and not received", client.due)
     for other in client.hub.clients:
         if other is not client:
             lines += _messages(f"waiting for {other.label}", other.due)
     running = client.hub.running
     if running:
         lines.append(
-            f"handlers at work: {running} (waiting for time to pass, th.advance(); for a client; "
+            f"running handlers: {running} (waiting for time to pass, th.advance(); for a client; "
             "or for something outside, TestHub(server, patience=...))"
         )
     lines += _logged(client.hub.logs)

@@ -33,7 +33,7 @@ class FakeClock:
 
     def __init__(self, start: float = 1000.0, at: datetime | None = None) -> None:
         if at is not None and at.tzinfo is None:
-            raise ValueError(f"a time needs its zone: {at!r}")
+            raise ValueError(f"a date and time needs a time zone: {at!r}")
         self._start = start
         self._at = datetime.now(UTC) if at is None else at
         self._now = start

@@ -218,7 +218,7 @@ class TestHub:
         elif meta is not None and (user is not None or known):
             raise ValueError("give meta, or its fields, not both")
         if meta is not None and token is not None:
-            raise ValueError("a client is who you say, or who its token says, not both")
+            raise ValueError("give meta or its fields, or a token, not both")
         fields = Headers(headers or {})
         if token is not None:
             fields = Headers([*_pairs(fields), ("Authorization", f"Bearer {token}")])

@@ -47,7 +47,7 @@ async def settle(pools: Collection[Pool] = ()) -> None:
             await busy.rest()
     finally:
         _settling[loop] -= 1
-    raise AssertionError(f"the loop did not come to rest in {MAX_LOOP_TURNS} turns")
+    raise AssertionError(f"the loop is not idle after {MAX_LOOP_TURNS} turns")
 
 
 def _is_idle(loop: asyncio.AbstractEventLoop, turn: int) -> bool:
@@ -61,5 +61,5 @@ async def finished(work: Awaitable[Any]) -> Any:
     await settle()
     if not task.done():
         task.cancel()
-        raise AssertionError("it waits for something that does not happen by itself")
+        raise AssertionError("it waits for time to pass, or for something outside")
     return task.result()

@@ -214,7 +214,7 @@ def test_wrong_use_shows_the_right_one(tmp_path, arguments):
         ("shop", "such as shop:server"),
         ("desk", "such as desk:server"),
         ("desk.py", "such as desk:server"),
-        ("desk.py:hub", "it is named as it is imported: desk:hub"),
+        ("desk.py:hub", "name the module as it is imported: desk:hub"),
         ("./desk.py:server", "such as desk:server"),
         ("shop/live.py:server", "such as shop.live:server"),
         ("shop/live:server", "such as shop.live:server"),
@@ -400,7 +400,7 @@ def test_a_key_that_does_not_fit_its_certificate_is_told_in_one_line(tmp_path):
     done = run("serve", cwd=tmp_path, EYEWALL_TLS__CERT=cert, EYEWALL_TLS__KEY=key)
 
     assert done.returncode == 2
-    assert "tls.cert and tls.key are of no use" in done.stderr
+    assert "tls.cert and tls.key can't be used" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -588,6 +588,6 @@ def test_check_config_says_why_a_certificate_is_of_no_use(tmp_path, content, why
     done = run("check-config", cwd=tmp_path, EYEWALL_TLS__CERT=cert, EYEWALL_TLS__KEY=key)
 
     assert done.returncode == 2
-    assert "tls.cert and tls.key are of no use" in done.stderr
+    assert "tls.cert and tls.key can't be used" in done.stderr
     assert why in done.stderr
     assert len(done.stderr.splitlines()) == 1

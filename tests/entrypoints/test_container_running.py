@@ -184,7 +184,7 @@ async def test_the_log_says_which_settings_file_was_read(tmp_path, monkeypatch, 
         return log.fields("started" if embedded else "listening")["settings"]
 
     assert f"no file: there is no {tmp_path / 'eyewall.toml'}" in await told(None)
-    assert await told(Settings()) == "no file: a program has made them"
+    assert await told(Settings()) == "no file: a program has built them"
     (tmp_path / "eyewall.toml").write_text("workers = 3")
     assert await told(None) == str(tmp_path / "eyewall.toml")
     (tmp_path / "live.toml").write_text("workers = 3")

@@ -250,7 +250,7 @@ async def test_receiving_fails_at_once_when_nothing_is_due(th, alice):
 async def test_a_request_without_an_answer_fails_at_once(th, alice):
     th.hub.handle("slow", lambda ctx, msg: threaded(ctx))
 
-    with pytest.raises(AssertionError, match=r"(?s)no answer to slow.*handlers at work: 1"):
+    with pytest.raises(AssertionError, match=r"(?s)no answer to slow.*running handlers: 1"):
         await alice.request("slow")
 
 

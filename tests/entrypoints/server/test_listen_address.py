@@ -100,7 +100,7 @@ async def test_files_that_are_of_no_use_for_tls_stop_the_start(settings, tmp_pat
     pem.write_text("nonsense")
     broken = TlsSettings(cert=str(pem), key=str(pem))
     server = Server.from_settings(Settings(server=settings.server, tls=broken))
-    with pytest.raises(SettingsError, match=r"tls\.cert and tls\.key are of no use"):
+    with pytest.raises(SettingsError, match=r"tls\.cert and tls\.key can't be used"):
         await server.start()
     assert server.port is None
 

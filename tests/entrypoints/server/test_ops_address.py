@@ -300,7 +300,7 @@ def test_a_taken_port_is_told_in_a_sentence_where_a_program_is_run(
 
     assert status == 1
     assert capsys.readouterr().err == (
-        f"eyewall: the ops address can't be had: port {port} on 127.0.0.1 is in use; "
+        f"eyewall: the ops address is not available: port {port} on 127.0.0.1 is in use; "
         f"take another with {option}\n"
     )
 
@@ -312,11 +312,11 @@ def test_the_port_of_the_clients_is_not_its_own(way, capsys, monkeypatch, tmp_pa
     if way == "run":
         with pytest.raises(SystemExit):
             Server(ops_port=port).run(port=port)
-        told = f"127.0.0.1:{port} is where the clients are; take another with ops_port="
+        told = f"127.0.0.1:{port} is the clients' address; take another with ops_port="
     else:
         monkeypatch.setenv("EYEWALL_OPS__PORT", str(port))
         assert main(["serve", "--port", str(port)]) == 2
-        told = f"ops.port: {port} is where the clients are (server.port); take another"
+        told = f"ops.port: {port} is the clients' address (server.port); take another"
     assert told in capsys.readouterr().err
 
 

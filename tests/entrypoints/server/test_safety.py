@@ -73,7 +73,7 @@ async def test_a_bus_of_ones_own_with_state_or_history_in_memory_is_refused(name
     server, hooks = Server(pubsub=Broker(), **given), []
     server.on_startup(lambda: hooks.append("startup"))
 
-    with pytest.raises(UnsafeConfiguration, match="Broker carries to other nodes") as refused:
+    with pytest.raises(UnsafeConfiguration, match="Broker reaches other nodes") as refused:
         await server.start(port=0)
 
     assert told in str(refused.value)
@@ -183,7 +183,7 @@ def test_serve_tells_it_in_one_line(tmp_path):
     )
 
     assert done.returncode == 2
-    assert done.stderr.startswith("eyewall: Bus carries to other nodes")
+    assert done.stderr.startswith("eyewall: Bus reaches other nodes")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -233,7 +233,7 @@ TABLE = [
     ({"EYEWALL_LOGGING__LEVEL": "loud"}, "logging.level: expected one of debug, info"),
     ({"EYEWALL_LIMITS__MESSAGES_PER_SECOND": "0"}, "expected a number of messages"),
     ({"EYEWALL_HEARTBEAT__INTERVAL": "90"}, "pong_timeout must be at least interval"),
-    ({"EYEWALL_TLS__CERT": "nowhere.pem"}, "tls.cert: expected the path of a file that is there"),
+    ({"EYEWALL_TLS__CERT": "nowhere.pem"}, "tls.cert: expected the path of an existing file"),
     ({"EYEWALL_TLS__CERT": "nowhere.pem"}, "tls.key: tls.cert needs it too"),
     ({"EYEWALL_TLS__KEY": "nowhere.pem"}, "tls.cert: tls.key needs it too"),
     ({"EYEWALL_AUTH__KIND": "static"}, "auth.tokens: auth.kind = static needs a table"),
@@ -255,8 +255,8 @@ TABLE = [
     ({"EYEWALL_AUTH_KEY": "1"}, "auth_key: unknown key; did you mean auth.key? As"),
     ({"EYEWALL_SERVER__OPS_PORT": "1"}, "server.ops_port: unknown key; did you mean ops.port? As"),
     ({"EYEWALL_AUTH__SECRET": "x"}, "auth.secret: unknown key; did you mean auth.key? As"),
-    ({"PORT": "7", "EYEWALL_OPS__PORT": "7"}, "ops.port: 7 is where the clients are (server.port)"),
-    ({"EYEWALL_SERVER__HOST": "*", "EYEWALL_OPS__PORT": "8080"}, "ops.port: 8080 is where"),
+    ({"PORT": "7", "EYEWALL_OPS__PORT": "7"}, "ops.port: 7 is the clients' address (server.port)"),
+    ({"EYEWALL_SERVER__HOST": "*", "EYEWALL_OPS__PORT": "8080"}, "ops.port: 8080 is the clients"),
     ({"EYEWALL_CONFIG": "nowhere.toml"}, "nowhere.toml: can't be read: No such file"),
 ]  # fmt: skip
 
@@ -298,7 +298,7 @@ def test_a_mistake_names_the_key_and_the_form_that_is_expected(environ, told):
         ("[auth", "is not: expected ']' at the end of a table declaration"),
         ("check_origin = [1", "is not: unclosed array"),
         ("workers = 1\nworkers = 2", "is not"),
-        ("[queue]\n[queue]", "is not: a table or key is there twice"),
+        ("[queue]\n[queue]", "is not: a table or key is defined twice"),
         ("ops_port = 9100", "ops_port: unknown key; did you mean ops.port? (eyewall.toml)"),
         ('[auth]\nsecret = "x"', "auth.secret: unknown key; did you mean auth.key? (eyewall.toml)"),
         ('[auth]\njwt-secret = "x"', "auth.jwt-secret: unknown key; did you mean auth.key?"),
