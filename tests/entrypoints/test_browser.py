@@ -7,12 +7,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application
 
 from eyewall import Server
-from eyewall.browser import client_routes
 
 SOURCE = Path(__file__).parents[2] / "clients" / "js" / "eyewall.js"
 
@@ -55,16 +51,3 @@ async def test_pages_of_other_origins_may_load_it(get):
 async def test_nothing_else_of_it_is_served(get, path):
     async with get(path) as response:
         assert response.status == 404
-
-
-async def test_an_application_that_is_there_already_serves_it_where_it_likes():
-    sockets = bind_sockets(0, "127.0.0.1")
-    routes = [*Server().routes("/ws"), *client_routes("/static/eyewall.js")]
-    http = HTTPServer(Application(routes))
-    http.add_sockets(sockets)
-    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/static/eyewall.js"
-    async with aiohttp.ClientSession() as session, session.head(url) as response:
-        assert response.status == 200
-        assert int(response.headers["Content-Length"]) == SOURCE.stat().st_size
-    http.stop()
-    await http.close_all_connections()
