@@ -77,6 +77,8 @@ class RoomList:
         self._hub = hub
         self._changed = asyncio.Event()
         """Belongs to the event loop in which ``tell`` runs: a server may run several times."""
+        self._empty: set[RoomId] = set()
+        """The rooms that were empty at the last ``close_empty``."""
         hub.on_join(self._note)
         hub.on_leave(self._note)
 
@@ -105,17 +107,20 @@ class RoomList:
             await asyncio.sleep(pause)
 
     async def sweep(self, *, pause: float = 60.0) -> None:
-        """Delete rooms that are empty at two checks in a row, ``pause`` seconds apart; runs for
-        ever."""
-        empty: set[RoomId] = set()
+        """Call ``close_empty`` every ``pause`` seconds; runs for ever."""
         while True:
             await asyncio.sleep(pause)
             with suppress(Unavailable, RoomNotFound):
-                rooms = [await self._hub.room(room) for room in await self._hub.rooms()]
-                before, empty = empty, {room.id for room in rooms if room and not room.members}
-                for room_id in (before & empty) - {LOBBY}:
-                    await self._hub.delete_room(room_id)
-                    self._changed.set()
+                await self.close_empty()
+
+    async def close_empty(self) -> None:
+        """Close the rooms that were empty at the last call, too."""
+        rooms = [await self._hub.room(room) for room in await self._hub.rooms()]
+        before = self._empty
+        self._empty = {room.id for room in rooms if room and not room.members}
+        for room_id in (before & self._empty) - {LOBBY}:
+            await self._hub.delete_room(room_id)
+            self._changed.set()
 
 
 async def listing(hub: Hub) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl as tls
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
@@ -19,7 +20,6 @@ from eyewall.client.receive import Arrival, Counts
 from eyewall.client.requests import OnAnswer
 from eyewall.client.session import State
 from eyewall.client.tokens import TokenSource
-from eyewall.client.typed import Typed
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import EyewallError, Misuse
@@ -32,6 +32,56 @@ MAX_MESSAGE_SIZE: Final = 16 * 1024 * 1024
 
 TIMEOUT: Final = 5.0
 """Seconds for an answer; also the server's own time for an ack."""
+
+
+TYPING_TTL: Final = 5.0
+"""Seconds after which the server lets typing end that was sent without a ``ttl``
+(docs/protocol.md, ``system:typing``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SentTyping:
+    room: str
+    ttl: float | None
+    link: object
+    is_in: bool
+    at: float
+
+
+class TypingThrottle:
+    """Remembers the last ``typing(room, True)``, so that not every key stroke is a message.
+
+    It holds for half of its ttl: the other members get the next one before the first ends. It
+    holds only on the connection that it was sent on, since a cut ends typing, and only while
+    the client's membership of the room is what it was then.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._last: _SentTyping | None = None
+
+    def holds(self, room: str, ttl: float | None, link: object, *, is_in: bool) -> bool:
+        """Return whether the same was sent less than half of its ttl ago."""
+        last = self._last
+        if last is None or last.link is not link or last.is_in is not is_in:
+            return False
+        if (last.room, last.ttl) != (room, ttl):
+            return False
+        return self._now() - last.at < (TYPING_TTL if ttl is None else ttl) / 2
+
+    def sent(self, room: str, ttl: float | None, link: object, *, is_in: bool) -> object:
+        """Note that it is sent now; returns the argument of ``take_back``."""
+        self._last = _SentTyping(room, ttl, link, is_in, self._now())
+        return self._last
+
+    def take_back(self, sent: object) -> None:
+        """Forget a message that was refused or lost, unless another was sent since."""
+        if self._last is sent:
+            self._last = None
+
+    def forget(self) -> None:
+        """Send the next one in any case: the typing has ended, or will."""
+        self._last = None
 
 
 class Client:
@@ -94,7 +144,7 @@ class Client:
         )
         self._handed: Arrival | None = None
         self._iterating = False
-        self._typed = Typed()
+        self._typing = TypingThrottle()
 
     def __repr__(self) -> str:
         return f"Client({self._shown!r}, {self.state})"
@@ -283,7 +333,7 @@ class Client:
 
     async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Leave a room: whether or not the server answers, unless it refuses."""
-        self._typed.forget()
+        self._typing.forget()
         return await self._engine.leave(room, seconds(timeout, "timeout", positive=True))
 
     async def publish(
@@ -344,19 +394,19 @@ class Client:
             fields["ttl"] = span
         within = seconds(timeout, "timeout", positive=True)
         if typing is not True:
-            self._typed.forget()
+            self._typing.forget()
             await self._command("typing", fields, within)
             return
         session = self._engine.session
         link = None if session is None else session.link
         is_in = room in self._engine.rooms
-        if self._typed.holds(room, span, link, is_in=is_in):
+        if self._typing.holds(room, span, link, is_in=is_in):
             return
-        said = self._typed.say(room, span, link, is_in=is_in)
+        sent = self._typing.sent(room, span, link, is_in=is_in)
         try:
             await self._command("typing", fields, within)
         except BaseException:
-            self._typed.take_back(said)
+            self._typing.take_back(sent)
             raise
 
     async def history(

@@ -29,6 +29,7 @@ from eyewall import (
 from eyewall.adapters.offline.memory import MemoryOffline
 from tests.clients.javascript import PAGES, WITHIN, Chromium, JsError, in_node
 from tests.entrypoints.chat_support import UNIT
+from tests.entrypoints.wire import eventually
 from tests.faults.proxy import TcpProxy
 from tests.libraries.servers import need
 from tests.libraries.test_close import NODE_MODULES
@@ -202,9 +203,7 @@ async def test_stored_events_of_any_name_are_handled_once_and_not_kept(where):
             await client.until(lambda: len(client.heard("orders")) == len(events))
             assert [m["event"] for m in client.of("message")] == events
             assert client.of("error") == []
-            async with asyncio.timeout(WITHIN):
-                while await offline.waiting(ada, 0, 10, datetime.now(UTC)):
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: len(offline) == 0)
 
 
 async def test_a_room_that_was_left_while_away_is_not_joined_again(where):
@@ -444,9 +443,7 @@ async def test_a_token_is_renewed_in_the_connection_that_is_there(where):
         (conn,) = h.hub.connections()
         assert conn.user_id == "ada"
         soon = datetime.now(UTC) + timedelta(seconds=3000)
-        async with asyncio.timeout(WITHIN):
-            while conn.meta.expires_at < soon:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: conn.meta.expires_at >= soon)
 
         assert await client.call("connId") == conn.id
         assert client.states.count("open") == 1

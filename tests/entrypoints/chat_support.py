@@ -18,13 +18,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from eyewall.chat import make_server
 from eyewall.server.server import Server
+from tests.libraries.servers import need
 from tests.ports import free_port
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
@@ -198,18 +198,14 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def chromium_path() -> Path:
-    """Where the browser is; skips where there is none, and fails there under CI."""
-    if not CHROMIUM.exists():
-        missing = f"{CHROMIUM} is missing: the browser tests need Debian's chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    """The path of the browser; see ``need`` for a machine without one."""
+    need(CHROMIUM.exists(), "chromium")
     return CHROMIUM
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start the browser, or skip."""
+    """Start the browser."""
     path = chromium_path()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)

@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from eyewall import ConnMeta, RoomId, Server, Settings, UserId
 from eyewall.adapters.history import MemoryHistory
 from eyewall.settings.groups import AuthSettings
-from tests.entrypoints.chat_support import UNIT, Refusal, chat_server, visitors
+from tests.entrypoints.chat_support import Refusal, chat_server, visitors
 
 Visit = Callable[..., Any]
 
@@ -288,11 +288,11 @@ async def test_the_senders_other_windows_see_it_too(visit):
 async def test_a_silent_recipient_holds_up_nothing_else(visit):
     """Messages to others, and to rooms, go on while one recipient is waited for."""
     ada = await (await visit("ada")).enter("general")
-    await visit("silent", acks=False)
+    silent = await visit("silent", acks=False)
     await visit("ben")
 
     slow = asyncio.create_task(ada.request("chat:private", {"to": "silent", "text": "hi"}))
-    await asyncio.sleep(0.05 * UNIT)
+    await silent.receive("chat:private")
     answer = await ada.request("chat:private", {"to": "ben", "text": "hi"})
     await ada.request("chat:say", {"room": "general", "text": "hello"})
 

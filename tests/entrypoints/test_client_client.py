@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
@@ -33,9 +32,10 @@ from eyewall import (
 )
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.client import Client, State
+from eyewall.client.client import TypingThrottle
 from tests.entrypoints.client_support import client, reopened, talking
 from tests.entrypoints.house import commanded, plain
-from tests.entrypoints.wire import UNIT, WITHIN, eventually, running, soon
+from tests.entrypoints.wire import UNIT, eventually, running, soon
 
 
 @pytest.fixture
@@ -190,15 +190,17 @@ async def test_not_every_key_stroke_is_a_message(server, ada):
     ]
 
 
-async def test_typing_is_said_again_after_half_of_its_time(server, ada):
-    heard = hears_typing(server)
-    await ada.join("r")
+@pytest.mark.parametrize(("ttl", "half"), [(None, 2.5), (20, 10)])
+def test_typing_is_sent_again_after_half_of_its_ttl(ttl, half):
+    clock = [100.0]
+    throttle = TypingThrottle(now=lambda: clock[0])
+    link = object()
+    throttle.sent("r", ttl, link, is_in=True)
 
-    await ada.typing("r", ttl=0.02)
-    await asyncio.sleep(0.02)  # half of it has gone by, and more
-    await ada.typing("r", ttl=0.02)
-
-    assert len(heard) == 2
+    clock[0] += half - 0.1
+    assert throttle.holds("r", ttl, link, is_in=True)
+    clock[0] += 0.1
+    assert not throttle.holds("r", ttl, link, is_in=True)
 
 
 async def test_typing_is_said_again_on_another_connection(server, ada):
@@ -440,9 +442,7 @@ async def test_a_stored_event_of_any_name_is_handled_once_and_not_kept(event):
         async with client(f"{server.url}?name=ada") as ada:
             found = await soon(anext(ada))
             rest = asyncio.ensure_future(anext(ada))
-            async with asyncio.timeout(WITHIN):
-                while await store.waiting(user, 0, 10, datetime.now(UTC)):
-                    await asyncio.sleep(0.005)
+            await eventually(lambda: len(store) == 0)
 
             assert (found.event, found.data) == (event, {"code": 7})
             assert not rest.done()

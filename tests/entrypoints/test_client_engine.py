@@ -74,6 +74,7 @@ async def test_no_client_is_entered_twice():
 async def test_closing_twice_is_closing_once():
     async with running() as server, client(server.url) as c:
         await soon(asyncio.gather(c.close(), c.close()))
+        assert c.state is State.CLOSED
 
 
 async def test_what_was_sent_is_written_before_the_end():

@@ -35,7 +35,10 @@ class Heard:
         client.on_state(self.states.append)
 
     async def until(self, *data) -> None:
-        await eventually(lambda: self.data == list(data))
+        """Wait until it was told exactly this, in this order."""
+        with contextlib.suppress(TimeoutError):
+            await eventually(lambda: self.data == list(data))
+        assert self.data == list(data)
 
 
 # --- after a cut
