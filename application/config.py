@@ -1,4 +1,4 @@
-"""What a node is told about itself, and the adapters that it works with."""
+"""The configuration of a node and the adapters that it works with."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ _DURATIONS = ("session_ttl", "presence_grace", "heartbeat")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """What a node is told about itself. Times in seconds; a limit of None is off.
+    """The options of a node. Durations are in seconds; a limit of None is off.
 
-    Raises ``ValueError`` for a value that a field can't have. A time given as ``timedelta``
-    becomes seconds.
+    A ``timedelta`` is converted to seconds. Raises ``ValueError`` for an invalid value.
     """
 
     node_id: NodeId
@@ -50,16 +49,16 @@ class NodeConfig:
     max_connections_per_user: int | None = None
     max_connections_per_address: int | None = None
     client_commands: bool | Collection[str] = False
-    """Which of the ``system:`` requests clients may make, as ``commands_of`` reads it."""
+    """The ``system:`` requests that clients may make, in the form that ``commands_of`` reads."""
     implicit_rooms: bool = True
     session_ttl: float = 120.0
-    """How long a session, and a used invite, outlive a cut."""
+    """How long a session and a used invite are kept after the connection is lost."""
     presence_grace: float = 0.0
-    """How long a cut is hidden from the others."""
+    """How long a lost connection is hidden from the other members: the grace period."""
     offline_default: str = DROP
-    """What becomes of a message to a user that nobody answers, where its options don't say."""
+    """What happens to a message that no connection of its user acks, by default."""
     queue: QueueConfig = _QUEUE
-    """How much may wait for a connection, here where it is not let in yet."""
+    """The bounds of the queue of a connection that is not admitted yet."""
     heartbeat: float = 25.0
     version: str = ""
 
@@ -98,4 +97,4 @@ class Ports:
     validator: Validator | None = None
     limiter: Limiter | None = None
     stalls: Stalls | None = None
-    """What the sockets watch the loop with; None: nobody does, and time is never lost."""
+    """The stall detector of the sockets; None: stalls of the loop are not compensated."""

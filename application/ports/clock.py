@@ -1,8 +1,8 @@
-"""A clock that replaces the real time in a context: the test kit's.
+"""Time as a port: the clock, its timers, and the clock of the running context.
 
-An object that is made before any server, such as a limiter at the top of a module, is given no
-clock, and several servers may share it. It looks for one here. Everything that runs for a
-``TestHub`` runs under ``ruled_by`` its clock.
+An object that is created before any server, such as a limiter at the top of a module, gets no
+clock, and several servers may share it. It reads ``CLOCK``. All code of a ``TestHub`` runs
+under ``ruled_by`` its clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLOCK: ContextVar[Clock | None] = ContextVar("clock", default=None)
 
 @contextmanager
 def ruled_by(clock: Clock) -> Iterator[None]:
-    """Set ``CLOCK`` for the code within, and for the tasks that it starts."""
+    """Set ``CLOCK`` for the block, and for the tasks that it starts."""
     token = CLOCK.set(clock)
     try:
         yield
@@ -27,21 +27,21 @@ def ruled_by(clock: Clock) -> Iterator[None]:
         CLOCK.reset(token)
 
 
-# --- time
-
-
 class Timer(Protocol):
-    def cancel(self) -> None: ...
+    """A call that ``Clock.call_later`` has scheduled."""
+
+    def cancel(self) -> None:
+        """Don't make the call. Idempotent; no effect after the call."""
 
 
 class Clock(Protocol):
-    """Time, so that tests can move it by hand."""
+    """The time, which tests can advance by hand."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Return the seconds of a monotonic clock."""
 
     def wall(self) -> datetime:
-        """The date and time, aware, in UTC."""
+        """Return the date and time, aware, in UTC."""
 
     def call_later(self, delay: float, fn: Callable[[], None]) -> Timer:
-        """Call ``fn`` after ``delay`` seconds."""
+        """Call ``fn`` after ``delay`` seconds; returns the timer, which can be cancelled."""

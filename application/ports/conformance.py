@@ -1,6 +1,6 @@
-"""Whether what a user gives for a port fits it: looked at where it is given.
+"""Checks that an adapter fits its port, at the moment when it is given to a server.
 
-The ports say what is needed; there is no second list of their methods.
+The methods and their arguments are read from the port itself: there is no second list.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from eyewall.application.ports import bus, plugins, stores
 
 _Needs = tuple[tuple[str, int, bool], ...]
-"""Name, number of arguments, and whether there are keywords of any name beside them."""
+"""Per method: its name, the number of arguments, and whether it takes any keywords."""
 
 
 PORTS: dict[str, type[Any]] = {
@@ -29,26 +29,26 @@ PORTS: dict[str, type[Any]] = {
     "history": stores.HistoryStore,
     "offline": stores.OfflineStore,
 }
-"""What a server may be given, by its keyword."""
+"""The port of each keyword of a server."""
 
 
 CALLED = frozenset({"authenticator", "validator", "limiter", "tracer"})
-"""Ports for which a plain callable will do."""
+"""Ports for which a plain callable is enough."""
 
 
 PLAIN = frozenset({"logger", "metrics", "tracer"})
-"""Ports whose methods nobody awaits: what a coroutine function does would never happen."""
+"""Ports whose methods are not awaited: the body of a coroutine function would never run."""
 
 
 OPTIONAL: dict[str, type[Any]] = {"metrics": plugins.WatchesNode, "pubsub": bus.CountsSubscribers}
-"""What a port may have too, each method by itself."""
+"""Optional methods of a port; an adapter may have any of them."""
 
 
 def check(what: str, given: object) -> None:
-    """Look at an adapter for the port ``what``; None is fine.
+    """Check the adapter ``given`` for the port ``what``; None passes.
 
-    Raises ``ValueError`` that names the port, and the method that is missing, can't be
-    called, or does not take what it will be called with.
+    Raises ``ValueError`` that names the port and the method that is missing, is not callable,
+    or does not accept its arguments.
     """
     if given is None:
         return
@@ -70,7 +70,7 @@ def check(what: str, given: object) -> None:
     for name, taken, more in needs:
         method = getattr(given, name, None)
         if method is None or getattr(method, "__func__", None) is vars(PORTS[what])[name]:
-            # Not there, or inherited from the port itself, where there is only a promise.
+            # Missing, or inherited from the port itself, which has no implementation.
             kind = type(given).__name__
             raise ValueError(f"{what} must have the method {name}(), which {kind} has not")
         _check_call(what, f"{name}()", method, taken, more)
@@ -87,7 +87,7 @@ def _check_call(what: str, name: str, method: object, taken: int, more: bool) ->
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
-        return  # of C code, say: calling it will tell
+        return  # a function in C, for example: its signature is unknown
     try:
         signature.bind(*[None] * taken, **({"of_any_name": None} if more else {}))
     except TypeError:
@@ -98,13 +98,13 @@ def _check_call(what: str, name: str, method: object, taken: int, more: bool) ->
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling ``fn`` gives a coroutine; callable objects count too."""
+    """Whether a call of ``fn`` returns a coroutine; callable objects are supported."""
     call = getattr(fn, "__call__", None)  # noqa: B004  (its signature is wanted)
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 def _methods(port: type[Any]) -> _Needs:
-    """Return the methods of a port, and what each must take."""
+    """Return the methods of a port, each with the arguments that it must accept."""
     return tuple((name, *_taken(method)) for name, method in _declared(port))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def needs(what: str, *extras: str) -> str:
-    """Say which ``extras`` of eyewall ``what`` needs, and the commands that install them: from
-    an index, and in a clone of the repository."""
+    """Return the text that names the ``extras`` of eyewall that ``what`` needs, and the commands
+    that install them from an index and in a clone of the repository."""
     names = ",".join(extras)
     word = "extra" if len(extras) == 1 else "extras"
     return (

@@ -1,10 +1,11 @@
-"""Log lines that can't harm: whatever a logger raises ends with the call.
+"""A guard for loggers, texts of errors for the log, and a throttle for log lines.
 
-A log may be closed, full, or a user's own logger that fails. Then the line is lost, and
-nothing else: nobody waits in vain for an answer that was to follow it.
+Rules of this file:
 
-
-A throttle for log lines that a client can trigger as often as it likes."""
+1. An error of a logger (closed, full, or a failing logger of the application) loses the line
+   and nothing else: the caller goes on.
+2. A line that a client can trigger as often as it likes passes ``LogThrottle``.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _LEVELS = ("debug", "info", "warning", "error")
 class GuardedLogger:
     """Implements ``Logger`` on top of one that may lack a method and may raise anything.
 
-    Not even a ``CancelledError`` or ``SystemExit`` goes on: it would end the work of
-    somebody who has only told of it.
+    It also catches ``CancelledError`` and ``SystemExit``: a log line must not end the work
+    that it reports.
     """
 
     __slots__ = _LEVELS
@@ -36,26 +37,23 @@ class GuardedLogger:
 
 
 def guarded(logger: Logger) -> Logger:
-    """Return ``logger`` behind a guard; one that has a guard stays as it is."""
+    """Return ``logger`` behind a guard. Idempotent."""
     return logger if isinstance(logger, GuardedLogger) else GuardedLogger(logger)
 
 
 def _guarded(logger: Logger, level: str) -> Callable[..., None]:
     def write(event: str, **fields: Any) -> None:
         try:
-            # Looked up each time: a test or a user may exchange it.
+            # Looked up for each line: a test or a user may replace the method.
             getattr(logger, level)(event, **fields)
-        except BaseException:  # noqa: BLE001, S110  (there is nowhere left to say it)
+        except BaseException:  # noqa: BLE001, S110  (the log itself has failed)
             pass
 
     return write
 
 
 def shown(error: object) -> str:
-    """Return ``repr(error)``; its type alone where that can't be had.
-
-    For log lines: an exception of an application's own may fail at its own text.
-    """
+    """Return ``repr(error)`` for a log line; only its type if ``repr`` itself raises."""
     try:
         return repr(error)
     except BaseException:  # noqa: BLE001  (an exception of a user's, in any state)
@@ -63,7 +61,7 @@ def shown(error: object) -> str:
 
 
 def told(error: object) -> str:
-    """Return ``str(error)``; its type alone where that can't be had."""
+    """Return ``str(error)``; only its type if ``str`` itself raises."""
     try:
         return str(error)
     except BaseException:  # noqa: BLE001  (an exception of a user's, in any state)
@@ -71,25 +69,26 @@ def told(error: object) -> str:
 
 
 PERIOD: Final = 10.0
-"""Seconds in which at most ``LINES`` lines of one kind are written."""
+"""Seconds in which at most ``LINES`` lines of one kind are written: an incident shows in the
+log within seconds, also while lines are left out."""
 
 
 LINES: Final = 5
-"""Lines of one kind in a period: with 200 bytes to each line, 8 MB in a day of one kind only."""
+"""Lines of one kind per period: with 200 bytes per line, 8 MB per day and kind."""
 
 
 class LogThrottle:
-    """Decides which lines of one kind are written, and counts those that are left out."""
+    """Limits the log lines of one kind, and counts the lines that are left out."""
 
     def __init__(self) -> None:
         self._since = -PERIOD
         self._lines = self._left_out = 0
 
     def next(self, now: float) -> dict[str, int] | None:
-        """Count a line at ``now``, in seconds of a clock that never goes back.
+        """Count a line at ``now``, in seconds of a monotonic clock.
 
-        Returns None if the line is to be left out, else the fields that it has in addition:
-        ``left_out`` with the number of lines left out before it, or none.
+        Returns None if the line is left out, else additional fields for it: ``left_out``
+        with the number of lines left out before it, or no field.
         """
         if now - self._since >= PERIOD:
             self._since, self._lines = now, 0

@@ -1,4 +1,7 @@
-"""An outgoing message: encoded once, turned at most once into each wire form."""
+"""Encoded messages and codecs.
+
+An outgoing message is encoded once, and converted at most once into each wire format.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,35 @@ from eyewall.domain.identity import RoomId
 
 
 class MalformedMessage(Refused):
-    """Bytes from the bus, a store or a history that are not a message."""
+    """Bytes from the bus, a store or a history are not a message."""
 
 
 class WireFormat(Protocol):
-    """One way of putting messages on a socket (a codec, compressed or not)."""
+    """One format of messages on a socket: a codec, compressed or not."""
 
     name: str
 
     def build(self, frame: EncodedMessage) -> bytes:
-        """Return the bytes that go to the socket, framing included."""
+        """Return the bytes for the socket, with their WebSocket frame headers."""
 
 
 @runtime_checkable
 class Transcoder(Protocol):
-    """A codec that takes over messages in the canonical one. Optional: ask with isinstance.
+    """A codec that converts messages from the canonical codec. Optional: test with isinstance.
 
-    What a client of it gets is then what a client of JSON gets, whether the message was
-    made here, came from another node or is an answer that was kept.
+    A client of this codec gets the same data as a client of JSON, whether the message was
+    encoded here, came from another node or is a stored answer.
     """
 
     def recode(self, payload: bytes) -> bytes:
-        """Return a message in this codec."""
+        """Return a message of the canonical codec (JSON) in this codec."""
 
 
 @runtime_checkable
 class Acknowledges(Protocol):
-    """A codec that writes the usual ack in one go. Optional: ask with isinstance.
+    """A codec with a fast path for the plain ack. Optional: test with isinstance.
 
-    It is the most frequent answer of all, and nothing in it varies but two texts.
+    The plain ack is the most frequent answer, and only two texts in it vary.
     """
 
     def ack(self, request_id: str, topic: str) -> bytes:
@@ -51,11 +54,11 @@ class Acknowledges(Protocol):
 class EncodedMessage:
     """One message on its way to one or to thousands of connections.
 
-    ``payload`` is the message in the canonical codec (JSON); for a raw frame it is
-    what the user handed in. ``message`` and ``recipient`` (what the caller named)
-    are for failure reports; ``recipient`` None means the connection itself. The
-    envelope may be given as the function that makes it, where hardly anybody asks.
-    ``stream`` names the room and ``position`` the place in its history, where it has one.
+    ``payload`` is the message in the canonical codec (JSON); for a raw message it is the
+    application's own data. ``message`` and ``recipient`` (as the caller named it) are for
+    failure reports; ``recipient`` None means the connection itself. ``envelope`` may be a
+    function that returns the envelope, called on first use. ``stream`` is the room and
+    ``position`` the offset in its history, for a room with history.
     """
 
     __slots__ = (
@@ -98,24 +101,25 @@ class EncodedMessage:
         self.recipient = recipient
         self.fan_out = fan_out
         self.raw = raw
-        """No envelope: ``payload`` goes out as it is, in a text or binary frame."""
+        """Without an envelope: ``payload`` is sent as it is, in a text or binary frame."""
         self.binary = binary
         self.expires: float | None = None
-        """When it is worth nothing any more, on the clock's ``now``."""
+        """When the message expires, on the clock's ``now``."""
         self.built_for: str | None = None
-        """The wire whose form was built first: nearly always the only one."""
+        """The wire format that was built first: nearly always the only one."""
         self.built = b""
-        """The bytes for that wire."""
+        """The bytes in that wire format."""
         self._forms: dict[str, bytes] | None = None
 
     @property
     def envelope(self) -> Envelope | None:
+        """The envelope; None for a raw message."""
         if callable(self._envelope):
             self._envelope = self._envelope()
         return self._envelope
 
     def addressed(self, recipient: str) -> EncodedMessage:
-        """The same message, for reports about another recipient; the bytes are shared."""
+        """Return the same message for another recipient's reports. It shares the bytes."""
         copy = EncodedMessage(
             self.payload,
             envelope=self._envelope,
@@ -133,7 +137,10 @@ class EncodedMessage:
         return copy
 
     def with_position(self, room_id: RoomId, at: Position) -> EncodedMessage:
-        """The same message at its place in the room's history. It is not encoded again."""
+        """Return the same message with its offset in the room's history.
+
+        It is not encoded again: the position is inserted into the payload.
+        """
         envelope = self.envelope
         if envelope is not None:
             envelope = envelope.with_position(StreamPosition(room_id, at.epoch, at.offset))
@@ -152,12 +159,12 @@ class EncodedMessage:
 
     @property
     def size(self) -> int:
-        """Bytes of the payload, by which queues are bounded."""
+        """Bytes of the payload: the unit of the queues' bounds."""
         return len(self.payload)
 
     @property
     def body(self) -> bytes:
-        """The payload, which copies for other recipients share."""
+        """The payload, shared by copies for other recipients."""
         return self.payload
 
     def form(self, wire: WireFormat) -> bytes:
@@ -166,7 +173,7 @@ class EncodedMessage:
             return self.built
         if self._forms is not None and (built := self._forms.get(wire.name)) is not None:
             return built
-        # It may be built on another wire's form, which is kept by that.
+        # ``build`` may build another wire format first, and that call stores it.
         built = wire.build(self)
         self._keep(wire.name, built)
         return built
@@ -178,23 +185,20 @@ class EncodedMessage:
             self._shared()[name] = built
 
     def _shared(self) -> dict[str, bytes]:
-        """The forms by wire, for copies and for a second wire."""
+        """Return the bytes by wire format: for copies and for a second format."""
         if self._forms is None:
             self._forms = {} if self.built_for is None else {self.built_for: self.built}
         return self._forms
 
 
 def add_position(payload: bytes, room_id: RoomId, at: Position) -> bytes:
-    """Put a position into an encoded message, whose last byte is the object's bracket."""
+    """Insert a position into an encoded message, whose last byte is the object's bracket."""
     stream = {"room": room_id, "epoch": at.epoch, "offset": at.offset}
     return b'%s,"stream":%s}' % (payload[:-1], json.dumps(stream, separators=(",", ":")).encode())
 
 
-# --- messages
-
-
 class Codec(Protocol):
-    """Turns envelopes into bytes and back."""
+    """Encodes envelopes to bytes and decodes them."""
 
     name: str
     subprotocol: str
@@ -203,13 +207,13 @@ class Codec(Protocol):
 
     @property
     def format(self) -> Format:
-        """How payloads are read."""
+        """The format that decodes the payload of an envelope on demand."""
 
     def decode(self, payload: bytes | str) -> Envelope:
-        """Raises ``InvalidJson`` or ``InvalidEnvelope``."""
+        """Return the envelope; raises ``InvalidJson`` or ``InvalidEnvelope``."""
 
     def encode(self, envelope: Envelope) -> bytes:
-        """Raises ``Misuse`` for data that the format can't hold."""
+        """Return the bytes; raises ``Misuse`` for data that the format can't represent."""
 
 
 def read_message(
@@ -220,9 +224,9 @@ def read_message(
     recipient: str | None = None,
     fan_out: bool = False,
 ) -> EncodedMessage:
-    """Take over a message that another node encoded; raises ``MalformedMessage``.
+    """Read a message that another node encoded; raises ``MalformedMessage``.
 
-    The bytes go on as they are; they are decoded because the bus is not trusted.
+    The bytes are forwarded unchanged. They are decoded to validate them: the bus is not trusted.
     """
     try:
         envelope = codec.decode(payload)
@@ -241,7 +245,7 @@ def read_message(
 
 
 def read_text(payload: bytes) -> str:
-    """Take over a text that another node sent; raises ``MalformedMessage``."""
+    """Read a text that another node sent; raises ``MalformedMessage``."""
     try:
         return payload.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,9 @@
-"""TODO"""
+"""The ports of an application's own rules and observers.
+
+Authenticator, access controller, validator, limiter; metrics, tracer, logger. A method with
+``MaybeAwaitable`` may be plain or ``async``. For a port with one method a plain callable is
+enough.
+"""
 
 from __future__ import annotations
 
@@ -16,49 +21,57 @@ T = TypeVar("T")
 MaybeAwaitable: TypeAlias = "T | Awaitable[T]"
 
 
-# --- rules that a user may bring
+# --- rules of the application
 
 
 class Authenticator(Protocol):
-    """Says who knocks. None, or ``Unauthorized``, refuses: with 401, or with a close (4504)
-    where ``refuse_with`` says so."""
+    """Identifies the client of a handshake."""
 
     def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta | None]:
-        """Return who it is, or None for one who is not let in."""
+        """Return the client's identity; None or ``Unauthorized`` refuses the handshake.
+
+        The refusal is a status 401, or a close with 4504 if ``refuse_with`` says so.
+        """
 
 
 class AccessController(Protocol):
-    """Says who may send what, and who may listen where."""
+    """Authorizes messages and joins."""
 
     def can_publish(self, meta: ConnMeta, topic: str, event: str) -> MaybeAwaitable[bool]:
-        """Asked for each message that a client sends; what it publishes into a room by itself
-        has the topic ``room:<room>``. False is ``Forbidden``."""
+        """Return whether the client may send this message; False is ``Forbidden``.
+
+        Called for each message of a client. A message that the client publishes to a room
+        has the topic ``room:<room>``.
+        """
 
     def can_subscribe(self, meta: ConnMeta, room_id: RoomId) -> MaybeAwaitable[bool]:
-        """Asked for each join, by whomever. False is ``Forbidden``."""
+        """Return whether the client may be in the room; False is ``Forbidden``.
+
+        Called for each join, whether the client or the application asks for it.
+        """
 
 
 class Validator(Protocol):
     """Checks payloads by topic; raises ``ValidationError``."""
 
     def validate(self, topic: str, event: str, data: Any) -> MaybeAwaitable[None]:
-        """Return if the payload is as it should be, and raise otherwise."""
+        """Return for a valid payload; raises ``ValidationError`` for an invalid one."""
 
 
 class Limiter(Protocol):
-    """Says how long ``key`` has to wait, in seconds: 0.0 (or less) means go on.
+    """Limits the rate of messages per key.
 
-    ``key`` is ``user:<id>``, else ``ip:<address>`` (of an IPv6 one its /64 network), else
-    ``conn:<id>``. What is no number refuses the message with ``internal``, and is logged; an
-    infinite wait refuses it too. What the limiter raises is the answer, as if a handler had
-    raised it.
+    ``key`` is ``user:<id>``, else ``ip:<address>`` (the /64 network of an IPv6 address), else
+    ``conn:<id>``. A result that is no number refuses the message with ``internal``, and is
+    logged; an infinite wait refuses it too. An error that the limiter raises is the answer, as
+    if a handler had raised it.
     """
 
     def allow(self, key: str) -> MaybeAwaitable[float]:
-        """Count one for ``key``; returns the seconds to wait, and 0.0 if it may go on."""
+        """Count one message of ``key``; returns the seconds to wait, 0.0 or less to let it pass."""
 
 
-# --- watching
+# --- observers
 
 
 class Metrics(Protocol):
@@ -67,66 +80,85 @@ class Metrics(Protocol):
     Times are in seconds. An implementation never raises and never waits.
     """
 
-    def connected(self) -> None: ...
-    def disconnected(self, reason: DisconnectReason) -> None: ...
-    def received(self, route: str) -> None:
-        """A message came; ``route`` is its pattern, or ``-`` where none matched."""
+    def connected(self) -> None:
+        """A connection is registered."""
 
-    def sent(self, messages: int) -> None: ...
-    def dropped(self, reason: str, messages: int) -> None: ...
+    def disconnected(self, reason: DisconnectReason) -> None:
+        """A connection has ended."""
+
+    def received(self, route: str) -> None:
+        """A message came in; ``route`` is its pattern, or ``-`` if none matched."""
+
+    def sent(self, messages: int) -> None:
+        """Messages were queued for clients."""
+
+    def dropped(self, reason: str, messages: int) -> None:
+        """Messages for clients were dropped; ``reason`` is a ``FailureReason`` value."""
+
     def failed(self, code: str) -> None:
         """An error or nack was sent."""
 
-    def handled(self, route: str, seconds: float) -> None: ...
+    def handled(self, route: str, seconds: float) -> None:
+        """A handler has ended after so many seconds."""
+
     def acked(self, outcome: str, seconds: float) -> None:
         """An ack was settled: ``ok``, ``nack``, ``timeout`` or ``closed``."""
 
     def published(self, messages: int) -> None:
-        """Messages handed to the bus."""
+        """Messages were published on the bus."""
 
     def consumed(self, messages: int) -> None:
-        """Messages of other nodes taken from the bus."""
+        """Messages of other nodes came from the bus."""
 
 
 @runtime_checkable
 class WatchesNode(Protocol):
-    """Metrics that want the facts of the node, too, beside those of its messages. Optional:
-    each method by itself.
+    """Metrics of the node itself, beside those of its messages. Each method is optional.
 
-    Labels are words of a fixed list. The same promises hold as for ``Metrics``.
+    Labels are words of a fixed list. The rules of ``Metrics`` apply.
     """
 
     def refused(self, reason: str) -> None:
         """A handshake was refused, for a reason of a fixed list."""
 
     def incident(self, name: str, count: int) -> None:
-        """Something happened ``count`` times that concerns no single client; ``name`` is
+        """An incident that concerns no single client happened ``count`` times; ``name`` is
         the value of an ``Incident``."""
 
     def loop_lag(self, seconds: float) -> None:
-        """How late the event loop was with a timer, measured about once a second."""
+        """The delay of the event loop's timers, measured about once a second."""
 
 
 class Tracer(Protocol):
-    """Gives spans that last as long as their contexts."""
+    """Creates spans that end with their contexts."""
 
     def span(
         self, name: str, headers: Mapping[str, str], attributes: Mapping[str, Any]
     ) -> AbstractContextManager[Any]:
-        """Return the span of one message, child of what its ``headers`` say."""
+        """Return the span of one message, a child of the span that its ``headers`` name."""
 
 
 class Logger(Protocol):
-    """structlog's own loggers fit."""
+    """Writes a log line: an event's name and fields. structlog's loggers fit."""
 
-    def debug(self, event: str, **fields: Any) -> Any: ...
-    def info(self, event: str, **fields: Any) -> Any: ...
-    def warning(self, event: str, **fields: Any) -> Any: ...
-    def error(self, event: str, **fields: Any) -> Any: ...
+    def debug(self, event: str, **fields: Any) -> Any:
+        """Write a line of this level."""
+
+    def info(self, event: str, **fields: Any) -> Any:
+        """Write a line of this level."""
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Write a line of this level."""
+
+    def error(self, event: str, **fields: Any) -> Any:
+        """Write a line of this level."""
 
 
 def method(port: Any, name: str) -> Callable[..., Any]:
-    """Return a port's one method, or the port itself where it is a plain callable."""
+    """Return a port's one method, or the port itself if it is a plain callable.
+
+    Raises ``ValueError`` if it is neither.
+    """
     found = getattr(port, name, port)
     if not callable(found):
         raise ValueError(f"{port!r} has no {name}() and can't be called")

@@ -1,7 +1,7 @@
-"""The reason of a refusal, for the log, without the credentials that the client has shown.
+"""The reason of a refusal for the log, without the client's credentials.
 
-The text may come from an application's own authenticator. It is cut to a length, stands in one
-line, and contains no secret and no part of one.
+The text may come from an application's own authenticator. The result is short, is one line,
+and contains no secret and no part of one.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ LONGEST: Final = 200
 
 
 SHORTEST: Final = 6
-"""Fewest characters of a value that is taken for a secret. A shorter one occurs by accident in
-other texts, and masking it there would disclose it."""
+"""Fewest characters of a secret. A shorter value occurs by accident in other texts, and masking
+it there would disclose it."""
 
 
 PIECE: Final = 12
-"""Fewest characters in common by which a text is taken to quote a part of a secret."""
+"""Fewest common characters that count as a quote of a part of a secret."""
 
 
 _READ: Final = 5 * LONGEST
-"""Characters of a text that are looked at."""
+"""Characters of a text that are examined: enough for a mask to shorten it, and bounded."""
 
 
 def hint_of(error: BaseException | None, secrets: Iterable[str]) -> str | None:
-    """Return the text of a refusal; None if it has none of its own, or quotes a part of one of
-    the ``secrets``. Where it quotes a whole one, that is masked."""
+    """Return the text of a refusal, with each whole secret masked.
+
+    None if the error has no text of its own, or if it quotes a part of one of the ``secrets``.
+    """
     if not isinstance(error, EyewallError):
         return None
     text = as_text(error)[:_READ]
@@ -51,21 +53,22 @@ def hint_of(error: BaseException | None, secrets: Iterable[str]) -> str | None:
 
 
 def secrets_of(values: Iterable[str]) -> list[str]:
-    """Return what of ``values`` may be a secret, also as ``repr`` writes it; the longest first."""
+    """Return the ``values`` that are long enough for a secret, also in the form that ``repr``
+    writes, the longest first."""
     long = {value for value in values if len(value) >= SHORTEST}
     return sorted(long | {repr(value)[1:-1] for value in long}, key=len, reverse=True)
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """Return ``text`` without the ``secrets``, which come the longest first."""
+    """Return ``text`` with the ``secrets`` masked; ``secrets`` has the longest first."""
     for secret in secrets:
         text = text.replace(secret, MASK)
     return text
 
 
 def trace_without(error: BaseException, values: Iterable[str]) -> str | None:
-    """Return the traceback of ``error`` with what may be secret masked; None if it, and the
-    error's own text, show nothing of it."""
+    """Return the traceback of ``error`` with the secrets of ``values`` masked; None if neither
+    the traceback nor the error's text contains one."""
     text = "".join(traceback.format_exception(error))
     seen = f"{text}{shown(error)}"
     found = [secret for secret in secrets_of(values) if secret in seen]

@@ -1,18 +1,18 @@
-"""What the nodes of a cluster share, as promises: the bus, and what holds for all of them.
+"""The stores that the nodes of a cluster share: state, history, offline messages.
 
-Every port's docstring is its contract, and ``eyewall.testing.contracts`` holds adapters to it. What
-holds for every call of every port here:
+Every port's docstring is its contract, and ``eyewall.testing.contracts`` holds adapters to it.
+For every call of these ports and of the bus:
 
-* it returns within ``PROMISED`` seconds, or raises ``Unavailable`` when it can't: a retry
-  within a call counts against that time;
-* whoever calls may be cancelled, and so is the call then: it leaves no lock and no
-  connection in a state that a later call finds, and no subscription that nobody knows of;
-* a call that raised ``Unavailable`` or was cancelled may have been done all the same,
-  where nothing else is said; calling again is safe;
-* it raises what its port names, and nothing else.
+* it returns within ``PROMISED`` seconds, or raises ``Unavailable``; retries within the call
+  count against that time;
+* the caller may be cancelled, and the call with it: no lock, connection or subscription is
+  left behind in a state that affects a later call;
+* a call that raised ``Unavailable`` or was cancelled may have taken effect, unless the port
+  says otherwise; calling again is safe;
+* it raises only the errors that its port names.
 
-The hub does not rely on it: ``guards`` has a deadline of its own behind each call, and turns
-what else is raised into ``Unavailable``.
+The hub does not rely on this: ``call_guard`` has a deadline for each call, and converts every
+other error into ``Unavailable``.
 """
 
 from __future__ import annotations
@@ -34,40 +34,42 @@ T = TypeVar("T")
 
 
 PROMISED = 5.0
-"""Seconds that a call may take. A handler, a join or a publish waits for it, and so does a
-client: the shipped ones wait as long for an answer, unless they are told otherwise."""
+"""Seconds that a call may take. A handler, a join or a publish waits for it, and so does the
+client: by default the shipped clients wait as long for an answer."""
 
 
 def methods(port: type) -> list[str]:
-    """Return the names of the methods that a port promises."""
+    """Return the names of a port's methods."""
     found = [name for name, value in vars(port).items() if inspect.isfunction(value)]
     return [name for name in found if not name.startswith("_")]
 
 
 def has_methods_of(adapter: object, port: type) -> bool:
-    """Whether an adapter has what an optional port promises.
+    """Whether an adapter has the methods of an optional port.
 
-    ``isinstance`` does not say so: from Python 3.12 on it passes over the methods of an
-    adapter that hands calls on to another by ``__getattr__``.
+    ``isinstance`` can't answer it: from Python 3.12 on it ignores the methods of an adapter
+    that forwards calls by ``__getattr__``.
     """
     return all(callable(getattr(adapter, name, None)) for name in methods(port))
 
 
 @runtime_checkable
 class Lifecycle(Protocol):
-    """Something that is opened at start and closed at shutdown. Optional.
+    """An adapter that is opened at start and closed at shutdown. Optional.
 
-    What several servers share is opened by each and stays open until the last has
-    closed it; it can be opened again. ``open`` raises ``Unavailable``; it has ten seconds,
-    and ``close`` has two.
+    An adapter that several servers share is opened by each, stays open until the last has
+    closed it, and can be opened again.
     """
 
-    async def open(self) -> None: ...
-    async def close(self) -> None: ...
+    async def open(self) -> None:
+        """Connect to the engine, within ten seconds; raises ``Unavailable``."""
+
+    async def close(self) -> None:
+        """Release what ``open`` took, within two seconds."""
 
 
 MemberKey = str
-"""Whose standing: ``u:<user_id>``, or ``c:<conn_id>`` of an anonymous connection."""
+"""The owner of a standing: ``u:<user_id>``, or ``c:<conn_id>`` of an anonymous connection."""
 
 
 RoomTransaction = Callable[[Room | None, Standing], tuple[Room | None, T]]
@@ -78,78 +80,84 @@ result. It raises before it changes anything, and may be run more than once."""
 
 
 class StateStore(Protocol):
-    """What must be true for the whole cluster: rooms, seats, presence, leases.
+    """The state that the whole cluster shares: rooms, seats, presence, leases.
 
-    * each method is one atomic step, which sees what all earlier ones have done; a rule
-      that raises leaves nothing behind;
-    * a room without seats that is not ``lasting`` is gone, and so is a ``blank`` standing;
-    * what a node owns (seats, presence) is gone when its lease, which counts from its
-      last ``renew``, has lapsed or was released: every seat that bears its name, and every
-      user as whom a connection of its has appeared and not vanished.
+    * each method is one atomic step that sees the effect of all earlier ones; a
+      transaction that raises changes nothing;
+    * a room without seats that is not ``lasting`` is removed, and so is a ``blank`` standing;
+    * a node's lease counts from its last ``renew``. When it has lapsed or was released, all
+      that the node owns is removed: its seats, and the presence of each user as whom one of
+      its connections has appeared and not vanished.
 
-    Any method raises ``Unavailable`` when the engine is away.
+    Any method raises ``Unavailable`` when the engine can't be reached.
     """
 
     async def decide(
         self, room_id: RoomId, member: MemberKey | None, rule: RoomTransaction[T]
     ) -> T:
-        """Run ``rule`` on the room and the member's standing (blank for None)."""
+        """Run ``rule`` on the room and the member's standing (blank for None).
+
+        Returns its result; raises what it raises.
+        """
 
     async def room(self, room_id: RoomId) -> Room | None:
-        """Return a copy of the room's record."""
+        """Return a copy of the room's record; None if there is no such room."""
 
     async def standings(self, room_id: RoomId) -> dict[MemberKey, Standing]:
-        """Return copies of all standings that have seats."""
+        """Return copies of all standings of the room that have seats."""
 
     async def remove_room(self, room_id: RoomId) -> dict[MemberKey, Standing] | None:
-        """Forget the room; returns the standings with seats, None if it was unknown."""
+        """Remove the room; returns the standings with seats, None if it was unknown."""
 
     async def rooms(self) -> list[RoomId]:
         """Return the rooms that are ``listed``."""
 
     async def appear(self, node: NodeId, conn_id: ConnId, user_id: UserId, now: datetime) -> None:
-        """A connection of the user is there."""
+        """Add a connection of the user on a node. Idempotent."""
 
     async def vanish(
         self, conn_id: ConnId, user_id: UserId, now: datetime, linger: float = 0.0
     ) -> int:
-        """It is gone; returns how many connections the user still has.
+        """Remove a connection of the user; returns how many the user still has.
 
-        A user who has none any more stays online for ``linger`` seconds.
+        After the last one the user stays online for ``linger`` seconds.
         """
 
     async def connections_of(
         self, user_ids: Sequence[UserId]
     ) -> dict[UserId, dict[ConnId, NodeId]]:
-        """Return where the users' connections are, oldest first; who has none is left out."""
+        """Return each user's connections with their nodes, oldest first.
+
+        A user without connections is left out.
+        """
 
     async def presence(
         self, user_ids: Sequence[UserId], now: datetime
     ) -> dict[UserId, PresenceState]:
-        """Return the state of every user asked for."""
+        """Return the presence of each of ``user_ids``."""
 
     async def set_typing(
         self, user_id: UserId, room_id: RoomId, until: datetime | None, now: datetime
     ) -> None:
-        """The user types in the room until then; None: no longer."""
+        """Note that the user types in the room until ``until``; None: no longer."""
 
     async def keep_sessions(self, records: Mapping[str, tuple[str, float]]) -> None:
-        """Keep each record under its name for so many seconds; the oldest may go first."""
+        """Keep each record under its name for so many seconds; the oldest may be evicted."""
 
     async def take_session(self, name: str) -> str | None:
-        """Return the record of that name, and keep it no longer."""
+        """Remove and return the record of that name; None if there is none."""
 
     async def renew(self, node: NodeId, ttl: float) -> list[NodeId]:
         """Renew a node's lease for ``ttl`` seconds; returns the nodes that are alive."""
 
     async def release(self, node: NodeId, now: datetime) -> None:
-        """The node ends in order: take back everything that it owns."""
+        """Remove everything that the node owns: it shuts down in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """What a state has of one connection: the users as whom it is there, and its seats,
-    each a room and whose standing it is in."""
+    """The entries of a state for one connection: the users as whom it is present, and its
+    seats, each a room and the standing that the seat is in."""
 
     conn_id: ConnId
     users: Collection[UserId] = ()
@@ -158,11 +166,10 @@ class Owned:
 
 @runtime_checkable
 class KnowsOwned(Protocol):
-    """A state store that can say what a node owns. Optional.
+    """A state store that can list what a node owns. Optional.
 
-    The hub compares it with what it believes, now and then. Without this it can only
-    put back what may be missing, and does not find what is left of connections that have
-    gone.
+    The hub compares the list with its own connections at intervals. Without this port it
+    only restores missing entries, and can't find entries of connections that have ended.
     """
 
     async def owned(self, node: NodeId, after: str, limit: int) -> list[Owned]:
@@ -171,27 +178,25 @@ class KnowsOwned(Protocol):
 
 
 class HistoryStore(Protocol):
-    """What rooms keep of their messages. The truth about their order.
+    """The stored messages of rooms. It defines their order.
 
-    * each method is one atomic step, which sees what all earlier ones have done, by
-      whichever node;
-    * the offsets of a room are one more for each message, from 1, within an epoch;
-    * a room that is asked for the first time, or again after ``remove``, begins a new
-      epoch, and so does every room whose last messages may have been lost; no two epochs
-      have the same name, which is 1 to 64 characters;
-    * entries come back as they were appended.
+    * each method is one atomic step that sees the effect of all earlier ones, of every node;
+    * within an epoch the offsets of a room count up by one per message, from 1;
+    * a room begins a new epoch at its first use, at the first use after ``remove``, and when
+      its last messages may have been lost. Epoch names are unique and have 1 to 64 characters;
+    * entries are returned as they were appended.
 
-    Any method raises ``Unavailable`` when the engine is away.
+    Any method raises ``Unavailable`` when the engine can't be reached.
     """
 
     async def append(
         self, room_id: RoomId, entry: Entry, retention: Retention, now: datetime
     ) -> Position:
-        """Keep a message as the room's next; returns where it stands.
+        """Append a message to the room; returns its position.
 
-        What ``retention`` does not let the room keep is gone, the oldest first. It is the
-        word from this call to the next ``append``; what had become too old by the one
-        before is gone too, and does not come back.
+        Messages beyond ``retention`` are removed, the oldest first. ``retention`` applies
+        from this call to the next ``append``. Messages that the previous ``retention`` had
+        made too old are removed too, and do not come back.
         """
 
     async def position(self, room_id: RoomId) -> Position:
@@ -202,56 +207,56 @@ class HistoryStore(Protocol):
     ) -> Page:
         """Return the first ``limit`` messages after ``since``; for None the newest.
 
-        Where messages after ``since`` are missing the page is not ``recovered``: it has
-        the first of those that are left, and none if ``since`` is of another epoch.
+        If messages after ``since`` are missing, the page is not ``recovered``: it has the
+        first of the remaining messages, or none if ``since`` is of another epoch.
         """
 
     async def remove(self, room_id: RoomId) -> None:
-        """Forget the room's messages and its epoch; one that has none is no error."""
+        """Remove the room's messages and its epoch. Idempotent."""
 
 
 class OfflineStore(Protocol):
-    """Keeps messages for users who are away.
+    """Stores messages for users who are offline.
 
-    * each method is one atomic step, and what it did stands when it returns: a process
-      that dies afterwards loses nothing of it;
-    * a user's messages have positions: the later one was stored has the higher, whether
-      those before it are still there or not;
-    * what is kept for a user is limited by count, bytes and age; what goes, the oldest
-      first, is returned by the call that removed it, and by no other;
-    * nodes that share an object, or what stands behind it, share what is kept.
+    * each method is one atomic step, durable when it returns: a crash afterwards loses
+      nothing of it;
+    * a user's messages have increasing positions, in the order of their storing; a position
+      is not used again after its message is removed;
+    * a user's messages are limited by count, bytes and age; evicted messages, the oldest
+      first, are returned by the call that removed them, and by no other;
+    * nodes that share an object, or its engine, share the messages.
 
-    Any method raises ``Unavailable`` when it could not be done; then nothing was.
+    Any method raises ``Unavailable`` if it could not be done; then it had no effect.
     """
 
     async def store(self, user_id: UserId, message: StoredMessage) -> list[Evicted]:
-        """Keep a message; returns what had to go for it.
+        """Store a message; returns the messages that were evicted for it.
 
-        One whose id is kept for the user already is left as it is.
+        A message whose id is stored for the user already is left as it is.
         """
 
     async def waiting(
         self, user_id: UserId, after: int, limit: int, now: datetime
     ) -> list[tuple[int, StoredMessage]]:
-        """Return the first messages beyond a position (0: all), which come oldest first.
+        """Return at most ``limit`` messages after a position (0: all), the oldest first.
 
-        What is too old at ``now`` is left out, and still there for ``expire``.
+        Messages that are too old at ``now`` are left out; only ``expire`` removes them.
         """
 
     async def remove(self, user_id: UserId, message_id: str) -> bool:
-        """Keep a message no longer; False if it was not there."""
+        """Remove a message; False if it was not stored."""
 
     async def expire(self, now: datetime, limit: int) -> list[Evicted]:
-        """Remove what is too old at ``now``, at most ``limit`` messages of any users."""
+        """Remove messages that are too old at ``now``: at most ``limit``, of any users."""
 
     async def claim(self, user_id: UserId, owner: str, ttl: float) -> str:
-        """Take or renew the right to replay a user's messages; returns who has it then.
+        """Take or renew the lease for the replay of a user's messages; returns its holder.
 
-        It goes to ``owner`` unless somebody else has it, and lapses after ``ttl`` seconds.
+        ``owner`` gets it unless another owner holds it. It lapses after ``ttl`` seconds.
         """
 
     async def release(self, user_id: UserId, owner: str) -> None:
-        """Give the right back, if ``owner`` has it."""
+        """Release the lease, if ``owner`` holds it."""
 
 
 class AdapterFailed(Unavailable):

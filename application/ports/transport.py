@@ -1,9 +1,7 @@
-"""What the application needs from outside, as promises: all but what the nodes share.
+"""The ports between the application and the sockets, in both directions.
 
-Every port's docstring is its contract, and ``eyewall.testing.contracts`` holds adapters to it.
-Methods may be plain or ``async`` where a call may have to wait, if so marked with
-``MaybeAwaitable``; where a port has one method, a plain callable will do. ``stores`` has the ports
-of the cluster.
+``Link``, ``BroadcastGroup`` and ``MessageWriter`` are what the web adapter provides;
+``TransportEvents`` is what it calls. Each docstring is the contract.
 """
 
 from __future__ import annotations
@@ -18,17 +16,14 @@ from eyewall.domain.handshake import Handshake
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.outbox import Offer
 
-# --- the sockets
-
 
 class Link(Protocol):
     """The socket side of one connection.
 
-    * frames leave in the order of ``send``, room messages included; one is written
-      whole or not at all;
-    * ``close`` is the last thing that is sent; later sends are ignored;
-    * whatever ends the link by itself is told to ``TransportEvents.lost``, once; an end that
-      ``close`` asked for is not.
+    * messages leave in the order of ``send`` and ``publish``; a message is written whole or
+      not at all;
+    * the close frame is the last one; later sends are ignored;
+    * an end that ``close`` did not ask for is reported to ``TransportEvents.lost``, once.
     """
 
     owner: Any
@@ -37,90 +32,97 @@ class Link(Protocol):
 
     @property
     def queued(self) -> int:
-        """Messages that wait because the peer does not read."""
+        """Messages that wait because the peer reads too slowly."""
 
     @property
     def crowded(self) -> bool:
-        """Whether half of what may wait for the peer does: no time to send it a lot."""
+        """Whether the queue is at least half full: backpressure for bulk sending."""
 
     @property
     def last_seen(self) -> float:
-        """When anything last came, on the clock's ``now``."""
+        """When bytes last came in, on the clock's ``now``."""
 
     def look(self) -> None:
-        """Read what has come by now, and hand it on: before the peer is judged by what has
-        not. Not to be called from within ``TransportEvents``."""
+        """Read the input that has arrived, and pass it on, before a deadline is applied.
+
+        Must not be called from within ``TransportEvents``.
+        """
 
     def send(self, frame: EncodedMessage) -> Offer:
-        """Queue one message; the outcome says whether it will be written."""
+        """Queue one message without waiting; the outcome says whether it will be written."""
 
     def close(self, reason: DisconnectReason) -> None:
-        """Write what is queued, then the close frame, then go (protocol.md)."""
+        """Write the queued messages, then the close frame, then close the socket."""
 
 
 class BroadcastGroup(Protocol):
-    """Links that get the same messages: a room, or everybody on the node."""
+    """Links that get the same messages: a room's, or all of the node."""
 
-    def add(self, link: Link) -> None: ...
-    def discard(self, link: Link) -> None: ...
+    def add(self, link: Link) -> None:
+        """Add a link. Idempotent."""
 
-    def __len__(self) -> int: ...
+    def discard(self, link: Link) -> None:
+        """Remove a link. Idempotent."""
 
-    def __iter__(self) -> Iterator[Link]: ...
+    def __len__(self) -> int:
+        """Return the number of links."""
+
+    def __iter__(self) -> Iterator[Link]:
+        """Iterate over the links."""
 
     def publish(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
-        """Send to all who are in it now, except ``skip``; returns how many these are."""
+        """Queue a message for the current links, except ``skip``; returns their number."""
 
 
 class MessageWriter(Protocol):
-    """Writes for all links of the node, collected per turn of the loop."""
+    """Writes for all links of the node, in one batch per iteration of the loop."""
 
     def audience(self) -> BroadcastGroup:
-        """Return a new, empty audience."""
+        """Return a new, empty group."""
 
     async def ready(self) -> None:
-        """Return when the frames that wait to be written are few enough for more."""
+        """Wait while too many messages wait to be written: backpressure for publishers."""
 
 
 class ConnectionSlot(Protocol):
-    """A connection's place in the limits, from the handshake on."""
+    """A connection's slot in the connection limits, from the handshake on."""
 
     def release(self) -> None:
-        """Give it back. May be called again."""
+        """Free the slot. Idempotent."""
 
 
 class TransportEvents(Protocol):
-    """What the web adapter tells the application."""
+    """What the web adapter reports to the application."""
 
     def reserve(self, ip: str | None) -> ConnectionSlot:
         """Count a handshake against the limits; raises ``ShuttingDown`` or ``Overloaded``."""
 
     def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta]:
-        """Say who knocks; raises ``Unauthorized``. To be awaited if it has to wait."""
+        """Return the client's identity; raises ``Unauthorized``."""
 
     async def open(
         self, link: Link, meta: ConnMeta, reservation: ConnectionSlot, *, session: bool
     ) -> bool:
-        """Register the link, welcome it (``session``), run the hooks.
+        """Register the link, send the welcome (if ``session``), run the hooks.
 
-        Returns True when reading may begin; False if it was refused and closed. From
-        this call on the reservation belongs to the connection.
+        Returns True when reading may begin; False if the connection was refused and closed.
+        From this call on the connection owns the reservation.
         """
 
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:
-        """Take one whole message in. Never waits, never raises."""
+        """Take one complete message. Never waits, never raises."""
 
     def dropped(self, link: Link, frame: EncodedMessage, offer: Offer) -> None:
-        """A message that ``send`` had taken will not be written after all.
+        """Report that a message that ``send`` had accepted will not be written.
 
-        ``CLOSED``: it still waited when the link was gone. ``EXPIRED``: its time was over.
-        Any other: it did not fit.
+        ``CLOSED``: it was still queued when the link ended. ``EXPIRED``: its time was over.
+        Any other: it did not fit the queue.
         """
 
     def drained(self, link: Link) -> None:
-        """The link had a queue, because the peer did not read, and it is empty again."""
+        """Report that the link's queue, filled by a slow peer, is empty again."""
 
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None
     ) -> None:
-        """The link has ended, or is ending by the adapter's decision."""
+        """Report that the link has ended, or is ending by the adapter's decision."""
