@@ -1,15 +1,15 @@
-"""Every call of the bus and the stores has an end, and fails in a way that is known.
+"""A deadline and defined errors for every call of the bus and the stores.
 
 Rules of this file:
 
-1. A call that does not return within ``DEADLINE`` is ended, and is ``Unavailable``. It may
-   have been done all the same: whoever asked knows neither that nor the opposite.
-2. What an adapter raises beside the families of ``eyewall.domain.errors`` is its bug or
-   its engine's: logged here, and ``Unavailable`` for whoever asked. What a decision's
-   rule raises is the caller's own, and goes back to it as it is.
-3. A call that does not wait costs no timer: an adapter in memory is run through at once.
-4. The deadline is the loop's time, not the ``Clock``'s: it is about the process. An answer
-   that came while the loop stood still is read before a call is late.
+1. A call that does not return within ``DEADLINE`` is cancelled, and raises ``Unavailable``.
+   It may have taken effect: the caller can't know.
+2. An error of an adapter that is not of ``eyewall.domain.errors`` is a bug of the adapter or
+   its engine: it is logged, and the caller gets ``Unavailable``. An error that a room
+   transaction raises is the caller's own, and is passed on unchanged.
+3. A call that does not wait costs no timer: an adapter in memory returns at once.
+4. The deadline counts the loop's time, not the ``Clock``'s: it is about the process. An answer
+   that arrived while the loop was stalled is read before a call counts as late.
 """
 
 from __future__ import annotations
@@ -38,36 +38,39 @@ from eyewall.application.ports.stores import (
 from eyewall.domain.errors import EyewallError, Unavailable
 
 DEADLINE = 6.0
-"""Seconds that a call may take. The ports promise five (``stores``): an adapter that keeps
-its promise can say itself what it waited for. Whoever waits here may hold the turn of a
-connection, and a client waits for the answer."""
+"""Seconds that a call may take. The ports promise five (``stores``), so an adapter that keeps
+its promise raises its own error first. The caller may hold the lock of a connection, and a
+client waits for the answer."""
 
 
 class CallGuard:
-    """Sees calls of adapters through, or to their end."""
+    """Wraps the bus and the stores, so that each call has a deadline and defined errors."""
 
     def __init__(self, logger: Logger) -> None:
         self.logger = logger
 
     def bus(self, bus: PubSub) -> PubSub:
-        """The bus, each call of it guarded."""
+        """Return the bus with each call guarded."""
         return _Bus(self, bus)
 
     def state(self, state: StateStore, on_away: Callable[[], None]) -> StateStore:
-        """The state, each call of it guarded; ``on_away`` is called when one is
+        """Return the state with each call guarded; ``on_away`` is called when one raises
         ``Unavailable``."""
         return cast("StateStore", _State(self, state, on_away))
 
     def history(self, history: HistoryStore) -> HistoryStore:
-        """The history, each call of it guarded."""
+        """Return the history with each call guarded."""
         return cast("HistoryStore", _Store(self, history, HistoryStore))
 
     def offline(self, offline: OfflineStore) -> OfflineStore:
-        """The store of messages to users who are away, each call of it guarded."""
+        """Return the offline store with each call guarded."""
         return cast("OfflineStore", _Store(self, offline, OfflineStore))
 
     def begin(self, what: str, method: Callable[..., Any], *args: Any) -> Any:
-        """Call, and return the result, or what has to be awaited at once for it."""
+        """Call ``method``; returns its result, or a coroutine that must be awaited at once.
+
+        ``what`` names the call in errors and in the log.
+        """
         try:
             result = method(*args)
             if type(result) is not CoroutineType:
@@ -82,20 +85,20 @@ class CallGuard:
         return self._rest(what, result, waits)
 
     def failed(self, what: str, error: BaseException) -> NoReturn:
-        """Raise what the caller is to know of an error that came out of a call."""
-        # A ``KeyboardInterrupt`` is somebody else's.
+        """Raise the caller's error for an ``error`` of a call, and log an adapter's bug."""
+        # A ``KeyboardInterrupt`` is for the program, not for the caller.
         if is_end(error) or isinstance(error, (EyewallError, KeyboardInterrupt)):
             raise error
         self.logger.error("adapter_failed", call=what, error=shown(error), exc_info=error)
         raise AdapterFailed(f"{what} failed") from error
 
     def late(self, what: str) -> Unavailable:
-        """What the caller is to know of a call that has taken too long."""
+        """Return the caller's error for a call that has passed its deadline, and log it."""
         self.logger.warning("adapter_silent", call=what, seconds=DEADLINE)
         return Unavailable(f"{what} did not return within {DEADLINE:g} s")
 
     async def _rest(self, what: str, begun: Coroutine[Any, Any, Any], waits: Any) -> Any:
-        """Go through with a call that waits for something."""
+        """Run a call that has begun to wait, under the deadline."""
         task = asyncio.current_task()
         assert task is not None
         before, is_late = task.cancelling(), False
@@ -115,12 +118,15 @@ class CallGuard:
         finally:
             timer.cancel()
         if is_late:
-            task.uncancel()  # it has returned all the same
+            task.uncancel()  # the call returned in spite of its cancellation
         return result
 
     async def within(self, what: str, begun: Awaitable[Any], drop: Callable[[Any], None]) -> Any:
-        """The same in a task of its own, whose result goes to ``drop`` if it comes when
-        nobody waits for it any more."""
+        """Await ``begun`` under the deadline, in a task of its own.
+
+        A result that comes after the deadline, or after the caller's cancellation, is passed
+        to ``drop``.
+        """
         work = asyncio.ensure_future(_outcome(begun))
         try:
             if not await has_come(work, DEADLINE):
@@ -137,14 +143,14 @@ class CallGuard:
 
 @coroutine
 def _go_on(begun: Coroutine[Any, Any, Any], waits: Any) -> Generator[Any, Any, Any]:
-    """``yield from`` for a coroutine that has been begun, and waits for ``waits``."""
+    """``yield from`` for a coroutine that has begun and waits for ``waits``."""
     while True:
         try:
             sent = yield waits
         except GeneratorExit:
             begun.close()
             raise
-        except BaseException as error:  # noqa: BLE001  (whatever it is, it is for the call)
+        except BaseException as error:  # noqa: BLE001  (it is thrown into the call)
             step = partial(begun.throw, error)
         else:
             step = partial(begun.send, sent)
@@ -159,8 +165,8 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 async def _outcome(begun: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """What became of a call. It is not raised: a ``SystemExit`` would end the loop with the
-    task, whoever awaits that."""
+    """Return the result or the error of a call. The error is not raised: a ``SystemExit`` in a
+    task would end the loop."""
     try:
         return await begun, None
     except BaseException as error:
@@ -201,7 +207,7 @@ def _guarded(
     what = f"{type(inner).__name__}.{name}"
 
     async def call(*args: Any) -> Any:
-        # Begun when this is awaited: an adapter may look which task it is in.
+        # The call begins when this is awaited: an adapter may read the current task.
         try:
             result = guard.begin(what, getattr(inner, name), *args)
             return await result if type(result) is CoroutineType else result
@@ -213,7 +219,7 @@ def _guarded(
 
 
 class _State(_Store):
-    """The state, within whose calls rules of the application run."""
+    """The state, whose ``decide`` runs transactions of the application."""
 
     def __init__(self, guard: CallGuard, inner: Any, on_away: Callable[[], None]) -> None:
         optional = (KnowsOwned,) if has_methods_of(inner, KnowsOwned) else ()
@@ -240,7 +246,7 @@ class _State(_Store):
 
 
 class _RuleFailed(EyewallError):
-    """Carries what a rule raised through the adapter."""
+    """Carries an error that a transaction raised through the adapter."""
 
 
 class _Bus:
@@ -273,7 +279,7 @@ class _Bus:
         return _Subscription(self._guard, self._name, subscription)
 
     def _drop(self, subscription: Subscription) -> None:
-        """It stands, but nobody wants it any more."""
+        """Close a subscription that became active after its caller had given up."""
         closing = _Subscription(self._guard, self._name, subscription)
         self._closing.spawn(_closed(closing))
 

@@ -1,13 +1,17 @@
-"""One after the other, per key: for steps that have to wait in the middle.
+"""A re-entrant lock per key, for steps that wait in the middle.
 
-The event loop is the lock for everything that does not wait. Joining and leaving a
-room wait for the state store between their decision and its effect here, so two of
-them for one connection take turns.
+The event loop itself serializes code that does not wait. Joining and leaving a room wait for
+the state store between their decision and its effect, so two of them for one connection
+exclude each other here.
 
-Who has the turn may take it again: that is what a hook does that leaves a room while it
-is told of the join. It may do so in a task of its own (``asyncio.wait_for`` makes one),
-which is why who has the turn is known by the context and not by the task. Several
-tasks within one turn take turns among themselves.
+Rules of this file:
+
+1. Waiters for a key get its lock in FIFO order.
+2. The holder may acquire the lock again: a hook does so that leaves a room during its join.
+   ``asyncio.wait_for`` runs such code in a task of its own, so the holder is known by its
+   context (``ContextVar``), not by its task.
+3. Several tasks of one holder exclude each other, and the lock is released when all of them
+   have ended.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from contextvars import ContextVar, Token
 from types import MappingProxyType
 
 
-class _Turn:
-    """Somebody's turn, or a key's beginning: what the next ones wait at."""
+class _Level:
+    """One level of nesting: the lock that the next waiters at this level wait for."""
 
     __slots__ = ("is_over", "lock", "users")
 
@@ -30,72 +34,73 @@ class _Turn:
         self.is_over = False
 
 
-_NONE: Mapping[Hashable, _Turn] = MappingProxyType({})
+_NONE: Mapping[Hashable, _Level] = MappingProxyType({})
 
 
 class KeyedLock:
-    """Mutual exclusion by key. A key that nobody uses takes no memory."""
+    """A re-entrant lock per key. A key without holder or waiters takes no memory."""
 
     def __init__(self) -> None:
-        self._turns: dict[Hashable, _Turn] = {}
-        self._held: ContextVar[Mapping[Hashable, _Turn]] = ContextVar("held", default=_NONE)
+        self._locks: dict[Hashable, _Level] = {}
+        self._held: ContextVar[Mapping[Hashable, _Level]] = ContextVar("held", default=_NONE)
 
-    def take(self, key: Hashable) -> AbstractAsyncContextManager[None]:
-        """Return what is entered with the turn, and left at its end."""
-        return _Stay(self._turns, self._held, key)
+    def acquire(self, key: Hashable) -> AbstractAsyncContextManager[None]:
+        """Return a context manager that waits for the lock of ``key`` and releases it."""
+        return _Acquired(self._locks, self._held, key)
 
 
-class _Stay:
-    """One turn, from waiting for it to its end.
+class _Acquired:
+    """One acquisition of a lock, from waiting for it to its release.
 
-    By hand, because a turn is taken for every connect, join and leave, and generators
-    in between cost more than all the rest of it.
+    A class with ``__aenter__``, because every connect, join and leave acquires a lock, and a
+    generator would cost more than all the rest of it.
     """
 
-    __slots__ = ("_door", "_held", "_key", "_token", "_turn", "_turns")
+    __slots__ = ("_held", "_inner", "_key", "_locks", "_outer", "_token")
 
     def __init__(
         self,
-        turns: dict[Hashable, _Turn],
-        held: ContextVar[Mapping[Hashable, _Turn]],
+        locks: dict[Hashable, _Level],
+        held: ContextVar[Mapping[Hashable, _Level]],
         key: Hashable,
     ) -> None:
-        self._turns = turns
+        self._locks = locks
         self._held = held
         self._key = key
-        self._door: _Turn
-        self._turn: _Turn
-        self._token: Token[Mapping[Hashable, _Turn]]
+        self._outer: _Level
+        self._inner: _Level
+        self._token: Token[Mapping[Hashable, _Level]]
 
     async def __aenter__(self) -> None:
         held = self._held.get()
-        around = held.get(self._key)
-        if around is None or around.is_over:
-            around = self._turns.get(self._key)
-            if around is None:
-                around = self._turns[self._key] = _Turn()
-        self._door = around
-        around.users += 1
+        outer = held.get(self._key)
+        if outer is None or outer.is_over:
+            outer = self._locks.get(self._key)
+            if outer is None:
+                outer = self._locks[self._key] = _Level()
+        self._outer = outer
+        outer.users += 1
         try:
-            await around.lock.acquire()
+            await outer.lock.acquire()
         except BaseException:
             self._leave()
             raise
-        self._turn = _Turn()
-        self._token = self._held.set({**held, self._key: self._turn})
+        self._inner = _Level()
+        self._token = self._held.set({**held, self._key: self._inner})
 
     async def __aexit__(self, *_: object) -> None:
         self._held.reset(self._token)
-        self._turn.is_over = True
+        self._inner.is_over = True
         try:
-            # Tasks that took it within, and are still at it, are waited for.
-            await self._turn.lock.acquire()
+            # Wait for tasks of this holder that acquired the lock within and still run.
+            await self._inner.lock.acquire()
         finally:
-            self._door.lock.release()
+            self._outer.lock.release()
             self._leave()
 
     def _leave(self) -> None:
-        door = self._door
-        door.users -= 1
-        if not door.users and self._turns.get(self._key) is door:
-            del self._turns[self._key]
+        """Stop using the outer level; the last user removes a key's entry."""
+        outer = self._outer
+        outer.users -= 1
+        if not outer.users and self._locks.get(self._key) is outer:
+            del self._locks[self._key]

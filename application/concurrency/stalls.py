@@ -1,19 +1,19 @@
-"""Stalls of the event loop: noticed, counted, and not held against the clients.
+"""Stalls of the event loop: detected, counted, and added to the deadlines of clients.
 
-Blocking code, a stopped process, a machine that was suspended: the loop reads nothing
-meanwhile, and every answer that it waits for seems to be overdue when it goes on. A timer
-that rings late says so.
+During a stall (blocking code, a stopped process, a suspended machine) the loop reads nothing,
+and afterwards every answer that it waits for seems overdue. A timer that fires late shows the
+stall.
 
 Rules of this file:
 
-1. A stall is noticed before anything is judged by the clock: code that watches a deadline
-   calls ``look`` first, since its own timer may ring before this one.
-2. Time that was lost is given back, through ``on_stall``, to every deadline that a client or
-   another node has to keep. A deadline that was due gets a ``CHANCE`` besides, but only one:
-   stalls that come again and again keep no dead client for ever.
-3. Rather too little is given back than too much, for the same reason. So a client's socket
-   is read before the client is judged.
-4. It costs a timer, and nothing for each message.
+1. A stall is detected before a deadline is applied: code with a deadline calls ``look``
+   first, because its own timer may fire before this one.
+2. ``on_stall`` extends every deadline of a client or another node by the lost time. A deadline
+   that was due gets a ``CHANCE`` in addition, but only one: repeated stalls must not keep a
+   dead client for ever.
+3. The extension is rather too short than too long, for the same reason. So a client's socket
+   is read before a deadline is applied to it.
+4. The cost is one timer, and nothing per message.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.domain.report import Incident
 
 TICK: Final = 0.5
-"""Seconds between two looks at the clock."""
+"""Seconds between two readings of the clock: short against the deadlines of clients."""
 
 
 LATE: Final = 0.25
-"""Seconds by which a tick may be late: from there on it is a stall."""
+"""Seconds by which a tick may be late; a longer delay is a stall."""
 
 
 CHANCE: Final = 1.0
-"""Seconds after a stall that a deadline gets at least if it was due: for reading, in its turn,
-the answer that may be there, and for handling it."""
+"""Seconds after a stall that a due deadline gets at least: time to read and to handle an
+answer that has arrived."""
 
 
 JUMP: Final = 1.0
-"""Seconds by which the time of day may run ahead of the clock, or behind it, from tick to
-tick. A machine that was suspended without the clock going on shows only there."""
+"""Seconds by which the time of day may differ from the clock from tick to tick. The suspension
+of a machine whose clock stops meanwhile shows only there."""
 
 
 REPORT: Final = 2
-"""Ticks whose worst lag is reported as one number."""
+"""Ticks whose worst lag is reported as one number: about one report per second."""
 
 
 QUIET: Final = 10.0
-"""Seconds between two lines of the log about stalls."""
+"""Seconds between two log lines about stalls."""
 
 
 class Stalls:
-    """Watches the running event loop. Until ``start`` it notices nothing."""
+    """Detects stalls of the running event loop, from ``start`` on."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -62,56 +62,62 @@ class Stalls:
         self._on_lag: Callable[[float], None] | None = None
         self._timer: Timer | None = None
         self._due = 0.0
-        self._ahead = 0.0  # of the time of day before the clock
+        self._ahead = 0.0  # the time of day minus the clock
         self._lag = 0.0
         self._ticks = 0
         self._lost = 0.0
         self._awake = 0.0
         self.bound = float("inf")
-        """On the clock. ``look`` does nothing before this, and need not be called."""
+        """On the clock. ``look`` does nothing before this time, and need not be called."""
         self.over_at = float("-inf")
         """When the last stall ended, on the clock."""
 
-    # --- telling of it
+    # --- callbacks
 
     def on_stall(self, fn: Callable[[float], None]) -> None:
-        """Have ``fn`` called after a stall with the seconds that it took; it must not
-        raise or wait. What is due is judged after that."""
+        """Call ``fn`` after each stall with its seconds, before a due deadline is applied.
+
+        ``fn`` must not raise or wait.
+        """
         self._on_stall.append(fn)
 
     def forget(self, fn: Callable[[float], None]) -> None:
-        """Take ``on_stall`` back."""
+        """Remove an ``on_stall`` callback. Idempotent."""
         if fn in self._on_stall:
             self._on_stall.remove(fn)
 
     def on_jump(self, fn: Callable[[], None]) -> None:
-        """Have ``fn`` called when the time of day has jumped; it must not raise or wait."""
+        """Call ``fn`` when the time of day has jumped; it must not raise or wait."""
         self._on_jump.append(fn)
 
     def on_lag(self, fn: Callable[[float], None]) -> None:
-        """Have ``fn`` called about once a second with the longest lag since; one only."""
+        """Call ``fn`` about once a second with the longest lag, in seconds, since its last call.
+
+        A second call replaces the first ``fn``.
+        """
         self._on_lag = fn
 
-    # --- life
+    # --- start and stop
 
     def start(self) -> None:
-        """Begin on the running loop."""
+        """Begin to watch the running loop."""
         self.stop()
         self._ahead = self._advance()
         self._lag, self._ticks = 0.0, 0
         self._arm(self._clock.now())
 
     def stop(self) -> None:
+        """Stop watching. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.bound = float("inf")
 
-    # --- looking
+    # --- detection
 
     def look(self) -> None:
-        """Notice a stall that is just over, and tell of it. Cheap, and may be called at
-        any time."""
+        """Detect a stall that is just over, and run the callbacks. Cheap; may be called at any
+        time."""
         now = self._clock.now()
         if now <= self.bound:
             return
@@ -125,12 +131,12 @@ class Stalls:
 
     @property
     def is_recent(self) -> bool:
-        """Whether a stall is just over: messages that came during it may not have been handled."""
+        """Whether a stall is just over: messages that arrived during it may not be handled yet."""
         self.look()
         return self._clock.now() - self.over_at < CHANCE
 
     def awake(self) -> float:
-        """Seconds on a clock that stands still while the loop does, and never goes back."""
+        """Return the seconds of a monotonic clock that stops during stalls."""
         self.look()
         self._awake = max(self._awake, self._clock.now() - self._lost)
         return self._awake
@@ -161,8 +167,8 @@ class Stalls:
 
 
 class StallLog:
-    """Counts stalls, and says them in the log: the first at once, then a line in
-    ``QUIET`` seconds at most, which has all since."""
+    """Counts stalls and logs them: the first at once, then at most one line in ``QUIET``
+    seconds, with the sum of all since."""
 
     def __init__(self, clock: Clock, logger: Logger, happened: Callable[[Incident], None]) -> None:
         self._clock = clock
@@ -174,17 +180,17 @@ class StallLog:
         self._timer: Timer | None = None
 
     def stalled(self, seconds: float) -> None:
-        """The loop stood still for so long."""
+        """Count a stall of so many seconds."""
         self._happened(Incident.LOOP_STALLS)
         self._stalls += 1
         self._seconds += seconds
         if self._timer is None:
-            # Not at once: what has come is read first, and a log may block, too.
+            # Not at once: pending input is read first, and writing the log may block.
             wait = max(0.0, self._next - self._clock.now())
             self._timer = self._clock.call_later(wait, self._say)
 
     def close(self) -> None:
-        """Say what has not been said, and end."""
+        """Write the pending line, and end."""
         if self._timer is not None:
             self._timer.cancel()
             self._say()
@@ -198,8 +204,10 @@ class StallLog:
 
 
 class Alarm:
-    """A timer of the running loop, for a wait without ``Stalls``: where it would ring late,
-    it rings a ``CHANCE`` later, when an answer that came during the stall has been read."""
+    """A timer of the running loop for waits without ``Stalls``.
+
+    After a stall it fires a ``CHANCE`` later, when an answer that arrived meanwhile is read.
+    """
 
     __slots__ = ("_due", "_fn", "_loop", "_timer")
 
@@ -210,6 +218,7 @@ class Alarm:
         self._timer = self._loop.call_later(seconds, self._ring)
 
     def cancel(self) -> None:
+        """Don't call the function. Idempotent."""
         self._timer.cancel()
 
     def _ring(self) -> None:
@@ -220,8 +229,10 @@ class Alarm:
 
 
 async def has_come(answer: asyncio.Future[Any], within: float) -> bool:
-    """Wait ``within`` so many seconds, and a ``CHANCE`` longer if the loop stood still;
-    returns whether the answer is there. It is not cancelled."""
+    """Wait ``within`` seconds for ``answer``, and a ``CHANCE`` longer if the loop was stalled.
+
+    Returns whether it is done. It is not cancelled.
+    """
     loop = asyncio.get_running_loop()
     due = loop.time() + within
     await asyncio.wait([answer], timeout=within)

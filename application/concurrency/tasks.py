@@ -1,19 +1,15 @@
-"""Tasks with an owner: reported when they fail, ended when the owner ends.
+"""Tasks with an owner, the meaning of errors that leave a task, and work that is not cancelled.
 
-Whatever an application's code raises is a failure of that one call, also what Python means
-for the end of a task or of the program (``CancelledError``, ``SystemExit`` and the like).
-Code that calls it catches ``BaseException``, and
+Rules of this file:
 
-* where nothing was awaited, that is all: no cancellation arrives there;
-* where something was, it passes on what ``is_end`` says.
-
-Ctrl-C comes as a signal, and ends a server by that.
-
-
-Decisions whose effect follows, whatever happens to the task that asked for them.
-
-Who waits for one may be cancelled between the decision, which then stands in the
-cluster's state, and its effect here: a handler is, when its time is up.
+1. A ``TaskSet`` logs the failures of its tasks, and cancels them when its owner ends.
+2. An error of the application's code is a failure of that one call, also a ``CancelledError``
+   or ``SystemExit``. The caller catches ``BaseException``. Where it has awaited something, it
+   re-raises the errors for which ``is_end`` is true; without an await no cancellation can
+   arrive. Ctrl-C comes as a signal, and stops the server by that.
+3. ``Effects`` runs a decision and its effect to completion even if the caller is cancelled,
+   as a handler is at its timeout: a decision stands in the cluster's state, and its effect on
+   this node must follow.
 """
 
 from __future__ import annotations
@@ -28,30 +24,32 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.domain.errors import Refused, Unavailable
 
 CANCEL_GRACE = 0.5
-"""Seconds that a task has to end after it was cancelled."""
+"""Seconds that a task has to end after its cancellation: time for a ``finally`` block, and
+short against the five seconds of the whole shutdown."""
 
 
 PARTING = 1.0
-"""Seconds for what a node that ends still has to say to an engine. There are a handful of
-such calls, and the whole end has five seconds (``server.LETTING_GO``): one engine that is
-silent must not keep the adapters from being closed."""
+"""Seconds for a call to an engine at a node's shutdown. There are a handful of such calls, and
+the whole shutdown has five seconds: an engine that does not answer must not keep the other
+adapters from being closed."""
 
 
 def is_cancelled() -> bool:
-    """Whether the running task is to end.
+    """Whether the running task is being cancelled.
 
-    A ``CancelledError`` without that came from something it waited for, and is a
-    failure of that like any other.
+    Otherwise a ``CancelledError`` came from the awaited object, and is its failure.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_end(error: BaseException) -> bool:
-    """Whether ``error``, which came out of an ``await``, is the end of what runs here, and
-    not a failure of what was awaited."""
+    """Whether ``error``, raised by an ``await``, ends the running task.
+
+    Otherwise it is a failure of the awaited object.
+    """
     if isinstance(error, GeneratorExit):
-        return not _in_a_task()  # else the application's own: a coroutine is closed outside
+        return not _in_a_task()  # a coroutine is closed outside of tasks
     return isinstance(error, asyncio.CancelledError) and is_cancelled()
 
 
@@ -63,7 +61,7 @@ def _in_a_task() -> bool:
 
 
 async def briefly(work: Awaitable[Any], seconds: float | None = None) -> None:
-    """Await ``work``; raises ``Unavailable`` if it takes longer (None: than ``PARTING``)."""
+    """Await ``work`` for at most ``seconds`` (None: ``PARTING``); then raise ``Unavailable``."""
     most = PARTING if seconds is None else seconds
     try:
         async with asyncio.timeout(most) as limit:
@@ -75,7 +73,7 @@ async def briefly(work: Awaitable[Any], seconds: float | None = None) -> None:
 
 
 class TaskSet:
-    """A set of running tasks."""
+    """The running tasks of one owner."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -85,33 +83,33 @@ class TaskSet:
         return len(self._running)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
-        """Run ``work``; what it raises is logged."""
+        """Run ``work`` in a task, which is returned; an error of it is logged."""
         task = asyncio.get_running_loop().create_task(_contained(work), name=name)
         self._running.add(task)
         task.add_done_callback(partial(self._done, work))
         return task
 
     async def settled(self) -> None:
-        """Return when none is running, but for the caller itself."""
+        """Wait until no task runs, except the caller's own."""
         while running := self._running - {asyncio.current_task()}:
             await asyncio.wait(running)
 
     async def close(self) -> None:
-        """Cancel what runs, and wait for its end; the caller itself may be one of them.
+        """Cancel the running tasks, except the caller's own, and wait for their end.
 
-        A task that ignores its cancellation is named, and left behind.
+        A task that ignores its cancellation for ``CANCEL_GRACE`` is logged and abandoned.
         """
         while running := self._running - {asyncio.current_task()}:
             for task in running:
                 task.cancel()
-            _, deaf = await asyncio.wait(running, timeout=CANCEL_GRACE)
-            for task in deaf:
+            _, stuck = await asyncio.wait(running, timeout=CANCEL_GRACE)
+            for task in stuck:
                 self._logger.warning("task_does_not_end", task=task.get_name())
-            self._running -= deaf
+            self._running -= stuck
 
     def _done(self, work: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        work.close()  # it may have been cancelled before it had begun
+        work.close()  # it may have been cancelled before it began
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._logger.error(
@@ -120,7 +118,7 @@ class TaskSet:
 
 
 async def _contained(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await ``work``; what would end the loop, or look like a cancellation, is a failure."""
+    """Await ``work``; errors that would end the loop or look like a cancellation are wrapped."""
     try:
         return await work
     except Exception:
@@ -135,7 +133,7 @@ _T = TypeVar("_T")
 
 
 class Effects:
-    """Owns decisions and their effects until both are over."""
+    """Runs decisions with their effects to completion, whatever happens to the callers."""
 
     def __init__(self, logger: Logger) -> None:
         self._tasks = TaskSet(logger)
@@ -143,10 +141,10 @@ class Effects:
     async def run_to_completion(
         self, work: Callable[[], Awaitable[_T]], then: Callable[[], Awaitable[Any]] | None = None
     ) -> _T:
-        """Await ``work``, a decision and its effect, which goes on without the caller.
+        """Run ``work``, a decision and its effect, even if the caller is cancelled.
 
-        ``then`` follows it: in the caller's task, or without the caller when it has
-        been cancelled before.
+        Returns its result; raises its error. ``then`` runs after it: in the caller's task,
+        or in a task of its own if the caller was cancelled.
         """
         asked: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
@@ -159,7 +157,7 @@ class Effects:
                 if not asked.done():
                     asked.set_exception(error)
                 elif not isinstance(error, Refused):
-                    raise  # nobody else hears of it
+                    raise  # the caller has gone: the task set logs it
             else:
                 if not asked.done():
                     asked.set_result(result)
@@ -177,7 +175,7 @@ class Effects:
         return result
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the running work, and wait for its end."""
         await self._tasks.close()
 
 

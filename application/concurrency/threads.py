@@ -1,7 +1,7 @@
-"""The threads in which plain handlers run.
+"""The thread pool of plain handlers.
 
-They are daemons, which those of ``concurrent.futures`` are not: a handler that never
-returns must not hold up the end of the process.
+The threads are daemons, unlike those of ``concurrent.futures``: a handler that never returns
+must not block the end of the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ThreadCall:
-    """A call on its way through a thread and back."""
+    """One call of a function in a thread; its result settles ``future`` on the loop."""
 
     __slots__ = ("_on_change", "_questions", "fn", "future", "loop")
 
@@ -33,11 +33,11 @@ class ThreadCall:
 
     @property
     def waits(self) -> bool:
-        """Whether it has asked the loop for something that is not done yet."""
+        """Whether its thread waits for the loop."""
         return self._questions > 0
 
     async def ask(self, work: Awaitable[T]) -> T:
-        """On the loop: what its thread has asked for, and waits for."""
+        """Await ``work`` on the loop for the call's thread, which waits for it."""
         self._questions += 1
         self._on_change()
         try:
@@ -46,28 +46,29 @@ class ThreadCall:
             self._questions -= 1
 
     def make(self) -> None:
+        """Run the function in the current thread, and pass its result to the loop."""
         result: Any = None
         error: BaseException | None = None
         _here.call = self
         try:
             result = self.fn()
-        except Exception as raised:  # noqa: BLE001  (it belongs to who awaits the call)
+        except Exception as raised:  # noqa: BLE001  (the caller gets it)
             error = raised
-        except BaseException as stop:  # noqa: BLE001  (what ends a task, or the program)
-            # A library that gives up must not take the server along.
+        except BaseException as stop:  # noqa: BLE001  (a ``SystemExit``, for example)
+            # A handler that calls ``sys.exit`` must not end the server.
             error = _failed(stop)
         finally:
             _here.call = None
-        if isinstance(error, StopIteration):  # which no future holds (PEP 479)
+        if isinstance(error, StopIteration):  # a future can't hold it (PEP 479)
             error = _failed(error)
         try:
             self.loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:
-            pass  # the loop has ended meanwhile
+            pass  # the loop is closed
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
-            return  # cancelled meanwhile
+            return  # cancelled
         if error is None:
             self.future.set_result(result)
         else:
@@ -81,7 +82,7 @@ def _failed(stop: BaseException) -> RuntimeError:
 
 
 class _Here(threading.local):
-    """What the thread is at."""
+    """The call that the current thread makes."""
 
     call: ThreadCall | None = None
 
@@ -90,7 +91,7 @@ _here = _Here()
 
 
 def current_call() -> ThreadCall | None:
-    """The call that this thread is making; None in a thread of somebody else."""
+    """Return the call that this thread makes; None in a thread outside the pool."""
     return _here.call
 
 
@@ -106,7 +107,10 @@ class Threads:
         self._started = 0
 
     async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Return what ``fn(*args)`` returns, in a thread; context variables come along."""
+        """Run ``fn(*args)`` in a thread, in a copy of the caller's context.
+
+        Returns its result; raises its error.
+        """
         call = ThreadCall(partial(copy_context().run, fn, *args), self._changed.set)
         self._calls.put(call)
         if not self._idle.acquire(blocking=False) and self._started < self._size:
@@ -122,17 +126,17 @@ class Threads:
 
     @property
     def at_work(self) -> bool:
-        """Whether anything goes on in a thread, without waiting for the loop."""
+        """Whether a thread runs a call that does not wait for the loop."""
         return any(not call.waits for call in self._awaited)
 
     async def rest(self) -> None:
-        """Return when nothing is at work."""
+        """Wait until no call is at work."""
         while self.at_work:
             self._changed.clear()
             await self._changed.wait()
 
     def close(self) -> None:
-        """Let the threads end; calls that have not begun are cancelled."""
+        """End the threads after their current calls; cancel calls that have not begun."""
         calls, started = self._calls, self._started
         self._calls, self._idle, self._started = SimpleQueue(), threading.Semaphore(0), 0
         try:
@@ -149,7 +153,7 @@ def _work(calls: SimpleQueue[ThreadCall | None], idle: threading.Semaphore) -> N
     while (call := calls.get()) is not None:
         if not call.future.cancelled():
             call.make()
-        del call  # what it holds should not wait for the next one
+        del call  # release its objects now, not at the next call
         idle.release()
 
 
@@ -158,7 +162,8 @@ def call_from_thread(
 ) -> T:
     """Run ``await fn(*args, **kwargs)`` on ``loop``, and block this thread until it has ended.
 
-    Returns the result or raises. Raises ``Misuse`` on the loop itself: that would be a deadlock.
+    Returns its result; raises its error, and ``Misuse`` on the loop's own thread, where it
+    would be a deadlock.
     """
     if _runs_here(loop):
         raise Misuse("from_thread is for plain handlers: await it instead")

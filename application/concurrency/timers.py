@@ -1,11 +1,8 @@
-"""Many deadlines, one timer.
+"""A timer queue: many deadlines share one timer of the clock.
 
-Ten thousand messages that wait for an ack cost one heap and one timer of the clock,
-not ten thousand timers. A deadline that is cancelled stays in the heap until it is
-due or until most of the heap is of that kind; then the heap is built anew.
-
-With ``stalls`` the time in which the event loop stood still does not count: nobody could
-be heard then (``stalls``).
+Ten thousand messages that wait for an ack cost one heap and one timer. A cancelled deadline
+stays in the heap until it is due, or until most entries are cancelled; then the heap is
+rebuilt. With ``stalls`` each deadline is extended by the time of stalls.
 """
 
 from __future__ import annotations
@@ -18,11 +15,11 @@ from eyewall.application.concurrency.stalls import CHANCE, Stalls
 from eyewall.application.ports.clock import Clock, Timer
 
 SLACK = 64
-"""Cancelled entries that a heap may always keep before it is built anew."""
+"""Cancelled entries below which a heap is not rebuilt: it is small then."""
 
 
 class Deadline:
-    """A call that is due at a time. Cancelling it twice, or late, changes nothing."""
+    """A function that is called at a time, ``when``, on the clock's ``now``."""
 
     __slots__ = ("_fn", "_owner", "_spared", "when")
 
@@ -33,8 +30,8 @@ class Deadline:
         self.when = when
 
     def postpone(self, seconds: float, now: float) -> None:
-        """Be due so much later; the first time that this would be over at once, a
-        ``CHANCE`` later than now."""
+        """Postpone by ``seconds``. The first time that this is not enough, postpone to a
+        ``CHANCE`` after ``now``."""
         self.when += seconds
         if self.when < now + CHANCE and not self._spared:
             self._spared = True
@@ -42,25 +39,28 @@ class Deadline:
 
     @property
     def cancelled(self) -> bool:
+        """Whether the function was called or never will be."""
         return self._fn is None
 
     def cancel(self) -> None:
+        """Don't call the function. Idempotent; no effect after the call."""
         if self._fn is not None:
             self._fn = None
-            self._owner.forget_one()
+            self._owner.count_cancelled()
 
     def forget(self) -> None:
-        """Never run, and cost nothing when it is cancelled."""
+        """Drop the function without counting it as cancelled: the queue itself is closed."""
         self._fn = None
 
     def run(self) -> None:
+        """Call the function, once."""
         fn, self._fn = self._fn, None
         if fn is not None:
             fn()
 
 
 class TimerQueue:
-    """Calls functions when their time has come, by the clock's ``now``."""
+    """Calls functions at their deadlines, by the clock's ``now``."""
 
     def __init__(self, clock: Clock, stalls: Stalls | None = None) -> None:
         self._clock = clock
@@ -77,14 +77,14 @@ class TimerQueue:
         return len(self._heap) - self._cancelled
 
     def at(self, when: float, fn: Callable[[], None]) -> Deadline:
-        """Call ``fn`` at ``when``; it must not raise."""
+        """Call ``fn``, which must not raise, at ``when``; returns the deadline."""
         deadline = Deadline(self, when, fn)
         heapq.heappush(self._heap, (when, next(self._number), deadline))
         self._arm()
         return deadline
 
     def close(self) -> None:
-        """Forget all deadlines, and the timer."""
+        """Drop all deadlines, and cancel the timer."""
         for _, _, deadline in self._heap:
             deadline.forget()
         self._heap.clear()
@@ -93,7 +93,8 @@ class TimerQueue:
             self._timer.cancel()
             self._timer = None
 
-    def forget_one(self) -> None:
+    def count_cancelled(self) -> None:
+        """Count a cancelled entry; rebuild the heap if most entries are cancelled."""
         self._cancelled += 1
         if self._cancelled > SLACK and self._cancelled * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if not entry[2].cancelled]
@@ -112,7 +113,7 @@ class TimerQueue:
         self._timer = self._clock.call_later(max(0.0, first - self._clock.now()), self._fire)
 
     def _postpone(self, seconds: float) -> None:
-        """The loop stood still for so long."""
+        """Extend all deadlines by the seconds of a stall."""
         now = self._clock.now()
         for _, _, deadline in self._heap:
             deadline.postpone(seconds, now)
@@ -126,7 +127,7 @@ class TimerQueue:
     def _fire(self) -> None:
         self._timer = None
         if self._stalls is not None:
-            self._stalls.look()  # what this postpones is not due
+            self._stalls.look()  # it may postpone deadlines that seem due
         now = self._clock.now()
         try:
             while self._heap and self._heap[0][0] <= now:
@@ -136,5 +137,5 @@ class TimerQueue:
                 else:
                     deadline.run()
         finally:
-            # One that raised, which none should, must not stop all that come after it.
+            # A function that raises, against its contract, must not stop the later ones.
             self._arm()

@@ -1,21 +1,21 @@
-"""Who handles which message when: a lane per ordering key, a pool of workers for all.
+"""A FIFO lane per ordering key, and a pool of workers that serves all lanes.
 
 Rules of this file:
 
-1. Two jobs of one key never overlap, and are done in the order of ``submit``.
-2. A worker that has taken a job wakes the next idle one before it awaits, if more is
-   waiting: a job that suspends holds up only its own lane.
-3. A lane with much to do goes to the end of the line after a few jobs, so that one
-   flooder can't keep a worker for itself.
-4. What waits is bounded, for all lanes together and for each of them.
-5. An owner whose jobs lie in lanes of many keys has a share of the workers and of what
-   may wait. Above it, it gets what is to spare: a part of both is always left to others.
-   An owner with a single lane, its own, pays nothing for this: the lane is its bound.
-6. What an owner has in work when it goes does not count: as many workers come in their
-   place, up to as many again as there are. What it still has to do comes last.
+1. Two jobs of one key never overlap, and run in the order of ``submit``.
+2. A worker that has taken a job wakes the next idle worker before it awaits, if more jobs
+   wait: a job that suspends blocks only its own lane.
+3. Lanes are served round-robin: after a few jobs a lane goes to the end of the queue, so that
+   one flooder can't occupy a worker.
+4. The waiting jobs are bounded, for all lanes together and for each lane.
+5. Fairness: an owner with jobs in lanes of many keys has a share of the workers and of the
+   queue. Above its share it gets only spare capacity: a reserve of both is always left to the
+   others. An owner that uses only its own lane costs nothing here: the lane is its bound.
+6. The running jobs of an owner that has gone don't count: as many workers replace theirs, up
+   to the size of the pool. Its waiting jobs run last.
 
-A task per message would cost as much again as reading the message; workers live long
-and one wake-up serves a batch.
+A task per message would double the cost of reading the message. Workers are long-lived, and
+one wake-up serves a batch.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ J = TypeVar("J")
 
 
 MAX_JOBS_PER_TURN = 8
-"""Jobs that a lane may have done before the next lane has its turn."""
+"""Jobs that a lane may run before the next lane is served: enough to amortize the switch, and
+few enough for fairness."""
 
 
 SHARE = 16
-"""An owner's share is one part in so many: of 64 workers 4, of a queue of 2,048 jobs 128."""
+"""An owner's share is this fraction: 4 of 64 workers, 128 of a queue of 2,048 jobs."""
 
 
 RESERVE = 4
-"""One part in so many is left to owners that are below their share, so that one who floods
-many keys finds three quarters, and the others find room."""
+"""This fraction is reserved for owners below their share: an owner that floods many keys gets
+three quarters at most, and the others find capacity."""
 
 
 class _Share:
-    """What one owner has in lanes of other keys than its own."""
+    """The use of one owner in lanes of other keys than its own."""
 
     __slots__ = ("gone", "held", "lost", "owner", "running", "waiting")
 
@@ -54,33 +55,36 @@ class _Share:
         self.running = 0
         self.waiting = 0
         self.held: dict[_Lane[Any], None] = {}
-        """Lanes that wait until the owner is below its share, or workers are to spare."""
+        """Lanes that wait until the owner is below its share, or capacity is spare."""
         self.gone = False
         self.lost = 0
-        """Jobs in work that do not count, because it went while they were."""
+        """Running jobs that don't count, because the owner has gone since they began."""
 
 
 class _Extra(Generic[J]):
-    """What is to be known of a lane that is not simply its owner's own."""
+    """The fairness data of a lane that several owners share, or whose owner has gone."""
 
     __slots__ = ("gone", "held_by", "lost", "owners")
 
     def __init__(self) -> None:
         self.owners: deque[_Share] = deque()
-        """Whose each waiting job is; empty in the lane of an owner that has gone."""
+        """The owner of each waiting job; empty in the own lane of an owner that has gone."""
         self.held_by: _Share | None = None
         self.gone = False
         self.lost = False
-        """Whether its job in work does not count, because the owner went meanwhile."""
+        """Whether its running job doesn't count, because the owner has gone meanwhile."""
 
     def payer(self) -> _Share:
-        """Who answers for the first job: of those whose jobs wait here, the one that has
-        the least in work. Who waits behind a flooder's job need not wait for its share."""
+        """Return the owner that the next job is charged to.
+
+        It is the owner of a waiting job here with the fewest running jobs: an owner behind a
+        flooder's job does not wait for the flooder's share.
+        """
         return min(self.owners, key=_in_work)
 
     @property
     def is_last(self) -> bool:
-        """Whether nobody is there any more who would wait for it."""
+        """Whether all owners of its jobs have gone."""
         return self.gone or all(share.gone for share in self.owners)
 
 
@@ -89,32 +93,33 @@ def _in_work(share: _Share) -> int:
 
 
 class _Lane(Generic[J]):
-    """What waits under one key: nearly always a single job, which needs no queue."""
+    """The waiting jobs of one key: nearly always a single one, which needs no queue."""
 
     __slots__ = ("extra", "in_work", "key", "later", "next")
 
     def __init__(self, key: Hashable, job: J) -> None:
         self.key = key
         self.next: J | None = job
-        """None when no job of the lane waits."""
+        """The first waiting job; None if no job waits."""
         self.later: deque[J] | None = None
-        """Those behind ``next``; a lane that had none yet has no queue either."""
+        """The jobs behind ``next``; created when there is a second one."""
         self.in_work: J | None = None
         self.extra: _Extra[J] | None = None
-        """None for the lane of an owner that is there."""
+        """None for the own lane of an owner that is connected."""
 
     def __len__(self) -> int:
-        """How many jobs wait."""
+        """Return how many jobs wait."""
         if self.next is None:
             return 0
         return 1 if self.later is None else 1 + len(self.later)
 
     @property
     def jobs(self) -> list[J]:
-        """Those that no worker has taken yet."""
+        """The jobs that no worker has taken yet, in FIFO order."""
         return [] if self.next is None else [self.next, *(self.later or ())]
 
     def add(self, job: J) -> None:
+        """Append a job."""
         if self.next is None:
             self.next = job
         elif self.later is None:
@@ -124,10 +129,10 @@ class _Lane(Generic[J]):
 
 
 class LaneWorkers(Generic[J]):
-    """Runs ``handle`` on what is submitted.
+    """Runs ``handle`` on each submitted job.
 
-    ``handle`` should not raise; what it raises all the same goes to ``on_fault``. What was
-    taken and is given up for others, because its owner has gone, goes to ``on_drop``.
+    An error of ``handle``, against its contract, is passed to ``on_fault``. An accepted job of
+    an owner that has gone may be evicted for others; it is passed to ``on_drop``.
     """
 
     def __init__(
@@ -154,18 +159,18 @@ class LaneWorkers(Generic[J]):
         self._ready: deque[_Lane[J]] = deque()
         self._shares: dict[Hashable, _Share] = {}
         self._over: dict[_Share, None] = {}
-        """Those above their share, which have lanes that are held."""
+        """Owners above their share, with lanes that are held back."""
         self._last: dict[_Lane[J], None] = {}
-        """Lanes whose owners have gone, and that have waited for a worker since."""
+        """Lanes whose owners have gone; they are served last."""
         self._lost = 0
-        """Jobs in work that do not count."""
+        """Running jobs that don't count."""
         self._lent = False
-        """Whether there may be workers in place of those that serve them."""
+        """Whether there may be more workers than the pool's size, in place of those jobs'."""
         self._idle: deque[asyncio.Future[None]] = deque()
         self._waking = False
         self._workers: set[asyncio.Task[None]] = set()
         self._clean: Context | None = None
-        """What every worker begins with; None while none should be hired."""
+        """The context of every new worker; None before the start and after the stop."""
         self._running = 0
         self._quiet: asyncio.Event = asyncio.Event()
         self.waiting = 0
@@ -173,12 +178,12 @@ class LaneWorkers(Generic[J]):
 
     @property
     def running(self) -> int:
-        """Jobs that are in work."""
+        """How many jobs run."""
         return self._running
 
     @property
     def stopping(self) -> bool:
-        """Whether a job that is cancelled is so because the lanes end."""
+        """Whether the pool is stopped: then a cancelled job was cancelled by ``stop``."""
         return self._clean is None
 
     def start(self) -> None:
@@ -188,8 +193,11 @@ class LaneWorkers(Generic[J]):
             self._hire()
 
     async def stop(self) -> list[J]:
-        """End the workers: jobs in work are cancelled. Returns those that nobody saw to:
-        what still waits, and what goes on although it was cancelled."""
+        """Cancel the workers and their running jobs.
+
+        Returns the jobs that were not done: those that wait, and those that still run in
+        spite of their cancellation after ``CANCEL_GRACE``.
+        """
         self._clean = None
         workers = list(self._workers)
         for worker in workers:
@@ -200,7 +208,7 @@ class LaneWorkers(Generic[J]):
         left = [lane.in_work for lane in lanes if lane.in_work is not None]
         left += [job for lane in lanes for job in lane.jobs]
         for lane in lanes:
-            # Whoever still is at work there has no more to do, and clears away nothing.
+            # A worker that still runs finds no more jobs, and removes no later lane.
             lane.key = lane
             lane.next = lane.later = lane.extra = None
         for share in self._shares.values():
@@ -219,15 +227,15 @@ class LaneWorkers(Generic[J]):
         return left
 
     async def idle(self) -> None:
-        """Return when nothing waits and nothing is in work."""
+        """Wait until no job waits or runs."""
         while self.waiting or self._running:
             self._quiet.clear()
             await self._quiet.wait()
 
     def submit(self, key: Hashable, job: J, owner: Hashable = None) -> bool:
-        """Queue a job; False if a bound is reached and it was not taken.
+        """Queue a job in the lane of ``key``; False if a bound is reached and it was not taken.
 
-        ``owner``: whose it is, where ``key`` is not the owner itself.
+        ``owner`` is given where ``key`` is not the owner itself.
         """
         if self.waiting >= self._most_waiting and not self._make_room():
             return False
@@ -247,12 +255,12 @@ class LaneWorkers(Generic[J]):
         return True
 
     def waiting_in(self, key: Hashable) -> list[J]:
-        """The jobs of one key that no worker has taken yet, in their order."""
+        """Return the jobs of one key that no worker has taken yet, in FIFO order."""
         lane = self._lanes.get(key)
         return [] if lane is None else lane.jobs
 
     def ended(self, owner: Hashable) -> None:
-        """An owner has gone: others need not wait for what it has in work."""
+        """Note that an owner has gone: its running jobs must not delay the others."""
         lane, share = self._lanes.get(owner), self._shares.get(owner)
         if lane is not None:
             extra = lane.extra = lane.extra or _Extra()
@@ -272,7 +280,7 @@ class LaneWorkers(Generic[J]):
     # --- shares
 
     def _submit_for(self, owner: Hashable, key: Hashable, job: J) -> bool:
-        """Queue a job in a lane that the owner may share with others."""
+        """Queue a job in a lane that several owners may use; False if a bound is reached."""
         share = self._shares.get(owner) or _Share(owner)
         above = share.waiting >= self._waiting_share
         lane = self._lanes.get(key)
@@ -300,7 +308,7 @@ class LaneWorkers(Generic[J]):
         return True
 
     def _begin(self, extra: _Extra[J]) -> _Share | None:
-        """A lane's first job is taken: say who answers for it."""
+        """Take a lane's first job into account; returns the owner that it is charged to."""
         if not extra.owners:
             return None
         payer = extra.payer()
@@ -311,7 +319,7 @@ class LaneWorkers(Generic[J]):
         return payer
 
     def _give_back(self, extra: _Extra[J], payer: _Share | None) -> None:
-        """A job is over that somebody answers for, or whose owner has gone."""
+        """Take the end of a job into account, which was charged to ``payer``."""
         if extra.lost:
             extra.lost = False
             self._lost -= 1
@@ -328,7 +336,7 @@ class LaneWorkers(Generic[J]):
         self._tidy(payer)
 
     def _tidy(self, share: _Share) -> None:
-        """Forget an owner that has nothing to do."""
+        """Remove the share of an owner without jobs."""
         if not (share.running or share.waiting or share.held):
             self._shares.pop(share.owner, None)
 
@@ -348,19 +356,19 @@ class LaneWorkers(Generic[J]):
 
     @property
     def _limit(self) -> int:
-        """How many jobs may be in work."""
+        """How many jobs may run."""
         return self._size + min(self._lost, self._size)
 
     def _can_spare(self) -> bool:
-        """Whether one more job in work leaves the reserve to those below their share."""
+        """Whether one more running job leaves the reserve to the owners below their share."""
         return self._limit - self._running > self._reserve
 
     def _is_more(self) -> bool:
-        """Whether a worker that is woken finds something to do."""
+        """Whether a worker that is woken finds a job."""
         return bool(self._ready) or (bool(self._over or self._last) and self._can_spare())
 
     def _choose(self, lane: _Lane[J] | None) -> _Lane[J] | None:
-        """The lane whose turn it is: ``lane``, which was the first, unless it has to wait."""
+        """Return the lane to serve: ``lane``, the first one, unless it is held back."""
         while lane is not None:
             if lane.extra is None or self._may_begin(lane, lane.extra):
                 return lane
@@ -377,9 +385,9 @@ class LaneWorkers(Generic[J]):
         return lane
 
     def _may_begin(self, lane: _Lane[J], extra: _Extra[J]) -> bool:
-        """Whether it is a lane's turn; otherwise it waits where it is found later."""
+        """Whether a lane may be served now; otherwise it is put among the held or last lanes."""
         if lane.next is None or lane.in_work is not None or lane in self._last:
-            return False  # it was among the last already when it was found here
+            return False  # a stale entry of ``_ready``
         if extra.is_last:
             self._last[lane] = None
             return False
@@ -392,7 +400,7 @@ class LaneWorkers(Generic[J]):
         return False
 
     def _make_room(self) -> bool:
-        """Give up the newest job of somebody who has gone; False if there is none."""
+        """Evict the newest job of an owner that has gone; False if there is none."""
         lane = next(reversed(self._last), None)
         if lane is None or self._on_drop is None:
             return False
@@ -433,8 +441,8 @@ class LaneWorkers(Generic[J]):
         task.add_done_callback(self._left)
 
     def _left(self, worker: asyncio.Task[None]) -> None:
-        """A worker has ended. Another is hired when there is work for it: the loop may
-        be about to end, and this worker with it."""
+        """Remove a worker that has ended. Another is hired only if a job waits: the loop may
+        be about to close."""
         self._workers.discard(worker)
         self._waking = False
         if not worker.cancelled() and (error := worker.exception()) is not None:
@@ -447,8 +455,8 @@ class LaneWorkers(Generic[J]):
         clean = copy_context()
         worker = asyncio.current_task()
         assert worker is not None
-        # Context variables that a handler set must not be seen by the next message: a
-        # worker whose context was changed gives way to a fresh one.
+        # The next message must not see context variables that a handler has set: a worker
+        # whose context was changed is replaced.
         while copy_context() == clean:
             lane: _Lane[J] | None
             if self._ready:
@@ -465,7 +473,7 @@ class LaneWorkers(Generic[J]):
                 return
 
     def _is_surplus(self) -> bool:
-        """Whether a worker came in place of one that is back."""
+        """Whether there are more workers than may run jobs."""
         count = len(self._workers)
         self._lent = count > self._size
         return count > self._limit
@@ -478,7 +486,7 @@ class LaneWorkers(Generic[J]):
         self._waking = False
 
     async def _serve(self, lane: _Lane[J], worker: asyncio.Task[None], clean: Context) -> None:
-        """Do a few jobs of one lane, one after the other."""
+        """Run a few jobs of one lane, one after the other."""
         self._running += 1
         payer: _Share | None = None
         try:
@@ -495,13 +503,13 @@ class LaneWorkers(Generic[J]):
                     self._wake_one()
                 try:
                     await self._handle(job)
-                except BaseException as error:  # (of one job: it ends only that)
+                except BaseException as error:  # (it ends only this job)
                     if is_end(error):
                         raise
                     self._on_fault(error)
                 if worker.cancelling():
-                    # The job asked for the end of its task. It gets it here: otherwise
-                    # the next job would be hit.
+                    # The job has cancelled its own task. The worker ends here: otherwise
+                    # the cancellation would hit the next job.
                     raise asyncio.CancelledError
                 if lane.next is None or lane.extra is not None or copy_context() != clean:
                     break
@@ -510,7 +518,7 @@ class LaneWorkers(Generic[J]):
             self._running -= 1
             if lane.extra is not None:
                 self._give_back(lane.extra, payer)
-            # Whatever ended it, the lane's later jobs find a worker.
+            # The lane's later jobs find a worker, however this one ended.
             if lane.next is not None:
                 self._ready.append(lane)
             else:
@@ -520,5 +528,5 @@ class LaneWorkers(Generic[J]):
 
 
 def _reserve(size: int) -> int:
-    """What of ``size`` is left to those below their share: a part, and one of two."""
+    """Return how much of ``size`` is reserved: a fraction, at least 1, less than ``size``."""
     return min(size - 1, max(1, size // RESERVE))

@@ -76,7 +76,7 @@ class DirectMessages:
         self._sender = sender
         self._codec = codec
         self._clock = clock
-        self._turns = KeyedLock()
+        self._locks = KeyedLock()
         cluster.on_event(DirectMessage, self._take_send)
         cluster.on_event(DirectText, self._take_text)
 
@@ -233,7 +233,7 @@ class DirectMessages:
     ) -> list[tuple[str, DeliveryReport]]:
         if options.ordering_key is not None:
             # Two sends of one key never overlap: the later waits for the earlier's acks.
-            async with self._turns.take(options.ordering_key):
+            async with self._locks.acquire(options.ordering_key):
                 return await self._send_now(recipients, message, options)
         return await self._send_now(recipients, message, options)
 

@@ -53,7 +53,7 @@ class ClusterStateSync:
         self._pending_acks = pending_acks
         self._logger = logger
         self._replays = replays
-        self._turns = KeyedLock()
+        self._locks = KeyedLock()
         self._tasks = TaskSet(logger)
         self._telling = TaskSet(logger)
         """Hooks that hear of what has changed. They may wait for ``settled``, so that does
@@ -61,7 +61,7 @@ class ClusterStateSync:
 
     async def leave(self, conn: Connection) -> None:
         """A connection has ended: take back what it had, before the hooks hear of it."""
-        async with self._turns.take(conn.id):
+        async with self._locks.acquire(conn.id):
             await self._rooms.after_end(conn)
             try:
                 if conn.user_id is not None:
@@ -91,7 +91,7 @@ class ClusterStateSync:
 
     async def _become(self, conn: Connection, before: UserId | None) -> None:
         """The connection is another user's: take presence and seats along."""
-        async with self._turns.take(conn.id):
+        async with self._locks.acquire(conn.id):
             try:
                 if before is not None:
                     await self._presences.vanish(conn.id, before)
@@ -109,7 +109,7 @@ class ClusterStateSync:
     async def mend(self, conn_id: ConnId, doubt: Divergence) -> None:
         """Compare what is in doubt of a connection, here or gone, with the state, and put
         right what differs. Raises ``Unavailable``, and changes nothing more then."""
-        async with self._turns.take(conn_id):
+        async with self._locks.acquire(conn_id):
             conn = self._connections.get(conn_id)
             if conn is not None and doubt.unsure and not await self._presences.is_known(conn):
                 doubt.whole = True

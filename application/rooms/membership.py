@@ -98,7 +98,7 @@ class RoomMembership:
         self._hooks = hooks
         self._logger = logger
         self._door = door
-        self._turns = KeyedLock()
+        self._locks = KeyedLock()
         self._notices = JoinLeaveQueue(logger)
         self._tasks = TaskSet(logger)
         self.effects = Effects(logger)
@@ -141,7 +141,7 @@ class RoomMembership:
             owner = await self._door.check(room_id, conn)
             if admit is not None:
                 await admit()
-            async with self._turns.take(conn.id):
+            async with self._locks.acquire(conn.id):
                 if conn.user_id != asked_by:
                     options, asked_by = _carried(options, asked_by), conn.user_id
                 membership = await self._join(room_id, conn, owner, options, hold, fresh)
@@ -242,7 +242,7 @@ class RoomMembership:
         self._notices.note(conn, notice)
 
     async def _take_back(self, room_id: RoomId, conn: Connection) -> None:
-        async with self._turns.take(conn.id):
+        async with self._locks.acquire(conn.id):
             if room_id not in conn.roles:
                 await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
 
@@ -265,7 +265,7 @@ class RoomMembership:
         )
 
     async def _leave(self, room_id: RoomId, conn: Connection, reason: LeaveReason) -> bool:
-        async with self._turns.take(conn.id):
+        async with self._locks.acquire(conn.id):
             if room_id not in conn.roles or not conn.is_open:
                 return False
             left = await self._seats.give_back(room_id, conn, reason)
@@ -287,7 +287,7 @@ class RoomMembership:
         self._removing |= moving
         try:
             for conn in conns:
-                async with self._turns.take(conn.id):
+                async with self._locks.acquire(conn.id):
                     if room_id in conn.roles and not await self._seats.holds(room_id, conn):
                         self._put_out(room_id, conn, why, reason)
         finally:
@@ -303,7 +303,7 @@ class RoomMembership:
         The state is asked again: joins and other decisions may have overtaken this one.
         """
         for conn in conns:
-            async with self._turns.take(conn.id):
+            async with self._locks.acquire(conn.id):
                 if room_id in conn.roles:
                     now = await self._seats.role(room_id, conn)
                     conn.enter(room_id, role if now is None else now)
@@ -333,7 +333,7 @@ class RoomMembership:
     async def after_end(self, conn: Connection) -> None:
         """Give back the seats of a connection that has ended; the hooks have run then."""
         why = LeaveReason.DISCONNECTED
-        async with self._turns.take(conn.id):
+        async with self._locks.acquire(conn.id):
             away = False
             for room_id in list(conn.roles):
                 # Away: each of the others would have to wait as long.
@@ -408,7 +408,7 @@ class RoomMembership:
         """Return when the connection's membership is its user's own, not that of the user
         whose it was before. Raises ``Unavailable`` when that can't be decided."""
         while room_id in self._seats.seats_under_old_user(conn) and conn.is_open:
-            async with self._turns.take(conn.id):
+            async with self._locks.acquire(conn.id):
                 if room_id in self._seats.seats_under_old_user(conn):
                     await self._move(room_id, conn)
             await self._notices.tell(conn)
@@ -419,7 +419,7 @@ class RoomMembership:
 
         Where the new user would not be let in, it is out.
         """
-        async with self._turns.take(conn.id):
+        async with self._locks.acquire(conn.id):
             await self._move_all(conn)
 
     async def tell(self, conn: Connection) -> None:
@@ -496,7 +496,7 @@ class RoomMembership:
 
         ``conn`` is None for a connection that is gone. Raises ``Unavailable``.
         """
-        async with self._turns.take(conn_id):
+        async with self._locks.acquire(conn_id):
             if conn is not None:
                 await self._move_all(conn)
             for (room_id, name), member in doubt.seats.items():

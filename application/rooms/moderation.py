@@ -122,7 +122,7 @@ class RoomAdmin:
         self._fanout = fanout
         self._clock = clock
         self._logger = logger
-        self._alone = KeyedLock()
+        self._room_locks = KeyedLock()
         cluster.on_request(MembersRemoved, self._take_removed)
         cluster.on_request(RoleChanged, self._take_role)
         cluster.on_request(RetentionChanged, self._take_keeps)
@@ -162,7 +162,7 @@ class RoomAdmin:
 
         async def act() -> RoomInfo:
             while True:
-                async with self._alone.take(room_id), Claim(self, room_id) as claim:
+                async with self._room_locks.acquire(room_id), Claim(self, room_id) as claim:
                     try:
                         return await self._switch_alone(claim, rule)
                     except _Lost:
@@ -239,7 +239,7 @@ class RoomAdmin:
 
     async def delete(self, room_id: RoomId) -> None:
         async def act() -> None:
-            async with self._alone.take(room_id), Claim(self, room_id) as claim:
+            async with self._room_locks.acquire(room_id), Claim(self, room_id) as claim:
                 await self._delete_alone(claim)
 
         await self._rooms.effects.run_to_completion(act)

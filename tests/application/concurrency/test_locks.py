@@ -11,12 +11,12 @@ class Visits:
     """Who is in, and who was."""
 
     def __init__(self):
-        self.turns = KeyedLock()
+        self.locks = KeyedLock()
         self.log = []
         self.gates = {}
 
     async def visit(self, key, name):
-        async with self.turns.take(key):
+        async with self.locks.acquire(key):
             self.log.append(f"{name} in")
             await self.gates.setdefault(name, asyncio.Event()).wait()
             self.log.append(f"{name} out")
@@ -58,7 +58,7 @@ async def test_who_has_the_turn_may_take_it_again(visits):
     """A hook may leave the room whose join it is told of."""
 
     async def twice():
-        async with visits.turns.take("k"), visits.turns.take("k"):
+        async with visits.locks.acquire("k"), visits.locks.acquire("k"):
             return "both"
 
     assert await finished(twice()) == "both"
@@ -68,20 +68,20 @@ async def test_it_may_also_be_taken_again_under_a_time_out(visits):
     """``asyncio.wait_for`` and ``gather`` run what they are given in tasks of their own."""
 
     async def inner():
-        async with visits.turns.take("k"):
+        async with visits.locks.acquire("k"):
             return "inner"
 
     async def outer():
-        async with visits.turns.take("k"):
+        async with visits.locks.acquire("k"):
             return await asyncio.wait_for(inner(), 1), await asyncio.gather(inner(), inner())
 
     assert await finished(outer()) == ("inner", ["inner", "inner"])
-    assert not visits.turns._turns
+    assert not visits.locks._locks
 
 
 async def test_tasks_within_a_turn_take_turns_too(visits):
     async def outer():
-        async with visits.turns.take("k"):
+        async with visits.locks.acquire("k"):
             await asyncio.gather(visits.visit("k", "a"), visits.visit("k", "b"))
 
     task = asyncio.ensure_future(outer())
@@ -97,7 +97,7 @@ async def test_tasks_within_a_turn_take_turns_too(visits):
 
 async def test_a_task_that_outlives_the_turn_it_began_in_waits_like_any_other(visits):
     async def outer():
-        async with visits.turns.take("k"):
+        async with visits.locks.acquire("k"):
             visits.begin("k", "late")
 
     first = visits.begin("k", "a")
@@ -120,7 +120,7 @@ async def test_a_task_that_outlives_the_turn_it_began_in_waits_like_any_other(vi
 
 async def test_a_turn_ends_when_those_who_took_it_within_are_done(visits):
     async def outer():
-        async with visits.turns.take("k"):
+        async with visits.locks.acquire("k"):
             visits.begin("k", "inner")
             await settle()
         visits.log.append("outer out")
@@ -155,10 +155,10 @@ async def test_who_gives_up_waiting_does_not_hold_up_the_next(visits):
 
 async def test_a_turn_ends_with_an_error_too(visits):
     with pytest.raises(RuntimeError):
-        async with visits.turns.take("k"):
+        async with visits.locks.acquire("k"):
             raise RuntimeError
 
-    async with visits.turns.take("k"):
+    async with visits.locks.acquire("k"):
         pass
 
 
@@ -166,7 +166,7 @@ async def test_a_turn_leaves_no_trace_in_the_context(visits):
     """A worker whose context was changed by its job has to give way to a fresh one."""
     before = copy_context()
 
-    async with visits.turns.take("k"), visits.turns.take("k"):
+    async with visits.locks.acquire("k"), visits.locks.acquire("k"):
         pass
 
     assert copy_context() == before
@@ -181,4 +181,4 @@ async def test_a_key_that_nobody_uses_takes_no_memory(visits):
     await task
     await settle()
 
-    assert not visits.turns._turns
+    assert not visits.locks._locks

@@ -286,7 +286,7 @@ async def test_nothing_is_left_of_connections_that_have_gone(node):
     assert len(inside.pending_acks) == 0
     assert len(inside.expiry) == 0
     assert len(inside.broadcast_groups) == 0
-    assert not inside.rooms._turns._turns
+    assert not inside.rooms._locks._locks
     assert not inside.receiver._handling._lanes
 
 
