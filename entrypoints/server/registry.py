@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from eyewall.application.concurrency.tasks import is_end
 from eyewall.application.hub.hub import Hub
 from eyewall.application.node import Node
-from eyewall.server.background import Background
+from eyewall.application.ports.logging import shown
+from eyewall.server.background import Background, call
 
 F = TypeVar("F", bound=Callable[..., Any])
 Hook = Callable[[], Any]
@@ -49,6 +51,22 @@ class Registry:
         """Make ``runtime`` the server's own."""
         self.runtime = runtime
         self._attach_hub()
+
+    async def call_startup_hooks(self) -> None:
+        """Call the startup hooks in order; raises the first error.
+
+        ``SystemExit`` and the like are raised as ``RuntimeError``; a cancellation of the start is
+        raised as it is.
+        """
+        for hook in self.startup:
+            try:
+                await call(hook)
+            except Exception:
+                raise
+            except BaseException as error:
+                if is_end(error):
+                    raise
+                raise RuntimeError(f"a startup hook raised {shown(error)}") from error
 
     # --- for the test kit
 

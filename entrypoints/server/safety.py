@@ -56,9 +56,9 @@ class RunningServers:
     def leave(self, ports: Ports, channel: str) -> None:
         """Remove a server that has ended. Ignores one that was not added."""
         key = self._key(ports, channel)
-        left = [other for other in self._by_bus.get(key, ()) if other is not ports]
-        if left:
-            self._by_bus[key] = left
+        remaining = [other for other in self._by_bus.get(key, ()) if other is not ports]
+        if remaining:
+            self._by_bus[key] = remaining
         else:
             self._by_bus.pop(key, None)
 

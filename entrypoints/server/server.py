@@ -428,15 +428,7 @@ class Server:
             ops = []
         await self._node.start()
         self._transport.start()
-        for hook in self._registry.startup:
-            try:
-                await call(hook)
-            except Exception:
-                raise
-            except BaseException as error:
-                if is_end(error):
-                    raise
-                raise RuntimeError(f"a startup hook raised {shown(error)}") from error
+        await self._registry.call_startup_hooks()
         if self._stopping is not None:
             raise asyncio.CancelledError  # a hook has swallowed the cancellation
         # The file depends on the working folder; without it authentication may be off.

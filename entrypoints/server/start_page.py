@@ -77,9 +77,9 @@ class _LocalBrowser(Matcher):
     """Matches the request of a browser on this machine for the bare address."""
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        asked = request.path == "/" and request.method in ("GET", "HEAD")
+        is_bare = request.path == "/" and request.method in ("GET", "HEAD")
         # A WebSocket client with a wrong path gets 404 instead of a page.
-        if asked and "Upgrade" not in request.headers and is_local(request):
+        if is_bare and "Upgrade" not in request.headers and is_local(request):
             return {}
         return None
 

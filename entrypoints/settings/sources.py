@@ -147,11 +147,11 @@ def _toml(text: str) -> Any:
         raise _Unreadable(_toml_mistake(str(error))) from None
 
 
-def _toml_mistake(told: str) -> str:
-    """Return where the text is not TOML, and what is expected there."""
-    where = re.search(r"line \d+, column \d+", told)
+def _toml_mistake(message: str) -> str:
+    """Return where a text is not TOML and what is expected there, from the parser's message."""
+    where = re.search(r"line \d+, column \d+", message)
     text = f"expected TOML, but {where[0] if where else 'its end'} is not"
-    why = told.partition(" (at ")[0]
+    why = message.partition(" (at ")[0]
     if re.match(r"Cannot|Duplicate", why):  # the message quotes the key, which may be a token
         return f"{text}: a table or key is defined twice"
     constant = re.match(r"Expected|Invalid|Unclosed|Unterminated|Unescaped|Escaped", why)
