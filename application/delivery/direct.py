@@ -1,7 +1,7 @@
-"""To named recipients: a connection, users, a room with acks. Every one gets a report.
+"""Messages to named recipients: a connection, users, a room with acks. Each has a report.
 
-Where the recipients are is asked once. A remote connection counts like a local one when
-its ack was asked for, and as ``FORWARDED`` when not.
+The recipients are located once. A remote connection is reported like a local one if its ack
+was asked for, else as ``FORWARDED``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from eyewall.domain.report import (
 
 
 class DirectMessages:
-    """Sends to recipients by name, and says what became of it."""
+    """Sends to recipients by id, and reports what became of the messages."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class DirectMessages:
         self._sender = sender
         self._codec = codec
         self._clock = clock
-        self._locks = KeyedLock()
+        self._ordering = KeyedLock()
         cluster.on_event(DirectMessage, self._take_send)
         cluster.on_event(DirectText, self._take_text)
 
@@ -85,16 +85,20 @@ class DirectMessages:
     async def to_conn(
         self, conn_id: str, message: Message, options: SendOptions | None = None
     ) -> DeliveryReport:
-        """Send to one connection, wherever it is."""
+        """Send to one connection on any node; an unknown one is reported as failed.
+
+        Raises ``ValueError`` for ``offline="store"``, and ``Misuse`` for an ack of a connection
+        in its own ``on_connect`` hook.
+        """
         _check(options)
         if options is not None and options.require_ack:
             _check_readable(conn_id)
         acked = _not_acked(options)
         if not self._cluster.running:
-            return await self._closed(message, conn_id, Addressee(ConnId(conn_id)), acked)
+            return await self._not_running(message, conn_id, Addressee(ConnId(conn_id)), acked)
         recipient = await self._locate.conn(conn_id)
         if not recipient.by_node:
-            return await self._gone(self._sender.encode(message), conn_id, acked=acked)
+            return await self._not_connected(self._sender.encode(message), conn_id, acked=acked)
         ((_, report),) = await self._send([recipient], message, options or SendOptions())
         return report
 
@@ -106,8 +110,8 @@ class DirectMessages:
         *,
         skip: Collection[str] = (),
     ) -> BatchDeliveryReport:
-        """Send to all connections of all users but ``skip``; a user without one is
-        reported as one."""
+        """Send to all connections of all users, except ``skip``; a user without a connection has
+        one report."""
         pairs = await self.to_each(user_ids, message, options or SendOptions(), skip=skip)
         return BatchDeliveryReport.of(report for _, report in pairs)
 
@@ -119,12 +123,13 @@ class DirectMessages:
         *,
         skip: Collection[str] = (),
     ) -> list[tuple[str, DeliveryReport]]:
-        """Send to all connections of all users; returns the reports, each with its user."""
+        """Send to all connections of all users, except ``skip``; returns the reports, each with
+        its user."""
         users = [UserId(user_id) for user_id in dict.fromkeys(user_ids)]
         acked = _not_acked(options)
         if not self._cluster.running:
             return [
-                (user, await self._closed(message, user, Addressee(user_id=user), acked))
+                (user, await self._not_running(message, user, Addressee(user_id=user), acked))
                 for user in users
             ]
         where = await self._locate.users(users)
@@ -141,9 +146,10 @@ class DirectMessages:
     async def with_ack(
         self, target: Target, message: Message, options: AckOptions | None = None
     ) -> AckResult:
-        """Send to all that ``target`` means, and wait for all acks or the time-out.
+        """Send to all connections of ``target``, and wait for all acks or the time-out.
 
-        Raises ``AckTimeout`` under ``require_all`` if an answer did not come in time.
+        Raises ``AckTimeout`` under ``require_all`` if an answer did not come in time,
+        ``ValueError`` for a bad target, and ``Misuse`` as ``to_conn`` does.
         """
         given: object = target
         if not isinstance(given, Target):
@@ -154,11 +160,11 @@ class DirectMessages:
             _check_readable(target.id)
         chosen = options or AckOptions()
         if not self._cluster.running:
-            report = await self._closed(message, target.id, _missed(target), acked=False)
+            report = await self._not_running(message, target.id, _missed(target), acked=False)
             return ack_result([report], timed_out=False)
         recipient = await self._locate.target(target)
         if not recipient.by_node and target.kind is not TargetKind.ROOM:
-            return await self._nobody(target, message)
+            return await self._no_recipient(target, message)
         plan = Plan(seconds(chosen.timeout, "timeout"), 0, 0.0, None)
         if target.kind is TargetKind.ROOM:
             found = await self._acks.to_room(recipient, message, plan, keep=chosen.history)
@@ -173,9 +179,11 @@ class DirectMessages:
         return result
 
     async def request(self, conn_id: str, message: Message, timeout: float) -> Any:
-        """Return the ``result`` of the client's ack.
+        """Send a request to a client; returns the ``result`` of its ack, which has to come
+        within ``timeout`` seconds.
 
-        Raises ``Nacked``, ``AckTimeout`` or ``ConnectionClosed``.
+        Raises ``Nacked``, ``AckTimeout``, ``ConnectionClosed``, and ``Misuse`` as ``to_conn``
+        does.
         """
         _check_readable(conn_id)
         recipient = await self._locate.conn(conn_id)
@@ -192,7 +200,8 @@ class DirectMessages:
     async def to_room_acked(
         self, room_id: RoomId, message: Message, options: SendOptions, skip: Collection[str] = ()
     ) -> int:
-        """Deliver to a room's connections with an ack each; returns how many are here."""
+        """Send to a room's connections, except ``skip``, and wait for their acks; returns how
+        many are on this node."""
         _check(options)
         plan = Plan.of(options, self._clock.now())
         everyone = await self._locate.room(room_id, skip)
@@ -202,7 +211,8 @@ class DirectMessages:
     async def to_fitting_acked(
         self, fits: Filter | Where, message: Message, options: SendOptions
     ) -> int:
-        """Deliver to whom ``fits`` says, with an ack each; returns how many are here."""
+        """Send to the connections that ``fits`` matches and wait for their acks; returns how
+        many are on this node."""
         _check(options)
         plan = Plan.of(options, self._clock.now())
         everyone = await self._locate.fitting(checked(fits))
@@ -210,14 +220,14 @@ class DirectMessages:
         return len(everyone.by_node.get(self._node, ()))
 
     async def text_to_conn(self, conn_id: str, text: str) -> DeliveryReport:
-        """Send one text frame without an envelope, wherever the connection is."""
+        """Send one text frame without an envelope to a connection on any node."""
         frame = self._sender.encode_text(text)
         recipient = await self._locate.conn(conn_id)
         for node in recipient.by_node:
             if node == self._node:
                 return await self._to_local(ConnId(conn_id), frame)
             return (await self._to_node(node, recipient, frame, DirectText(ConnId(conn_id))))[0]
-        return await self._gone(frame, conn_id)
+        return await self._not_connected(frame, conn_id)
 
     async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
         """Answer a request with a message of its topic; raises as ``Sender.send`` does."""
@@ -232,8 +242,8 @@ class DirectMessages:
         self, recipients: list[Recipient], message: Message, options: SendOptions
     ) -> list[tuple[str, DeliveryReport]]:
         if options.ordering_key is not None:
-            # Two sends of one key never overlap: the later waits for the earlier's acks.
-            async with self._locks.acquire(options.ordering_key):
+            # Sends with the same key do not overlap: the later waits for the acks of the earlier.
+            async with self._ordering.acquire(options.ordering_key):
                 return await self._send_now(recipients, message, options)
         return await self._send_now(recipients, message, options)
 
@@ -274,20 +284,20 @@ class DirectMessages:
         frame: EncodedMessage,
         sent: DirectMessage | DirectText,
     ) -> list[DeliveryReport]:
-        """Hand a frame to the node that has the recipient's connections."""
-        who = [Addressee(conn_id, recipient.owner(conn_id)) for conn_id in recipient.by_node[node]]
+        """Forward an encoded message to the node that has the recipient's connections."""
+        addressees = [Addressee(c, recipient.owner(c)) for c in recipient.by_node[node]]
         try:
             await self._cluster.notify_node(node, sent, frame.payload)
         except Unavailable as error:
-            for missed in who:
+            for missed in addressees:
                 await self._sender.report(frame, missed, FailureReason.CONN_ERROR, error)
-            return [_failed(str(missed.conn_id), error, missed) for missed in who]
+            return [_failed(str(missed.conn_id), error, missed) for missed in addressees]
         return [
             DeliveryReport(str(conn_id), DeliveryStatus.FORWARDED, user_id=user_id, conn_id=conn_id)
-            for conn_id, user_id in who
+            for conn_id, user_id in addressees
         ]
 
-    async def _gone(
+    async def _not_connected(
         self,
         frame: EncodedMessage,
         conn_id: str,
@@ -300,10 +310,10 @@ class DirectMessages:
         await self._sender.report(frame, missed, FailureReason.CONN_CLOSED, error)
         return _failed(conn_id, error, missed, acked)
 
-    async def _closed(
+    async def _not_running(
         self, message: Message, name: str, missed: Addressee, acked: bool | None
     ) -> DeliveryReport:
-        """The node has not started, or has stopped: there is no way to anybody."""
+        """Report a message that was sent before the node started, or after it stopped."""
         frame = self._sender.encode(message, recipient=name)
         error = ShuttingDown("the server is not running")
         await self._sender.report(frame, missed, FailureReason.CHANNEL_CLOSED, error)
@@ -314,7 +324,7 @@ class DirectMessages:
     ) -> DeliveryReport:
         conn = self._connections.get(conn_id)
         if conn is None or not whom.means(conn):
-            return await self._gone(frame, conn_id, whom)
+            return await self._not_connected(frame, conn_id, whom)
         user_id = whom.user or conn.user_id
         refused = await self._sender.try_send(conn, frame)
         status = DeliveryStatus.OK
@@ -323,8 +333,8 @@ class DirectMessages:
             status = DeliveryStatus.FAILED if closed else DeliveryStatus.DROPPED
         return DeliveryReport(conn_id, status, refused, user_id=user_id, conn_id=conn_id)
 
-    async def _nobody(self, target: Target, message: Message) -> AckResult:
-        """There is nobody to wait for: a user or a connection that is not there failed."""
+    async def _no_recipient(self, target: Target, message: Message) -> AckResult:
+        """Report an offline user or an unknown connection: there is no ack to wait for."""
         frame = self._sender.encode(message, recipient=target.id)
         if target.kind is TargetKind.USER:
             error: UserOffline | ConnectionClosed = UserOffline(f"{target.id} is offline")
@@ -336,7 +346,7 @@ class DirectMessages:
         await self._sender.report(frame, missed, reason, error)
         return ack_result([_failed(target.id, error, missed, acked=False)], timed_out=False)
 
-    # --- what other nodes ask for
+    # --- requests of other nodes
 
     def _take_send(self, sent: DirectMessage, payload: bytes) -> None:
         frame = read_message(self._codec, payload, sent.priority)
@@ -366,8 +376,8 @@ def _check(options: SendOptions | None) -> None:
 
 
 def _check_readable(conn_id: str) -> None:
-    """Raise ``Misuse`` for a question to the very connection whose ``on_connect`` hook asks
-    it: nothing is read from that one before the hook has ended."""
+    """Raise ``Misuse`` in the ``on_connect`` hook of this connection: its answer is not read
+    before the hook has ended (deadlock)."""
     conn = CONNECTING.get()
     if conn is not None and conn.id == conn_id and conn.opening is not None:
         raise Misuse(
@@ -376,14 +386,14 @@ def _check_readable(conn_id: str) -> None:
 
 
 def _missed(target: Target) -> Addressee:
-    """Whom a target names; a room is nobody in particular."""
+    """Return the connection or user of a target; neither for a room."""
     if target.kind is TargetKind.CONN:
         return Addressee(ConnId(target.id))
     return Addressee(user_id=UserId(target.id)) if target.kind is TargetKind.USER else Addressee()
 
 
 def _not_acked(options: SendOptions | None) -> bool | None:
-    """What a report says of an ack that can't come: nothing where none was asked for."""
+    """Return ``acked`` for the report of an undelivered message: None if no ack was asked for."""
     return False if options is not None and options.require_ack else None
 
 

@@ -1,4 +1,4 @@
-"""Where in the cluster a recipient's connections are."""
+"""The locator: finds the connections of a recipient in the cluster."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from eyewall.domain.report import Target, TargetKind
 ConnectionsByNode = dict[NodeId, list[ConnId]]
 
 
-_NOBODY: Mapping[ConnId, UserId] = {}
+_NO_USERS: Mapping[ConnId, UserId] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Whom the caller named, and where its connections are."""
+    """A recipient that the caller named, and its connections by node."""
 
     name: str
     by_node: ConnectionsByNode
     whom: RecipientFilter = ANY_RECIPIENT
-    """What has to be true of a connection when it is written to."""
+    """The condition that a connection has to meet when it is written to."""
     users: Mapping[ConnId, UserId] = field(default_factory=dict)
-    """The user of each connection when it was found, where ``whom`` names none."""
+    """The user of each connection when it was located, if ``whom`` names none."""
 
     def owner(self, conn_id: ConnId) -> UserId | None:
-        """Return the user of the connection when it was found; None if that is not known."""
+        """Return the user of the connection when it was located; None if it is not known."""
         return self.whom.user or self.users.get(conn_id)
 
     def without(self, skip: Collection[str]) -> Recipient:
-        """The same, but for some connections."""
+        """Return the recipient without the connections in ``skip``."""
         if not skip:
             return self
         left = {
@@ -63,7 +63,10 @@ def _owners(conns: Iterable[Connection]) -> dict[ConnId, UserId]:
 
 
 class RecipientLocator:
-    """Finds connections. This node knows its own best; the state knows the others'."""
+    """Finds connections: those of this node in memory, those of other nodes in the state.
+
+    All methods but ``remote`` raise ``Unavailable`` if the state can't be reached.
+    """
 
     def __init__(
         self,
@@ -81,16 +84,17 @@ class RecipientLocator:
         self._connections = connections
         self._broadcast_groups = broadcast_groups
         self._logger = logger
-        cluster.on_request(FindConnections, self._take_who)
+        cluster.on_request(FindConnections, self._take_find)
 
     async def remote(self, conn_id: str) -> NodeId | None:
-        """The other node that has the connection, if that node is alive."""
+        """Return the node of a connection if it is another node, and alive; else None."""
         node = node_of(conn_id)
         if not node or node == self._node or not await self._cluster.is_alive(node):
             return None
         return node
 
     async def conn(self, conn_id: str) -> Recipient:
+        """Locate one connection."""
         conn = self._connections.get(conn_id)
         if conn is not None:
             return Recipient(conn_id, {self._node: [conn.id]}, users=_owners([conn]))
@@ -98,7 +102,8 @@ class RecipientLocator:
         return Recipient(conn_id, {} if node is None else {node: [ConnId(conn_id)]})
 
     async def users(self, users: Sequence[UserId], *, only_in: bool = True) -> list[Recipient]:
-        """The connections of each user; ``only_in``: those of this node that are let in."""
+        """Locate the connections of each user; with ``only_in`` those of this node only after
+        their ``on_connect`` hooks."""
         known = await self._state.connections_of(users)
         found = []
         for user in users:
@@ -111,6 +116,7 @@ class RecipientLocator:
         return found
 
     async def target(self, target: Target) -> Recipient:
+        """Locate the connections of a target."""
         match target.kind:
             case TargetKind.CONN:
                 return await self.conn(target.id)
@@ -120,13 +126,14 @@ class RecipientLocator:
                 return await self.room(RoomId(target.id))
 
     async def room(self, room_id: RoomId, skip: Collection[str] = ()) -> Recipient:
+        """Locate the members of a room, except ``skip``."""
         by_node: ConnectionsByNode = defaultdict(list)
         users: dict[ConnId, UserId] = {}
         found: set[ConnId] = set()
         for key, standing in (await self._state.standings(room_id)).items():
             user_id = user_of(key)
             for conn_id, seat in standing.seats.items():
-                # A connection that becomes another user's may have a seat under both names.
+                # A connection that is changing its user may have a seat under both users.
                 if seat.node != self._node and conn_id not in skip and conn_id not in found:
                     found.add(conn_id)
                     by_node[seat.node].append(conn_id)
@@ -138,13 +145,14 @@ class RecipientLocator:
         return self._with_local(room_id, here, by_node, whom, users)
 
     async def fitting(self, fits: Filter | Where) -> Recipient:
-        """Whom a filter means: a callable on this node, a ``Where`` in the cluster."""
+        """Locate the connections that match: a callable on this node, a ``Where`` in the
+        cluster."""
         by_node: ConnectionsByNode = {}
         if isinstance(fits, Where):
             asked = FindConnections(fits)
             asked.header()  # raises before any node is asked
             nodes = await self._cluster.others()
-            answers = await asyncio.gather(*(self._ask_who(node, asked) for node in nodes))
+            answers = await asyncio.gather(*(self._matches_on(node, asked) for node in nodes))
             by_node = {node: found for node, found in zip(nodes, answers, strict=True) if found}
         here = [conn for conn in self._connections if conn.is_admitted and fits(conn.meta)]
         return self._with_local("*", here, by_node, RecipientFilter(fits=fits))
@@ -155,22 +163,23 @@ class RecipientLocator:
         here: Collection[Connection],
         by_node: ConnectionsByNode,
         whom: RecipientFilter,
-        users: Mapping[ConnId, UserId] = _NOBODY,
+        users: Mapping[ConnId, UserId] = _NO_USERS,
     ) -> Recipient:
-        """This node first, and as it is now: what was asked for took its time."""
+        """Return a recipient with this node's connections first. ``here`` is newer than
+        ``by_node``, which was awaited."""
         local = [conn.id for conn in here]
         owners = users if whom.user is not None else {**users, **_owners(here)}
         return Recipient(name, ({self._node: local} if local else {}) | by_node, whom, owners)
 
-    async def _ask_who(self, node: NodeId, asked: FindConnections) -> list[ConnId]:
+    async def _matches_on(self, node: NodeId, asked: FindConnections) -> list[ConnId]:
         try:
             return [ConnId(c) for c in texts(await self._cluster.request(node, asked))]
         except (Unavailable, BadPacket) as error:
-            # Nobody knows whom it has; the other nodes' connections must not miss out.
+            # The matches of this node are unknown; those of the other nodes get the message.
             self._logger.warning("node_silent", asked=asked.kind, error=told(error))
             return []
 
-    async def _take_who(self, asked: FindConnections, _: bytes) -> list[ConnId]:
+    async def _take_find(self, asked: FindConnections, _: bytes) -> list[ConnId]:
         return [
             conn.id for conn in self._connections if conn.is_admitted and asked.where(conn.meta)
         ]

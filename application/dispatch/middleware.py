@@ -1,9 +1,9 @@
-"""Guards and observers around a handler, and the six ready-made ones.
+"""Middleware: functions around a handler, and the six that come with eyewall.
 
 A middleware is ``async def m(ctx, msg, next)``: it calls ``await next(ctx, msg)`` and
-returns the handler's result, or something else. Not calling ``next`` stops the message,
-and what it returned instead is the answer. The first one added is the outermost;
-``recover`` stands outside of all others wherever it was added.
+returns the handler's result, or another one. If it does not call ``next``, the handler does not
+run, and the result of the middleware is the answer. The first one added is the outermost;
+``recover`` is outside of all others, in any order.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ from eyewall.domain.errors import EyewallError, Forbidden, Refused, Unauthorized
 
 
 class Internal(EyewallError):
-    """A handler raised something unexpected, and that has been logged.
+    """A handler raised an unexpected error, which has been logged.
 
-    The client is told ``internal`` and no more; ``__cause__`` is what was raised.
+    The client gets the code ``internal`` and no details; ``__cause__`` is the handler's error.
     """
 
 
 def cause(error: BaseException) -> BaseException:
-    """What the handler itself raised."""
+    """Return the error that the handler raised: the cause of an ``Internal``."""
     if isinstance(error, Internal) and error.__cause__ is not None:
         return error.__cause__
     return error
 
 
 def chain(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
-    """Wrap ``handler``; the first middleware is the outermost, but for ``recover``."""
+    """Return ``handler`` with the middleware around it; the first is the outermost, after
+    ``recover``."""
     ordered = sorted(middleware, key=lambda m: not getattr(m, "outermost", False))
     if ordered:
-        handler = _for_its_owner(handler)
+        handler = _check_owner_before(handler)
     for wrap in reversed(ordered):
         handler = _bind(wrap, handler)
     return handler
 
 
-def _for_its_owner(handler: Handler) -> Handler:
-    """Middleware may wait: the handler runs only if what was decided about who sent the
-    message still holds."""
+def _check_owner_before(handler: Handler) -> Handler:
+    """Return ``handler`` behind a check that the decisions about the sender still hold: the
+    connection may have another owner after a wait in the middleware."""
 
     def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
-        if ctx.owner is not None:  # nearly always nobody has decided anything
+        if ctx.owner is not None:  # most messages have no such decision
             ctx.check_owner()
         if ctx.admitted is not ctx.conn.meta:
             return _admitted_again(ctx, msg, handler)
@@ -69,8 +70,7 @@ async def _admitted_again(ctx: Context, msg: Envelope[Any], handler: Handler) ->
 
 
 def _bind(wrap: Middleware, inner: Handler) -> Handler:
-    # Plain on purpose: a coroutine around every middleware's own would do nothing but
-    # await it.
+    # Not async: a second coroutine around that of the middleware would only await it.
     def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
         return wrap(ctx, msg, inner)
 
@@ -78,9 +78,9 @@ def _bind(wrap: Middleware, inner: Handler) -> Handler:
 
 
 def recover(logger: Logger | None = None) -> Middleware:
-    """Log what a handler raises unexpectedly, with its traceback, and answer ``internal``.
+    """Log a handler's unexpected errors with their traceback, and answer ``internal``.
 
-    Without a logger the server's own is used. Raises ``ValueError`` for one that is none.
+    ``logger`` is the server's by default. Raises ``ValueError`` for an object that is no logger.
     """
     conformance.check("logger", logger)
 
@@ -107,7 +107,7 @@ def recover(logger: Logger | None = None) -> Middleware:
 def log(logger: Logger | None = None) -> Middleware:
     """Log every message: route, event, user, outcome and seconds, never the payload.
 
-    Without a logger the server's own is used. Raises ``ValueError`` for one that is none.
+    ``logger`` is the server's by default. Raises ``ValueError`` for an object that is no logger.
     """
     conformance.check("logger", logger)
 
@@ -140,7 +140,8 @@ def log(logger: Logger | None = None) -> Middleware:
 
 
 def auth_required(*roles: str) -> Middleware:
-    """Let only users through; with ``roles``, only who has any of them.
+    """Refuse anonymous connections with ``unauthorized``; with ``roles``, refuse users who have
+    none of them with ``forbidden``.
 
     The log names the missing roles (``role_missing``); the answer does not.
     """
@@ -158,7 +159,7 @@ def auth_required(*roles: str) -> Middleware:
         if ctx.user_id is None:
             raise Unauthorized("this needs a user")
         if wanted and wanted.isdisjoint(ctx.meta.roles):
-            # The roles go to the log and not to the client, and after the answer.
+            # The roles are logged, after the answer, and not sent to the client.
             asyncio.get_running_loop().call_soon(tell, ctx)
             raise Forbidden("this needs another role")
         if ctx.owner is None:
@@ -169,7 +170,8 @@ def auth_required(*roles: str) -> Middleware:
 
 
 def validate(validator: Validator | Callable[..., Any]) -> Middleware:
-    """Refuse payloads that ``validator`` (or a function like its one method) does not accept."""
+    """Refuse the payloads that ``validator`` does not accept; it may be a function with the
+    arguments of its method ``validate``."""
     conformance.check("validator", validator)
     check = method(validator, "validate")
 
@@ -183,9 +185,10 @@ def validate(validator: Validator | Callable[..., Any]) -> Middleware:
 
 
 def trace(tracer: Tracer | Callable[..., AbstractContextManager[Any]]) -> Middleware:
-    """Run every message in a span named for its route, child of what its headers say.
+    """Run every message in a span with the name of its route, as a child of the span that the
+    message's headers name.
 
-    A tracer that fails costs a log line, once, and nothing else.
+    A failing tracer is logged once, and does not affect the message.
     """
     conformance.check("tracer", tracer)
     open_span = method(tracer, "span")
@@ -202,7 +205,7 @@ def trace(tracer: Tracer | Callable[..., AbstractContextManager[Any]]) -> Middle
         try:
             span = open_span(ctx.route, msg.headers, attributes)
             span.__enter__()
-        except BaseException as error:  # noqa: BLE001  (of a watcher)
+        except BaseException as error:  # noqa: BLE001  (of the tracer)
             failed(ctx, error)
             return await next(ctx, msg)
         told: tuple[Any, Any, Any] = (None, None, None)
@@ -214,7 +217,7 @@ def trace(tracer: Tracer | Callable[..., AbstractContextManager[Any]]) -> Middle
         finally:
             try:
                 span.__exit__(*told)
-            except BaseException as error:  # noqa: BLE001  (of a watcher)
+            except BaseException as error:  # noqa: BLE001  (of the tracer)
                 if error is not told[1]:
                     failed(ctx, error)
 
@@ -224,29 +227,28 @@ def trace(tracer: Tracer | Callable[..., AbstractContextManager[Any]]) -> Middle
 def rate_limit(
     limiter: Limiter | Callable[..., Any], key: Callable[..., str] | None = None
 ) -> Middleware:
-    """Refuse with ``rate_limited`` what comes too fast.
+    """Refuse messages above the rate of ``limiter`` with ``rate_limited``.
 
-    ``key`` says who is counted together, from ``(ctx, msg)`` as an ordering key does or
-    from ``ctx`` alone; by default the user, else the address (an IPv6 one with its /64), else
-    the connection. Raises ``ValueError`` for an ``async`` one: each message would be counted
-    for itself.
+    Messages with the same ``key`` count together. It is a function of ``(ctx, msg)``, or of
+    ``ctx`` alone; the default is the user, else the address (an IPv6 one with its /64), else
+    the connection. Raises ``ValueError`` for an ``async`` key: it is not awaited.
     """
     conformance.check("limiter", limiter)
     allow = method(limiter, "allow")
-    who: Callable[..., str] = _who if key is None else key
-    if conformance.is_async(who):
+    key_of: Callable[..., str] = _default_key if key is None else key
+    if conformance.is_async(key_of):
         raise ValueError("the key of rate_limit() is not awaited, so it can't be async")
-    alone = not _takes(who, 2)
+    context_only = not _takes(key_of, 2)
 
     async def middleware(ctx: Context, msg: Envelope[Any], next: Handler) -> Any:
-        wait = allow(who(ctx) if alone else who(ctx, msg))
+        wait = allow(key_of(ctx) if context_only else key_of(ctx, msg))
         rate_limits.check(await wait if inspect.isawaitable(wait) else wait)
         return await next(ctx, msg)
 
     return middleware
 
 
-def _who(ctx: Context) -> str:
+def _default_key(ctx: Context) -> str:
     return rate_limits.key_of(ctx.conn)
 
 
