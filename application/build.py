@@ -415,7 +415,7 @@ class Parts:
             clock=ports.clock,
             logger=self.logger,
             tell_error=self.operations.tell_error,
-            admission=MessageAuthorization(ports.access_controller, ports.validator),
+            authorization=MessageAuthorization(ports.access_controller, ports.validator),
             limits=None if ports.limiter is None else RateLimits(method(ports.limiter, "allow")),
             workers=config.workers,
             worker_queue=config.worker_queue,

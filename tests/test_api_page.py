@@ -35,7 +35,7 @@ OBJECTS: dict[str, Any] = {
     "client": eyewall.client.Client,
     "th": eyewall.testing.TestHub,
 }
-INTERNAL = {"Context": {"admit_again", "check_owner"}, "Connection": {"enter"}}
+INTERNAL = {"Context": {"authorize_again", "check_owner"}, "Connection": {"enter"}}
 """Methods of these that are the package's own."""
 CODE = re.findall(r"`([^`\n]+)`", PAGE)
 KNOWN = {

@@ -115,10 +115,10 @@ class Commands:
         recovered: bool | None = None
         try:
             if since is None:
-                membership = await self._rooms.join(room_id, ctx.conn, admit=ctx.admit_again)
+                membership = await self._rooms.join(room_id, ctx.conn, admit=ctx.authorize_again)
             else:
                 membership, recovered = await self._resumer.join(
-                    room_id, ctx.conn, since, ctx.admit_again
+                    room_id, ctx.conn, since, ctx.authorize_again
                 )
         except TooManyRooms:
             # A limit on the protocol (protocol.md, "Close codes"), not on the room.
@@ -224,7 +224,7 @@ class Commands:
             raise ValidationError({"session": ["must be a string"]})
         wanted = positions_of(data, MAX_ROOMS)
         try:
-            done = await self._resumer.resume(ctx.conn, name, wanted, ctx.admit_again)
+            done = await self._resumer.resume(ctx.conn, name, wanted, ctx.authorize_again)
         except TooManyRooms:
             self._connections.end(ctx.conn, DisconnectReason.POLICY_VIOLATION)
             raise

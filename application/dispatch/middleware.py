@@ -56,15 +56,15 @@ def _check_owner_before(handler: Handler) -> Handler:
     def run(ctx: Context, msg: Envelope[Any]) -> Awaitable[Any]:
         if ctx.owner is not None:  # most messages have no such decision
             ctx.check_owner()
-        if ctx.admitted is not ctx.conn.meta:
-            return _admitted_again(ctx, msg, handler)
+        if ctx.authorized_meta is not ctx.conn.meta:
+            return _authorized_again(ctx, msg, handler)
         return handler(ctx, msg)
 
     return run
 
 
-async def _admitted_again(ctx: Context, msg: Envelope[Any], handler: Handler) -> Any:
-    await ctx.admit_again()
+async def _authorized_again(ctx: Context, msg: Envelope[Any], handler: Handler) -> Any:
+    await ctx.authorize_again()
     ctx.check_owner()
     return await handler(ctx, msg)
 

@@ -123,7 +123,7 @@ class Receiver:
         clock: Clock,
         logger: Logger,
         tell_error: Callable[[Connection, BaseException], None],
-        admission: MessageAuthorization,
+        authorization: MessageAuthorization,
         limits: RateLimits | None,
         workers: int,
         worker_queue: int,
@@ -141,8 +141,8 @@ class Receiver:
         self._clock = clock
         self._logger = logger
         self._tell_error = tell_error
-        self._admission = admission
-        self._admit = admission.ask
+        self._authorization = authorization
+        self._authorize = authorization.ask
         self._limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_hooks = 0
@@ -318,7 +318,7 @@ class Receiver:
         job = _Job(self.hub, conn, envelope, pattern, self._loop)
         job.found = route
         job.key_error = None
-        job.admission = self._admission
+        job.authorization = self._authorization
         if self._limits is not None and self._is_limited(job, self._limits):
             return
         key: Hashable = conn.id
@@ -366,11 +366,11 @@ class Receiver:
                 await self._wait_for(job.limit, job)
             if conn.token_lapsed and message.topic != REFRESH:
                 raise Unauthorized("the token has run out")
-            if (waits := self._admit(conn, message)) is not None:
+            if (waits := self._authorize(conn, message)) is not None:
                 await waits
                 if _is_void(conn, message):
                     raise ConnectionClosed(f"{conn.id} has ended")
-            job.admitted = conn.meta
+            job.authorized_meta = conn.meta
             if route is None:
                 raise HandlerNotFound(self._router.why_not(message.topic))
             if job.key_error is not None:

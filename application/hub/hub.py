@@ -52,8 +52,8 @@ class Context:
     __slots__ = (
         "_loop",
         "_state",
-        "admission",
-        "admitted",
+        "authorization",
+        "authorized_meta",
         "conn",
         "hub",
         "message",
@@ -77,9 +77,9 @@ class Context:
         self.owner: ConnMeta | None = None
         """The owner for whom ``auth_required`` or a command let the message pass; None if
         neither has decided."""
-        self.admission: AuthorizesAgain | None = None
+        self.authorization: AuthorizesAgain | None = None
         """Asks the access controller again; set by the ``Receiver``."""
-        self.admitted = conn.meta
+        self.authorized_meta = conn.meta
         """The owner whom the access controller allowed to send the message."""
         self._loop = loop
         self._state: dict[str, Any] | None = None
@@ -110,16 +110,16 @@ class Context:
         if owner.user_id != meta.user_id or owner.roles != meta.roles:
             raise Unauthorized("who asks this has changed meanwhile: ask again")
 
-    async def admit_again(self) -> None:
+    async def authorize_again(self) -> None:
         """Ask the access controller again if the connection has another owner than the one
         whose message was let through. Raises ``Forbidden``."""
-        if self.admission is None or self.admitted is self.conn.meta:
+        if self.authorization is None or self.authorized_meta is self.conn.meta:
             return
-        waits = self.admission.again(self.conn, self.message, self.admitted)
+        waits = self.authorization.again(self.conn, self.message, self.authorized_meta)
         if waits is not None:
             await waits
         # The present owner was let through: nothing has been awaited since.
-        self.admitted = self.conn.meta
+        self.authorized_meta = self.conn.meta
 
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to the connection that sent this one.

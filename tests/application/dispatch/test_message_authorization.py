@@ -31,9 +31,9 @@ async def conn(node):
     return (await node.connect("ada")).conn
 
 
-async def outcome(admission, conn, message):
+async def outcome(authorization, conn, message):
     try:
-        waits = admission.ask(conn, message)
+        waits = authorization.ask(conn, message)
         if waits is not None:
             await waits
     except (Forbidden, ValidationError) as error:
@@ -55,19 +55,19 @@ async def outcome(admission, conn, message):
 async def test_who_has_to_wait_decides_as_who_has_not(
     conn, access_waits, validator_waits, topic, data, expected
 ):
-    admission = MessageAuthorization(
+    authorization = MessageAuthorization(
         answers(lambda meta, topic, event: topic == "open", later=access_waits),
         answers(is_good, later=validator_waits),
     )
 
-    assert await outcome(admission, conn, Envelope(topic, data=data)) is expected
+    assert await outcome(authorization, conn, Envelope(topic, data=data)) is expected
 
 
 @pytest.mark.parametrize("falsy", [None, 0, ""])
 async def test_whatever_is_not_true_is_a_no(conn, falsy):
-    admission = MessageAuthorization(lambda meta, topic, event: falsy, None)
+    authorization = MessageAuthorization(lambda meta, topic, event: falsy, None)
 
-    assert await outcome(admission, conn, Envelope("t")) is Forbidden
+    assert await outcome(authorization, conn, Envelope("t")) is Forbidden
 
 
 async def test_nothing_is_awaited_that_is_decided(conn):
