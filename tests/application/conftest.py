@@ -46,3 +46,24 @@ async def make_node(clock: FakeClock) -> AsyncIterator[MakeNode]:
 async def node(make_node: MakeNode) -> Harness:
     """One node that lets clients use the ``system:`` commands."""
     return await make_node(client_commands=True)
+
+
+# --- a pair
+
+
+@pytest.fixture
+def pair_config() -> dict[str, Any]:
+    """What both nodes of the pair are made with; modules override it."""
+    return {}
+
+
+@pytest.fixture
+async def one(make_node: MakeNode, pair_config: dict[str, Any]) -> Harness:
+    """The first of two nodes of one cluster, or a cluster of one node without ``two``."""
+    return await make_node(**pair_config)
+
+
+@pytest.fixture
+async def two(one: Harness, make_node: MakeNode, pair_config: dict[str, Any]) -> Harness:
+    """The second node, which starts after ``one``."""
+    return await make_node(**pair_config)

@@ -30,16 +30,6 @@ ACKED = SendOptions(require_ack=True, ack_timeout=3.0)
 NEWS = Message("news", data=1)
 
 
-@pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node()
-
-
 def watch(node):
     """Remember the failures of a node: the specific handler's name, and what it got."""
     told = []

@@ -23,8 +23,8 @@ async def store():
 
 
 @pytest.fixture
-async def one(make_node, store):
-    return await make_node(offline=store)
+def pair_config(store):
+    return {"offline": store}
 
 
 async def kept(store, user=ADA):

@@ -19,13 +19,8 @@ def bus():
 
 
 @pytest.fixture
-async def one(make_node, bus):
-    return await make_node(pubsub=bus)
-
-
-@pytest.fixture
-async def two(one, make_node, bus):
-    return await make_node(pubsub=bus)
+def pair_config(bus):
+    return {"pubsub": bus}
 
 
 @pytest.fixture

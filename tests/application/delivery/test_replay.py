@@ -27,8 +27,8 @@ def store(clock):
 
 
 @pytest.fixture
-async def one(make_node, store):
-    return await make_node(offline=store)
+def pair_config(store):
+    return {"offline": store}
 
 
 async def put(node, store, numbers, user=ADA, **fields):
@@ -434,12 +434,12 @@ async def test_who_comes_when_all_has_been_written_gets_what_is_unanswered(one, 
 
 
 @pytest.fixture
-async def two(make_node, store):
+async def both(make_node, store):
     return await make_node("n1", offline=store), await make_node("n2", offline=store)
 
 
-async def test_one_replay_serves_devices_on_all_nodes(two, store):
-    one, other = two
+async def test_one_replay_serves_devices_on_all_nodes(both, store):
+    one, other = both
     await put(one, store, range(40))
     phone = await one.connect("ada")
     laptop = await other.connect("ada")
@@ -452,12 +452,12 @@ async def test_one_replay_serves_devices_on_all_nodes(two, store):
     assert numbers(phone.heard()) == list(range(32, 40))
     assert numbers(laptop.heard()) == list(range(32, 40))
     await one.advance(10.0)
-    assert [len(node.parts.stored.replays) for node in two] == [0, 0]
+    assert [len(node.parts.stored.replays) for node in both] == [0, 0]
     assert len(await kept(store)) == 8
 
 
-async def test_an_ack_on_another_node_removes_it(two, store):
-    one, other = two
+async def test_an_ack_on_another_node_removes_it(both, store):
+    one, other = both
     await put(one, store, range(2))
     await one.connect("ada")
     laptop = await other.connect("ada")
@@ -467,8 +467,8 @@ async def test_an_ack_on_another_node_removes_it(two, store):
     assert await kept(store) == []
 
 
-async def test_a_node_that_died_is_taken_over_from(two, store):
-    one, other = two
+async def test_a_node_that_died_is_taken_over_from(both, store):
+    one, other = both
     await put(one, store, range(2))
     await store.inner.claim(ADA, "n9", 1000)
 
@@ -477,8 +477,8 @@ async def test_a_node_that_died_is_taken_over_from(two, store):
     assert numbers(ada.heard()) == [0, 1]
 
 
-async def test_a_claim_that_its_owner_has_forgotten_is_given_back(two, store):
-    one, other = two
+async def test_a_claim_that_its_owner_has_forgotten_is_given_back(both, store):
+    one, other = both
     await put(one, store, range(2))
     await store.inner.claim(ADA, "n1", 1000)
 
@@ -505,8 +505,8 @@ async def test_a_node_that_does_not_answer_holds_nobody_up(make_node, store):
     assert numbers(ada.heard()) == [0, 1]
 
 
-async def test_a_replay_that_goes_on_elsewhere_takes_newer_connections_in(two, store):
-    one, other = two
+async def test_a_replay_that_goes_on_elsewhere_takes_newer_connections_in(both, store):
+    one, other = both
     await put(one, store, range(40))
     await one.connect("ada")
     await one.advance(2.0)
@@ -533,8 +533,8 @@ async def test_who_connects_while_it_is_being_stored_gets_it(one, store):
     assert numbers(ada.heard()) == [1]
 
 
-async def test_who_connects_to_another_node_meanwhile_gets_it(two, store):
-    one, other = two
+async def test_who_connects_to_another_node_meanwhile_gets_it(both, store):
+    one, other = both
     store.before = {"store"}
     sending = asyncio.ensure_future(one.hub.send_to_user("ada", Message("old", data=1), STORE))
     await settle()

@@ -23,11 +23,6 @@ ACKED = SendOptions(require_ack=True, ack_timeout=3.0)
 EVEN = RetryPolicy(base_delay=1.0, jitter=0)
 
 
-@pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
 async def through(node, call, seconds=60.0):
     """Let the time pass that the call takes."""
     task = asyncio.ensure_future(call)

@@ -18,7 +18,7 @@ ALL = ("join", "leave", "publish", "members", "presence", "typing")
 
 
 @pytest.fixture
-async def two(node, make_node):
+async def another(node, make_node):
     return await make_node(client_commands=True)
 
 
@@ -132,8 +132,8 @@ async def test_the_access_controller_is_asked(make_node):
 # --- join, leave
 
 
-async def test_join_says_the_role_and_the_count(node, two):
-    await member(two, "bob")
+async def test_join_says_the_role_and_the_count(node, another):
+    await member(another, "bob")
     ada = await node.connect("ada")
 
     assert await ok(ada, "join", {"room": "lab"}) == {"room": "lab", "role": "member", "members": 2}
@@ -186,8 +186,12 @@ async def test_leave(node):
 # --- publish
 
 
-async def test_publish_reaches_every_member_the_sender_too(node, two):
-    ada, bob, phone = await member(node, "ada"), await member(two, "bob"), await member(node, "ada")
+async def test_publish_reaches_every_member_the_sender_too(node, another):
+    ada, bob, phone = (
+        await member(node, "ada"),
+        await member(another, "bob"),
+        await member(node, "ada"),
+    )
 
     answer = await ok(ada, "publish", {"room": "lab", "event": "say", "data": {"n": 1}})
     await settle()
@@ -210,8 +214,8 @@ async def test_the_sender_hears_its_own_message_before_the_ack(node):
     assert [m.get("event", "message") for m in heard] == ["message", "ack"]
 
 
-async def test_publish_relays_byte_for_byte(node, two):
-    ada, bob = await member(node, "ada"), await member(two, "bob")
+async def test_publish_relays_byte_for_byte(node, another):
+    ada, bob = await member(node, "ada"), await member(another, "bob")
     payload = '{"z":1.00,"a":1e-999,"n":123456789012345678901234567890}'
 
     await ada.ask(f'{{"topic":"system:publish","data":{{"room":"lab","data":{payload}}}}}')
@@ -271,11 +275,11 @@ async def test_who_speaks_is_known_from_the_connection(node):
 # --- members
 
 
-async def test_members_of_the_whole_cluster(node, two):
+async def test_members_of_the_whole_cluster(node, another):
     ada = await member(node, "ada")
-    await member(two, "bob")
-    await member(two, "ada")
-    await member(two, None)
+    await member(another, "bob")
+    await member(another, "ada")
+    await member(another, None)
     await node.hub.set_role("lab", "bob", RoomRole.MODERATOR)
 
     answer = await ok(ada, "members", {"room": "lab"})
@@ -348,9 +352,9 @@ async def test_a_cursor_past_the_end_is_the_end(node):
 # --- presence
 
 
-async def test_presence_of_users(node, two, clock):
+async def test_presence_of_users(node, another, clock):
     ada = await node.connect("ada")
-    bob = await two.connect("bob")
+    bob = await another.connect("bob")
     await bob.vanish()
     await clock.advance(1.5)
 
@@ -365,11 +369,11 @@ async def test_presence_of_users(node, two, clock):
     }
 
 
-async def test_presence_of_a_rooms_members(node, two):
+async def test_presence_of_a_rooms_members(node, another):
     ada = await member(node, "ada")
-    await member(two, "bob")
-    await member(two, None)
-    await two.connect("eve")
+    await member(another, "bob")
+    await member(another, None)
+    await another.connect("eve")
 
     answer = await ok(ada, "presence", {"room": "lab"})
 
@@ -393,8 +397,8 @@ async def test_presence_takes_a_bounded_list_of_users(node, users):
 # --- typing
 
 
-async def test_typing_is_told_to_the_other_members(node, two, clock):
-    ada, bob = await member(node, "ada"), await member(two, "bob")
+async def test_typing_is_told_to_the_other_members(node, another, clock):
+    ada, bob = await member(node, "ada"), await member(another, "bob")
 
     assert await ok(ada, "typing", {"room": "lab", "typing": True, "ttl": 3}) == {}
     assert await data_heard(bob) == [{"user_id": "ada", "typing": True}]

@@ -417,13 +417,8 @@ async def test_a_handler_runs_only_for_whom_the_guard_has_let_through(make_node)
 
 
 @pytest.fixture
-async def one(make_node):
-    return await make_node(session_ttl=60.0)
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node(session_ttl=60.0)
+def pair_config():
+    return {"session_ttl": 60.0}
 
 
 def with_login(node: Harness):

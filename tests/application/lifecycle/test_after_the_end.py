@@ -9,7 +9,7 @@ from eyewall.adapters.state.memory import MemoryState
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Engine
-from tests.application.fakes import FakeOutbound, settle
+from tests.application.fakes import settle
 
 
 @pytest.fixture
@@ -18,10 +18,8 @@ async def history():
 
 
 @pytest.fixture
-async def one(make_node, history):
-    return await make_node(
-        client_commands=True, session_ttl=60.0, history=history, outbound=FakeOutbound()
-    )
+def pair_config(history):
+    return {"client_commands": True, "session_ttl": 60.0, "history": history}
 
 
 class Gate:

@@ -13,16 +13,6 @@ from tests.application.fakes import settle
 
 
 @pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node()
-
-
-@pytest.fixture
 async def slow(make_node, clock):
     engine = Engine(MemoryState(clock=clock.now))
     return await make_node(state=engine), engine

@@ -17,17 +17,6 @@ from eyewall.domain.room import JoinOptions, RoomOptions, RoomRole
 from tests.application.engines import Bus
 from tests.application.fakes import settle
 
-
-@pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node()
-
-
 # --- ends
 
 

@@ -22,15 +22,15 @@ NUMBERS = itertools.count()
 
 
 @pytest.fixture
-async def one(make_node):
-    node = await make_node(client_commands=True)
-    await node.hub.create_room("lab", KEPT)
-    return node
+def pair_config():
+    return {"client_commands": True}
 
 
 @pytest.fixture
-async def two(one, make_node):
-    return await make_node(client_commands=True)
+async def one(one):
+    """The first node of the pair, which has created a room."""
+    await one.hub.create_room("lab", KEPT)
+    return one
 
 
 async def publish(node, *numbers, room="lab"):

@@ -16,13 +16,8 @@ TTL = 60.0
 
 
 @pytest.fixture
-async def one(make_node):
-    return await make_node(session_ttl=TTL)
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node(session_ttl=TTL)
+def pair_config():
+    return {"session_ttl": TTL}
 
 
 def counted(node, *, result=None):

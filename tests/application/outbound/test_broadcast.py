@@ -14,16 +14,6 @@ from tests.application.engines import Bus
 from tests.application.fakes import settle
 
 
-@pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node()
-
-
 async def joined(node, user, room="lab"):
     client = await node.connect(user)
     await node.hub.join(room, client.id)

@@ -18,7 +18,7 @@ from eyewall.domain.report import DeliveryStatus, FailureReason, SendOptions, Ta
 from eyewall.domain.retry import RetryPolicy
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Engine
-from tests.application.fakes import FakeOutbound, RecordingMetrics, settle
+from tests.application.fakes import RecordingMetrics, settle
 
 NEWS = Message("news", data={"n": 1})
 ACKED = SendOptions(require_ack=True, ack_timeout=1.0)
@@ -36,13 +36,8 @@ def topics(client):
 
 
 @pytest.fixture
-async def one(make_node):
-    return await make_node(offline=MemoryOffline(), outbound=FakeOutbound())
-
-
-@pytest.fixture
-async def two(make_node):
-    return await make_node(outbound=FakeOutbound())
+def pair_config():
+    return {"offline": MemoryOffline()}
 
 
 # --- while the sender waits

@@ -12,15 +12,15 @@ GRACE = 5.0
 
 
 @pytest.fixture
-async def one(make_node):
-    node = await make_node(presence_grace=GRACE)
-    await node.hub.create_room("lab", RoomOptions(announce=True))
-    return node
+def pair_config():
+    return {"presence_grace": GRACE}
 
 
 @pytest.fixture
-async def two(one, make_node):
-    return await make_node(presence_grace=GRACE)
+async def one(one):
+    """The first node of the pair, which has created a room."""
+    await one.hub.create_room("lab", RoomOptions(announce=True))
+    return one
 
 
 async def joined(node, user):

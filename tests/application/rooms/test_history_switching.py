@@ -41,8 +41,8 @@ async def history():
 
 
 @pytest.fixture
-async def one(make_node, history):
-    return await make_node(history=history)
+def pair_config(history):
+    return {"history": history}
 
 
 @pytest.fixture(params=["the same node", "another node"])

@@ -28,10 +28,15 @@ def store():
 
 
 @pytest.fixture
-async def one(make_node, store):
-    node = await make_node(client_commands=True, history=store)
-    await node.hub.create_room("lab", KEPT)
-    return node
+def pair_config(store):
+    return {"client_commands": True, "history": store}
+
+
+@pytest.fixture
+async def one(one):
+    """The first node of the pair, which has created a room."""
+    await one.hub.create_room("lab", KEPT)
+    return one
 
 
 async def publish(node, *numbers, room="lab"):

@@ -21,16 +21,6 @@ from tests.application.engines import Engine
 from tests.application.fakes import finished, settle
 
 
-@pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node()
-
-
 def watch(node):
     """Remember what the hooks of a node are told."""
     told = []

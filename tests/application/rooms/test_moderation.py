@@ -13,16 +13,6 @@ from tests.application.engines import Bus, Engine
 from tests.application.fakes import raw, settle
 
 
-@pytest.fixture
-async def one(make_node):
-    return await make_node()
-
-
-@pytest.fixture
-async def two(one, make_node):
-    return await make_node()
-
-
 async def joined(node, user, room="lab", **known):
     client = await node.connect(user, **known)
     await node.hub.join(room, client.id)

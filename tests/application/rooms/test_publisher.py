@@ -36,15 +36,15 @@ def bus():
 
 
 @pytest.fixture
-async def one(make_node, bus, history, state):
-    node = await make_node(pubsub=bus, history=history, state=state)
-    await node.hub.create_room("lab", RoomOptions(history_size=50))
-    return node
+def pair_config(bus, history, state):
+    return {"pubsub": bus, "history": history, "state": state}
 
 
 @pytest.fixture
-async def two(one, make_node, bus, history, state):
-    return await make_node(pubsub=bus, history=history, state=state)
+async def one(one):
+    """The first node of the pair, which has created a room."""
+    await one.hub.create_room("lab", RoomOptions(history_size=50))
+    return one
 
 
 async def joined(node, user, room="lab"):

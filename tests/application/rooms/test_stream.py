@@ -31,13 +31,8 @@ def bus():
 
 
 @pytest.fixture
-async def one(make_node, bus, history):
-    return await make_node(pubsub=bus, history=history, client_commands=True)
-
-
-@pytest.fixture
-async def two(one, make_node, bus, history):
-    return await make_node(pubsub=bus, history=history, client_commands=True)
+def pair_config(bus, history):
+    return {"pubsub": bus, "history": history, "client_commands": True}
 
 
 async def joined(node, user, room="lab"):
