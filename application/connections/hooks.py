@@ -1,7 +1,7 @@
-"""What users want to hear of: connections, raw messages, errors, rooms.
+"""The application's hooks on connections, raw messages, errors and rooms.
 
-Hooks may be plain or ``async``. Lifecycle hooks come in pairs: who saw the connect
-sees the disconnect, once.
+Hooks may be plain or ``async``. If a connect hook has run for a connection, the disconnect
+hooks run for it once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Event(IntEnum):
+    """The events that hooks are registered for."""
+
     CONNECT = auto()
     DISCONNECT = auto()
     MESSAGE = auto()
@@ -28,8 +30,7 @@ class Event(IntEnum):
 
 
 MESSAGE: Final = Event.MESSAGE
-"""By a name of its own, for who asks for it with every message: the look-up of a member
-in its enum costs more than a call."""
+"""A module-level name for the hot path: looking up an enum member costs more than a call."""
 
 
 class Hooks:
@@ -40,14 +41,17 @@ class Hooks:
         self._of: dict[Event, tuple[Callable[..., Any], ...]] = dict.fromkeys(Event, ())
 
     def add(self, event: Event, hook: F) -> F:
-        """Register a hook; returns it, so that this works as a decorator."""
+        """Register a hook; returns it, so that this works as a decorator.
+
+        Raises ``ValueError`` if it is not callable.
+        """
         if not callable(hook):
             raise ValueError(f"a hook must be callable, not {hook!r:.80}")
         self._of[event] = (*self._of[event], hook)
         return hook
 
     def remove(self, hook: Callable[..., Any]) -> bool:
-        """Take a hook back from wherever it is registered."""
+        """Remove a hook from all events; False if it was not registered."""
         found = False
         for event, hooks in self._of.items():
             if hook in hooks:
@@ -56,29 +60,30 @@ class Hooks:
         return found
 
     def adopt(self, other: Hooks) -> None:
-        """Take over the hooks that ``other`` has now."""
+        """Add the hooks that ``other`` has now."""
         self._of = {event: (*own, *other.of(event)) for event, own in self._of.items()}
 
     def of(self, event: Event) -> tuple[Callable[..., Any], ...]:
+        """Return the hooks of ``event``, in the order of their registration."""
         return self._of[event]
 
     async def ask(self, event: Event, *args: Any) -> None:
-        """Run the hooks of ``event``; what one raises goes to the caller."""
+        """Run the hooks of ``event``; raises the first error of one, which may refuse."""
         for hook in self._of[event]:
             result = hook(*args)
             if inspect.isawaitable(result):
                 await result
 
     async def tell(self, event: Event, *args: Any) -> None:
-        """Run the hooks of ``event``; one that raises is logged and changes nothing."""
+        """Run the hooks of ``event``; errors are logged and have no other effect."""
         for hook in self._of[event]:
             try:
                 result = hook(*args)
                 if inspect.isawaitable(result):
                     await result
             except BaseException as error:
-                # A watcher can't break what it watches: only the end of this very task
-                # is passed on.
+                # An observer's error has no effect: only the cancellation of this task is
+                # re-raised.
                 if is_end(error):
                     raise
                 self._logger.error(

@@ -1,10 +1,10 @@
-"""Who may still come in: the limits on connections of this node, and of one address.
+"""The limits on the connections of this node, and of one address.
 
 Rules of this file:
 
-1. A place is taken before anything waits, so that handshakes count: however many come
-   at the same time, there are never more than the limit.
-2. It is given back once, by whoever has it.
+1. A slot is acquired before the first await of a handshake, so handshakes count: concurrent
+   ones never exceed the limit.
+2. A slot is released once: ``Slot.release`` is idempotent.
 3. A limit that is off costs nothing, and counts nothing.
 """
 
@@ -15,12 +15,12 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from eyewall.domain.errors import Overloaded
 
 SITE = 64
-"""Bits of an IPv6 address that stand for one customer: a home or a rented machine has
-all the addresses below, and could use a new one for every connection."""
+"""Bits of an IPv6 address that identify one customer: a home or a rented machine has all the
+addresses below, and could use a new one for every connection."""
 
 
 class Slot:
-    """Implements ``Reservation``: one connection's place in the limits."""
+    """Implements ``ConnectionSlot``: one connection's slot in the limits."""
 
     __slots__ = ("_address", "_owner")
 
@@ -29,13 +29,14 @@ class Slot:
         self._address = address
 
     def release(self) -> None:
+        """Free the slot. Idempotent."""
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.release(self._address)
 
 
 class ConnectionLimits:
-    """Counts connections, those that are still in their handshake too."""
+    """Counts connections, including those that are still in their handshake."""
 
     def __init__(self, most: int | None, most_per_address: int | None) -> None:
         self._most = most
@@ -47,7 +48,7 @@ class ConnectionLimits:
         return self._taken
 
     def acquire(self, ip: str | None) -> Slot:
-        """Take a place for who comes from ``ip``; raises ``Overloaded``."""
+        """Acquire a slot for a connection from ``ip``; raises ``Overloaded``."""
         if self._most is not None and self._taken >= self._most:
             raise Overloaded("the node has all the connections it may have")
         address = None
@@ -61,7 +62,7 @@ class ConnectionLimits:
         return Slot(self, address)
 
     def release(self, address: str | None) -> None:
-        """Free a place. For ``Slot``, which does it once."""
+        """Free a slot. Called by ``Slot`` only, once."""
         self._taken -= 1
         if address is not None:
             left = self._by_address[address] - 1
@@ -72,11 +73,11 @@ class ConnectionLimits:
 
 
 def counted_as(ip: str) -> str:
-    """Return what an address is counted under: itself, or an IPv6 address's network."""
+    """Return the key that an address is counted under: itself, or an IPv6 address's network."""
     try:
         address = ip_address(ip)
     except ValueError:
-        return ip  # an authenticator's or a proxy's own name for it
+        return ip  # a name that an authenticator or a proxy has given
     if not isinstance(address, IPv6Address):
         return ip
     if address.ipv4_mapped is not None:

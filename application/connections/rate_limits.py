@@ -1,14 +1,14 @@
-"""Rate limits: the limiter of a node is asked about each message that a client sends.
+"""Rate limits: each message of a client passes the limiter of the node.
 
 Rules of this file:
 
 1. All limits count under the same key: the user with all their connections, else the
    address (an IPv6 one with its /64), else the connection.
-2. A limiter that answers at once is asked before the message takes a place in a lane. An
-   async limiter is awaited in the lane, and holds up that lane alone.
-3. An answer that is no time (NaN, a text, a bool) refuses the message: a limit that is broken
-   must not silently be one that is off.
-4. A client that resumes its session, or refreshes its token, passes once: ``_is_spared``.
+2. A limiter that answers at once is called before the message is queued in a lane. An async
+   limiter is awaited in the lane, and blocks only that lane.
+3. An answer that is no time (NaN, a text, a bool) refuses the message: a broken limiter must
+   not silently allow everything.
+4. A client that resumes its session, or refreshes its token, is exempt once: ``_is_exempt``.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _counted_as = lru_cache(maxsize=1024)(counted_as)
 
 
 Rest = Callable[[], Awaitable[None]]
-"""Awaits what an async limiter says. Raises as ``RateLimits.ask`` does."""
+"""Awaits the decision of an async limiter. Raises as ``RateLimits.ask`` does."""
 
 
 def key_of(conn: Connection) -> str:
-    """Return what the messages of a connection are counted under."""
+    """Return the key that the messages of a connection are counted under."""
     meta = conn.meta
     if meta.user_id is not None:
         return f"user:{meta.user_id}"
@@ -54,9 +54,9 @@ def key_of(conn: Connection) -> str:
 
 
 def check(said: object) -> None:
-    """Read what a limiter said: 0 or less lets the message pass.
+    """Apply a limiter's answer ``said``: seconds or a ``timedelta``; 0 or less passes.
 
-    Raises ``RateLimited`` with the seconds to wait, ``Misuse`` for what is no time.
+    Raises ``RateLimited`` with the seconds to wait, ``Misuse`` for an answer that is no time.
     """
     wait: Any = said.total_seconds() if isinstance(said, timedelta) else said
     if isinstance(wait, bool) or not isinstance(wait, (int, float)) or math.isnan(wait):
@@ -66,18 +66,18 @@ def check(said: object) -> None:
 
 
 def _rounded(wait: float) -> float:
-    """Return whole milliseconds, rounded up: a client that waits so long is not refused again."""
+    """Return whole milliseconds, rounded up: a client that waits so long passes then."""
     shown = round(wait, 3)
     return shown if shown >= wait - TICK else round(shown + 0.001, 3)
 
 
 class RateLimits:
-    """Asks the limiter of a node."""
+    """Applies the limiter of a node to messages."""
 
     def __init__(self, allow: Callable[[str], Any]) -> None:
         self._allow = allow
         self._waits = is_async(allow)
-        """Whether it has to be awaited, as far as is known."""
+        """Whether it is async, as far as is known."""
 
     def ask(self, conn: Connection, message: Envelope) -> Rest | None:
         """Return None if the message passes, or a function to be awaited for the decision.
@@ -88,10 +88,10 @@ class RateLimits:
         if self._waits:
             return partial(self._ask_on, conn, message, key)
         said = self._allow(key)
-        if said == 0.0 and type(said) is float:  # nearly always
+        if said == 0.0 and type(said) is float:  # the common case
             return None
         if inspect.isawaitable(said):
-            self._waits = True  # from the next message on it is not even begun before the lane
+            self._waits = True  # from now on it is called in the lane
             return partial(self._ask_on, conn, message, key, said)
         self._check(conn, message, said)
         return None
@@ -107,23 +107,23 @@ class RateLimits:
         try:
             check(said)
         except RateLimited:
-            if message.topic not in _COMEBACKS or not _is_spared(conn, message.topic):
+            if message.topic not in _COMEBACKS or not _is_exempt(conn, message.topic):
                 raise
 
 
-def _is_spared(conn: Connection, topic: str) -> bool:
-    """Whether a resume or refresh passes although the limiter says no; notes that it did.
+def _is_exempt(conn: Connection, topic: str) -> bool:
+    """Whether a resume or refresh passes in spite of the limiter; notes that it has.
 
-    The first ``system:resume`` of a connection passes, and for each token that the connection
-    shows or has shown one ``system:refresh``: both are asked for by the protocol, at a moment
-    that the client does not choose, and without them it loses its rooms or its connection.
-    Further ones wait like everything else, so that neither is a way around the limit.
+    The first ``system:resume`` of a connection is exempt, and one ``system:refresh`` for each
+    of its tokens. The protocol requires both at a moment that the client does not choose, and
+    without them the client loses its rooms or its connection. Further ones are limited like
+    other messages, so neither is a way around the limit.
     """
     resumed, until = conn.exemptions
     if topic == RESUME:
         conn.exemptions = True, until
         return not resumed
-    # By its end, which only grows from token to token: two of them in turn are no way around.
+    # Tokens count by their end, which must grow: alternating two tokens is no way around.
     end = conn.meta.expires_at or _NEVER
     if until is not None and end <= until:
         return False

@@ -1,15 +1,14 @@
-"""The connections of this node: how one begins, what is known of it, how it ends.
+"""The connections of this node: their state, their registry and their end.
 
 Rules of this file:
 
-1. A connection ends when its close is decided, not when the socket is gone: in one
-   step it is out of the registry, the rooms' audiences and the pending acks.
-2. Whatever ends it goes through ``end``, once. Hooks come in pairs: who was told of
-   the connect is told of the disconnect, after it.
-3. A place in the limits is taken before anything waits, and given back once.
-4. A connection is registered from its beginning, and let in when no ``on_connect`` hook
-   can refuse it any more. What is addressed to many, to a room or to a user goes only to
-   connections that are let in.
+1. A connection ends when its close is decided, not when the socket is gone: in one step it
+   leaves the registry, the rooms' broadcast groups and the pending acks.
+2. Every end goes through ``end``, once. If a connect hook has begun for a connection, the
+   disconnect hooks run after it.
+3. A slot in the limits is acquired before the first await, and released once.
+4. A connection is registered from its beginning, and admitted when no ``on_connect`` hook can
+   refuse it any more. Messages to a user, a room or all go only to admitted connections.
 """
 
 from __future__ import annotations
@@ -53,9 +52,11 @@ CONNECTING: ContextVar[Connection | None] = ContextVar("connecting", default=Non
 class SendsToConnection(Protocol):
     """Writes to one connection; raises ``ConnectionClosed``, ``QueueFull`` or ``SlowConsumer``."""
 
-    async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None: ...
+    async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None:
+        """Send a message."""
 
-    async def send_raw(self, conn: Connection, data: str | bytes) -> None: ...
+    async def send_raw(self, conn: Connection, data: str | bytes) -> None:
+        """Send a text or binary frame without an envelope."""
 
 
 class Connection:
@@ -96,30 +97,29 @@ class Connection:
         self.link = link
         self.meta = meta
         self.initial_meta = meta
-        """What the handshake said of it; ``meta`` is what is true now."""
+        """The identity from the handshake; ``meta`` is the current one."""
         self.connections = connections
         self.reservation: ConnectionSlot | None = reservation
         self.session = session
-        """The session's unguessable name; None for a client without a subprotocol."""
+        """The session's secret name; None for a client without a subprotocol."""
         self.is_open = True
         self.is_admitted = False
-        """Whether it was let in: no ``on_connect`` hook can refuse it any more."""
+        """Whether no ``on_connect`` hook can refuse it any more."""
         self.token_lapsed = False
-        """Whether its token has run out, and it may only show a new one (``expiry``)."""
+        """Whether its token has expired, and only a refresh is accepted (``token_expiry``)."""
         self.fate = FailureReason.CONN_CLOSED
-        """When it has ended: why what waits for it does not arrive."""
+        """After its end: why messages that wait for it are not delivered."""
         self.opening: asyncio.Future[None] | None = None
         """Pending while it is being opened: its end waits for that."""
         self.announced = False
-        """Whether any ``on_connect`` hook has begun: who hears of the beginning hears of
-        the end."""
+        """Whether an ``on_connect`` hook has begun: then the disconnect hooks run too."""
         self.roles = _NO_ROOMS
-        """The role in each room that it is in."""
+        """Its role in each of its rooms."""
         self.held = _NONE_HELD
-        """Those of them that send it nothing so far; changed by ``anteroom`` only."""
+        """Its rooms whose messages are held back; changed by ``HeldMembers`` only."""
         self.exemptions = _NO_EXEMPTIONS
-        """Whether a resume has passed although the limiter said no, and the end of the token
-        for which a refresh last did (``limits``)."""
+        """Whether a resume was exempt from the limiter, and the end of the token whose refresh
+        was exempt last (``rate_limits``)."""
         self._connected_at = connections.clock.wall().timestamp()
         self._user_data: dict[str, Any] | None = None
         self.request_log: RequestLog | None = None
@@ -127,30 +127,30 @@ class Connection:
 
     @property
     def user_id(self) -> UserId | None:
-        """Whose it is; None for an anonymous one."""
+        """Its user; None for an anonymous connection."""
         return self.meta.user_id
 
     @property
     def connected_at(self) -> datetime:
-        """When it was let in, aware."""
+        """When the connection was opened, aware."""
         return datetime.fromtimestamp(self._connected_at, self.connections.clock.wall().tzinfo)
 
     @property
     def last_activity(self) -> datetime:
-        """When anything last came from the client, a pong included."""
+        """When bytes last came from the client, pongs included; aware."""
         clock = self.connections.clock
         return clock.wall() - timedelta(seconds=max(0.0, clock.now() - self.link.last_seen))
 
     @property
     def user_data(self) -> dict[str, Any]:
-        """The application's own notes on the connection. Gone with it."""
+        """The application's own data about the connection; dropped with it."""
         if self._user_data is None:
             self._user_data = {}
         return self._user_data
 
     @property
     def rooms(self) -> frozenset[RoomId]:
-        """The rooms that it is in; for hooks of the disconnect, was in."""
+        """Its rooms; in a disconnect hook, its rooms at the end."""
         return frozenset(self.roles)
 
     @property
@@ -163,21 +163,21 @@ class Connection:
     async def send(self, topic: str, event: str = "message", data: Any = None) -> None:
         """Send a message to this connection.
 
-        Raises ``ConnectionClosed`` when it is gone, ``QueueFull`` when its queue did
-        not take the message, and ``SlowConsumer`` when it was disconnected for that.
+        Raises ``ConnectionClosed`` if it has ended, ``QueueFull`` if its queue is full, and
+        ``SlowConsumer`` if it was disconnected because of that.
         """
         await self.connections.sender.send(self, topic, event, data)
 
     async def send_raw(self, data: str | bytes) -> None:
-        """Send one text (``str``) or binary (``bytes``) frame as it is."""
+        """Send one text (``str``) or binary (``bytes``) frame as it is; raises as ``send``."""
         await self.connections.sender.send_raw(self, data)
 
     async def close(self, reason: DisconnectReason | str = DisconnectReason.NORMAL) -> None:
-        """End the connection; what is queued is written before the close frame."""
+        """End the connection. Queued messages are written before the close frame."""
         self.connections.end(self, DisconnectReason(reason))
 
     def enter(self, room_id: RoomId, role: RoomRole) -> None:
-        """Note that it is in a room: ``hub.join`` is what lets it in."""
+        """Note the role in a room. To join a room, call ``hub.join``."""
         if self.roles is _NO_ROOMS:
             self.roles = {}
         self.roles[room_id] = role
@@ -202,7 +202,7 @@ class Connections:
     ) -> None:
         self.clock = clock
         self.sender: SendsToConnection
-        """Set when the node is put together; the sender needs the registry too."""
+        """Set when the node is built: the sender needs the registry too."""
         self.hooks = hooks
         self.everyone: BroadcastGroup = outbound.audience()
         self.roster = Roster()
@@ -218,7 +218,7 @@ class Connections:
     # --- limits
 
     def reserve(self, ip: str | None) -> ConnectionSlot:
-        """Take a place for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
+        """Acquire a slot for a handshake; raises ``ShuttingDown`` or ``Overloaded``."""
         if self.draining:
             raise ShuttingDown("the node is draining")
         return self._limits.acquire(ip)
@@ -232,15 +232,19 @@ class Connections:
         return iter(list(self._by_id.values()))
 
     def get(self, conn_id: str) -> Connection | None:
+        """Return the connection of that id; None if it is not here."""
         return self._by_id.get(ConnId(conn_id))
 
     def ids(self) -> list[ConnId]:
+        """Return the ids of all connections."""
         return list(self._by_id)
 
     def of_user(self, user_id: str) -> list[Connection]:
+        """Return the connections of a user on this node."""
         return [self._by_id[c] for c in self.roster.of_user(UserId(user_id))]
 
     def add(self, conn: Connection) -> None:
+        """Register a connection, which is not admitted yet."""
         conn.link.owner = conn
         self._by_id[conn.id] = conn
         self.roster.add(conn.id, conn.meta)
@@ -248,12 +252,15 @@ class Connections:
         self._logger.debug("connected", conn_id=conn.id, user_id=conn.user_id)
 
     def admit(self, conn: Connection) -> None:
-        """It gets what is for everybody, and for its user, from now on."""
+        """Admit a connection: it gets messages to all and to its user from now on."""
         conn.is_admitted = True
         self.everyone.add(conn.link)
 
     def set_meta(self, conn: Connection, changes: dict[str, Any]) -> ConnMeta:
-        """Merge ``changes`` into what is known; moves every index."""
+        """Merge ``changes`` into the connection's identity and update the indexes.
+
+        Returns the new identity.
+        """
         conn.meta = replace(conn.meta, **changes)
         self.roster.change(conn.id, conn.meta)
         return conn.meta
@@ -261,11 +268,11 @@ class Connections:
     # --- the end
 
     def on_end(self, step: Callable[[Connection, DisconnectReason], None]) -> None:
-        """Have ``step`` run, without waiting, when a connection's end is decided."""
+        """Call ``step``, which must not wait, when a connection's end is decided."""
         self._on_end.append(step)
 
     def after_end(self, step: Callable[[Connection], Any]) -> None:
-        """Have ``step`` awaited before the disconnect hooks: it leaves the cluster."""
+        """Await ``step`` before the disconnect hooks: it removes the connection's cluster state."""
         self._after_end = step
 
     def end(
@@ -276,10 +283,9 @@ class Connections:
         close_link: bool = True,
         error: BaseException | None = None,
     ) -> bool:
-        """Decide the end of a connection; False if that was decided before.
+        """End a connection for ``reason``; False if its end was decided before.
 
-        ``close_link`` False: the link has ended, or is ending, by itself, because of
-        ``error``.
+        ``close_link`` is False if the link has ended, or is ending, because of ``error``.
         """
         if not conn.is_open:
             return False
@@ -310,7 +316,7 @@ class Connections:
                 await asyncio.wait([conn.opening])
             if self._after_end is not None:
                 await self._after_end(conn)
-        except BaseException as error:  # (the hooks must run whatever failed)
+        except BaseException as error:  # (the hooks run in any case)
             if is_end(error):
                 raise
             self._logger.error("leaving_failed", conn_id=conn.id, error=shown(error))
@@ -318,12 +324,12 @@ class Connections:
             await self.hooks.tell(Event.DISCONNECT, conn, reason)
 
     async def settled(self) -> None:
-        """Return when the ends decided so far are done, hooks included."""
+        """Wait until all ends are complete, disconnect hooks included."""
         while self._ending:
             await asyncio.wait(list(self._ending))
 
     async def close(self) -> None:
-        """End the hooks that are still at it; one that ignores that is left behind."""
+        """Cancel the hooks that still run; one that ignores that is abandoned."""
         ending = list(self._ending)
         for task in ending:
             task.cancel()
@@ -332,26 +338,29 @@ class Connections:
 
 
 class BroadcastGroups:
-    """The rooms that have members on this node, each with their links."""
+    """The broadcast groups of the rooms that have members on this node."""
 
     def __init__(self, outbound: MessageWriter) -> None:
         self._outbound = outbound
         self.of: dict[RoomId, BroadcastGroup] = {}
-        """Read by who has to ask for every message; changed only here."""
+        """Read directly on the hot path; changed only here."""
 
     def __len__(self) -> int:
         return len(self.of)
 
     def get(self, room_id: str) -> BroadcastGroup | None:
+        """Return a room's group; None if no member is here."""
         return self.of.get(RoomId(room_id))
 
     def add(self, room_id: RoomId, link: Link) -> None:
+        """Add a link to a room's group."""
         audience = self.of.get(room_id)
         if audience is None:
             audience = self.of[room_id] = self._outbound.audience()
         audience.add(link)
 
     def discard(self, room_id: RoomId, link: Link) -> None:
+        """Remove a link from a room's group. Idempotent."""
         audience = self.of.get(room_id)
         if audience is None:
             return
@@ -360,6 +369,6 @@ class BroadcastGroups:
             del self.of[room_id]
 
     def members(self, room_id: str) -> Iterator[Connection]:
-        """The connections of this node that are in the room."""
+        """Iterate over the connections of this node that are in the room."""
         for link in list(self.of.get(RoomId(room_id), ())):
             yield link.owner

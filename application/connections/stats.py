@@ -1,7 +1,6 @@
-"""Counters of one node, and the metrics that hear of the same facts.
+"""The counters of one node, and the metrics that get the same facts.
 
-Rule of this file: metrics that fail cost a log line, once for each method, and nothing
-else. Whatever they raise ends with the call.
+Rule of this file: an error of the metrics is logged, once per method, and has no other effect.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from eyewall.domain.report import HubStats, Incident
 
 
 class GuardedMetrics:
-    """Implements ``Metrics`` and ``WatchesNode`` on top of a user's metrics, which may lack
-    any method and may raise anything. None counts nothing."""
+    """Implements ``Metrics`` and ``WatchesNode`` on top of the application's metrics, which may
+    be None, lack any method, and raise anything."""
 
     __slots__ = (
         "acked",
@@ -58,7 +57,7 @@ class GuardedMetrics:
 
 
 def _ignore(*_facts: Any) -> None:
-    """Count nothing."""
+    """Stand in for a method that the metrics lack."""
 
 
 def _guarded(name: str, method: Callable[..., Any], logger: Logger) -> Callable[..., None]:
@@ -77,7 +76,7 @@ def _guarded(name: str, method: Callable[..., Any], logger: Logger) -> Callable[
 
 
 class Stats:
-    """What ``hub.stats()`` counts. Each fact is told here once, and nowhere else."""
+    """The counters of ``hub.stats()``. Each fact is counted here, once."""
 
     __slots__ = (
         "_clock",
@@ -97,17 +96,16 @@ class Stats:
         self._clock = clock
         self.metrics = GuardedMetrics(metrics, logger)
         self.wanted = None if metrics is None else self.metrics
-        """None without metrics: what would be told of every message is not even looked up
-        then."""
+        """None without metrics: then the hot path skips the call."""
         self.reset()
 
     def begin(self) -> None:
-        """The node starts: the uptime counts from here."""
+        """Start the uptime: the node starts now."""
         self.started_at: datetime = self._clock.wall()
         self._since = self._clock.now()
 
     def reset(self) -> None:
-        """Start again from zero; the uptime too."""
+        """Set all counters and the uptime to zero."""
         self.in_messages = 0
         self.out_messages = 0
         self.errors = 0
@@ -118,25 +116,27 @@ class Stats:
         self.begin()
 
     def sent(self, messages: int) -> None:
+        """Count messages that were queued for clients."""
         self.out_messages += messages
         if self.wanted is not None:
             self.wanted.sent(messages)
 
     def take_back_sent(self) -> None:
-        """A message that was counted as sent did not fit after all."""
-        self.out_messages = max(0, self.out_messages - 1)  # it may have been reset since
+        """Uncount a message that was queued and then not written."""
+        self.out_messages = max(0, self.out_messages - 1)  # the counters may have been reset
 
     def dropped(self, reason: str, messages: int = 1) -> None:
+        """Count messages that a full queue has dropped."""
         self.drops += messages
         self.metrics.dropped(reason, messages)
 
     def failed(self, code: str) -> None:
-        """An error or nack was sent."""
+        """Count an error or nack that was sent."""
         self.errors += 1
         self.metrics.failed(code)
 
     def refused(self, reason: str) -> None:
-        """A handshake was refused; ``reason`` is a word of a fixed list."""
+        """Count a refused handshake; ``reason`` is a word of a fixed list."""
         self.refusals[reason] += 1
         self.metrics.refused(reason)
 
@@ -146,6 +146,7 @@ class Stats:
         self.metrics.incident(incident.value, times)
 
     def snapshot(self, *, connections: int, users: int, rooms: int) -> HubStats:
+        """Return the counters, with the given numbers of the current state."""
         return HubStats(
             connections=connections,
             users=users,

@@ -1,11 +1,11 @@
-"""Tokens run out: the connection is closed with 4401, unless it was refreshed.
+"""Token expiry: a connection whose token was not refreshed in time is closed with 4401.
 
 Rules of this file:
 
-1. A token ends by the time of day, whatever the loop did meanwhile.
-2. A client that has refreshed in time can't help it if the loop stood still then: one
-   whose token ended during a stall gets a ``CHANCE`` in which what has come is read. Until
-   its new token is accepted nothing else that it asks for is done.
+1. A token expires by the time of day, also during a stall of the loop.
+2. A refresh may have arrived in time, unread because of a stall. So a connection whose token
+   expired during a stall gets a ``CHANCE`` in which its input is read. Until its new token is
+   accepted, its other requests are refused.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.identity import ConnId
 
 ROUNDING: Final = 0.001
-"""Seconds: a time of day is kept in microseconds."""
+"""Seconds by which two readings of the clocks may differ: a datetime has microseconds."""
 
 
 class TokenExpiry:
-    """Watches the ``expires_at`` of connections."""
+    """Closes connections at the ``expires_at`` of their tokens."""
 
     def __init__(self, connections: Connections, clock: Clock, stalls: Stalls) -> None:
         self._connections = connections
@@ -39,18 +39,20 @@ class TokenExpiry:
         return len(self._of)
 
     def watch(self, conn: Connection) -> None:
-        """Close the connection when its token, as it is now, runs out."""
+        """Close the connection when its current token expires."""
         self.forget(conn)
         if conn.meta.expires_at is not None and conn.is_open:
             self._plan(conn)
 
     def forget(self, conn: Connection) -> None:
+        """Stop watching a connection. Idempotent."""
         conn.token_lapsed = False
         found = self._of.pop(conn.id, None)
         if found is not None:
             found[1].cancel()
 
     def close(self) -> None:
+        """Stop watching all connections."""
         self._deadlines.close()
         self._of.clear()
 
@@ -59,7 +61,7 @@ class TokenExpiry:
         self._of[conn.id] = (conn, self._deadlines.at(when, lambda: self._due(conn)))
 
     def _left(self, conn: Connection) -> float:
-        """Seconds that the token is valid."""
+        """Return the seconds until the token expires."""
         assert conn.meta.expires_at is not None
         return (conn.meta.expires_at - self._clock.wall()).total_seconds()
 
@@ -72,12 +74,12 @@ class TokenExpiry:
             self._end(conn)
 
     def _lapse(self, conn: Connection) -> None:
-        """The token has ended, and a new one may have come unread."""
+        """Give a connection whose token has expired a ``CHANCE`` to have its refresh read."""
         if conn.token_lapsed:
-            return  # it has its chance
+            return  # it has its chance already
         conn.token_lapsed = True
         now = self._clock.now()
-        self._deadlines.at(now, conn.link.look)  # soon, but not in the middle of a batch
+        self._deadlines.at(now, conn.link.look)  # not from within a batch of input
         when = now + CHANCE
         self._of[conn.id] = (conn, self._deadlines.at(when, lambda: self._end(conn)))
 
@@ -86,7 +88,7 @@ class TokenExpiry:
         self._connections.end(conn, DisconnectReason.TOKEN_EXPIRED)
 
     def _stood_still(self, _: float) -> None:
-        """Before what has come is read: tell those apart whose tokens have ended."""
+        """Mark the connections whose tokens expired during a stall, before input is read."""
         now = self._clock.now()
         for conn, deadline in list(self._of.values()):
             if deadline.when <= now and not conn.token_lapsed:
@@ -94,7 +96,7 @@ class TokenExpiry:
                 self._lapse(conn)
 
     def _plan_anew(self) -> None:
-        """The time of day is another than it was thought to be."""
+        """Schedule all deadlines again after a jump of the time of day."""
         for conn, deadline in list(self._of.values()):
             if conn.token_lapsed:
                 continue

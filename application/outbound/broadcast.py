@@ -1,7 +1,7 @@
-"""To many at once: a room, everybody, or whoever fits, on this node and the others.
+"""Fan-out: one message to a room, to all, or to filtered connections of the cluster.
 
-The local members come first; then the others hear of it, as the bytes already encoded.
-A message from the bus is fanned out here and never published again.
+The message is queued for the connections of this node first, then published on the bus as
+the bytes already encoded. A message from the bus is fanned out here, and never published again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class FanOut:
         cluster.on_event(BroadcastText, self._take_text)
         cluster.on_event(FilteredMessage, self._take_where)
 
-    # --- what is sent here
+    # --- messages of this node
 
     async def to_room(
         self,
@@ -61,9 +61,10 @@ class FanOut:
         skip: Collection[str] = (),
         skip_user: str | None = None,
     ) -> int:
-        """Send to a room, except to the connections ``skip`` and to one user's.
+        """Send to a room, except to the connections ``skip`` and those of ``skip_user``.
 
-        Returns how many connections of this node were meant.
+        Returns the number of recipients on this node. Raises ``Misuse`` for data that can't be
+        encoded, ``Unavailable`` if the bus did not take it.
         """
         frame = self._sender.encode(message, recipient=room_id, fan_out=True)
         reached = await self._local_room(room_id, frame, skip, skip_user)
@@ -77,19 +78,25 @@ class FanOut:
         return reached
 
     async def to_all(self, message: Message) -> int:
+        """Send to all connections of the cluster; returns and raises as ``to_room``."""
         frame = self._sender.encode(message, recipient="*", fan_out=True)
         reached = await self._sender.broadcast_when_ready(self._connections.everyone, frame)
         await self._cluster.notify_all(BroadcastMessage(frame.priority), frame.payload)
         return reached
 
     async def text_to_all(self, text: str) -> int:
+        """Send a text without an envelope to all; returns and raises as ``to_room``."""
         frame = self._sender.encode_text(text, fan_out=True)
         reached = await self._sender.broadcast_when_ready(self._connections.everyone, frame)
         await self._cluster.notify_all(BroadcastText(), frame.payload)
         return reached
 
     async def to_fitting(self, message: Message, fits: Filter | Where) -> int:
-        """Send to whom ``fits`` says; a ``Where`` means the cluster, a callable this node."""
+        """Send to the connections that ``fits`` accepts; returns and raises as ``to_room``.
+
+        A ``Where`` selects in the cluster, a callable on this node. Raises ``ValueError`` if
+        it is neither.
+        """
         fits = checked(fits)
         if isinstance(fits, Where):
             where_fields(fits)  # raises before any connection gets the message
@@ -110,7 +117,7 @@ class FanOut:
     def _publish(
         self, room_id: str, frame: EncodedMessage, skip: Collection[str], skip_user: str | None
     ) -> int:
-        """Send to the members who are here now; returns to how many."""
+        """Queue for the current members on this node; returns their number."""
         audience = self._broadcast_groups.get(room_id)
         if audience is None:
             return 0
@@ -134,7 +141,7 @@ class FanOut:
         conns = [conn for conn in self._connections if conn.is_admitted and fits(conn.meta)]
         return self._sender.enqueue_to_each(conns, frame)
 
-    # --- what other nodes sent
+    # --- messages of other nodes
 
     def _frame(self, priority: int, payload: bytes, recipient: str) -> EncodedMessage:
         return read_message(self._codec, payload, priority, recipient=recipient, fan_out=True)

@@ -1,7 +1,7 @@
-"""Who is told when a message does not arrive.
+"""Failure handlers: called when a message is not delivered.
 
-The handler for the kind of failure runs first, then ``on_send_failure``. A handler
-may be plain or ``async``; one that raises is logged and changes nothing.
+The handlers of the failure's kind run first, then those of ``on_send_failure``. A handler may
+be plain or ``async``; its errors are logged and have no other effect.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ F = TypeVar("F", bound=Callable[[Failure], Any])
 
 
 BACKLOG = 10_000
-"""Failures of fan-outs that may wait to be reported; beyond, they are only counted."""
+"""Failures of fan-outs that may wait to be reported: a slow handler must not fill the memory.
+Further ones are only counted."""
 
 
 SLICE = 50
-"""Failures that are told in one turn of the loop."""
+"""Failures that are reported in one iteration of the loop, so that plain handlers
+don't occupy it."""
 
 
 class Kind(Enum):
+    """The kinds of failures that handlers are registered for."""
+
     SEND_FAILURE = auto()
     QUEUE_FULL = auto()
     USER_OFFLINE = auto()
@@ -50,11 +54,11 @@ KIND_OF: Final = {
     FailureReason.SEND_TIMEOUT: Kind.TIMEOUT,
     FailureReason.ACK_TIMEOUT: Kind.TIMEOUT,
 }
-"""Which specific handlers hear of a reason; the other reasons only reach the general."""
+"""The kind of each reason; for other reasons only the general handlers run."""
 
 
 class Failures:
-    """Failure handlers of one node, and the failures that wait to be told."""
+    """The failure handlers of one node, and the failures that wait to be reported."""
 
     def __init__(self, logger: Logger, stats: Stats) -> None:
         self._logger = logger
@@ -64,13 +68,17 @@ class Failures:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, kind: Kind, handler: F) -> F:
-        """Register a handler; returns it, so that this works as a decorator."""
+        """Register a handler; returns it, so that this works as a decorator.
+
+        Raises ``ValueError`` if it is not callable.
+        """
         if not callable(handler):
             raise ValueError(f"a failure handler must be callable, not {handler!r:.80}")
         self._handlers[kind] = (*self._handlers[kind], handler)
         return handler
 
     def remove(self, handler: Callable[[Failure], Any]) -> bool:
+        """Remove a handler from all kinds; False if it was not registered."""
         found = False
         for kind, handlers in self._handlers.items():
             if handler in handlers:
@@ -79,7 +87,7 @@ class Failures:
         return found
 
     def adopt(self, other: Failures) -> None:
-        """Take over the handlers that ``other`` has now."""
+        """Add the handlers that ``other`` has now."""
         for kind, handlers in other._handlers.items():
             self._handlers[kind] = (*self._handlers[kind], *handlers)
 
@@ -93,8 +101,8 @@ class Failures:
                 if inspect.isawaitable(result):
                     await result
             except BaseException as error:
-                # A watcher can't break delivery: only the end of this very task is
-                # passed on.
+                # A handler's error has no effect on delivery: only the cancellation of this
+                # task is re-raised.
                 if is_end(error):
                     raise
                 self._logger.error(
@@ -108,7 +116,10 @@ class Failures:
                 )
 
     def tell_soon(self, failure: Failure) -> None:
-        """Run the handlers for ``failure`` after the fan-out that it is part of."""
+        """Run the handlers for ``failure`` later, after the fan-out that it is part of.
+
+        Beyond ``BACKLOG`` the failure is only counted.
+        """
         if not any(self._handlers.values()):
             return
         if len(self._later) >= BACKLOG:
@@ -119,12 +130,12 @@ class Failures:
             self._task = asyncio.get_running_loop().create_task(self._tell_all())
 
     async def settled(self) -> None:
-        """Return when what waits has been told."""
+        """Wait until the waiting failures are reported."""
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
     async def close(self) -> None:
-        """End the handlers that still run; what waits is forgotten."""
+        """Cancel the running handler; the waiting failures are only counted."""
         if self._later:
             self._stats.happened(Incident.UNREPORTED_FAILURES, len(self._later))
             self._later.clear()
@@ -136,5 +147,5 @@ class Failures:
         while self._later:
             for _ in range(min(SLICE, len(self._later))):
                 await self.tell(self._later.popleft())
-            # Plain handlers never wait: the others have their turn in between.
+            # Plain handlers never wait: yield to the other tasks.
             await asyncio.sleep(0)

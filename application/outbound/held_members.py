@@ -1,15 +1,15 @@
-"""Members of rooms that wait for a word on whether they may be there, and what waits for them.
+"""Held members of rooms: their authorization is pending, and their messages wait.
 
-A connection that an ``on_connect`` hook has joined to a room may be refused yet; one that has
-become another user's may have no right to the room. What the room sends meanwhile is theirs
-when they are let in, and nobody's when they are not.
+A connection that an ``on_connect`` hook has joined to a room may still be refused. A
+connection whose user has changed may not be authorized for the room. The room's messages are
+queued meanwhile: delivered when the member is released, dropped when it is removed.
 
 Rules of this file:
 
-1. What waits for one connection is bounded like its queue, by the same policy, and what waits
-   for all of them together by ``MAX_WAITING``. What is dropped is counted and told.
-2. Letting a member go and sending it what has waited is one step: nothing later comes first.
-3. Nearly always nobody waits: then ``held`` is empty, which is all that a sender looks at.
+1. The queue of one connection has the bounds and the policy of its link's queue, and all
+   queues together are bounded by ``MAX_WAITING``. Dropped messages are counted and reported.
+2. Releasing a member and sending its queue is one step: order is FIFO.
+3. Nearly always no member is held: then ``held`` is empty, and a sender checks only that.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from eyewall.domain.outbox import Offer, Outbox, QueueConfig
 from eyewall.domain.pool import Pool
 
 MAX_WAITING: Final = 64 * 2**20
-"""Bytes for all connections together; what many of them wait for is held once."""
+"""Bytes for all connections together: eight full queues. A message that many connections wait
+for is stored and counted once."""
 
 
 _NONE: Final = frozenset[RoomId]()
 
 
 class HeldMembers:
-    """Who waits to hear a room, and what it has to hear then."""
+    """The held members of this node's rooms, and the messages that wait for them."""
 
     def __init__(
         self,
@@ -50,20 +51,19 @@ class HeldMembers:
         self._pool = Pool(max_waiting)
         self._queues: dict[Link, Outbox[EncodedMessage]] = {}
         self.held: dict[RoomId, set[Link]] = {}
-        """The members who wait, by room. Changed only here."""
+        """The links of held members, by room. Changed only here."""
 
     def __len__(self) -> int:
-        """For how many connections something waits."""
+        """Return for how many connections messages wait."""
         return len(self._queues)
 
     def hold(self, room_id: RoomId, conn: Connection) -> None:
-        """Send a member nothing of the room until ``release``."""
+        """Hold back the room's messages for a member until ``release``."""
         self.held.setdefault(room_id, set()).add(conn.link)
         conn.held |= {room_id}
 
     def keep(self, room_id: RoomId, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
-        """Keep a message of a room for the members who wait, except ``skip``; returns for how
-        many it is."""
+        """Queue a room's message for its held members, except ``skip``; returns their number."""
         links = [link for link in self.held.get(room_id, ()) if link not in skip]
         for link in links:
             self._keep(link.owner, frame)
@@ -83,7 +83,7 @@ class HeldMembers:
             self._connections.end(conn, DisconnectReason.SLOW_CONSUMER)
 
     def release(self, rooms: Collection[RoomId], conn: Connection) -> None:
-        """Send a member of ``rooms`` what has waited, and what comes from now on."""
+        """Send a member the messages of ``rooms`` that have waited; later ones are not held."""
         if conn.held.isdisjoint(rooms):
             return
         for frame in self._let_go(rooms, conn):
@@ -92,12 +92,12 @@ class HeldMembers:
             self._sender.send_gaps(conn)
 
     def discard(self, rooms: Collection[RoomId], conn: Connection) -> None:
-        """A connection is not in ``rooms`` any more: what they sent is not for it."""
+        """Drop the messages of ``rooms`` for a connection that has left them."""
         if not conn.held.isdisjoint(rooms):
             self._let_go(rooms, conn)
 
     def _let_go(self, rooms: Collection[RoomId], conn: Connection) -> list[EncodedMessage]:
-        """Hold a connection no longer; returns what has waited for it, in order."""
+        """Stop holding a connection for ``rooms``; returns their waiting messages in order."""
         for room_id in conn.held.intersection(rooms):
             waiting = self.held[room_id]
             waiting.discard(conn.link)

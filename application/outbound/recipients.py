@@ -1,7 +1,7 @@
-"""Whom a message is for, asked again at the moment when it is written.
+"""The recipients of a message, checked again at the moment of writing.
 
-Between the look for a user's connections and the writing a connection may have become
-another user's, have left the room, or not have been let in; between two tries too.
+Between the lookup of the connections and the writing, and between two tries, a connection may
+have changed its user, have left the room, or have been refused.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ _NOT_ASYNC = "a filter is asked of each connection at once: it can't be async"
 
 @dataclass(frozen=True, slots=True)
 class RecipientFilter:
-    """A user, the members of a room, or whoever fits; nothing named: the connections as
-    such, whoever has them."""
+    """The connections of a user, of a room's members, or those that a filter accepts.
+
+    Without any of them: every connection, whatever its user.
+    """
 
     user: UserId | None = None
     room: RoomId | None = None
     fits: Filter | Where | None = None
 
     def means(self, conn: Connection) -> bool:
-        """Whether the connection is one of those, as it is now."""
+        """Whether the connection, as it is now, is a recipient."""
         if self.user is not None:
             return conn.is_admitted and conn.meta.user_id == self.user
         if self.room is not None:
@@ -40,13 +42,13 @@ class RecipientFilter:
         return self.fits is None or (conn.is_admitted and self.fits(conn.meta))
 
     def named(self) -> Recipients:
-        """What another node has to know of it; a callable is known to this node only."""
+        """Return the form for other nodes; a callable stays on this node."""
         where = self.fits if isinstance(self.fits, Where) else None
         return Recipients(self.user, self.room, where)
 
     @classmethod
     def of(cls, named: Recipients) -> RecipientFilter:
-        """The filter that another node has named."""
+        """Return the filter that another node has sent."""
         if named.user is not None:
             return cls(user=named.user)
         return cls(room=named.room, fits=named.where)
@@ -56,11 +58,10 @@ ANY_RECIPIENT = RecipientFilter()
 
 
 def checked(fits: Filter | Where) -> Filter | Where:
-    """Return a filter that can be asked wherever it has to be, by a timer too: what the
-    application's raises is an ``Exception``.
+    """Return a filter whose errors are all of type ``Exception``: a timer may call it.
 
-    Raises ``ValueError`` for what is none. An ``async`` one would fit everybody, since a
-    coroutine is true; where only its answer shows that, the asking raises ``ValueError``.
+    Raises ``ValueError`` if ``fits`` is no filter. An ``async`` filter would accept all, since
+    a coroutine is true: it is refused here, or at its first call if only its result shows it.
     """
     if isinstance(fits, Where):
         return fits

@@ -1,13 +1,12 @@
-"""Out: a message becomes a frame once, and goes to one link or to an audience.
+"""Sending: encode a message once, and queue it for one link or a broadcast group.
 
-Here every message that is sent is counted, and here a queue's refusal is turned into
-a count, a failure report and an error.
+Rules of this file:
 
-
-Messages of rooms with history that a connection's full queue has dropped.
-
-They are noted when they are dropped, and told, once for each room, when the queue has
-drained: ``system:gap`` names the place up to which nothing is missing.
+1. Every sent message is counted here. A full queue becomes a count, a failure report and an
+   error here.
+2. Messages of rooms with history that a full queue has dropped are noted as a gap. When the
+   queue has drained, the client gets one ``system:gap`` per room, with the offset up to which
+   nothing is missing.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ from eyewall.domain.identity import ConnId, MessageId, RoomId, UserId
 from eyewall.domain.outbox import Offer
 from eyewall.domain.report import Failure, FailureReason
 
-# A tuple: looking into a set of enum members would hash them, in Python, each time.
+# A tuple: a lookup in a set would hash the enum members in Python code.
 TAKEN = (Offer.QUEUED, Offer.DROPPED_OLDEST)
-"""Outcomes with which the message itself will be written."""
+"""Outcomes after which the message will be written."""
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Addressee(NamedTuple):
-    """Who missed a message, as far as that is known."""
+    """The addressee of an undelivered message, as far as it is known."""
 
     conn_id: ConnId | None = None
     user_id: UserId | None = None
 
 
 class Ids:
-    """Message ids: a random start, so that no two nodes or restarts meet, and a count."""
+    """Message ids: a random prefix, unique per start of a node, and a counter."""
 
     __slots__ = ("_numbers", "_start")
 
@@ -62,11 +61,12 @@ class Ids:
         self._numbers = count(1)
 
     def new(self) -> MessageId:
+        """Return a new id."""
         return MessageId(f"{self._start}{next(self._numbers):x}")
 
 
 class Sender:
-    """Turns messages into frames and hands them to links and audiences."""
+    """Encodes messages, queues them for links and broadcast groups, and reports failures."""
 
     def __init__(
         self, *, codec: Codec, outbound: MessageWriter, stats: Stats, failures: Failures, ids: Ids
@@ -79,7 +79,7 @@ class Sender:
         self.new_id = ids.new
         self.gaps = Gaps()
 
-    # --- frames
+    # --- encoding
 
     def encode(
         self,
@@ -89,9 +89,10 @@ class Sender:
         recipient: str | None = None,
         fan_out: bool = False,
     ) -> EncodedMessage:
-        """Encode ``message``, giving it an id if it has none.
+        """Encode ``message``, with a new id if it has none.
 
-        Raises ``Misuse`` for data that can't be encoded.
+        Raises ``ValueError`` if it is no ``Message``, ``Misuse`` for data that can't be
+        encoded; the failure handlers hear of the latter.
         """
         given: object = message
         if not isinstance(given, Message):
@@ -127,18 +128,18 @@ class Sender:
         )
 
     def encode_envelope(self, envelope: Envelope) -> EncodedMessage:
-        """Encode what the server itself says: acks, errors, notices."""
+        """Encode an envelope of the server itself: an ack, error or notice."""
         return EncodedMessage(self._codec.encode(envelope), envelope=envelope)
 
     def encode_ack(self, request: Envelope) -> EncodedMessage:
-        """The ack of a request whose handler returned nothing."""
+        """Encode the ack of a request whose handler returned None."""
         if self._ack is None or request.id is None:
             return self.encode_envelope(ack(request))
         payload = self._ack(request.id, request.topic)
         return EncodedMessage(payload, envelope=partial(ack, request))
 
     def encode_answer(self, request: Envelope, data: Any) -> EncodedMessage:
-        """A message that answers ``request``: its topic, and its id as ``ref``."""
+        """Encode an answer to ``request``, with its topic, and its id as ``ref``."""
         raw = data if isinstance(data, Raw) else None
         plain = None if raw is not None else data
         return self.encode_envelope(
@@ -146,14 +147,13 @@ class Sender:
         )
 
     def encode_notice(self, topic: str, event: str, data: Any) -> EncodedMessage:
-        """A frame of the server's own, with an id."""
+        """Encode a message of the server itself, with a new id."""
         return self.encode_envelope(Envelope(topic, event, data, id=self.new_id()))
 
     def encode_gap(self, room_id: RoomId, at: Position) -> EncodedMessage:
-        """Tell that messages of a room after ``at`` were dropped.
+        """Encode the notice that messages of a room after ``at`` were dropped.
 
-        It stands in the place of the first of them: if it is dropped too, that is the
-        same gap.
+        It has the position of the first of them: if the notice is dropped, the gap is the same.
         """
         data = {"room": room_id, "epoch": at.epoch, "offset": at.offset}
         frame = self.encode_notice(GAP, "gap", data)
@@ -163,7 +163,7 @@ class Sender:
 
     @staticmethod
     def encode_text(data: str | bytes, *, fan_out: bool = False) -> EncodedMessage:
-        """A frame without an envelope: text for ``str``, binary for ``bytes``."""
+        """Encode data without an envelope: a text frame for ``str``, binary for ``bytes``."""
         binary = isinstance(data, bytes)
         payload = data if isinstance(data, bytes) else data.encode()
         return EncodedMessage(payload, raw=True, binary=binary, fan_out=fan_out)
@@ -171,7 +171,7 @@ class Sender:
     # --- one connection
 
     def enqueue(self, link: Link, frame: EncodedMessage) -> Offer:
-        """Hand a frame to a link, and count what became of it."""
+        """Queue a message for a link, and count the outcome, which is returned."""
         offer = link.send(frame)
         if offer in TAKEN:
             if not frame.raw:
@@ -182,7 +182,7 @@ class Sender:
         return offer
 
     async def try_send(self, conn: Connection, frame: EncodedMessage) -> EyewallError | None:
-        """Send to one connection; returns why it was not taken, after the handlers ran."""
+        """Send to one connection; returns None, or the error after the failure handlers ran."""
         if not conn.is_open:
             error: EyewallError = ConnectionClosed(f"{conn.id} is closed")
             await self.report(frame, conn, FailureReason.CONN_CLOSED, error)
@@ -203,7 +203,7 @@ class Sender:
             raise error
 
     async def send_raw(self, conn: Connection, data: str | bytes) -> None:
-        """Send one frame as it is; raises as ``send`` does."""
+        """Send one frame without an envelope; raises as ``send`` does."""
         error = await self.try_send(conn, self.encode_text(data))
         if error is not None:
             raise error
@@ -213,10 +213,10 @@ class Sender:
     async def broadcast_when_ready(
         self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
-        """Send to everybody in ``audience``; returns to how many.
+        """Queue for all links of ``audience``, except ``skip``; returns their number.
 
-        Waits while too much is queued already, so that who publishes faster than the
-        node can write is slowed down.
+        Waits while too much is queued already: backpressure for publishers that are faster
+        than the node can write.
         """
         await self._outbound.ready()
         return self.broadcast(audience, frame, skip)
@@ -224,26 +224,26 @@ class Sender:
     def broadcast(
         self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
-        """Send to everybody in ``audience`` without waiting; returns to how many."""
+        """Queue for all links of ``audience`` without waiting; returns their number."""
         reached = audience.publish(frame, skip)
         if not frame.raw:
             self._stats.sent(reached)
         return reached
 
     async def ready(self) -> None:
-        """Return when the node has room for more to write."""
+        """Wait while too many messages wait to be written."""
         await self._outbound.ready()
 
     def enqueue_to_each(self, conns: Collection[Connection], frame: EncodedMessage) -> int:
-        """Send one frame to each of ``conns``; what is dropped is reported soon."""
+        """Queue a message for each of ``conns``; returns their number. Drops are reported."""
         for conn in conns:
             self.enqueue_or_report(conn, frame)
         return len(conns)
 
     def enqueue_or_report(self, conn: Connection, frame: EncodedMessage) -> bool:
-        """Send one frame without waiting; False if it will not be written.
+        """Queue a message for a connection without waiting; False if it will not be written.
 
-        A queue that does not take it is reported soon.
+        A full queue is reported to the failure handlers later.
         """
         offer = self.enqueue(conn.link, frame)
         if offer in TAKEN:
@@ -252,29 +252,29 @@ class Sender:
             self.report_dropped(conn, frame)
         return False
 
-    # --- what did not arrive
+    # --- undelivered messages
 
     def dropped(self, conn: Connection, frame: EncodedMessage) -> None:
-        """A frame that the link had taken did not fit after all."""
+        """Count and report a message that the link had queued, then dropped for others."""
         if not frame.raw:
             self._stats.take_back_sent()
         self.drop(conn, frame)
 
     def drop(self, conn: Connection, frame: EncodedMessage) -> None:
-        """There was no place for a frame where it would have waited for the link."""
+        """Count and report a message that a full queue did not take."""
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
         self.gaps.note(conn, frame)
         self.report_dropped(conn, frame)
 
     def send_gaps(self, conn: Connection) -> None:
-        """Tell a client that reads what its full queue has dropped of rooms with history."""
+        """Send a client whose queue has drained a notice of each gap in its rooms."""
         for room_id, at in self.gaps.take(conn).items():
             self.enqueue_or_report(conn, self.encode_gap(room_id, at))
 
     def lost(self, conn: Connection, frame: EncodedMessage, reason: FailureReason) -> None:
-        """A frame that the link had taken was not written before it ended, or in time.
+        """Count and report a queued message that was not written before the end, or in time.
 
-        One that asked for an ack is reported by who waits for that.
+        A message that requests an ack is reported by its pending ack instead.
         """
         if not frame.raw:
             self._stats.take_back_sent()
@@ -288,14 +288,15 @@ class Sender:
             self._failures.tell_soon(self._failure(frame, conn, reason, error, None))
 
     def report_misrouted(self, frame: EncodedMessage, conn_id: str) -> None:
-        """A frame of another node was for a connection that is not here, or not let in, or
-        another user's."""
+        """Report a message of another node for a connection that is not here, is not admitted,
+        or belongs to another user."""
         self._stats.metrics.dropped(FailureReason.CONN_CLOSED.value, 1)
         error = ConnectionClosed(f"{conn_id} is none of those that it is for")
         reason, missed = FailureReason.CONN_CLOSED, Addressee(ConnId(conn_id))
         self._failures.tell_soon(self._failure(frame, missed, reason, error, None))
 
     def report_dropped(self, conn: Connection, frame: EncodedMessage) -> None:
+        """Report a message that a full queue has dropped to the failure handlers, later."""
         reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
         self._failures.tell_soon(self._failure(frame, conn, reason, error, conn.link.queued))
@@ -309,7 +310,10 @@ class Sender:
         queue: int | None = None,
         duration: float | None = None,
     ) -> None:
-        """Have the failure handlers run for one frame that was missed ``by`` somebody."""
+        """Run the failure handlers for one message that ``by`` did not get.
+
+        ``queue`` is the number of messages in its queue, ``duration`` the seconds waited.
+        """
         failure = self._failure(frame, by, reason, error, queue, duration)
         await self._failures.tell(failure)
 
@@ -336,13 +340,13 @@ class Sender:
 
 
 def ack(request: Envelope, data: Mapping[str, Any] = NOTHING) -> Envelope:
-    """The ack of ``request``, with ``data`` beside what stands in every one."""
+    """Return the ack of ``request``, with ``data`` beside the usual fields."""
     fields = {**data, "message_id": request.id, "status": "ok"}
     return Envelope(request.topic, "ack", fields, None, request.id)
 
 
 def refusal(offer: Offer, conn: Connection) -> EyewallError:
-    """The error that tells why a link did not take a frame."""
+    """Return the error for a message that a link did not take."""
     if offer is Offer.OVERFLOWED:
         return SlowConsumer(f"{conn.id} does not read and was disconnected")
     if offer is Offer.CLOSED:
@@ -351,10 +355,10 @@ def refusal(offer: Offer, conn: Connection) -> EyewallError:
 
 
 def _message_of(frame: EncodedMessage) -> Message:
-    """Show what the server itself sent, or a raw frame, as a message."""
+    """Return a message of the server itself, or a raw one, as a ``Message`` for reports."""
     envelope = frame.envelope
     if envelope is not None and envelope.topic:
-        # A payload that came off the wire is shown as it is: it may not be decodable.
+        # A payload from the wire is shown undecoded: decoding it may fail.
         data = envelope.raw if envelope.raw is not None else envelope.data
         return Message(
             envelope.topic, envelope.event, data, envelope.id, priority=Priority(frame.priority)
@@ -366,9 +370,9 @@ GAP = "system:gap"
 
 
 class Gaps:
-    """What has been dropped and not been told, by connection and room.
+    """Dropped messages of rooms with history, not reported to the client yet.
 
-    A connection has at most one note for each of its rooms.
+    By connection and room: the position up to which nothing is missing.
     """
 
     def __init__(self) -> None:
@@ -378,24 +382,24 @@ class Gaps:
         return len(self._of)
 
     def note(self, conn: Connection, frame: EncodedMessage) -> None:
-        """A frame was dropped; one without a place in a history leaves no gap."""
+        """Note a dropped message; one without a position leaves no gap."""
         if frame.position is None or frame.stream is None or not conn.is_open:
             return
         self.note_after(conn, RoomId(frame.stream), frame.position.before)
 
     def note_after(self, conn: Connection, room_id: RoomId, sound: Position) -> None:
-        """Nothing is missing up to ``sound``, and something after it."""
+        """Note a gap after ``sound``: up to there nothing is missing."""
         rooms = self._of.setdefault(conn.id, {})
         noted = rooms.get(room_id)
-        # What was noted first is the longest ago, unless an earlier frame gave way later.
+        # The first note is the earliest, unless an earlier message was dropped later.
         if noted is None or noted.is_past(sound):
             rooms[room_id] = sound
 
     def take(self, conn: Connection) -> dict[RoomId, Position]:
-        """Return, and forget, up to where nothing is missing in each room with a gap."""
+        """Remove and return a connection's gaps, for the rooms that it is still in."""
         found = self._of.pop(conn.id, {})
         return {room_id: at for room_id, at in found.items() if room_id in conn.roles}
 
     def forget(self, conn: Connection) -> None:
-        """The connection has ended."""
+        """Drop the gaps of a connection that has ended."""
         self._of.pop(conn.id, None)
