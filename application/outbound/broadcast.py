@@ -64,7 +64,7 @@ class FanOut:
         """Send to a room, except to the connections ``skip`` and those of ``skip_user``.
 
         Returns the number of recipients on this node. Raises ``Misuse`` for data that can't be
-        encoded, ``Unavailable`` if the bus did not take it.
+        encoded. A bus that can't be reached is counted, not raised.
         """
         frame = self._sender.encode(message, recipient=room_id, fan_out=True)
         reached = await self._local_room(room_id, frame, skip, skip_user)
