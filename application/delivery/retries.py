@@ -79,7 +79,7 @@ class Retries:
                 len(attempts) + 1, user_id, message, left, answered
             )
             attempts.append(attempt)
-            last.pop(user_id, None)  # it was away, and may have come
+            last.pop(user_id, None)  # the report of an offline user, who may be online now
             last.update((report.target, report) for report in reports)
             missed = [report for report in reports if report.status not in _TAKEN]
             if not self._may_retry(policy, len(attempts), missed):
@@ -95,15 +95,7 @@ class Retries:
                 success, error = _is_taken(kept), kept[0].error
                 attempts[-1] = replace(attempts[-1], success=success, error=error)
             reports = kept
-        success = _is_taken(reports)
-        return SendResult(
-            success=success,
-            attempts=tuple(attempts),
-            total_retries=len(attempts) - 1,
-            total_time=self._clock.now() - begun,
-            final_error=None if success else attempts[-1].error,
-            reports=tuple(reports),
-        )
+        return _result(attempts, reports, self._clock.now() - begun)
 
     async def _attempt(
         self,
@@ -147,6 +139,20 @@ class Retries:
             await over.wait()
         finally:
             timer.cancel()
+
+
+def _result(
+    attempts: list[SendAttempt], reports: list[DeliveryReport], total_time: float
+) -> SendResult:
+    success = _is_taken(reports)
+    return SendResult(
+        success=success,
+        attempts=tuple(attempts),
+        total_retries=len(attempts) - 1,
+        total_time=total_time,
+        final_error=None if success else attempts[-1].error,
+        reports=tuple(reports),
+    )
 
 
 def _is_taken(reports: Iterable[DeliveryReport]) -> bool:

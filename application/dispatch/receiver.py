@@ -380,7 +380,7 @@ class Receiver:
             if not conn.is_open and is_bound(message):
                 raise ConnectionClosed(f"{conn.id} has ended")  # its effect ended with it, too
             self._replies.accept(conn, message, result)
-        except BaseException as error:  # noqa: BLE001  (whatever it is, it is answered)
+        except BaseException as error:  # noqa: BLE001  (every error is answered)
             await self._refuse(job, error, remember=reached)
         finally:
             if metrics is not None:
@@ -392,7 +392,7 @@ class Receiver:
         if _is_void(job.conn, job.message):
             raise ConnectionClosed(f"{job.conn.id} has ended")
 
-    # --- what went wrong
+    # --- errors
 
     async def _refuse(self, job: _Job, error: BaseException, *, remember: bool) -> None:
         """Answer a message whose way ended with ``error``, in the handler or before it. The

@@ -1,4 +1,4 @@
-"""Who asks this now: a command, a handler and a session look again after each wait."""
+"""The owner of a connection changes: commands, handlers and sessions check it after each wait."""
 
 import asyncio
 
