@@ -178,7 +178,7 @@ class HistoryContract:
             ["c1", "c2"],
         )
 
-    # --- what is not there
+    # --- messages that are gone
 
     async def test_a_position_of_another_epoch_is_not_recovered(self, history: Any) -> None:
         await self.fill(history, 2)

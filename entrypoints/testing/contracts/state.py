@@ -237,7 +237,7 @@ class StateContract:
     async def test_decisions_at_the_same_time_are_made_one_after_the_other(
         self, state: Any, other: Any
     ) -> None:
-        """Capacity is never exceeded, whoever asks and however many."""
+        """Concurrent joins of several clients never exceed the capacity."""
         await state.decide("lab", None, creates(capacity=10))
 
         async def join(number: int) -> int:
