@@ -17,7 +17,7 @@ import websockets
 from eyewall import ConnMeta, Context, Envelope, Message, RoomOptions, Server, ValidationError
 from eyewall.adapters.codec import json as json_codec
 from eyewall.adapters.codec import msgpack as msgpack_codec
-from eyewall.client.endings import comes_back
+from eyewall.client.link import comes_back
 from eyewall.domain import errors, handshake
 from eyewall.domain.commands import COMMANDS
 from eyewall.domain.connection import CLOSE_CODES

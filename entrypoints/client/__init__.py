@@ -16,7 +16,7 @@ except ImportError as error:
     raise ImportError(needs("eyewall.client", "client"), name="websockets") from error
 
 from eyewall.client.client import Client
-from eyewall.client.receive import Counts
-from eyewall.client.session import State
+from eyewall.client.receiver import Counts
+from eyewall.client.supervisor import State
 
 __all__ = ["Client", "Counts", "State"]

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-LONGEST_SHOWN: Final = 300
+MAX_SHOWN: Final = 300
 """Characters of a text that others wrote."""
 
-SHORTEST_SECRET: Final = 4
+MIN_SECRET: Final = 4
 """Characters: what is shorter would be found in the middle of words."""
 
 MASK: Final = "***"
@@ -47,13 +47,13 @@ class Address:
     """Between two pings; without an answer for as long the connection counts as cut."""
     max_message_size: int
 
-    def discreet(self, text: object, token: str | None = None) -> str:
+    def redact(self, text: object, token: str | None = None) -> str:
         """Return what others said of this address, without what is secret."""
         said = " ".join(str(text).split())
         for secret in self._secrets(token):
-            if len(secret) >= SHORTEST_SECRET:
+            if len(secret) >= MIN_SECRET:
                 said = said.replace(secret, MASK)
-        return _masked(said[: 4 * LONGEST_SHOWN])[:LONGEST_SHOWN]
+        return _mask(said[: 4 * MAX_SHOWN])[:MAX_SHOWN]
 
     def _secrets(self, token: str | None) -> Iterator[str]:
         parts = urlsplit(self.url)
@@ -65,7 +65,7 @@ class Address:
             yield value.rpartition(" ")[2]
 
 
-def plain_url(url: object) -> str:
+def valid_url(url: object) -> str:
     """Return the address of a hub; raises ``ValueError``, without the address in its text.
 
     A host that no name server knows is none of it: that may change.
@@ -73,7 +73,7 @@ def plain_url(url: object) -> str:
     if not isinstance(url, str) or not url.strip().lower().startswith(("ws://", "wss://")):
         raise ValueError("url must begin with ws:// or wss://")
     text = url.strip()
-    if not is_plain(text) or " " in text:
+    if not is_header_safe(text) or " " in text:
         raise ValueError("url must have no spaces and no control characters")
     try:
         parts = urlsplit(text)
@@ -94,42 +94,42 @@ def _check(parts: SplitResult) -> None:
         raise ValueError
 
 
-def plain_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def valid_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return headers that can be sent; raises ``ValueError``, without their values."""
     found = {}
     for name, value in headers.items():
         if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name):
             raise ValueError("headers: a name must be a token (RFC 9110, 5.1)")
-        if not isinstance(value, str) or not is_plain(value.strip()):
+        if not isinstance(value, str) or not is_header_safe(value.strip()):
             raise ValueError(f"headers: {name} must be a text without control characters")
         found[name] = value.strip()
     return found
 
 
-def plain_token(token: str) -> str:
+def valid_token(token: str) -> str:
     """Return a token without the line's end of the file that it was in.
 
     Raises ``ValueError``, without the token in its text, if it can't be sent.
     """
     text = token.strip()
-    if not text or not is_plain(text):
+    if not text or not is_header_safe(text):
         raise ValueError("a token must be a text that is not empty, without control characters")
     return text
 
 
-def is_plain(text: str) -> bool:
+def is_header_safe(text: str) -> bool:
     """Whether there are no control characters, line separators or lone surrogates in it."""
     if text.isascii():
         return text.isprintable()
     return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
-def shown(url: str) -> str:
+def redacted_url(url: str) -> str:
     """Return an address as it may be shown: without a query, a user or a password."""
-    return _masked(url.partition("?")[0])
+    return _mask(url.partition("?")[0])
 
 
-def _masked(text: str) -> str:
+def _mask(text: str) -> str:
     for pattern, masked in _SECRETS_IN_TEXT:
         text = pattern.sub(masked, text)
     return text

@@ -15,23 +15,23 @@ from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import Logger
 from eyewall.client.inbox import Inbox
 
-NOTICES = 64
+MAX_NOTIFICATIONS = 64
 """Notices (a state, a lost room) that wait. One who takes no notice of so many changes
 takes none of the next."""
 
 
-async def called(callback: Callable[..., Any], *args: Any) -> Any:
+async def invoke(callback: Callable[..., Any], *args: Any) -> Any:
     """Call a plain or async function, and return its result."""
     result = callback(*args)
     return await result if inspect.isawaitable(result) else result
 
 
-class Notices:
+class Notifier:
     """Tells callbacks what happens to the client itself."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
-        self._waiting: Inbox[tuple[Callable[..., Any], tuple[Any, ...]]] = Inbox(NOTICES)
+        self._waiting: Inbox[tuple[Callable[..., Any], tuple[Any, ...]]] = Inbox(MAX_NOTIFICATIONS)
 
     def tell(self, callbacks: list[Callable[..., Any]], *args: Any) -> None:
         """Have them called soon."""
@@ -47,10 +47,10 @@ class Notices:
         """Call them, until closed."""
         while (notice := await self._waiting.get()) is not None:
             callback, args = notice
-            await attempt(self._logger, called(callback, *args), _name(callback))
+            await run_logged(self._logger, invoke(callback, *args), _name(callback))
 
 
-async def attempt(
+async def run_logged(
     logger: Logger, work: Awaitable[Any], name: str
 ) -> tuple[Any, BaseException | None]:
     """Return the result, or what was raised, which is logged too."""

@@ -13,12 +13,12 @@ from eyewall.adapters.observe.logs import make_logger
 from eyewall.application.ports.logging import guarded
 from eyewall.application.ports.plugins import Logger
 from eyewall.client import inbox, outbox, wire
-from eyewall.client.address import Address, plain_headers, plain_url, shown
-from eyewall.client.backoff import FIRST, MOST, Backoff
+from eyewall.client.address import Address, redacted_url, valid_headers, valid_url
+from eyewall.client.backoff import FIRST_DELAY, MAX_DELAY, Backoff
 from eyewall.client.engine import Engine
-from eyewall.client.receive import Arrival, Counts
+from eyewall.client.receiver import Counts, Incoming
 from eyewall.client.requests import OnAnswer
-from eyewall.client.session import State
+from eyewall.client.supervisor import State
 from eyewall.client.tokens import TokenSource
 from eyewall.domain.duration import Seconds, count, seconds
 from eyewall.domain.envelope import Envelope
@@ -119,18 +119,18 @@ class Client:
         max_message_size: int = MAX_MESSAGE_SIZE,
         connect_timeout: Seconds = 10.0,
         heartbeat: Seconds = 20.0,
-        first_delay: Seconds = FIRST,
-        max_delay: Seconds = MOST,
+        first_delay: Seconds = FIRST_DELAY,
+        max_delay: Seconds = MAX_DELAY,
         logger: Logger | None = None,
     ) -> None:
-        url = plain_url(url)
+        url = valid_url(url)
         if ssl is not None and url.lower().startswith("ws://"):
             raise ValueError("ssl is for addresses that begin with wss://")
-        self._shown = shown(url)
+        self._shown = redacted_url(url)
         self._engine = Engine(
             address=Address(
                 url=url,
-                headers=plain_headers(headers or {}),
+                headers=valid_headers(headers or {}),
                 ssl=ssl,
                 timeout=seconds(connect_timeout, "connect_timeout", positive=True),
                 heartbeat=seconds(heartbeat, "heartbeat", positive=True),
@@ -142,7 +142,7 @@ class Client:
             queue=count(queue, "queue"),
             logger=guarded(make_logger(level="warning") if logger is None else logger),
         )
-        self._handed: Arrival | None = None
+        self._handed: Incoming | None = None
         self._iterating = False
         self._typing = TypingThrottle()
 
@@ -321,14 +321,14 @@ class Client:
         """
         if since is not None:
             begins, within = since_from(since), seconds(timeout, "timeout", positive=True)
-            self._engine.rooms.stay(room)
+            self._engine.rooms.cancel_leave(room)
             with self._engine.rooms.busy(room):
                 return await self._engine.join(room, begins, within)
 
         def joined(answer: dict[str, Any]) -> None:
             self._engine.rooms.joined(room, answer.get("epoch"), answer.get("offset"))
 
-        self._engine.rooms.stay(room)
+        self._engine.rooms.cancel_leave(room)
         return await self._command("join", {"room": room}, timeout, joined)
 
     async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
@@ -459,7 +459,7 @@ class Client:
             handed.settle(wire.accepted(handed.message))
         self._iterating = True
         try:
-            found = await self._engine.receiver.iterated.get()
+            found = await self._engine.receiver.iteration_queue.get()
         finally:
             self._iterating = False
         if found is None:

@@ -13,14 +13,14 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.client import wire
 from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff
-from eyewall.client.callbacks import Notices
-from eyewall.client.link import GOODBYE
+from eyewall.client.callbacks import Notifier
+from eyewall.client.link import CLOSE_TIMEOUT
 from eyewall.client.outbox import Outbox, Outgoing
-from eyewall.client.receive import Arrival, Receiver
-from eyewall.client.recover import Recovery
-from eyewall.client.requests import Late, OnAnswer, Requests
-from eyewall.client.rooms import Rooms
-from eyewall.client.session import Session, State, user_changed
+from eyewall.client.receiver import Incoming, Receiver
+from eyewall.client.recovery import Recovery
+from eyewall.client.requests import DeferredData, OnAnswer, Requests
+from eyewall.client.rooms import RoomTracker
+from eyewall.client.supervisor import State, Supervisor, user_changed
 from eyewall.client.tokens import Tokens, TokenSource
 from eyewall.domain.errors import (
     AckTimeout,
@@ -54,10 +54,10 @@ class Engine:
         self._tasks = TaskSet(logger)
         self._outbox = Outbox(outbox)
         self._requests = Requests()
-        self._notices = Notices(logger)
+        self._notices = Notifier(logger)
         self.on_state: list[Callable[[State], Any]] = []
         self.on_lost: list[Callable[[str, str | None], Any]] = []
-        self.rooms: Rooms[Arrival] = Rooms()
+        self.rooms: RoomTracker[Incoming] = RoomTracker()
         self._recovery = Recovery(
             rooms=self.rooms,
             requests=self._requests,
@@ -69,11 +69,11 @@ class Engine:
             requests=self._requests,
             logger=logger,
             queue=queue,
-            behind=self._recovery.notice,
+            behind=self._recovery.check_gaps,
             lost=self._tell_lost,
         )
-        self.session: Session | None = None
-        self._coming_back: asyncio.Task[None] | None = None
+        self.session: Supervisor | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._callbacks: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -95,7 +95,7 @@ class Engine:
         """Connect; returns when the connection is open, raises what it was refused with."""
         if self.session is not None or self._closing:
             raise Misuse("a client is entered once")
-        self.session = Session(
+        self.session = Supervisor(
             address=self._address,
             tokens=self._tokens,
             backoff=self._backoff,
@@ -107,7 +107,7 @@ class Engine:
             logger=self._logger,
             tell=self._tell_state,
         )
-        self._come(self.session)
+        self._start_connecting(self.session)
         self._tasks.spawn(self._notices.run(), "eyewall client notices")
         self._callbacks = self._tasks.spawn(self.receiver.run(), "eyewall client callbacks")
         try:
@@ -116,8 +116,8 @@ class Engine:
             await self.close()
             raise
 
-    def _come(self, session: Session) -> None:
-        self._coming_back = self._tasks.spawn(session.run(), "eyewall client")
+    def _start_connecting(self, session: Supervisor) -> None:
+        self._connecting = self._tasks.spawn(session.run(), "eyewall client")
 
     async def ready(self) -> None:
         """Return when it is open; raises why if it stays away."""
@@ -131,8 +131,8 @@ class Engine:
             raise ConnectionClosed("the client was closed")
         self._tokens.set(source)
         if self.session is not None and self.session.was_refused:
-            self.session.begin_anew()
-            self._come(self.session)
+            self.session.restart()
+            self._start_connecting(self.session)
 
     async def close(self) -> None:
         """Write what waits, let the callback that runs finish, and end all tasks."""
@@ -145,14 +145,14 @@ class Engine:
         link = session.link if session.state is State.OPEN else None
         if link is not None:
             await link.flush()
-        elif self._coming_back not in (None, asyncio.current_task()):
-            self._coming_back.cancel()
+        elif self._connecting not in (None, asyncio.current_task()):
+            self._connecting.cancel()
         session.end(ConnectionClosed("the client was closed"))
-        self.receiver.called.clear()
-        self.receiver.called.close()
+        self.receiver.callback_queue.clear()
+        self.receiver.callback_queue.close()
         self._notices.close()
         if self._callbacks is not None and self._callbacks is not asyncio.current_task():
-            await asyncio.wait([self._callbacks], timeout=GOODBYE)
+            await asyncio.wait([self._callbacks], timeout=CLOSE_TIMEOUT)
         if link is not None:
             await link.close()
         await self._tasks.close()
@@ -172,12 +172,12 @@ class Engine:
                 raise self._closed_error()
             if item.generation < self.session.min_generation:
                 raise user_changed()
-            if self._outbox.fits(item):
+            if self._outbox.has_space_for(item):
                 self._outbox.put(item)
                 return
             if self.state is not State.OPEN:
                 raise Overloaded("too many messages wait for the connection to come back")
-            await self._outbox.change()
+            await self._outbox.wait_for_change()
 
     def _closed_error(self) -> ConnectionClosed:
         why = None if self.session is None else self.session.error
@@ -208,7 +208,7 @@ class Engine:
         until = loop.time() + timeout
         seen, generation = progress(), self._tokens.generation
         try:
-            async with self._requests.turn(until):
+            async with self._requests.slot(until):
                 with self._requests.open(
                     topic, data, on_answer=on_answer, generation=generation
                 ) as pending:
@@ -228,29 +228,29 @@ class Engine:
         with self._recovery.joining(room, since) as replay:
 
             def asked() -> dict[str, Any]:
-                place = self.rooms.place(room) if room in self.rooms else {}
-                return {"room": room, "since": replay.asks(place)}
+                place = self.rooms.position(room) if room in self.rooms else {}
+                return {"room": room, "since": replay.since_for(place)}
 
             def joined(answer: dict[str, Any]) -> None:
                 self._recovery.joined(room, replay, answer)
 
             return await self.request(
-                "system:join", Late(asked), timeout, joined, lambda: replay.progress
+                "system:join", DeferredData(asked), timeout, joined, lambda: replay.progress
             )
 
     async def leave(self, room: str, timeout: float) -> dict[str, Any]:
         """Leave a room, whether or not the server answers; see ``Client.leave``."""
 
-        def is_out(_: dict[str, Any]) -> None:
+        def left(_: dict[str, Any]) -> None:
             self.rooms.left(room)
-            self.rooms.stay(room)
+            self.rooms.cancel_leave(room)
 
         with self.rooms.leaving(room):
             try:
-                return await self.request("system:leave", {"room": room}, timeout, is_out)
+                return await self.request("system:leave", {"room": room}, timeout, left)
             except BaseException as error:
                 if self._is_refusal(error):
-                    self.rooms.stay(room)
+                    self.rooms.cancel_leave(room)
                 else:
                     self.rooms.left(room)
                     self._tell_out(room)

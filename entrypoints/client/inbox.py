@@ -19,7 +19,7 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 class Inbox(Generic[T]):
     """A queue that never makes who fills it wait: it takes an item, or says no."""
 
-    __slots__ = ("_bytes", "_closed", "_items", "_max_bytes", "_size", "_wake", "when_roomy")
+    __slots__ = ("_bytes", "_closed", "_items", "_max_bytes", "_size", "_wake", "on_space")
 
     def __init__(self, size: int = SIZE, max_bytes: int = MAX_BYTES) -> None:
         self._size = size
@@ -28,14 +28,14 @@ class Inbox(Generic[T]):
         self._bytes = 0
         self._closed = False
         self._wake = asyncio.Event()
-        self.when_roomy: Callable[[], None] | None = None
+        self.on_space: Callable[[], None] | None = None
         """Called when it has come down to half: what did not fit may come again."""
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
-    def roomy(self) -> bool:
+    def has_space(self) -> bool:
         """Whether there is place for more than single messages."""
         return len(self._items) <= self._size // 2 and self._bytes <= self._max_bytes // 2
 
@@ -56,11 +56,11 @@ class Inbox(Generic[T]):
                 return None
             self._wake.clear()
             await self._wake.wait()
-        was_roomy = self.roomy
+        was_roomy = self.has_space
         item, size = self._items.popleft()
         self._bytes -= size
-        if self.roomy and not was_roomy and self.when_roomy is not None:
-            self.when_roomy()
+        if self.has_space and not was_roomy and self.on_space is not None:
+            self.on_space()
         return item
 
     def close(self) -> None:

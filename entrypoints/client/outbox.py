@@ -31,7 +31,7 @@ class Outgoing:
     dropped: bool = False
     written: bool = False
 
-    def leave(self) -> bytes:
+    def frame_to_write(self) -> bytes:
         """Return the frame as it is written now."""
         return self.frame
 
@@ -52,7 +52,7 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    def fits(self, item: Outgoing) -> bool:
+    def has_space_for(self, item: Outgoing) -> bool:
         """Whether there is place. One message larger than the bytes passes when it is empty."""
         if not self._items:
             return True
@@ -60,7 +60,7 @@ class Outbox:
 
     def put(self, item: Outgoing) -> None:
         """Add a message; raises ``Overloaded`` if there is no place."""
-        if not self.fits(item):
+        if not self.has_space_for(item):
             raise Overloaded(f"{len(self._items)} messages wait for the connection to come back")
         self._items.append(item)
         self._bytes += len(item.frame)
@@ -87,7 +87,7 @@ class Outbox:
             found = None if item.dropped else item
         if found is not None:
             found.written = True
-        self.moved()
+        self.notify_waiters()
         return found
 
     def drop_before(self, generation: int) -> int:
@@ -97,24 +97,24 @@ class Outbox:
         dropped = sum(not i.dropped for i in self._items if i.generation < generation)
         self._items = kept
         self._bytes = sum(len(item.frame) for item in kept)
-        self.moved()
+        self.notify_waiters()
         return dropped
 
     def clear(self) -> None:
         """Forget what waits."""
         self._items.clear()
         self._bytes = 0
-        self.moved()
+        self.notify_waiters()
 
-    def wakes(self, somebody: Callable[[], None] | None) -> None:
+    def set_waker(self, somebody: Callable[[], None] | None) -> None:
         """Call ``somebody`` from now on when a message is added."""
         self._wake = somebody
 
-    def moved(self) -> None:
+    def notify_waiters(self) -> None:
         """Let everybody who waits for place look again."""
         self._moved.set()
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """Return when something has gone out, or there is no hope of it."""
         self._moved.clear()
         await self._moved.wait()

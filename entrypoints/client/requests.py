@@ -25,7 +25,7 @@ from eyewall.domain.topic import is_system
 
 PUBLISH: Final = "system:publish"
 
-MOST: Final = 256
+MAX_IN_FLIGHT: Final = 256
 """Requests without an answer: the server remembers as many, so that each of them can be
 sent again after a cut without being handled twice. Further ones wait for their turn."""
 
@@ -33,13 +33,13 @@ OnAnswer = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class DeferredData:
     """What a request asks, as it is known when it is written: by ``data``, each time."""
 
     data: Callable[[], Any]
 
 
-class Pending(Outgoing):
+class PendingRequest(Outgoing):
     """One request. ``survives``: it is sent again on the next connection, under its id, or
     under another if it is about the connection itself: what the old one was told is of no
     use then. ``encode`` makes its frame for an id; ``late``: when it is written, and not
@@ -72,7 +72,7 @@ class Pending(Outgoing):
         self.id = id
         self.frame = self._encode(id=id)
 
-    def leave(self) -> bytes:
+    def frame_to_write(self) -> bytes:
         if self._late:
             self.frame = self._encode(id=self.id)
         return self.frame
@@ -85,8 +85,8 @@ class Requests:
         # Unguessable: no other client's request can be taken for one of these.
         self._prefix = secrets.token_urlsafe(9)
         self._numbers = itertools.count(1)
-        self._pending: dict[str, Pending] = {}
-        self._turns = asyncio.Semaphore(MOST)
+        self._pending: dict[str, PendingRequest] = {}
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._end: tuple[str, BaseException | None] | None = None
         """Why all that waited have failed, the last time."""
 
@@ -102,19 +102,19 @@ class Requests:
         survives: bool = True,
         on_answer: OnAnswer | None = None,
         generation: int = 0,
-    ) -> Iterator[Pending]:
+    ) -> Iterator[PendingRequest]:
         """A request for as long as somebody waits for its answer.
 
         ``on_answer`` is called with the answer's data before anything that comes after it
         is looked at. Raises ``ValueError`` for data that can't be sent.
         """
-        pending = Pending(
+        pending = PendingRequest(
             self._next_id(),
             functools.partial(_encode, topic, data),
             survives=survives,
             is_of_connection=is_system(topic) and topic != PUBLISH,
             on_answer=on_answer,
-            late=isinstance(data, Late),
+            late=isinstance(data, DeferredData),
             generation=generation,
         )
         self._pending[pending.id] = pending
@@ -130,7 +130,7 @@ class Requests:
         return f"{self._prefix}-{next(self._numbers)}"
 
     @contextlib.asynccontextmanager
-    async def turn(self, until: float) -> AsyncIterator[None]:
+    async def slot(self, until: float) -> AsyncIterator[None]:
         """Wait until one more request may be open, and hold the turn for as long as it is.
 
         Raises ``TimeoutError`` at the loop's time ``until``, and ``ConnectionClosed`` if all
@@ -138,13 +138,13 @@ class Requests:
         """
         end = self._end
         async with asyncio.timeout_at(until):
-            await self._turns.acquire()
+            await self._slots.acquire()
         try:
             if self._end is not None and self._end is not end:
                 raise _closed(*self._end)
             yield
         finally:
-            self._turns.release()
+            self._slots.release()
 
     def is_answer(self, message: Envelope[Any]) -> bool:
         """Take in an ack, nack or error; False for a message of the application's own.
@@ -173,7 +173,7 @@ class Requests:
             pending.answer.set_exception(_error(data))
         return True
 
-    def unanswered(self) -> list[Pending]:
+    def unanswered(self) -> list[PendingRequest]:
         """Those that were written and are to be sent again, in the order of their writing."""
         found = [
             p for p in self._pending.values() if p.survives and p.written and not p.answer.done()
@@ -207,7 +207,9 @@ def _closed(text: str, cause: BaseException | None) -> ConnectionClosed:
 
 
 def _encode(topic: str, data: Any, *, id: str) -> bytes:
-    return wire.encode(topic, data.data() if isinstance(data, Late) else data, id=id, ack=True)
+    return wire.encode(
+        topic, data.data() if isinstance(data, DeferredData) else data, id=id, ack=True
+    )
 
 
 def _data(message: Envelope[Any]) -> dict[str, Any]:

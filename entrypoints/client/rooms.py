@@ -1,20 +1,18 @@
-"""The rooms that a client is in, and how far it has come in those that keep history.
+"""The client's position in each room with history, and the replay that a join asks for.
 
 Rules of this file:
 
-1. The position of a room is the last message that was taken: nothing before it is
-   missing. A message further on is not taken; what lies between is asked for.
-2. While a room is asked for, what comes ahead of its turn is kept aside. When the answer
-   says that everything has been sent, what is still missing was not meant for this client
-   (a message to all but one), and what was kept is taken.
-3. What the client could not take, because its own queue was full, is a gap like any other.
-4. Who joins to hear what was said before is asked for until the answer comes, as in 2, and
-   goes back to where the replay begins. Of what it brings the ids say nothing: it may have
-   been handled before, and is wanted again.
-5. Bounded: what is kept aside, in messages and in bytes, over all rooms.
-6. A room that the application leaves is out: nothing more is asked for in it, and what
-   still comes from it does not bring it back, until it is joined again, or a new
-   connection has begun without it.
+1. The position of a room is that of the last message that was taken: no message before it is
+   missing. A message further on is a gap: the missing ones are requested from the server.
+2. While a request for a room is in flight, messages behind a gap are buffered. The answer
+   comes after all that the room keeps. What is still missing then was not sent to this client
+   (a message to all but one), and the buffered messages are taken.
+3. A message that did not fit into the client's own queue leaves a gap like any other.
+4. A join with ``since`` is such a request, too. Its replay may go back behind the position,
+   and brings messages again that were handled before: their ids do not make them duplicates.
+5. The buffer is bounded, in messages and in bytes, over all rooms.
+6. A room that the application has left is not requested, and its messages do not bring it
+   back, until it is joined again, or a new connection has begun without it.
 """
 
 from __future__ import annotations
@@ -26,56 +24,117 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from eyewall.client.replay import Replay
 from eyewall.domain.envelope import StreamPosition
-from eyewall.domain.history import MAX_OFFSET, Since
+from eyewall.domain.history import MAX_OFFSET, START, Position, Since, wire_since
 
 M = TypeVar("M")
 
-MOST_EARLY: Final = 256
-"""Messages kept aside: what the server may have had in its queue before the replay."""
+MAX_BUFFERED: Final = 256
+"""Messages: what the server may have had in its queue before the replay."""
 
-MOST_EARLY_BYTES: Final = 8 * 1024 * 1024
-"""Bytes kept aside, for the same reason."""
+MAX_BUFFERED_BYTES: Final = 8 * 1024 * 1024
+"""Bytes, for the same reason."""
 
-PASSING: Final = frozenset({"unavailable", "overloaded", "rate_limited"})
-"""Codes that say nothing about the client's place in a room."""
+TRANSIENT_CODES: Final = frozenset({"unavailable", "overloaded", "rate_limited"})
+"""Codes that say nothing about the client's membership of a room: it asks again."""
 
-Place = dict[str, Any]
+WirePosition = dict[str, Any]
 """``{"epoch": ..., "offset": ...}``, or empty where the room keeps no history."""
 
 
-class Roomy(Protocol):
-    """Something that may be full."""
+class Replay:
+    """One join with ``since``, from its request to its answer.
+
+    A message may arrive live before the replay, where the client is in the room already. The
+    replay is recognised by its first message: it stands before all that came since the join.
+
+    After a reconnect the client continues from its position, and asks from ``since`` again
+    only if nothing of the replay had come. The client then says itself whether all has come.
+    """
+
+    __slots__ = ("_first", "_since", "has_begun", "is_lost", "is_resumed", "progress")
+
+    def __init__(self, since: Since) -> None:
+        self._since = since
+        self._first: StreamPosition | None = None
+        self.has_begun = False
+        """Whether a message came that is certain to belong to the replay."""
+        self.is_resumed = False
+        """Whether it was continued from a position, instead of ``since``."""
+        self.is_lost = False
+        """Whether messages of it are lost for good."""
+        self.progress = 0
+        """Messages that have come since the join was sent."""
+
+    def starts_at(self, at: StreamPosition) -> bool:
+        """Return whether a message at or before the client's position is the replay's first."""
+        first = self._first
+        return first is None or first.epoch != at.epoch or at.offset < first.offset
+
+    def received(self, at: StreamPosition, *, begins: bool = False) -> None:
+        """Count a message; ``begins``: it is the first of the replay."""
+        self.progress += 1
+        if begins or self._first is None:
+            self._first = at
+        self.has_begun = self.has_begun or begins
+
+    def since_for(self, position: Mapping[str, Any]) -> Any:
+        """Return the ``since`` to send from a client at ``position``; empty: it has none."""
+        if self.has_begun and position:
+            self.is_resumed = True
+            return dict(position)
+        self._first, self.has_begun, self.is_resumed, self.is_lost = None, False, False, False
+        return wire_since(self._since)
+
+    def is_whole(self, answer: Mapping[str, Any]) -> bool:
+        """Return whether all messages from ``since`` on have come, given the join's answer."""
+        if answer.get("recovered") is not True:
+            return False
+        return not self.is_resumed or (not self.is_lost and self._reaches_back(answer))
+
+    def _reaches_back(self, answer: Mapping[str, Any]) -> bool:
+        first, since = self._first, self._since
+        if first is None or first.epoch != answer.get("epoch"):
+            return False
+        if isinstance(since, Position):
+            return (first.epoch, first.offset) == (since.epoch, since.offset + 1)
+        if since == START or first.offset == 1:
+            return first.offset == 1
+        offset = answer.get("offset")
+        return isinstance(offset, int) and offset - first.offset + 1 >= since
+
+
+class HasSpace(Protocol):
+    """A bounded queue."""
 
     @property
-    def roomy(self) -> bool: ...
+    def has_space(self) -> bool: ...
 
 
 class Verdict(Enum):
-    """What is to be done with a message of a room with history."""
+    """What to do with a message of a room with history."""
 
     TAKE = auto()
-    REPEAT = auto()
+    DUPLICATE = auto()
     """It was taken before."""
     GAP = auto()
-    """Something before it is missing."""
+    """A message before it is missing."""
 
 
 @dataclass(slots=True)
-class Recovered(Generic[M]):
+class RecoveryResult(Generic[M]):
     """What the answer about one room says.
 
-    ``lost``: the gap could not be filled. ``code``: the client is not in the room any
-    more, and why. ``later``: the server could not say now, and is to be asked again.
-    ``early``: what was kept aside and is next, in order; what lies between was not meant
-    for this client. With all of that taken, it has come to ``upto``.
+    ``lost``: the gap could not be filled. ``code``: the client is not in the room any more,
+    and why. ``later``: the server could not tell now; ask again. ``buffered``: the messages
+    to take next, in order; those between them were not sent to this client. When they are
+    taken, the position is ``upto``.
     """
 
     lost: bool = False
     code: str | None = None
     later: bool = False
-    early: list[M] = field(default_factory=list)
+    buffered: list[M] = field(default_factory=list)
     upto: int = 0
 
 
@@ -83,39 +142,41 @@ class Recovered(Generic[M]):
 class _Room(Generic[M]):
     epoch: str | None = None
     offset: int = 0
-    behind: bool = False
-    """Something is missing, and has not been asked for."""
-    blocked: Roomy | None = None
-    """The queue that was full; there is no use in asking before it has drained."""
-    asked: bool = False
-    early: dict[int, tuple[M, int]] = field(default_factory=dict)
-    dropped: int | None = None
-    """The first message since the room was asked for that came and could not be kept."""
-    again: int = 0
-    """Up to where messages are taken by their place alone, because they were replayed."""
+    has_gap: bool = False
+    """Messages are missing, and not requested yet."""
+    full_queue: HasSpace | None = None
+    """The queue that was full: a request is of no use before it has space."""
+    is_requested: bool = False
+    buffered: dict[int, tuple[M, int]] = field(default_factory=dict)
+    first_dropped: int | None = None
+    """The lowest offset since the request that came and did not fit into the buffer."""
+    replayed_upto: int = 0
+    """Up to here a message is new by its position alone, whatever its id, since a replay
+    brought it again."""
 
     @property
-    def place(self) -> Place:
+    def position(self) -> WirePosition:
         return {} if self.epoch is None else {"epoch": self.epoch, "offset": self.offset}
 
     def drop(self, offset: int) -> None:
-        self.dropped = offset if self.dropped is None else min(self.dropped, offset)
+        first = self.first_dropped
+        self.first_dropped = offset if first is None else min(first, offset)
 
 
-class Rooms(Generic[M]):
-    """Rooms by name, with messages of the type ``M``."""
+class RoomTracker(Generic[M]):
+    """The rooms that the client is in, by name, with messages of the type ``M``."""
 
     def __init__(self) -> None:
         self._rooms: dict[str, _Room[M]] = {}
-        self._out: dict[str, int] = {}
-        """Rooms that are left: how many leaves of each are without an answer yet."""
+        self._leaves: dict[str, int] = {}
+        """Rooms that the application has left: how many of its leaves are in flight."""
         self._busy: Counter[str] = Counter()
-        """Requests about a room, but for leaves, that are under way."""
+        """Requests in flight about a room, without leaves."""
         self._replays: dict[str, list[Replay]] = {}
-        """Joins that ask for what was said before and have no answer yet, oldest first: the
-        server sends what they ask for one after the other."""
-        self._early = 0
-        self._early_bytes = 0
+        """Joins with ``since`` in flight, oldest first: the server sends their replays one
+        after the other."""
+        self._buffered = 0
+        self._buffered_bytes = 0
 
     def __contains__(self, room: str) -> bool:
         return room in self._rooms
@@ -124,48 +185,48 @@ class Rooms(Generic[M]):
         return len(self._rooms)
 
     def names(self) -> frozenset[str]:
-        """The rooms that the client is in, as far as it knows."""
+        """Return the rooms that the client is in, as far as it knows."""
         return frozenset(self._rooms)
 
-    def place(self, room: str) -> Place:
-        """How far it has come in a room that it is in."""
-        return self._rooms[room].place
+    def position(self, room: str) -> WirePosition:
+        """Return the position in a room that the client is in."""
+        return self._rooms[room].position
 
-    # --- coming and going
+    # --- join and leave
 
     def joined(self, room: str, epoch: object, offset: object) -> None:
-        """The server let the client in, and said where the room stands."""
+        """Note that the server has joined the client, to a room that stands there."""
         known = self._rooms.setdefault(room, _Room())
-        if _is_place(epoch, offset) and known.epoch != epoch:
+        if _is_position(epoch, offset) and known.epoch != epoch:
             known.epoch, known.offset = str(epoch), int(str(offset))
 
     def left(self, room: str) -> None:
-        """The client is not in the room any more."""
+        """Forget a room that the client is not in any more."""
         known = self._rooms.pop(room, None)
         if known is not None:
-            self._let_go(known)
+            self._take_buffer(known)
 
     @contextlib.contextmanager
     def leaving(self, room: str) -> Iterator[None]:
-        """The room is out from now on, whatever becomes of the request that says so."""
-        self._out[room] = self._out.get(room, 0) + 1
+        """Count the room as left from now on, whatever is answered to the leave in flight."""
+        self._leaves[room] = self._leaves.get(room, 0) + 1
         try:
             yield
         finally:
-            if room in self._out:
-                self._out[room] -= 1
+            if room in self._leaves:
+                self._leaves[room] -= 1
 
-    def stay(self, room: str) -> None:
-        """The room is not out: it is joined again, was never left, or the server knows."""
-        self._out.pop(room, None)
+    def cancel_leave(self, room: str) -> None:
+        """Do not count the room as left: it is joined again, was kept, or the server knows."""
+        self._leaves.pop(room, None)
 
-    def is_out(self, room: str) -> bool:
-        """Whether the application has left, and the server has not said so yet."""
-        return room in self._out
+    def is_left(self, room: str) -> bool:
+        """Return whether the application has left, and the server has not confirmed it yet."""
+        return room in self._leaves
 
     @contextlib.contextmanager
     def busy(self, room: str | None) -> Iterator[None]:
-        """Something is to be done in the room, which has to be done before it is left."""
+        """Note a request in flight that the room is needed for, before it may be left."""
         if room is None:
             yield
             return
@@ -179,10 +240,11 @@ class Rooms(Generic[M]):
 
     # --- messages
 
-    def look(self, at: StreamPosition, *, live: bool = False) -> Verdict:
-        """Return what is to be done with a message that stands there.
+    def classify(self, at: StreamPosition, *, live: bool = False) -> Verdict:
+        """Return what to do with a message at this position.
 
-        ``live``: it is of no replay. Where one begins, the client goes back to before it.
+        ``live``: it belongs to no replay. At the first message of a replay the client's
+        position goes back to before it.
         """
         known = self._rooms.get(at.room)
         replay = self._replay(at.room) if self._replays else None
@@ -192,117 +254,121 @@ class Rooms(Generic[M]):
             verdict, begins = _verdict(at.offset, known.offset), False
         if replay is None:
             return verdict
-        if begins and live and not replay.is_begun:
+        if begins and live and not replay.has_begun:
             return Verdict.GAP  # it has overtaken the replay, which brings it again
-        if verdict is Verdict.REPEAT and not live and replay.begins_with(at):
+        if verdict is Verdict.DUPLICATE and not live and replay.starts_at(at):
             assert known is not None
-            known.offset, known.dropped = at.offset - 1, None
+            known.offset, known.first_dropped = at.offset - 1, None
             verdict, begins = Verdict.TAKE, True
-        if verdict is not Verdict.REPEAT:
-            replay.came(at, begins=begins)
+        if verdict is not Verdict.DUPLICATE:
+            replay.received(at, begins=begins)
         return verdict
 
-    def is_wanted_again(self, at: StreamPosition) -> bool:
-        """Whether a message that is its room's next was asked for by a replay: then it is
-        new, whatever has become of its id."""
+    def is_replayed(self, at: StreamPosition) -> bool:
+        """Return whether the next message of its room was asked for by a join with ``since``:
+        then it is new, even if its id was handled before."""
         known = self._rooms.get(at.room)
         if at.room in self._replays:
             return True
-        return known is not None and known.epoch == at.epoch and at.offset <= known.again
+        return known is not None and known.epoch == at.epoch and at.offset <= known.replayed_upto
 
-    def took(self, at: StreamPosition) -> bool:
-        """The message was taken; True if its room begins a new epoch with it, so that what
-        came before it may be lost."""
+    def mark_taken(self, at: StreamPosition) -> bool:
+        """Move the position to a message that was taken. True if a new epoch begins with it:
+        messages before it may be lost."""
         known = self._rooms.setdefault(at.room, _Room())
         is_new = known.epoch not in (None, at.epoch)
         if is_new:
-            self._let_go(known)
-            known.again = 0
+            self._take_buffer(known)
+            known.replayed_upto = 0
         known.epoch, known.offset = at.epoch, at.offset
         return is_new
 
-    def missed(self, at: StreamPosition, queue: Roomy) -> None:
-        """The message was next, and ``queue`` had no place for it."""
+    def mark_dropped(self, at: StreamPosition, queue: HasSpace) -> None:
+        """Note a gap: the next message of its room did not fit into ``queue``."""
         known = self._rooms.setdefault(at.room, _Room())
         if known.epoch is None:
             known.epoch, known.offset = at.epoch, at.offset - 1
-        known.blocked = queue
-        if self._is_asked(at.room, known):
+        known.full_queue = queue
+        if self._is_requested(at.room, known):
             known.drop(at.offset)
         else:
-            known.behind = True
+            known.has_gap = True
 
-    def early(self, at: StreamPosition, message: M, size: int) -> None:
-        """A message of ``size`` bytes came ahead of its turn."""
+    def buffer(self, at: StreamPosition, message: M, size: int) -> None:
+        """Keep a message of ``size`` bytes behind a gap, if a request is in flight."""
         known = self._rooms.get(at.room)
         if known is None or known.epoch != at.epoch:
             return
-        if not self._is_asked(at.room, known):
-            known.behind = True
-        elif at.offset not in known.early:
-            if self._early >= MOST_EARLY or self._early_bytes + size > MOST_EARLY_BYTES:
+        if not self._is_requested(at.room, known):
+            known.has_gap = True
+        elif at.offset not in known.buffered:
+            if self._buffered >= MAX_BUFFERED or self._buffered_bytes + size > MAX_BUFFERED_BYTES:
                 known.drop(at.offset)
                 return
-            known.early[at.offset] = message, size
-            self._early += 1
-            self._early_bytes += size
+            known.buffered[at.offset] = message, size
+            self._buffered += 1
+            self._buffered_bytes += size
 
-    def gap(self, room: str, epoch: object, offset: object) -> None:
-        """The server dropped messages after this place."""
-        if _is_place(epoch, offset) and room not in self._out:
+    def mark_gap(self, room: str, epoch: object, offset: object) -> None:
+        """Note that the server has dropped messages after this position."""
+        if _is_position(epoch, offset) and room not in self._leaves:
             known = self._rooms.setdefault(room, _Room())
             if known.epoch is None:
                 known.epoch, known.offset = str(epoch), int(str(offset))
-            known.behind = True
+            known.has_gap = True
 
-    def _is_asked(self, room: str, known: _Room[M]) -> bool:
-        """Whether an answer is to come before which all that is missing is sent."""
-        return known.asked or room in self._replays
+    def _is_requested(self, room: str, known: _Room[M]) -> bool:
+        """Return whether an answer is awaited that comes after all missing messages."""
+        return known.is_requested or room in self._replays
 
-    # --- joining with what was said before
+    # --- joins with ``since``
 
     def _replay(self, room: str) -> Replay | None:
-        """What the server is sending, or is to send first."""
+        """Return the replay that the server sends now, or next."""
         replays = self._replays.get(room)
         return replays[0] if replays else None
 
-    def wants(self, room: str, since: Since) -> Replay:
-        """A join asks for what was said before; ``replayed`` or ``give_up`` has to follow."""
+    def begin_replay(self, room: str, since: Since) -> Replay:
+        """Note a join with ``since``; ``finish_replay`` or ``abandon_replay`` must follow."""
         replay = Replay(since)
         known = self._rooms.get(room)
         if known is not None and room not in self._replays:
-            known.dropped = None
+            known.first_dropped = None
         self._replays.setdefault(room, []).append(replay)
         return replay
 
-    def replayed(self, room: str, replay: Replay, answer: Mapping[str, Any]) -> Recovered[M]:
-        """Take in the answer to the join: what is kept from there has been sent."""
-        self._over(room, replay)
+    def finish_replay(
+        self, room: str, replay: Replay, answer: Mapping[str, Any]
+    ) -> RecoveryResult[M]:
+        """Take the answer to the join: all that the room keeps was sent before it."""
+        self._remove_replay(room, replay)
         known = self._rooms.setdefault(room, _Room())
-        early = self._let_go(known)
+        buffered = self._take_buffer(known)
         epoch, offset = answer.get("epoch"), answer.get("offset")
-        if not _is_place(epoch, offset):
-            return Recovered()
+        if not _is_position(epoch, offset):
+            return RecoveryResult()
         upto = int(str(offset))
-        known.again = upto
+        known.replayed_upto = upto
         if known.epoch != epoch:
             known.epoch, known.offset = str(epoch), upto
-            return Recovered(upto=upto)
-        return self._settle(known, early, upto)
+            return RecoveryResult(upto=upto)
+        return self._settle(known, buffered, upto)
 
-    def give_up(self, room: str, replay: Replay) -> None:
-        """No answer will be heard; what comes of it all the same is wanted."""
-        if not self._over(room, replay):
+    def abandon_replay(self, room: str, replay: Replay) -> None:
+        """Await no answer any more; messages of the replay that still come are taken."""
+        if not self._remove_replay(room, replay):
             return
         known = self._rooms.get(room)
-        if known is None or not replay.is_begun:
+        if known is None or not replay.has_begun:
             return
-        known.again = MAX_OFFSET
-        if not self._is_asked(room, known) and (self._let_go(known) or known.dropped is not None):
-            known.behind = True
+        known.replayed_upto = MAX_OFFSET
+        if self._is_requested(room, known):
+            return
+        if self._take_buffer(known) or known.first_dropped is not None:
+            known.has_gap = True
 
-    def _over(self, room: str, replay: Replay) -> bool:
-        """Wait for it no longer; False if that was so already."""
+    def _remove_replay(self, room: str, replay: Replay) -> bool:
+        """Remove it; False if it is not there any more."""
         replays = self._replays.get(room, [])
         if replay not in replays:
             return False
@@ -311,100 +377,104 @@ class Rooms(Generic[M]):
             del self._replays[room]
         return True
 
-    # --- asking for what is missing
+    # --- requests for what is missing
 
-    def ask(self) -> dict[str, Place]:
-        """Return the rooms in which something is missing, as asked for from now on."""
-        return self._ask(
+    def request_gaps(self) -> dict[str, WirePosition]:
+        """Return the rooms with gaps, and mark them as requested."""
+        return self._request(
             name
             for name, room in self._rooms.items()
-            if room.behind and not self._is_asked(name, room)
-            if room.blocked is None or room.blocked.roomy
-            if name not in self._out
+            if room.has_gap and not self._is_requested(name, room)
+            if room.full_queue is None or room.full_queue.has_space
+            if name not in self._leaves
         )
 
-    def ask_all(self) -> dict[str, Place]:
-        """Return every room to be in, as asked for from now on: the connection is a new one."""
-        for room, leaves in list(self._out.items()):
+    def request_all(self) -> dict[str, WirePosition]:
+        """Return all rooms to be in on a new connection, and mark them as requested."""
+        for room, leaves in list(self._leaves.items()):
             if not self._busy[room]:
                 self.left(room)
             if not leaves:
-                del self._out[room]
-        return self._ask(self._rooms)
+                del self._leaves[room]
+        return self._request(self._rooms)
 
-    def _ask(self, names: Iterable[str]) -> dict[str, Place]:
-        places = {}
+    def _request(self, names: Iterable[str]) -> dict[str, WirePosition]:
+        positions = {}
         for name in list(names):
             room = self._rooms[name]
-            self._let_go(room)
-            room.behind, room.asked, room.blocked, room.dropped = False, True, None, None
-            places[name] = room.place
-        return places
+            self._take_buffer(room)
+            room.has_gap, room.is_requested = False, True
+            room.full_queue, room.first_dropped = None, None
+            positions[name] = room.position
+        return positions
 
-    def answered(self, room: str, answer: object) -> Recovered[M]:
-        """Take in the answer about a room that was asked for."""
+    def apply_answer(self, room: str, answer: object) -> RecoveryResult[M]:
+        """Take the answer about a room that was requested."""
         known = self._rooms.get(room)
         if known is None:
-            return Recovered()  # it was left meanwhile
-        early = self._let_go(known)
-        known.asked = False
+            return RecoveryResult()  # it was left meanwhile
+        buffered = self._take_buffer(known)
+        known.is_requested = False
         said = answer if isinstance(answer, Mapping) else {}
         code = said.get("code")
-        if isinstance(code, str) and code in PASSING:
-            known.behind = True
-            return Recovered(later=True)
+        if isinstance(code, str) and code in TRANSIENT_CODES:
+            known.has_gap = True
+            return RecoveryResult(later=True)
         if isinstance(code, str):
             del self._rooms[room]
-            return Recovered(lost=True, code=code)
+            return RecoveryResult(lost=True, code=code)
         epoch, offset = said.get("epoch"), said.get("offset")
-        has_place = _is_place(epoch, offset)
+        has_position = _is_position(epoch, offset)
         if said.get("recovered") is not True:
             for replay in self._replays.get(room, ()):
-                replay.lost = True
-            if has_place:
+                replay.is_lost = True
+            if has_position:
                 known.epoch, known.offset = str(epoch), int(str(offset))
-            return Recovered(lost=True)
-        if has_place and known.epoch != epoch:
+            return RecoveryResult(lost=True)
+        if has_position and known.epoch != epoch:
             known.epoch, known.offset = str(epoch), int(str(offset))
-        elif has_place:
-            return self._settle(known, early, int(str(offset)))
-        return Recovered()
+        elif has_position:
+            return self._settle(known, buffered, int(str(offset)))
+        return RecoveryResult()
 
-    def _settle(self, room: _Room[M], early: dict[int, tuple[M, int]], upto: int) -> Recovered[M]:
-        """Everything up to ``upto`` has been sent."""
-        if room.dropped is not None and room.offset < room.dropped <= upto:
-            upto = room.dropped - 1
-            room.behind = True
-        due = sorted(offset for offset in early if room.offset < offset <= upto)
-        return Recovered(early=[early[offset][0] for offset in due], upto=upto)
+    def _settle(
+        self, room: _Room[M], buffered: dict[int, tuple[M, int]], upto: int
+    ) -> RecoveryResult[M]:
+        """Return the buffered messages to take, now that all up to ``upto`` was sent."""
+        if room.first_dropped is not None and room.offset < room.first_dropped <= upto:
+            upto = room.first_dropped - 1
+            room.has_gap = True
+        due = sorted(offset for offset in buffered if room.offset < offset <= upto)
+        return RecoveryResult(buffered=[buffered[offset][0] for offset in due], upto=upto)
 
-    def reached(self, room: str, offset: int) -> None:
-        """Nothing that was meant for this client is missing up to ``offset``."""
+    def advance(self, room: str, offset: int) -> None:
+        """Move the position up to ``offset``: no message for this client is missing there."""
         known = self._rooms.get(room)
         if known is not None:
             known.offset = max(known.offset, offset)
 
-    def not_answered(self, rooms: Iterable[str]) -> None:
-        """These were asked for in vain: they are as they were before."""
+    def restore_gaps(self, rooms: Iterable[str]) -> None:
+        """Mark rooms whose request got no answer as having gaps again."""
         for name in rooms:
             known = self._rooms.get(name)
-            if known is not None and known.asked:
-                self._let_go(known)
-                known.asked, known.behind = False, True
+            if known is not None and known.is_requested:
+                self._take_buffer(known)
+                known.is_requested, known.has_gap = False, True
 
-    def _let_go(self, room: _Room[M]) -> dict[int, tuple[M, int]]:
-        early, room.early = room.early, {}
-        self._early -= len(early)
-        self._early_bytes -= sum(size for _, size in early.values())
-        return early
+    def _take_buffer(self, room: _Room[M]) -> dict[int, tuple[M, int]]:
+        """Empty the room's buffer; return what was in it."""
+        buffered, room.buffered = room.buffered, {}
+        self._buffered -= len(buffered)
+        self._buffered_bytes -= sum(size for _, size in buffered.values())
+        return buffered
 
 
-def _verdict(offset: int, here: int) -> Verdict:
-    if offset == here + 1:
+def _verdict(offset: int, position: int) -> Verdict:
+    if offset == position + 1:
         return Verdict.TAKE
-    return Verdict.REPEAT if offset <= here else Verdict.GAP
+    return Verdict.DUPLICATE if offset <= position else Verdict.GAP
 
 
-def _is_place(epoch: object, offset: object) -> bool:
+def _is_position(epoch: object, offset: object) -> bool:
     is_offset = isinstance(offset, int) and not isinstance(offset, bool) and offset >= 0
     return is_offset and isinstance(epoch, str)

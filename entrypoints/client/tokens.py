@@ -21,14 +21,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from eyewall.application.concurrency.tasks import is_cancelled
-from eyewall.client.address import plain_token
+from eyewall.client.address import valid_token
 from eyewall.domain.errors import EyewallError, Refused
 
-EARLY: Final = 30.0
+RENEW_BEFORE: Final = 30.0
 """Seconds before its end that a token is renewed, or a fifth of its life if that is less:
 time for the callback to be slow once and be asked again."""
 
-DOUBLINGS: Final = 4
+MAX_DOUBLINGS: Final = 4
 """Of the pause between two renewals: four minutes are enough for any mistake."""
 
 Given = str | Mapping[str, Any]
@@ -46,7 +46,7 @@ class Token:
     renew_at: float | None = None
 
 
-def read(given: object, *, now: float, wall: float) -> Token:
+def parse_token(given: object, *, now: float, wall: float) -> Token:
     """Return what a callback gave; raises ``ValueError``, without the token in its text.
 
     ``now`` counts seconds, ``wall`` is the time of day as a timestamp.
@@ -56,7 +56,9 @@ def read(given: object, *, now: float, wall: float) -> Token:
     if not isinstance(text, str):
         raise ValueError("a token must be a text that is not empty, or a mapping with one")
     left = _left(fields.get("expires_in"), fields.get("expires_at"), wall)
-    return Token(plain_token(text), None if left is None else now + left - min(EARLY, left / 5))
+    return Token(
+        valid_token(text), None if left is None else now + left - min(RENEW_BEFORE, left / 5)
+    )
 
 
 def _left(expires_in: object, expires_at: object, wall: float) -> float | None:
@@ -81,7 +83,7 @@ def _left(expires_in: object, expires_at: object, wall: float) -> float | None:
     return None
 
 
-class Pace:
+class RenewalBackoff:
     """The waits between renewals: ``soonest`` seconds at least, ``again`` after one that
     failed, and twice as many after each that was of no use, since it failed too or its
     token seems to end as soon.
@@ -110,14 +112,14 @@ class Pace:
 
     def _later(self, first: float) -> float:
         wait = first * 2.0**self._in_vain
-        self._in_vain = min(self._in_vain + 1, DOUBLINGS)
+        self._in_vain = min(self._in_vain + 1, MAX_DOUBLINGS)
         return wait
 
 
-def plain_source(source: TokenSource | None) -> TokenSource | None:
+def valid_source(source: TokenSource | None) -> TokenSource | None:
     """Return where tokens come from; raises ``ValueError``, without the token in its text."""
     if isinstance(source, str):
-        return plain_token(source)
+        return valid_token(source)
     if source is not None and not callable(source):
         raise ValueError("token must be a text, or a function that returns one")
     return source
@@ -129,7 +131,7 @@ class Tokens:
     def __init__(
         self, source: TokenSource | None, *, now: Callable[[], float], wall: Callable[[], float]
     ) -> None:
-        self._source = plain_source(source)
+        self._source = valid_source(source)
         self.generation = 0
         """How many times the source was replaced."""
         self._now = now
@@ -148,10 +150,10 @@ class Tokens:
 
     def set(self, source: TokenSource | None) -> None:
         """Take tokens from elsewhere from now on; raises ``ValueError`` for what gives none."""
-        self._source = plain_source(source)
+        self._source = valid_source(source)
         self.generation += 1
         self._last = None
-        self.accepted()
+        self.forget_refusal()
         self._set.set()
 
     def next_generation(self, generation: int) -> int:
@@ -162,7 +164,7 @@ class Tokens:
             return self.generation
         return generation
 
-    async def due(self, within: float | None) -> None:
+    async def wait_until_due(self, within: float | None) -> None:
         """Return after so many seconds (None: never), or as soon as a source is set."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -174,15 +176,15 @@ class Tokens:
             return None
         return max(0.0, self._last.renew_at - self._now())
 
-    def refused(self) -> None:
+    def discard(self) -> None:
         """The server does not want it: the next is a new one."""
         self._last = None
 
-    def accepted(self) -> None:
+    def forget_refusal(self) -> None:
         """The server has let the client in."""
         self._refused = None
 
-    def may_have_another(self, error: EyewallError, *, stale: bool) -> bool:
+    def has_alternative(self, error: EyewallError, *, stale: bool) -> bool:
         """Whether a client that got this refusal has another token to show: a source was set
         meanwhile, or, if it was for the token (``stale``), the callback is asked once more."""
         if self._set.is_set():
@@ -214,7 +216,7 @@ class Tokens:
             self._set.clear()
             given = await _asked(source)
             if source is self._source:
-                self._last = read(given, now=self._now(), wall=self._wall())
+                self._last = parse_token(given, now=self._now(), wall=self._wall())
                 return self._last.text
         self._set.clear()
         return source

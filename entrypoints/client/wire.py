@@ -19,7 +19,7 @@ from eyewall.domain.identity import RoomId
 
 SUBPROTOCOL: Final = JsonCodec.subprotocol
 
-LONGEST_REASON: Final = 1000
+MAX_REASON: Final = 1000
 """Characters of a failure that the server is told: enough for any sentence."""
 
 _CODEC = JsonCodec()
@@ -118,7 +118,7 @@ def accepted(message: Envelope[Any], result: object = None) -> bytes:
 
 def refused(message: Envelope[Any], reason: str) -> bytes:
     """The nack of a message whose handling failed."""
-    text = reason[:LONGEST_REASON].encode("utf-8", "replace").decode()
+    text = reason[:MAX_REASON].encode("utf-8", "replace").decode()
     return _answer(message, {"message_id": message.id, "status": "nack", "error": text})
 
 

@@ -8,7 +8,14 @@ import traceback
 import pytest
 
 from eyewall.client import Client
-from eyewall.client.address import LONGEST_SHOWN, Address, is_plain, plain_token, plain_url, shown
+from eyewall.client.address import (
+    MAX_SHOWN,
+    Address,
+    is_header_safe,
+    redacted_url,
+    valid_token,
+    valid_url,
+)
 from eyewall.client.tokens import Token
 
 GOOD = [
@@ -23,7 +30,7 @@ GOOD = [
 
 @pytest.mark.parametrize("url", GOOD)
 def test_an_address_is_taken_as_it_is(url):
-    assert plain_url(f" {url}\r\n") == url
+    assert valid_url(f" {url}\r\n") == url
 
 
 @pytest.mark.parametrize(
@@ -100,8 +107,8 @@ def test_a_token_with_nothing_in_it_is_told_at_once(token):
 
 @pytest.mark.parametrize("token", ["s3cret", "s3 cret", "s3crét", "پاسخ‌ها", "👩‍👩‍👧"])
 def test_any_other_is_taken(token):
-    assert plain_token(f"\t{token}\r\n") == token
-    assert is_plain(token)
+    assert valid_token(f"\t{token}\r\n") == token
+    assert is_header_safe(token)
 
 
 def test_tls_settings_are_for_tls():
@@ -117,7 +124,7 @@ def test_a_client_shows_where_it_connects_to_and_no_secret(url):
     assert not {"pa55", "s3cret", "ada", "token"} & set(text.replace(":", " ").split())
     assert "pa55" not in text
     assert "?" not in text
-    assert shown("ws://ada:pa55@hub/ws?token=s3cret") == "ws://***@hub/ws"
+    assert redacted_url("ws://ada:pa55@hub/ws?token=s3cret") == "ws://***@hub/ws"
 
 
 def test_what_is_made_of_them_shows_none_either():
@@ -146,7 +153,7 @@ def test_what_is_made_of_them_shows_none_either():
         ("got basic abc", "got basic ***"),
         ("the cookie was c00kie", "the cookie was ***"),
         ("ada and pa55 and quer1", "ada and *** and ***"),
-        ("x" * 10_000, "x" * LONGEST_SHOWN),
+        ("x" * 10_000, "x" * MAX_SHOWN),
     ],
 )
 def test_what_others_say_is_shown_without_secrets(said, seen):
@@ -159,4 +166,4 @@ def test_what_others_say_is_shown_without_secrets(said, seen):
         max_message_size=1,
     )
 
-    assert address.discreet(said, "t0ken") == seen
+    assert address.redact(said, "t0ken") == seen

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from eyewall.client.callbacks import NOTICES, Notices, attempt, called
+from eyewall.client.callbacks import MAX_NOTIFICATIONS, Notifier, invoke, run_logged
 from tests.application.fakes import RecordingLogger
 from tests.entrypoints.wire import soon
 
@@ -20,8 +20,8 @@ async def test_plain_and_async_functions_are_called_alike():
     async def later(a, b):
         return a + b
 
-    assert await called(lambda a, b: a + b, 1, 2) == 3
-    assert await called(later, 1, 2) == 3
+    assert await invoke(lambda a, b: a + b, 1, 2) == 3
+    assert await invoke(later, 1, 2) == 3
 
 
 async def fails(error):
@@ -31,12 +31,12 @@ async def fails(error):
 @pytest.mark.parametrize("error", [RuntimeError("broken"), asyncio.CancelledError()])
 async def test_what_a_callback_raises_is_logged_and_returned(logger, error):
     """Also a cancellation that is not the end of the task that calls it."""
-    assert await attempt(logger, fails(error), "callback") == (None, error)
+    assert await run_logged(logger, fails(error), "callback") == (None, error)
     assert logger.fields("callback_failed")["callback"] == "callback"
 
 
 async def test_the_end_of_the_task_is_passed_on(logger):
-    task = asyncio.ensure_future(attempt(logger, asyncio.Event().wait(), "callback"))
+    task = asyncio.ensure_future(run_logged(logger, asyncio.Event().wait(), "callback"))
     await asyncio.sleep(0)
     task.cancel()
 
@@ -46,11 +46,11 @@ async def test_the_end_of_the_task_is_passed_on(logger):
 
 async def test_the_end_of_the_process_is_passed_on(logger):
     with pytest.raises(SystemExit):
-        await attempt(logger, fails(SystemExit(1)), "callback")
+        await run_logged(logger, fails(SystemExit(1)), "callback")
 
 
 async def test_notices_are_told_in_order_to_everybody_until_closed(logger):
-    notices = Notices(logger)
+    notices = Notifier(logger)
     told = []
 
     async def slow(state):
@@ -70,8 +70,8 @@ async def test_notices_are_told_in_order_to_everybody_until_closed(logger):
 
 
 def test_who_takes_no_notice_gets_no_more(logger):
-    notices = Notices(logger)
-    for _ in range(NOTICES + 1):
+    notices = Notifier(logger)
+    for _ in range(MAX_NOTIFICATIONS + 1):
         notices.tell([print], "open")
 
     assert logger.fields("notice_dropped")["callback"] == "print"

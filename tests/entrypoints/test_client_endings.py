@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from eyewall import ConnectionClosed, Forbidden, Unauthorized, Unavailable
-from eyewall.client.endings import LONGEST_ASKED, asked_wait, comes_back, of_close, of_refusal
+from eyewall.client.link import (
+    MAX_REQUESTED_WAIT,
+    comes_back,
+    ending_of_close,
+    ending_of_refusal,
+    requested_wait,
+)
 from eyewall.domain.connection import CLOSE_CODES, COMES_BACK, DisconnectReason
 
 BACK = {1001, 1006, 1011, 1012, 1013, *range(4000, 4500)}
@@ -22,7 +28,7 @@ def test_the_server_keeps_sessions_for_who_comes_back(reason):
 
 
 def test_a_close_says_what_it_was():
-    ending = of_close(4503, "disconnected")
+    ending = ending_of_close(4503, "disconnected")
 
     assert isinstance(ending.error, ConnectionClosed)
     assert str(ending.error) == "closed with 4503 disconnected"
@@ -31,20 +37,20 @@ def test_a_close_says_what_it_was():
 
 
 def test_an_expired_token_is_not_shown_again():
-    ending = of_close(4401, "token_expired")
+    ending = ending_of_close(4401, "token_expired")
 
     assert ending.comes_back
     assert ending.stale
 
 
 def test_what_a_drain_asked_for_counts_after_its_own_close():
-    ending = of_close(1012, DisconnectReason.SERVER_SHUTDOWN, 3.5)
+    ending = ending_of_close(1012, DisconnectReason.SERVER_SHUTDOWN, 3.5)
 
     assert (ending.wait, ending.exact) == (3.5, True)
 
 
 def test_what_a_drain_asked_for_does_not_count_after_another_end():
-    assert of_close(1006, "", 3.5).wait is None
+    assert ending_of_close(1006, "", 3.5).wait is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,7 @@ def test_what_a_drain_asked_for_does_not_count_after_another_end():
     ],
 )
 def test_a_refused_handshake(status, kind, back):
-    ending = of_refusal(status, {})
+    ending = ending_of_refusal(status, {})
 
     assert type(ending.error) is kind
     assert str(status) in str(ending.error)
@@ -67,7 +73,7 @@ def test_a_refused_handshake(status, kind, back):
 
 
 def test_a_busy_server_says_how_long():
-    ending = of_refusal(503, {"Retry-After": "7"})
+    ending = ending_of_refusal(503, {"Retry-After": "7"})
 
     assert (ending.wait, ending.exact) == (7.0, False)
 
@@ -78,8 +84,8 @@ def test_a_busy_server_says_how_long():
         ("0", 0.0),
         (2, 2.0),
         (0.25, 0.25),
-        ("99999", LONGEST_ASKED),
-        (1e300, LONGEST_ASKED),
+        ("99999", MAX_REQUESTED_WAIT),
+        (1e300, MAX_REQUESTED_WAIT),
         ("Wed, 21 Oct 2026 07:28:00 GMT", None),
         ("9" * 5000, None),
         ("-1", None),
@@ -92,4 +98,4 @@ def test_a_busy_server_says_how_long():
     ],
 )
 def test_what_is_asked_for_is_read_with_care(value, wait):
-    assert asked_wait(value) == wait
+    assert requested_wait(value) == wait

@@ -170,7 +170,7 @@ async def test_a_token_callback_may_close_the_client():
 
 
 async def test_a_callback_that_does_not_end_is_ended(monkeypatch):
-    monkeypatch.setattr(engine, "GOODBYE", 0.05)
+    monkeypatch.setattr(engine, "CLOSE_TIMEOUT", 0.05)
     async with talking() as (_, c, line):
         begun = asyncio.Event()
 

@@ -44,15 +44,15 @@ async def test_what_is_put_is_got_in_its_order():
 async def test_it_tells_when_there_is_place_again_once():
     box: Inbox[int] = Inbox(size=4)
     told = []
-    box.when_roomy = lambda: told.append(len(box))
+    box.on_space = lambda: told.append(len(box))
     for number in range(4):
         box.put(number, 1)
-    assert not box.roomy
+    assert not box.has_space
     for _ in range(4):
         await box.get()
 
     assert told == [2]
-    assert box.roomy
+    assert box.has_space
 
 
 async def test_a_closed_one_takes_nothing_and_gives_what_it_has():

@@ -23,7 +23,7 @@ from eyewall.adapters.history import MemoryHistory
 from eyewall.client import State
 from tests.entrypoints.client_support import client, reopened, talking, through
 from tests.entrypoints.house import commanded
-from tests.entrypoints.test_client_recover import Heard, at, recovered
+from tests.entrypoints.test_client_recovery import Heard, at, recovered
 from tests.entrypoints.wire import UNIT, WITHIN, eventually, soon
 from tests.faults.proxy import TcpProxy
 

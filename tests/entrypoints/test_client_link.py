@@ -12,7 +12,7 @@ import pytest
 
 from eyewall import ConnMeta, Forbidden, Server, Unauthorized, Unavailable
 from eyewall.adapters.auth.static import StaticAuthenticator
-from eyewall.client.link import MOST_OWN, Address, Ended, Link, dial
+from eyewall.client.link import MAX_OWN_FRAMES, Address, Ended, Link, dial
 from eyewall.client.outbox import Outbox, Outgoing
 from tests.certificate import tls_contexts
 from tests.entrypoints import wire
@@ -198,9 +198,9 @@ async def test_its_own_are_bounded():
     async with linked() as (link, _, reading, _):
         reading.cancel()
         await asyncio.wait([reading])
-        taken = sum(link.post(b"1") for _ in range(MOST_OWN + 5))
+        taken = sum(link.post(b"1") for _ in range(MAX_OWN_FRAMES + 5))
 
-    assert taken == MOST_OWN
+    assert taken == MAX_OWN_FRAMES
 
 
 async def test_a_frame_of_bytes_is_no_message():
@@ -271,7 +271,7 @@ async def test_a_link_that_stood_still_reads_before_it_is_given_up():
 
 
 async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr("eyewall.client.link.GOODBYE", 10 * WITHIN)
+    monkeypatch.setattr("eyewall.client.link.CLOSE_TIMEOUT", 10 * WITHIN)
     async with scripted() as script:
         with TcpProxy("127.0.0.1", script.port) as proxy:
             link = await dial(address(f"ws://127.0.0.1:{proxy.port}/ws"), None)

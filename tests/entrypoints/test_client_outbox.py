@@ -31,7 +31,7 @@ def test_it_is_bounded_in_number_and_in_bytes_and_keeps_the_order(sizes):
     for number, size in enumerate(sizes):
         text = str(number).ljust(size, ".")
         fits = not waiting or (len(waiting) < 5 and sum(map(len, waiting)) + len(text) <= 100)
-        assert box.fits(item(text)) is fits
+        assert box.has_space_for(item(text)) is fits
         if fits:
             box.put(item(text))
             waiting.append(text)
@@ -40,7 +40,7 @@ def test_it_is_bounded_in_number_and_in_bytes_and_keeps_the_order(sizes):
                 box.put(item(text))
 
     assert drained(box) == waiting
-    assert box.fits(item("y" * 100))
+    assert box.has_space_for(item("y" * 100))
 
 
 def test_what_was_not_answered_goes_before_the_rest():
@@ -82,19 +82,19 @@ def test_what_nobody_waits_for_is_not_written():
 def test_who_writes_is_woken_for_as_long_as_he_wants():
     box = Outbox()
     woken = []
-    box.wakes(lambda: woken.append(1))
+    box.set_waker(lambda: woken.append(1))
     box.put(item())
-    box.wakes(None)
+    box.set_waker(None)
     box.put(item())
 
     assert woken == [1]
 
 
-@pytest.mark.parametrize("free", [Outbox.pop, Outbox.clear, Outbox.moved])
+@pytest.mark.parametrize("free", [Outbox.pop, Outbox.clear, Outbox.notify_waiters])
 async def test_who_waits_for_place_looks_again(free):
     box = Outbox(size=1)
     box.put(item())
-    waiting = [asyncio.ensure_future(box.change()) for _ in range(2)]
+    waiting = [asyncio.ensure_future(box.wait_for_change()) for _ in range(2)]
     await asyncio.sleep(0)
     free(box)
 

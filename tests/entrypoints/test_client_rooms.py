@@ -9,13 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyewall import StreamPosition
-from eyewall.client.rooms import MOST_EARLY, MOST_EARLY_BYTES, Recovered, Rooms, Verdict
+from eyewall.client.rooms import (
+    MAX_BUFFERED,
+    MAX_BUFFERED_BYTES,
+    RecoveryResult,
+    RoomTracker,
+    Verdict,
+)
 
 
 class Queue:
     """A queue that is full when it is told so."""
 
-    roomy = True
+    has_space = True
 
 
 def at(offset: int, epoch: str = "e", room: str = "r") -> StreamPosition:
@@ -27,9 +33,9 @@ def answer(offset: int, epoch: str = "e", *, recovered: bool = True) -> dict:
 
 
 @pytest.fixture
-def rooms() -> Rooms[str]:
+def rooms() -> RoomTracker[str]:
     """One room, in which the client has come to offset 3."""
-    rooms: Rooms[str] = Rooms()
+    rooms: RoomTracker[str] = RoomTracker()
     rooms.joined("r", "e", 3)
     return rooms
 
@@ -38,79 +44,79 @@ def rooms() -> Rooms[str]:
 
 
 def test_the_next_one_is_taken(rooms):
-    assert rooms.look(at(4)) is Verdict.TAKE
-    assert not rooms.took(at(4))
-    assert rooms.place("r") == {"epoch": "e", "offset": 4}
+    assert rooms.classify(at(4)) is Verdict.TAKE
+    assert not rooms.mark_taken(at(4))
+    assert rooms.position("r") == {"epoch": "e", "offset": 4}
 
 
 @pytest.mark.parametrize("offset", [1, 3])
 def test_what_was_taken_is_a_repeat(rooms, offset):
-    assert rooms.look(at(offset)) is Verdict.REPEAT
+    assert rooms.classify(at(offset)) is Verdict.DUPLICATE
 
 
 def test_one_further_on_is_a_gap_that_is_asked_for(rooms):
-    assert rooms.look(at(5)) is Verdict.GAP
-    rooms.early(at(5), "five", 1)
+    assert rooms.classify(at(5)) is Verdict.GAP
+    rooms.buffer(at(5), "five", 1)
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
-    assert rooms.ask() == {}, "once at a time"
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.request_gaps() == {}, "once at a time"
 
 
 def test_the_first_of_an_unknown_room_is_taken_and_the_room_is_known(rooms):
-    assert rooms.look(at(7, room="new")) is Verdict.TAKE
-    rooms.took(at(7, room="new"))
+    assert rooms.classify(at(7, room="new")) is Verdict.TAKE
+    rooms.mark_taken(at(7, room="new"))
 
     assert rooms.names() == {"r", "new"}
-    assert rooms.place("new") == {"epoch": "e", "offset": 7}
+    assert rooms.position("new") == {"epoch": "e", "offset": 7}
 
 
 def test_a_new_epoch_is_taken_and_told(rooms):
-    assert rooms.look(at(2, "f")) is Verdict.TAKE
-    assert rooms.took(at(2, "f"))
-    assert rooms.place("r") == {"epoch": "f", "offset": 2}
+    assert rooms.classify(at(2, "f")) is Verdict.TAKE
+    assert rooms.mark_taken(at(2, "f"))
+    assert rooms.position("r") == {"epoch": "f", "offset": 2}
 
 
 def test_history_that_begins_later_is_no_loss(rooms):
     rooms.joined("plain", None, None)
 
-    assert rooms.place("plain") == {}
-    assert not rooms.took(at(1, room="plain"))
+    assert rooms.position("plain") == {}
+    assert not rooms.mark_taken(at(1, room="plain"))
 
 
 # --- joining and leaving
 
 
 def test_what_came_before_the_answer_to_a_join_is_not_forgotten(rooms):
-    rooms.took(at(4))
+    rooms.mark_taken(at(4))
     rooms.joined("r", "e", 3)
 
-    assert rooms.place("r")["offset"] == 4
+    assert rooms.position("r")["offset"] == 4
 
 
 @pytest.mark.parametrize(("epoch", "offset"), [(5, 5), ("f", "5"), ("f", True), ("f", -1)])
 def test_a_place_that_is_none_is_passed_over(rooms, epoch, offset):
     rooms.joined("r", epoch, offset)
-    rooms.gap("r", epoch, offset)
+    rooms.mark_gap("r", epoch, offset)
 
-    assert rooms.place("r") == {"epoch": "e", "offset": 3}
-    assert rooms.ask() == {}
+    assert rooms.position("r") == {"epoch": "e", "offset": 3}
+    assert rooms.request_gaps() == {}
 
 
 def test_a_room_that_was_left_is_not_asked_for(rooms):
-    rooms.early(at(9), "nine", 1)
+    rooms.buffer(at(9), "nine", 1)
     rooms.left("r")
     rooms.left("r")
 
-    assert rooms.ask_all() == {}
+    assert rooms.request_all() == {}
     assert "r" not in rooms
     assert len(rooms) == 0
 
 
 def test_an_answer_about_a_room_that_was_left_changes_nothing(rooms):
-    rooms.ask_all()
+    rooms.request_all()
     rooms.left("r")
 
-    assert rooms.answered("r", answer(9)) == Recovered()
+    assert rooms.apply_answer("r", answer(9)) == RecoveryResult()
     assert "r" not in rooms
 
 
@@ -118,185 +124,185 @@ def test_an_answer_about_a_room_that_was_left_changes_nothing(rooms):
 
 
 def test_a_gap_that_the_server_tells_of_is_asked_for_from_the_own_place(rooms):
-    rooms.gap("r", "e", 1)
+    rooms.mark_gap("r", "e", 1)
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 3}}
 
 
 def test_a_gap_that_begins_at_once_in_an_unknown_room(rooms):
-    rooms.gap("new", "e", 0)
+    rooms.mark_gap("new", "e", 0)
 
-    assert rooms.ask() == {"new": {"epoch": "e", "offset": 0}}
+    assert rooms.request_gaps() == {"new": {"epoch": "e", "offset": 0}}
 
 
 def test_what_the_client_had_no_place_for_is_asked_for_when_there_is_place(rooms):
     queue = Queue()
-    queue.roomy = False
-    rooms.missed(at(4), queue)
-    assert rooms.look(at(5)) is Verdict.GAP
-    rooms.early(at(5), "five", 1)
-    assert rooms.ask() == {}
-    queue.roomy = True
+    queue.has_space = False
+    rooms.mark_dropped(at(4), queue)
+    assert rooms.classify(at(5)) is Verdict.GAP
+    rooms.buffer(at(5), "five", 1)
+    assert rooms.request_gaps() == {}
+    queue.has_space = True
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 3}}
 
 
 def test_the_first_of_an_unknown_room_can_be_missed_too(rooms):
-    rooms.missed(at(7, room="new"), Queue())
+    rooms.mark_dropped(at(7, room="new"), Queue())
 
-    assert rooms.ask() == {"new": {"epoch": "e", "offset": 6}}
+    assert rooms.request_gaps() == {"new": {"epoch": "e", "offset": 6}}
 
 
 # --- the answer
 
 
 def test_what_came_early_is_taken_once_its_turn_has_come(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.early(at(5), "five", 1)
-    rooms.early(at(6), "six", 1)
-    rooms.took(at(4))
-    rooms.took(at(5))
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.buffer(at(5), "five", 1)
+    rooms.buffer(at(6), "six", 1)
+    rooms.mark_taken(at(4))
+    rooms.mark_taken(at(5))
 
-    assert rooms.answered("r", answer(6)) == Recovered(early=["six"], upto=6)
+    assert rooms.apply_answer("r", answer(6)) == RecoveryResult(buffered=["six"], upto=6)
 
 
 def test_what_is_missing_after_the_answer_was_for_others(rooms):
     """A message to all but this client leaves a hole in its offsets."""
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.early(at(5), "five", 1)
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.buffer(at(5), "five", 1)
 
-    found = rooms.answered("r", answer(6))
-    assert found == Recovered(early=["five"], upto=6)
-    rooms.reached("r", found.upto)
-    assert rooms.look(at(7)) is Verdict.TAKE
-    assert rooms.ask() == {}
+    found = rooms.apply_answer("r", answer(6))
+    assert found == RecoveryResult(buffered=["five"], upto=6)
+    rooms.advance("r", found.upto)
+    assert rooms.classify(at(7)) is Verdict.TAKE
+    assert rooms.request_gaps() == {}
 
 
 def test_what_was_dropped_while_it_was_asked_for_is_asked_for_again(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.early(at(5), "five", 1)
-    rooms.missed(at(6), Queue())
-    rooms.early(at(7), "seven", 1)
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.buffer(at(5), "five", 1)
+    rooms.mark_dropped(at(6), Queue())
+    rooms.buffer(at(7), "seven", 1)
 
-    found = rooms.answered("r", answer(7))
-    assert found == Recovered(early=["five"], upto=5)
-    rooms.reached("r", found.upto)
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 5}}
+    found = rooms.apply_answer("r", answer(7))
+    assert found == RecoveryResult(buffered=["five"], upto=5)
+    rooms.advance("r", found.upto)
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 5}}
 
 
-@pytest.mark.parametrize("size", [1, MOST_EARLY_BYTES // 4])
+@pytest.mark.parametrize("size", [1, MAX_BUFFERED_BYTES // 4])
 def test_what_is_kept_aside_is_bounded(rooms, size):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    most = min(MOST_EARLY, MOST_EARLY_BYTES // size)
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    most = min(MAX_BUFFERED, MAX_BUFFERED_BYTES // size)
     for offset in range(5, 5 + most + 2):
-        rooms.early(at(offset), str(offset), size)
+        rooms.buffer(at(offset), str(offset), size)
 
-    found = rooms.answered("r", answer(1000))
-    assert len(found.early) == most
+    found = rooms.apply_answer("r", answer(1000))
+    assert len(found.buffered) == most
     assert found.upto == 4 + most
-    rooms.ask()
-    rooms.early(at(1000), "place again", size)
-    assert rooms.answered("r", answer(1000)).early == ["place again"]
+    rooms.request_gaps()
+    rooms.buffer(at(1000), "place again", size)
+    assert rooms.apply_answer("r", answer(1000)).buffered == ["place again"]
 
 
 def test_one_that_is_kept_is_kept_once(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    for _ in range(MOST_EARLY + 1):
-        rooms.early(at(5), "five", 1)
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    for _ in range(MAX_BUFFERED + 1):
+        rooms.buffer(at(5), "five", 1)
 
-    assert rooms.answered("r", answer(5)) == Recovered(early=["five"], upto=5)
+    assert rooms.apply_answer("r", answer(5)) == RecoveryResult(buffered=["five"], upto=5)
 
 
 def test_what_can_not_be_recovered_is_lost_and_goes_on_where_the_room_stands(rooms):
-    rooms.ask_all()
-    rooms.early(at(5), "five", 1)
+    rooms.request_all()
+    rooms.buffer(at(5), "five", 1)
 
-    assert rooms.answered("r", answer(9, "f", recovered=False)) == Recovered(lost=True)
-    assert rooms.place("r") == {"epoch": "f", "offset": 9}
+    assert rooms.apply_answer("r", answer(9, "f", recovered=False)) == RecoveryResult(lost=True)
+    assert rooms.position("r") == {"epoch": "f", "offset": 9}
 
 
 def test_who_is_not_let_in_again_is_not_in_the_room(rooms):
-    rooms.ask_all()
+    rooms.request_all()
     refused = {"recovered": False, "code": "join_forbidden"}
 
-    assert rooms.answered("r", refused) == Recovered(lost=True, code="join_forbidden")
+    assert rooms.apply_answer("r", refused) == RecoveryResult(lost=True, code="join_forbidden")
     assert "r" not in rooms
 
 
 @pytest.mark.parametrize("code", ["unavailable", "overloaded", "rate_limited"])
 def test_a_server_that_cannot_say_now_is_asked_again(rooms, code):
-    rooms.ask_all()
+    rooms.request_all()
 
-    assert rooms.answered("r", {"recovered": False, "code": code}) == Recovered(later=True)
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.apply_answer("r", {"recovered": False, "code": code}) == RecoveryResult(later=True)
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 3}}
 
 
 @pytest.mark.parametrize("wrong", [None, 5, {}, {"recovered": "yes"}, {"recovered": 1}])
 def test_an_answer_that_says_nothing_recovers_nothing(rooms, wrong):
-    rooms.ask_all()
+    rooms.request_all()
 
-    assert rooms.answered("r", wrong) == Recovered(lost=True)
-    assert rooms.place("r") == {"epoch": "e", "offset": 3}
+    assert rooms.apply_answer("r", wrong) == RecoveryResult(lost=True)
+    assert rooms.position("r") == {"epoch": "e", "offset": 3}
 
 
 def test_a_room_without_history_gets_its_place_when_it_has_one(rooms):
     rooms.joined("plain", None, None)
-    assert rooms.ask_all()["plain"] == {}
+    assert rooms.request_all()["plain"] == {}
 
-    assert rooms.answered("plain", {"recovered": True}) == Recovered()
-    rooms.ask_all()
-    assert rooms.answered("plain", answer(4)) == Recovered()
-    assert rooms.place("plain") == {"epoch": "e", "offset": 4}
+    assert rooms.apply_answer("plain", {"recovered": True}) == RecoveryResult()
+    rooms.request_all()
+    assert rooms.apply_answer("plain", answer(4)) == RecoveryResult()
+    assert rooms.position("plain") == {"epoch": "e", "offset": 4}
 
 
 def test_a_new_epoch_forgets_what_was_kept_of_the_old_one(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.early(at(5), "old", 1)
-    rooms.took(at(1, "f"))
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.buffer(at(5), "old", 1)
+    rooms.mark_taken(at(1, "f"))
 
-    assert rooms.answered("r", answer(9, "f")).early == []
+    assert rooms.apply_answer("r", answer(9, "f")).buffered == []
 
 
 def test_what_was_asked_for_in_vain_is_asked_for_again(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.early(at(5), "five", 1)
-    rooms.not_answered(["r", "left meanwhile"])
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.buffer(at(5), "five", 1)
+    rooms.restore_gaps(["r", "left meanwhile"])
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
-    assert rooms.answered("r", answer(5)).early == [], "it comes again with the replay"
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 3}}
+    assert rooms.apply_answer("r", answer(5)).buffered == [], "it comes again with the replay"
 
 
 def test_a_reconnect_asks_for_every_room(rooms):
     rooms.joined("plain", None, None)
 
-    assert rooms.ask_all() == {"r": {"epoch": "e", "offset": 3}, "plain": {}}
-    assert set(rooms.ask_all()) == {"r", "plain"}
+    assert rooms.request_all() == {"r": {"epoch": "e", "offset": 3}, "plain": {}}
+    assert set(rooms.request_all()) == {"r", "plain"}
 
 
 def test_a_reconnect_forgets_what_was_kept_for_the_last_answer(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.early(at(5), "five", 1)
-    rooms.ask_all()
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.buffer(at(5), "five", 1)
+    rooms.request_all()
 
-    assert rooms.answered("r", answer(5)).early == []
+    assert rooms.apply_answer("r", answer(5)).buffered == []
 
 
 def test_a_gap_that_is_told_while_the_room_is_asked_for_is_asked_for_afterwards(rooms):
-    rooms.gap("r", "e", 3)
-    rooms.ask()
-    rooms.gap("r", "e", 4)
-    assert rooms.ask() == {}
-    rooms.reached("r", rooms.answered("r", answer(4)).upto)
+    rooms.mark_gap("r", "e", 3)
+    rooms.request_gaps()
+    rooms.mark_gap("r", "e", 4)
+    assert rooms.request_gaps() == {}
+    rooms.advance("r", rooms.apply_answer("r", answer(4)).upto)
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 4}}
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 4}}
 
 
 # --- against a server that loses and repeats
@@ -310,7 +316,7 @@ class World:
         self.line: deque = deque()
         self.asked: deque = deque()
         self.gap: int | None = None
-        self.rooms: Rooms[StreamPosition] = Rooms()
+        self.rooms: RoomTracker[StreamPosition] = RoomTracker()
         self.rooms.joined("r", "e", 0)
         self.queue = Queue()
         self.room_for = room_for
@@ -343,20 +349,20 @@ class World:
 
     def take(self, place: StreamPosition) -> bool:
         if self.waiting >= self.room_for:
-            self.queue.roomy = False
-            self.rooms.missed(place, self.queue)
+            self.queue.has_space = False
+            self.rooms.mark_dropped(place, self.queue)
             return False
         self.waiting += 1
         self.taken.append(place.offset)
-        assert not self.rooms.took(place)
+        assert not self.rooms.mark_taken(place)
         return True
 
     def empty(self) -> None:
         self.waiting = 0
-        self.queue.roomy = True
+        self.queue.has_space = True
 
     def ask(self) -> None:
-        if places := self.rooms.ask():
+        if places := self.rooms.request_gaps():
             self.asked.append(places)
 
     def read(self) -> None:
@@ -364,20 +370,20 @@ class World:
             return
         came = self.line.popleft()
         if isinstance(came, tuple):
-            self.rooms.gap("r", "e", came[1])
+            self.rooms.mark_gap("r", "e", came[1])
         elif isinstance(came, dict):
-            found = self.rooms.answered("r", came)
-            for place in found.early:
-                self.rooms.reached("r", place.offset - 1)
+            found = self.rooms.apply_answer("r", came)
+            for place in found.buffered:
+                self.rooms.advance("r", place.offset - 1)
                 if not self.take(place):
                     return
-            self.rooms.reached("r", found.upto)
+            self.rooms.advance("r", found.upto)
         else:
-            verdict = self.rooms.look(came)
+            verdict = self.rooms.classify(came)
             if verdict is Verdict.TAKE:
                 self.take(came)
             elif verdict is Verdict.GAP:
-                self.rooms.early(came, came, 1)
+                self.rooms.buffer(came, came, 1)
 
     def settle(self) -> None:
         for _ in range(20 * len(self.log) + 20):
@@ -388,13 +394,13 @@ class World:
             self.ask()
 
 
-STEPS = st.one_of(
+PONG_CHECKS = st.one_of(
     st.builds(lambda m, d: ("publish", m, d), st.booleans(), st.booleans()),
     st.sampled_from([("tell_gap",), ("serve",), ("empty",), ("ask",), ("read",), ("read",)]),
 )
 
 
-@given(st.lists(STEPS, max_size=120), st.integers(1, 6))
+@given(st.lists(PONG_CHECKS, max_size=120), st.integers(1, 6))
 def test_every_message_is_taken_once_and_in_order_whatever_gets_lost(steps, room_for):
     world = World(room_for)
     for name, *rest in steps:
@@ -412,7 +418,7 @@ def test_every_message_is_taken_once_and_in_order_whatever_gets_lost(steps, room
 
 
 def replaying(rooms, since="start", room="r"):
-    return rooms.wants(room, since)
+    return rooms.begin_replay(room, since)
 
 
 def test_a_replay_goes_back_to_its_first_and_each_message_is_wanted_once(rooms):
@@ -420,79 +426,79 @@ def test_a_replay_goes_back_to_its_first_and_each_message_is_wanted_once(rooms):
 
     taken = []
     for offset in (4, 1, 2, 2, 3, 1, 4, 5):
-        if rooms.look(at(offset)) is Verdict.TAKE:
-            rooms.took(at(offset))
+        if rooms.classify(at(offset)) is Verdict.TAKE:
+            rooms.mark_taken(at(offset))
             taken.append(offset)
 
     assert taken == [4, 1, 2, 3, 4, 5], "the first one was live"
-    assert rooms.is_wanted_again(at(5))
-    assert rooms.replayed("r", replay, answer(5)) == Recovered(upto=5)
+    assert rooms.is_replayed(at(5))
+    assert rooms.finish_replay("r", replay, answer(5)) == RecoveryResult(upto=5)
 
 
 def test_when_it_is_over_nothing_goes_back_any_more(rooms):
     replay = replaying(rooms)
-    rooms.replayed("r", replay, answer(3))
+    rooms.finish_replay("r", replay, answer(3))
 
-    assert rooms.look(at(1)) is Verdict.REPEAT
+    assert rooms.classify(at(1)) is Verdict.DUPLICATE
 
 
 def test_what_asks_for_an_ack_begins_no_replay(rooms):
     replaying(rooms)
 
-    assert rooms.look(at(2), live=True) is Verdict.REPEAT
+    assert rooms.classify(at(2), live=True) is Verdict.DUPLICATE
     replaying(rooms, room="new")
-    assert rooms.look(at(9, room="new"), live=True) is Verdict.GAP
-    rooms.early(at(9, room="new"), "nine", 1)
+    assert rooms.classify(at(9, room="new"), live=True) is Verdict.GAP
+    rooms.buffer(at(9, room="new"), "nine", 1)
     assert "new" not in rooms
-    assert rooms.look(at(1, room="new")) is Verdict.TAKE
+    assert rooms.classify(at(1, room="new")) is Verdict.TAKE
 
 
 def test_of_what_was_replayed_ids_say_nothing_also_when_it_has_to_be_asked_for_again():
     """The client's own queue was full, and what comes then was handled before."""
-    rooms: Rooms[str] = Rooms()
+    rooms: RoomTracker[str] = RoomTracker()
     replay = replaying(rooms)
     queue = Queue()
-    rooms.look(at(1))
-    rooms.took(at(1))
-    rooms.look(at(2))
-    rooms.missed(at(2), queue)
-    rooms.look(at(3))
-    rooms.early(at(3), "three", 1)
-    assert rooms.ask() == {}, "it is being sent"
+    rooms.classify(at(1))
+    rooms.mark_taken(at(1))
+    rooms.classify(at(2))
+    rooms.mark_dropped(at(2), queue)
+    rooms.classify(at(3))
+    rooms.buffer(at(3), "three", 1)
+    assert rooms.request_gaps() == {}, "it is being sent"
 
-    assert rooms.replayed("r", replay, answer(3)) == Recovered(upto=1)
+    assert rooms.finish_replay("r", replay, answer(3)) == RecoveryResult(upto=1)
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 1}}
-    assert rooms.is_wanted_again(at(2))
-    assert rooms.is_wanted_again(at(3))
-    assert not rooms.is_wanted_again(at(4))
-    rooms.took(at(1, "f"))
-    assert not rooms.is_wanted_again(at(2, "f"))
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 1}}
+    assert rooms.is_replayed(at(2))
+    assert rooms.is_replayed(at(3))
+    assert not rooms.is_replayed(at(4))
+    rooms.mark_taken(at(1, "f"))
+    assert not rooms.is_replayed(at(2, "f"))
 
 
 def test_what_was_kept_aside_is_next_when_it_is_over():
-    rooms: Rooms[str] = Rooms()
+    rooms: RoomTracker[str] = RoomTracker()
     replay = replaying(rooms)
-    rooms.took(at(1))
-    rooms.early(at(4), "four", 1)
-    rooms.early(at(3), "three", 1)
+    rooms.mark_taken(at(1))
+    rooms.buffer(at(4), "four", 1)
+    rooms.buffer(at(3), "three", 1)
 
-    assert rooms.replayed("r", replay, answer(5, recovered=False)) == Recovered(
-        early=["three", "four"], upto=5
+    assert rooms.finish_replay("r", replay, answer(5, recovered=False)) == RecoveryResult(
+        buffered=["three", "four"], upto=5
     )
-    assert rooms._early == rooms._early_bytes == 0
+    assert rooms._buffered == rooms._buffered_bytes == 0
 
 
 def test_a_replay_whose_first_had_no_place_is_asked_for_from_before_it(rooms):
     replay = replaying(rooms)
-    assert rooms.look(at(1)) is Verdict.TAKE
-    rooms.missed(at(1), Queue())
-    assert rooms.look(at(2)) is Verdict.GAP
-    rooms.early(at(2), "two", 1)
+    assert rooms.classify(at(1)) is Verdict.TAKE
+    rooms.mark_dropped(at(1), Queue())
+    assert rooms.classify(at(2)) is Verdict.GAP
+    rooms.buffer(at(2), "two", 1)
 
-    rooms.replayed("r", replay, answer(3))
+    rooms.finish_replay("r", replay, answer(3))
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 0}}
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 0}}
 
 
 def test_two_replays_are_one_after_the_other(rooms):
@@ -501,14 +507,14 @@ def test_two_replays_are_one_after_the_other(rooms):
 
     def come(*offsets):
         for offset in offsets:
-            if rooms.look(at(offset)) is Verdict.TAKE:
-                rooms.took(at(offset))
+            if rooms.classify(at(offset)) is Verdict.TAKE:
+                rooms.mark_taken(at(offset))
                 taken.append(offset)
 
     come(1, 2, 3)
-    rooms.replayed("r", first, answer(3))
+    rooms.finish_replay("r", first, answer(3))
     come(2, 3)
-    rooms.replayed("r", second, answer(3))
+    rooms.finish_replay("r", second, answer(3))
     come(1, 4)
 
     assert taken == [1, 2, 3, 2, 3, 4]
@@ -516,50 +522,50 @@ def test_two_replays_are_one_after_the_other(rooms):
 
 def test_a_replay_that_nobody_waits_for_any_more_is_made_whole(rooms):
     replay = replaying(rooms)
-    rooms.look(at(1))
-    rooms.took(at(1))
-    rooms.early(at(3), "three", 1)
+    rooms.classify(at(1))
+    rooms.mark_taken(at(1))
+    rooms.buffer(at(3), "three", 1)
 
-    rooms.give_up("r", replay)
-    rooms.give_up("r", replay)
+    rooms.abandon_replay("r", replay)
+    rooms.abandon_replay("r", replay)
 
-    assert rooms.ask() == {"r": {"epoch": "e", "offset": 1}}
-    assert rooms.is_wanted_again(at(2))
-    assert rooms._early == 0
+    assert rooms.request_gaps() == {"r": {"epoch": "e", "offset": 1}}
+    assert rooms.is_replayed(at(2))
+    assert rooms._buffered == 0
 
 
 def test_one_that_was_refused_leaves_nothing(rooms):
-    rooms.give_up("r", replaying(rooms))
-    rooms.give_up("new", replaying(rooms, room="new"))
+    rooms.abandon_replay("r", replaying(rooms))
+    rooms.abandon_replay("new", replaying(rooms, room="new"))
 
     assert rooms.names() == {"r"}
-    assert rooms.ask() == {}
-    assert not rooms.is_wanted_again(at(4))
+    assert rooms.request_gaps() == {}
+    assert not rooms.is_replayed(at(4))
     assert rooms._replays == {}
 
 
 def test_a_room_without_history_has_no_place(rooms):
-    rooms.replayed("plain", replaying(rooms, room="plain"), {})
+    rooms.finish_replay("plain", replaying(rooms, room="plain"), {})
 
-    assert rooms.place("plain") == {}
+    assert rooms.position("plain") == {}
 
 
 def test_the_answers_epoch_counts(rooms):
-    rooms.replayed("r", replaying(rooms), answer(7, "f"))
+    rooms.finish_replay("r", replaying(rooms), answer(7, "f"))
 
-    assert rooms.place("r") == {"epoch": "f", "offset": 7}
+    assert rooms.position("r") == {"epoch": "f", "offset": 7}
 
 
 @given(st.lists(st.tuples(st.sampled_from(["live", "join", "answer", "leave"]), st.integers(0, 9))))
 def test_against_a_server_each_replay_is_one_piece_and_what_is_live_comes_once(steps):
     """The server answers later than it is asked; what is said meanwhile comes before."""
-    rooms: Rooms[str] = Rooms()
+    rooms: RoomTracker[str] = RoomTracker()
     last, member, asked = 0, False, []
     got: list[list[int]] = [[]]
 
     def come(offset):
-        if rooms.look(at(offset)) is Verdict.TAKE:
-            rooms.took(at(offset))
+        if rooms.classify(at(offset)) is Verdict.TAKE:
+            rooms.mark_taken(at(offset))
             got[-1].append(offset)
 
     for step, number in steps:
@@ -569,7 +575,7 @@ def test_against_a_server_each_replay_is_one_piece_and_what_is_live_comes_once(s
                 come(last)
         elif step == "join":
             since = "start" if number > 4 else number
-            asked.append((since, rooms.wants("r", since)))
+            asked.append((since, rooms.begin_replay("r", since)))
         elif step == "answer" and asked:
             since, replay = asked.pop(0)
             first = 1 if since == "start" else max(1, last - since + 1)
@@ -580,7 +586,7 @@ def test_against_a_server_each_replay_is_one_piece_and_what_is_live_comes_once(s
             live = set(got[-1][:before]) if before else set()
             assert new == [n for n in range(first, last + 1) if n in new]
             assert set(range(first, last + 1)) <= set(new) | live
-            rooms.replayed("r", replay, answer(last))
+            rooms.finish_replay("r", replay, answer(last))
             member = True
             got.append([])
         elif step == "leave" and not asked:

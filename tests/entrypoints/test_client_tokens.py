@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from eyewall.client.tokens import EARLY, Pace, Token, Tokens, read
+from eyewall.client.tokens import RENEW_BEFORE, RenewalBackoff, Token, Tokens, parse_token
 
 WALL = 1_800_000_000.0
 
@@ -28,11 +28,11 @@ def tokens(source, time=None) -> Tokens:
     [
         ("t", None),
         ({"token": "t"}, None),
-        ({"token": "t", "expires_in": 1000}, 1100 - EARLY),
+        ({"token": "t", "expires_in": 1000}, 1100 - RENEW_BEFORE),
         ({"token": "t", "expires_in": 50.0}, 140.0),
         ({"token": "t", "expires_in": -5}, 100.0),
-        ({"token": "t", "expires_at": datetime.fromtimestamp(WALL + 600, UTC)}, 700 - EARLY),
-        ({"token": "t", "expires_at": "2027-01-15T08:10:00Z"}, 700 - EARLY),
+        ({"token": "t", "expires_at": datetime.fromtimestamp(WALL + 600, UTC)}, 700 - RENEW_BEFORE),
+        ({"token": "t", "expires_at": "2027-01-15T08:10:00Z"}, 700 - RENEW_BEFORE),
         ({"token": "t", "expires_at": None}, None),
         ({"token": "t", "expires_at": datetime.fromtimestamp(WALL - 3600, UTC)}, None),
         ({"token": "t", "expires_at": "2027-01-15T08:00:00Z"}, None),
@@ -40,7 +40,7 @@ def tokens(source, time=None) -> Tokens:
     ],
 )
 def test_what_a_callback_may_give(given, renew_at):
-    assert read(given, now=100.0, wall=WALL) == Token("t", renew_at)
+    assert parse_token(given, now=100.0, wall=WALL) == Token("t", renew_at)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_a_callback_may_give(given, renew_at):
 )
 def test_what_it_may_not_give_is_told_without_the_token(given):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        read(given, now=0.0, wall=0.0)
+        parse_token(given, now=0.0, wall=0.0)
 
     assert "s3cret" not in str(raised.value)
 
@@ -80,7 +80,7 @@ async def test_no_token_is_none():
 
 async def test_a_text_stays():
     source = tokens("t")
-    source.refused()
+    source.discard()
 
     assert await source.get() == "t"
     assert source.renew_in() is None
@@ -103,8 +103,8 @@ async def test_one_whose_end_is_known_is_kept_until_shortly_before():
 
     source = tokens(ask, time)
     assert await source.get() == "a"
-    assert source.renew_in() == 1000 - EARLY
-    time.now += 1000 - EARLY - 1
+    assert source.renew_in() == 1000 - RENEW_BEFORE
+    time.now += 1000 - RENEW_BEFORE - 1
     assert await source.get() == "a"
     time.now += 1
     assert await source.get() == "b"
@@ -114,14 +114,14 @@ async def test_one_that_was_refused_is_not_shown_again():
     given = iter("ab")
     source = tokens(lambda: {"token": next(given), "expires_in": 1000})
     await source.get()
-    source.refused()
+    source.discard()
 
     assert source.renew_in() is None
     assert await source.get() == "b"
 
 
 def test_renewals_that_are_of_no_use_come_ever_less_often():
-    pace = Pace(soonest=15.0, again=10.0)
+    pace = RenewalBackoff(soonest=15.0, again=10.0)
 
     assert [pace.next(0.0) for _ in range(7)] == [15.0, 30.0, 60.0, 120.0, 240.0, 240.0, 240.0]
     assert [pace.next(left) for left in (20.0, 4.0, 15.0, 14.9)] == [20.0, 15.0, 15.0, 15.0]

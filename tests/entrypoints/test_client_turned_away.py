@@ -20,7 +20,7 @@ from eyewall import (
     Unavailable,
 )
 from eyewall.client import State
-from eyewall.client.requests import MOST
+from eyewall.client.requests import MAX_IN_FLIGHT
 from tests.entrypoints.client_support import (
     Script,
     client,
@@ -186,8 +186,10 @@ async def test_what_waits_fails_and_does_not_go_out_under_another_s_name():
 async def test_what_waits_for_its_turn_fails_as_well():
     """More requests than may be open: the rest finds the next user's connection."""
     async with talking(token="ada") as (script, c, line):
-        asked = [asyncio.ensure_future(c.request("do", n, timeout=60)) for n in range(MOST + 2)]
-        for _ in range(MOST):
+        asked = [
+            asyncio.ensure_future(c.request("do", n, timeout=60)) for n in range(MAX_IN_FLIGHT + 2)
+        ]
+        for _ in range(MAX_IN_FLIGHT):
             await line.expect("do")
 
         @c.on_state

@@ -9,7 +9,7 @@ import pytest
 
 from eyewall import ConnectionClosed
 from eyewall.client import State
-from eyewall.client.requests import MOST
+from eyewall.client.requests import MAX_IN_FLIGHT
 from tests.application.fakes import RecordingLogger
 from tests.entrypoints.client_support import client, scripted
 from tests.entrypoints.wire import eventually, soon
@@ -103,8 +103,10 @@ async def test_where_a_callback_changes_the_user_all_that_waits_fails_each_time(
 
 
 async def test_a_request_that_waits_for_its_turn_keeps_its_user():
-    async with away("adas", outbox=2 * MOST) as a:
-        many = [asyncio.ensure_future(a.c.request("many", timeout=100)) for _ in range(MOST)]
+    async with away("adas", outbox=2 * MAX_IN_FLIGHT) as a:
+        many = [
+            asyncio.ensure_future(a.c.request("many", timeout=100)) for _ in range(MAX_IN_FLIGHT)
+        ]
         await asyncio.sleep(0)
         a.c.set_token("bobs")
         line = await a.back("bob", "bobs")

@@ -117,7 +117,7 @@ def test_a_nack_has_its_reason_bounded_and_readable():
     data = json.loads(wire.refused(Envelope("t", id="m1"), "\ud800" + "x" * 5000))["data"]
 
     assert (data["message_id"], data["status"]) == ("m1", "nack")
-    assert data["error"] == "?" + "x" * (wire.LONGEST_REASON - 1)
+    assert data["error"] == "?" + "x" * (wire.MAX_REASON - 1)
 
 
 def test_a_page_holds_messages_at_their_places():

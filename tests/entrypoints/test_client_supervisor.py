@@ -392,7 +392,7 @@ async def test_an_expired_token_is_replaced_by_the_callback():
 
 
 async def test_a_token_is_renewed_in_band_before_it_ends(monkeypatch):
-    monkeypatch.setattr("eyewall.client.session.SOONEST", 0.05)
+    monkeypatch.setattr("eyewall.client.supervisor.MIN_RENEWAL_PAUSE", 0.05)
     login = Login(life=60)
     login.expires_in = 0.1
     async with (
@@ -407,7 +407,7 @@ async def test_a_token_is_renewed_in_band_before_it_ends(monkeypatch):
 
 
 async def test_a_renewal_that_fails_leaves_it_to_the_server(monkeypatch):
-    monkeypatch.setattr("eyewall.client.session.SOONEST", 0.01)
+    monkeypatch.setattr("eyewall.client.supervisor.MIN_RENEWAL_PAUSE", 0.01)
     given: list = []
 
     def token():
@@ -443,7 +443,7 @@ async def test_a_clock_that_is_ahead_asks_for_no_token_before_the_server_says_so
 
 
 async def test_a_renewal_that_fails_is_tried_again(monkeypatch):
-    monkeypatch.setattr("eyewall.client.session.AGAIN", 0.01)
+    monkeypatch.setattr("eyewall.client.supervisor.RENEWAL_RETRY", 0.01)
     given: list = []
 
     async def token():

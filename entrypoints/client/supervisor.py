@@ -26,14 +26,13 @@ from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import Logger
 from eyewall.client.address import Address
 from eyewall.client.backoff import Backoff
-from eyewall.client.endings import Ending, is_refusal
-from eyewall.client.link import Ended, Link, dial
+from eyewall.client.link import Ended, Ending, Link, dial, is_refusal
 from eyewall.client.outbox import Outbox
-from eyewall.client.receive import Receiver
-from eyewall.client.recover import Recovery
+from eyewall.client.receiver import Receiver
+from eyewall.client.recovery import Recovery
 from eyewall.client.requests import Requests
-from eyewall.client.rooms import Rooms
-from eyewall.client.tokens import Pace, Tokens
+from eyewall.client.rooms import RoomTracker
+from eyewall.client.tokens import RenewalBackoff, Tokens
 from eyewall.domain.errors import (
     ConnectionClosed,
     EyewallError,
@@ -44,11 +43,11 @@ from eyewall.domain.errors import (
 
 Tell = Callable[["State"], None]
 
-SOONEST: Final = 15.0
+MIN_RENEWAL_PAUSE: Final = 15.0
 """Seconds between two renewals of a token in a connection, whatever its callback says of
 its life."""
 
-AGAIN: Final = 15.0
+RENEWAL_RETRY: Final = 15.0
 """Seconds until the next try after a renewal that failed."""
 
 
@@ -69,7 +68,7 @@ def user_changed() -> ConnectionClosed:
     return ConnectionClosed("the client is connected as another user now")
 
 
-class Session:
+class Supervisor:
     """Keeps a client connected."""
 
     def __init__(
@@ -78,7 +77,7 @@ class Session:
         address: Address,
         tokens: Tokens,
         backoff: Backoff,
-        rooms: Rooms[Any],
+        rooms: RoomTracker[Any],
         requests: Requests,
         outbox: Outbox,
         receiver: Receiver,
@@ -105,28 +104,28 @@ class Session:
         self.state = State.CONNECTING
         self.error: EyewallError | None = None
         """Why it is not open; None while it is, and before the first connection."""
-        self._turned = asyncio.Event()
+        self._state_changed = asyncio.Event()
         self.link: Link | None = None
         """The connection that is open, or the last that was."""
         self.retry_at = 0.0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done at the first opening; it has failed if that was refused."""
 
-    def turn(self, state: State, error: EyewallError | None = None) -> None:
+    def set_state(self, state: State, error: EyewallError | None = None) -> None:
         """Go over to another state, and tell; ``error`` says why it is none of the better ones."""
         if state is State.OPEN or error is not None:
             self.error = error
         if state is not self.state:
             self.state = state
-            self._outbox.moved()  # who waits for place has to know whether it is of use
-            self._turned.set()
-            self._turned.clear()
+            self._outbox.notify_waiters()  # who waits for place has to know whether it is of use
+            self._state_changed.set()
+            self._state_changed.clear()
             self._tell(state)
 
     async def ready(self) -> None:
         """Return when it is open; raises why if it stays away."""
         while self.state in (State.CONNECTING, State.WAITING):
-            await self._turned.wait()
+            await self._state_changed.wait()
         if self.state is State.CLOSED:
             assert self.error is not None
             raise self.error.with_traceback(None)
@@ -136,10 +135,10 @@ class Session:
         """Whether it stays away because it was not let in."""
         return self.state is State.CLOSED and is_refusal(self.error)
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Be on the way again after a refusal; ``run`` has to follow."""
-        self._receiver.iterated.reopen()
-        self.turn(State.CONNECTING)
+        self._receiver.iteration_queue.reopen()
+        self.set_state(State.CONNECTING)
 
     # --- from one connection to the next
 
@@ -148,11 +147,11 @@ class Session:
         ending = Ending(Unavailable("the client failed"))
         try:
             while True:
-                self.turn(State.CONNECTING)
-                ending = await self._once()
+                self.set_state(State.CONNECTING)
+                ending = await self._connect_once()
                 if ending.stale:
-                    self._tokens.refused()
-                if self._is_over(ending):
+                    self._tokens.discard()
+                if self._is_final(ending):
                     return
                 await self._wait(ending)
         finally:
@@ -168,19 +167,19 @@ class Session:
         self._user = None
         self._outbox.clear()
         self._requests.close(str(error), error)
-        self._receiver.iterated.close()
-        self.turn(State.CLOSED, error)
+        self._receiver.iteration_queue.close()
+        self.set_state(State.CLOSED, error)
 
-    def _is_over(self, ending: Ending) -> bool:
+    def _is_final(self, ending: Ending) -> bool:
         """Whether it is of no use to come back, or not wanted (any more, or yet)."""
         if self.state is State.CLOSED:
             return True
         if ending.is_refusal:
-            return not self._tokens.may_have_another(ending.error, stale=ending.stale)
+            return not self._tokens.has_alternative(ending.error, stale=ending.stale)
         never_open = not self.opened.done()
         return never_open or not ending.comes_back
 
-    async def _once(self) -> Ending:
+    async def _connect_once(self) -> Ending:
         """One connection, from the token to its end, whatever that is."""
         try:
             return await self._connection()
@@ -211,7 +210,7 @@ class Session:
         try:
             return await self._serve(link)
         finally:
-            self._backoff.lasted(time.monotonic() - began)
+            self._backoff.record_uptime(time.monotonic() - began)
 
     def _check_user(self, user: object, generation: int) -> None:
         """If the server names another user than before, fail the messages of that one.
@@ -259,13 +258,13 @@ class Session:
         except Ended as ended:
             return ended.ending
         self._name = link.session
-        self._tokens.accepted()
+        self._tokens.forget_refusal()
         link.serve(self._outbox)
-        self.turn(State.OPEN)
+        self.set_state(State.OPEN)
         if not self.opened.done():
             self.opened.set_result(None)
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._recovery.mend(link))
+            both.create_task(self._recovery.fill_gaps(link))
             both.create_task(self._keep_token(link))
         raise AssertionError("both go on for as long as the connection")
 
@@ -274,10 +273,10 @@ class Session:
 
         Where nobody knows the end, the server will say it.
         """
-        pace = Pace(SOONEST, AGAIN)
+        pace = RenewalBackoff(MIN_RENEWAL_PAUSE, RENEWAL_RETRY)
         wait = self._tokens.renew_in()
         while True:
-            await self._tokens.due(wait)
+            await self._tokens.wait_until_due(wait)
             is_renewed = await self._renew(link)
             left = self._tokens.renew_in()
             if is_renewed:
@@ -300,7 +299,7 @@ class Session:
                     await request.answer
         except Exception as error:  # noqa: BLE001  (the application's function)
             self._logger.warning("token_not_renewed", error=shown(error))
-            self._tokens.refused()
+            self._tokens.discard()
             return False
         self._user = (link.welcome.get("user_id"), generation)
         return True
@@ -313,7 +312,7 @@ class Session:
             wait = ending.wait + (0.0 if ending.exact else wait)
         self.retry_at = time.monotonic() + wait
         self._logger.info("away", reason=str(ending.error), seconds=round(wait, 3))
-        self.turn(State.WAITING, ending.error)
+        self.set_state(State.WAITING, ending.error)
         await asyncio.sleep(wait)
 
 

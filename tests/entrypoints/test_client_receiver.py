@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from eyewall.client.receive import Receiver
+from eyewall.client.receiver import Receiver
 from eyewall.client.requests import Requests
-from eyewall.client.rooms import Rooms
+from eyewall.client.rooms import RoomTracker
 from tests.application.fakes import RecordingLogger
 from tests.entrypoints.wire import soon
 
@@ -40,7 +40,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.link = Link()
-        self.rooms: Rooms = Rooms()
+        self.rooms: RoomTracker = RoomTracker()
         self.requests = Requests()
         self.behind = 0
         self.lost: list = []
@@ -67,7 +67,7 @@ class Desk:
         self.get("room:r", offset, **{"id": f"{epoch}{offset}", "stream": place, **fields})
 
     def waiting(self) -> list:
-        box = self.receiver.iterated
+        box = self.receiver.iteration_queue
         return [arrival.message.data for arrival, _ in box._items]
 
 
@@ -80,7 +80,7 @@ def desk():
 async def working(desk):
     task = asyncio.ensure_future(desk.receiver.run())
     yield
-    desk.receiver.called.close()
+    desk.receiver.callback_queue.close()
     await soon(task)
 
 
@@ -100,7 +100,7 @@ def test_what_no_callback_takes_waits_for_the_iteration(desk):
     desk.get("chat:a", 2)
 
     assert desk.waiting() == [1]
-    assert len(desk.receiver.called) == 1
+    assert len(desk.receiver.callback_queue) == 1
 
 
 def test_an_error_that_answers_nothing_is_a_message(desk):
@@ -168,7 +168,7 @@ async def test_a_server_that_keeps_to_nothing_ends_nothing(desk, code):
     desk.rooms.joined("r", None, None)
 
     def answered(answer):
-        assert desk.rooms.answered("r", answer["rooms"]["r"]).lost
+        assert desk.rooms.apply_answer("r", answer["rooms"]["r"]).lost
         raise LookupError
 
     with desk.requests.open("system:resume", {}, on_answer=answered) as pending:
@@ -191,7 +191,7 @@ def test_without_an_iteration_the_first_wait_and_the_rest_is_counted(desk):
 def test_what_was_dropped_can_come_again(desk):
     for number in range(5):
         desk.get("news", number, id=f"n{number}")
-    desk.receiver.iterated.clear()
+    desk.receiver.iteration_queue.clear()
     desk.get("news", 4, id="n4")
 
     assert desk.waiting() == [4]
@@ -220,14 +220,14 @@ def test_a_gap_is_asked_for(desk):
     desk.get("system:gap", {"room": "r", "epoch": "e", "offset": 3}, event="gap")
 
     assert desk.behind == 1
-    assert desk.rooms.ask() == {"r": {"epoch": "e", "offset": 3}}
+    assert desk.rooms.request_gaps() == {"r": {"epoch": "e", "offset": 3}}
 
 
 def test_a_notice_goes_to_a_callback_for_it_too(desk):
     desk.receiver.callbacks.add("system:draining", print, system=True)
     desk.get("system:draining", {"reconnect_in": 2.5}, event="draining")
 
-    assert len(desk.receiver.called) == 1
+    assert len(desk.receiver.callback_queue) == 1
 
 
 @pytest.mark.parametrize("topic", ["system:draining", "system:kicked", "system:gap", "system:new"])
@@ -262,10 +262,10 @@ def test_a_full_queue_leaves_a_gap_to_be_filled_when_it_has_drained(desk):
         desk.placed(offset)
     assert desk.waiting() == [1, 2, 3, 4]
     assert desk.counts.dropped == 0
-    assert desk.rooms.ask() == {}
-    desk.receiver.iterated.clear()
+    assert desk.rooms.request_gaps() == {}
+    desk.receiver.iteration_queue.clear()
 
-    assert desk.rooms.ask() == {"r": {"epoch": "e", "offset": 4}}
+    assert desk.rooms.request_gaps() == {"r": {"epoch": "e", "offset": 4}}
 
 
 async def test_the_drained_queue_says_so(desk):
@@ -273,7 +273,7 @@ async def test_the_drained_queue_says_so(desk):
         desk.placed(offset)
     before = desk.behind
     for _ in range(4):
-        await desk.receiver.iterated.get()
+        await desk.receiver.iteration_queue.get()
 
     assert desk.behind == before + 1
 
@@ -420,7 +420,7 @@ async def test_it_is_acked_when_it_has_come_again_as_the_room_keeps_it(desk, is_
     desk.receiver.callbacks.add("room:r", lambda message: message.data)
     desk.placed(1)
     if is_asked:
-        desk.rooms.ask_all()
+        desk.rooms.request_all()
     desk.placed(3, ack=True)
     desk.placed(2)
     assert desk.link.written == []
@@ -435,9 +435,9 @@ async def test_it_is_acked_when_it_has_come_again_as_the_room_keeps_it(desk, is_
 async def test_so_is_one_that_had_no_place_in_its_queue(desk):
     for offset in range(1, 6):
         desk.placed(offset, ack=offset == 5)
-    desk.receiver.iterated.clear()
+    desk.receiver.iteration_queue.clear()
     desk.placed(5)
-    ((arrival, _),) = desk.receiver.iterated._items
+    ((arrival, _),) = desk.receiver.iteration_queue._items
     arrival.settle(b'{"data": "handled"}')
 
     assert await desk.link.next() == "handled"
@@ -447,9 +447,9 @@ async def test_one_that_was_handled_before_is_acked_at_once_where_a_replay_goes_
     """The replay may never come so far, or find that it has been handled."""
     for offset in range(1, 4):
         desk.placed(offset)
-        arrival = await desk.receiver.iterated.get()
+        arrival = await desk.receiver.iteration_queue.get()
         arrival.settle(b'{"data": "handled"}')
-    desk.rooms.wants("r", "start")
+    desk.rooms.begin_replay("r", "start")
     desk.placed(1)
     desk.placed(3, ack=True)
 

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from eyewall import ConnectionClosed, Message, RoomOptions
-from eyewall.client import State, recover
+from eyewall.client import State, recovery
 from tests.entrypoints.client_support import RESUME, client, reopened, talking, through
 from tests.entrypoints.house import commanded
 from tests.entrypoints.wire import WITHIN, eventually, soon
@@ -105,7 +105,7 @@ async def test_a_server_that_is_overloaded_is_asked_again_when_it_says():
 
 
 async def test_a_server_that_does_not_answer_is_left(monkeypatch):
-    monkeypatch.setattr(recover, "PATIENCE", 0.05)
+    monkeypatch.setattr(recovery, "RESUME_TIMEOUT", 0.05)
     async with talking() as (script, c, line):
         line.cut()
         await (await script.line()).expect(RESUME)
@@ -160,7 +160,7 @@ async def test_who_is_not_let_in_again_is_told():
 
 
 async def test_a_room_that_cannot_be_joined_now_is_joined_later(monkeypatch):
-    monkeypatch.setattr(recover, "AGAIN", 0.01)
+    monkeypatch.setattr(recovery, "RETRY_DELAY", 0.01)
     async with talking() as (script, c, first):
         heard = Heard(c)
         await first.placed(1)
@@ -179,7 +179,7 @@ async def test_a_room_that_cannot_be_joined_now_is_joined_later(monkeypatch):
 
 
 async def test_such_a_room_is_not_asked_for_without_end(monkeypatch):
-    monkeypatch.setattr(recover, "AGAIN", 60.0)
+    monkeypatch.setattr(recovery, "RETRY_DELAY", 60.0)
     async with talking() as (script, c, first):
         await first.placed(1)
         await soon(anext(c))
@@ -269,7 +269,7 @@ async def test_a_gap_that_the_server_tells_of_is_filled():
 
 
 async def test_a_server_that_cannot_say_now_is_asked_again(monkeypatch):
-    monkeypatch.setattr(recover, "AGAIN", 0.01)
+    monkeypatch.setattr(recovery, "RETRY_DELAY", 0.01)
     async with talking() as (_, c, line):
         heard = Heard(c)
         await line.placed(1)
@@ -358,7 +358,7 @@ async def test_an_answer_that_says_nothing_is_a_loss(answer):
 
 
 def test_a_cut_is_no_answer():
-    assert recover._passes(ConnectionClosed("cut"))
+    assert recovery._is_transient(ConnectionClosed("cut"))
 
 
 # --- with a real server
