@@ -236,7 +236,7 @@ class Parts:
             sender=self.sender,
             hooks=self.hooks,
             logger=self.logger,
-            door=JoinAuthorization(ports.access_controller),
+            authorization=JoinAuthorization(ports.access_controller),
         )
         self.rooms.on_gone(self.presences.gone)
         self.room_admin = RoomAdmin(
@@ -344,7 +344,7 @@ class Parts:
             logger=self.logger,
             replays=None if self.stored is None else self.stored.replays,
         )
-        self.sessions.become = self.cluster_state.change_meta
+        self.sessions.change_identity = self.cluster_state.change_meta
         self.connections.on_end(self._ended)
         self.connections.after_end(self.cluster_state.leave)
         self.reconciler = StateReconciler(

@@ -281,7 +281,7 @@ class Commands:
     def _check_speaker(self, ctx: Context, room_id: RoomId) -> None:
         ctx.check_owner()
         check_speaker(ctx.conn, room_id)
-        if self._rooms.moving and room_id in self._rooms.unsettled(ctx.conn):
+        if self._rooms.moving and room_id in self._rooms.rooms_to_settle(ctx.conn):
             raise Unauthorized("who asks this has changed meanwhile: ask again")
 
 

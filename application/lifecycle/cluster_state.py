@@ -83,7 +83,7 @@ class ClusterStateSync:
         if meta.expires_at != before.expires_at:
             self._expiry.watch(conn)
         if meta.user_id != before.user_id:
-            self._rooms.renamed(conn, before.user_id)
+            self._rooms.user_changed(conn, before.user_id)
             self._presences.renamed(conn, before.user_id)
             self._pending_acks.changed(conn)
             self._tasks.spawn(self._become(conn, before.user_id))
@@ -96,7 +96,7 @@ class ClusterStateSync:
                 if before is not None:
                     await self._presences.vanish(conn.id, before)
                 await self._presences.appear(conn)
-                await self._rooms.become(conn)
+                await self._rooms.change_user(conn)
             except Unavailable as error:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
         self._telling.spawn(self._rooms.tell(conn))

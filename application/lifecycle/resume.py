@@ -154,7 +154,7 @@ class Resumer:
             await self._bring_back(conn, back, was)
         finally:
             for room_id in back:
-                self._streams.let_go(room_id, conn.link)
+                self._streams.release_member(room_id, conn.link)
             self._sessions.returned(conn)
         for room_id, room in back.items():
             done[room_id] = self._result(room_id, conn, room)
@@ -201,7 +201,7 @@ class Resumer:
             room = _Room(position_before(since, here), in_any_case=True)
             await self._bring_back(conn, {room_id: room}, {conn.id})
         finally:
-            self._streams.let_go(room_id, conn.link)
+            self._streams.release_member(room_id, conn.link)
         if room_id not in conn.roles:
             raise NotAMember(f"you are not in {room_id} any more")
         at = self._streams.position(room_id) if room.end is _End.LOST else room.at
@@ -218,7 +218,7 @@ class Resumer:
             await self._bring_back(conn, back, {conn.id})
         finally:
             for room_id in back:
-                self._streams.let_go(room_id, conn.link)
+                self._streams.release_member(room_id, conn.link)
         for room_id, room in back.items():
             if room.end is _End.LOST and room_id in conn.roles and conn.is_open:
                 self._sender.enqueue_or_report(conn, self._sender.encode_gap(room_id, room.at))
@@ -237,7 +237,7 @@ class Resumer:
                 return  # nothing waits until they are let go
         for room_id, room in back.items():
             await self._send_missed(room_id, conn, room, was)
-            self._streams.let_go(room_id, conn.link)
+            self._streams.release_member(room_id, conn.link)
 
     def _is_behind(self, room_id: RoomId, room: _Room) -> bool:
         position = self._streams.position(room_id)
@@ -263,7 +263,7 @@ class Resumer:
             here = self._streams.position(room_id)
             if not self._streams.is_held(room_id, conn.link) or here is None or not conn.is_open:
                 return _End.LOST
-            if room_id in self._rooms.unsettled(conn):
+            if room_id in self._rooms.rooms_to_settle(conn):
                 return _End.LOST  # it may not be the new user's to read
             if room.is_ahead_of(here):
                 # It has had more from another node than the members here have.
@@ -294,7 +294,7 @@ class Resumer:
             here = self._streams.position(room_id)
             if here is None or not self._streams.is_held(room_id, conn.link):
                 return _End.LOST
-            if self._rooms.moving and room_id in self._rooms.unsettled(conn):
+            if self._rooms.moving and room_id in self._rooms.rooms_to_settle(conn):
                 return _End.LOST
             if at.is_past(here):
                 break  # it will pass the gate

@@ -109,7 +109,7 @@ class Sessions:
         """The sessions that take up an earlier one, and the users forgotten meanwhile."""
         self._returning: dict[ConnId, frozenset[RoomId]] = {}
         """Connections that are being brought back into these rooms, and not in all yet."""
-        self.become: Callable[[str, dict[str, Any]], object]
+        self.change_identity: Callable[[str, dict[str, Any]], object]
         """Changes what is known of a connection; set when the node is put together."""
         cluster.on_request(TakeSession, self._handle_take)
         cluster.on_event(ForgetSessions, self._take_forget)
@@ -294,7 +294,7 @@ class Sessions:
         if conn.is_open:
             self._returning[conn.id] = found.rooms
             if conn.user_id != found.user_id and found.identity is not None:
-                self.become(conn.id, dict(found.identity))
+                self.change_identity(conn.id, dict(found.identity))
         elif (kept := self._kept.find(own, self._clock.now())) is not None:
             rooms = kept.rooms | found.rooms
             self._keep(own, replace(found, rooms=rooms, request_log=conn.request_log))

@@ -1,21 +1,18 @@
-"""What the members of a room that announces are told of each other.
+"""Joins and leaves: announced to the room's members, and told to the hooks in FIFO order.
 
-Who was cut off is missed only if the user is not back in time. The state knows who is
-missing, so that a user may come back to any node; the node that had the connection
-looks when the time is over (api.md, "Server").
-
-
-What is told of joins and leaves: for each connection in order, one after the other.
+The leave of a lost connection is announced after its grace period, unless the user is back by
+then. The state keeps the absence, so that the user may come back to any node; the node that
+had the connection looks when the grace period ends (api.md, "Server").
 
 Rules of this file:
 
-1. A notice is noted while its decision's turn is held, and told when it is not: a hook
-   may make any connection join or leave any room.
-2. Nobody waits for hooks that others have begun: two hooks, each of which makes the
-   other's connection leave, would wait for each other for ever. Who finds the
-   connection's notices being told leaves its own to whoever tells them.
-3. What was noted is told, also when the task that tells it is cancelled: joins and
-   leaves come in pairs.
+1. A notice is queued while the connection's lock is held and run when it is not: a hook may
+   make any connection join or leave any room.
+2. A task never waits for hooks that another task runs, which would be a deadlock for two hooks
+   that make each other's connection leave. A task that finds the connection's queue being
+   drained leaves its notice to the task that drains it.
+3. Queued notices are run even if the task that drains the queue is cancelled: joins and leaves
+   come in pairs.
 """
 
 from __future__ import annotations
@@ -39,11 +36,11 @@ from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, RoomId, UserId
 
 AGAIN = 5.0
-"""Seconds until the state is asked again that was away when an absence was over."""
+"""Seconds until the state is read again that was away when a grace period ended."""
 
 
 class Announcements:
-    """Tells of joins and leaves, and holds back the leaves that may be made good."""
+    """Announces joins and leaves, and holds back the leaves of lost connections."""
 
     def __init__(
         self,
@@ -71,18 +68,18 @@ class Announcements:
     async def join(
         self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None, connections: int
     ) -> None:
-        """Tell the other members; who joins knows it from the ack."""
+        """Announce a join to the other members; the joining client has the ack."""
         await self._tell(room_id, "join", conn_id, user_id, connections)
 
     async def leave(self, room_id: RoomId, conn_id: ConnId, left: LeaveResult) -> None:
-        """Tell the members that are left, at once or when nobody has come back."""
+        """Announce a leave, at once or when the grace period ends without the user."""
         if left.quietly:
             self._miss(room_id, conn_id, left.user_id, self._grace)
         elif left.announce:
             await self._tell(room_id, "leave", conn_id, left.user_id, left.connections)
 
     async def close(self) -> None:
-        """Tell of all who are missing: nobody would do it later."""
+        """Announce all held-back leaves: this node can't do it later."""
         missing, self._missing = self._missing, {}
         self._deadlines.close()
         with suppress(Unavailable):  # the others see them go with the lease
@@ -96,7 +93,7 @@ class Announcements:
     ) -> None:
         for (room_id, conn_id), (user_id, _) in missing.items():
             if not await self._look(room_id, conn_id, user_id):
-                return  # away: each of the others would have to wait as long
+                return  # the state is away: each further leave would wait as long
 
     def _miss(
         self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None, seconds: float
@@ -109,12 +106,12 @@ class Announcements:
         self._missing[room_id, conn_id] = (user_id, deadline)
 
     async def _look_again(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
-        """The others hear of it in the end, also if the state is away just now."""
+        """Announce a held-back leave; try again later if the state is away."""
         if not await self._look(room_id, conn_id, user_id):
             self._miss(room_id, conn_id, user_id, AGAIN)
 
     async def _look(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> bool:
-        """Tell of one who is missing; False if the state can't be asked."""
+        """Announce a held-back leave if the user is not back; False if the state is away."""
         try:
             await self.leave(
                 room_id, conn_id, await self._seats.stays_away(room_id, conn_id, user_id)
@@ -136,7 +133,7 @@ Notice = Callable[[], Awaitable[None]]
 
 
 class _Line:
-    """The notices of one connection that wait to be told."""
+    """The queued notices of one connection."""
 
     __slots__ = ("being_told", "over", "waiting")
 
@@ -147,7 +144,7 @@ class _Line:
 
 
 class JoinLeaveQueue:
-    """Tells, per connection, what was noted."""
+    """Runs the notices of each connection in FIFO order."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -159,21 +156,21 @@ class JoinLeaveQueue:
         return len(self._lines)
 
     def note(self, conn: Connection, notice: Notice) -> None:
-        """Have ``notice`` awaited after those before it. ``tell`` has to follow."""
+        """Queue ``notice``; a call of ``tell`` has to follow."""
         line = self._lines.get(conn.id)
         if line is None:
             line = self._lines[conn.id] = _Line()
         line.waiting.append(notice)
 
     async def tell(self, conn: Connection) -> None:
-        """Tell what was noted of a connection, unless somebody is at it already."""
+        """Run the connection's notices, unless another task does so already."""
         line = self._lines.get(conn.id)
         if line is not None and not line.being_told:
             line.being_told = True
             await self._drain(conn.id, line)
 
     async def settled(self, conn: Connection) -> None:
-        """Return when what was noted of the connection has been told."""
+        """Return when the connection's notices have been run."""
         await self.tell(conn)
         line = self._lines.get(conn.id)
         if line is not None:
@@ -191,7 +188,7 @@ class JoinLeaveQueue:
             while line.waiting:
                 await self._quietly(line.waiting.popleft())
         except asyncio.CancelledError:
-            # The handler that joined is cancelled; the rest is told all the same.
+            # The task that joined is cancelled; another one runs the rest.
             if not self._ending:
                 self._tasks.spawn(self._drain(conn_id, line))
             raise

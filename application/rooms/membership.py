@@ -1,22 +1,17 @@
-"""In and out of rooms: the cluster's decision first, then its effect on this node.
+"""Joining and leaving rooms: the cluster's decision first, then its effect on this node.
 
 Rules of this file:
 
-1. What this node knows of its own members follows the decision, and is never asked
-   for a decision about others.
-2. Steps that wait between a decision and its effect take turns per connection; hooks
-   and announcements follow when the turn is over.
+1. The members that this node keeps follow the decisions of the state. No decision is made
+   from them.
+2. A decision and its effect hold the connection's lock. Hooks and announcements run when the
+   lock is released.
 3. ``on_join`` and ``on_leave`` come in pairs, per connection and room.
-4. An effect asks again whether the connection is open, and whose it is: it may have
-   ended, or become another user's, meanwhile. What was decided for that other is void.
-5. What takes rights away is seen through, whatever happens to the task that asked.
-
-
-Who may listen where, by the access controller's word.
-
-A word is about the owner that the connection had when it was asked for. Where the
-connection has become another user's, or got other roles, while the controller thought
-about it, the word is void, and the controller is asked again.
+4. An effect looks again whether the connection is open and which user it belongs to. A
+   decision for another user is void.
+5. A decision that takes rights away runs to completion even if the caller is cancelled.
+6. The access controller's answer is about the user and roles that the connection had when it
+   was asked. If they have changed when the answer comes, the controller is asked again.
 """
 
 from __future__ import annotations
@@ -57,7 +52,7 @@ Admit = Callable[[], Awaitable[None]]
 
 
 _ANNOUNCED = LeaveResult()
-"""The others hear of it from whoever decided it, if at all."""
+"""A leave that the deciding node announces, if it is announced."""
 
 
 class TooManyRooms(Forbidden):
@@ -67,7 +62,7 @@ class TooManyRooms(Forbidden):
 
 
 class _Another(Exception):
-    """The connection has become another user's meanwhile."""
+    """The connection belongs to another user by now."""
 
 
 class RoomMembership:
@@ -85,7 +80,7 @@ class RoomMembership:
         sender: Sender,
         hooks: Hooks,
         logger: Logger,
-        door: JoinAuthorization,
+        authorization: JoinAuthorization,
     ) -> None:
         self._seats = seats
         self.moving = seats.moving
@@ -97,20 +92,20 @@ class RoomMembership:
         self._sender = sender
         self._hooks = hooks
         self._logger = logger
-        self._door = door
+        self._authorization = authorization
         self._locks = KeyedLock()
-        self._notices = JoinLeaveQueue(logger)
+        self._join_leave_queue = JoinLeaveQueue(logger)
         self._tasks = TaskSet(logger)
         self.effects = Effects(logger)
         self._on_gone: list[Callable[[Connection, RoomId], None]] = []
-        self._places: dict[ConnId, dict[RoomId, Position]] = {}
-        """Where connections that are not let in yet stood in rooms when they joined them."""
+        self._positions_at_join: dict[ConnId, dict[RoomId, Position]] = {}
+        """Positions of rooms at the join of connections that were not let in yet."""
         self._removing: set[tuple[ConnId, RoomId]] = set()
-        """Connections that have lost a seat, and wait for their turn to be put out, while
-        that seat was about to be moved: it must not come back under another name."""
+        """Connections that have lost a seat and wait for their lock, while the seat was about to
+        be moved to another user: it must not come back under that user."""
 
     def on_gone(self, step: Callable[[Connection, RoomId], None]) -> None:
-        """Have ``step`` run, without waiting, when a connection is out of a room."""
+        """Call ``step`` when a connection has left a room; it never waits."""
         self._on_gone.append(step)
 
     # --- joining
@@ -125,9 +120,9 @@ class RoomMembership:
         fresh: bool = False,
         admit: Admit | None = None,
     ) -> Membership:
-        """Let a connection in; the membership that it has already is returned.
+        """Let a connection in and return its membership, also if it is a member already.
 
-        With ``hold`` it gets nothing of the room's history until ``Streams.let_go``. With
+        With ``hold`` it gets nothing of the room's history until ``Streams.release_member``. With
         ``fresh`` the history store is read in any case: the membership's position is that of
         the store's last message, and the join fails while the store is away. ``admit`` is
         asked, on every try, whether the owner may ask for this at all.
@@ -138,14 +133,14 @@ class RoomMembership:
         check_name(room_id, "room_id")
         asked_by = conn.user_id
         for _ in range(TRIES):
-            owner = await self._door.check(room_id, conn)
+            owner = await self._authorization.check(room_id, conn)
             if admit is not None:
                 await admit()
             async with self._locks.acquire(conn.id):
                 if conn.user_id != asked_by:
                     options, asked_by = _carried(options, asked_by), conn.user_id
                 membership = await self._join(room_id, conn, owner, options, hold, fresh)
-            await self._notices.tell(conn)
+            await self._join_leave_queue.tell(conn)
             if membership is not None:
                 return membership
         raise Forbidden(CHANGING)
@@ -159,7 +154,7 @@ class RoomMembership:
         hold: bool,
         fresh: bool,
     ) -> Membership | None:
-        """Seat the connection; None if it is not ``owner``'s any more, and out then."""
+        """Join; None, and not joined, if the connection belongs to another user by now."""
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
         if room_id in self._seats.seats_under_old_user(conn):
@@ -177,7 +172,7 @@ class RoomMembership:
             return self._membership(room_id, conn, taken, hold)
         if len(conn.roles) >= MAX_ROOMS:
             raise TooManyRooms(f"a connection may be in {MAX_ROOMS} rooms")
-        # Heard before it is decided: what is published after the ack must arrive.
+        # Subscribed before the decision: a message published after the ack must arrive.
         await self._cluster.hear_room(room_id)
         try:
             taken = await self._seat(room_id, conn, owner, options, fresh)
@@ -187,10 +182,10 @@ class RoomMembership:
             if isinstance(error, _Another):
                 return None
             if isinstance(error, ConnectionClosed) or not isinstance(error, Refused):
-                # It may have got a seat that nobody knows of.
+                # The state may have a seat that this node does not know of.
                 self._tasks.spawn(self._take_back(room_id, conn))
             raise
-        # Nothing waits from here on: what passes the gate next is the member's first.
+        # No wait from here on: the next message that is released is the member's first.
         self._enter(room_id, conn, taken)
         return self._membership(room_id, conn, taken, hold)
 
@@ -202,7 +197,8 @@ class RoomMembership:
         options: JoinOptions | None,
         fresh: bool,
     ) -> JoinResult:
-        """Take a seat and have a gate; the connection is open, and ``owner``'s, then."""
+        """Take a seat and make sure of the sequencer; the connection is open, and still
+        ``owner``'s, then."""
         as_of = self._streams.changes
         if not conn.meta.is_same_owner(owner):
             raise _Another
@@ -222,12 +218,12 @@ class RoomMembership:
         if hold or not conn.is_admitted:
             self._streams.hold(room_id, conn.link)
         if at is not None and not conn.is_admitted:
-            self._places.setdefault(conn.id, {}).setdefault(room_id, at)
+            self._positions_at_join.setdefault(conn.id, {}).setdefault(room_id, at)
         epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
         return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)
 
     def _enter(self, room_id: RoomId, conn: Connection, taken: JoinResult) -> None:
-        """Let what was decided take effect here."""
+        """Apply a join on this node."""
         self._broadcast_groups.add(room_id, conn.link)
         conn.enter(room_id, taken.role)
         if not conn.is_admitted:
@@ -239,7 +235,7 @@ class RoomMembership:
             if taken.announce:
                 await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
-        self._notices.note(conn, notice)
+        self._join_leave_queue.note(conn, notice)
 
     async def _take_back(self, room_id: RoomId, conn: Connection) -> None:
         async with self._locks.acquire(conn.id):
@@ -247,11 +243,11 @@ class RoomMembership:
                 await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
 
     def admit(self, conn: Connection) -> Mapping[RoomId, Position]:
-        """Let a connection that has just been let in hear the rooms that it has joined
-        before that. Returns where it stood in those with history: what came since then it
-        has to be sent, and ``Streams.let_go`` has to follow."""
+        """Release the rooms that a connection has joined before it was let in. Returns the
+        positions of those with history: the caller sends what came since, and then calls
+        ``Streams.release_member``."""
         self._release_all(conn)
-        places = self._places.pop(conn.id, {})
+        places = self._positions_at_join.pop(conn.id, {})
         return {room_id: at for room_id, at in places.items() if room_id in conn.roles}
 
     # --- leaving
@@ -261,7 +257,7 @@ class RoomMembership:
     ) -> bool:
         """Take a connection out; False if it was not in."""
         return await self.effects.run_to_completion(
-            partial(self._leave, room_id, conn, reason), partial(self._notices.tell, conn)
+            partial(self._leave, room_id, conn, reason), partial(self._join_leave_queue.tell, conn)
         )
 
     async def _leave(self, room_id: RoomId, conn: Connection, reason: LeaveReason) -> bool:
@@ -276,31 +272,28 @@ class RoomMembership:
         """Take a connection out of all rooms; returns of how many."""
         return sum([await self.leave(room_id, conn) for room_id in list(conn.roles)])
 
-    async def removed(
+    async def apply_removal(
         self, room_id: RoomId, conns: Collection[Connection], why: LeaveReason, reason: str
     ) -> None:
-        """Let the cluster's decision to remove ``conns`` take effect here.
-
-        Each that was in is told ``reason``.
-        """
-        moving = {(conn.id, room_id) for conn in conns if room_id in self.unsettled(conn)}
+        """Apply the cluster's decision to remove ``conns``; each client gets the ``reason``."""
+        moving = {(conn.id, room_id) for conn in conns if room_id in self.rooms_to_settle(conn)}
         self._removing |= moving
         try:
             for conn in conns:
                 async with self._locks.acquire(conn.id):
                     if room_id in conn.roles and not await self._seats.holds(room_id, conn):
-                        self._put_out(room_id, conn, why, reason)
+                        self._expel(room_id, conn, why, reason)
         finally:
             self._removing -= moving
         for conn in conns:
-            await self._notices.tell(conn)
+            await self._join_leave_queue.tell(conn)
 
-    async def promoted(
+    async def apply_role(
         self, room_id: RoomId, conns: Collection[Connection], role: RoomRole
     ) -> None:
-        """Let the cluster's decision on the role of ``conns`` take effect here.
+        """Apply the cluster's decision on the role of ``conns``.
 
-        The state is asked again: joins and other decisions may have overtaken this one.
+        The state is read again: a later decision may have come first.
         """
         for conn in conns:
             async with self._locks.acquire(conn.id):
@@ -308,7 +301,7 @@ class RoomMembership:
                     now = await self._seats.role(room_id, conn)
                     conn.enter(room_id, role if now is None else now)
 
-    def _put_out(
+    def _expel(
         self,
         room_id: RoomId,
         conn: Connection,
@@ -316,7 +309,8 @@ class RoomMembership:
         reason: str,
         left: LeaveResult = _ANNOUNCED,
     ) -> None:
-        """Its seat is gone, and not by its own doing; who has ended leaves by itself."""
+        """Remove a member whose seat is gone by another's decision. A connection that has ended
+        leaves in ``after_end``."""
         if conn.is_open:
             self._exit(room_id, conn, why, left)
             data = {"room": room_id, "reason": reason}
@@ -324,26 +318,26 @@ class RoomMembership:
             self._sender.enqueue_to_each([conn], notice)
 
     def ended(self, conn: Connection) -> None:
-        """The end of a connection is decided: no room sends to it any more."""
+        """Stop sending to a connection whose end is decided."""
         self._held_members.discard(conn.held, conn)
         for room_id in conn.roles:
             self._broadcast_groups.discard(room_id, conn.link)
-        self._places.pop(conn.id, None)
+        self._positions_at_join.pop(conn.id, None)
 
     async def after_end(self, conn: Connection) -> None:
-        """Give back the seats of a connection that has ended; the hooks have run then."""
+        """Give back the seats of a connection that has ended; returns after its hooks."""
         why = LeaveReason.DISCONNECTED
         async with self._locks.acquire(conn.id):
             away = False
             for room_id in list(conn.roles):
-                # Away: each of the others would have to wait as long.
+                # The state is away: each further room would wait as long.
                 left = None if away else await self._give_back(room_id, conn, why)
                 if left is None:
                     away = True
                     self._seats.doubt(room_id, conn)
                 self._left(room_id, conn, why, left or LeaveResult())
             self._seats.forget(conn)
-        await self._notices.settled(conn)
+        await self._join_leave_queue.settled(conn)
 
     async def _give_back(
         self, room_id: RoomId, conn: Connection, why: LeaveReason
@@ -351,21 +345,21 @@ class RoomMembership:
         try:
             return await self._seats.give_back(room_id, conn, why)
         except Unavailable as error:
-            # It is in doubt now, and taken back as soon as the state is there.
+            # The seat is marked as diverging, and taken back when the state is there.
             self._logger.warning("seat_not_released", room=room_id, error=told(error))
             return None
 
     def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult) -> None:
-        # Who has ended keeps the list of its rooms, for the hooks of the disconnect.
+        # A connection that has ended keeps its rooms, for the hooks of the disconnect.
         conn.roles.pop(room_id, None)
         self._left(room_id, conn, why, left)
 
     def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult) -> None:
-        """Let it take effect here that a connection is out of a room."""
+        """Apply a leave on this node."""
         self._seats.forget_room(room_id, conn)
         self._held_members.discard((room_id,), conn)
         self._broadcast_groups.discard(room_id, conn.link)
-        self._streams.let_go(room_id, conn.link)
+        self._streams.release_member(room_id, conn.link)
         self._streams.left(room_id)
         self._cluster.leave_room(room_id)
         for step in self._on_gone:
@@ -375,56 +369,55 @@ class RoomMembership:
             await self._hooks.tell(Event.LEAVE, room_id, conn, why)
             await self._announcements.leave(room_id, conn.id, left)
 
-        self._notices.note(conn, notice)
+        self._join_leave_queue.note(conn, notice)
 
     # --- another user, another lease
 
-    def renamed(self, conn: Connection, before: UserId | None) -> None:
-        """The connection is another user's now than ``before``; ``become`` has to follow.
+    def user_changed(self, conn: Connection, before: UserId | None) -> None:
+        """The connection belongs to another user than ``before``; ``change_user`` has to follow.
 
-        Until it is decided whether that one may be in a room it hears nothing of it. Who was
-        nobody keeps its place where there is nobody to ask.
+        It gets nothing of its rooms until it is decided whether the new user may be in them. An
+        anonymous connection stays in its rooms if there is no access controller.
         """
         self._seats.renamed(conn, before)
-        unsettled = self._seats.seats_under_old_user(conn)
+        rooms_to_settle = self._seats.seats_under_old_user(conn)
         self._release_all(conn)
-        if conn.is_admitted and (before is not None or self._door.is_guarded):
-            for room_id in unsettled:
+        if conn.is_admitted and (before is not None or self._authorization.is_guarded):
+            for room_id in rooms_to_settle:
                 if room_id in conn.roles:
                     self._held_members.hold(room_id, conn)
 
     def _release_all(self, conn: Connection) -> None:
-        """Let a member hear the rooms in which nothing is to be decided any more."""
+        """Release the rooms in which the connection's membership is decided."""
         if conn.held and conn.is_admitted:
             self._held_members.release(
                 conn.held.difference(self._seats.seats_under_old_user(conn)), conn
             )
 
-    def unsettled(self, conn: Connection) -> Collection[RoomId]:
-        """The rooms where the connection's membership still is that of another user."""
+    def rooms_to_settle(self, conn: Connection) -> Collection[RoomId]:
+        """The rooms where the connection's seat is still that of its former user."""
         return self._seats.seats_under_old_user(conn)
 
     async def settle(self, room_id: RoomId, conn: Connection) -> None:
-        """Return when the connection's membership is its user's own, not that of the user
-        whose it was before. Raises ``Unavailable`` when that can't be decided."""
+        """Return when the connection's seat is that of its user, not of the former one.
+        Raises ``Unavailable`` if the state is away."""
         while room_id in self._seats.seats_under_old_user(conn) and conn.is_open:
             async with self._locks.acquire(conn.id):
                 if room_id in self._seats.seats_under_old_user(conn):
                     await self._move(room_id, conn)
-            await self._notices.tell(conn)
+            await self._join_leave_queue.tell(conn)
 
-    async def become(self, conn: Connection) -> None:
-        """Move the seats of a connection that has become another user's; ``tell`` has to
-        follow.
+    async def change_user(self, conn: Connection) -> None:
+        """Move the connection's seats to its new user; ``tell`` has to follow.
 
-        Where the new user would not be let in, it is out.
+        It is removed from rooms that the new user may not join.
         """
         async with self._locks.acquire(conn.id):
             await self._move_all(conn)
 
     async def tell(self, conn: Connection) -> None:
-        """Have the hooks and the others hear of what ``become`` has changed."""
-        await self._notices.tell(conn)
+        """Run the hooks and announcements of ``change_user``."""
+        await self._join_leave_queue.tell(conn)
 
     async def _move_all(self, conn: Connection) -> None:
         for room_id in self._seats.seats_under_old_user(conn):
@@ -434,19 +427,19 @@ class RoomMembership:
     async def _move(self, room_id: RoomId, conn: Connection) -> None:
         left: LeaveResult | None = None
         for _ in range(TRIES):
-            refused = await self._word(room_id, conn)
+            refused = await self._refusal(room_id, conn)
             owner = conn.meta
             if left is None:
                 left = await self._seats.give_back(room_id, conn, LeaveReason.LEFT)
                 role = conn.roles.get(room_id)
                 if role is None:
                     return  # it is out: there is nothing to move
-                # Where it was let in as nobody, it was let in as itself, and stays.
+                # An anonymous connection was let in for itself, and stays.
                 options = _carried(JoinOptions(role=role, force=True), left.user_id)
-                # Until it has another: what it had by the other's right is undecided.
+                # Undecided until it has a seat under the new user.
                 self._seats.stays(room_id, conn, left.user_id)
             if (conn.id, room_id) in self._removing:
-                return  # it is put out when this turn is over
+                return  # it is removed when this lock is released
             if not conn.meta.is_same_owner(owner):
                 continue
             try:
@@ -454,19 +447,19 @@ class RoomMembership:
                     raise refused
                 taken = await self._seats.take(room_id, conn, options)
             except Refused as error:
-                self._put_out(room_id, conn, LeaveReason.KICKED, code_of(error), left)
+                self._expel(room_id, conn, LeaveReason.KICKED, code_of(error), left)
                 return
             if conn.meta.is_same_owner(owner):
-                self._moved(room_id, conn, taken, left)
+                self._apply_move(room_id, conn, taken, left)
                 return
             await self._seats.undo(room_id, conn)
-        self._put_out(room_id, conn, LeaveReason.KICKED, Forbidden.code, left or _ANNOUNCED)
+        self._expel(room_id, conn, LeaveReason.KICKED, Forbidden.code, left or _ANNOUNCED)
 
-    async def _word(self, room_id: RoomId, conn: Connection) -> Refused | None:
-        """Why the connection's owner may not be in the room. A controller that fails has
-        not let it in."""
+    async def _refusal(self, room_id: RoomId, conn: Connection) -> Refused | None:
+        """The refusal of the connection's user, None if there is none. An access controller
+        that fails refuses."""
         try:
-            return await self._door.refusal(room_id, conn)
+            return await self._authorization.refusal(room_id, conn)
         except BaseException as error:  # (the application's own code)
             if is_end(error):
                 raise
@@ -475,10 +468,10 @@ class RoomMembership:
             )
             return Forbidden(f"you may not be in {room_id}")
 
-    def _moved(
+    def _apply_move(
         self, room_id: RoomId, conn: Connection, taken: JoinResult, left: LeaveResult
     ) -> None:
-        """Let it take effect here that a member is another user's."""
+        """Apply on this node that a member belongs to another user."""
         conn.enter(room_id, taken.role)
         self._seats.forget_room(room_id, conn)
         self._release_all(conn)
@@ -489,12 +482,12 @@ class RoomMembership:
                 await self._announcements.leave(room_id, conn.id, left)
                 await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
-        self._notices.note(conn, notice)
+        self._join_leave_queue.note(conn, notice)
 
     async def mend(self, conn_id: ConnId, conn: Connection | None, doubt: Divergence) -> None:
-        """Compare seats that are in doubt with the state, and put right what differs.
+        """Compare diverging seats with the state, and mend what differs.
 
-        ``conn`` is None for a connection that is gone. Raises ``Unavailable``.
+        ``conn`` is None for a connection that has ended. Raises ``Unavailable``.
         """
         async with self._locks.acquire(conn_id):
             if conn is not None:
@@ -510,81 +503,79 @@ class RoomMembership:
                     elif doubt.unsure:
                         await self._follow(room_id, conn)
         if conn is not None:
-            await self._notices.tell(conn)
+            await self._join_leave_queue.tell(conn)
 
     async def _take_away(
         self, room_id: RoomId, conn_id: ConnId, name: UserId | None, *, member: bool
     ) -> None:
-        """Take a seat that nobody sits on out of the state."""
+        """Take a seat without a connection out of the state."""
         why = LeaveReason.DISCONNECTED
         left = await self._seats.take_away(room_id, conn_id, name, why, member=member)
         if member:
             await self._announcements.leave(room_id, conn_id, left)
 
     async def _put_back(self, room_id: RoomId, conn: Connection) -> None:
-        """Put back a seat that the state may have lost. One that somebody else has taken
-        meanwhile stays theirs."""
+        """Put back a seat that the state may have lost, unless the room is full by now."""
         role = conn.roles.get(room_id)
         if role is None or not conn.is_open:
             return
         try:
             taken = await self._seats.take(room_id, conn, JoinOptions(role=role, force=True))
         except Refused as error:
-            self._put_out(room_id, conn, LeaveReason.KICKED, code_of(error))
+            self._expel(room_id, conn, LeaveReason.KICKED, code_of(error))
             return
         if conn.is_open and room_id in conn.roles:
             conn.enter(room_id, taken.role)
 
     async def _follow(self, room_id: RoomId, conn: Connection) -> None:
-        """Let it take effect here what others have decided, if this node has not heard of it."""
+        """Apply another node's decision that this node has not been told of."""
         found = await self._seats.verdict(room_id, conn)
         if room_id not in conn.roles:
             return
         if isinstance(found, RoomRole):
             conn.enter(room_id, found)
         else:
-            self._put_out(room_id, conn, found, found.value)
+            self._expel(room_id, conn, found, found.value)
 
     async def close(self) -> None:
         """End what is under way."""
-        await self.effects.close()  # first: who is cancelled leaves its notices to others
-        await self._notices.close()
+        await self.effects.close()  # first: a cancelled task leaves its notices to others
+        await self._join_leave_queue.close()
         await self._announcements.close()
         await self._tasks.close()
 
 
 def _carried(options: JoinOptions | None, before: UserId | None) -> JoinOptions | None:
-    """How a connection is let in that has become another user's since ``options`` were
-    meant for ``before``: nothing that was another's right goes along. Where it was
-    nobody's, they were meant for the connection itself."""
+    """The options of a join after a change of user: the rights that ``options`` gave to the
+    user ``before`` do not go along. Those of an anonymous connection do."""
     if before is None or options is None:
         return options
     return JoinOptions(role=min(options.role, RoomRole.MEMBER))
 
 
 TRIES = 3
-"""How often a decision is made anew because the connection has changed meanwhile. One
-that goes on changing is refused: it would keep the controller busy for ever."""
+"""Attempts of a decision while the connection's user changes. After these it is refused: a
+connection that goes on changing would keep the access controller busy for ever."""
 
 
 CHANGING = "this connection goes on becoming somebody else"
 
 
 class JoinAuthorization:
-    """Asked for every join, ``hub.join`` and ``force`` included."""
+    """Asks the access controller about each join, ``hub.join`` and ``force`` included."""
 
     def __init__(self, access: AccessController | None) -> None:
         self._can_subscribe = None if access is None else method(access, "can_subscribe")
 
     @property
     def is_guarded(self) -> bool:
-        """Whether there is anybody to ask."""
+        """Whether there is an access controller."""
         return self._can_subscribe is not None
 
     async def check(self, room_id: RoomId, conn: Connection) -> ConnMeta:
-        """Return the owner who may listen to the room: the connection's at this moment.
+        """Return the connection's user and roles, as of the answer, that may join the room.
 
-        Raises ``Forbidden`` if that one may not.
+        Raises ``Forbidden`` if they may not.
         """
         if self._can_subscribe is None:
             return conn.meta

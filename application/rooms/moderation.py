@@ -364,7 +364,7 @@ class RoomAdmin:
     async def _settle(self, room_id: RoomId, user_id: UserId) -> None:
         """Have the seats that have just become the user's stand under its name."""
         for conn in self._connections.of_user(user_id):
-            if room_id in self._rooms.unsettled(conn):
+            if room_id in self._rooms.rooms_to_settle(conn):
                 await self._rooms.settle(room_id, conn)
 
     def _log(self, event: str, room_id: RoomId, user_id: UserId, gone: _Gone) -> None:
@@ -415,10 +415,10 @@ class RoomAdmin:
 
     async def _take_removed(self, change: MembersRemoved, _: bytes) -> None:
         conns = self._here(change.conns)
-        await self._rooms.removed(change.room, conns, change.why, change.reason)
+        await self._rooms.apply_removal(change.room, conns, change.why, change.reason)
 
     async def _take_role(self, change: RoleChanged, _: bytes) -> None:
-        await self._rooms.promoted(change.room, self._here(change.conns), change.role)
+        await self._rooms.apply_role(change.room, self._here(change.conns), change.role)
 
     async def _take_keeps(self, change: RetentionChanged, _: bytes) -> None:
         at = None if change.epoch is None else position_of((change.epoch, 0))

@@ -110,7 +110,7 @@ class Publisher:
         frame = self._sender.encode(message, recipient=room_id, fan_out=True)
         arrival = BufferedMessage(frame, list(skip))
         at = await self.place(room_id, retention, arrival, frame, look=look)
-        return Published(self._streams.meant(room_id, skip), at)
+        return Published(self._streams.recipient_count(room_id, skip), at)
 
     async def place(
         self,

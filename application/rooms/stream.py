@@ -1,17 +1,16 @@
-"""The order of rooms with history, as the members on this node see it.
+"""The order of messages in rooms with history, for the members on this node.
 
 Rules of this file:
 
-1. The store is the truth. A gate keeps the position up to which a room's members here
-   have been served, and lets only the next message through.
-2. A message that is not the next one is not passed on. One that was is dropped; where
-   others are missing before it, they are read from the store, one reading at a time.
-3. Moving the position and handing the message to the audience are one step. So is
-   reading the position and taking a member in.
-4. What waits at a gate is bounded: what does not fit is in the store.
-
-
-What waits for its turn in a room with history. ``streams`` has the rules."""
+1. The history store decides the order. A sequencer keeps the position up to which the room's
+   members on this node have been served, and releases only the message that follows it.
+2. A message that does not follow the position is buffered, and the missing messages before it
+   are read from the store, one read at a time. A message at or before the position is a
+   duplicate and is dropped.
+3. Moving the position and handing the message to the members is one step without a wait. So is
+   reading the position and adding a member.
+4. The buffer of a sequencer is bounded. A message that does not fit is read from the store.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ PAGE = 64
 """Messages that one reading brings: of the largest size they are 64 MiB."""
 
 
-TELL_FOREIGN = 60.0
+FOREIGN_EPOCH_PERIOD = 60.0
 """Seconds between two log lines about foreign epochs; each is counted."""
 
 
@@ -51,7 +50,7 @@ message before a silence may have been lost on its way, and nothing comes to tel
 
 
 class Streams:
-    """The gates of all rooms with history that have members here."""
+    """The sequencers of all rooms with history that have members on this node."""
 
     def __init__(
         self,
@@ -77,183 +76,189 @@ class Streams:
         self._clock = clock
         self._logger = logger
         self._stats = stats
-        self._foreign_told = -math.inf
-        self._gates: dict[RoomId, RoomSequencer] = {}
+        self._foreign_epoch_logged = -math.inf
+        self._sequencers: dict[RoomId, RoomSequencer] = {}
         self._tasks = TaskSet(logger)
         self._timer: Timer | None = None
         self._checking: asyncio.Task[None] | None = None
         self.changes = 0
-        """How often rooms have begun or ended to keep a history, as far as this node was
-        told: who has asked the state before that asks again."""
+        """Counts the changes of rooms' retention that this node was told of. A caller that has
+        read the state before such a change reads it again."""
 
     def __len__(self) -> int:
-        return len(self._gates)
+        return len(self._sequencers)
 
     # --- what is known of rooms
 
     def is_plain(self, room_id: RoomId) -> bool:
         """Whether the room has members here and keeps no history."""
-        return room_id not in self._gates and room_id in self._broadcast_groups.of
+        return room_id not in self._sequencers and room_id in self._broadcast_groups.of
 
     def is_here(self, room_id: RoomId) -> bool:
-        """Whether anybody here is in the room, or about to be."""
-        return room_id in self._gates or room_id in self._broadcast_groups.of
+        """Whether the room has members on this node, or a connection is about to join."""
+        return room_id in self._sequencers or room_id in self._broadcast_groups.of
 
     def position(self, room_id: RoomId) -> Position | None:
-        """Up to where the members here have been served; None without history."""
-        gate = self._gates.get(room_id)
-        return None if gate is None else gate.position
+        """The position up to which members here are served; None without history."""
+        sequencer = self._sequencers.get(room_id)
+        return None if sequencer is None else sequencer.position
 
     async def retention(self, room_id: RoomId) -> Retention | None:
-        """How much the room keeps. The state is asked where no member here says so."""
-        gate = self._gates.get(room_id)
-        if gate is not None and gate.retention is not None:
-            return gate.retention
+        """The room's retention; None without history. Reads the state if the room has no members
+        on this node. Raises ``Unavailable``."""
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is not None and sequencer.retention is not None:
+            return sequencer.retention
         return None if self.is_plain(room_id) else await self._ask(room_id)
 
     async def _ask(self, room_id: RoomId) -> Retention | None:
         room = await self._state.room(room_id)
         retention = None if room is None else Retention.of(room.options)
-        gate = self._gates.get(room_id)
-        if gate is not None and retention is None:
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is not None and retention is None:
             self.changes += 1
-            self._drop(gate)
-        elif gate is not None:
-            gate.retention = retention
+            self._remove(sequencer)
+        elif sequencer is not None:
+            sequencer.retention = retention
         return retention
 
     def changed(self, room_id: RoomId, retention: Retention | None, at: Position | None) -> None:
-        """The room's options were changed; ``at`` is where a history that begins stands."""
+        """Apply a changed retention; ``at`` is the position of a history that begins."""
         self.changes += 1
-        gate = self._gates.get(room_id)
+        sequencer = self._sequencers.get(room_id)
         if retention is None:
-            if gate is not None:
-                self._drop(gate)
+            if sequencer is not None:
+                self._remove(sequencer)
             return
-        position = None if gate is None else gate.position
+        position = None if sequencer is None else sequencer.position
         begins = at is not None and (position is None or position.epoch != at.epoch)
-        if gate is not None and not begins:
-            gate.retention = retention
+        if sequencer is not None and not begins:
+            sequencer.retention = retention
             return
-        if gate is not None:
-            self._drop(gate)
+        if sequencer is not None:
+            self._remove(sequencer)
         if self._broadcast_groups.get(room_id) is not None:
-            gate = self._new(room_id, retention, at)
+            sequencer = self._add(room_id, retention, at)
             if at is None:
-                self._read(gate)
+                self._read(sequencer)
 
     # --- coming and going
 
     async def open(
         self, room_id: RoomId, retention: Retention | None, as_of: int, *, fresh: bool = False
     ) -> None:
-        """Have a gate, if the room keeps a history: a connection is about to come in.
+        """Make sure of a sequencer, if the room keeps a history: a connection is about to join.
 
         ``as_of``: the ``changes`` when ``retention`` was asked for. With ``fresh`` the store
         is read in any case, and the members here are served up to its last message. Raises
-        ``Unavailable``. The connection comes in, or ``left`` is called, in the same step.
+        ``Unavailable``. The caller adds the connection, or calls ``left``, without a wait after
+        this.
         """
         while True:
             while as_of != self.changes:
                 as_of = self.changes
                 retention = await self._ask(room_id)
-            gate = self._gates.get(room_id)
+            sequencer = self._sequencers.get(room_id)
             if retention is None:
-                if gate is not None:
-                    self._drop(gate)
+                if sequencer is not None:
+                    self._remove(sequencer)
                 return
-            gate = gate or self._new(room_id, retention, None)
-            gate.retention = retention
-            if gate.position is not None and not fresh:
+            sequencer = sequencer or self._add(room_id, retention, None)
+            sequencer.retention = retention
+            if sequencer.position is not None and not fresh:
                 return
             # Somebody who leaves meanwhile may close the gate: then there is another one.
-            error = await (self._read_anew(gate) if fresh else asyncio.shield(self._read(gate)))
+            error = await (
+                self._read_to_end(sequencer) if fresh else asyncio.shield(self._read(sequencer))
+            )
             fresh = False
             if error is not None:
                 raise error
 
     def hold(self, room_id: RoomId, link: Link) -> None:
         """Pass nothing to a member until ``let_go``: it is sent what it missed first."""
-        gate = self._gates.get(room_id)
-        if gate is not None:
-            gate.held.add(link)
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is not None:
+            sequencer.held.add(link)
 
     def is_held(self, room_id: RoomId, link: Link) -> bool:
-        """Whether that still holds; it does not when the history has ended meanwhile."""
-        gate = self._gates.get(room_id)
-        return gate is not None and link in gate.held
+        """Whether the member is held; it is not if the history has ended meanwhile."""
+        sequencer = self._sequencers.get(room_id)
+        return sequencer is not None and link in sequencer.held
 
-    def let_go(self, room_id: RoomId, link: Link) -> None:
-        """From here on what passes is the member's too."""
-        gate = self._gates.get(room_id)
-        if gate is not None:
-            gate.held.discard(link)
+    def release_member(self, room_id: RoomId, link: Link) -> None:
+        """End ``hold``: the member gets each message that is released from now on."""
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is not None:
+            sequencer.held.discard(link)
 
     async def refresh(self, room_id: RoomId) -> None:
-        """Serve the members up to the store's last; raises ``Unavailable``."""
-        gate = self._gates.get(room_id)
-        if gate is not None and (error := await self._read_anew(gate)) is not None:
+        """Serve the members up to the store's last message; raises ``Unavailable``."""
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is not None and (error := await self._read_to_end(sequencer)) is not None:
             raise error
 
     def left(self, room_id: RoomId) -> None:
-        """A connection has gone: the last one closes the gate."""
-        gate = self._gates.get(room_id)
-        if gate is not None and self._broadcast_groups.get(room_id) is None:
-            self._drop(gate)
+        """A connection has left: with the last one the sequencer is removed."""
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is not None and self._broadcast_groups.get(room_id) is None:
+            self._remove(sequencer)
 
-    def _new(
+    def _add(
         self, room_id: RoomId, retention: Retention | None, position: Position | None
     ) -> RoomSequencer:
-        gate = self._gates[room_id] = RoomSequencer(room_id, retention, position)
+        sequencer = self._sequencers[room_id] = RoomSequencer(room_id, retention, position)
         if self._timer is None:
             self._timer = self._clock.call_later(CHECK, self._check_soon)
-        return gate
+        return sequencer
 
-    def _drop(self, gate: RoomSequencer) -> None:
-        del self._gates[gate.room_id]
-        waiting, gate.waiting = gate.waiting, {}
-        for at, arrival in waiting.items():
-            self._late(gate.room_id, at, arrival)
+    def _remove(self, sequencer: RoomSequencer) -> None:
+        del self._sequencers[sequencer.room_id]
+        waiting, sequencer.waiting = sequencer.waiting, {}
+        for at, buffered in waiting.items():
+            self._release_late(sequencer.room_id, at, buffered)
 
     # --- passing
 
-    def meant(self, room_id: RoomId, skip: Collection[str] = ()) -> int:
-        """How many connections here a message is for that is not for ``skip``."""
+    def recipient_count(self, room_id: RoomId, skip: Collection[str] = ()) -> int:
+        """How many connections of this node get a message that is not for ``skip``."""
         audience = self._broadcast_groups.get(room_id)
         return 0 if audience is None else len(audience) - len(self._links(skip, room_id))
 
-    def arrived(self, room_id: RoomId, at: Position, arrival: BufferedMessage) -> None:
-        """A message has come, by this node's own doing or from the bus: now, later or not
-        at all it passes. Never waits."""
-        gate = self._gates.get(room_id)
-        if gate is None:
+    def arrived(self, room_id: RoomId, at: Position, buffered: BufferedMessage) -> None:
+        """Take a message that this node has published or that came from the bus: release it,
+        buffer it, or drop it as a duplicate. Never waits."""
+        sequencer = self._sequencers.get(room_id)
+        if sequencer is None:
             if self._broadcast_groups.get(room_id) is None:
-                self._late(room_id, at, arrival)
+                self._release_late(room_id, at, buffered)
                 return
-            # Members, and no word of a history so far: it begins for them here.
-            gate = self._new(room_id, None, at.before)
-            gate.hearsay = True
-            self._read(gate)
-        here = gate.position
+            # The room has members, and this node did not know of a history: it begins here.
+            sequencer = self._add(room_id, None, at.before)
+            sequencer.unconfirmed = True
+            self._read(sequencer)
+        here = sequencer.position
         if here is not None and at.follows(here):
-            self._release(gate, at, arrival)
-            self._release_next(gate)
+            self._release(sequencer, at, buffered)
+            self._release_next(sequencer)
         elif here is not None and at.epoch == here.epoch and not at.is_past(here):
-            self._late(room_id, at, arrival)
+            self._release_late(room_id, at, buffered)
         else:
-            gate.hold(at, arrival)
-            gate.again = True
-            self._read(gate)
+            sequencer.hold(at, buffered)
+            sequencer.again = True
+            self._read(sequencer)
 
-    def _release(self, gate: RoomSequencer, at: Position, arrival: BufferedMessage | None) -> None:
-        gate.position = at
-        if arrival is None:
+    def _release(
+        self, sequencer: RoomSequencer, at: Position, buffered: BufferedMessage | None
+    ) -> None:
+        sequencer.position = at
+        if buffered is None:
             return
-        frame = arrival.frame.with_position(gate.room_id, at)
-        skip = self._links(arrival.skip) | gate.held
-        if arrival.turn is not None:
-            skip.update(arrival.turn.begin(frame))
-        self._publish(gate.room_id, frame, skip)
+        frame = buffered.frame.with_position(sequencer.room_id, at)
+        skip = self._links(buffered.skip) | sequencer.held
+        if buffered.on_release is not None:
+            skip.update(buffered.on_release.begin(frame))
+        self._publish(sequencer.room_id, frame, skip)
 
     def _publish(self, room_id: RoomId, frame: EncodedMessage, skip: Collection[Link]) -> None:
         audience = self._broadcast_groups.get(room_id)
@@ -266,16 +271,17 @@ class Streams:
             self._sender.broadcast(audience, frame, waiting.union(skip))
             self._held_members.keep(room_id, frame, skip)
 
-    def _release_next(self, gate: RoomSequencer) -> None:
-        """Let through what waits, as long as it is the next."""
-        while (found := gate.next()) is not None:
-            self._release(gate, *found)
+    def _release_next(self, sequencer: RoomSequencer) -> None:
+        """Release buffered messages as long as the next one is there."""
+        while (found := sequencer.next()) is not None:
+            self._release(sequencer, *found)
 
     @staticmethod
-    def _late(room_id: RoomId, at: Position, arrival: BufferedMessage) -> None:
-        """The members have had it, or nobody is there: only a turn is still to be had."""
-        if arrival.turn is not None:
-            arrival.turn.begin(arrival.frame.with_position(room_id, at))
+    def _release_late(room_id: RoomId, at: Position, buffered: BufferedMessage) -> None:
+        """Only the caller that waits for the message is told: the members have had it, or there
+        are none."""
+        if buffered.on_release is not None:
+            buffered.on_release.begin(buffered.frame.with_position(room_id, at))
 
     def _links(self, conn_ids: Collection[str], room_id: RoomId | None = None) -> set[Link]:
         conns = [c for conn_id in conn_ids if (c := self._connections.get(conn_id)) is not None]
@@ -283,100 +289,107 @@ class Streams:
 
     # --- reading what is missing
 
-    def _read(self, gate: RoomSequencer) -> asyncio.Task[Unavailable | None]:
-        if gate.reading is None:
-            gate.reading = self._tasks.spawn(self._catch_up(gate))
-        return gate.reading
+    def _read(self, sequencer: RoomSequencer) -> asyncio.Task[Unavailable | None]:
+        if sequencer.reading is None:
+            sequencer.reading = self._tasks.spawn(self._catch_up(sequencer))
+        return sequencer.reading
 
-    async def _read_anew(self, gate: RoomSequencer) -> Unavailable | None:
+    async def _read_to_end(self, sequencer: RoomSequencer) -> Unavailable | None:
         """Read what the store has now. A reading under way may have begun before the last
         message, so the next one is waited for too: two at most, whatever others ask for."""
-        if gate.reading is not None and (error := await asyncio.shield(gate.reading)) is not None:
+        if (
+            sequencer.reading is not None
+            and (error := await asyncio.shield(sequencer.reading)) is not None
+        ):
             return error
-        return await asyncio.shield(self._read(gate))
+        return await asyncio.shield(self._read(sequencer))
 
-    async def _catch_up(self, gate: RoomSequencer) -> Unavailable | None:
-        """Serve the members up to the store's last; returns why that could not be done."""
+    async def _catch_up(self, sequencer: RoomSequencer) -> Unavailable | None:
+        """Serve the members up to the store's last message; returns the error if that failed."""
         try:
-            while self._gates.get(gate.room_id) is gate:
-                gate.again = False
-                if gate.position is None:
-                    gate.position = await self._history.position(gate.room_id)
-                    self._release_next(gate)
+            while self._sequencers.get(sequencer.room_id) is sequencer:
+                sequencer.again = False
+                if sequencer.position is None:
+                    sequencer.position = await self._history.position(sequencer.room_id)
+                    self._release_next(sequencer)
                 else:
-                    await self._read_page(gate, gate.position)
-                if not gate.again and not gate.waiting:
+                    await self._read_page(sequencer, sequencer.position)
+                if not sequencer.again and not sequencer.waiting:
                     break
         except Unavailable as error:
-            self._logger.warning("history_not_read", room=gate.room_id, error=told(error))
-            self._fail_turns(gate, error)
+            self._logger.warning("history_not_read", room=sequencer.room_id, error=told(error))
+            self._fail_waiting(sequencer, error)
             return error
         except BaseException:
-            # Whatever it was, and be it the node's end: who waits for a turn is told.
-            self._fail_turns(gate, Unavailable("the history was not read"))
+            # Callers that wait for a message are told of any end, the node's too.
+            self._fail_waiting(sequencer, Unavailable("the history was not read"))
             raise
         finally:
-            gate.reading = None
+            sequencer.reading = None
         return None
 
     @staticmethod
-    def _fail_turns(gate: RoomSequencer, error: Unavailable) -> None:
-        for arrival in gate.waiting.values():
-            if arrival.turn is not None:
-                arrival.turn.fail(error)
+    def _fail_waiting(sequencer: RoomSequencer, error: Unavailable) -> None:
+        for buffered in sequencer.waiting.values():
+            if buffered.on_release is not None:
+                buffered.on_release.fail(error)
 
-    async def _read_page(self, gate: RoomSequencer, since: Position) -> None:
+    async def _read_page(self, sequencer: RoomSequencer, since: Position) -> None:
         await self._sender.ready()
-        due = list(gate.waiting)
+        due = list(sequencer.waiting)
         now = self._clock.wall()
-        page = await self._history.read(gate.room_id, since, PAGE, now)
-        if self._gates.get(gate.room_id) is not gate or gate.position is None:
+        page = await self._history.read(sequencer.room_id, since, PAGE, now)
+        if self._sequencers.get(sequencer.room_id) is not sequencer or sequencer.position is None:
             return
-        if gate.hearsay and page.position.epoch != since.epoch:
-            self._foreign(gate)
-        gate.hearsay = False
-        if not page.recovered and gate.position == since:
-            self._skip(gate, page)
+        if sequencer.unconfirmed and page.position.epoch != since.epoch:
+            self._count_foreign_epoch(sequencer)
+        sequencer.unconfirmed = False
+        if not page.recovered and sequencer.position == since:
+            self._skip_lost(sequencer, page)
         for at, entry in page.placed():
-            if at.follows(gate.position):
-                arrival = gate.waiting.pop(at, None) or self._arrival(gate.room_id, entry)
-                self._release(gate, at, arrival)
-        self._release_next(gate)
-        gate.again = gate.again or page.position.is_past(gate.position)
-        # What waited before the store was asked is in its answer, or was never true.
-        for at, given_up in gate.give_up(due, page.position):
+            if at.follows(sequencer.position):
+                buffered = sequencer.waiting.pop(at, None) or self._buffer(sequencer.room_id, entry)
+                self._release(sequencer, at, buffered)
+        self._release_next(sequencer)
+        sequencer.again = sequencer.again or page.position.is_past(sequencer.position)
+        # A message buffered before the read is in the page, or its position was never true.
+        for at, given_up in sequencer.take_stale(due, page.position):
             if at.epoch != page.position.epoch:
-                self._foreign(gate)
-            self._late(gate.room_id, at, given_up)
+                self._count_foreign_epoch(sequencer)
+            self._release_late(sequencer.room_id, at, given_up)
 
-    def _foreign(self, gate: RoomSequencer) -> None:
-        """A packet had a place of an epoch that the store does not know: now and then, of a
-        room that was deleted meanwhile; often, of a node with another store."""
+    def _count_foreign_epoch(self, sequencer: RoomSequencer) -> None:
+        """A packet had a position of an epoch that the store does not know. Rarely: the room
+        was deleted meanwhile. Often: a node uses another store."""
         self._stats.happened(Incident.FOREIGN_EPOCHS)
         now = self._clock.now()
-        if now - self._foreign_told >= TELL_FOREIGN:
-            self._foreign_told = now
-            self._logger.warning("foreign_epoch", room=gate.room_id)
+        if now - self._foreign_epoch_logged >= FOREIGN_EPOCH_PERIOD:
+            self._foreign_epoch_logged = now
+            self._logger.warning("foreign_epoch", room=sequencer.room_id)
 
-    def _skip(self, gate: RoomSequencer, page: Page) -> None:
-        """What the members have to get next is gone: tell them, and go on with the rest.
+    def _skip_lost(self, sequencer: RoomSequencer, page: Page) -> None:
+        """The next messages were trimmed: send the members a gap, and go on with the rest.
 
-        They are told the place where they stand: resuming from it, each learns what it
-        needs to know, be it that messages or that an epoch ended.
+        The gap has the position up to which they were served. A client that resumes from it
+        learns whether messages or the whole epoch are lost.
         """
-        assert gate.position is not None
-        self._logger.warning("history_lost", room=gate.room_id, offset=gate.position.offset)
-        # Who is held learns it from what it is sent when it is let go.
-        held = gate.held.intersection(self._held_members.held.get(gate.room_id, ()))
-        self._publish(gate.room_id, self._sender.encode_gap(gate.room_id, gate.position), held)
-        if page.position.epoch == gate.position.epoch:
-            gate.position = Position(page.position.epoch, page.first - 1)
+        assert sequencer.position is not None
+        self._logger.warning(
+            "history_lost", room=sequencer.room_id, offset=sequencer.position.offset
+        )
+        # A held member learns it from what it is sent when it is released.
+        held = sequencer.held.intersection(self._held_members.held.get(sequencer.room_id, ()))
+        self._publish(
+            sequencer.room_id, self._sender.encode_gap(sequencer.room_id, sequencer.position), held
+        )
+        if page.position.epoch == sequencer.position.epoch:
+            sequencer.position = Position(page.position.epoch, page.first - 1)
         else:
-            gate.position = Position(page.position.epoch, 0)
-            gate.again = True
+            sequencer.position = Position(page.position.epoch, 0)
+            sequencer.again = True
 
     def frame(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
-        """A kept message, ready to be placed; None, and logged, if it can't be read."""
+        """Return a kept message without its position; None, and logged, if it can't be read."""
         try:
             return read_message(
                 self._codec, entry.payload, entry.priority, recipient=room_id, fan_out=True
@@ -385,7 +398,7 @@ class Streams:
             self._logger.error("entry_not_read", room=room_id, error=told(error))
             return None
 
-    def _arrival(self, room_id: RoomId, entry: Entry) -> BufferedMessage | None:
+    def _buffer(self, room_id: RoomId, entry: Entry) -> BufferedMessage | None:
         frame = self.frame(room_id, entry)
         return None if frame is None else BufferedMessage(frame, entry.skip)
 
@@ -395,16 +408,20 @@ class Streams:
         self._timer = None
         if self._checking is None or self._checking.done():
             self._checking = self._tasks.spawn(self.check())
-        if self._gates:
+        if self._sequencers:
             self._timer = self._clock.call_later(CHECK, self._check_soon)
 
     async def check(self) -> None:
-        """Compare the rooms that stand still with the store, one after the other."""
-        for gate in list(self._gates.values()):
-            stands = gate.checked == gate.position
-            gate.checked = gate.position
-            if stands and self._gates.get(gate.room_id) is gate and await self._read(gate):
-                return  # away: each of the others would have to wait as long
+        """Compare idle rooms with the store, one after the other."""
+        for sequencer in list(self._sequencers.values()):
+            stands = sequencer.checked == sequencer.position
+            sequencer.checked = sequencer.position
+            if (
+                stands
+                and self._sequencers.get(sequencer.room_id) is sequencer
+                and await self._read(sequencer)
+            ):
+                return  # the store is away: each further room would wait as long
 
     async def close(self) -> None:
         """End what is under way."""
@@ -415,45 +432,45 @@ class Streams:
 
 
 MAX_WAITING = 256
-"""Messages that wait at one gate for those before them. They are shared with nobody, so
-as many as the queue of one connection."""
+"""Buffered messages of one room that wait for those before them: as many as fit into the
+queue of one connection."""
 
 
 class OnRelease(Protocol):
-    """Somebody who has more to do with a message than to send it to the members."""
+    """A caller that waits for its message to be released, such as one that waits for acks."""
 
     def begin(self, frame: EncodedMessage) -> Collection[Link]:
-        """The message's turn has come, or is over already. Returns the links that it was
-        sent to. Never waits, never raises."""
+        """The message is released now, or was released before. Returns the links that the
+        caller has sent it to. Never waits, never raises."""
 
     def fail(self, error: Unavailable) -> None:
-        """Nobody can say when its turn will come: the store is away."""
+        """The store is away: it is unknown when the message will be released."""
 
 
 @dataclass(slots=True)
 class BufferedMessage:
-    """A message that wants to pass, without its place; not for the connections ``skip``."""
+    """A message without its position that waits for its release; not for ``skip``."""
 
     frame: EncodedMessage
     skip: Sequence[str] = ()
-    turn: OnRelease | None = None
+    on_release: OnRelease | None = None
 
 
 class RoomSequencer:
-    """What one room's members here have had, and what waits for them.
+    """The position of one room's members on this node, and the messages that wait for it.
 
-    ``position`` is None until the store has been asked for it.
+    ``position`` is None until it was read from the store.
     """
 
     __slots__ = (
         "again",
         "checked",
-        "hearsay",
         "held",
         "position",
         "reading",
         "retention",
         "room_id",
+        "unconfirmed",
         "waiting",
     )
 
@@ -464,41 +481,41 @@ class RoomSequencer:
         self.retention = retention
         """None while it is not known."""
         self.position = position
-        self.hearsay = False
+        self.unconfirmed = False
         """Whether ``position`` was told by a packet, and the store has not confirmed it."""
         self.held: set[Link] = set()
-        """Members whom nothing is passed to: they are being sent what they missed."""
+        """Links of members that are still being sent what they missed."""
         self.waiting: dict[Position, BufferedMessage] = {}
         self.reading: asyncio.Task[Unavailable | None] | None = None
         self.again = False
-        """Whether more may be in the store than the reading under way brings."""
+        """Whether the store may have more than the read in flight brings."""
         self.checked = position
         """Where it stood when it was last compared with the store."""
 
-    def hold(self, at: Position, arrival: BufferedMessage) -> None:
-        """Have a message wait, if there is room; one with a turn has it in any case."""
+    def hold(self, at: Position, buffered: BufferedMessage) -> None:
+        """Buffer a message if there is room. One with ``on_release`` is buffered in any case."""
         waits = self.waiting.get(at)
-        if arrival.turn is not None or (waits is None and len(self.waiting) < MAX_WAITING):
-            self.waiting[at] = arrival
+        if buffered.on_release is not None or (waits is None and len(self.waiting) < MAX_WAITING):
+            self.waiting[at] = buffered
 
     def next(self) -> tuple[Position, BufferedMessage] | None:
-        """Take out what may pass now: the message right after the position."""
+        """Take out the message that follows the position; None if it is not there."""
         if not self.waiting or self.position is None:
             return None
         at = Position(self.position.epoch, self.position.offset + 1)
-        arrival = self.waiting.pop(at, None)
-        return None if arrival is None else (at, arrival)
+        buffered = self.waiting.pop(at, None)
+        return None if buffered is None else (at, buffered)
 
-    def give_up(
+    def take_stale(
         self, before: Iterable[Position], last: Position
     ) -> list[tuple[Position, BufferedMessage]]:
-        """Take out those of the places ``before`` that no reading will bring: the members
-        have had them, or the store, which stands at ``last``, does not know them."""
+        """Take out the buffered messages at positions ``before`` that no read will bring: the
+        members have had them, or the store, whose last position is ``last``, lacks them."""
         assert self.position is not None
         found = []
         for at in before:
             if not at.is_past(self.position) or at.is_past(last):
-                arrival = self.waiting.pop(at, None)
-                if arrival is not None:
-                    found.append((at, arrival))
+                buffered = self.waiting.pop(at, None)
+                if buffered is not None:
+                    found.append((at, buffered))
         return found

@@ -108,7 +108,7 @@ async def test_who_publishes_where_nobody_here_says_what_is_kept_is_looked_at_to
     """The room's options are asked for, which takes its time."""
     await case.hub.create_room("lab", KEPT)
     ada, ben = await case.member("ada"), await case.member("ben")
-    case.node.parts.streams._gates["lab"].retention = None
+    case.node.parts.streams._sequencers["lab"].retention = None
     case.state.after.add("room")
     await case.publish(ada)
     await case.hub.kick_user_from_room("ada", "lab")

@@ -91,7 +91,7 @@ async def test_what_is_done_to_the_new_user_right_behind_it_holds(slow, how, bef
     else:
         assert ada.conn.rooms == frozenset()
         assert await members(one) == {}
-    assert not one.parts.rooms.unsettled(ada.conn)
+    assert not one.parts.rooms.rooms_to_settle(ada.conn)
 
 
 @pytest.mark.parametrize("held_up", [False, True])

@@ -12,8 +12,8 @@ def at(offset, epoch="e"):
     return Position(epoch, offset)
 
 
-def arrival(turn=None):
-    return BufferedMessage(EncodedMessage(b"{}"), turn=turn)
+def arrival(on_release=None):
+    return BufferedMessage(EncodedMessage(b"{}"), on_release=on_release)
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def test_one_with_a_turn_waits_in_any_case(gate, monkeypatch):
     monkeypatch.setattr(stream, "MAX_WAITING", 1)
     gate.hold(at(5), arrival())
 
-    gate.hold(at(6), arrival(turn=object()))
+    gate.hold(at(6), arrival(on_release=object()))
 
     assert list(gate.waiting) == [at(5), at(6)]
 
 
 def test_the_same_message_from_the_bus_does_not_take_the_turn(gate):
-    mine = arrival(turn=object())
+    mine = arrival(on_release=object())
     gate.hold(at(5), mine)
 
     gate.hold(at(5), arrival())
@@ -82,7 +82,7 @@ def test_what_no_reading_will_bring_is_given_up(gate):
         gate.hold(place, arrival())
     gate.hold(at(10), arrival())
 
-    given_up = gate.give_up(before, at(7))
+    given_up = gate.take_stale(before, at(7))
 
     assert [place for place, _ in given_up] == [at(1), at(2), at(3, "f"), at(9)]
     assert list(gate.waiting) == [at(5), at(10)], "asked for since, or to be read next"
@@ -93,4 +93,4 @@ def test_what_a_reading_has_brought_meanwhile_is_not_given_up(gate):
     due = list(gate.waiting)
     gate.position, _ = gate.next()
 
-    assert gate.give_up(due, at(7)) == []
+    assert gate.take_stale(due, at(7)) == []

@@ -241,7 +241,7 @@ async def test_what_waits_is_bounded_and_what_does_not_fit_is_in_the_store(
 
     await publish(one, 2, 3, 4, 5)
     await settle()
-    gate = two.parts.streams._gates["lab"]
+    gate = two.parts.streams._sequencers["lab"]
     assert len(gate.waiting) == 2
     history.go_on()
     await settle()
@@ -380,17 +380,19 @@ async def test_whatever_a_reading_fails_of_who_waits_for_a_turn_is_told(one, err
     await one.hub.create_room("lab", KEEPS)
     await joined(one, "ada")
     at = one.parts.streams.position("lab")
-    turn = _Turns()
+    on_release = _Turns()
 
     async def read(*_):
         raise error
 
     monkeypatch.setattr(one.parts.streams._history, "read", read)
     frame = one.parts.sender.encode(Message("t"))
-    one.parts.streams.arrived("lab", Position(at.epoch, 2), BufferedMessage(frame, turn=turn))
+    one.parts.streams.arrived(
+        "lab", Position(at.epoch, 2), BufferedMessage(frame, on_release=on_release)
+    )
     await settle()
 
-    [told] = turn.heard
+    [told] = on_release.heard
     assert isinstance(told, Unavailable)
 
 
@@ -590,7 +592,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
     await settle()
 
     assert data(bob) == [1, 2]
-    assert two.parts.streams._gates["lab"].waiting == {}
+    assert two.parts.streams._sequencers["lab"].waiting == {}
 
 
 async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is_asked(one):
@@ -667,7 +669,7 @@ async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
     await one.hub.update_room("lab", history_size=5)
     await publish(one, 1)
     await settle()
-    gate = two.parts.streams._gates["lab"]
+    gate = two.parts.streams._sequencers["lab"]
     bus.deaf.add(room_of(one))
     await publish(one, 2)
     bus.deaf.clear()
@@ -676,7 +678,7 @@ async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
     await settle()
 
     assert offsets(bob) == [1, 2, 3]
-    assert two.parts.streams._gates["lab"] is gate
+    assert two.parts.streams._sequencers["lab"] is gate
     assert gate.retention == Retention(5)
 
 
