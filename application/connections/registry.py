@@ -204,7 +204,7 @@ class Connections:
         self.sender: SendsToConnection
         """Set when the node is built: the sender needs the registry too."""
         self.hooks = hooks
-        self.everyone: BroadcastGroup = outbound.audience()
+        self.everyone: BroadcastGroup = outbound.new_group()
         self.roster = Roster()
         self.draining = False
         self._stats = stats
@@ -356,7 +356,7 @@ class BroadcastGroups:
         """Add a link to a room's group."""
         audience = self.of.get(room_id)
         if audience is None:
-            audience = self.of[room_id] = self._outbound.audience()
+            audience = self.of[room_id] = self._outbound.new_group()
         audience.add(link)
 
     def discard(self, room_id: RoomId, link: Link) -> None:

@@ -79,7 +79,7 @@ class TokenExpiry:
             return  # it has its chance already
         conn.token_lapsed = True
         now = self._clock.now()
-        self._deadlines.at(now, conn.link.look)  # not from within a batch of input
+        self._deadlines.at(now, conn.link.read_pending)  # not from within a batch of input
         when = now + CHANCE
         self._of[conn.id] = (conn, self._deadlines.at(when, lambda: self._end(conn)))
 

@@ -356,7 +356,7 @@ class PendingAcks:
         waiting.deadline = None
         backing_off = waiting.delivery.state is State.BACKING_OFF
         if not backing_off:
-            waiting.conn.link.look()  # an ack that has arrived and is not read yet counts
+            waiting.conn.link.read_pending()  # an ack that has arrived and is not read yet counts
             if waiting.delivery.is_settled:
                 return
         self._apply(waiting, Event.DUE if backing_off else Event.EXPIRED)

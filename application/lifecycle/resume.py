@@ -289,7 +289,7 @@ class Resumer:
         placed: list[tuple[Position, Entry]],
     ) -> _End:
         for at, entry in placed:
-            if conn.link.crowded and not await self._has_read(conn):
+            if conn.link.is_half_full and not await self._has_read(conn):
                 return _End.SLOW
             here = self._streams.position(room_id)
             if here is None or not self._streams.is_held(room_id, conn.link):
@@ -310,11 +310,11 @@ class Resumer:
 
     async def _has_read(self, conn: Connection) -> bool:
         """Wait for the client to read; False if it does not, or if too many don't."""
-        while conn.link.crowded and not conn.link.queued and conn.is_open:  # noqa: ASYNC110
+        while conn.link.is_half_full and not conn.link.queued and conn.is_open:  # noqa: ASYNC110
             # It is only collected: it goes out in one of the next turns, or shows itself to
             # be stuck. Behind a large fan-out that may be many.
             await asyncio.sleep(0)
-        if not conn.link.crowded:
+        if not conn.link.is_half_full:
             return conn.is_open
         if len(self._slow) >= MAX_SLOW:
             return False
@@ -325,7 +325,7 @@ class Resumer:
         finally:
             deadline.cancel()
             del self._slow[conn]
-        return conn.is_open and not conn.link.crowded
+        return conn.is_open and not conn.link.is_half_full
 
     def close(self) -> None:
         """End the timer."""

@@ -225,7 +225,7 @@ class Sender:
         self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
         """Queue for all links of ``audience`` without waiting; returns their number."""
-        reached = audience.publish(frame, skip)
+        reached = audience.broadcast(frame, skip)
         if not frame.raw:
             self._stats.sent(reached)
         return reached

@@ -167,7 +167,7 @@ class EncodedMessage:
         """The payload, shared by copies for other recipients."""
         return self.payload
 
-    def form(self, wire: WireFormat) -> bytes:
+    def for_wire(self, wire: WireFormat) -> bytes:
         """Return the bytes for ``wire``, built on first use and then shared."""
         if self.built_for == wire.name:
             return self.built

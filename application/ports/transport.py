@@ -20,7 +20,7 @@ from eyewall.domain.outbox import Offer
 class Link(Protocol):
     """The socket side of one connection.
 
-    * messages leave in the order of ``send`` and ``publish``; a message is written whole or
+    * messages leave in the order of ``send`` and ``broadcast``; a message is written whole or
       not at all;
     * the close frame is the last one; later sends are ignored;
     * an end that ``close`` did not ask for is reported to ``TransportEvents.lost``, once.
@@ -35,14 +35,14 @@ class Link(Protocol):
         """Messages that wait because the peer reads too slowly."""
 
     @property
-    def crowded(self) -> bool:
+    def is_half_full(self) -> bool:
         """Whether the queue is at least half full: backpressure for bulk sending."""
 
     @property
     def last_seen(self) -> float:
         """When bytes last came in, on the clock's ``now``."""
 
-    def look(self) -> None:
+    def read_pending(self) -> None:
         """Read the input that has arrived, and pass it on, before a deadline is applied.
 
         Must not be called from within ``TransportEvents``.
@@ -70,14 +70,14 @@ class BroadcastGroup(Protocol):
     def __iter__(self) -> Iterator[Link]:
         """Iterate over the links."""
 
-    def publish(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
+    def broadcast(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
         """Queue a message for the current links, except ``skip``; returns their number."""
 
 
 class MessageWriter(Protocol):
     """Writes for all links of the node, in one batch per iteration of the loop."""
 
-    def audience(self) -> BroadcastGroup:
+    def new_group(self) -> BroadcastGroup:
         """Return a new, empty group."""
 
     async def ready(self) -> None:

@@ -63,13 +63,13 @@ class FakeLink:
         return len(self._outbox)
 
     @property
-    def crowded(self) -> bool:
+    def is_half_full(self) -> bool:
         outbox, queue = self._outbox, self._queue
         return len(outbox) * 2 > queue.size or outbox.bytes * 2 > queue.max_bytes
 
     # --- the server's side
 
-    def look(self) -> None:
+    def read_pending(self) -> None:
         """Do nothing: input is passed on at once, so none is ever unread."""
 
     def send(self, frame: EncodedMessage) -> Offer:
@@ -164,7 +164,7 @@ def _nothing() -> None:
 
 
 class FakeAudience:
-    """Implements ``Audience``."""
+    """Implements ``BroadcastGroup``."""
 
     def __init__(self) -> None:
         self._links: dict[Any, None] = {}
@@ -181,7 +181,7 @@ class FakeAudience:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._links)
 
-    def publish(self, frame: EncodedMessage, skip: Collection[Any] = ()) -> int:
+    def broadcast(self, frame: EncodedMessage, skip: Collection[Any] = ()) -> int:
         meant = [link for link in self._links if link not in skip]
         for link in meant:
             link.take_later(frame)
@@ -189,7 +189,7 @@ class FakeAudience:
 
 
 class FakeOutbound:
-    """Implements ``Outbound``. ``crowded``: too many bytes wait to be written."""
+    """Implements ``MessageWriter``. ``crowded``: too many bytes wait to be written."""
 
     def __init__(self) -> None:
         self._room = asyncio.Event()
@@ -203,7 +203,7 @@ class FakeOutbound:
     def crowded(self, value: bool) -> None:
         (self._room.clear if value else self._room.set)()
 
-    def audience(self) -> FakeAudience:
+    def new_group(self) -> FakeAudience:
         return FakeAudience()
 
     async def ready(self) -> None:

@@ -461,7 +461,7 @@ def test_a_message_is_converted_once_for_all_members(envelope, encoded, recoded)
     wire = PlainFormat(codec)
     frame = frame_of(envelope)
 
-    forms = {id(frame.addressed(str(n)).form(wire)) for n in range(1000)}
+    forms = {id(frame.addressed(str(n)).for_wire(wire)) for n in range(1000)}
 
     assert len(forms) == 1
     assert (codec.encoded, codec.recoded) == (encoded, recoded)

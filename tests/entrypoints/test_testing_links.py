@@ -64,7 +64,7 @@ def got(link):
 def test_they_are_what_the_application_takes_them_for(make):
     link: Link = make()
     outbound: MessageWriter = FakeOutbound()
-    audience: BroadcastGroup = outbound.audience()
+    audience: BroadcastGroup = outbound.new_group()
     transport: Transport = NoTransport()
 
     assert transport.routes("/ws") == []
@@ -95,10 +95,10 @@ async def test_who_is_stalled_gets_what_the_policy_kept(make, intake, policy, ke
 
     assert offers[:2] == [Offer.QUEUED] * 2
     assert (offers[2] is Offer.DROPPED_OLDEST) == (policy is DropPolicy.DROP_OLDEST)
-    assert link.crowded or link.closed
+    assert link.is_half_full or link.closed
     link.read()
     await settle()
-    assert not link.crowded
+    assert not link.is_half_full
     assert got(link) == kept
     assert intake.told == told
     assert (link.closed is not None) == (policy is DropPolicy.DROP_AND_DISCONNECT)
@@ -176,7 +176,7 @@ async def test_an_audience_skips_and_tells_drops_afterwards(make, intake):
     for link in (reads, full, skipped):
         audience.add(link)
 
-    assert audience.publish(frames("a")[0], skip=[skipped]) == 2
+    assert audience.broadcast(frames("a")[0], skip=[skipped]) == 2
     assert intake.told == []
     await settle()
 

@@ -56,7 +56,7 @@ def check_there_and_back(data: bytes, options: int) -> None:
         threshold=options >> 3 & 15, level=1 + options % 9, mem_level=1 + options % 9
     )
     frame = EncodedMessage(content, raw=True, binary=bool(options & 1))
-    plain, whole = frame.form(PLAIN), DeflateFormat(PLAIN, config).build(frame)
+    plain, whole = frame.for_wire(PLAIN), DeflateFormat(PLAIN, config).build(frame)
     if not whole[0] & 0x40:
         assert whole == plain
         return

@@ -101,7 +101,7 @@ class DeflateFormat:
         self._config = config
 
     def build(self, frame: EncodedMessage) -> bytes:
-        whole = frame.form(self._plain)
+        whole = frame.for_wire(self._plain)
         start = 2 + {126: 2, 127: 8}.get(whole[1], 0)
         payload = memoryview(whole)[start:]
         if len(payload) < self._config.threshold:

@@ -87,7 +87,7 @@ class Backlog:
         return self._outbox.bytes + len(self._partial_source)
 
     @property
-    def crowded(self) -> bool:
+    def is_half_full(self) -> bool:
         """Whether more than half of the queue is used."""
         outbox, config = self._outbox, self._config
         return len(outbox) * 2 > config.size or outbox.bytes * 2 > config.max_bytes
@@ -132,7 +132,7 @@ class Backlog:
         if self._control:
             data, self._control = self._control, b""
         elif frames := self._take_unexpired(now):
-            data = b"".join([frame.form(self._wire) for frame in frames])
+            data = b"".join([frame.for_wire(self._wire) for frame in frames])
         else:
             data, self.close_frame = self.close_frame, b""
         self.partial = memoryview(data)

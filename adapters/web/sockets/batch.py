@@ -190,7 +190,7 @@ class SocketGroup:
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
 
-    def publish(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
+    def broadcast(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
         if not self._links:
             return 0
         snapshot = self._snapshot
@@ -235,7 +235,7 @@ class WriteBatcher:
 
     # --- for the application
 
-    def audience(self) -> SocketGroup:
+    def new_group(self) -> SocketGroup:
         return SocketGroup(self)
 
     async def ready(self) -> None:
@@ -255,7 +255,7 @@ class WriteBatcher:
     ) -> None:
         """Collect a frame for the members of ``snapshot``, except ``skip``."""
         for wire, _ in snapshot.by_wire:
-            size = len(frame.form(wire))  # encoded here, so that its errors reach the caller
+            size = len(frame.for_wire(wire))  # encoded here, so that its errors reach the caller
         for link in skip:
             self._append(link, self._number + 1, None)
         self._number += 1
@@ -381,9 +381,9 @@ def _joined_writes(
 ) -> Iterable[tuple[Sequence[EncodedMessage], bytes]]:
     """Return the frames joined into as few writes as ``MAX_JOINED_BYTES`` allows: usually one."""
     if len(frames) == 1:
-        return ((frames, frames[0].form(wire)),)
+        return ((frames, frames[0].for_wire(wire)),)
     name = wire.name
-    forms = [frame.built if frame.built_for == name else frame.form(wire) for frame in frames]
+    forms = [frame.built if frame.built_for == name else frame.for_wire(wire) for frame in frames]
     if sum(map(len, forms)) <= MAX_JOINED_BYTES:
         return ((frames, b"".join(forms)),)
     return _split(frames, forms)

@@ -54,7 +54,7 @@ class HeartbeatTarget(Protocol):
     def is_reading(self) -> bool:
         """Whether the peer is read. If not, its silence means nothing."""
 
-    def look(self) -> None:
+    def read_pending(self) -> None:
         """Read the input that has arrived."""
 
     def ping(self) -> bool:
@@ -150,7 +150,7 @@ class Heartbeat:
 
     def _check_link(self, link: HeartbeatTarget, now: float) -> None:
         if self._is_overdue(link, now):
-            link.look()
+            link.read_pending()
             now = self._clock.now()
             if link.due_tick == UNSCHEDULED:
                 return

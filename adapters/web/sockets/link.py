@@ -173,9 +173,9 @@ class SocketLink(ABC):
         return len(self._backlog) if self._backlog is not None else 0
 
     @property
-    def crowded(self) -> bool:
+    def is_half_full(self) -> bool:
         pending = self.pending
-        if self._backlog is not None and self._backlog.crowded:
+        if self._backlog is not None and self._backlog.is_half_full:
             return True
         if pending is None:
             return False
@@ -185,7 +185,7 @@ class SocketLink(ABC):
     def send(self, frame: EncodedMessage) -> Offer:
         if self.state != OPEN:
             return Offer.CLOSED
-        size = len(frame.form(self.wire))
+        size = len(frame.for_wire(self.wire))
         io = self.io
         writer = io.writer
         pending = self.pending
@@ -327,7 +327,7 @@ class SocketLink(ABC):
         end = 0
         whole = 0
         while end < started and whole < len(frames):
-            end += len(frames[whole].form(self.wire))
+            end += len(frames[whole].for_wire(self.wire))
             whole += 1
         self._begin_backlog(memoryview(data)[sent:end])
         for frame in frames[whole:]:
@@ -387,7 +387,7 @@ class SocketLink(ABC):
         if offer is Offer.OVERFLOWED:
             self._overflow()
             return offer
-        if not backlog.reading_paused and self.state == OPEN and backlog.crowded:
+        if not backlog.reading_paused and self.state == OPEN and backlog.is_half_full:
             backlog.reading_paused = True
             self._adjust()
         if self.io.pool.full:
@@ -488,7 +488,7 @@ class SocketLink(ABC):
             return math.inf
         return self._message_started + self.io.message_timeout
 
-    def look(self) -> None:
+    def read_pending(self) -> None:
         io = self.io
         for _ in range(MAX_CATCH_UP_READS):
             if not self.is_reading or io.writer.full:

@@ -60,11 +60,11 @@ async def test_a_thousand_members_get_everything_in_order(tls):
             await asyncio.gather(*(Client.connect(here) for _ in range(50)))
         await until(lambda: len(here.intake.links) == count)
         links = here.intake.links
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         for link in links:
             room.add(link)
         for n in range(20):
-            assert room.publish(raw(str(n))) == count
+            assert room.broadcast(raw(str(n))) == count
             links[n].send(raw(f"own {n}"))
             if n == 10:
                 await turns(3)
@@ -91,14 +91,14 @@ async def test_a_ping_is_answered_during_a_large_fan_out():
     async with served() as here:
         clients = [await here.connect() for _ in range(100)]
         client = clients[0]
-        rooms = [here.sockets.outbound.audience() for _ in range(100)]
+        rooms = [here.sockets.outbound.new_group() for _ in range(100)]
         for room in rooms:
             for link in here.intake.links:
                 room.add(link)
         client.write(masked("now", 0x89))
         for room in rooms:
             for _ in range(10):
-                room.publish(raw("x" * 20_000))
+                room.broadcast(raw("x" * 20_000))
         frames = [await client.frame()]
         while frames[-1][0] != 10:
             frames.append(await client.frame())
@@ -151,9 +151,9 @@ async def test_a_connection_that_has_ended_is_not_kept(tls):
         client, link = await here.pair()
         link.owner = Owner()
         owner = weakref.ref(link.owner)
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         room.add(link)
-        room.publish(raw("x"))
+        room.broadcast(raw("x"))
         assert await client.text() == "x"
         client.write(masked("half")[:3])
         await until(lambda: here.intake.links[0]._parser)

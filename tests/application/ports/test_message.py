@@ -18,7 +18,7 @@ class CountingWire:
 def test_a_wire_form_is_built_once_however_many_receive_it():
     frame, wire = EncodedMessage(b"x"), CountingWire("json:")
 
-    forms = [frame.form(wire) for _ in range(3)]
+    forms = [frame.for_wire(wire) for _ in range(3)]
 
     assert forms[0] == b"json:x"
     assert all(form is forms[0] for form in forms)
@@ -28,8 +28,8 @@ def test_a_wire_form_is_built_once_however_many_receive_it():
 def test_each_wire_has_a_form_of_its_own():
     frame = EncodedMessage(b"x")
 
-    assert frame.form(CountingWire("a")) == b"ax"
-    assert frame.form(CountingWire("b")) == b"bx"
+    assert frame.for_wire(CountingWire("a")) == b"ax"
+    assert frame.for_wire(CountingWire("b")) == b"bx"
 
 
 def test_the_same_message_to_another_recipient_shares_the_bytes():
@@ -39,8 +39,8 @@ def test_the_same_message_to_another_recipient_shares_the_bytes():
     )
 
     copy = frame.addressed("bob")
-    copy.form(wire)
-    frame.form(wire)
+    copy.for_wire(wire)
+    frame.for_wire(wire)
 
     assert wire.built == 1
     assert copy.recipient == "bob"
@@ -62,7 +62,7 @@ def test_no_form_is_built_twice_whoever_asks_first(asked):
     for who, name in asked:
         while len(frames) <= who:
             frames.append(frames[0].addressed("bob"))
-        assert frames[who].form(wires[name]) == name.encode() + b"x"
+        assert frames[who].for_wire(wires[name]) == name.encode() + b"x"
 
     assert all(wire.built <= 1 for wire in wires.values())
 

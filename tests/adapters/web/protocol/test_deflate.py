@@ -188,7 +188,7 @@ def test_what_is_not_compressed_is_the_same_object_for_both_wires():
     plain = PlainFormat(PlainCodec())
     frame = raw(b"short")
 
-    assert frame.form(DeflateFormat(plain, CONFIG)) is frame.form(plain)
+    assert frame.for_wire(DeflateFormat(plain, CONFIG)) is frame.for_wire(plain)
 
 
 def test_the_level_is_what_zlib_is_asked_for():
@@ -204,8 +204,8 @@ def test_a_message_is_encoded_and_compressed_once_for_all():
     deflated = DeflateFormat(plain, CONFIG)
     frame = raw(b"x" * 1000)
 
-    forms = {id(frame.addressed(str(n)).form(deflated)) for n in range(100)}
-    frame.form(plain)
+    forms = {id(frame.addressed(str(n)).for_wire(deflated)) for n in range(100)}
+    frame.for_wire(plain)
 
     assert len(forms) == 1
     assert plain.built == 1
@@ -489,11 +489,11 @@ async def test_a_room_of_both_kinds_gets_each_message_in_its_own_form():
     async with served(compression=CONFIG) as here:
         deflating, one = await here.pair(**OFFER)
         plain, other = await here.pair()
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         room.add(one)
         room.add(other)
 
-        room.publish(raw(text))
+        room.broadcast(raw(text))
 
         assert await plain.text() == text
         first, payload = await rsv_frame(deflating)

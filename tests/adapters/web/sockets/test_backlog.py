@@ -111,13 +111,13 @@ def test_what_does_not_fit_is_handed_back(backlog):
 def test_it_is_crowded_from_half_of_either_bound(backlog):
     for _ in range(2):
         backlog.offer(raw("x"))
-    assert not backlog.crowded
+    assert not backlog.is_half_full
     backlog.offer(raw("x"))
-    assert backlog.crowded
+    assert backlog.is_half_full
 
     large = make(size=100, max_bytes=1000)
     large.offer(raw("x" * 501))
-    assert large.crowded
+    assert large.is_half_full
 
 
 def test_urgent_frames_have_a_bound(backlog):

@@ -38,7 +38,7 @@ class FakeTarget:
         self.deadline: float | None = None
         self.alive = True
 
-    def look(self):
+    def read_pending(self):
         if self.unread:
             self.unread, self.last_seen = False, self.clock.now()
 

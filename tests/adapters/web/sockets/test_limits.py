@@ -146,11 +146,11 @@ async def test_what_is_written_to_many_is_bounded_in_the_next_turn():
 
 async def test_a_broadcast_that_many_do_not_read_is_held_once():
     async with bounded() as here:
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         for _ in range(5):
             room.add((await stalled(here, 1, 10))[1])
         for _ in range(50):
-            room.publish(raw("." * 1000))
+            room.broadcast(raw("." * 1000))
         here.sockets.outbound.flush_now()
         await turns()
 
@@ -180,7 +180,7 @@ async def test_half_written_messages_that_hold_too_much_end_with_their_connectio
         for size in (30_000, 60_000):
             _, link = await here.pair()
             frame = raw("." * size)
-            link.on_partial_write([frame], frame.form(link.wire), 1)
+            link.on_partial_write([frame], frame.for_wire(link.wire), 1)
             links.append(link)
         small, large = links
         small.send(raw("." * 20_000))
@@ -199,7 +199,7 @@ async def test_the_largest_of_many_half_written_messages_ends_in_the_next_turn()
             _, link = await here.pair()
             links.append(link)
             frame = raw("." * size)
-            link.on_partial_write([frame], frame.form(link.wire), 1)
+            link.on_partial_write([frame], frame.for_wire(link.wire), 1)
         assert here.io.pool.full
         await turns()
 

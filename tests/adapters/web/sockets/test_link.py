@@ -300,11 +300,11 @@ async def test_drop_and_disconnect_in_a_fan_out_reports_what_did_not_fit(tls):
     queue = QueueConfig(size=4, drop_policy=DropPolicy.DROP_AND_DISCONNECT)
     async with served(tls=tls, queue=queue) as here:
         _, link, _ = await stalled(here)
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         room.add(link)
         frames = [raw(f"{n:06}".ljust(KIB)) for n in range(10)]
         for frame in frames:
-            room.publish(frame)
+            room.broadcast(frame)
         await until(lambda: here.intake.ends)
 
         dropped = [frame for _, frame, _ in here.intake.drops]
@@ -318,7 +318,7 @@ async def test_one_stalled_member_delays_no_other_and_keeps_little(tls):
     async with served(tls=tls, queue=queue) as here:
         _, link, _ = await stalled(here)
         others = [await here.connect() for _ in range(3)]
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         for member in here.intake.links:
             room.add(member)
         await turns()
@@ -331,7 +331,7 @@ async def test_one_stalled_member_delays_no_other_and_keeps_little(tls):
         tracemalloc.start()
         for n in range(300):
             await here.sockets.outbound.ready()
-            room.publish(raw(f"{n:06}".ljust(20 * KIB)))
+            room.broadcast(raw(f"{n:06}".ljust(20 * KIB)))
             await asyncio.sleep(0)
         for reader in readers:
             assert await reader == list(range(300))
@@ -434,10 +434,10 @@ async def test_a_stalled_connection_keeps_the_order_of_room_and_direct_messages(
     """What a room has collected for it stands before a direct message sent after it."""
     async with served(tls=tls) as here:
         client, link, sent = await stalled(here)
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         room.add(link)
         for n in range(sent, sent + 20, 2):
-            room.publish(raw(f"{n:06}"))
+            room.broadcast(raw(f"{n:06}"))
             await numbered(link, n + 1, size=6)
         client.resume()
 
@@ -450,12 +450,12 @@ async def test_a_stalled_connection_keeps_the_order_of_room_and_direct_messages(
 async def test_close_writes_what_was_sent_before_and_nothing_after(tls):
     async with served(tls=tls) as here:
         client, link = await here.pair()
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         room.add(link)
-        room.publish(raw("1"))
+        room.broadcast(raw("1"))
         link.send(raw("2"))
         link.close(Reason.SERVER_SHUTDOWN)
-        room.publish(raw("late"))
+        room.broadcast(raw("late"))
         assert link.send(raw("late")) is Offer.CLOSED
         link.close(Reason.NORMAL)
 
@@ -690,12 +690,12 @@ async def test_an_idle_link_holds_nothing_of_its_own(tls):
 async def test_a_link_is_crowded_when_half_of_its_queue_is_used(tls):
     async with served(tls=tls, queue=QueueConfig(size=8)) as here:
         client, link, sent = await stalled(here)
-        assert not link.crowded
-        while not link.crowded:
+        assert not link.is_half_full
+        while not link.is_half_full:
             await numbered(link, sent)
             sent += 1
         assert link.queued <= 6
         client.resume()
 
         await client.texts(sent)
-        await until(lambda: not link.crowded)
+        await until(lambda: not link.is_half_full)

@@ -258,14 +258,14 @@ async def test_everything_works_with_the_loops_own_readers():
     async with served(source=LoopSource()) as here:
         one, first = await here.pair()
         two, second = await here.pair()
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         room.add(first)
         room.add(second)
         one.pause()
         sent = 0
         while first._backlog is None:
             await here.sockets.outbound.ready()
-            room.publish(raw(f"{sent:06}".ljust(10_000)))
+            room.broadcast(raw(f"{sent:06}".ljust(10_000)))
             sent += 1
             await asyncio.sleep(0)
         one.resume()

@@ -427,10 +427,10 @@ async def test_who_goes_on_sending_after_our_end_was_said_is_not_reset(source):
 async def test_a_fan_out_reaches_all(size, source):
     async with served(tls=True, source=source) as here:
         clients = [await here.connect() for _ in range(10)]
-        room = here.sockets.outbound.audience()
+        room = here.sockets.outbound.new_group()
         for link in here.intake.links:
             room.add(link)
         for n in range(20):
-            room.publish(raw(f"{n:06}".ljust(size)))
+            room.broadcast(raw(f"{n:06}".ljust(size)))
         for client in clients:
             assert [int(text[:6]) for text in await client.texts(20)] == list(range(20))

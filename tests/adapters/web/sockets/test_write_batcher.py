@@ -67,7 +67,7 @@ def started() -> WriteBatcher:
 
 
 def audience(batcher: WriteBatcher, *links):
-    members = batcher.audience()
+    members = batcher.new_group()
     for link in links:
         members.add(link)
     return members
@@ -77,9 +77,9 @@ async def test_what_is_sent_in_one_turn_leaves_in_one_write():
     batcher, one, two = started(), Sink(), Sink()
     room = audience(batcher, one, two)
 
-    room.publish(raw("a"))
+    room.broadcast(raw("a"))
     batcher.collect(one, raw("own"), 3)
-    room.publish(raw("b"))
+    room.broadcast(raw("b"))
     assert one.writes == []
     await turns()
 
@@ -91,7 +91,7 @@ async def test_within_a_batch_nothing_is_written_before_its_end():
     room = audience(batcher, link)
 
     batcher.expect_flush()
-    room.publish(raw("a"))
+    room.broadcast(raw("a"))
     await turns()
     assert link.writes == []
     batcher.flush()
@@ -103,22 +103,22 @@ async def test_who_joins_after_a_message_does_not_get_it_and_who_leaves_still_do
     batcher, stays, leaves, joins = started(), Sink(), Sink(), Sink()
     room = audience(batcher, stays, leaves)
 
-    room.publish(raw("a"))
+    room.broadcast(raw("a"))
     room.discard(leaves)
     room.add(joins)
-    room.publish(raw("b"))
+    room.broadcast(raw("b"))
     batcher.flush_now()
 
     assert (stays.writes, leaves.writes, joins.writes) == ([b"ab"], [b"a"], [b"b"])
 
 
-async def test_publish_counts_whom_it_reaches_and_skips_whom_it_should():
+async def test_broadcast_counts_whom_it_reaches_and_skips_whom_it_should():
     batcher, one, two, stranger = started(), Sink(), Sink(), Sink()
     room = audience(batcher, one, two)
 
-    assert audience(batcher).publish(raw("x")) == 0
-    assert room.publish(raw("a")) == 2
-    assert room.publish(raw("b"), skip=[one, stranger]) == 1
+    assert audience(batcher).broadcast(raw("x")) == 0
+    assert room.broadcast(raw("a")) == 2
+    assert room.broadcast(raw("b"), skip=[one, stranger]) == 1
     batcher.flush_now()
 
     assert (one.writes, two.writes, stranger.writes) == ([b"a"], [b"ab"], [])
@@ -128,7 +128,7 @@ async def test_one_link_that_fails_or_stalls_does_not_stop_the_others():
     batcher = started()
     broken, blocked = Sink(fails=ConnectionResetError()), Sink(fails=BlockingIOError())
     short, odd, fine = Sink(takes=1), Sink(fails=RuntimeError("odd")), Sink()
-    audience(batcher, broken, blocked, short, odd, fine).publish(raw("abc"))
+    audience(batcher, broken, blocked, short, odd, fine).broadcast(raw("abc"))
 
     batcher.flush_now()
 
@@ -144,11 +144,11 @@ async def test_one_link_that_fails_or_stalls_does_not_stop_the_others():
 async def test_a_message_that_has_no_form_is_the_senders_fault_and_nobody_elses():
     batcher, link = started(), Sink()
     room = audience(batcher, link)
-    room.publish(raw("a"))
+    room.broadcast(raw("a"))
 
     with pytest.raises(ValueError, match="no form"):
-        room.publish(raw("unbuildable"))
-    room.publish(raw("b"))
+        room.broadcast(raw("unbuildable"))
+    room.broadcast(raw("b"))
     batcher.flush_now()
 
     assert link.writes == [b"ab"]
@@ -158,7 +158,7 @@ async def test_a_joined_write_has_a_bound_and_a_large_frame_goes_alone():
     batcher, link = started(), Sink()
     room = audience(batcher, link)
     for size in (MAX_JOINED_BYTES // 2, MAX_JOINED_BYTES // 2, 1, 3 * MAX_JOINED_BYTES, 1):
-        room.publish(raw(b"x" * size))
+        room.broadcast(raw(b"x" * size))
 
     batcher.flush_now()
 
@@ -171,17 +171,17 @@ async def test_a_large_fan_out_takes_several_turns_and_nothing_overtakes_it():
     links = [Sink() for _ in range(1000)]
     room = audience(batcher, *links)
     other = audience(batcher, *links[:10])
-    room.publish(raw("1"))
+    room.broadcast(raw("1"))
     reached = []
     while not all(link.writes for link in links):
         await asyncio.sleep(0)
         reached.append(sum(bool(link.writes) for link in links))
         if len(reached) == 2:
             assert 0 < reached[-1] < 1000
-            room.publish(raw("2"))
+            room.broadcast(raw("2"))
             batcher.collect(links[0], raw("3"), 1)
-            other.publish(raw("4"))
-            room.publish(raw("5"))
+            other.broadcast(raw("4"))
+            room.broadcast(raw("5"))
     assert max(b - a for a, b in pairwise(reached)) <= WRITES_PER_SLICE
 
     await turns(20)
@@ -195,10 +195,10 @@ async def test_what_must_be_written_now_takes_the_flush_in_flight_along():
     batcher = started()
     links = [Sink() for _ in range(3 * WRITES_PER_SLICE)]
     room = audience(batcher, *links)
-    room.publish(raw("1"))
+    room.broadcast(raw("1"))
     await turns(2)
     assert not all(link.writes for link in links)
-    room.publish(raw("2"))
+    room.broadcast(raw("2"))
 
     batcher.flush_now()
 
@@ -214,7 +214,7 @@ async def test_a_sender_waits_while_much_is_collected():
         await asyncio.wait_for(batcher.ready(), 1)
         batcher.expect_flush()
         for _ in range(count):
-            room.publish(raw(b"x" * size))
+            room.broadcast(raw(b"x" * size))
         waiting = asyncio.create_task(batcher.ready())
         await turns()
         assert not waiting.done()
@@ -229,7 +229,7 @@ async def test_a_sender_in_a_loop_never_makes_much_be_collected():
     most = 0
     for _ in range(10 * HIGH_WATER_FRAMES):
         await batcher.ready()
-        room.publish(raw("x"))
+        room.broadcast(raw("x"))
         most = max(most, batcher._frames)
 
     assert most <= HIGH_WATER_FRAMES + 1
@@ -238,12 +238,12 @@ async def test_a_sender_in_a_loop_never_makes_much_be_collected():
 async def test_nothing_is_lost_when_it_stops_and_it_can_start_again():
     batcher, link = started(), Sink()
     room = audience(batcher, link)
-    room.publish(raw("a"))
+    room.broadcast(raw("a"))
     batcher.stop()
     assert link.writes == [b"a"]
 
     batcher.start()
-    room.publish(raw("b"))
+    room.broadcast(raw("b"))
     await turns()
 
     assert link.writes == [b"a", b"b"]
@@ -265,7 +265,7 @@ async def test_order_holds_across_rooms_direct_messages_and_slices(monkeypatch):
         clients = [await here.connect() for _ in range(30)]
         links = here.intake.links
         outbound = here.sockets.outbound
-        rooms = [outbound.audience() for _ in range(4)]
+        rooms = [outbound.new_group() for _ in range(4)]
         members = [set(range(30)), set(range(0, 30, 2)), set(range(0, 30, 3)), {5}]
         for room, who in zip(rooms, members, strict=True):
             for i in who:
@@ -273,7 +273,7 @@ async def test_order_holds_across_rooms_direct_messages_and_slices(monkeypatch):
         expected: dict[int, list[str]] = {i: [] for i in range(30)}
         for n in range(200):
             i = n * 7 % 4
-            rooms[i].publish(raw(str(n)), skip=[links[0]] if n % 5 == 0 else ())
+            rooms[i].broadcast(raw(str(n)), skip=[links[0]] if n % 5 == 0 else ())
             for j in members[i] - ({0} if n % 5 == 0 else set()):
                 expected[j].append(str(n))
             if n % 3 == 0:

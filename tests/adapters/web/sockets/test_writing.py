@@ -17,7 +17,7 @@ async def test_only_what_the_peer_has_the_beginning_of_leaves_the_policys_reach(
     async with served() as here:
         _, link = await here.pair()
         frames = [raw("a" * 10), raw("b" * 10), raw("c" * 10)]
-        blob = b"".join(frame.form(link.wire) for frame in frames)
+        blob = b"".join(frame.for_wire(link.wire) for frame in frames)
 
         link.on_partial_write(frames, blob, 15)
 
@@ -30,7 +30,7 @@ async def test_between_two_frames_nothing_is_half_written(sent, queued):
     async with served() as here:
         _, link = await here.pair()
         frames = [raw("a" * 10), raw("b" * 10), raw("c" * 10)]
-        blob = b"".join(frame.form(link.wire) for frame in frames)
+        blob = b"".join(frame.for_wire(link.wire) for frame in frames)
 
         link.on_partial_write(frames, blob, sent)
 
@@ -42,7 +42,7 @@ async def test_bytes_that_must_be_offered_again_stay_as_they_are():
     async with served(tls=True) as here:
         _, link = await here.pair()
         frames = [raw(b"x" * 10_000) for _ in range(4)]
-        blob = b"".join(frame.form(link.wire) for frame in frames)
+        blob = b"".join(frame.for_wire(link.wire) for frame in frames)
 
         link.on_partial_write(frames, blob, 0)
 
