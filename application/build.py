@@ -99,7 +99,7 @@ class Parts:
         self.threads = Threads(2 * config.workers)
         self.router = Router(self.threads)
         self.connections = Connections(
-            outbound=ports.outbound,
+            writer=ports.writer,
             clock=clock,
             hooks=self.hooks,
             stats=self.stats,
@@ -109,7 +109,7 @@ class Parts:
         )
         self.sender = Sender(
             codec=ports.codec,
-            outbound=ports.outbound,
+            writer=ports.writer,
             stats=self.stats,
             failures=self.failures,
             ids=Ids(f"{secrets.token_hex(5)}-"),
@@ -135,7 +135,7 @@ class Parts:
             lease=config.lease,
             max_payload=config.max_message_size + PACKET_SLACK,
         )
-        self.broadcast_groups = BroadcastGroups(ports.outbound)
+        self.broadcast_groups = BroadcastGroups(ports.writer)
         self.held_members = HeldMembers(
             connections=self.connections, sender=self.sender, queue=config.queue
         )

@@ -83,7 +83,7 @@ class NodeConfig:
 class Ports:
     """The adapters that a node works with."""
 
-    outbound: MessageWriter
+    writer: MessageWriter
     clock: Clock
     codec: Codec
     logger: Logger

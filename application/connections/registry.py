@@ -192,7 +192,7 @@ class Connections:
     def __init__(
         self,
         *,
-        outbound: MessageWriter,
+        writer: MessageWriter,
         clock: Clock,
         hooks: Hooks,
         stats: Stats,
@@ -204,7 +204,7 @@ class Connections:
         self.sender: SendsToConnection
         """Set when the node is built: the sender needs the registry too."""
         self.hooks = hooks
-        self.everyone: BroadcastGroup = outbound.new_group()
+        self.everyone: BroadcastGroup = writer.new_group()
         self.roster = Roster()
         self.draining = False
         self._stats = stats
@@ -340,8 +340,8 @@ class Connections:
 class BroadcastGroups:
     """The broadcast groups of the rooms that have members on this node."""
 
-    def __init__(self, outbound: MessageWriter) -> None:
-        self._outbound = outbound
+    def __init__(self, writer: MessageWriter) -> None:
+        self._writer = writer
         self.of: dict[RoomId, BroadcastGroup] = {}
         """Read directly on the hot path; changed only here."""
 
@@ -354,18 +354,18 @@ class BroadcastGroups:
 
     def add(self, room_id: RoomId, link: Link) -> None:
         """Add a link to a room's group."""
-        audience = self.of.get(room_id)
-        if audience is None:
-            audience = self.of[room_id] = self._outbound.new_group()
-        audience.add(link)
+        group = self.of.get(room_id)
+        if group is None:
+            group = self.of[room_id] = self._writer.new_group()
+        group.add(link)
 
     def discard(self, room_id: RoomId, link: Link) -> None:
         """Remove a link from a room's group. Idempotent."""
-        audience = self.of.get(room_id)
-        if audience is None:
+        group = self.of.get(room_id)
+        if group is None:
             return
-        audience.discard(link)
-        if not len(audience):
+        group.discard(link)
+        if not len(group):
             del self.of[room_id]
 
     def members(self, room_id: str) -> Iterator[Connection]:

@@ -66,29 +66,29 @@ class FanOut:
         Returns the number of recipients on this node. Raises ``Misuse`` for data that can't be
         encoded. A bus that can't be reached is counted, not raised.
         """
-        frame = self._sender.encode(message, recipient=room_id, fan_out=True)
-        reached = await self._local_room(room_id, frame, skip, skip_user)
+        encoded = self._sender.encode(message, recipient=room_id, fan_out=True)
+        reached = await self._local_room(room_id, encoded, skip, skip_user)
         sent = RoomMessage(
             room_id,
-            frame.priority,
+            encoded.priority,
             tuple(ConnId(conn_id) for conn_id in skip),
             None if skip_user is None else UserId(skip_user),
         )
-        await self._cluster.notify_room(room_id, sent, frame.payload)
+        await self._cluster.notify_room(room_id, sent, encoded.payload)
         return reached
 
     async def to_all(self, message: Message) -> int:
         """Send to all connections of the cluster; returns and raises as ``to_room``."""
-        frame = self._sender.encode(message, recipient="*", fan_out=True)
-        reached = await self._sender.broadcast_when_ready(self._connections.everyone, frame)
-        await self._cluster.notify_all(BroadcastMessage(frame.priority), frame.payload)
+        encoded = self._sender.encode(message, recipient="*", fan_out=True)
+        reached = await self._sender.broadcast_when_ready(self._connections.everyone, encoded)
+        await self._cluster.notify_all(BroadcastMessage(encoded.priority), encoded.payload)
         return reached
 
     async def text_to_all(self, text: str) -> int:
         """Send a text without an envelope to all; returns and raises as ``to_room``."""
-        frame = self._sender.encode_text(text, fan_out=True)
-        reached = await self._sender.broadcast_when_ready(self._connections.everyone, frame)
-        await self._cluster.notify_all(BroadcastText(), frame.payload)
+        encoded = self._sender.encode_text(text, fan_out=True)
+        reached = await self._sender.broadcast_when_ready(self._connections.everyone, encoded)
+        await self._cluster.notify_all(BroadcastText(), encoded.payload)
         return reached
 
     async def to_fitting(self, message: Message, fits: Filter | Where) -> int:
@@ -100,33 +100,33 @@ class FanOut:
         fits = checked(fits)
         if isinstance(fits, Where):
             where_fields(fits)  # raises before any connection gets the message
-        frame = self._sender.encode(message, recipient="*", fan_out=True)
-        reached = await self._local_fitting(frame, fits)
+        encoded = self._sender.encode(message, recipient="*", fan_out=True)
+        reached = await self._local_fitting(encoded, fits)
         if isinstance(fits, Where):
-            await self._cluster.notify_all(FilteredMessage(frame.priority, fits), frame.payload)
+            await self._cluster.notify_all(FilteredMessage(encoded.priority, fits), encoded.payload)
         return reached
 
     # --- this node
 
     async def _local_room(
-        self, room_id: str, frame: EncodedMessage, skip: Collection[str], skip_user: str | None
+        self, room_id: str, encoded: EncodedMessage, skip: Collection[str], skip_user: str | None
     ) -> int:
         await self._sender.ready()
-        return self._publish(room_id, frame, skip, skip_user)
+        return self._publish(room_id, encoded, skip, skip_user)
 
     def _publish(
-        self, room_id: str, frame: EncodedMessage, skip: Collection[str], skip_user: str | None
+        self, room_id: str, encoded: EncodedMessage, skip: Collection[str], skip_user: str | None
     ) -> int:
         """Queue for the current members on this node; returns their number."""
-        audience = self._broadcast_groups.get(room_id)
-        if audience is None:
+        group = self._broadcast_groups.get(room_id)
+        if group is None:
             return 0
         links = self._links(skip, skip_user)
         held = self._held_members.held
         if not held or not (waiting := held.get(RoomId(room_id))):
-            return self._sender.broadcast(audience, frame, links)
-        reached = self._sender.broadcast(audience, frame, waiting.union(links))
-        return reached + self._held_members.keep(RoomId(room_id), frame, links)
+            return self._sender.broadcast(group, encoded, links)
+        reached = self._sender.broadcast(group, encoded, waiting.union(links))
+        return reached + self._held_members.keep(RoomId(room_id), encoded, links)
 
     def _links(self, skip: Collection[str], skip_user: str | None) -> Collection[Link]:
         if not skip and skip_user is None:
@@ -136,29 +136,29 @@ class FanOut:
             conns += self._connections.of_user(skip_user)
         return {conn.link for conn in conns}
 
-    async def _local_fitting(self, frame: EncodedMessage, fits: Filter) -> int:
+    async def _local_fitting(self, encoded: EncodedMessage, fits: Filter) -> int:
         await self._sender.ready()
         conns = [conn for conn in self._connections if conn.is_admitted and fits(conn.meta)]
-        return self._sender.enqueue_to_each(conns, frame)
+        return self._sender.enqueue_to_each(conns, encoded)
 
     # --- messages of other nodes
 
-    def _frame(self, priority: int, payload: bytes, recipient: str) -> EncodedMessage:
+    def _read(self, priority: int, payload: bytes, recipient: str) -> EncodedMessage:
         return read_message(self._codec, payload, priority, recipient=recipient, fan_out=True)
 
     def _take_room(self, sent: RoomMessage, payload: bytes) -> None:
-        frame = self._frame(sent.priority, payload, sent.room)
-        self._publish(sent.room, frame, sent.skip, sent.skip_user)
+        encoded = self._read(sent.priority, payload, sent.room)
+        self._publish(sent.room, encoded, sent.skip, sent.skip_user)
 
     def _take_all(self, sent: BroadcastMessage, payload: bytes) -> None:
-        frame = self._frame(sent.priority, payload, "*")
-        self._sender.broadcast(self._connections.everyone, frame)
+        encoded = self._read(sent.priority, payload, "*")
+        self._sender.broadcast(self._connections.everyone, encoded)
 
     def _take_text(self, _: BroadcastText, payload: bytes) -> None:
-        frame = self._sender.encode_text(read_text(payload), fan_out=True)
-        self._sender.broadcast(self._connections.everyone, frame)
+        encoded = self._sender.encode_text(read_text(payload), fan_out=True)
+        self._sender.broadcast(self._connections.everyone, encoded)
 
     def _take_where(self, sent: FilteredMessage, payload: bytes) -> None:
-        frame = self._frame(sent.priority, payload, "*")
+        encoded = self._read(sent.priority, payload, "*")
         conns = [conn for conn in self._connections if conn.is_admitted and sent.where(conn.meta)]
-        self._sender.enqueue_to_each(conns, frame)
+        self._sender.enqueue_to_each(conns, encoded)

@@ -62,20 +62,20 @@ class HeldMembers:
         self.held.setdefault(room_id, set()).add(conn.link)
         conn.held |= {room_id}
 
-    def keep(self, room_id: RoomId, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
+    def keep(self, room_id: RoomId, message: EncodedMessage, skip: Collection[Link] = ()) -> int:
         """Queue a room's message for its held members, except ``skip``; returns their number."""
         links = [link for link in self.held.get(room_id, ()) if link not in skip]
         for link in links:
-            self._keep(link.owner, frame)
+            self._keep(link.owner, message)
         return len(links)
 
-    def _keep(self, conn: Connection, frame: EncodedMessage) -> None:
+    def _keep(self, conn: Connection, message: EncodedMessage) -> None:
         queue = self._queues.get(conn.link)
         if queue is None:
             queue = self._queues[conn.link] = Outbox(self._config, self._pool)
-        offer, dropped = Offer.DROPPED_NEWEST, [frame]
+        offer, dropped = Offer.DROPPED_NEWEST, [message]
         if not self._pool.full:
-            offer, lost = queue.offer(frame)
+            offer, lost = queue.offer(message)
             dropped = list(lost)
         for each in dropped:
             self._sender.drop(conn, each)
@@ -86,8 +86,8 @@ class HeldMembers:
         """Send a member the messages of ``rooms`` that have waited; later ones are not held."""
         if conn.held.isdisjoint(rooms):
             return
-        for frame in self._let_go(rooms, conn):
-            self._sender.enqueue_or_report(conn, frame)
+        for message in self._let_go(rooms, conn):
+            self._sender.enqueue_or_report(conn, message)
         if not conn.link.queued:
             self._sender.send_gaps(conn)
 
@@ -107,14 +107,14 @@ class HeldMembers:
         queue = self._queues.pop(conn.link, None)
         if queue is None:
             return []
-        frames = queue.clear()
-        others = [frame for frame in frames if _room_of(frame) not in rooms]
+        messages = queue.clear()
+        others = [message for message in messages if _room_of(message) not in rooms]
         if others:
             self._queues[conn.link] = queue
-            for frame in others:
-                queue.offer(frame)
-        return [frame for frame in frames if _room_of(frame) in rooms]
+            for message in others:
+                queue.offer(message)
+        return [message for message in messages if _room_of(message) in rooms]
 
 
-def _room_of(frame: EncodedMessage) -> str | None:
-    return frame.stream or frame.recipient
+def _room_of(message: EncodedMessage) -> str | None:
+    return message.stream or message.recipient

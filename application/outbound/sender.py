@@ -69,11 +69,11 @@ class Sender:
     """Encodes messages, queues them for links and broadcast groups, and reports failures."""
 
     def __init__(
-        self, *, codec: Codec, outbound: MessageWriter, stats: Stats, failures: Failures, ids: Ids
+        self, *, codec: Codec, writer: MessageWriter, stats: Stats, failures: Failures, ids: Ids
     ) -> None:
         self._codec = codec
         self._ack = codec.ack if isinstance(codec, Acknowledges) else None
-        self._outbound = outbound
+        self._writer = writer
         self._stats = stats
         self._failures = failures
         self.new_id = ids.new
@@ -156,10 +156,10 @@ class Sender:
         It has the position of the first of them: if the notice is dropped, the gap is the same.
         """
         data = {"room": room_id, "epoch": at.epoch, "offset": at.offset}
-        frame = self.encode_notice(GAP, "gap", data)
-        frame.stream = room_id
-        frame.position = Position(at.epoch, at.offset + 1)
-        return frame
+        encoded = self.encode_notice(GAP, "gap", data)
+        encoded.stream = room_id
+        encoded.position = Position(at.epoch, at.offset + 1)
+        return encoded
 
     @staticmethod
     def encode_text(data: str | bytes, *, fan_out: bool = False) -> EncodedMessage:
@@ -170,30 +170,30 @@ class Sender:
 
     # --- one connection
 
-    def enqueue(self, link: Link, frame: EncodedMessage) -> Offer:
+    def enqueue(self, link: Link, encoded: EncodedMessage) -> Offer:
         """Queue a message for a link, and count the outcome, which is returned."""
-        offer = link.send(frame)
+        offer = link.send(encoded)
         if offer in TAKEN:
-            if not frame.raw:
+            if not encoded.raw:
                 self._stats.sent(1)
         elif offer is not Offer.CLOSED:
             self._stats.dropped(FailureReason.QUEUE_FULL.value)
-            self.gaps.note(link.owner, frame)
+            self.gaps.note(link.owner, encoded)
         return offer
 
-    async def try_send(self, conn: Connection, frame: EncodedMessage) -> EyewallError | None:
+    async def try_send(self, conn: Connection, encoded: EncodedMessage) -> EyewallError | None:
         """Send to one connection; returns None, or the error after the failure handlers ran."""
         if not conn.is_open:
             error: EyewallError = ConnectionClosed(f"{conn.id} is closed")
-            await self.report(frame, conn, FailureReason.CONN_CLOSED, error)
+            await self.report(encoded, conn, FailureReason.CONN_CLOSED, error)
             return error
-        offer = self.enqueue(conn.link, frame)
+        offer = self.enqueue(conn.link, encoded)
         if offer in TAKEN:
             return None
         error = refusal(offer, conn)
         closed = offer is Offer.CLOSED
         reason = FailureReason.CONN_CLOSED if closed else FailureReason.QUEUE_FULL
-        await self.report(frame, conn, reason, error, conn.link.queued)
+        await self.report(encoded, conn, reason, error, conn.link.queued)
         return error
 
     async def send(self, conn: Connection, topic: str, event: str, data: Any) -> None:
@@ -211,99 +211,99 @@ class Sender:
     # --- many
 
     async def broadcast_when_ready(
-        self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
+        self, group: BroadcastGroup, encoded: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
-        """Queue for all links of ``audience``, except ``skip``; returns their number.
+        """Queue for all links of ``group``, except ``skip``; returns their number.
 
         Waits while too much is queued already: backpressure for publishers that are faster
         than the node can write.
         """
-        await self._outbound.ready()
-        return self.broadcast(audience, frame, skip)
+        await self._writer.ready()
+        return self.broadcast(group, encoded, skip)
 
     def broadcast(
-        self, audience: BroadcastGroup, frame: EncodedMessage, skip: Collection[Link] = ()
+        self, group: BroadcastGroup, encoded: EncodedMessage, skip: Collection[Link] = ()
     ) -> int:
-        """Queue for all links of ``audience`` without waiting; returns their number."""
-        reached = audience.broadcast(frame, skip)
-        if not frame.raw:
+        """Queue for all links of ``group`` without waiting; returns their number."""
+        reached = group.broadcast(encoded, skip)
+        if not encoded.raw:
             self._stats.sent(reached)
         return reached
 
     async def ready(self) -> None:
         """Wait while too many messages wait to be written."""
-        await self._outbound.ready()
+        await self._writer.ready()
 
-    def enqueue_to_each(self, conns: Collection[Connection], frame: EncodedMessage) -> int:
+    def enqueue_to_each(self, conns: Collection[Connection], encoded: EncodedMessage) -> int:
         """Queue a message for each of ``conns``; returns their number. Drops are reported."""
         for conn in conns:
-            self.enqueue_or_report(conn, frame)
+            self.enqueue_or_report(conn, encoded)
         return len(conns)
 
-    def enqueue_or_report(self, conn: Connection, frame: EncodedMessage) -> bool:
+    def enqueue_or_report(self, conn: Connection, encoded: EncodedMessage) -> bool:
         """Queue a message for a connection without waiting; False if it will not be written.
 
         A full queue is reported to the failure handlers later.
         """
-        offer = self.enqueue(conn.link, frame)
+        offer = self.enqueue(conn.link, encoded)
         if offer in TAKEN:
             return True
         if offer is not Offer.CLOSED:
-            self.report_dropped(conn, frame)
+            self.report_dropped(conn, encoded)
         return False
 
     # --- undelivered messages
 
-    def dropped(self, conn: Connection, frame: EncodedMessage) -> None:
+    def dropped(self, conn: Connection, encoded: EncodedMessage) -> None:
         """Count and report a message that the link had queued, then dropped for others."""
-        if not frame.raw:
+        if not encoded.raw:
             self._stats.take_back_sent()
-        self.drop(conn, frame)
+        self.drop(conn, encoded)
 
-    def drop(self, conn: Connection, frame: EncodedMessage) -> None:
+    def drop(self, conn: Connection, encoded: EncodedMessage) -> None:
         """Count and report a message that a full queue did not take."""
         self._stats.dropped(FailureReason.QUEUE_FULL.value)
-        self.gaps.note(conn, frame)
-        self.report_dropped(conn, frame)
+        self.gaps.note(conn, encoded)
+        self.report_dropped(conn, encoded)
 
     def send_gaps(self, conn: Connection) -> None:
         """Send a client whose queue has drained a notice of each gap in its rooms."""
         for room_id, at in self.gaps.take(conn).items():
             self.enqueue_or_report(conn, self.encode_gap(room_id, at))
 
-    def lost(self, conn: Connection, frame: EncodedMessage, reason: FailureReason) -> None:
+    def lost(self, conn: Connection, encoded: EncodedMessage, reason: FailureReason) -> None:
         """Count and report a queued message that was not written before the end, or in time.
 
         A message that requests an ack is reported by its pending ack instead.
         """
-        if not frame.raw:
+        if not encoded.raw:
             self._stats.take_back_sent()
         self._stats.metrics.dropped(reason.value, 1)
-        if frame.envelope is None or not frame.envelope.ack:
+        if encoded.envelope is None or not encoded.envelope.ack:
             error = (
                 AckTimeout(f"{conn.id} did not read it in time")
                 if reason is FailureReason.TIMEOUT
                 else ConnectionClosed(f"{conn.id} ended before it had read it")
             )
-            self._failures.tell_soon(self._failure(frame, conn, reason, error, None))
+            self._failures.tell_soon(self._failure(encoded, conn, reason, error, None))
 
-    def report_misrouted(self, frame: EncodedMessage, conn_id: str) -> None:
+    def report_misrouted(self, encoded: EncodedMessage, conn_id: str) -> None:
         """Report a message of another node for a connection that is not here, is not admitted,
         or belongs to another user."""
         self._stats.metrics.dropped(FailureReason.CONN_CLOSED.value, 1)
         error = ConnectionClosed(f"{conn_id} is none of those that it is for")
         reason, missed = FailureReason.CONN_CLOSED, Addressee(ConnId(conn_id))
-        self._failures.tell_soon(self._failure(frame, missed, reason, error, None))
+        self._failures.tell_soon(self._failure(encoded, missed, reason, error, None))
 
-    def report_dropped(self, conn: Connection, frame: EncodedMessage) -> None:
+    def report_dropped(self, conn: Connection, encoded: EncodedMessage) -> None:
         """Report a message that a full queue has dropped to the failure handlers, later."""
-        reason = FailureReason.BROADCAST_FULL if frame.fan_out else FailureReason.QUEUE_FULL
+        reason = FailureReason.BROADCAST_FULL if encoded.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
-        self._failures.tell_soon(self._failure(frame, conn, reason, error, conn.link.queued))
+        self._failures.tell_soon(self._failure(encoded, conn, reason, error, conn.link.queued))
 
     async def report(
         self,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         by: Connection | Addressee,
         reason: FailureReason,
         error: EyewallError | None,
@@ -314,12 +314,12 @@ class Sender:
 
         ``queue`` is the number of messages in its queue, ``duration`` the seconds waited.
         """
-        failure = self._failure(frame, by, reason, error, queue, duration)
+        failure = self._failure(encoded, by, reason, error, queue, duration)
         await self._failures.tell(failure)
 
     def _failure(
         self,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         by: Connection | Addressee,
         reason: FailureReason,
         error: EyewallError | None,
@@ -328,8 +328,8 @@ class Sender:
     ) -> Failure:
         missed = Addressee(by.id, by.user_id) if isinstance(by, Connection) else by
         return Failure(
-            message=frame.message or _message_of(frame),
-            recipient=frame.recipient or missed.conn_id or missed.user_id or "",
+            message=encoded.message or _message_of(encoded),
+            recipient=encoded.recipient or missed.conn_id or missed.user_id or "",
             reason=reason,
             error=error,
             queue=queue,
@@ -354,16 +354,16 @@ def refusal(offer: Offer, conn: Connection) -> EyewallError:
     return QueueFull(f"the queue of {conn.id} is full")
 
 
-def _message_of(frame: EncodedMessage) -> Message:
+def _message_of(encoded: EncodedMessage) -> Message:
     """Return a message of the server itself, or a raw one, as a ``Message`` for reports."""
-    envelope = frame.envelope
+    envelope = encoded.envelope
     if envelope is not None and envelope.topic:
         # A payload from the wire is shown undecoded: decoding it may fail.
         data = envelope.raw if envelope.raw is not None else envelope.data
         return Message(
-            envelope.topic, envelope.event, data, envelope.id, priority=Priority(frame.priority)
+            envelope.topic, envelope.event, data, envelope.id, priority=Priority(encoded.priority)
         )
-    return Message("system:raw", "message", frame.payload)
+    return Message("system:raw", "message", encoded.payload)
 
 
 GAP = "system:gap"
@@ -381,11 +381,11 @@ class Gaps:
     def __len__(self) -> int:
         return len(self._of)
 
-    def note(self, conn: Connection, frame: EncodedMessage) -> None:
+    def note(self, conn: Connection, encoded: EncodedMessage) -> None:
         """Note a dropped message; one without a position leaves no gap."""
-        if frame.position is None or frame.stream is None or not conn.is_open:
+        if encoded.position is None or encoded.stream is None or not conn.is_open:
             return
-        self.note_after(conn, RoomId(frame.stream), frame.position.before)
+        self.note_after(conn, RoomId(encoded.stream), encoded.position.before)
 
     def note_after(self, conn: Connection, room_id: RoomId, sound: Position) -> None:
         """Note a gap after ``sound``: up to there nothing is missing."""

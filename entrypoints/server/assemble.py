@@ -118,7 +118,7 @@ def assemble(options: Options) -> tuple[Node, Transport]:
 
 def build_node(
     options: Options,
-    outbound: MessageWriter,
+    writer: MessageWriter,
     *,
     clock: Clock,
     codec: Codec,
@@ -138,7 +138,7 @@ def build_node(
         "history": MemoryHistory() if options.history is None else options.history,
     }
     own = {
-        "outbound": outbound,
+        "writer": writer,
         "clock": clock,
         "codec": codec,
         "logger": logger,

@@ -206,7 +206,7 @@ class Harness:
     def __init__(self, node_id: str = "n1", *, clock: FakeClock | None = None, **given: Any):
         self.clock = clock or FakeClock()
         self.logger: Any = given.setdefault("logger", RecordingLogger())
-        self.outbound: Any = given.setdefault("outbound", FakeOutbound())
+        self.outbound: Any = given.setdefault("writer", FakeOutbound())
         self.bus: Any = given.setdefault("pubsub", MemoryPubSub())
         self.state: Any = given.setdefault("state", MemoryState(clock=self.clock.now))
         self.history: Any = given.setdefault("history", MemoryHistory())

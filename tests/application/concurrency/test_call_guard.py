@@ -83,7 +83,7 @@ def behind_guards(logger=None, **given):
         "offline": MemoryOffline(),
     } | given
     return guarded_ports(
-        Ports(outbound=FakeOutbound(), clock=FakeClock(), codec=CODEC, logger=logger, **ports),
+        Ports(writer=FakeOutbound(), clock=FakeClock(), codec=CODEC, logger=logger, **ports),
         CallGuard(logger),
         lambda: None,
     )

@@ -37,7 +37,7 @@ class Case:
 async def case(make_node, clock):
     state, history = Engine(MemoryState(clock=clock.now)), Engine(MemoryHistory())
     node = await make_node(
-        client_commands=True, state=state, history=history, outbound=FakeOutbound()
+        client_commands=True, state=state, history=history, writer=FakeOutbound()
     )
     return Case(node, state, history)
 

@@ -126,7 +126,7 @@ def test_the_sockets_know_whom_to_tell():
     built, before = assemble(options())
 
     assert before.intake is built.intake
-    assert before.outbound is built.ports.outbound
+    assert before.outbound is built.ports.writer
 
 
 @pytest.mark.parametrize(("queue", "batch"), [(2048, 512), (1, 1)])
