@@ -1,4 +1,4 @@
-"""The contracts of the ports, as somebody uses them who writes an adapter."""
+"""The contracts of the ports, used as the author of an adapter uses them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import pytest
 import eyewall.testing.contracts as contracts
 
 BROKEN = """
+import json
+
 import pytest
 
-from eyewall import MemoryPubSub, MemoryState
+from eyewall import InvalidEnvelope, MemoryPubSub, MemoryState
+from eyewall.adapters.codec.json import JsonCodec
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.offline.memory import MemoryOffline
 from eyewall.testing.contracts import (
-    BusContract, HistoryContract, OfflineContract, StateContract
+    BusContract, CodecContract, HistoryContract, OfflineContract, StateContract
 )
 
 
@@ -76,16 +79,38 @@ class TestForgetfulState(StateContract):
     @pytest.fixture
     def advance(self):
         pytest.skip("its time is the real one")
+
+
+class AnonymousCodec(JsonCodec):
+    def decode(self, payload):
+        try:
+            return super().decode(payload)
+        except InvalidEnvelope as error:
+            raise InvalidEnvelope(str(error)) from None
+
+
+class TestAnonymousCodec(CodecContract):
+    @pytest.fixture
+    def codec(self):
+        return AnonymousCodec()
+
+    @pytest.fixture
+    def pack(self):
+        return lambda value: json.dumps(value).encode()
+
+    @pytest.fixture
+    def unpack(self):
+        return json.loads
 """
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What pytest says of four adapters that break one promise each."""
+    """What pytest says of five adapters that break one promise each."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     (folder / "test_adapters.py").write_text(BROKEN)
-    about = "in_order or epoch or claim or reaches or as_it_was"
+    about = "in_order or epoch or claim or reaches or as_it_was or refusal"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", about, "test_adapters.py"],
         cwd=folder,
@@ -114,6 +139,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
                 "test_expiring_keeps_the_claims_that_stand",
             },
         ),
+        (
+            "TestAnonymousCodec",
+            {"test_a_refusal_names_the_message_as_far_as_it_can_be_read"},
+        ),
         ("TestForgetfulState", {"test_a_node_that_ends_in_order_is_out_at_once"}),
     ],
 )
@@ -138,5 +167,5 @@ def test_the_test_kit_does_without_pytest():
 
 def test_every_suite_can_be_imported_by_its_name():
     assert set(contracts.__all__) == {
-        f"{port}Contract" for port in ("Bus", "History", "Offline", "State")
+        f"{port}Contract" for port in ("Bus", "Codec", "History", "Offline", "State")
     }

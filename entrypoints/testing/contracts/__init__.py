@@ -18,8 +18,9 @@ This package needs pytest; ``eyewall.testing`` itself does not.
 """
 
 from eyewall.testing.contracts.bus import BusContract
+from eyewall.testing.contracts.codec import CodecContract
 from eyewall.testing.contracts.history import HistoryContract
 from eyewall.testing.contracts.offline import OfflineContract
 from eyewall.testing.contracts.state import StateContract
 
-__all__ = ["BusContract", "HistoryContract", "OfflineContract", "StateContract"]
+__all__ = ["BusContract", "CodecContract", "HistoryContract", "OfflineContract", "StateContract"]
