@@ -61,7 +61,7 @@ class Engine:
         self._recovery = Recovery(
             rooms=self.rooms,
             requests=self._requests,
-            take=lambda arrival: self.receiver.take(arrival),
+            take=lambda incoming: self.receiver.take(incoming),
             lost=self._tell_lost,
         )
         self.receiver = Receiver(
@@ -69,7 +69,7 @@ class Engine:
             requests=self._requests,
             logger=logger,
             queue=queue,
-            behind=self._recovery.check_gaps,
+            gap_found=self._recovery.check_gaps,
             lost=self._tell_lost,
         )
         self.session: Supervisor | None = None

@@ -1,14 +1,17 @@
-"""One live connection: a socket, what is written to it, and how it ended.
+"""One connection: its handshake, its reader, writer and heartbeat, and how it ended.
+
+The close codes are those of docs/protocol.md: a client reconnects after 1001, 1006, 1011 to
+1013 and 4000 to 4499, and not after any other. After 4504 (as after HTTP 401) it is refused,
+and does not reconnect until it has another token.
 
 Rules of this file:
 
-1. Reading never waits for anybody: each frame is handed on at once.
-2. A connection is given up for its silence only after so much time in which this side could
-   hear: one that stood still (a laptop that was closed) reads first.
-3. One task writes. What belongs to this connection (acks, its own requests) goes first;
-   the application's messages follow when they may.
-3. Whatever keeps a connection from being made is an ``Ending``, and its text shows no
-   secret.
+1. The reader never waits: it passes each frame on at once.
+2. A connection without a pong is cut only after this process could read for that long: a
+   process that stood still (a laptop that was closed) reads first.
+3. One task writes. The connection's own frames (acks, its own requests) go first; the
+   application's messages follow once the session is resumed, and until the server drains.
+4. Every failed handshake is an ``Ending``, whose text shows no secret.
 """
 
 from __future__ import annotations
@@ -43,17 +46,32 @@ AUTH_FAILED: Final = 4504
 SERVICE_RESTART: Final = 1012
 
 MAX_REQUESTED_WAIT: Final = 3600.0
-"""Seconds that a server can ask a client to stay away. A drain spreads 200 clients over a
-second, so a million of them over more than an hour; whoever says more is mistaken."""
+"""Seconds that a server can ask a client to wait. A drain spreads 200 clients over a second,
+so a million of them over more than an hour; a larger number is a mistake."""
+
+MAX_OWN_FRAMES: Final = 1024
+"""Acks that wait to be written: one for each id that is remembered. A server that causes
+more of them without reading any does not get the rest."""
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds for a close: waiting messages are written, and the server answers."""
+
+ABNORMAL_CLOSURE: Final = 1006
+MESSAGE_TOO_BIG: Final = 1009
+
+PONG_CHECKS: Final = 10
+"""Steps in which a pong is awaited."""
+
+_LOGIN: Final = "authorization"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How it ended, and what is to be done.
+    """How a connection ended, and what follows.
 
-    ``wait`` are the seconds that the server asked for, if it did; ``exact`` says that
-    they are this client's own, with the spread already in them. ``stale`` says that the
-    token is of no use (any more).
+    ``comes_back``: the client reconnects. ``wait``: the seconds that the server asked for;
+    ``exact``: without a back-off besides, since the server has spread them over its clients.
+    ``stale``: the token has expired or was refused.
     """
 
     error: EyewallError
@@ -64,22 +82,22 @@ class Ending:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it was not let in: another token may help, and nothing else does."""
+        """Whether the client was refused: only another token may help."""
         return not self.comes_back and is_refusal(self.error)
 
 
 def is_refusal(error: EyewallError | None) -> bool:
-    """Return whether it says that a client was not let in, as opposed to: no server there."""
+    """Return whether a client with this error was refused, as opposed to: no server there."""
     return isinstance(error, (Unauthorized, Forbidden))
 
 
 def comes_back(code: int) -> bool:
-    """Return whether a client returns by itself after a close with this code."""
+    """Return whether a client reconnects by itself after a close with this code."""
     return code in (1001, 1006) or 1011 <= code <= 1013 or 4000 <= code <= 4499
 
 
 def ending_of_close(code: int, reason: str, reconnect_in: float | None = None) -> Ending:
-    """Return what a close means; ``reconnect_in`` is what ``system:draining`` had said."""
+    """Return the ending of a close; ``reconnect_in`` are the seconds of ``system:draining``."""
     text = f"closed with {code} {reason}".rstrip()
     if code in (AUTH_FAILED, TOKEN_EXPIRED):
         return Ending(Unauthorized(f"not let in: {text}"), comes_back(code), stale=True)
@@ -88,7 +106,7 @@ def ending_of_close(code: int, reason: str, reconnect_in: float | None = None) -
 
 
 def ending_of_refusal(status: int, headers: Mapping[str, str]) -> Ending:
-    """Return what the HTTP answer to a handshake means, if it is not 101."""
+    """Return the ending of a handshake that was answered with another status than 101."""
     if status == 401:
         error: EyewallError = Unauthorized("the server answers 401: authentication failed")
         return Ending(error, comes_back=False, stale=True)
@@ -102,10 +120,9 @@ def ending_of_refusal(status: int, headers: Mapping[str, str]) -> Ending:
 
 
 def requested_wait(value: object) -> float | None:
-    """Return seconds that the other side asked for; None for what is no such number.
+    """Return the seconds that a server asked for, bounded; None if ``value`` is no number.
 
-    A ``Retry-After`` may be a date, which nobody sends with a 503 of this kind: it is
-    passed over.
+    The date that a ``Retry-After`` may hold is ignored: no 503 of this kind has one.
     """
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else None
@@ -114,24 +131,8 @@ def requested_wait(value: object) -> float | None:
     return min(float(value), MAX_REQUESTED_WAIT)
 
 
-MAX_OWN_FRAMES: Final = 1024
-"""Acks that wait to be written: one for each id that is remembered. A server that makes
-more of them without reading any does without."""
-
-CLOSE_TIMEOUT: Final = 5.0
-"""Seconds for a close: what waits is written, and the server answers."""
-
-ABNORMAL_CLOSURE: Final = 1006
-
-PONG_CHECKS: Final = 10
-"""Parts in which a pong is waited for."""
-MESSAGE_TOO_BIG: Final = 1009
-
-_LOGIN: Final = "authorization"
-
-
 class Ended(Exception):
-    """There is no connection, or none any more."""
+    """The connection could not be made, or has ended."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(str(ending.error))
@@ -139,7 +140,7 @@ class Ended(Exception):
 
 
 class Link:
-    """A connection that has been welcomed."""
+    """A connection after its ``system:welcome``. ``heartbeat``: seconds between two pings."""
 
     def __init__(
         self, socket: ClientConnection, welcome: Mapping[str, Any], heartbeat: float
@@ -147,8 +148,9 @@ class Link:
         self.welcome = welcome
         self._heartbeat = heartbeat
         self.reconnect_in: float | None = None
-        """What ``system:draining`` asked for."""
+        """The seconds of ``system:draining``; None while the server does not drain."""
         self._socket = socket
+        self._has_ended = False
         self._own: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -156,22 +158,22 @@ class Link:
 
     @property
     def session(self) -> str | None:
-        """The name of the session that began with it."""
+        """The name of the session that began with this connection."""
         name = self.welcome.get("session")
         return name if isinstance(name, str) else None
 
     # --- writing
 
     def post(self, frame: bytes) -> bool:
-        """Write a frame of this connection's own soon; False if too many wait."""
-        if len(self._own) >= MAX_OWN_FRAMES:
+        """Queue a frame of the connection itself; False if it has ended or too many wait."""
+        if self._has_ended or len(self._own) >= MAX_OWN_FRAMES:
             return False
         self._own.append(frame)
         self._stir()
         return True
 
     def serve(self, outbox: Outbox) -> None:
-        """From now on write the application's messages too."""
+        """From now on write the application's messages, too."""
         self._outbox = outbox
         outbox.set_waker(self._stir)
         self._stir()
@@ -183,7 +185,9 @@ class Link:
     def _next(self) -> bytes | None:
         if self._own:
             return self._own.popleft()
-        item = None if self._outbox is None else self._outbox.pop()
+        if self._outbox is None or self.reconnect_in is not None:
+            return None  # a server that drains refuses new messages: the next one gets them
+        item = self._outbox.pop()
         return None if item is None else item.frame_to_write()
 
     async def _write(self) -> None:
@@ -199,7 +203,7 @@ class Link:
     # --- reading
 
     async def run(self, received: Callable[[str], None]) -> Ending:
-        """Read and write until the connection ends; return how."""
+        """Read and write until the connection ends; returns how it ended."""
         writer = asyncio.create_task(self._write(), name="eyewall client writer")
         keeper = asyncio.create_task(self._keep_alive(), name="eyewall client heartbeat")
         try:
@@ -211,24 +215,25 @@ class Link:
         finally:
             if self._outbox is not None:
                 self._outbox.set_waker(None)
+            self._has_ended = True
             self._idle.set()
             for task in (writer, keeper):
                 task.cancel()
             await asyncio.wait([writer, keeper])
             for task in (writer, keeper):
                 if not task.cancelled():
-                    task.exception()  # the reader has seen the same
+                    task.exception()  # the reader has raised the same
             _cut(self._socket)
 
-    # --- signs of life
+    # --- heartbeat
 
     async def _keep_alive(self) -> None:
-        """Ping, and cut a connection that does not answer."""
+        """Ping, and cut the connection if no pong comes in time."""
         while True:
             await asyncio.sleep(self._heartbeat)
             asked = asyncio.create_task(self._ping(), name="eyewall client ping")
             try:
-                # However late a step ends, it is one: what has come is read before the next.
+                # A step may end late: the frames that have come are read before the next.
                 for _ in range(PONG_CHECKS):
                     await asyncio.wait([asked], timeout=self._heartbeat / PONG_CHECKS)
                     if asked.done():
@@ -246,7 +251,7 @@ class Link:
     # --- the end
 
     async def flush(self) -> None:
-        """Return when all that waits is written, or the time for a goodbye is over."""
+        """Return when all waiting frames are written, or after ``CLOSE_TIMEOUT``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._idle.wait()
@@ -257,7 +262,7 @@ class Link:
 
 
 class _Socket(ClientConnection):
-    """Follows no redirect: where one leads is not whom the credentials are meant for."""
+    """Follows no redirect: the credentials are not meant for its target."""
 
     async def handshake(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -269,8 +274,8 @@ class _Socket(ClientConnection):
 
 
 class _NoDebug(logging.LoggerAdapter[logging.Logger]):
-    """Passes on all but the debug lines of websockets: they show every header and frame,
-    and so the token."""
+    """Suppresses the debug lines of websockets: they show all headers and frames, and with
+    them the token."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  (logging's own name)
         return level > logging.DEBUG and super().isEnabledFor(level)
@@ -280,7 +285,7 @@ _LOGGER = _NoDebug(logging.getLogger("websockets.client"), {})
 
 
 async def dial(address: Address, token: str | None) -> Link:
-    """Connect and take the welcome; raises ``Ended``, and nothing else."""
+    """Connect, and read the welcome; raises only ``Ended``."""
     headers = dict(address.headers)
     secured: dict[str, Any] = {} if address.ssl is None else {"ssl": address.ssl}
     if token is not None:
@@ -294,7 +299,7 @@ async def dial(address: Address, token: str | None) -> Link:
                 subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
                 additional_headers=headers,
                 open_timeout=None,
-                ping_interval=None,  # ``Link`` does it, with more patience
+                ping_interval=None,  # ``Link`` pings itself
                 close_timeout=min(CLOSE_TIMEOUT, address.heartbeat),
                 max_size=address.max_message_size,
                 create_connection=_Socket,
@@ -302,7 +307,7 @@ async def dial(address: Address, token: str | None) -> Link:
                 **secured,
             )
             link = Link(socket, await _welcome(socket), address.heartbeat)
-            socket = None  # it is the link's now
+            socket = None  # the link owns it now
             return link
     except Ended:
         raise
@@ -313,7 +318,7 @@ async def dial(address: Address, token: str | None) -> Link:
         raise Ended(Ending(Unavailable(f"no eyewall answers there: {said}"))) from None
     except TimeoutError:
         raise Ended(Ending(Unavailable("the server did not answer in time"))) from None
-    except Exception as error:  # noqa: BLE001  (whatever a server, a proxy or a library thinks of)
+    except Exception as error:  # noqa: BLE001  (any failure of a server, a proxy or a library)
         said = address.redact(error, token) or type(error).__name__
         raise Ended(Ending(Unavailable(f"no connection: {said}"))) from None
     finally:
@@ -322,10 +327,10 @@ async def dial(address: Address, token: str | None) -> Link:
 
 
 def _cut(socket: ClientConnection) -> None:
-    """Close the TCP connection now, if that has not happened yet.
+    """Close the TCP connection now, if it is still open.
 
-    In Python 3.11.2, which is Debian 12's, a TLS transport that was closed twice has let go of
-    its protocol, and its ``abort()`` raises instead of doing nothing.
+    In Python 3.11.2 (Debian 12) a TLS transport that was closed twice has no protocol any
+    more, and its ``abort()`` raises instead of doing nothing.
     """
     with contextlib.suppress(AttributeError):
         socket.transport.abort()
@@ -341,21 +346,18 @@ async def _welcome(socket: ClientConnection) -> Mapping[str, Any]:
 
 
 def _ending(error: SocketClosed, reconnect_in: float | None = None) -> Ending:
-    """What the server said. Where it said nothing it is a cut, whatever this side has sent
-    (that the bytes made no sense, or that no pong came), but for a message that is too
-    large: it would come again."""
+    """Return the ending of the server's close frame; without one it is 1006, whatever code
+    this side has sent. The exception is 1009: a message that is too large would come again."""
     close = error.rcvd
     if close is None and error.sent is not None and error.sent.code == MESSAGE_TOO_BIG:
         close = error.sent
-    return (
-        ending_of_close(ABNORMAL_CLOSURE, "")
-        if close is None
-        else ending_of_close(close.code, close.reason, reconnect_in)
-    )
+    if close is None:
+        return ending_of_close(ABNORMAL_CLOSURE, "")
+    return ending_of_close(close.code, close.reason, reconnect_in)
 
 
 def _turned_away(error: SocketClosed) -> Ending:
-    """The server closed before the welcome."""
+    """Return the ending of a connection that the server closed before the welcome."""
     ending = ending_of_close(ABNORMAL_CLOSURE, "") if error.rcvd is None else _ending(error)
     wrong: type[Unauthorized | Unavailable | Forbidden] = Forbidden
     if ending.stale:

@@ -1,4 +1,4 @@
-"""Requests that wait for their answers, over all connections of a client."""
+"""Requests in flight, over all connections of a client."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from eyewall.domain.errors import (
     EyewallError,
     InvalidEnvelope,
     Nacked,
+    Overloaded,
     from_code,
 )
 from eyewall.domain.topic import is_system
@@ -26,24 +27,26 @@ from eyewall.domain.topic import is_system
 PUBLISH: Final = "system:publish"
 
 MAX_IN_FLIGHT: Final = 256
-"""Requests without an answer: the server remembers as many, so that each of them can be
-sent again after a cut without being handled twice. Further ones wait for their turn."""
+"""The server remembers as many per session, so that each can be retransmitted after a cut
+without being handled twice. Further requests wait for a slot."""
 
 OnAnswer = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class DeferredData:
-    """What a request asks, as it is known when it is written: by ``data``, each time."""
+    """A request's payload that is only known when it is written: ``data`` returns it."""
 
     data: Callable[[], Any]
 
 
 class PendingRequest(Outgoing):
-    """One request. ``survives``: it is sent again on the next connection, under its id, or
-    under another if it is about the connection itself: what the old one was told is of no
-    use then. ``encode`` makes its frame for an id; ``late``: when it is written, and not
-    before."""
+    """One request.
+
+    ``survives``: it is retransmitted on the next connection under its id, or, if
+    ``is_of_connection``, under another: an answer about the old connection would be of no
+    use. ``encode`` makes the frame for an id; ``late``: each time when it is written.
+    """
 
     __slots__ = ("_encode", "_late", "answer", "id", "is_of_connection", "on_answer", "survives")
 
@@ -68,7 +71,7 @@ class PendingRequest(Outgoing):
         self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def rename(self, id: str) -> None:
-        """Be asked anew."""
+        """Take another id."""
         self.id = id
         self.frame = self._encode(id=id)
 
@@ -79,16 +82,16 @@ class PendingRequest(Outgoing):
 
 
 class Requests:
-    """Gives requests their ids, and their answers to those who wait."""
+    """Gives requests their ids, and passes answers to their callers."""
 
     def __init__(self) -> None:
-        # Unguessable: no other client's request can be taken for one of these.
+        # Not guessable: no request of another client can be mistaken for one of these.
         self._prefix = secrets.token_urlsafe(9)
         self._numbers = itertools.count(1)
         self._pending: dict[str, PendingRequest] = {}
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._end: tuple[str, BaseException | None] | None = None
-        """Why all that waited have failed, the last time."""
+        """Why ``close`` has failed all requests, the last time."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -103,10 +106,10 @@ class Requests:
         on_answer: OnAnswer | None = None,
         generation: int = 0,
     ) -> Iterator[PendingRequest]:
-        """A request for as long as somebody waits for its answer.
+        """Register a request while its caller waits for ``answer``.
 
-        ``on_answer`` is called with the answer's data before anything that comes after it
-        is looked at. Raises ``ValueError`` for data that can't be sent.
+        ``on_answer`` gets the data of an ack before any later message is read. Raises
+        ``ValueError`` for data that can't be sent.
         """
         pending = PendingRequest(
             self._next_id(),
@@ -124,17 +127,17 @@ class Requests:
             pending.dropped = True
             del self._pending[pending.id]
             if not pending.answer.cancel() and not pending.answer.cancelled():
-                pending.answer.exception()  # who has left does not want to be told
+                pending.answer.exception()  # its caller does not wait any more
 
     def _next_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
 
     @contextlib.asynccontextmanager
     async def slot(self, until: float) -> AsyncIterator[None]:
-        """Wait until one more request may be open, and hold the turn for as long as it is.
+        """Wait for one of the ``MAX_IN_FLIGHT`` slots, and hold it.
 
-        Raises ``TimeoutError`` at the loop's time ``until``, and ``ConnectionClosed`` if all
-        have failed meanwhile: the connection that comes then may be another user's.
+        Raises ``TimeoutError`` at the loop's time ``until``, and ``ConnectionClosed`` if
+        ``close`` was called meanwhile: the next connection may be another user's.
         """
         end = self._end
         async with asyncio.timeout_at(until):
@@ -146,21 +149,25 @@ class Requests:
         finally:
             self._slots.release()
 
-    def is_answer(self, message: Envelope[Any]) -> bool:
-        """Take in an ack, nack or error; False for a message of the application's own.
+    def is_answer(self, message: Envelope[Any], *, is_draining: bool = False) -> bool:
+        """Take an ack, nack or error; False for a message of the application.
 
-        By its event alone it is no answer: applications may have an ``ack`` and an
-        ``error`` too. It names a request of ours; or, without an id of its own, as only
-        answers are, it is an ack of what nobody waits for any more.
+        The event does not tell: applications may have an ``ack`` and an ``error`` too. An
+        answer names a request in flight; or, having no id, as only answers have none, it is
+        an ack to a request whose caller does not wait any more.
         """
-        if self.settle(message):
+        if self.settle(message, is_draining=is_draining):
             return True
         if message.event != "ack":
             return False
         return not message.topic or (message.id is None and bool(_named(message, _data(message))))
 
-    def settle(self, message: Envelope[Any]) -> bool:
-        """Take in an ack, nack or error; False if no request of ours has the id it names."""
+    def settle(self, message: Envelope[Any], *, is_draining: bool = False) -> bool:
+        """Take an ack, nack or error; False if it names no request in flight.
+
+        A server that drains refuses requests with ``overloaded``: those that survive are
+        retransmitted to the next server.
+        """
         data = _data(message)
         pending = self._pending.get(_named(message, data) or "")
         if pending is None or pending.answer.done():
@@ -169,12 +176,12 @@ class Requests:
             if pending.on_answer is not None:
                 pending.on_answer(data)
             pending.answer.set_result(data)
-        else:
+        elif not (is_draining and pending.survives and data.get("code") == Overloaded.code):
             pending.answer.set_exception(_error(data))
         return True
 
     def unanswered(self) -> list[PendingRequest]:
-        """Those that were written and are to be sent again, in the order of their writing."""
+        """Return the requests to retransmit, in the order in which they were made."""
         found = [
             p for p in self._pending.values() if p.survives and p.written and not p.answer.done()
         ]
@@ -193,7 +200,7 @@ class Requests:
                     pending.answer.set_exception(error())
 
     def close(self, text: str, cause: BaseException | None = None) -> None:
-        """No connection comes any more: fail all, those that wait for their turn too."""
+        """Fail all requests, also those that wait for a slot: there is no connection any more."""
         self._end = (text, cause)
         for pending in self._pending.values():
             if not pending.answer.done():
@@ -220,13 +227,13 @@ def _data(message: Envelope[Any]) -> dict[str, Any]:
 
 
 def _named(message: Envelope[Any], data: Mapping[str, Any]) -> str | None:
-    """The id that an answer names."""
+    """Return the id of the request that an answer names."""
     named = data.get("message_id") if message.event == "ack" else None
     return named if isinstance(named, str) else message.ref
 
 
 def _error(data: dict[str, Any]) -> EyewallError:
-    """The error that a nack or error message stands for."""
+    """Return the error that a nack or error message stands for."""
     text = data.get("error")
     text = text if isinstance(text, str) else ""
     code = data.get("code")

@@ -195,9 +195,8 @@ async def test_what_is_its_own_goes_first_and_the_outbox_when_it_may():
 
 
 async def test_its_own_are_bounded():
-    async with linked() as (link, _, reading, _):
-        reading.cancel()
-        await asyncio.wait([reading])
+    async with linked() as (link, _, _, _):
+        # Nothing is written before this task waits.
         taken = sum(link.post(b"1") for _ in range(MAX_OWN_FRAMES + 5))
 
     assert taken == MAX_OWN_FRAMES
@@ -268,6 +267,16 @@ async def test_a_link_that_stood_still_reads_before_it_is_given_up():
         await eventually(lambda: came)
 
         assert not reading.done()
+
+
+async def test_a_link_that_has_ended_takes_nothing_more():
+    """Else a close would wait for frames that nothing writes."""
+    async with linked() as (link, _, reading, line):
+        line.cut()
+        await soon(reading)
+
+        assert not link.post(b"{}")
+        await soon(link.flush())
 
 
 async def test_what_waits_to_be_written_does_not_hold_up_the_end(monkeypatch):

@@ -50,7 +50,7 @@ class Desk:
             requests=self.requests,
             logger=self.logger,
             queue=4,
-            behind=self.notice,
+            gap_found=self.notice,
             lost=lambda room, code: self.lost.append((room, code)),
         )
         self.counts = self.receiver.counts

@@ -7,8 +7,9 @@ import contextlib
 
 import pytest
 
-from eyewall import ConnectionClosed, Message, RoomOptions
+from eyewall import ConnectionClosed, Message, RateLimited, RoomOptions, Unavailable
 from eyewall.client import State, recovery
+from eyewall.client.link import MAX_REQUESTED_WAIT
 from tests.entrypoints.client_support import RESUME, client, reopened, talking, through
 from tests.entrypoints.house import commanded
 from tests.entrypoints.wire import WITHIN, eventually, soon
@@ -355,6 +356,12 @@ async def test_an_answer_that_says_nothing_is_a_loss(answer):
 
         await eventually(lambda: heard.lost == [("r", None)])
         assert c.state is State.OPEN
+
+
+def test_a_server_cannot_keep_a_client_away_for_years():
+    assert recovery._wait_of(RateLimited(1e8)) == MAX_REQUESTED_WAIT
+    assert recovery._wait_of(RateLimited(2.5)) == 2.5
+    assert recovery._wait_of(Unavailable("no time")) is None
 
 
 def test_a_cut_is_no_answer():

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from websockets.exceptions import ConnectionClosed as SocketClosed
 
 from eyewall import (
     AckTimeout,
@@ -162,6 +163,41 @@ async def test_after_a_drain_it_comes_back():
         await reopened(c, "s1")
 
         assert c.retry_in is None
+
+
+async def test_what_is_sent_while_the_server_drains_goes_to_the_next_one():
+    """The draining one refuses all that is new, also what was written before its notice."""
+    async with talking() as (script, c, line):
+        before = asyncio.ensure_future(c.request("before"))
+        refused = await line.expect("before")
+        await line.send("system:draining", {"reconnect_in": 0.02}, event="draining")
+        await line.refuse(refused, "overloaded", retry_after=1.0)
+        await line.send("news", 1)
+        await soon(anext(c))
+        await c.send("said")
+        asked = asyncio.ensure_future(c.request("asked"))
+        await asyncio.sleep(0)
+        await line.close(1012)
+        with pytest.raises(SocketClosed):
+            await line.receive()
+
+        after = await script.line()
+        await after.resumed()
+        found = [await after.receive() for _ in range(3)]
+        assert [message["topic"] for message in found] == ["before", "said", "asked"]
+        assert found[0]["id"] == refused["id"]
+        await after.answer(found[0])
+        await after.answer(found[2])
+        await soon(asyncio.gather(before, asked))
+
+
+async def test_overloaded_is_an_answer_where_the_server_does_not_drain():
+    async with talking() as (_, c, line):
+        asked = asyncio.ensure_future(c.request("asked"))
+        await line.refuse(await line.expect("asked"), "overloaded", retry_after=1.0)
+
+        with pytest.raises(Overloaded):
+            await soon(asked)
 
 
 async def test_a_busy_server_says_when_to_come_back():
