@@ -6,7 +6,7 @@ stall.
 
 Rules of this file:
 
-1. A stall is detected before a deadline is applied: code with a deadline calls ``look``
+1. A stall is detected before a deadline is applied: code with a deadline calls ``detect``
    first, because its own timer may fire before this one.
 2. ``on_stall`` extends every deadline of a client or another node by the lost time. A deadline
    that was due gets a ``CHANCE`` in addition, but only one: repeated stalls must not keep a
@@ -68,7 +68,7 @@ class Stalls:
         self._lost = 0.0
         self._awake = 0.0
         self.bound = float("inf")
-        """On the clock. ``look`` does nothing before this time, and need not be called."""
+        """On the clock. ``detect`` does nothing before this time, and need not be called."""
         self.over_at = float("-inf")
         """When the last stall ended, on the clock."""
 
@@ -115,7 +115,7 @@ class Stalls:
 
     # --- detection
 
-    def look(self) -> None:
+    def detect(self) -> None:
         """Detect a stall that is just over, and run the callbacks. Cheap; may be called at any
         time."""
         now = self._clock.now()
@@ -132,17 +132,17 @@ class Stalls:
     @property
     def is_recent(self) -> bool:
         """Whether a stall is just over: messages that arrived during it may not be handled yet."""
-        self.look()
+        self.detect()
         return self._clock.now() - self.over_at < CHANCE
 
     def awake(self) -> float:
         """Return the seconds of a monotonic clock that stops during stalls."""
-        self.look()
+        self.detect()
         self._awake = max(self._awake, self._clock.now() - self._lost)
         return self._awake
 
     def _tick(self) -> None:
-        self.look()
+        self.detect()
         now = self._clock.now()
         self._lag = max(self._lag, now - self._due)
         self._arm(now)

@@ -127,7 +127,7 @@ class TimerQueue:
     def _fire(self) -> None:
         self._timer = None
         if self._stalls is not None:
-            self._stalls.look()  # it may postpone deadlines that seem due
+            self._stalls.detect()  # it may postpone deadlines that seem due
         now = self._clock.now()
         try:
             while self._heap and self._heap[0][0] <= now:

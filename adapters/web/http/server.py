@@ -336,7 +336,7 @@ class LimitedServer(HTTPServer):
         """Abort the requests and close the idle connections whose deadlines have passed."""
         self._timer = None
         if self._stalls is not None:
-            self._stalls.look()  # extends the deadlines after a stall
+            self._stalls.detect()  # extends the deadlines after a stall
         now = asyncio.get_running_loop().time()
         for server_conn in [conn for conn in self._idle if _has_bytes(conn)]:
             self.request_started(server_conn)

@@ -131,7 +131,7 @@ class Heartbeat:
         self._wheel.setdefault(link.due_tick, set()).add(link)
 
     def _on_tick(self) -> None:
-        self._stalls.look()  # extends the deadlines after a stall
+        self._stalls.detect()  # extends the deadlines after a stall
         now = self._clock.now()
         self._timer = self._clock.call_later(self._tick, self._on_tick)
         for link in list(self._deadlines):

@@ -194,5 +194,5 @@ class SocketLoop:
     def _on_batch_start(self) -> None:
         self.now = self.clock.now()
         if self.now > self.stalls.bound:
-            self.stalls.look()  # the input of this batch may have waited for long
+            self.stalls.detect()  # the input of this batch may have waited for long
         self.writer.expect_flush()

@@ -81,8 +81,8 @@ def test_a_loop_that_is_a_little_late_has_not_stood_still(clock, lost):
 
 def test_whoever_looks_first_notices(clock, stalls, lost):
     clock.stand_still(45)
-    stalls.look()
-    stalls.look()
+    stalls.detect()
+    stalls.detect()
     assert len(lost) == 1
 
     clock.pass_time(5)
@@ -130,14 +130,14 @@ def test_nothing_is_noticed_before_the_start_and_after_the_end(clock):
     stalls, lost = Stalls(clock), []
     stalls.on_stall(lost.append)
     clock.stand_still(45)
-    stalls.look()
+    stalls.detect()
     stalls.start()
     stalls.start()
     assert len(clock.timers) == 1
     stalls.stop()
     assert not clock.timers
     clock.stand_still(45)
-    stalls.look()
+    stalls.detect()
 
     assert (lost, stalls.is_recent) == ([], False)
 
@@ -213,7 +213,7 @@ class Waiting(FakeLink):
 
     unread: tuple = ()
 
-    def look(self):
+    def read_pending(self):
         unread, self.unread = self.unread, ()
         for payload in unread:
             self.say(payload)
