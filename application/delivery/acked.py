@@ -89,15 +89,15 @@ class AckedDelivery:
         """Deliver to all connections of the recipients; returns each outcome with the name of
         its recipient. With ``result`` the outcomes have the clients' results. The failure
         handlers have run."""
-        frame = self._sender.encode(message, ack=True)
+        encoded = self._sender.encode(message, ack=True)
         parts = [
-            self._to_node(node, some, recipient, frame, plan, result=result)
+            self._to_node(node, some, recipient, encoded, plan, result=result)
             for recipient in recipients
             for node, conn_ids in recipient.by_node.items()
             for some in ([conn_ids] if node == self._node else _pages(conn_ids))
         ]
         found = [pair for part in await asyncio.gather(*parts) for pair in part]
-        await self._report(found, frame)
+        await self._report(found, encoded)
         return found
 
     async def to_room(
@@ -118,14 +118,14 @@ class AckedDelivery:
         retention = await self._publisher.retention(room_id) if keep else None
         if retention is None:
             return await self.deliver([everyone], message, plan)
-        frame = self._sender.encode(message, ack=True, recipient=room_id)
-        assert frame.envelope is not None
+        encoded = self._sender.encode(message, ack=True, recipient=room_id)
+        assert encoded.envelope is not None
         # A reader of the history is not asked for an ack.
-        kept = self._sender.encode(replace(message, id=frame.envelope.id), recipient=room_id)
+        kept = self._sender.encode(replace(message, id=encoded.envelope.id), recipient=room_id)
         found, gone = self._found(everyone.by_node.get(self._node, ()))
         turn = _SequencedDelivery(self._pending_acks, found, plan, everyone.whom)
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
-        arrival = BufferedMessage(frame, list(skip), turn)
+        arrival = BufferedMessage(encoded, list(skip), turn)
         try:
             at = await self._publisher.place(room_id, retention, arrival, kept, list(others))
         except BaseException:
@@ -135,7 +135,7 @@ class AckedDelivery:
         # For a later page of a node, or a request that the next message has overtaken, this
         # position is past: the message is sent again under its id, with its position.
         parts = [
-            self._request(node, some, frame, plan, everyone.whom, position=position)
+            self._request(node, some, encoded, plan, everyone.whom, position=position)
             for node, conn_ids in others.items()
             for some in _pages(conn_ids)
         ]
@@ -143,15 +143,15 @@ class AckedDelivery:
         outcomes: list[tuple[str, Outcome]] = []
         for part in (gone, *answers):
             outcomes += [(room_id, _with_user(outcome, everyone)) for outcome in part]
-        await self._report(outcomes, frame)
+        await self._report(outcomes, encoded)
         return outcomes
 
-    async def _report(self, found: Iterable[tuple[str, Outcome]], frame: EncodedMessage) -> None:
+    async def _report(self, found: Iterable[tuple[str, Outcome]], encoded: EncodedMessage) -> None:
         """Run the failure handlers for the undelivered messages."""
         for name, outcome in found:
             if outcome.reason is not None:
                 await self._sender.report(
-                    frame.addressed(name),
+                    encoded.addressed(name),
                     Addressee(outcome.conn_id, outcome.user_id),
                     outcome.reason,
                     outcome.error,
@@ -162,12 +162,12 @@ class AckedDelivery:
         self,
         node: NodeId,
         conn_id: ConnId,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         whom: RecipientFilter,
     ) -> Outcome:
         """Deliver to one connection of another node; the caller reports a failure."""
-        (outcome,) = await self._request(node, [conn_id], frame, plan, whom)
+        (outcome,) = await self._request(node, [conn_id], encoded, plan, whom)
         return outcome
 
     async def _to_node(
@@ -175,23 +175,23 @@ class AckedDelivery:
         node: NodeId,
         conn_ids: list[ConnId],
         recipient: Recipient,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         *,
         result: bool,
     ) -> list[tuple[str, Outcome]]:
         name, whom = recipient.name, recipient.whom
         if node == self._node:
-            outcomes = await self._to_local(conn_ids, frame.addressed(name), plan, whom)
+            outcomes = await self._to_local(conn_ids, encoded.addressed(name), plan, whom)
         else:
-            outcomes = await self._request(node, conn_ids, frame, plan, whom, result=result)
+            outcomes = await self._request(node, conn_ids, encoded, plan, whom, result=result)
         return [(name, _with_user(outcome, recipient)) for outcome in outcomes]
 
     async def _to_local(
-        self, conn_ids: Iterable[ConnId], frame: EncodedMessage, plan: Plan, whom: RecipientFilter
+        self, conn_ids: Iterable[ConnId], encoded: EncodedMessage, plan: Plan, whom: RecipientFilter
     ) -> list[Outcome]:
         found, gone = self._found(conn_ids)
-        return gone + await self._pending_acks.deliver(found, frame, plan, whom)
+        return gone + await self._pending_acks.deliver(found, encoded, plan, whom)
 
     def _found(self, conn_ids: Iterable[ConnId]) -> tuple[list[Connection], list[Outcome]]:
         """Return the open connections of this node, and the outcomes of those that ended."""
@@ -210,7 +210,7 @@ class AckedDelivery:
         self,
         node: NodeId,
         conn_ids: list[ConnId],
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         whom: RecipientFilter,
         *,
@@ -220,7 +220,7 @@ class AckedDelivery:
         left = None if plan.deadline is None else plan.deadline - self._clock.now()
         asked = Deliver(
             tuple(conn_ids),
-            frame.priority,
+            encoded.priority,
             plan.ack_timeout,
             plan.retry_max,
             plan.retry_backoff,
@@ -231,14 +231,14 @@ class AckedDelivery:
         )
         timeout = plan.longest() + MARGIN
         try:
-            answers = await self._cluster.request(node, asked, frame.payload, timeout=timeout)
+            answers = await self._cluster.request(node, asked, encoded.payload, timeout=timeout)
             return outcomes_in(answers, conn_ids)
         except (Unavailable, BadPacket) as error:
             away = error if isinstance(error, Unavailable) else Unavailable(str(error))
             return [unknown(conn_id, away) for conn_id in conn_ids]
 
     async def _take_deliver(self, asked: Deliver, payload: bytes) -> list[dict[str, Any]]:
-        frame = read_message(self._codec, payload, asked.priority)
+        encoded = read_message(self._codec, payload, asked.priority)
         left = asked.time_left
         deadline = None if left is None else self._clock.now() + left
         plan = Plan(asked.ack_timeout, asked.retries, asked.backoff, deadline)
@@ -246,10 +246,10 @@ class AckedDelivery:
         if asked.position is not None:
             found, outcomes = self._found(asked.conns)
             turn = _SequencedDelivery(self._pending_acks, found, plan, whom)
-            self._publisher.arrived(asked.position, BufferedMessage(frame, on_release=turn))
+            self._publisher.arrived(asked.position, BufferedMessage(encoded, on_release=turn))
             outcomes += await turn.outcomes()
         else:
-            outcomes = await self._to_local(asked.conns, frame, plan, whom)
+            outcomes = await self._to_local(asked.conns, encoded, plan, whom)
         return outcomes_out(outcomes, result=asked.result)
 
 
@@ -269,12 +269,12 @@ class _SequencedDelivery:
         self._whom = whom
         self._begun: asyncio.Future[AckBatch] = asyncio.get_running_loop().create_future()
 
-    def begin(self, frame: EncodedMessage) -> Collection[Link]:
+    def begin(self, encoded: EncodedMessage) -> Collection[Link]:
         """Send the message and start to wait for the acks; returns the links that got it."""
         if self._begun.done():
             return ()  # the caller was cancelled
         try:
-            batch = self._pending_acks.begin(self._conns, frame, self._plan, self._whom)
+            batch = self._pending_acks.begin(self._conns, encoded, self._plan, self._whom)
             self._begun.set_result(batch)
         except Exception as error:  # noqa: BLE001  (``outcomes`` raises it)
             self._begun.set_exception(error)

@@ -137,9 +137,9 @@ class DirectMessages:
         reports = await self._send(here, message, options)
         for away in (UserId(r.name) for r in where if not r.by_node):
             error = UserOffline(f"{away} has no connection")
-            frame = self._sender.encode(message, recipient=away)
+            encoded = self._sender.encode(message, recipient=away)
             missed = Addressee(user_id=away)
-            await self._sender.report(frame, missed, FailureReason.USER_OFFLINE, error)
+            await self._sender.report(encoded, missed, FailureReason.USER_OFFLINE, error)
             reports.append((away, _failed(away, error, missed, acked)))
         return reports
 
@@ -221,18 +221,18 @@ class DirectMessages:
 
     async def text_to_conn(self, conn_id: str, text: str) -> DeliveryReport:
         """Send one text frame without an envelope to a connection on any node."""
-        frame = self._sender.encode_text(text)
+        encoded = self._sender.encode_text(text)
         recipient = await self._locate.conn(conn_id)
         for node in recipient.by_node:
             if node == self._node:
-                return await self._to_local(ConnId(conn_id), frame)
-            return (await self._to_node(node, recipient, frame, DirectText(ConnId(conn_id))))[0]
-        return await self._not_connected(frame, conn_id)
+                return await self._to_local(ConnId(conn_id), encoded)
+            return (await self._to_node(node, recipient, encoded, DirectText(ConnId(conn_id))))[0]
+        return await self._not_connected(encoded, conn_id)
 
     async def reply(self, conn: Connection, request: Envelope, data: Any) -> None:
         """Answer a request with a message of its topic; raises as ``Sender.send`` does."""
-        frame = self._sender.encode_answer(request, data)
-        error = await self._sender.try_send(conn, frame)
+        encoded = self._sender.encode_answer(request, data)
+        error = await self._sender.try_send(conn, encoded)
         if error is not None:
             raise error
 
@@ -254,43 +254,43 @@ class DirectMessages:
             plan = Plan.of(options, self._clock.now())
             found = await self._acks.deliver(recipients, message, plan)
             return [(name, outcome.report()) for name, outcome in found]
-        frame = self._sender.encode(message)
+        encoded = self._sender.encode(message)
         if options.ttl is not None:
-            frame.expires = self._clock.now() + seconds(options.ttl, "ttl")
+            encoded.expires = self._clock.now() + seconds(options.ttl, "ttl")
         await self._sender.ready()
         reports: list[tuple[str, DeliveryReport]] = []
         for recipient in recipients:
             name = recipient.name
-            reports += [(name, r) for r in await self._forward(recipient, frame.addressed(name))]
+            reports += [(name, r) for r in await self._forward(recipient, encoded.addressed(name))]
         return reports
 
-    async def _forward(self, recipient: Recipient, frame: EncodedMessage) -> list[DeliveryReport]:
+    async def _forward(self, recipient: Recipient, encoded: EncodedMessage) -> list[DeliveryReport]:
         reports = []
         for node, conn_ids in recipient.by_node.items():
             if node == self._node:
                 reports += [
-                    await self._to_local(conn_id, frame, recipient.whom) for conn_id in conn_ids
+                    await self._to_local(conn_id, encoded, recipient.whom) for conn_id in conn_ids
                 ]
             else:
-                ttl = None if frame.expires is None else frame.expires - self._clock.now()
-                sent = DirectMessage(tuple(conn_ids), frame.priority, recipient.whom.named(), ttl)
-                reports += await self._to_node(node, recipient, frame, sent)
+                ttl = None if encoded.expires is None else encoded.expires - self._clock.now()
+                sent = DirectMessage(tuple(conn_ids), encoded.priority, recipient.whom.named(), ttl)
+                reports += await self._to_node(node, recipient, encoded, sent)
         return reports
 
     async def _to_node(
         self,
         node: NodeId,
         recipient: Recipient,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         sent: DirectMessage | DirectText,
     ) -> list[DeliveryReport]:
         """Forward an encoded message to the node that has the recipient's connections."""
         addressees = [Addressee(c, recipient.owner(c)) for c in recipient.by_node[node]]
         try:
-            await self._cluster.notify_node(node, sent, frame.payload)
+            await self._cluster.notify_node(node, sent, encoded.payload)
         except Unavailable as error:
             for missed in addressees:
-                await self._sender.report(frame, missed, FailureReason.CONN_ERROR, error)
+                await self._sender.report(encoded, missed, FailureReason.CONN_ERROR, error)
             return [_failed(str(missed.conn_id), error, missed) for missed in addressees]
         return [
             DeliveryReport(str(conn_id), DeliveryStatus.FORWARDED, user_id=user_id, conn_id=conn_id)
@@ -299,7 +299,7 @@ class DirectMessages:
 
     async def _not_connected(
         self,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         conn_id: str,
         whom: RecipientFilter = ANY_RECIPIENT,
         *,
@@ -307,26 +307,26 @@ class DirectMessages:
     ) -> DeliveryReport:
         error = ConnectionClosed(f"{conn_id} is not connected")
         missed = Addressee(ConnId(conn_id), whom.user)
-        await self._sender.report(frame, missed, FailureReason.CONN_CLOSED, error)
+        await self._sender.report(encoded, missed, FailureReason.CONN_CLOSED, error)
         return _failed(conn_id, error, missed, acked)
 
     async def _not_running(
         self, message: Message, name: str, missed: Addressee, acked: bool | None
     ) -> DeliveryReport:
         """Report a message that was sent before the node started, or after it stopped."""
-        frame = self._sender.encode(message, recipient=name)
+        encoded = self._sender.encode(message, recipient=name)
         error = ShuttingDown("the server is not running")
-        await self._sender.report(frame, missed, FailureReason.CHANNEL_CLOSED, error)
+        await self._sender.report(encoded, missed, FailureReason.CHANNEL_CLOSED, error)
         return _failed(name, error, missed, acked)
 
     async def _to_local(
-        self, conn_id: ConnId, frame: EncodedMessage, whom: RecipientFilter = ANY_RECIPIENT
+        self, conn_id: ConnId, encoded: EncodedMessage, whom: RecipientFilter = ANY_RECIPIENT
     ) -> DeliveryReport:
         conn = self._connections.get(conn_id)
         if conn is None or not whom.means(conn):
-            return await self._not_connected(frame, conn_id, whom)
+            return await self._not_connected(encoded, conn_id, whom)
         user_id = whom.user or conn.user_id
-        refused = await self._sender.try_send(conn, frame)
+        refused = await self._sender.try_send(conn, encoded)
         status = DeliveryStatus.OK
         if refused is not None:
             closed = isinstance(refused, ConnectionClosed)
@@ -335,7 +335,7 @@ class DirectMessages:
 
     async def _no_recipient(self, target: Target, message: Message) -> AckResult:
         """Report an offline user or an unknown connection: there is no ack to wait for."""
-        frame = self._sender.encode(message, recipient=target.id)
+        encoded = self._sender.encode(message, recipient=target.id)
         if target.kind is TargetKind.USER:
             error: UserOffline | ConnectionClosed = UserOffline(f"{target.id} is offline")
             reason = FailureReason.USER_OFFLINE
@@ -343,31 +343,31 @@ class DirectMessages:
             error = ConnectionClosed(f"{target.id} is not connected")
             reason = FailureReason.CONN_CLOSED
         missed = _missed(target)
-        await self._sender.report(frame, missed, reason, error)
+        await self._sender.report(encoded, missed, reason, error)
         return ack_result([_failed(target.id, error, missed, acked=False)], timed_out=False)
 
     # --- requests of other nodes
 
     def _take_send(self, sent: DirectMessage, payload: bytes) -> None:
-        frame = read_message(self._codec, payload, sent.priority)
+        encoded = read_message(self._codec, payload, sent.priority)
         if sent.ttl is not None:
-            frame.expires = self._clock.now() + sent.ttl
+            encoded.expires = self._clock.now() + sent.ttl
         whom = RecipientFilter.of(sent.recipients)
         for conn_id in sent.conns:
             conn = self._connections.get(conn_id)
             if conn is not None and whom.means(conn):
-                self._sender.enqueue_or_report(conn, frame)
+                self._sender.enqueue_or_report(conn, encoded)
             else:
                 # The sender was told that it is forwarded: only this node can report more.
-                self._sender.report_misrouted(frame.addressed(whom.user or conn_id), conn_id)
+                self._sender.report_misrouted(encoded.addressed(whom.user or conn_id), conn_id)
 
     def _take_text(self, sent: DirectText, payload: bytes) -> None:
-        frame = self._sender.encode_text(read_text(payload))
+        encoded = self._sender.encode_text(read_text(payload))
         conn = self._connections.get(sent.conn)
         if conn is not None:
-            self._sender.enqueue_or_report(conn, frame)
+            self._sender.enqueue_or_report(conn, encoded)
         else:
-            self._sender.report_misrouted(frame.addressed(sent.conn), sent.conn)
+            self._sender.report_misrouted(encoded.addressed(sent.conn), sent.conn)
 
 
 def _check(options: SendOptions | None) -> None:

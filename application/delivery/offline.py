@@ -202,8 +202,8 @@ class Offline:
     async def _failed(
         self, user: UserId, message: Message, reason: FailureReason, error: EyewallError
     ) -> DeliveryReport:
-        frame = self._sender.encode(message, recipient=user)
-        await self._sender.report(frame, Addressee(user_id=user), reason, error)
+        encoded = self._sender.encode(message, recipient=user)
+        await self._sender.report(encoded, Addressee(user_id=user), reason, error)
         return DeliveryReport(user, DeliveryStatus.FAILED, error, user_id=user)
 
     # --- storing
@@ -231,15 +231,15 @@ class Offline:
         ):
             return reports
         assert self._stored is not None
-        frame = self._sender.encode(message, ack=True, recipient=user)
-        assert frame.envelope is not None
-        message_id = str(frame.envelope.id)
-        kept = StoredMessage(message_id, frame.payload, frame.priority, now, expires_at)
+        encoded = self._sender.encode(message, ack=True, recipient=user)
+        assert encoded.envelope is not None
+        message_id = str(encoded.envelope.id)
+        kept = StoredMessage(message_id, encoded.payload, encoded.priority, now, expires_at)
         try:
             evicted = await self._stored.store.store(user, kept)
         except Unavailable as error:
             await self._sender.report(
-                frame, Addressee(user_id=user), FailureReason.CONN_ERROR, error
+                encoded, Addressee(user_id=user), FailureReason.CONN_ERROR, error
             )
             failed = DeliveryStatus.FAILED
             return [replace(report, status=failed, error=error) for report in reports]
@@ -261,13 +261,13 @@ class Offline:
             )
             try:
                 stored = one.message
-                frame = read_message(self._codec, stored.payload, stored.priority)
+                encoded = read_message(self._codec, stored.payload, stored.priority)
             except MalformedMessage as problem:
                 self._logger.error(
                     "stored_message_unreadable", id=one.message.id, error=told(problem)
                 )
                 continue
-            await self._sender.report(frame, Addressee(user_id=one.user_id), one.reason, error)
+            await self._sender.report(encoded, Addressee(user_id=one.user_id), one.reason, error)
 
     # --- expired messages
 

@@ -96,7 +96,7 @@ class _InFlight:
         "deadline",
         "delivery",
         "done",
-        "frame",
+        "encoded",
         "nack",
         "result",
         "since",
@@ -107,7 +107,7 @@ class _InFlight:
     def __init__(
         self,
         conn: Connection,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         delivery: Delivery,
         since: float,
         done: Callable[[Outcome], None],
@@ -115,7 +115,7 @@ class _InFlight:
     ) -> None:
         self.conn = conn
         self.whom = whom
-        self.frame = frame
+        self.encoded = encoded
         self.delivery = delivery
         self.since = since
         self.deadline: Deadline | None = None
@@ -169,7 +169,7 @@ class PendingAcks:
     async def deliver(
         self,
         conns: Iterable[Connection],
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         whom: RecipientFilter = ANY_RECIPIENT,
     ) -> list[Outcome]:
@@ -182,12 +182,12 @@ class PendingAcks:
         if not targets:
             return []
         await self._sender.ready()
-        return await self.finish(self.begin(targets, frame, plan, whom))
+        return await self.finish(self.begin(targets, encoded, plan, whom))
 
     def begin(
         self,
         conns: Sequence[Connection],
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         whom: RecipientFilter = ANY_RECIPIENT,
     ) -> AckBatch:
@@ -198,7 +198,7 @@ class PendingAcks:
             batch.future.set_result([])
         try:
             for conn in conns:
-                waiting = self._register(conn, frame, plan, batch.add, whom)
+                waiting = self._register(conn, encoded, plan, batch.add, whom)
                 if waiting is not None:
                     batch.started.append(waiting)
                     self._send(waiting)
@@ -223,13 +223,13 @@ class PendingAcks:
     def _register(
         self,
         conn: Connection,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         done: Callable[[Outcome], None],
         whom: RecipientFilter,
     ) -> _InFlight | None:
         """Register a message for a connection; None if it has failed already."""
-        message_id = _id(frame)
+        message_id = _id(encoded)
         of_conn = self._waiting.get(conn.id, {})
         if not conn.is_open:
             closed = ConnectionClosed(f"{conn.id} is closed")
@@ -246,7 +246,7 @@ class PendingAcks:
             self._stats.dropped(FailureReason.PENDING_FULL.value)
             done(_refused(conn, whom, FailureReason.PENDING_FULL, error))
         else:
-            waiting = _InFlight(conn, frame, Delivery(plan), self._clock.now(), done, whom)
+            waiting = _InFlight(conn, encoded, Delivery(plan), self._clock.now(), done, whom)
             self._waiting.setdefault(conn.id, of_conn)[message_id] = waiting
             return waiting
         return None
@@ -256,7 +256,7 @@ class PendingAcks:
             self._apply(waiting, Event.LOST)
             return
         waiting.user_id = waiting.whom.user or waiting.conn.user_id
-        offer = self._sender.enqueue(waiting.conn.link, waiting.frame)
+        offer = self._sender.enqueue(waiting.conn.link, waiting.encoded)
         if waiting.delivery.is_settled:
             return  # the overflow has closed the connection, which settled it
         if offer is Offer.CLOSED:
@@ -306,7 +306,7 @@ class PendingAcks:
             if waiting.whom.user is not None and not _is_recipient(waiting.whom, waiting.conn):
                 if self.late_acks is not None:
                     # An answer may still come: the message need not stay stored then.
-                    self.late_acks.timed_out(waiting.whom.user, conn.id, _id(waiting.frame))
+                    self.late_acks.timed_out(waiting.whom.user, conn.id, _id(waiting.encoded))
                 self._apply(waiting, Event.LOST)
 
     def pending(self, conn_id: ConnId) -> list[PendingAck]:
@@ -314,7 +314,7 @@ class PendingAcks:
         wall, now = self._clock.wall(), self._clock.now()
         return [
             PendingAck(
-                message=_message(waiting.frame),
+                message=_message(waiting.encoded),
                 conn_id=conn_id,
                 attempt=waiting.delivery.attempt,
                 since=wall - timedelta(seconds=now - waiting.since),
@@ -374,7 +374,7 @@ class PendingAcks:
             error = _no_recipient(conn)
         user_id = waiting.user_id
         if reason is FailureReason.ACK_TIMEOUT and self.late_acks is not None and user_id:
-            self.late_acks.timed_out(user_id, conn.id, _id(waiting.frame))
+            self.late_acks.timed_out(user_id, conn.id, _id(waiting.encoded))
         outcome = Outcome(
             conn.id, delivered, waiting.delivery.attempt, reason, error, waiting.result, took
         )
@@ -386,7 +386,7 @@ class PendingAcks:
             waiting.deadline.cancel()
             waiting.deadline = None
         of_conn = self._waiting.get(waiting.conn.id, {})
-        message_id = _id(waiting.frame)
+        message_id = _id(waiting.encoded)
         # Compared by identity: a later message may have the same id by now.
         if of_conn.get(message_id) is not waiting:
             return
@@ -397,16 +397,16 @@ class PendingAcks:
             self._quiet.set()
 
 
-def _id(frame: EncodedMessage) -> str:
-    assert frame.envelope is not None
-    assert frame.envelope.id is not None
-    return frame.envelope.id
+def _id(encoded: EncodedMessage) -> str:
+    assert encoded.envelope is not None
+    assert encoded.envelope.id is not None
+    return encoded.envelope.id
 
 
-def _message(frame: EncodedMessage) -> Message:
+def _message(encoded: EncodedMessage) -> Message:
     """Return the message with the id of its envelope, which the ack will name."""
-    assert frame.message is not None
-    return replace(frame.message, id=_id(frame))
+    assert encoded.message is not None
+    return replace(encoded.message, id=_id(encoded))
 
 
 def _is_recipient(whom: RecipientFilter, conn: Connection) -> bool:

@@ -239,10 +239,10 @@ class OfflineReplay:
         self, replay: ReplayWindow, message: StoredMessage, endpoints: list[_Endpoint]
     ) -> None:
         try:
-            frame = read_message(
+            encoded = read_message(
                 self._codec, message.payload, message.priority, recipient=str(replay.user_id)
             )
-            if frame.envelope is None or frame.envelope.id != message.id:
+            if encoded.envelope is None or encoded.envelope.id != message.id:
                 raise MalformedMessage("it has another id")
         except MalformedMessage as error:
             self._logger.error("stored_message_unreadable", id=message.id, error=told(error))
@@ -254,26 +254,26 @@ class OfflineReplay:
         plan, whom = Plan(ACK_TIMEOUT, 0, 0.0, deadline), RecipientFilter(user=replay.user_id)
         replay.sent(message.id, [endpoint.conn_id for endpoint in endpoints])
         for endpoint in endpoints:
-            done = partial(self._finished, replay, message.id, frame)
+            done = partial(self._finished, replay, message.id, encoded)
             conn = self._connections.get(endpoint.conn_id)
             if conn is not None:
-                sent = self._pending_acks.begin([conn], frame, plan, whom).future
+                sent = self._pending_acks.begin([conn], encoded, plan, whom).future
                 sent.add_done_callback(partial(_pass_outcome, done))
             else:
-                self._tasks.spawn(self._send_remote(endpoint, frame, plan, whom, done))
+                self._tasks.spawn(self._send_remote(endpoint, encoded, plan, whom, done))
 
     async def _send_remote(
         self,
         endpoint: _Endpoint,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         plan: Plan,
         whom: RecipientFilter,
         done: Callable[[Outcome], None],
     ) -> None:
-        done(await self._acks.to_remote(endpoint.node, endpoint.conn_id, frame, plan, whom))
+        done(await self._acks.to_remote(endpoint.node, endpoint.conn_id, encoded, plan, whom))
 
     def _finished(
-        self, replay: ReplayWindow, message_id: str, frame: EncodedMessage, outcome: Outcome
+        self, replay: ReplayWindow, message_id: str, encoded: EncodedMessage, outcome: Outcome
     ) -> None:
         """Apply the outcome of a message to one connection."""
         if outcome.delivered or outcome.reason is FailureReason.NACKED:
@@ -286,7 +286,7 @@ class OfflineReplay:
             # may send to the user, and wait at the barrier for this replay (deadlock).
             self._tasks.spawn(
                 self._sender.report(
-                    frame,
+                    encoded,
                     Addressee(outcome.conn_id, outcome.user_id),
                     outcome.reason,
                     outcome.error,

@@ -111,8 +111,8 @@ class Responder:
         if not RESERVED.isdisjoint(data):
             raise ReservedKey(RESERVED.intersection(data))
         if request.ack:
-            frame = self._sender.encode_envelope(ack(request, data))
-            self._answer(conn, request, frame, remember=True)
+            encoded = self._sender.encode_envelope(ack(request, data))
+            self._answer(conn, request, encoded, remember=True)
 
     def refuse(
         self,
@@ -138,8 +138,8 @@ class Responder:
                 }
                 remember = remember and not isinstance(error, _TRY_AGAIN)
                 answer = Envelope(request.topic, "ack", data, ref=request.id)
-                frame, whole = self._frame(answer, told)
-                self._answer(conn, request, frame, remember=remember, code=told.code)
+                encoded, whole = self._frame(answer, told)
+                self._answer(conn, request, encoded, remember=remember, code=told.code)
             else:
                 whole = self._send_error(conn, request.id, request.topic, told)
         except BaseException as problem:
@@ -182,29 +182,29 @@ class Responder:
         self,
         conn: Connection,
         request: Envelope,
-        frame: EncodedMessage,
+        encoded: EncodedMessage,
         *,
         remember: bool,
         code: str | None = None,
     ) -> None:
         # With a session the connection has a log by now: ``is_retransmission`` opened it.
         if request.id is None or (log := conn.request_log) is None:
-            self._send(conn, frame, code)
+            self._send(conn, encoded, code)
         else:
             waiting = (
-                log.record(request.id, frame.payload, bound=is_bound(request))
+                log.record(request.id, encoded.payload, bound=is_bound(request))
                 if remember
                 else log.discard(request.id)
             )
-            self._send(conn, frame, code)
+            self._send(conn, encoded, code)
             for _ in range(waiting):
-                self._send(log.successor or conn, frame, code)
+                self._send(log.successor or conn, encoded, code)
 
     def _send_error(self, conn: Connection, ref: str | None, topic: str, told: Told) -> bool:
         """Send an ``error``; False if some of its details could not be encoded."""
         data = {"code": told.code, "error": told.text}
-        frame, whole = self._frame(Envelope(topic, "error", data, ref=ref), told)
-        self._send(conn, frame, told.code)
+        encoded, whole = self._frame(Envelope(topic, "error", data, ref=ref), told)
+        self._send(conn, encoded, told.code)
         return whole
 
     def _frame(self, envelope: Envelope, told: Told) -> tuple[EncodedMessage, bool]:
@@ -215,9 +215,9 @@ class Responder:
         """
         if not told.details:
             return self._sender.encode_envelope(envelope), True
-        frame = self._with(told.details, envelope)
-        if frame is not None:
-            return frame, True
+        encoded = self._with(told.details, envelope)
+        if encoded is not None:
+            return encoded, True
         some = {
             name: value
             for name, value in told.details.items()
@@ -227,19 +227,19 @@ class Responder:
 
     def _with(self, details: Mapping[str, Any], envelope: Envelope) -> EncodedMessage | None:
         try:
-            frame = self._sender.encode_envelope(envelope.with_data({**envelope.data, **details}))
+            encoded = self._sender.encode_envelope(envelope.with_data({**envelope.data, **details}))
         except BaseException:  # noqa: BLE001  (whatever a type of the application's raises)
             return None
-        return frame if len(frame.payload) <= MAX_DETAILS else None
+        return encoded if len(encoded.payload) <= MAX_DETAILS else None
 
-    def _send(self, conn: Connection, frame: EncodedMessage, code: str | None = None) -> None:
+    def _send(self, conn: Connection, encoded: EncodedMessage, code: str | None = None) -> None:
         """Send a reply; to a connection that has ended, nothing is sent and nothing counted.
         Never raises.
 
         ``code``: that of an error or a nack, which is counted by it.
         """
         try:
-            if conn.is_open and self._sender.enqueue_or_report(conn, frame) and code is not None:
+            if conn.is_open and self._sender.enqueue_or_report(conn, encoded) and code is not None:
                 self._stats.failed(code)
         except BaseException as problem:
             self._logger.error(

@@ -236,17 +236,17 @@ class ConnectionLifecycle:
 
     # --- what happens to it
 
-    def dropped(self, link: Link, frame: EncodedMessage, offer: Offer) -> None:
+    def dropped(self, link: Link, encoded: EncodedMessage, offer: Offer) -> None:
         conn: Connection | None = link.owner
         if conn is None:
             return
         match offer:
             case Offer.CLOSED:
-                self._sender.lost(conn, frame, conn.fate)
+                self._sender.lost(conn, encoded, conn.fate)
             case Offer.EXPIRED:
-                self._sender.lost(conn, frame, FailureReason.TIMEOUT)
+                self._sender.lost(conn, encoded, FailureReason.TIMEOUT)
             case _:
-                self._sender.dropped(conn, frame)
+                self._sender.dropped(conn, encoded)
 
     def drained(self, link: Link) -> None:
         conn: Connection | None = link.owner

@@ -298,9 +298,9 @@ class Resumer:
                 return _End.LOST
             if at.is_past(here):
                 break  # it will pass the gate
-            frame = self._streams.frame(room_id, entry)
-            if frame is not None and was.isdisjoint(entry.skip):
-                offer = self._sender.enqueue(conn.link, frame.with_position(room_id, at))
+            encoded = self._streams.read_entry(room_id, entry)
+            if encoded is not None and was.isdisjoint(entry.skip):
+                offer = self._sender.enqueue(conn.link, encoded.with_position(room_id, at))
                 if offer not in TAKEN:
                     return _End.SLOW
             room.at = at

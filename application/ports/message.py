@@ -24,7 +24,7 @@ class WireFormat(Protocol):
 
     name: str
 
-    def build(self, frame: EncodedMessage) -> bytes:
+    def build(self, encoded: EncodedMessage) -> bytes:
         """Return the bytes for the socket, with their WebSocket frame headers."""
 
 
@@ -144,7 +144,7 @@ class EncodedMessage:
         envelope = self.envelope
         if envelope is not None:
             envelope = envelope.with_position(StreamPosition(room_id, at.epoch, at.offset))
-        frame = EncodedMessage(
+        encoded = EncodedMessage(
             add_position(self.payload, room_id, at),
             envelope=envelope,
             message=self.message,
@@ -154,8 +154,8 @@ class EncodedMessage:
             recipient=self.recipient,
             fan_out=self.fan_out,
         )
-        frame.expires = self.expires
-        return frame
+        encoded.expires = self.expires
+        return encoded
 
     @property
     def size(self) -> int:

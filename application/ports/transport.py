@@ -48,7 +48,7 @@ class Link(Protocol):
         Must not be called from within ``TransportEvents``.
         """
 
-    def send(self, frame: EncodedMessage) -> Offer:
+    def send(self, encoded: EncodedMessage) -> Offer:
         """Queue one message without waiting; the outcome says whether it will be written."""
 
     def close(self, reason: DisconnectReason) -> None:
@@ -70,7 +70,7 @@ class BroadcastGroup(Protocol):
     def __iter__(self) -> Iterator[Link]:
         """Iterate over the links."""
 
-    def broadcast(self, frame: EncodedMessage, skip: Collection[Link] = ()) -> int:
+    def broadcast(self, encoded: EncodedMessage, skip: Collection[Link] = ()) -> int:
         """Queue a message for the current links, except ``skip``; returns their number."""
 
 
@@ -112,7 +112,7 @@ class TransportEvents(Protocol):
     def received(self, link: Link, payload: bytes, *, binary: bool) -> None:
         """Take one complete message. Never waits, never raises."""
 
-    def dropped(self, link: Link, frame: EncodedMessage, offer: Offer) -> None:
+    def dropped(self, link: Link, encoded: EncodedMessage, offer: Offer) -> None:
         """Report that a message that ``send`` had accepted will not be written.
 
         ``CLOSED``: it was still queued when the link ended. ``EXPIRED``: its time was over.

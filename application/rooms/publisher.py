@@ -107,9 +107,9 @@ class Publisher:
             await self._fanout.ready()
             look()
             return Published(await self._fanout.to_room(room_id, message, skip=skip))
-        frame = self._sender.encode(message, recipient=room_id, fan_out=True)
-        arrival = BufferedMessage(frame, list(skip))
-        at = await self.place(room_id, retention, arrival, frame, look=look)
+        encoded = self._sender.encode(message, recipient=room_id, fan_out=True)
+        arrival = BufferedMessage(encoded, list(skip))
+        at = await self.place(room_id, retention, arrival, encoded, look=look)
         return Published(self._streams.recipient_count(room_id, skip), at)
 
     async def place(
@@ -160,8 +160,8 @@ class Publisher:
         room_id = sent.position.room
         if self._node in sent.delivered_by or not self._streams.is_here(room_id):
             return
-        frame = read_message(self._codec, payload, sent.priority, recipient=room_id, fan_out=True)
-        self.arrived(sent.position, BufferedMessage(frame))
+        encoded = read_message(self._codec, payload, sent.priority, recipient=room_id, fan_out=True)
+        self.arrived(sent.position, BufferedMessage(encoded))
 
     async def close(self) -> None:
         """End what is under way."""

@@ -254,22 +254,22 @@ class Streams:
         sequencer.position = at
         if buffered is None:
             return
-        frame = buffered.frame.with_position(sequencer.room_id, at)
+        encoded = buffered.encoded.with_position(sequencer.room_id, at)
         skip = self._links(buffered.skip) | sequencer.held
         if buffered.on_release is not None:
-            skip.update(buffered.on_release.begin(frame))
-        self._publish(sequencer.room_id, frame, skip)
+            skip.update(buffered.on_release.begin(encoded))
+        self._publish(sequencer.room_id, encoded, skip)
 
-    def _publish(self, room_id: RoomId, frame: EncodedMessage, skip: Collection[Link]) -> None:
+    def _publish(self, room_id: RoomId, encoded: EncodedMessage, skip: Collection[Link]) -> None:
         audience = self._broadcast_groups.get(room_id)
         if audience is None:
             return
         waiting = self._held_members.held.get(room_id)
         if waiting is None:
-            self._sender.broadcast(audience, frame, skip)
+            self._sender.broadcast(audience, encoded, skip)
         else:
-            self._sender.broadcast(audience, frame, waiting.union(skip))
-            self._held_members.keep(room_id, frame, skip)
+            self._sender.broadcast(audience, encoded, waiting.union(skip))
+            self._held_members.keep(room_id, encoded, skip)
 
     def _release_next(self, sequencer: RoomSequencer) -> None:
         """Release buffered messages as long as the next one is there."""
@@ -281,7 +281,7 @@ class Streams:
         """Only the caller that waits for the message is told: the members have had it, or there
         are none."""
         if buffered.on_release is not None:
-            buffered.on_release.begin(buffered.frame.with_position(room_id, at))
+            buffered.on_release.begin(buffered.encoded.with_position(room_id, at))
 
     def _links(self, conn_ids: Collection[str], room_id: RoomId | None = None) -> set[Link]:
         conns = [c for conn_id in conn_ids if (c := self._connections.get(conn_id)) is not None]
@@ -388,7 +388,7 @@ class Streams:
             sequencer.position = Position(page.position.epoch, 0)
             sequencer.again = True
 
-    def frame(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
+    def read_entry(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
         """Return a kept message without its position; None, and logged, if it can't be read."""
         try:
             return read_message(
@@ -399,8 +399,8 @@ class Streams:
             return None
 
     def _buffer(self, room_id: RoomId, entry: Entry) -> BufferedMessage | None:
-        frame = self.frame(room_id, entry)
-        return None if frame is None else BufferedMessage(frame, entry.skip)
+        encoded = self.read_entry(room_id, entry)
+        return None if encoded is None else BufferedMessage(encoded, entry.skip)
 
     # --- comparing
 
@@ -439,7 +439,7 @@ queue of one connection."""
 class OnRelease(Protocol):
     """A caller that waits for its message to be released, such as one that waits for acks."""
 
-    def begin(self, frame: EncodedMessage) -> Collection[Link]:
+    def begin(self, encoded: EncodedMessage) -> Collection[Link]:
         """The message is released now, or was released before. Returns the links that the
         caller has sent it to. Never waits, never raises."""
 
@@ -451,7 +451,7 @@ class OnRelease(Protocol):
 class BufferedMessage:
     """A message without its position that waits for its release; not for ``skip``."""
 
-    frame: EncodedMessage
+    encoded: EncodedMessage
     skip: Sequence[str] = ()
     on_release: OnRelease | None = None
 
