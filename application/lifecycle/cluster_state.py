@@ -1,10 +1,10 @@
-"""What a connection has in the cluster's state, presence and seats, kept in step with it.
+"""Keeps a connection's presence and seats in the cluster's state in step with the connection.
 
 Rules of this file:
 
-1. The end of a connection, its becoming another user's and the mending of what is in
-   doubt take turns: each of them has several steps that wait.
-2. What is in the state under a name is taken back under that name.
+1. The end of a connection, its change of user and the mending of a divergence hold the
+   connection's lock: each of them has several steps that wait.
+2. An entry that was made under a user is taken back under that user.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from eyewall.domain.identity import ConnId, ConnMeta, UserId
 
 
 class ClusterStateSync:
-    """Presence and seats of this node's connections."""
+    """Presence and seats of this node's connections in the cluster's state."""
 
     def __init__(
         self,
@@ -56,22 +56,22 @@ class ClusterStateSync:
         self._locks = KeyedLock()
         self._tasks = TaskSet(logger)
         self._telling = TaskSet(logger)
-        """Hooks that hear of what has changed. They may wait for ``settled``, so that does
-        not wait for them."""
+        """Hooks of changes. They may wait for ``settled``, so ``settled`` does not wait for
+        them: that would be a deadlock."""
 
     async def leave(self, conn: Connection) -> None:
-        """A connection has ended: take back what it had, before the hooks hear of it."""
+        """Take back the entries of a connection that has ended, before its hooks run."""
         async with self._locks.acquire(conn.id):
             await self._rooms.after_end(conn)
             try:
                 if conn.user_id is not None:
                     await self._presences.vanish(conn.id, conn.user_id)
             except Unavailable as error:
-                # It is in doubt now, and taken back as soon as the state is there.
+                # Noted as a divergence: taken back when the state is there.
                 self._logger.warning("presence_not_released", conn_id=conn.id, error=told(error))
 
     def change_meta(self, conn_id: str, changes: dict[str, Any]) -> ConnMeta:
-        """Change what is known of a connection, here and for the cluster.
+        """Change a connection's ``ConnMeta``, on this node and in the cluster.
 
         Raises ``ConnectionClosed`` if it is not here.
         """
@@ -86,11 +86,11 @@ class ClusterStateSync:
             self._rooms.user_changed(conn, before.user_id)
             self._presences.renamed(conn, before.user_id)
             self._pending_acks.changed(conn)
-            self._tasks.spawn(self._become(conn, before.user_id))
+            self._tasks.spawn(self._change_user(conn, before.user_id))
         return meta
 
-    async def _become(self, conn: Connection, before: UserId | None) -> None:
-        """The connection is another user's: take presence and seats along."""
+    async def _change_user(self, conn: Connection, before: UserId | None) -> None:
+        """Move presence and seats to the connection's new user."""
         async with self._locks.acquire(conn.id):
             try:
                 if before is not None:
@@ -101,14 +101,14 @@ class ClusterStateSync:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
         self._telling.spawn(self._rooms.tell(conn))
         if conn.user_id is None or not conn.is_open or not conn.is_admitted:
-            return  # one that is not let in yet sees to the rest when it is
+            return  # a connection that is not let in yet does the rest when it is
         if self._replays is not None:
-            self._replays.begin(conn.user_id)  # who logs in later has come as well
+            self._replays.begin(conn.user_id)  # a user that logs in by a message has come, too
         await self._operations.keep_newest(conn.user_id)
 
     async def mend(self, conn_id: ConnId, doubt: Divergence) -> None:
-        """Compare what is in doubt of a connection, here or gone, with the state, and put
-        right what differs. Raises ``Unavailable``, and changes nothing more then."""
+        """Compare a connection's divergence with the state, and mend what differs; the
+        connection may have ended. Raises ``Unavailable``, and changes nothing more then."""
         async with self._locks.acquire(conn_id):
             conn = self._connections.get(conn_id)
             if conn is not None and doubt.unsure and not await self._presences.is_known(conn):
@@ -121,8 +121,8 @@ class ClusterStateSync:
             await self._rooms.mend(conn_id, conn, doubt)
 
     async def settled(self) -> None:
-        """Return when the state knows who the connections are: ``set_meta`` can't wait
-        for it, and whoever asks the state next would read what was before."""
+        """Return when the changes of user are in the state: ``set_meta`` does not wait for
+        them, and a caller that reads the state next must not find what was before."""
         await self._tasks.settled()
 
     async def close(self) -> None:

@@ -1,18 +1,18 @@
-"""Sessions: a client that was cut off finds its rooms and its answers again.
+"""Sessions: a client that lost its connection resumes its rooms and its answers.
 
 Rules of this file:
 
-1. The node that had the connection keeps its session; the name says which node that is.
-   A node that ends in order leaves what it keeps to the state.
-2. A session goes on with one connection: who takes it up ends the one that had it.
-3. Requests in work go along: on the same node their answers reach the new connection,
-   and another node gets the session when they have been answered.
-4. A session that is on its way to a connection is waited for, and reaches it also when
-   that has ended meanwhile: who is cut off again while it comes back loses nothing.
-5. What a session gives is a memory, not a right: rooms are joined under their rules.
-6. A session is its user's. Where that one logged in by a message, it belongs to whoever comes
-   by the same handshake with its name, who is that user again then: the requests that come
-   again were that user's, and so were the rooms.
+1. The node that had the connection keeps its session; the session's name contains the node.
+   A node that shuts down in order stores its sessions in the state.
+2. A session has one connection. A connection that resumes it ends the one that had it.
+3. Requests in flight go along. On the same node their answers reach the new connection;
+   another node gets the session when they have been answered.
+4. A connection waits for a session that is being handed to it. The session reaches it even if
+   the connection has ended meanwhile: a client that is cut off again loses nothing.
+5. A session remembers rooms and grants no right to them: they are joined under their rules.
+6. A session belongs to a user. If the user logged in by a message, the session also belongs to
+   a client that comes by the same handshake with the session's name, and that client gets the
+   user back: its requests and rooms were that user's.
 """
 
 from __future__ import annotations
@@ -52,16 +52,15 @@ from eyewall.domain.session import (
 )
 
 MOVES = 8
-"""How often a session may have moved on while its client did not hear of it."""
+"""Successors of a session that are followed: a client may have missed some of them."""
 
 
 PATIENCE = 3.0
-"""Seconds that another node waits for the requests in work, within the time of a call."""
+"""Seconds that another node waits for requests in flight, less than the time-out of a request."""
 
 
 LEAVING = 2.0
-"""Seconds that a node that ends has to leave its sessions to the state: 100,000 of them are
-some 50 MiB."""
+"""Seconds in which a node that shuts down stores its sessions: 100,000 of them are some 50 MiB."""
 
 
 SKEW = 0.05
@@ -69,16 +68,16 @@ SKEW = 0.05
 
 
 _MARK = "sent away: "
-"""Before a user's id: beside the sessions in the state, and no name of one."""
+"""Prefix of the keys of marks in the state, beside the sessions; no session has such a name."""
 
 
 def new_name(conn_id: ConnId) -> SessionName:
-    """An unguessable name for the session that begins with a connection."""
+    """Return an unguessable name for the session that begins with a connection."""
     return name_of(secrets.token_urlsafe(24), conn_id)
 
 
 class Sessions:
-    """The sessions of this node's connections, and of those that it had."""
+    """The sessions of this node's connections, open and lost."""
 
     def __init__(
         self,
@@ -101,16 +100,16 @@ class Sessions:
         self._ttl = ttl
         self._kept = KeptSessions()
         self._deadlines = TimerQueue(clock, stalls)
-        stalls.on_stall(self._kept.postpone)  # nobody could come back
+        stalls.on_stall(self._kept.postpone)  # no client could come back meanwhile
         self._next: Deadline | None = None
         self._arriving: dict[SessionName, set[asyncio.Event]] = {}
-        """The sessions that are being joined with an earlier one, and who waits for them."""
+        """Sessions that an earlier one is being handed to, and the events of those that wait."""
         self._under_way: dict[SessionName, set[object]] = {}
-        """The sessions that take up an earlier one, and the users forgotten meanwhile."""
+        """Sessions that take over an earlier one, and the users forgotten meanwhile."""
         self._returning: dict[ConnId, frozenset[RoomId]] = {}
-        """Connections that are being brought back into these rooms, and not in all yet."""
+        """Connections that are joining the rooms of their session again."""
         self.change_identity: Callable[[str, dict[str, Any]], object]
-        """Changes what is known of a connection; set when the node is put together."""
+        """Changes a connection's ``ConnMeta``; set when the node is built."""
         cluster.on_request(TakeSession, self._handle_take)
         cluster.on_event(ForgetSessions, self._take_forget)
 
@@ -120,8 +119,8 @@ class Sessions:
     # --- a connection ends
 
     def ended(self, conn: Connection, reason: DisconnectReason) -> None:
-        """Keep the session of a connection that may come back. One that was never let in has
-        none yet."""
+        """Keep the session of a lost connection, if its client may come back. A connection that
+        was never let in has none."""
         if conn.session is None or reason not in COMES_BACK or not conn.is_admitted:
             self._returning.pop(conn.id, None)
             return
@@ -139,10 +138,11 @@ class Sessions:
         )
 
     async def forget(self, user_id: UserId) -> None:
-        """Keep nothing for a user any more, on any node: it was sent away for good.
+        """Drop the user's sessions on all nodes: the user was sent away for good.
 
-        What nodes that have ended left to the state can't be found by its user. So the state
-        has a mark that outlives it, and is looked at by who takes up one of those.
+        Sessions that former nodes have stored in the state can't be found by user. So the state
+        gets a mark that outlives them; a node that takes such a session looks at the mark.
+        Raises ``Unavailable``.
         """
         await self.drop(user_id)
         if self._ttl:
@@ -151,7 +151,7 @@ class Sessions:
             await self._state.keep_sessions({_MARK + user_id: (mark, self._ttl)})
 
     async def drop(self, user_id: UserId) -> None:
-        """Drop what is kept for a user just now on the nodes that are there."""
+        """Drop the sessions that running nodes keep for a user now."""
         self._forget(user_id)
         await self._cluster.notify_all(ForgetSessions(user_id))
 
@@ -183,10 +183,10 @@ class Sessions:
     # --- it comes back
 
     async def resume(self, name: str, conn: Connection) -> Session | None:
-        """Let ``conn`` go on with a session; None if that is unknown or another user's.
+        """Hand a session to ``conn``; None if it is unknown or another user's.
 
-        Its rooms go on being remembered until ``returned``. Raises ``Unavailable`` when the
-        node that has it does not say.
+        The session's rooms are remembered until ``returned``. Raises ``Unavailable`` if the
+        node that has the session does not answer.
         """
         if conn.session is None or not conn.is_open or len(name) > MAX_NAME:
             return None
@@ -204,22 +204,22 @@ class Sessions:
                 over.set()
 
     def returned(self, conn: Connection) -> None:
-        """It is back in all rooms that let it in: those that it is in count from now on."""
+        """The connection has joined its rooms again: those that it is in count from now on."""
         self._returning.pop(conn.id, None)
 
     async def _follow(self, name: str, conn: Connection, own: SessionName) -> Session | None:
-        """Find the session, however often it has moved on."""
+        """Find the session by way of its successors, ``MOVES`` at most."""
         for _ in range(MOVES):
             found = await self._find(name, conn, own)
             if found is None or found.superseded_by is None:
                 return found
             if same(found.superseded_by, own):
-                return None  # it is this connection's own already
+                return None  # the connection has it already
             name = found.superseded_by
         return None
 
     async def _find(self, name: str, conn: Connection, own: SessionName) -> Session | None:
-        """Take the session up where it is: here, on another node, or left to the state."""
+        """Take the session from this node, another node, or the state."""
         node = node_of(name)
         found: Session | None = None
         if node == self._node:
@@ -232,7 +232,7 @@ class Sessions:
             found = await self._ask(node, name, conn, own)
         if found is None:
             found = await self._take_left(name)
-        # Asked again, whoever has said yes: the connection may be another user's since.
+        # Checked again after the wait: the connection may belong to another user by now.
         if found is None or not self._is_for(found, conn.user_id, conn.initial_meta.user_id):
             return None
         if found.user_id in self._under_way.get(own, ()):
@@ -242,7 +242,7 @@ class Sessions:
         return found
 
     async def _take_left(self, name: str) -> Session | None:
-        """Take a session that a node left to the state, if its user was not sent away since."""
+        """Take a session out of the state; None if its user was sent away after it was stored."""
         record = await self._state.take_session(name)
         if record is None:
             return None
@@ -255,14 +255,14 @@ class Sessions:
             return found
         sent_away, until = _times(mark)
         left = until - self._clock.wall().timestamp()
-        if left > 0:  # taken is gone: others have to find it too
+        if left > 0:  # taking removes it, and other sessions need it too
             await self._state.keep_sessions({key: (mark, left)})
         return found if kept_at > sent_away + SKEW else None
 
     async def _arrived(self, name: str) -> None:
-        """Return when no earlier session is on its way to this one.
+        """Return when no earlier session is being handed to this one.
 
-        Raises ``Unavailable`` if that takes too long.
+        Raises ``Unavailable`` after ``PATIENCE`` seconds.
         """
         waiting = self._arriving.get(SessionName(name))
         if waiting is None:
@@ -277,15 +277,17 @@ class Sessions:
             raise Unavailable("the session is still on its way")
 
     async def _ask(
-        self, node: NodeId, name: str, conn: Connection, heir: SessionName
+        self, node: NodeId, name: str, conn: Connection, successor: SessionName
     ) -> Session | None:
-        asked = TakeSession(name, conn.user_id, conn.initial_meta.user_id, heir, conn.connected_at)
+        asked = TakeSession(
+            name, conn.user_id, conn.initial_meta.user_id, successor, conn.connected_at
+        )
         answer = await self._cluster.request(node, asked)
         return None if answer is None else _read(answer)
 
     def _go_on(self, conn: Connection, own: SessionName, found: Session) -> None:
-        """Let the connection remember what was asked before, and be answered what is in
-        work; if it has ended meanwhile, its session remembers it."""
+        """Give the connection the session's request log, and the answers of requests in flight.
+        If it has ended meanwhile, its own session gets them."""
         if found.request_log is not None:
             if conn.request_log is not None:
                 found.request_log.merge(conn.request_log)
@@ -307,28 +309,30 @@ class Sessions:
         name: str,
         user_id: UserId | None,
         came_as: UserId | None,
-        heir: SessionName,
+        successor: SessionName,
         since: datetime,
     ) -> Session | None:
-        """Hand a session of this node to ``heir``, whose connection is there ``since`` then.
+        """Hand a session of this node to ``successor``, whose connection was let in at ``since``.
 
-        A connection that has the session is ended, unless it is the newer one.
+        Ends the connection that has the session, unless it is newer than that.
         """
         session = self._kept.find(name, self._clock.now())
         conn = None if session is not None else self._holder(name)
         if conn is not None:
             session = self._session_of(conn)
-        if session is None or same(name, heir) or not self._is_for(session, user_id, came_as):
+        if session is None or same(name, successor) or not self._is_for(session, user_id, came_as):
             return None
         if conn is not None and conn.connected_at > since:
-            return None  # a resume that was under way for long: the client has moved on
+            return None  # a resume that took long: the client has a newer connection
         if session.request_log is not None:
             session.request_log.forget_bound()
         if session.superseded_by is None:
-            moved = replace(session, rooms=frozenset(), request_log=None, superseded_by=heir)
-            self._keep(SessionName(name), moved)
+            superseded = replace(
+                session, rooms=frozenset(), request_log=None, superseded_by=successor
+            )
+            self._keep(SessionName(name), superseded)
         if conn is not None:
-            conn.session = None  # it has none to keep any more
+            conn.session = None  # its end keeps no session
             self._connections.end(conn, DisconnectReason.CONNECTION_LOST)
         return session
 
@@ -340,11 +344,11 @@ class Sessions:
         return conn
 
     async def _handle_take(self, asked: TakeSession, _: bytes) -> Any:
-        """Another node has the client now."""
+        """Answer another node that has the client's new connection."""
         await self._arrived(asked.name)
         when = asked.since + timedelta(seconds=SKEW)
-        heir = SessionName(asked.successor)
-        session = self._give_up(asked.name, asked.user, asked.came_as, heir, when)
+        successor = SessionName(asked.successor)
+        session = self._give_up(asked.name, asked.user, asked.came_as, successor, when)
         if session is None:
             return None
         if session.request_log is not None:
@@ -352,7 +356,7 @@ class Sessions:
         return _record(session)
 
     async def _answered(self, log: RequestLog) -> None:
-        """Return when nothing is in work any more, or the patience is over."""
+        """Return when no request is in flight, or after ``PATIENCE`` seconds."""
         over = asyncio.Event()
         log.when_idle = over.set
         deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
@@ -364,7 +368,7 @@ class Sessions:
     # --- the node ends
 
     async def leave(self) -> None:
-        """Leave what is kept to the state: the clients will come back to other nodes."""
+        """Store the kept sessions in the state: the clients will come back to other nodes."""
         now = self._clock.wall().timestamp()
         records: dict[str, tuple[str, float]] = {
             name: (_record(session, now + left - self._ttl), left)
@@ -385,8 +389,8 @@ class Sessions:
 
 
 def _record(session: Session, kept_at: float = 0.0) -> str:
-    """A session as text. Answers are JSON, so they can stand in it. ``kept_at``: when its
-    connection was cut, for what is left to the state."""
+    """Return a session as JSON text. Answers are JSON, and stand in it as texts. ``kept_at`` is
+    when the connection was lost, for sessions in the state."""
     answers = [] if session.request_log is None else session.request_log.answers()
     fields = {
         "user": session.user_id,
@@ -401,12 +405,12 @@ def _record(session: Session, kept_at: float = 0.0) -> str:
         identity = {name: _plain(value) for name, value in session.identity.items()}
         return json.dumps({**fields, "came": session.came_as, "identity": identity})
     except (TypeError, ValueError):
-        # Attributes of the application that are no JSON: its client has to log in again.
+        # The application's attributes are not JSON: the client has to log in again.
         return json.dumps(fields)
 
 
 def _plain(value: Any) -> Any:
-    """A field of ``ConnMeta`` as JSON has it."""
+    """Return a field of ``ConnMeta`` as JSON can hold it."""
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, datetime):
@@ -415,7 +419,7 @@ def _plain(value: Any) -> Any:
 
 
 def _identity(fields: Any) -> Mapping[str, Any] | None:
-    """Read what ``_record`` wrote of who the client is; raises as ``ConnMeta`` does."""
+    """Read the identity that ``_record`` wrote; raises as ``ConnMeta`` does."""
     if fields is None:
         return None
     if fields.get("expires_at") is not None:
@@ -425,13 +429,13 @@ def _identity(fields: Any) -> Mapping[str, Any] | None:
 
 
 def _kept_at(record: str) -> float:
-    """When the session of a record was cut; one that does not say so is old."""
+    """Return when a record's connection was lost; 0 for a record of an older release."""
     kept_at = json.loads(record).get("kept_at")
     return float(kept_at) if isinstance(kept_at, int | float) else 0.0
 
 
 def _times(mark: str) -> tuple[float, float]:
-    """When a user was sent away, and until when that is kept; raises ``BadPacket``."""
+    """Return when a user was sent away, and the end of the mark; raises ``BadPacket``."""
     try:
         sent_away, until = json.loads(mark)
         return float(sent_away), float(until)

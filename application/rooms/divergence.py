@@ -1,10 +1,11 @@
-"""What the state may not have as this node believes it, noted where a call has failed.
+"""Entries in which this node and the state may differ, noted when a call of the state fails.
 
 Rules of this file:
 
-1. A call that failed may have been done: what it was about is in doubt, whoever asked.
-2. A doubt is about one connection, here or gone: as which user it is there, and its seats.
-3. Nothing here waits, and what is noted is bounded; beyond that a sweep has to find it.
+1. A call that failed may have been done. The entries that it was about may diverge.
+2. A divergence is about one connection, open or ended: the users under whom it is present,
+   and its seats.
+3. Nothing here waits. The number of notes is bounded; a sweep finds what exceeds it.
 """
 
 from __future__ import annotations
@@ -15,25 +16,26 @@ from dataclasses import dataclass, field
 from eyewall.domain.identity import ConnId, RoomId, UserId
 
 MOST = 100_000
-"""Connections in doubt: five times those that a node commonly has, all of which may have
-come and gone while the state was away."""
+"""Connections with a divergence: five times those that a node commonly has, all of which may
+have come and gone while the state was away."""
 
 
 @dataclass(slots=True)
 class Divergence:
-    """What is not known of one connection."""
+    """What the state may have wrong of one connection."""
 
     users: set[UserId] = field(default_factory=set)
-    """As whom it may be there, or not be there, by mistake."""
+    """Users under whom its presence may be wrong, either way."""
     seats: dict[tuple[RoomId, UserId | None], bool] = field(default_factory=dict)
-    """Rooms, and the user under whom the seat stands. True: it was a member here, so the
-    others have to hear of it when the seat is given back."""
+    """Its seats that may be wrong, by room and user. True: the connection was a member, so the
+    leave is announced when the seat is given back."""
     whole: bool = False
-    """All that it has may be gone."""
+    """Whether all its entries may be missing."""
     unsure: bool = False
-    """The state has not all its seats: they were taken away, or are lost."""
+    """Whether seats may be missing: removed by others, or lost."""
 
     def merge(self, other: Divergence) -> None:
+        """Add the notes of ``other``."""
         self.users |= other.users
         for seat, was_member in other.seats.items():
             self.seats[seat] = self.seats.get(seat, False) or was_member
@@ -42,14 +44,15 @@ class Divergence:
 
 
 class Divergences:
-    """The doubts of one node, in the order in which they arose."""
+    """The divergences of one node, in FIFO order."""
 
     def __init__(self) -> None:
         self._of: dict[ConnId, Divergence] = {}
         self.on_note: Callable[[], None] | None = None
-        """Called when there is a new one."""
+        """Called after each note."""
         self.shaken = False
-        """Whether a call of the state has failed: it may have lost anything since."""
+        """Whether a call of the state has failed since this was last set to False: the state may
+        have lost any entry."""
 
     def __len__(self) -> int:
         return len(self._of)
@@ -59,20 +62,21 @@ class Divergences:
         self.shaken = True
 
     def presence(self, conn_id: ConnId, user_id: UserId) -> None:
-        """Whether the connection is there as the user."""
+        """Note that the connection's presence under the user may be wrong."""
         self.note(conn_id, Divergence(users={user_id}))
 
     def seat(
         self, conn_id: ConnId, room_id: RoomId, user_id: UserId | None, *, member: bool
     ) -> None:
-        """Whether the connection has a seat in the room as the user."""
+        """Note that the connection's seat under the user may be wrong."""
         self.note(conn_id, Divergence(seats={(room_id, user_id): member}))
 
     def everything(self, conn_id: ConnId) -> None:
-        """Whether anything is left of what the connection has."""
+        """Note that all entries of the connection may be missing."""
         self.note(conn_id, Divergence(whole=True))
 
     def note(self, conn_id: ConnId, doubt: Divergence) -> None:
+        """Note a divergence; beyond ``MOST`` connections it is left to the sweep."""
         known = self._of.get(conn_id)
         if known is not None:
             known.merge(doubt)
