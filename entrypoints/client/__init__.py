@@ -1,4 +1,4 @@
-"""The Python client: what a program needs to talk to a hub, and to go on after a cut.
+"""The Python client of a hub: it sends, receives, and reconnects after a cut.
 
 >>> from eyewall.client import Client
 >>> async with Client("ws://127.0.0.1:8080/ws") as client:
@@ -11,7 +11,7 @@ It needs the extra ``eyewall[client]``.
 from eyewall.application.ports.extras import needs
 
 try:
-    import websockets  # noqa: F401  (asked for here, for a clear error)
+    import websockets  # noqa: F401  (imported here for a clear error)
 except ImportError as error:
     raise ImportError(needs("eyewall.client", "client"), name="websockets") from error
 

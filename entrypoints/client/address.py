@@ -1,11 +1,10 @@
-"""Where a client connects to, and what of that may be shown.
+"""The address, headers and tokens of a client: validated, and redacted in texts.
 
 Rules of this file:
 
-1. What is wrong with an address, a header or a token is said without quoting it: any of
-   them may be a secret.
-2. A text that others wrote (a library, a server) is shown cut, on one line, and without
-   what is secret in the address and its headers.
+1. An error about an address, a header or a token does not quote it: it may be a secret.
+2. A foreign text (of a library, a server) is shown cut, on one line, and without the secrets
+   of the address and its headers.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 MAX_SHOWN: Final = 300
-"""Characters of a text that others wrote."""
+"""Characters of a foreign text."""
 
 MIN_SECRET: Final = 4
-"""Characters: what is shorter would be found in the middle of words."""
+"""Characters: a shorter secret would be masked in the middle of words."""
 
 MASK: Final = "***"
 
@@ -36,7 +35,7 @@ _SECRETS_IN_TEXT: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where and how to connect. Times in seconds, sizes in bytes."""
+    """The address of a hub, and how to connect. Times in seconds, sizes in bytes."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -44,11 +43,11 @@ class Address:
     timeout: float
     """From the connect to the welcome."""
     heartbeat: float
-    """Between two pings; without an answer for as long the connection counts as cut."""
+    """Between two pings; without a pong for as long the connection is cut."""
     max_message_size: int
 
     def redact(self, text: object, token: str | None = None) -> str:
-        """Return what others said of this address, without what is secret."""
+        """Return a foreign text without the secrets of this address and ``token``."""
         said = " ".join(str(text).split())
         for secret in self._secrets(token):
             if len(secret) >= MIN_SECRET:
@@ -68,7 +67,7 @@ class Address:
 def valid_url(url: object) -> str:
     """Return the address of a hub; raises ``ValueError``, without the address in its text.
 
-    A host that no name server knows is none of it: that may change.
+    The host is not looked up.
     """
     if not isinstance(url, str) or not url.strip().lower().startswith(("ws://", "wss://")):
         raise ValueError("url must begin with ws:// or wss://")
@@ -95,7 +94,7 @@ def _check(parts: SplitResult) -> None:
 
 
 def valid_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers that can be sent; raises ``ValueError``, without their values."""
+    """Return headers that can be sent; raises ``ValueError``, without values in its text."""
     found = {}
     for name, value in headers.items():
         if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name):
@@ -107,7 +106,7 @@ def valid_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def valid_token(token: str) -> str:
-    """Return a token without the line's end of the file that it was in.
+    """Return a token without the white space around it.
 
     Raises ``ValueError``, without the token in its text, if it can't be sent.
     """
@@ -118,14 +117,14 @@ def valid_token(token: str) -> str:
 
 
 def is_header_safe(text: str) -> bool:
-    """Whether there are no control characters, line separators or lone surrogates in it."""
+    """Return whether it has no control characters, line separators and lone surrogates."""
     if text.isascii():
         return text.isprintable()
     return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def redacted_url(url: str) -> str:
-    """Return an address as it may be shown: without a query, a user or a password."""
+    """Return an address without its query, user and password."""
     return _mask(url.partition("?")[0])
 
 

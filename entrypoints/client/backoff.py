@@ -1,30 +1,28 @@
-"""How long to wait before the next attempt to connect."""
+"""The exponential back-off between attempts to connect."""
 
 from __future__ import annotations
 
 from typing import Final
 
 FIRST_DELAY: Final = 0.5
-"""Seconds that the first wait takes at most: short enough for nobody to notice."""
+"""Seconds of the first wait at most: users do not notice it."""
 
 MAX_DELAY: Final = 30.0
-"""Seconds that any wait takes at most: who has been away for long is still back within
-half a minute."""
+"""Seconds of any wait at most: the client is back half a minute after the server."""
 
 STABLE_AFTER: Final = 10.0
-"""Seconds after which a connection counts as one that holds. A server that lets
-everybody in and drops them at once must not be asked again twice a second."""
+"""Seconds after which a connection resets the back-off. A server that accepts connections
+and drops them at once must not get a new one twice a second."""
 
 _MAX_DOUBLINGS: Final = 64
-"""Beyond it the bound holds anyway, and a float would overflow."""
+"""More doublings would overflow a float; the bound is reached long before."""
 
 
 class Backoff:
-    """Waits that double, with full jitter: anything from nothing to the whole.
+    """Waits that double, with full jitter: clients that were cut off together come back spread
+    over the whole wait.
 
-    All who were cut off together come back spread over the whole of the wait.
-
-    >>> Backoff(first=0.5, most=30.0).next(luck=1.0)
+    >>> Backoff(first=0.5, most=30.0).next(fraction=1.0)
     0.5
     """
 
@@ -35,13 +33,13 @@ class Backoff:
         self._most = most
         self._failures = 0
 
-    def next(self, luck: float) -> float:
-        """Return the next wait in seconds; ``luck``, from 0 to 1, is the share of it."""
+    def next(self, fraction: float) -> float:
+        """Return the next wait in seconds; ``fraction``, from 0 to 1, is the jitter."""
         whole = min(self._most, self._first * 2.0**self._failures)
         self._failures = min(self._failures + 1, _MAX_DOUBLINGS)
-        return whole * luck
+        return whole * fraction
 
     def record_uptime(self, seconds: float) -> None:
-        """A connection was open for so long: one that held begins anew."""
+        """Reset the waits if a connection was open for ``STABLE_AFTER`` seconds."""
         if seconds >= STABLE_AFTER:
             self._failures = 0

@@ -1,7 +1,7 @@
 """The application's callbacks, run one after another in a task of their own.
 
-So the connection is read while a callback runs, and a callback may itself send a request
-and wait for its answer.
+The connection is read while a callback runs, so a callback may send a request and await the
+answer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from eyewall.application.ports.plugins import Logger
 from eyewall.client.inbox import Inbox
 
 MAX_NOTIFICATIONS = 64
-"""Notices (a state, a lost room) that wait. One who takes no notice of so many changes
-takes none of the next."""
+"""Notifications (a state, a lost room) that wait for a callback. Further ones are dropped: a
+callback that is so far behind can't use them."""
 
 
 async def invoke(callback: Callable[..., Any], *args: Any) -> Any:
@@ -27,24 +27,24 @@ async def invoke(callback: Callable[..., Any], *args: Any) -> Any:
 
 
 class Notifier:
-    """Tells callbacks what happens to the client itself."""
+    """Calls the callbacks for changes of the client's state, and for lost rooms."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
         self._waiting: Inbox[tuple[Callable[..., Any], tuple[Any, ...]]] = Inbox(MAX_NOTIFICATIONS)
 
     def tell(self, callbacks: list[Callable[..., Any]], *args: Any) -> None:
-        """Have them called soon."""
+        """Queue a call of each callback."""
         for callback in callbacks:
             if not self._waiting.put((callback, args), 0):
                 self._logger.warning("notice_dropped", callback=_name(callback))
 
     def close(self) -> None:
-        """Take nothing more; what waits is still told."""
+        """Take no more calls; the queued ones are still made."""
         self._waiting.close()
 
     async def run(self) -> None:
-        """Call them, until closed."""
+        """Make the queued calls, until closed."""
         while (notice := await self._waiting.get()) is not None:
             callback, args = notice
             await run_logged(self._logger, invoke(callback, *args), _name(callback))
@@ -53,12 +53,12 @@ class Notifier:
 async def run_logged(
     logger: Logger, work: Awaitable[Any], name: str
 ) -> tuple[Any, BaseException | None]:
-    """Return the result, or what was raised, which is logged too."""
+    """Return the result, or the exception, which is also logged."""
     try:
         return await work, None
     except BaseException as error:
-        # A CancelledError of its own making is a failure like any other; the end of this
-        # very task, and of the process, is passed on.
+        # A CancelledError of the callback's own is a failure like any other; the end of this
+        # task, or of the process, is raised again.
         if not isinstance(error, Exception) and (
             is_cancelled() or isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         ):

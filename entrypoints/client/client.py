@@ -1,4 +1,4 @@
-"""The client as a program sees it."""
+"""The public client."""
 
 from __future__ import annotations
 
@@ -85,23 +85,23 @@ class TypingThrottle:
 
 
 class Client:
-    """A connection to a hub that comes back by itself.
+    """A connection to a hub that reconnects by itself.
 
     ``token`` is a text, or a function (plain or async) that returns one, or a mapping
-    ``{"token": ..., "expires_in": seconds}`` (or ``expires_at``): with its end known it is
-    renewed in time. ``headers`` go with the handshake, ``ssl`` is for ``wss`` addresses
-    with certificates of one's own. Redirects are not followed. One that is not let in (HTTP
-    401 or 403, or a close with 4504) stays away until it is given another token
-    (``set_token``); a function is asked once more by itself.
+    ``{"token": ..., "expires_in": seconds}`` (or ``expires_at``): a token with a known end is
+    renewed in time. ``headers`` are sent with the handshake; ``ssl`` is for ``wss`` addresses
+    with certificates of your own. Redirects are not followed. A client that is refused (HTTP
+    401 or 403, or a close with 4504) does not reconnect until ``set_token`` is called; a
+    function is called once more before that.
 
-    ``outbox`` messages wait while there is no connection,
-    ``queue`` messages for callbacks, and as many for the iteration. Times are seconds:
-    ``connect_timeout`` for everything up to the welcome, ``heartbeat`` between two pings,
-    the first wait before a reconnect (``first_delay`` at most) and the longest.
+    ``outbox`` messages wait while there is no connection, ``queue`` messages for callbacks,
+    and as many for the iteration. Times are seconds: ``connect_timeout`` from the connect to
+    the welcome, ``heartbeat`` between two pings, ``first_delay`` and ``max_delay`` for the
+    first and the longest wait before a reconnect, each an upper bound.
 
-    Raises ``ValueError`` for a wrong option. Entering it waits until the connection is
-    open, and raises ``Unauthorized``, ``Forbidden`` or ``Unavailable`` if it is refused; a
-    client is entered once.
+    Raises ``ValueError`` for a wrong option. Entering it waits until the connection is open,
+    and raises ``Unauthorized`` or ``Forbidden`` if the server refuses the client,
+    ``Unavailable`` if no server answers. A client is entered once.
 
     >>> async with Client("ws://127.0.0.1:8080/ws", token="s3cret") as client:
     ...     answer = await client.request("math:add", {"a": 1, "b": 2})
@@ -149,7 +149,7 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._shown!r}, {self.state})"
 
-    # --- beginning and end
+    # --- start and end
 
     async def __aenter__(self) -> Self:
         await self._engine.start()
@@ -164,22 +164,23 @@ class Client:
         await self.close()
 
     async def ready(self) -> None:
-        """Return when the connection is open, now or after the cut that there is.
+        """Return when the connection is open; waits for the reconnect after a cut.
 
-        Raises ``last_error`` when the client stays away: ``Unauthorized`` or ``Forbidden`` if
-        it was not let in, ``ConnectionClosed`` after a close that is for good. Raises
+        Raises ``last_error`` if the client does not reconnect: ``Unauthorized`` or
+        ``Forbidden`` if it was refused, ``ConnectionClosed`` after a final close. Raises
         ``Misuse`` if it was not entered.
         """
         await self._engine.ready()
 
     def set_token(self, token: TokenSource | None) -> None:
-        """Show this token from now on, or what this function gives.
+        """Use this token from now on, or the tokens of this function.
 
-        A client that was not let in comes back with it: await ``ready()`` to know whether it
-        has; rooms are joined again. While the connection is open it is shown there too, so
-        that a token of the same user is renewed without a cut; one of another user, or None,
-        counts from the next connection on. Raises ``ValueError`` for what is no token,
-        ``ConnectionClosed`` when the application has closed the client.
+        A client that was refused reconnects with it, and joins its rooms again: await
+        ``ready()`` to know whether it succeeded. An open connection sends a new token to the
+        server, so that a token of the same user is renewed without a cut. A token of another
+        user, or None, counts from the next connection on; messages from before that still
+        wait then are not sent. Raises ``ValueError`` for a malformed token,
+        ``ConnectionClosed`` if the application has closed the client.
 
         >>> async with Client("ws://127.0.0.1:8080/ws", token="old") as client:
         ...     client.set_token("new")
@@ -188,14 +189,14 @@ class Client:
         self._engine.set_token(token)
 
     async def close(self) -> None:
-        """Close for good: what waits to go out is written first, the callback that runs may
-        finish, both within five seconds; requests without an answer get ``ConnectionClosed``.
+        """Close for good. Waiting messages are written first, and the running callback may
+        finish, both within five seconds. Requests in flight raise ``ConnectionClosed``.
 
-        May be called twice, and by a callback.
+        May be called twice, and from a callback.
         """
         await self._engine.close()
 
-    # --- what it is like
+    # --- state
 
     @property
     def state(self) -> State:
@@ -204,45 +205,45 @@ class Client:
 
     @property
     def last_error(self) -> EyewallError | None:
-        """Why the client waits, or is closed; None while it is open, and before.
+        """Why the client waits or is closed; None while it is open, and before that.
 
-        ``Unauthorized`` or ``Forbidden`` means: not let in. ``Unavailable`` means that no
-        server could be reached, or that it has no time; ``ConnectionClosed`` that the
-        connection has ended, and its text how.
+        ``Unauthorized`` or ``Forbidden``: the server refuses the client. ``Unavailable``: no
+        server could be reached, or it is overloaded. ``ConnectionClosed``: the connection has
+        ended; the text says how.
         """
-        session = self._engine.session
-        return None if session is None else session.error
+        supervisor = self._engine.supervisor
+        return None if supervisor is None else supervisor.error
 
     @property
     def retry_in(self) -> float | None:
-        """Seconds until it comes back; None if it does not wait for that."""
-        session = self._engine.session
-        if session is None or session.state is not State.WAITING:
+        """Seconds until the next attempt to connect; None if the state is not WAITING."""
+        supervisor = self._engine.supervisor
+        if supervisor is None or supervisor.state is not State.WAITING:
             return None
-        return max(0.0, session.retry_at - time.monotonic())
+        return max(0.0, supervisor.retry_at - time.monotonic())
 
     @property
     def welcome(self) -> Mapping[str, Any]:
-        """What the server said first on the connection that is open, or was last."""
-        session = self._engine.session
-        link = None if session is None else session.link
+        """The data of ``system:welcome`` on the open connection, or the last one."""
+        supervisor = self._engine.supervisor
+        link = None if supervisor is None else supervisor.link
         return MappingProxyType({} if link is None else dict(link.welcome))
 
     @property
     def conn_id(self) -> str | None:
-        """The connection's id, another one after each reconnect; None before the first."""
+        """The connection's id, a new one after each reconnect; None before the first."""
         found = self.welcome.get("conn_id")
         return found if isinstance(found, str) else None
 
     @property
     def rooms(self) -> frozenset[str]:
-        """The rooms that it is in, as far as it knows: those that it joined, and those with
-        history that it has heard from."""
+        """The rooms that the client is in, as far as it knows: those that it joined, and those
+        with history that it got messages from."""
         return self._engine.rooms.names()
 
     @property
     def counts(self) -> Counts:
-        """What has been dropped, repeated, or come ahead of its turn."""
+        """How many received messages were unreadable, dropped, duplicates, or behind a gap."""
         return self._engine.receiver.counts
 
     # --- callbacks
@@ -252,14 +253,14 @@ class Client:
     @overload
     def on(self, pattern: str, callback: C) -> C: ...
     def on(self, pattern: str, callback: C | None = None) -> C | Callable[[C], C]:
-        """Have ``callback(message)`` called for a topic, or for all below a prefix
-        (``chat:*``). Also a decorator.
+        """Call ``callback(message)`` for each message of a topic, or of all topics below a
+        prefix (``chat:*``). Also a decorator.
 
-        An exact topic beats a prefix, a longer prefix a shorter one; each has one callback,
-        plain or async. They are called one after another. When the server asked for an ack,
-        it gets it afterwards, with what the callback returned as ``result``, or a nack with
-        the text of what it raised. Raises ``ValueError`` for a bad pattern, or one that has
-        a callback.
+        An exact topic precedes a prefix, and a longer prefix a shorter one; each has one
+        callback, plain or async. Callbacks run one after another. If the server asked for an
+        ack, it is sent afterwards, with the return value as ``result``, or a nack with the
+        text of the exception. Raises ``ValueError`` for a malformed pattern, or one that has
+        a callback already.
         """
         if callback is None:
             return lambda given: self.on(pattern, given)
@@ -267,14 +268,14 @@ class Client:
         return callback
 
     def on_state(self, callback: C) -> C:
-        """Have ``callback(state)`` called at each change of ``state``. Also a decorator."""
+        """Call ``callback(state)`` at each change of ``state``. Also a decorator."""
         self._engine.on_state.append(callback)
         return callback
 
     def on_lost(self, callback: C) -> C:
-        """Have ``callback(room, code)`` called when messages of a room are lost for good, so
-        that the application should load it anew. With a code (``join_forbidden``) the
-        client is not in the room any more; it is None otherwise. Also a decorator.
+        """Call ``callback(room, code)`` when messages of a room are lost for good, and the
+        application should load the room anew. With a code (``join_forbidden``) the client is
+        not in the room any more; otherwise it is None. Also a decorator.
         """
         self._engine.on_lost.append(callback)
         return callback
@@ -282,24 +283,25 @@ class Client:
     # --- messages
 
     async def send(self, topic: str, data: Any = None, event: str = "message") -> None:
-        """Send a message that asks for no ack: at most once.
+        """Send a message without an ack: it is delivered at most once.
 
-        While there is no connection it waits in the outbox. Raises ``Overloaded`` when that
-        is full, ``ConnectionClosed`` when the client does not come back, ``InvalidEnvelope``
-        when the server would not take one so large, ``ValueError`` for what can't be sent.
+        While there is no connection it waits in the outbox. Raises ``Overloaded`` if the
+        outbox is full, ``ConnectionClosed`` if the client does not reconnect,
+        ``InvalidEnvelope`` if the message is larger than the server takes, ``ValueError`` if
+        it can't be encoded.
         """
         await self._engine.send(topic, data, event)
 
     async def request(
         self, topic: str, data: Any = None, timeout: Seconds = TIMEOUT
     ) -> dict[str, Any]:
-        """Send a request and return its ack's data: what the handler returned, and
+        """Send a request and return the data of its ack: the handler's return value, and
         ``message_id`` and ``status``.
 
-        After a cut it is sent again, under its id, so that the server handles it once.
-        Raises the error of the code that it is refused with, with its fields (as
-        ``ValidationError.fields``), ``AckTimeout`` when nothing came in ``timeout`` seconds,
-        and what ``send`` raises. Of more than 256 at a time the others wait for their turn.
+        After a cut it is retransmitted under its id, and the server handles it once. Raises
+        the error of the refusal's code, with its fields (as ``ValidationError.fields``),
+        ``AckTimeout`` if no answer comes within ``timeout`` seconds, and the errors of
+        ``send``. 256 requests may be in flight; further ones wait.
         """
         within = seconds(timeout, "timeout", positive=True)
         return await self._engine.request(topic, data, within)
@@ -309,44 +311,47 @@ class Client:
     async def join(
         self, room: str, since: Any = None, *, timeout: Seconds = TIMEOUT
     ) -> dict[str, Any]:
-        """Join a room; the answer has ``role``, ``members``, and where the room keeps history
-        ``epoch`` and ``offset``. After a cut it is joined again.
+        """Join a room; the answer has ``role``, ``members``, and if the room keeps history
+        ``epoch`` and ``offset``. After a cut the client joins it again.
 
-        With ``since`` what the room keeps from there comes to the callbacks first, in order,
-        and then what is live: ``"start"``, a number of newest messages, or whatever has an
-        epoch and an offset, as in ``history``. What was handled before comes again.
-        ``recovered`` in the answer says whether it was all; what is kept comes in any case.
-        After a cut the client goes on from where it is. ``timeout`` is then for an answer or
-        the next message. Raises ``ValueError`` for a wrong ``since``.
+        With ``since`` the callbacks first get the kept messages from there, in order, and
+        then the live ones: ``"start"``, a number of newest messages, or anything with an
+        epoch and an offset, as in ``history``. Messages that were handled before come again.
+        ``recovered`` in the answer says whether all of them came; those that are kept come in
+        any case. After a cut the client continues from its position. ``timeout`` is then for
+        the answer or the next message. Raises ``ValueError`` for a malformed ``since``.
         """
+        within = seconds(timeout, "timeout", positive=True)
+        rooms = self._engine.rooms
         if since is not None:
-            begins, within = since_from(since), seconds(timeout, "timeout", positive=True)
-            self._engine.rooms.cancel_leave(room)
-            with self._engine.rooms.busy(room):
+            begins = since_from(since)
+            rooms.cancel_leave(room)
+            with rooms.busy(room):
                 return await self._engine.join(room, begins, within)
 
         def joined(answer: dict[str, Any]) -> None:
-            self._engine.rooms.joined(room, answer.get("epoch"), answer.get("offset"))
+            rooms.joined(room, answer.get("epoch"), answer.get("offset"))
 
-        self._engine.rooms.cancel_leave(room)
-        return await self._command("join", {"room": room}, timeout, joined)
+        rooms.cancel_leave(room)
+        return await self._command("join", {"room": room}, within, joined)
 
     async def leave(self, room: str, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
-        """Leave a room: whether or not the server answers, unless it refuses."""
+        """Leave a room. The client has left even if no answer comes, unless it is a refusal."""
         self._typing.forget()
         return await self._engine.leave(room, seconds(timeout, "timeout", positive=True))
 
     async def publish(
         self, room: str, data: Any = None, event: str = "message", *, timeout: Seconds = TIMEOUT
     ) -> dict[str, Any]:
-        """Send to all members of a room, oneself too; the answer has ``delivered``, and
-        where the room keeps history the message's ``epoch`` and ``offset``."""
+        """Send to all members of a room, this client included. The answer has ``delivered``,
+        and if the room keeps history the message's ``epoch`` and ``offset``."""
         return await self._command("publish", {"room": room, "event": event, "data": data}, timeout)
 
     async def members(self, room: str, *, timeout: Seconds = TIMEOUT) -> list[dict[str, Any]]:
-        """All members of a room that one is in: ``user_id``, ``role``, ``connections``.
+        """Return all members of a room that the client is in: ``user_id``, ``role``,
+        ``connections``.
 
-        ``timeout`` is for each page of a thousand.
+        ``timeout`` is for each page of a thousand members.
         """
         found: list[dict[str, Any]] = []
         fields: dict[str, Any] = {"room": room}
@@ -364,7 +369,7 @@ class Client:
         room: str | None = None,
         timeout: Seconds = TIMEOUT,
     ) -> dict[str, dict[str, Any]]:
-        """Who of these users, or of the members of a room, is there: ``online``,
+        """Return the presence of these users, or of the members of a room: ``online``,
         ``connections`` and ``last_seen`` by user."""
         asked = {"users": [users] if isinstance(users, str) else list(users)}
         fields = asked if room is None else {"room": room}
@@ -381,12 +386,12 @@ class Client:
         ttl: Seconds | None = None,
         timeout: Seconds = TIMEOUT,
     ) -> None:
-        """Tell the other members that one types, for ``ttl`` seconds (5 by default), or no longer
-        does.
+        """Tell the other members that the user types, for ``ttl`` seconds (5 by default), or
+        does not any more.
 
-        May be called at every key stroke: what was said less than half of its ``ttl`` ago is not
-        sent again. ``False`` is always sent, and so is what comes after it, after ``leave``,
-        after the same in another room, on a new connection, and with another ``ttl``.
+        May be called at every key stroke: it is not sent again within half of its ``ttl``.
+        ``False`` is always sent, and so is the first call after it, after ``leave``, for another
+        room, with another ``ttl``, and on a new connection.
         """
         fields: dict[str, Any] = {"room": room, "typing": typing}
         span = None if ttl is None else seconds(ttl, "ttl", positive=True)
@@ -397,8 +402,8 @@ class Client:
             self._typing.forget()
             await self._command("typing", fields, within)
             return
-        session = self._engine.session
-        link = None if session is None else session.link
+        supervisor = self._engine.supervisor
+        link = None if supervisor is None else supervisor.link
         is_in = room in self._engine.rooms
         if self._typing.holds(room, span, link, is_in=is_in):
             return
@@ -417,9 +422,9 @@ class Client:
         *,
         timeout: Seconds = TIMEOUT,
     ) -> HistoryPage:
-        """The newest ``limit`` messages of a room, oldest first, or the first after ``since``:
-        whatever has an epoch and an offset, as a message's ``stream``, a page, or a mapping.
-        Raises ``ValueError`` for what has none.
+        """Return the newest ``limit`` messages of a room, oldest first, or the first ones after
+        ``since``: anything with an epoch and an offset, as a message's ``stream``, a page, or a
+        mapping. Raises ``ValueError`` if it has none.
         """
         fields: dict[str, Any] = {"room": room, "limit": count(limit, "limit")}
         if since is not None:
@@ -444,13 +449,12 @@ class Client:
         return self
 
     async def __anext__(self) -> Envelope[Any]:
-        """The next message that no callback takes; the one before counts as handled then,
-        and is acked if the server asked for that.
+        """Return the next message without a callback. The previous one counts as handled
+        then, and is acked if the server asked for an ack.
 
-        It ends when the client is closed; after a refusal and ``set_token`` it may be begun
-        again. One task iterates at a time. Without one, as many
-        messages wait as ``queue`` says; of those that come then, the ones with a place in a
-        history are asked for again when there is place, the others are dropped and counted.
+        The iteration ends when the client is closed; after a refusal and ``set_token`` it may
+        begin again. One task iterates at a time. ``queue`` messages wait for it; later ones
+        are requested again if they have a position in a history, else dropped and counted.
         """
         if self._iterating:
             raise Misuse("another task iterates over this client")

@@ -1,4 +1,4 @@
-"""The parts of a client, put together: how it begins, sends, and ends."""
+"""The parts of a client, composed: its start, its sends, its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from eyewall.domain.history import Since
 
 
 class Engine:
-    """Runs a client. Its tasks are its own, and end with ``close``."""
+    """Runs a client. It owns its tasks, and ends them in ``close``."""
 
     def __init__(
         self,
@@ -72,15 +72,15 @@ class Engine:
             gap_found=self._recovery.check_gaps,
             lost=self._tell_lost,
         )
-        self.session: Supervisor | None = None
+        self.supervisor: Supervisor | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._callbacks: asyncio.Task[None] | None = None
         self._closing = False
 
     @property
     def state(self) -> State:
-        if self.session is not None:
-            return self.session.state
+        if self.supervisor is not None:
+            return self.supervisor.state
         return State.CLOSED if self._closing else State.CONNECTING
 
     def _tell_state(self, state: State) -> None:
@@ -92,10 +92,10 @@ class Engine:
     # --- beginning and end
 
     async def start(self) -> None:
-        """Connect; returns when the connection is open, raises what it was refused with."""
-        if self.session is not None or self._closing:
+        """Connect; returns when the connection is open, raises why it could not be opened."""
+        if self.supervisor is not None or self._closing:
             raise Misuse("a client is entered once")
-        self.session = Supervisor(
+        self.supervisor = Supervisor(
             address=self._address,
             tokens=self._tokens,
             backoff=self._backoff,
@@ -107,47 +107,47 @@ class Engine:
             logger=self._logger,
             tell=self._tell_state,
         )
-        self._start_connecting(self.session)
+        self._start_connecting(self.supervisor)
         self._tasks.spawn(self._notices.run(), "eyewall client notices")
         self._callbacks = self._tasks.spawn(self.receiver.run(), "eyewall client callbacks")
         try:
-            await asyncio.shield(self.session.opened)
+            await asyncio.shield(self.supervisor.opened)
         except BaseException:
             await self.close()
             raise
 
-    def _start_connecting(self, session: Supervisor) -> None:
-        self._connecting = self._tasks.spawn(session.run(), "eyewall client")
+    def _start_connecting(self, supervisor: Supervisor) -> None:
+        self._connecting = self._tasks.spawn(supervisor.run(), "eyewall client")
 
     async def ready(self) -> None:
-        """Return when it is open; raises why if it stays away."""
-        if self.session is None:
+        """See ``Client.ready``."""
+        if self.supervisor is None:
             raise Misuse("a client is entered first: async with Client(...)")
-        await self.session.ready()
+        await self.supervisor.ready()
 
     def set_token(self, source: TokenSource | None) -> None:
-        """Take tokens from elsewhere; one that was not let in comes back with them."""
+        """Replace the token source; reconnects a client that was refused."""
         if self._closing:
             raise ConnectionClosed("the client was closed")
         self._tokens.set(source)
-        if self.session is not None and self.session.was_refused:
-            self.session.restart()
-            self._start_connecting(self.session)
+        if self.supervisor is not None and self.supervisor.was_refused:
+            self.supervisor.restart()
+            self._start_connecting(self.supervisor)
 
     async def close(self) -> None:
-        """Write what waits, let the callback that runs finish, and end all tasks."""
+        """Write the waiting messages, let the running callback finish, and end all tasks."""
         if self._closing:
             return
         self._closing = True
-        session = self.session
-        if session is None:
+        supervisor = self.supervisor
+        if supervisor is None:
             return
-        link = session.link if session.state is State.OPEN else None
+        link = supervisor.link if supervisor.state is State.OPEN else None
         if link is not None:
             await link.flush()
         elif self._connecting not in (None, asyncio.current_task()):
             self._connecting.cancel()
-        session.end(ConnectionClosed("the client was closed"))
+        supervisor.end(ConnectionClosed("the client was closed"))
         self.receiver.callback_queue.clear()
         self.receiver.callback_queue.close()
         self._notices.close()
@@ -160,17 +160,18 @@ class Engine:
     # --- sending
 
     async def post(self, item: Outgoing) -> None:
-        """Have a message written in its turn.
+        """Queue a message in the outbox.
 
-        While the connection is open, waits for place in the outbox. Raises ``Overloaded``
-        if there is none while it is away, ``ConnectionClosed`` if it does not come back, or
-        comes back as another user, ``InvalidEnvelope`` if it is larger than the server takes.
+        While the connection is open, waits for space. While there is none, raises
+        ``Overloaded`` if the outbox is full. Raises ``ConnectionClosed`` if the client does
+        not reconnect or is another user now, ``InvalidEnvelope`` if the message is larger than
+        the server takes.
         """
         self._check_size(item)
         while True:
-            if self.session is None or self.state is State.CLOSED:
+            if self.supervisor is None or self.state is State.CLOSED:
                 raise self._closed_error()
-            if item.generation < self.session.min_generation:
+            if item.generation < self.supervisor.min_generation:
                 raise user_changed()
             if self._outbox.has_space_for(item):
                 self._outbox.put(item)
@@ -180,14 +181,14 @@ class Engine:
             await self._outbox.wait_for_change()
 
     def _closed_error(self) -> ConnectionClosed:
-        why = None if self.session is None else self.session.error
+        why = None if self.supervisor is None else self.supervisor.error
         error = ConnectionClosed("the client is not connected" + (f": {why}" if why else ""))
         error.__cause__ = why
         return error
 
     def _check_size(self, item: Outgoing) -> None:
-        """A message that is too large would close the connection for good."""
-        link = None if self.session is None else self.session.link
+        """Raise ``InvalidEnvelope`` for a message that would make the server close for good."""
+        link = None if self.supervisor is None else self.supervisor.link
         most = None if link is None else link.welcome.get("max_message_size")
         if isinstance(most, int) and len(item.frame) > most:
             raise InvalidEnvelope(f"{len(item.frame)} bytes; the server takes {most} at most")
@@ -202,7 +203,7 @@ class Engine:
     ) -> dict[str, Any]:
         """Send a request and return the data of its ack; see ``Client.request``.
 
-        The time begins anew when ``progress`` has changed in it.
+        ``timeout`` starts again as long as ``progress()`` has changed when it is over.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
@@ -214,7 +215,7 @@ class Engine:
                 ) as pending:
                     async with asyncio.timeout_at(until):
                         await self.post(pending)
-                    # If this side stood still until it was too late, it may be there unread.
+                    # If this process stood still, the answer may have come, and is not read.
                     while not await has_come(pending.answer, until - loop.time()):
                         if progress() == seen:
                             raise TimeoutError
@@ -224,7 +225,7 @@ class Engine:
             raise AckTimeout(f"no answer to {topic} within {timeout:g} s") from None
 
     async def join(self, room: str, since: Since, timeout: float) -> dict[str, Any]:
-        """Join a room to hear what was said before; see ``Client.join``."""
+        """Join a room with ``since``; see ``Client.join``."""
         with self._recovery.joining(room, since) as replay:
 
             def asked() -> dict[str, Any]:
@@ -239,7 +240,7 @@ class Engine:
             )
 
     async def leave(self, room: str, timeout: float) -> dict[str, Any]:
-        """Leave a room, whether or not the server answers; see ``Client.leave``."""
+        """See ``Client.leave``."""
 
         def left(_: dict[str, Any]) -> None:
             self.rooms.left(room)
@@ -257,18 +258,18 @@ class Engine:
                 raise
 
     def _is_refusal(self, error: BaseException) -> bool:
-        """Whether the server has said that the client stays in a room."""
+        """Return whether the server has refused a leave: the client is still in the room."""
         local = (AckTimeout, ConnectionClosed, NotAMember)
         if not isinstance(error, EyewallError) or isinstance(error, local):
             return False
-        return self.state is State.OPEN  # while it is away, nobody but the outbox refuses
+        return self.state is State.OPEN  # otherwise it was the outbox
 
     def _tell_out(self, room: str) -> None:
-        """The request may not have been written: say it without asking for an answer."""
-        link = None if self.session is None else self.session.link
+        """Send a leave without a request: the one before may not have been written."""
+        link = None if self.supervisor is None else self.supervisor.link
         if link is not None and self.state is State.OPEN:
             self._recovery.leave(link, room)
 
     async def send(self, topic: str, data: Any, event: str) -> None:
-        """Send a message that nobody answers."""
+        """See ``Client.send``."""
         await self.post(Outgoing(wire.encode(topic, data, event), self._tokens.generation))

@@ -1,4 +1,4 @@
-"""Messages that wait for the application: bounded in number and in bytes."""
+"""A queue of messages for the application, bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SIZE: Final = 256
 """Messages that wait: as many as the server's own queue for a connection holds."""
 
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that wait, for the same reason. One larger message passes an empty queue."""
+"""Bytes that wait, for the same reason. An empty queue takes one larger message."""
 
 
 class Inbox(Generic[T]):
-    """A queue that never makes who fills it wait: it takes an item, or says no."""
+    """A FIFO queue with a non-blocking ``put``."""
 
     __slots__ = ("_bytes", "_closed", "_items", "_max_bytes", "_size", "_wake", "on_space")
 
@@ -29,18 +29,18 @@ class Inbox(Generic[T]):
         self._closed = False
         self._wake = asyncio.Event()
         self.on_space: Callable[[], None] | None = None
-        """Called when it has come down to half: what did not fit may come again."""
+        """Called when it is down to half: messages that did not fit may come again."""
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
     def has_space(self) -> bool:
-        """Whether there is place for more than single messages."""
+        """Whether it is at most half full."""
         return len(self._items) <= self._size // 2 and self._bytes <= self._max_bytes // 2
 
     def put(self, item: T, size: int) -> bool:
-        """Take an item of so many bytes; False if it does not fit."""
+        """Take an item of ``size`` bytes; False if it does not fit."""
         full = len(self._items) >= self._size or self._bytes + size > self._max_bytes
         if self._closed or (full and self._items):
             return False
@@ -50,7 +50,7 @@ class Inbox(Generic[T]):
         return True
 
     async def get(self) -> T | None:
-        """Return the next item, as soon as there is one; None once it is closed and empty."""
+        """Return the next item as soon as there is one; None when it is closed and empty."""
         while not self._items:
             if self._closed:
                 return None
@@ -64,7 +64,7 @@ class Inbox(Generic[T]):
         return item
 
     def close(self) -> None:
-        """Take nothing more; what is there can still be got."""
+        """Take no more items; the queued ones can still be got."""
         self._closed = True
         self._wake.set()
 
@@ -73,6 +73,6 @@ class Inbox(Generic[T]):
         self._closed = False
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop all items."""
         self._items.clear()
         self._bytes = 0

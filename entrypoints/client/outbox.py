@@ -1,4 +1,4 @@
-"""What the application has sent and no socket has taken yet: bounded, and in order."""
+"""The application's messages that are not written yet: a bounded FIFO queue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from eyewall.domain.errors import Overloaded
 
 SIZE: Final = 256
-"""Messages that wait while the client is away: as many as the server remembers requests
+"""Messages that wait while there is no connection: as many as the server remembers requests
 of a session, so that none of them can be handled twice."""
 
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -32,12 +32,12 @@ class Outgoing:
     written: bool = False
 
     def frame_to_write(self) -> bytes:
-        """Return the frame as it is written now."""
+        """Return the frame to write now."""
         return self.frame
 
 
 class Outbox:
-    """A queue of messages that go out."""
+    """Messages in the order in which they are written."""
 
     __slots__ = ("_bytes", "_items", "_max_bytes", "_moved", "_size", "_wake")
 
@@ -53,13 +53,13 @@ class Outbox:
         return len(self._items)
 
     def has_space_for(self, item: Outgoing) -> bool:
-        """Whether there is place. One message larger than the bytes passes when it is empty."""
+        """Return whether it fits. An empty outbox takes one message of any size."""
         if not self._items:
             return True
         return len(self._items) < self._size and self._bytes + len(item.frame) <= self._max_bytes
 
     def put(self, item: Outgoing) -> None:
-        """Add a message; raises ``Overloaded`` if there is no place."""
+        """Add a message; raises ``Overloaded`` if it does not fit."""
         if not self.has_space_for(item):
             raise Overloaded(f"{len(self._items)} messages wait for the connection to come back")
         self._items.append(item)
@@ -68,9 +68,9 @@ class Outbox:
             self._wake()
 
     def put_back(self, items: Iterable[Outgoing]) -> None:
-        """Put what was written and not answered before everything else, in its order.
+        """Put unanswered messages of the last connection back at the front, in their order.
 
-        They had their place before: the bound does not count them again.
+        The bound does not apply to them.
         """
         items = list(items)
         for item in items:
@@ -79,7 +79,7 @@ class Outbox:
         self._bytes += sum(len(item.frame) for item in items)
 
     def pop(self) -> Outgoing | None:
-        """Return the next message that somebody still wants to be sent."""
+        """Return the next message that was not dropped; None if there is none."""
         found = None
         while self._items and found is None:
             item = self._items.popleft()
@@ -101,20 +101,20 @@ class Outbox:
         return dropped
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop all messages."""
         self._items.clear()
         self._bytes = 0
         self.notify_waiters()
 
-    def set_waker(self, somebody: Callable[[], None] | None) -> None:
-        """Call ``somebody`` from now on when a message is added."""
-        self._wake = somebody
+    def set_waker(self, wake: Callable[[], None] | None) -> None:
+        """Call ``wake`` from now on when a message is added."""
+        self._wake = wake
 
     def notify_waiters(self) -> None:
-        """Let everybody who waits for place look again."""
+        """Wake all senders that wait for space."""
         self._moved.set()
 
     async def wait_for_change(self) -> None:
-        """Return when something has gone out, or there is no hope of it."""
+        """Return when a message was removed, or the state of the client has changed."""
         self._moved.clear()
         await self._moved.wait()

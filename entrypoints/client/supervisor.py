@@ -1,14 +1,14 @@
-"""From one connection to the next: connect, resume, serve, wait, and again.
+"""Keeps a client connected: connect, resume, serve, wait, reconnect.
 
 Rules of this file:
 
-1. The name of the old session is kept until the server has answered a resume of it;
-   from then on it is the new connection's.
-2. On a new connection nothing of the application's goes out before the resume is answered:
-   first the requests that had no answer, under their ids, then the outbox.
-3. Every task belongs to the one that runs ``run``, and ends with it.
-4. A client that was not let in stays away, in the state CLOSED, until it is given another
-   token: ``begin_anew`` and ``run`` then. What waited has failed by then.
+1. The name of the old session is kept until the server has answered its resume; from then
+   on it is the new connection's.
+2. A new connection sends no message of the application before its resume is answered. Then
+   the unanswered requests are retransmitted under their ids, and the outbox follows.
+3. All tasks are children of the one that runs ``run``, and end with it.
+4. A client that was refused is CLOSED until it gets another token; then ``restart`` and
+   ``run`` are called. Waiting messages and requests have failed by then.
 5. A message of one user is never sent as another user: when the server welcomes the client as
    another user than before, messages and requests from before ``set_token`` fail.
 """
@@ -44,23 +44,22 @@ from eyewall.domain.errors import (
 Tell = Callable[["State"], None]
 
 MIN_RENEWAL_PAUSE: Final = 15.0
-"""Seconds between two renewals of a token in a connection, whatever its callback says of
-its life."""
+"""Seconds between two renewals of a token in a connection, however short its life is."""
 
 RENEWAL_RETRY: Final = 15.0
-"""Seconds until the next try after a renewal that failed."""
+"""Seconds until the next attempt after a failed renewal."""
 
 
 class State(StrEnum):
-    """Where a client is."""
+    """The state of a client."""
 
     CONNECTING = "connecting"
     OPEN = "open"
     WAITING = "waiting"
-    """It comes back by itself, after ``Client.retry_in`` seconds."""
+    """It reconnects by itself, after ``Client.retry_in`` seconds."""
     CLOSED = "closed"
-    """It stays away: closed by the application, or by the server for good. A client that was
-    not let in comes back when it is given another token."""
+    """It does not reconnect: closed by the application, or by the server for good. A client
+    that was refused reconnects when it gets another token."""
 
 
 def user_changed() -> ConnectionClosed:
@@ -69,7 +68,7 @@ def user_changed() -> ConnectionClosed:
 
 
 class Supervisor:
-    """Keeps a client connected."""
+    """Makes one connection after the other, and retransmits on each what the last one left."""
 
     def __init__(
         self,
@@ -103,27 +102,27 @@ class Supervisor:
         """Messages with a smaller ``Outgoing.generation`` belong to another user."""
         self.state = State.CONNECTING
         self.error: EyewallError | None = None
-        """Why it is not open; None while it is, and before the first connection."""
+        """Why the client is not open; None while it is, and before the first connection."""
         self._state_changed = asyncio.Event()
         self.link: Link | None = None
-        """The connection that is open, or the last that was."""
+        """The open connection, or the last one."""
         self.retry_at = 0.0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done at the first opening; it has failed if that was refused."""
+        """Done when the client is open for the first time; has the error if it can't be."""
 
     def set_state(self, state: State, error: EyewallError | None = None) -> None:
-        """Go over to another state, and tell; ``error`` says why it is none of the better ones."""
+        """Change the state and notify; ``error`` says why the client is not open."""
         if state is State.OPEN or error is not None:
             self.error = error
         if state is not self.state:
             self.state = state
-            self._outbox.notify_waiters()  # who waits for place has to know whether it is of use
+            self._outbox.notify_waiters()  # senders that wait for space check the state
             self._state_changed.set()
             self._state_changed.clear()
             self._tell(state)
 
     async def ready(self) -> None:
-        """Return when it is open; raises why if it stays away."""
+        """Return when the client is open; raises ``error`` if it is CLOSED."""
         while self.state in (State.CONNECTING, State.WAITING):
             await self._state_changed.wait()
         if self.state is State.CLOSED:
@@ -132,18 +131,18 @@ class Supervisor:
 
     @property
     def was_refused(self) -> bool:
-        """Whether it stays away because it was not let in."""
+        """Whether it is CLOSED because the server refused it."""
         return self.state is State.CLOSED and is_refusal(self.error)
 
     def restart(self) -> None:
-        """Be on the way again after a refusal; ``run`` has to follow."""
+        """Leave the state CLOSED after a refusal; ``run`` must follow."""
         self._receiver.iteration_queue.reopen()
         self.set_state(State.CONNECTING)
 
     # --- from one connection to the next
 
     async def run(self) -> None:
-        """Connect, and come back as often as it is of use; ends in the state CLOSED."""
+        """Connect and reconnect until it is of no use; ends in the state CLOSED."""
         ending = Ending(Unavailable("the client failed"))
         try:
             while True:
@@ -158,12 +157,12 @@ class Supervisor:
             self.end(ending.error)
 
     def end(self, error: EyewallError) -> None:
-        """Nothing comes any more: tell everybody who waits."""
+        """Change to CLOSED; fails all waiting requests, and drops the outbox."""
         if self.state is State.CLOSED:
             return
         if not self.opened.done():
             self.opened.set_exception(error)
-            self.opened.exception()  # it may be that nobody waits any more
+            self.opened.exception()  # marks it as retrieved: there may be no waiter
         self._user = None
         self._outbox.clear()
         self._requests.close(str(error), error)
@@ -171,7 +170,7 @@ class Supervisor:
         self.set_state(State.CLOSED, error)
 
     def _is_final(self, ending: Ending) -> bool:
-        """Whether it is of no use to come back, or not wanted (any more, or yet)."""
+        """Return whether to end instead of reconnecting."""
         if self.state is State.CLOSED:
             return True
         if ending.is_refusal:
@@ -180,7 +179,7 @@ class Supervisor:
         return never_open or not ending.comes_back
 
     async def _connect_once(self) -> Ending:
-        """One connection, from the token to its end, whatever that is."""
+        """Run one connection from the token to its end; never raises ``Exception``."""
         try:
             return await self._connection()
         except Exception as error:
@@ -231,7 +230,7 @@ class Supervisor:
             self._logger.warning("not_sent", messages=unsent, reason="the user has changed")
 
     async def _serve(self, link: Link) -> Ending:
-        """Use a connection until it ends; the tasks around it end with it."""
+        """Use a connection until it ends; its tasks end with it."""
         self.link = link
         tasks = [
             asyncio.create_task(work, name=f"eyewall client {name}")
@@ -242,7 +241,7 @@ class Supervisor:
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            # Either the connection has ended, or it is of no use.
+            # Either the connection has ended, or the resume has failed.
             return await _first(tasks)
         finally:
             for task in tasks:
@@ -251,7 +250,7 @@ class Supervisor:
             self._outbox.put_back(self._requests.unanswered())
 
     async def _work(self, link: Link) -> Ending:
-        """Resume, open, and keep the connection whole."""
+        """Resume, change to OPEN, then fill gaps and renew the token."""
         try:
             if self._name is not None:
                 await self._recovery.resume(link, self._name)
@@ -266,12 +265,12 @@ class Supervisor:
         async with asyncio.TaskGroup() as both:
             both.create_task(self._recovery.fill_gaps(link))
             both.create_task(self._keep_token(link))
-        raise AssertionError("both go on for as long as the connection")
+        raise AssertionError("both run as long as the connection")
 
     async def _keep_token(self, link: Link) -> None:
-        """Show a new token before the old one ends, or when the application gives one.
+        """Send a new token before the old one ends, or when the application sets one.
 
-        Where nobody knows the end, the server will say it.
+        If the end is unknown, the server closes with 4401 at the end.
         """
         pace = RenewalBackoff(MIN_RENEWAL_PAUSE, RENEWAL_RETRY)
         wait = self._tokens.renew_in()
@@ -285,14 +284,14 @@ class Supervisor:
                 wait = pace.failed() if self._tokens.is_callback else None
 
     async def _renew(self, link: Link) -> bool:
-        """Refresh in band; False if that failed. It is tried again until the server closes
-        with 4401, and then with the next connection."""
+        """Send ``system:refresh``; False if that failed. It is tried again until the server
+        closes with 4401, and then on the next connection."""
         try:
             async with asyncio.timeout(self._address.timeout):
                 token = await self._tokens.renew()
                 generation = self._tokens.generation
                 if token is None:
-                    return True  # nothing to show: that is for the next connection
+                    return True  # no token: that counts on the next connection
                 data = {"token": token}
                 with self._requests.open("system:refresh", data, survives=False) as request:
                     link.post(request.frame)
@@ -304,7 +303,7 @@ class Supervisor:
         self._user = (link.welcome.get("user_id"), generation)
         return True
 
-    # --- between two
+    # --- between two connections
 
     async def _wait(self, ending: Ending) -> None:
         wait = self._backoff.next(random.random())  # noqa: S311  (a spread, not a secret)
@@ -317,5 +316,5 @@ class Supervisor:
 
 
 async def _first(tasks: list[asyncio.Task[Ending]]) -> Ending:
-    """What the reader says, if it has ended, else what the other one does."""
+    """Return the result of the first task of the list that is done."""
     return await next(task for task in tasks if task.done())

@@ -1,13 +1,13 @@
-"""The token that a client shows: where it comes from, and when it is time for a new one.
+"""The client's token: its source, and when it is renewed.
 
-A token whose end is known is shown again until shortly before; one whose end is not
-known is asked for anew before each connect.
+A token with a known end is reused until shortly before it. For a token without one, the
+callback is called before each connect.
 
 Rules of this file:
 
-1. After a refusal nothing is shown that was refused: a callback is asked once more, and what
-   it gives is tried if it is another token; else it takes a new source (``set``).
-2. A source that is set while another one is asked has the last word.
+1. A token that was refused is not sent again. A callback is called once more, and its token
+   is tried if it is another one; otherwise the client needs a new source (``set``).
+2. A source that is set while a callback runs replaces it: that token is not used.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from eyewall.domain.errors import EyewallError, Refused
 
 RENEW_BEFORE: Final = 30.0
 """Seconds before its end that a token is renewed, or a fifth of its life if that is less:
-time for the callback to be slow once and be asked again."""
+enough for one slow call of the callback and another attempt."""
 
 MAX_DOUBLINGS: Final = 4
-"""Of the pause between two renewals: four minutes are enough for any mistake."""
+"""Doublings of the pause between two renewals: to four minutes, for a callback whose tokens
+end at once."""
 
 Given = str | Mapping[str, Any]
 """A token, or ``{"token": ..., "expires_in": seconds}``, or with ``expires_at``: a
@@ -40,16 +41,17 @@ TokenSource = str | Callable[[], Given | Awaitable[Given]]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token; ``renew_at`` is on the clock that counts seconds, None if nobody knows."""
+    """A token; ``renew_at`` is in seconds of the monotonic clock, None if the end is unknown."""
 
     text: str = field(repr=False)
     renew_at: float | None = None
 
 
 def parse_token(given: object, *, now: float, wall: float) -> Token:
-    """Return what a callback gave; raises ``ValueError``, without the token in its text.
+    """Return the token that a callback returned; raises ``ValueError``, without the token in
+    its text.
 
-    ``now`` counts seconds, ``wall`` is the time of day as a timestamp.
+    ``now`` is the monotonic clock, ``wall`` the time of day as a timestamp.
     """
     fields = given if isinstance(given, Mapping) else {"token": given}
     text = fields.get("token")
@@ -62,10 +64,9 @@ def parse_token(given: object, *, now: float, wall: float) -> Token:
 
 
 def _left(expires_in: object, expires_at: object, wall: float) -> float | None:
-    """Seconds until the end; None if nobody knows.
+    """Return the seconds until the end; None if it is unknown.
 
-    An end that has passed when the token comes says only that this machine's clock is
-    wrong: the server says when it is over.
+    An ``expires_at`` in the past shows that this machine's clock is wrong: it is ignored.
     """
     if expires_in is not None:
         if isinstance(expires_in, bool) or not isinstance(expires_in, (int, float)):
@@ -84,11 +85,11 @@ def _left(expires_in: object, expires_at: object, wall: float) -> float | None:
 
 
 class RenewalBackoff:
-    """The waits between renewals: ``soonest`` seconds at least, ``again`` after one that
-    failed, and twice as many after each that was of no use, since it failed too or its
-    token seems to end as soon.
+    """The waits between renewals: at least ``soonest`` seconds, ``again`` seconds after a
+    failed one, and twice as many after each further one that failed or brought a token that
+    ends as soon.
 
-    >>> Pace(soonest=15.0, again=15.0).next(left=900.0)
+    >>> RenewalBackoff(soonest=15.0, again=15.0).next(left=900.0)
     900.0
     """
 
@@ -100,14 +101,14 @@ class RenewalBackoff:
         self._in_vain = 0
 
     def next(self, left: float) -> float:
-        """Return the seconds to wait after a renewal whose token is due again in ``left``."""
+        """Return the seconds to wait after a renewal whose token is due in ``left`` seconds."""
         if left >= self._soonest:
             self._in_vain = 0
             return left
         return self._later(self._soonest)
 
     def failed(self) -> float:
-        """Return the seconds to wait after a renewal that failed."""
+        """Return the seconds to wait after a failed renewal."""
         return self._later(self._again)
 
     def _later(self, first: float) -> float:
@@ -117,7 +118,7 @@ class RenewalBackoff:
 
 
 def valid_source(source: TokenSource | None) -> TokenSource | None:
-    """Return where tokens come from; raises ``ValueError``, without the token in its text."""
+    """Return a token source; raises ``ValueError``, without the token in its text."""
     if isinstance(source, str):
         return valid_token(source)
     if source is not None and not callable(source):
@@ -126,7 +127,7 @@ def valid_source(source: TokenSource | None) -> TokenSource | None:
 
 
 class Tokens:
-    """A token that stays as it is, or a callback that gives one."""
+    """A fixed token, or a callback that returns tokens."""
 
     def __init__(
         self, source: TokenSource | None, *, now: Callable[[], float], wall: Callable[[], float]
@@ -139,17 +140,17 @@ class Tokens:
         self._last: Token | None = None
         self._shown: str | None = None
         self._refused: tuple[str | None, Refused] | None = None
-        """The token after whose refusal the callback is asked once more, and what was said."""
+        """The refused token after which the callback is called once more, and the refusal."""
         self._set = asyncio.Event()
-        """A source was set, and nothing of it has been shown yet."""
+        """Set while no token of a new source has been used yet."""
 
     @property
     def is_callback(self) -> bool:
-        """Whether asking again may give another token."""
+        """Whether the source is a callback: another call may return another token."""
         return callable(self._source)
 
     def set(self, source: TokenSource | None) -> None:
-        """Take tokens from elsewhere from now on; raises ``ValueError`` for what gives none."""
+        """Replace the source; raises ``ValueError`` if it is malformed."""
         self._source = valid_source(source)
         self.generation += 1
         self._last = None
@@ -165,28 +166,28 @@ class Tokens:
         return generation
 
     async def wait_until_due(self, within: float | None) -> None:
-        """Return after so many seconds (None: never), or as soon as a source is set."""
+        """Return after ``within`` seconds (None: never), or as soon as a source is set."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._set.wait()
 
     def renew_in(self) -> float | None:
-        """Seconds until it is time for a new one; None if nobody knows."""
+        """Return the seconds until the token is due for renewal; None if its end is unknown."""
         if self._last is None or self._last.renew_at is None:
             return None
         return max(0.0, self._last.renew_at - self._now())
 
     def discard(self) -> None:
-        """The server does not want it: the next is a new one."""
+        """Do not reuse the current token: the server refuses it."""
         self._last = None
 
     def forget_refusal(self) -> None:
-        """The server has let the client in."""
+        """Forget the last refusal: the server has accepted a token."""
         self._refused = None
 
     def has_alternative(self, error: EyewallError, *, stale: bool) -> bool:
-        """Whether a client that got this refusal has another token to show: a source was set
-        meanwhile, or, if it was for the token (``stale``), the callback is asked once more."""
+        """Return whether to try another token after this refusal: a source was set meanwhile,
+        or, if the token was refused (``stale``), the callback is called once more."""
         if self._set.is_set():
             return True
         if not stale or not self.is_callback or self._refused is not None:
@@ -196,10 +197,10 @@ class Tokens:
         return True
 
     async def get(self) -> str | None:
-        """Return the token to show; None for a client without one.
+        """Return the token for a handshake; None for a client without one.
 
-        Raises what the callback raises, ``ValueError`` if it gives no token, and the refusal
-        if it gives the one again that was just refused.
+        Raises the callback's exception, ``ValueError`` if it returns no token, and the refusal
+        if it returns the token that was just refused.
         """
         if self._last is not None and self.renew_in():
             text: str | None = self._last.text
@@ -211,7 +212,7 @@ class Tokens:
         return text
 
     async def renew(self) -> str | None:
-        """Return a new one, if there is a callback to be asked; else that which stays."""
+        """Return a new token of the callback, or the fixed token."""
         while callable(source := self._source):
             self._set.clear()
             given = await _asked(source)

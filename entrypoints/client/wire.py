@@ -1,7 +1,7 @@
-"""Messages as text frames, on the client's side (protocol.md, "Envelope").
+"""The client's JSON codec (docs/protocol.md, "Envelope").
 
-The server's own codec reads what clients may send; what a server sends has a position
-besides, and may nest deeper, since a page of history holds messages.
+The server's codec reads messages of clients. A message of the server may have a position,
+too, and may nest deeper, since a page of history holds messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eyewall.domain.identity import RoomId
 SUBPROTOCOL: Final = JsonCodec.subprotocol
 
 MAX_REASON: Final = 1000
-"""Characters of a failure that the server is told: enough for any sentence."""
+"""Characters of an exception's text in a nack: enough for any sentence."""
 
 _CODEC = JsonCodec()
 _NULL = msgspec.Raw(b"null")
@@ -33,7 +33,7 @@ class _Place(msgspec.Struct):
 
 
 class _Fields(msgspec.Struct, kw_only=True):
-    """What every message has besides its payload."""
+    """The fields of a message without its payload."""
 
     topic: str = ""
     event: str = "message"
@@ -58,7 +58,7 @@ _decode = msgspec.json.Decoder(_Wire).decode
 
 
 def decode(frame: str | bytes) -> Envelope[Any]:
-    """Read one message; raises ``InvalidEnvelope`` for what is none."""
+    """Decode one message; raises ``InvalidEnvelope``."""
     try:
         found = _decode(frame)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
@@ -69,7 +69,7 @@ def decode(frame: str | bytes) -> Envelope[Any]:
 
 
 def page(answer: Mapping[str, Any]) -> HistoryPage:
-    """Read the answer to ``system:history``; raises ``InvalidEnvelope``."""
+    """Decode the answer to ``system:history``; raises ``InvalidEnvelope``."""
     try:
         found = msgspec.convert(answer.get("messages"), list[_Plain])
     except msgspec.ValidationError as error:
@@ -98,7 +98,7 @@ def _envelope(found: _Fields, *, data: Any = None, raw: Raw | None = None) -> En
 def encode(
     topic: str, data: Any, event: str = "message", *, id: str | None = None, ack: bool = False
 ) -> bytes:
-    """Write one message; raises ``ValueError`` for a topic or data that can't be sent."""
+    """Encode one message; raises ``ValueError`` for a topic or data that can't be sent."""
     if not isinstance(topic, str) or not 0 < len(topic) <= MAX_TOPIC:
         raise ValueError(f"topic must be 1 to {MAX_TOPIC} characters, not {topic!r:.80}")
     if not isinstance(event, str) or not event:
@@ -110,14 +110,14 @@ def encode(
 
 
 def accepted(message: Envelope[Any], result: object = None) -> bytes:
-    """The ack of a message that was handled; raises ``ValueError`` for a result that can't
-    be sent."""
+    """Return the ack of a handled message; raises ``ValueError`` for a result that can't be
+    encoded."""
     data = {"message_id": message.id, "status": "ok"}
     return _answer(message, data if result is None else data | {"result": result})
 
 
 def refused(message: Envelope[Any], reason: str) -> bytes:
-    """The nack of a message whose handling failed."""
+    """Return the nack of a message whose callback has failed."""
     text = reason[:MAX_REASON].encode("utf-8", "replace").decode()
     return _answer(message, {"message_id": message.id, "status": "nack", "error": text})
 
