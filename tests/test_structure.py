@@ -176,6 +176,31 @@ def test_a_module_reads_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
+def public_functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """The public functions of a module, and the public methods of its public classes, but for
+    those whose meaning a Protocol of the module gives."""
+    body = ast.parse(path.read_text()).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    protocols = [c for c in classes if any("Protocol" in ast.unparse(base) for base in c.bases)]
+    given = {item.name for c in protocols for item in c.body if isinstance(item, ast.FunctionDef)}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node
+    for found in classes:
+        if found in protocols or found.name.startswith("_"):
+            continue
+        for item in found.body:
+            if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and item.name not in given:
+                yield f"{found.name}.{item.name}", item
+
+
+@every_module("application")
+def test_every_public_function_of_the_application_says_what_it_does(path):
+    for name, function in public_functions(path):
+        public = not name.rpartition(".")[2].startswith("_")
+        assert not public or ast.get_docstring(function), f"{name} has no docstring"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=relative)
 def test_no_test_uses_mocks(path):
     """A mock says what the code does, not what it is for: fakes behave."""

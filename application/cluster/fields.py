@@ -44,16 +44,19 @@ def texts(value: Any) -> list[str]:
 
 
 def texts_of(header: Header, name: str, default: tuple[str, ...] | None = None) -> list[str]:
+    """Return the field, a list of texts; ``default`` if it is not there."""
     return list(default) if default is not None and name not in header else texts(header.get(name))
 
 
 def conns_of(
     header: Header, name: str, default: tuple[str, ...] | None = None
 ) -> tuple[ConnId, ...]:
+    """Return the field, a list of connection ids; ``default`` if it is not there."""
     return tuple(ConnId(conn_id) for conn_id in texts_of(header, name, default))
 
 
 def text_of(header: Header, name: str) -> str:
+    """Return the field, a text."""
     value = header.get(name)
     if not isinstance(value, str):
         raise BadPacket(f"{name} must be a text")
@@ -61,10 +64,12 @@ def text_of(header: Header, name: str) -> str:
 
 
 def text_or_none(header: Header, name: str) -> str | None:
+    """Return the field, a text; None if it is null or not there."""
     return None if header.get(name) is None else text_of(header, name)
 
 
 def number_of(header: Header, name: str) -> float:
+    """Return the field, a number."""
     value = header.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise BadPacket(f"{name} must be a number")
@@ -72,6 +77,7 @@ def number_of(header: Header, name: str) -> float:
 
 
 def priority_of(header: Header) -> Priority:
+    """Return the field ``p``, the priority of a message."""
     return member_of(Priority, header, "p")
 
 

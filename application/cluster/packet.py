@@ -41,6 +41,7 @@ class Packet:
     payload: bytes = b""
 
     def pack(self) -> bytes:
+        """Return the bytes for the bus."""
         head = json.dumps({"n": self.node, "k": self.kind, "h": self.header}).encode()
         return bytes((VERSION,)) + len(head).to_bytes(4, "big") + head + self.payload
 

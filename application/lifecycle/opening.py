@@ -95,6 +95,7 @@ class ConnectionLifecycle:
     # --- before there is a connection
 
     def reserve(self, ip: str | None) -> ConnectionSlot:
+        """Count a handshake against the limits; raises ``ShuttingDown`` or ``Overloaded``."""
         return self._connections.reserve(ip)
 
     def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta]:
@@ -126,6 +127,7 @@ class ConnectionLifecycle:
     async def open(
         self, link: Link, meta: ConnMeta, reservation: ConnectionSlot, *, session: bool
     ) -> bool:
+        """Register the link, welcome the client and run the hooks; see ``TransportEvents.open``."""
         if self._connections.draining:
             # The handshake had begun before, and nobody would close it any more.
             reservation.release()
@@ -237,6 +239,7 @@ class ConnectionLifecycle:
     # --- what happens to it
 
     def dropped(self, link: Link, encoded: EncodedMessage, offer: Offer) -> None:
+        """Count and report a message that the link had taken and will not write."""
         conn: Connection | None = link.owner
         if conn is None:
             return
@@ -249,6 +252,7 @@ class ConnectionLifecycle:
                 self._sender.dropped(conn, encoded)
 
     def drained(self, link: Link) -> None:
+        """Send the gaps and the rest of a resume to a client that reads again."""
         conn: Connection | None = link.owner
         if conn is not None and conn.is_open:
             self._sender.send_gaps(conn)
@@ -257,6 +261,7 @@ class ConnectionLifecycle:
     def lost(
         self, link: Link, reason: DisconnectReason, error: BaseException | None = None
     ) -> None:
+        """End the connection of a link that has ended; tell the ``on_error`` hooks of ``error``."""
         conn: Connection | None = link.owner
         if conn is None:
             return

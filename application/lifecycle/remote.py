@@ -71,6 +71,8 @@ class RemoteConnections:
     # --- ends
 
     async def disconnect_conn(self, conn_id: str, reason: DisconnectReason) -> bool:
+        """End a connection on whichever node has it; False if there is none. Raises
+        ``Unavailable``."""
         conn = self._connections.get(conn_id)
         if conn is not None:
             return self._connections.end(conn, reason)
@@ -78,6 +80,8 @@ class RemoteConnections:
         return node is not None and bool(await self._end({node: [conn_id]}, reason, None))
 
     async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
+        """End all of a user's connections; returns how many. For a reason for good, the user's
+        sessions are dropped, too. Raises ``Unavailable``."""
         for_good = reason not in COMES_BACK  # else it finds what it left when it does
         if for_good:
             await self._sessions.forget(UserId(user_id))
@@ -168,6 +172,7 @@ class RemoteConnections:
     # --- rooms
 
     async def join(self, room_id: RoomId, conn_id: str, options: JoinOptions | None) -> Membership:
+        """Let a connection of any node into a room. Raises as ``RoomMembership.join`` does."""
         check_name(room_id, "room_id")
         conn = self._connections.get(conn_id)
         if conn is not None:
@@ -180,6 +185,8 @@ class RemoteConnections:
         return Membership(room_id, ConnId(conn_id), RoomRole(role), members, epoch, offset)
 
     async def leave(self, room_id: RoomId, conn_id: str) -> bool:
+        """Take a connection of any node out of a room; False if it was not in. Raises
+        ``Unavailable``."""
         conn = self._connections.get(conn_id)
         if conn is not None:
             return await self._rooms.leave(room_id, conn)
@@ -189,6 +196,8 @@ class RemoteConnections:
         return bool(await self._cluster.request(node, LeaveRoom(room_id, ConnId(conn_id))))
 
     async def leave_all(self, conn_id: str) -> int:
+        """Take a connection of any node out of all rooms; returns of how many. Raises
+        ``Unavailable``."""
         conn = self._connections.get(conn_id)
         if conn is not None:
             return await self._rooms.leave_all(conn)
@@ -220,4 +229,5 @@ class RemoteConnections:
             self._tasks.spawn(self._hooks.tell(Event.ERROR, conn, error))
 
     async def close(self) -> None:
+        """End the hooks that run."""
         await self._tasks.close()

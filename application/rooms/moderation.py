@@ -130,6 +130,8 @@ class RoomAdmin:
     # --- rooms
 
     async def create(self, room_id: RoomId, options: RoomOptions | None) -> RoomInfo:
+        """Create the room and return it. Raises ``RoomExists`` if its options are others,
+        ``Unavailable``."""
         check_name(room_id, "room_id")
         wanted = options or RoomOptions()
         now = self._clock.wall()
@@ -142,6 +144,9 @@ class RoomAdmin:
         return await self._switch(room_id, rule)
 
     async def update(self, room_id: RoomId, changes: Mapping[str, Any]) -> RoomInfo:
+        """Change the named options and return the room. Raises ``RoomNotFound``, ``ValueError``,
+        ``Unavailable``."""
+
         def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
             if room is None:
                 raise RoomNotFound(f"there is no room {room_id}")
@@ -238,6 +243,9 @@ class RoomAdmin:
             await self._room_history.forget(room.id)
 
     async def delete(self, room_id: RoomId) -> None:
+        """Delete the room with its history; its members are removed. Raises ``RoomNotFound``,
+        ``Unavailable``."""
+
         async def act() -> None:
             async with self._room_locks.acquire(room_id), Claim(self, room_id) as claim:
                 await self._delete_alone(claim)
@@ -259,10 +267,12 @@ class RoomAdmin:
             await self._room_history.forget(room_id)
 
     async def room(self, room_id: RoomId) -> RoomInfo | None:
+        """Return the room with its position; None if there is none. Raises ``Unavailable``."""
         room = await self._state.room(room_id)
         return None if room is None else await self._room_history.with_position(info(room))
 
     async def rooms(self) -> list[RoomId]:
+        """Return the ids of rooms with members and of created ones. Raises ``Unavailable``."""
         return await self._state.rooms()
 
     async def members(self, room_id: RoomId) -> list[Member]:
@@ -279,6 +289,9 @@ class RoomAdmin:
     # --- users in rooms
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite the user, and make the room if there is none. Raises ``RoomNotFound`` without
+        implicit rooms, ``Unavailable``."""
+
         def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
             room = room or self._implied(room_id)
             room.invite(standing)
@@ -287,6 +300,8 @@ class RoomAdmin:
         await self._state.decide(room_id, _key(room_id, user_id), rule)
 
     async def revoke_invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Take an invite back, if there is one. Raises ``Unavailable``."""
+
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
             if room is not None:
                 room.revoke_invite(standing)
@@ -295,6 +310,8 @@ class RoomAdmin:
         await self._state.decide(room_id, user_key(user_id), rule)
 
     async def set_role(self, room_id: RoomId, user_id: UserId, role: RoomRole) -> None:
+        """Grant the user a role, now and for later joins. Raises ``RoomNotFound`` without implicit
+        rooms, ``Unavailable``."""
         role = RoomRole(role)
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room, Seated]:
@@ -312,6 +329,7 @@ class RoomAdmin:
         await self._rooms.effects.run_to_completion(act)
 
     async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
+        """Remove the user's connections; returns how many. Raises ``Unavailable``."""
         now = self._clock.wall()
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, _Gone]:
@@ -331,6 +349,8 @@ class RoomAdmin:
         return await self._rooms.effects.run_to_completion(act)
 
     async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> int:
+        """Ban the user for ``duration`` (None: for ever), and remove its connections; returns how
+        many. Raises ``RoomNotFound`` without implicit rooms, ``Unavailable``."""
         now = self._clock.wall()
         span = None
         if duration is not None:
@@ -354,6 +374,8 @@ class RoomAdmin:
         return await self._rooms.effects.run_to_completion(act)
 
     async def unban(self, room_id: RoomId, user_id: UserId) -> None:
+        """End a ban, if there is one. Raises ``Unavailable``."""
+
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
             if room is not None:
                 room.unban(standing)

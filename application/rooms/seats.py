@@ -30,6 +30,7 @@ _T = TypeVar("_T")
 
 
 def user_key(user_id: str) -> MemberKey:
+    """Return the key of a user's standing in a room."""
     return f"u:{user_id}"
 
 
