@@ -1,5 +1,5 @@
 /**
- * The client of an eyewall hub: one connection that comes back by itself.
+ * The client of an eyewall hub: one connection that reconnects by itself.
  *
  *     import { connect } from "./eyewall.js";
  *
@@ -10,60 +10,60 @@
  *
  * Rules of this file:
  *
- * 1. A connection is an object of its own (`Link`). What one that was given up still
- *    reports is nobody's business any more: everything asks `link === this.#link` first.
- * 2. After a cut the order is fixed: the session and the rooms are resumed, then requests
- *    without an answer go out again under their ids, then what has waited in the outbox.
- * 3. A place in a room's stream is looked at and moved in one step, without waiting. What
- *    comes ahead of its turn, while an answer is awaited before which everything is sent, is
- *    kept aside until then: what is missing yet was not for us.
- * 4. No promise that is started here is left alone: what fails is reported.
- * 5. A token, and an address with one, stands in no error's text.
- * 6. Who was not let in stays away until there is another token: a callback is asked for one
- *    once more, `setToken` gives one. What waited has failed by then.
+ * 1. Each connection is a `Link`. Events of an abandoned one are ignored: every handler checks
+ *    `link === this.#link` first.
+ * 2. The order after a cut: the session and the rooms are resumed, the unanswered requests are
+ *    retransmitted under their ids, and the outbox follows.
+ * 3. The position in a room's history is checked and moved in one step, without an await.
+ *    Messages behind a gap are buffered while an answer is awaited that comes after all missing
+ *    messages. What is still missing then was not sent to this client.
+ * 4. Every promise that is started here has a handler: its error is reported.
+ * 5. No error's text has a token, or an address with one.
+ * 6. A client that was refused is closed until it has another token: a callback is called once
+ *    more, `setToken` sets one. Waiting messages and requests have failed by then.
  * 7. A message of one user is never sent as another user: when the hub welcomes the client as
  *    another user than before, messages and requests from before `setToken` fail.
  *
- * Times are seconds, as everywhere in the protocol.
+ * Times are in seconds, as in the protocol.
  */
 
 const PROTOCOL = "eyewall.v1.json";
 const OPEN = 1; // a WebSocket's readyState
-const TYPING = 5; // seconds for which the hub takes somebody to type, unless it is told otherwise
+const TYPING = 5; // seconds after which typing ends that has no `ttl`
 const TOKEN_EXPIRED = 4401;
 const AUTH_FAILED = 4504;
 
-const FIRST_WAIT = 0.5; // the first try comes within this time
+const FIRST_WAIT = 0.5; // the first attempt comes within this time
 const LONGEST_WAIT = 30;
-const SETTLED = 5; // a connection that lives so long starts the waits afresh
-const HANDSHAKE = 10; // for the token, the handshake and each sign of life while resuming
-const QUIET = 15; // never ask for a sign of life more often than this
+const SETTLED = 5; // a connection that lasts so long resets the back-off
+const HANDSHAKE = 10; // for the token, for the handshake, and between two messages of a resume
+const QUIET = 15; // the least time between two probes
 const HEARTBEAT = 25; // where the hub does not say how often it pings
-const TOKEN_MARGIN = 10; // a token that ends sooner is not taken along any more
+const TOKEN_MARGIN = 10; // a token that ends sooner is not used for a handshake any more
 const REFRESH_AT = 0.8; // of the time that a token has left
-const REFRESH_PAUSE = 15; // at least, between two tries; twice as long after each of no use
+const REFRESH_PAUSE = 15; // at least, between two attempts; twice as long after each useless one
 const REFRESH_DOUBLINGS = 4;
-const PATIENCE = 60; // for an answer to the client itself: the whole replay comes before it
-const LATE = 1; // a timer that rings so much later says that this machine stood still
-const GRACE = 2; // for reading what came in the meantime
-const LONGEST_ASKED = 3600; // a hub that wants to be left alone for longer is mistaken
-const LONGEST_TIMER = 2 ** 31 - 1; // milliseconds; beyond it a timer rings at once
+const RESUME_TIMEOUT = 60; // the whole replay comes before the answer
+const LATE = 1; // a timer that fires so much later shows that this machine stood still
+const GRACE = 2; // for reading the messages that came meanwhile
+const MAX_REQUESTED_WAIT = 3600; // a hub that asks for more is mistaken
+const LONGEST_TIMER = 2 ** 31 - 1; // milliseconds; a longer timer fires at once
 
-const IN_FLIGHT = 256; // requests without an answer: as many as a hub remembers of a session
-const OUTBOX = 256; // messages that wait for the connection: some minutes of somebody typing
-const SEEN = 1024; // ids of handled messages: more than a hub repeats at once after a cut
-const ASIDE = 256; // messages kept aside: what a hub may have had in its queue before a replay
+const IN_FLIGHT = 256; // requests: as many as a hub remembers of a session
+const OUTBOX = 256; // messages that wait for the connection: what a user types in some minutes
+const SEEN = 1024; // ids of handled messages: more than a hub retransmits at once after a cut
+const ASIDE = 256; // messages behind a gap: what a hub may have had in its queue before a replay
 const ASIDE_SIZE = 8 * 2 ** 20; // characters of them, for the same reason
-const MAX_BUFFERED = 16 * 2 ** 20; // bytes held back by the socket: 16 of the largest messages
+const MAX_BUFFERED = 16 * 2 ** 20; // bytes in the socket's buffer: 16 of the largest messages
 const LONGEST_ERROR = 500; // characters of a handler's error that go into a nack
 
-// --- what went wrong
+// --- errors
 
-/** What the hub refused, or what could not be done; `code` is the protocol's. */
+/** A refusal of the hub, or a failure of the client; `code` is the protocol's. */
 export class EyewallError extends Error {
   name = "EyewallError";
 
-  /** @param {object} data of the refusal: `code`, `error`, and what stands beside them */
+  /** @param {object} data of the refusal: `code`, `error`, and its other fields */
   constructor(code, text, data = {}) {
     super(text || complaint(code, data.fields));
     this.code = code;
@@ -73,7 +73,7 @@ export class EyewallError extends Error {
   }
 }
 
-/** What stands in for a text: the code, and the fields that are named beside it. */
+/** The text of an error without one: the code, and the names of the fields. */
 function complaint(code, fields) {
   const names = fields !== null && typeof fields === "object" ? Object.keys(fields) : [];
   return names.length ? `${code}: ${names.slice(0, 8).join(", ").slice(0, LONGEST_ERROR)}` : code;
@@ -81,9 +81,9 @@ function complaint(code, fields) {
 
 const refusal = (data) => new EyewallError(data.code ?? "nacked", data.error, data);
 
-// --- the parts that need neither a socket nor a clock
+// --- parts without a socket and a clock
 
-/** Whether the hub wants this client back after it closed with `code`. */
+/** Whether a client reconnects after a close with `code`. */
 export function comesBack(code) {
   if (code >= 4000) return code <= 4499;
   return code === 1001 || code === 1006 || (code >= 1011 && code <= 1013);
@@ -100,7 +100,7 @@ export function matches(pattern, topic) {
   return pattern.endsWith(":*") ? topic.startsWith(pattern.slice(0, -1)) : topic === pattern;
 }
 
-/** A map that forgets what is oldest when it grows beyond `bound`. */
+/** A map that forgets its oldest entry when it has more than `bound`. */
 export class Recent {
   #kept = new Map();
   #bound;
@@ -113,7 +113,7 @@ export class Recent {
     return this.#kept.get(key);
   }
 
-  /** Return what is there, and forget it. */
+  /** Return an entry's value, and forget it. */
   take(key) {
     const found = this.#kept.get(key);
     this.#kept.delete(key);
@@ -161,16 +161,16 @@ export class Outbox {
     this.#waiting = this.#waiting.filter((entry) => entry.key !== key);
   }
 
-  /** Empty it, and return what was in it. */
+  /** Empty it, and return its messages. */
   take() {
     return this.#waiting.splice(0);
   }
 }
 
 /**
- * What came ahead of its turn, by room: taken when everything before it has been sent.
+ * Messages behind a gap, by room. They are taken when everything before them has been sent.
  *
- * It is bounded, over all rooms; `missing` is the first place that there was no room for.
+ * It is bounded, over all rooms; `missing` is the lowest offset that did not fit.
  */
 export class Aside {
   #rooms = new Map();
@@ -190,7 +190,7 @@ export class Aside {
     this.#size += size;
   }
 
-  /** Let go of a room's; @returns them in their order */
+  /** Remove a room's messages; @returns them in their order */
   take(room) {
     const { messages = [], missing = Infinity } = this.#rooms.get(room) ?? {};
     this.#rooms.delete(room);
@@ -202,18 +202,19 @@ export class Aside {
 }
 
 /**
- * A `join` that asks for what was said before, from the asking to the answer.
+ * A `join` with `since`, from its request to its answer.
  *
- * What comes may have been handled before, and is wanted again. Something live may come first,
- * where we are in the room already: the replay is known by its first message, which stands
- * before all that has come since. After a cut we go on from where we are, and ask from `since`
- * again only where nothing has come; whether that was all is then for us to say.
+ * Its messages may have been handled before, and are handled again. A message may arrive live
+ * before the replay, where the client is in the room already: the replay is recognised by its
+ * first message, which stands before all that came since the join. After a reconnect the client
+ * continues from its position, and asks from `since` again only if nothing of the replay had
+ * come. The client then says itself whether all has come.
  */
 export class Replay {
   begun = false;
-  lost = false; // whether something of it is gone for good
-  behind = false; // whether the hub has told of a gap meanwhile
-  progress = 0; // messages that have come since
+  lost = false; // whether messages of it are lost for good
+  behind = false; // whether the hub has reported a gap meanwhile
+  progress = 0; // messages that have come since the join was sent
   #since;
   #first = null;
   #resent = false;
@@ -223,19 +224,19 @@ export class Replay {
     this.#since = isPlace ? { epoch: since.epoch, offset: since.offset } : since;
   }
 
-  /** Whether a message where we have been already is the first of the replay. */
+  /** Whether a message at or before the client's position is the first of the replay. */
   beginsWith({ epoch, offset }) {
     return this.#first === null || this.#first.epoch !== epoch || offset < this.#first.offset;
   }
 
-  /** A message was let through; `begins`: it is the first of the replay. */
+  /** Count a message; `begins`: it is the first of the replay. */
   came({ epoch, offset }, begins = false) {
     this.progress += 1;
     if (begins || this.#first === null) this.#first = { epoch, offset };
     this.begun ||= begins;
   }
 
-  /** What to ask for from a client that stands at `place`, or nowhere. */
+  /** The `since` to send from a client at the position `place`; null: it has none. */
   asks(place) {
     if (this.begun && place !== null) {
       this.#resent = true;
@@ -246,7 +247,7 @@ export class Replay {
     return this.#since;
   }
 
-  /** Whether all that was asked for has come. */
+  /** Whether all messages from `since` on have come. */
   isWhole(answer) {
     if (answer.recovered !== true) return false;
     return !this.#resent || (!this.lost && this.#reachesBack(answer));
@@ -264,14 +265,14 @@ export class Replay {
 }
 
 /**
- * The rooms that this client is in, and how far it has come in each.
+ * The rooms that this client is in, and its position in each.
  *
- * A room that keeps no history has no place: null.
+ * In a room that keeps no history the position is null.
  */
 export class Positions {
   #places = new Map();
-  #replays = new Map(); // room -> the joins that ask for what was said before, oldest first
-  #replayed = new Map(); // room -> up to where messages are taken by their place alone
+  #replays = new Map(); // room -> its joins with `since` in flight, oldest first
+  #replayed = new Map(); // room -> up to here a message is new by its position, whatever its id
 
   has(room) {
     return this.#places.has(room);
@@ -294,20 +295,20 @@ export class Positions {
     this.#replayed.delete(room);
   }
 
-  /** A join asks for what was said before; `over` has to follow. */
+  /** Note a join with `since`; `over` must follow. */
   want(room, replay) {
     this.#replays.set(room, [...this.replays(room), replay]);
   }
 
-  /** What the hub is sending, or is to send, one after the other. */
+  /** The replays that the hub sends one after the other. */
   replays(room) {
     return this.#replays.get(room) ?? [];
   }
 
   /**
-   * Nothing more comes of it, but for what stands up to `place`.
+   * End a replay; messages up to `place` still count as replayed.
    *
-   * @returns whether it was under way
+   * @returns whether it was in flight
    */
   over(room, replay, place) {
     const all = this.replays(room);
@@ -318,23 +319,24 @@ export class Positions {
     return rest.length < all.length;
   }
 
-  /** Whether a message was asked for by a replay: then it is new, whatever became of its id. */
+  /** Whether a message was asked for by a join with `since`: then it is new, whatever its id. */
   isWantedAgain({ room, epoch, offset }) {
     const upto = this.#replayed.get(room);
     return this.#replays.has(room) || (upto?.epoch === epoch && offset <= upto.offset);
   }
 
-  /** What `system:resume` wants to know of these rooms. */
+  /** The rooms and positions for `system:resume`. */
   ask(rooms = this.rooms) {
     return Object.fromEntries(rooms.map((room) => [room, this.get(room) ?? {}]));
   }
 
   /**
-   * A message of a stream has come; move on to it unless it is a repeat or a gap is before it.
+   * Classify a message of a room with history, and move to it unless it is a duplicate or
+   * behind a gap.
    *
-   * `first`: nothing was known of this room. `changed`: the stream is another one, and what
-   * came before this message may have been missed. `again`: a replay begins, and we go back.
-   * @param {boolean} isLive it is of no replay
+   * `first`: the room is new. `changed`: the epoch is new, and messages before this one may be
+   * lost. `again`: a replay begins, and the position goes back.
+   * @param {boolean} isLive it belongs to no replay
    * @returns {"next" | "first" | "changed" | "again" | "repeat" | "gap"}
    */
   take({ room, epoch, offset }, isLive = false) {
@@ -343,7 +345,7 @@ export class Positions {
     const [replay] = this.replays(room);
     const isBack = isKnown && offset <= place.offset;
     if (isBack && (isLive || !replay?.beginsWith({ epoch, offset }))) return "repeat";
-    // One that asks for an ack may overtake the replay, which brings it again.
+    // A message that asks for an ack may overtake the replay, which brings it again.
     if (!isKnown && isLive && replay?.begun === false) return "gap";
     replay?.came({ epoch, offset }, isBack || !isKnown);
     if (isKnown && offset > place.offset + 1) return "gap";
@@ -354,9 +356,9 @@ export class Positions {
   }
 
   /**
-   * We are in a room, as the hub says, whose stream stands at `now`.
+   * Note that the hub has joined the client to a room, which stands at `now`.
    *
-   * @returns {"here" | "gap" | "changed"} `gap`: we have not had all of it
+   * @returns {"here" | "gap" | "changed"} `gap`: messages are missing
    */
   join(room, now) {
     const place = this.get(room);
@@ -367,7 +369,7 @@ export class Positions {
   }
 }
 
-// --- small things
+// --- helpers
 
 /** Call back after some seconds. */
 function later(seconds, callback) {
@@ -375,7 +377,7 @@ function later(seconds, callback) {
 }
 
 /**
- * Call back after some seconds, and not before what came while this machine stood still is read.
+ * Call back after some seconds; if this machine stood still, its messages are read first.
  *
  * @param {(timer: any) => void} keep is given each timer, so that it can be cleared
  */
@@ -393,7 +395,7 @@ function envelope(topic, data, { event, headers, namespace, version }) {
 }
 
 const noAnswer = (topic) => new EyewallError("ack_timeout", `no answer to ${topic} came`);
-/** For what can't be sent any more; `cause` is why the connection has ended. */
+/** The error of a message that can't be sent; `cause` is why the connection has ended. */
 function closedError(cause = null) {
   if (cause?.code === "connection_closed") return cause;
   const why = cause === null ? "" : `: ${cause.message}`;
@@ -401,7 +403,7 @@ function closedError(cause = null) {
   return Object.assign(error, { cause });
 }
 
-/** What an end means. `status` is HTTP's, of a handshake that failed, where it is known. */
+/** The error of an end. `status` is that of a failed handshake, where it is known. */
 function errorOf({ code, reason, status, cause = null, isWelcomed }) {
   const said = status === undefined ? `closed with ${code} ${reason}`.trim() : `HTTP ${status}`;
   if (code === AUTH_FAILED || code === TOKEN_EXPIRED || status === 401) {
@@ -417,12 +419,12 @@ function errorOf({ code, reason, status, cause = null, isWelcomed }) {
   return Object.assign(error, { cause });
 }
 
-/** Whether it says that a client was not let in, as opposed to: no hub there. */
+/** Whether a client with this error was refused, as opposed to: no hub there. */
 function isRefusal(error) {
   return error instanceof EyewallError && ["unauthorized", "forbidden"].includes(error.code);
 }
 
-/** The envelope in a frame; null if there is none. */
+/** Decode an envelope; null if it is malformed. */
 function parse(text) {
   try {
     const message = JSON.parse(text);
@@ -434,12 +436,12 @@ function parse(text) {
 
 const isSystem = (topic) => topic.startsWith("system:");
 
-/** Seconds that the hub asked for; null for what is no such number. */
+/** The seconds that a hub asked for, bounded; null if it is no number. */
 function askedWait(seconds) {
-  return Number.isFinite(seconds) && seconds >= 0 ? Math.min(seconds, LONGEST_ASKED) : null;
+  return Number.isFinite(seconds) && seconds >= 0 ? Math.min(seconds, MAX_REQUESTED_WAIT) : null;
 }
 
-/** What went wrong, in words; a handler may throw anything. */
+/** The text of an error; a handler may throw anything. */
 function textOf(error) {
   try {
     return String(error?.message ?? error);
@@ -448,7 +450,7 @@ function textOf(error) {
   }
 }
 
-/** A token without the line's end of the file that it was in; throws a TypeError without it. */
+/** A token without the white space around it; throws a TypeError that does not quote it. */
 function plainToken(token) {
   if (token === null || token === undefined) return null;
   if (typeof token !== "string") throw new TypeError("a token must be a text");
@@ -459,7 +461,7 @@ function plainToken(token) {
   return text;
 }
 
-/** The address of a hub's socket; throws a TypeError without it: it may hold a token. */
+/** The address of a hub; throws a TypeError that does not quote it: it may have a token. */
 function hubAddress(address) {
   let url;
   try {
@@ -473,7 +475,7 @@ function hubAddress(address) {
   return url;
 }
 
-/** An error that quotes no token: a WebSocket that can't be made may name its address. */
+/** The error without the secrets of an address: the constructor of WebSocket may quote it. */
 function discreet(error) {
   const text = textOf(error);
   const shown = text
@@ -485,18 +487,18 @@ function discreet(error) {
 }
 
 /**
- * A token, and how long it has left, counted from when it came.
+ * A token, and the time until its end.
  *
- * Of the two clocks the one that says less is believed: one stands still while the machine
- * sleeps, and the other may be set. An end that has passed when the token comes says only
- * that the clock is wrong: then nobody knows it, and the hub says when it is over.
+ * Of two clocks the smaller rest counts: one stands still while the machine sleeps, and the
+ * other may be set. An end in the past shows that the clock is wrong: it is ignored, and the hub
+ * closes the connection at the real end.
  */
 class Token {
   #lasts; // seconds
   #wall = Date.now();
   #ticks = performance.now();
 
-  /** @param {any} given a token, or one with its end as token endpoints name it */
+  /** @param {any} given a token, or an object with `token` and its end (`expires_in`, ...) */
   constructor(given) {
     const fields = given !== null && typeof given === "object" ? given : { token: given ?? null };
     if (fields.token === undefined) throw new TypeError("there is no `token` in what came for one");
@@ -506,31 +508,31 @@ class Token {
     else this.endsAt(fields.expires_at ?? fields.expiresAt);
   }
 
-  /** Seconds; undefined where nobody knows. */
+  /** Seconds; undefined if the end is unknown. */
   get left() {
     if (this.#lasts === undefined) return undefined;
     return this.#lasts - Math.max(Date.now() - this.#wall, performance.now() - this.#ticks) / 1000;
   }
 
-  /** Take in its end, if it is not known. */
+  /** Set the end, if it is unknown. */
   endsAt(date) {
     const seconds = date ? (new Date(date).getTime() - this.#wall) / 1000 : NaN;
     if (this.#lasts === undefined && seconds > 0) this.#lasts = seconds;
   }
 }
 
-/** Registrations: each is one of its own, also of a function that is there already. */
+/** Registrations of callbacks; a function may be registered more than once. */
 class Callbacks {
-  #all = []; // replaced and never changed, for whoever is going through it
+  #all = []; // replaced, never changed: a loop over it may register and end callbacks
 
-  /** @returns how to end it */
+  /** @returns a function that ends the registration */
   add(callback, pattern = null) {
     const one = { callback, pattern, isOver: false };
     this.#all = [...this.#all, one];
     return () => this.#end(one);
   }
 
-  /** End the last one of a function. */
+  /** End the last registration of a function. */
   remove(callback, pattern) {
     const is = (one) => one.callback === callback && one.pattern === pattern;
     const found = [...this.#all].reverse().find(is);
@@ -556,17 +558,17 @@ function nackTo(message, error) {
   return ackTo(message, { status: "nack", error: textOf(error).slice(0, LONGEST_ERROR) });
 }
 
-/** Whether it may go better in a moment. */
+/** Whether another attempt may succeed. */
 function isPassing({ code }) {
   return ["unavailable", "overloaded", "rate_limited", "internal", "ack_timeout"].includes(code);
 }
 
-/** Whether a request is about one connection: on another its old answer would be of no use. */
+/** Whether a request is about the connection: an answer about an old one is of no use. */
 function isOfConnection({ topic }) {
   return isSystem(topic) && topic !== "system:publish";
 }
 
-/** An id that nobody can guess; `randomUUID` is missing where a page came over plain HTTP. */
+/** An id that can't be guessed; `randomUUID` is missing on pages that came over plain HTTP. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -574,20 +576,20 @@ export function newId() {
 
 // --- the client
 
-/** One connection: from the first try to reach the hub until its socket is gone. */
+/** One connection, from the call for a token to the end of its socket. */
 class Link {
   socket = null;
   welcome = null;
   open = false;
-  heard = false; // whether anything came since we looked last
-  draining = null; // seconds after which the hub wants us back
+  heard = false; // whether a message came since the last check
+  draining = null; // the seconds of `system:draining`
   asks = new Map(); // requests of the client itself, which end with the link
-  resuming = new Set(); // rooms that a resume is under way for
-  shown = null; // the token that it came with
+  resuming = new Set(); // rooms with a resume in flight
+  shown = null; // the token of the handshake
   generation = 0; // of the source of that token
-  refreshes = null; // tries to renew the token in a row that were of no use; null before the first
+  refreshes = null; // useless refreshes in a row; null before the first refresh
   timers = {}; // deadline, settled, watch, probe, refresh
-  #alarms = new Set(); // the timers without a name
+  #alarms = new Set(); // timers without a name
 
   /** Call back after some seconds, if the link has not ended by then. */
   later(seconds, callback) {
@@ -609,7 +611,7 @@ class Link {
   }
 }
 
-/** A client that is connected, or on its way to be. See `Client`. */
+/** Make a client and connect it. See `Client`. */
 export function connect(url, options) {
   const client = new Client(url, options);
   client.connect();
@@ -617,7 +619,7 @@ export function connect(url, options) {
 }
 
 export class Client {
-  /** What the hub calls us: the user, and this connection; null until it has said so. */
+  /** The user, and the connection's id; null before the first welcome. */
   userId = null;
   connId = null;
 
@@ -625,26 +627,26 @@ export class Client {
   #WebSocket;
   #tokens;
   #generation = 0; // how many times the token source was replaced
-  #token = null; // the last one that the callback gave
-  #unwanted = null; // {token, code, reason, error} of the refusal after which it is asked once more
+  #token = null; // the last token of the callback
+  #unwanted = null; // {token, code, reason, error} of the refusal after which it is called again
   #lastError = null;
   #state = "closed";
   #link = null;
   #welcomed = null; // the last link that was welcomed; null when no message of its user waits
-  #session = null; // the one to be resumed
+  #session = null; // the session to resume
   #attempt = 0;
   #retry = 0;
-  #asked = false; // whether the hub named the time that is waited for
+  #asked = false; // whether the hub asked for the wait
   #prefix = newId();
   #count = 0;
   #pending = new Map(); // id -> request, in the order in which they were made
   #outbox;
   #positions = new Positions();
   #aside = new Aside();
-  #typed = null; // {room, ttl, id, at} of the last word that somebody types
-  #left = new Set(); // rooms that the application wants to be out of, until the hub says so too
-  #seen = new Recent(SEEN); // id -> {answer, link}: what became of it, and who waits for that
-  #owed = new Recent(SEEN); // id -> link: asked for an ack ahead of its turn, and comes again
+  #typed = null; // {room, ttl, id, at} of the last typing that was sent
+  #left = new Set(); // rooms that the application has left, until the hub confirms it
+  #seen = new Recent(SEEN); // id -> {answer, link}: the ack, and the link that asked for it
+  #owed = new Recent(SEEN); // id -> link: asked for an ack behind a gap, and comes again
   #handlers = new Callbacks();
   #listeners = { state: new Callbacks(), lost: new Callbacks(), error: new Callbacks() };
 
@@ -665,7 +667,7 @@ export class Client {
     return this.#state;
   }
 
-  /** Connect now: the first time, after the end, or instead of waiting any longer. */
+  /** Connect now: for the first time, after the end, or instead of waiting. */
   connect() {
     if (this.#link !== null) return;
     this.#unwanted = null;
@@ -673,16 +675,16 @@ export class Client {
     this.#letRun(this.#dial());
   }
 
-  /** Why the client waits or is closed, as an EyewallError; null while all is well. */
+  /** Why the client waits or is closed, as an EyewallError; otherwise null. */
   get lastError() {
     return this.#lastError;
   }
 
   /**
-   * Show this token from now on, or what this function gives.
+   * Use this token from now on, or the tokens of this function.
    *
-   * A client that was not let in comes back with it. Where the connection is open it is shown
-   * there: a token of the same user renews the old one without a cut.
+   * A client that was refused reconnects with it. An open connection sends a new token to the
+   * hub: a token of the same user is renewed without a cut.
    */
   setToken(token) {
     this.#tokens = typeof token === "function" ? token : plainToken(token);
@@ -693,10 +695,10 @@ export class Client {
     else if (this.#link?.open) this.#showToken(this.#link);
   }
 
-  /** Leave for good, with all rooms; what was not answered is rejected. */
+  /** Close for good, and leave all rooms; unanswered requests reject. */
   close() {
     const link = this.#link;
-    // After a refusal, too: then no token brings it back any more.
+    // After a refusal, too: then `setToken` does not reconnect any more.
     if (this.#state !== "closed") this.#lastError = closedError();
     else if (isRefusal(this.#lastError)) this.#lastError = closedError(this.#lastError);
     this.#release();
@@ -724,12 +726,12 @@ export class Client {
 
   // --- listening
 
-  /** Hand messages of a topic, or of a `prefix:*`, to `handler`; returns how to undo it. */
+  /** Call `handler` for messages of a topic, or `prefix:*`; returns a function that ends it. */
   on(topic, handler) {
     return this.#handlers.add(handler, topic);
   }
 
-  /** Undo the last registration of `handler` for this topic. */
+  /** End the last registration of `handler` for this topic. */
   off(topic, handler) {
     this.#handlers.remove(handler, topic);
   }
@@ -751,18 +753,18 @@ export class Client {
       try {
         if (!one.isOver) one.callback(...facts);
       } catch (error) {
-        console.error(error); // of a callback, and not for it: it might be the one for errors
+        console.error(error); // not to `onError`: its callback may be the one that has failed
       }
     }
   }
 
-  /** Something failed that nobody waits for. */
+  /** Report an error that no caller gets. */
   #report(error) {
     if (this.#listeners.error.all.length) this.#tell("error", error);
     else console.error(error);
   }
 
-  /** Go on without waiting for it. */
+  /** Report the error of a promise that is not awaited. */
   #letRun(work) {
     work.catch((error) => this.#report(error));
   }
@@ -774,7 +776,7 @@ export class Client {
 
   // --- sending
 
-  /** Send without asking for an answer; while there is no connection it waits in the outbox. */
+  /** Send without an ack; while there is no connection the message waits in the outbox. */
   send(topic, data = null, options = {}) {
     this.#go(JSON.stringify(envelope(topic, data, options)), null);
   }
@@ -782,17 +784,17 @@ export class Client {
   /**
    * Send a request; resolves with the data of its ack.
    *
-   * A cut does not end it: it is sent again under its id, until its time is over.
+   * After a cut it is retransmitted under its id, until its timeout.
    */
   request(topic, data = null, options = {}) {
     return this.#request(topic, data, options);
   }
 
   /**
-   * What it means is done in the very step in which it is known: `begun` when it is sent or
-   * will be, `answered` with the answer, `failed` when none comes, or a refusal. `failed` hears
-   * whether all is as it was before. `renew` gives the data to ask with on a further connection.
-   * The time begins anew when `progress` has changed in it.
+   * The hooks run in the step in which the event is known: `begun` when it is sent or queued,
+   * `answered` with the answer, `failed` without one or with a refusal; its argument is whether
+   * nothing has changed at the hub. `renew` returns the data for a further connection. The timeout
+   * starts again if `progress` has changed when it is over.
    */
   async #request(topic, data, options, { begun, answered, failed, renew, progress } = {}) {
     const { id = this.#nextId(), timeout = 5, signal, ...more } = options;
@@ -837,13 +839,13 @@ export class Client {
     return `${this.#prefix}-${this.#count}`;
   }
 
-  /** Whether what is sent now may leave now: a hub that drains takes on nothing new. */
+  /** Whether a message can be written now: a hub that drains refuses new ones. */
   get #isReady() {
     const link = this.#link;
     return Boolean(link?.open) && link.draining === null && link.socket.readyState === OPEN;
   }
 
-  /** Send now or when there is a connection again; returns whether it has left. */
+  /** Write a message, or queue it for the next connection; returns whether it was written. */
   #go(text, key) {
     if (this.#state === "closed") throw closedError(this.#lastError);
     const most = this.#link?.welcome?.max_message_size;
@@ -862,7 +864,7 @@ export class Client {
   }
 
   #write(link, text) {
-    // One that is just closing will say so: whoever waits for an answer then asks again.
+    // A closing socket reports its end: then unanswered requests are retransmitted.
     if (link.socket.readyState === OPEN) link.socket.send(text);
   }
 
@@ -879,9 +881,9 @@ export class Client {
     request.reject(error);
   }
 
-  // --- rooms, presence, history: the hub's own requests
+  // --- rooms, presence, history: the commands of the hub
 
-  /** With `since` the handlers first get what the room keeps from there. */
+  /** Join a room; with `since` the handlers first get the kept messages from there. */
   join(room, { since, ...options } = {}) {
     if (since !== undefined && since !== null) return this.#joinSince(room, since, options);
     return this.#request("system:join", { room }, options, {
@@ -905,7 +907,7 @@ export class Client {
     });
   }
 
-  /** All that is kept was sent before this answer, and all that was said meanwhile. */
+  /** Take the answer: all kept messages, and the live ones meanwhile, were sent before it. */
   #replayed(room, replay, answer) {
     const { epoch, offset } = answer;
     const aside = this.#aside.take(room);
@@ -920,7 +922,7 @@ export class Client {
     if (replay.behind) this.#letRun(this.#catchUp(this.#link, room));
   }
 
-  /** No answer is heard any more; what comes of it all the same is wanted. */
+  /** Await no answer any more; messages of the replay that still come are taken. */
   #notReplayed(room, replay) {
     const place = this.#positions.get(room);
     const upto = place && replay.begun ? { ...place, offset: Number.MAX_SAFE_INTEGER } : undefined;
@@ -932,7 +934,7 @@ export class Client {
     }
   }
 
-  /** Everything up to `now` has been sent: take what was kept aside, as far as it goes. */
+  /** Everything up to `now` has been sent: take the buffered messages up to there. */
   #fill(link, room, { messages, missing }, now) {
     const upto = Math.min(now.offset, missing - 1);
     for (const { epoch, offset, message } of messages) {
@@ -948,7 +950,7 @@ export class Client {
     if (upto < now.offset) this.#letRun(this.#catchUp(link, room));
   }
 
-  /** The room is left whether or not the hub answers, unless it refuses. */
+  /** Leave a room. The client has left even if no answer comes, unless it is a refusal. */
   leave(room, options = {}) {
     const left = this.#request("system:leave", { room }, options, {
       begun: () => {
@@ -961,7 +963,7 @@ export class Client {
         else this.#positions.forget(room);
       },
     });
-    left.catch(() => {}); // it is nothing that has to be known
+    left.catch(() => {}); // the caller need not handle it
     return left;
   }
 
@@ -978,7 +980,7 @@ export class Client {
     return this.request("system:presence", Array.isArray(whom) ? { users: whom } : whom, options);
   }
 
-  /** At every key stroke, if you like: what was said less than half its ttl ago is not sent. */
+  /** May be called at every key stroke: it is not sent again within half of its `ttl`. */
   async typing(room, typing = true, { ttl, id = this.#nextId(), ...options } = {}) {
     if (typing === true && this.#isTyped(room, ttl)) {
       options.signal?.throwIfAborted();
@@ -1004,7 +1006,7 @@ export class Client {
     return this.request("system:history", { room, since, limit }, options);
   }
 
-  /** The hub says that we are in none, or not any more. */
+  /** Note that the client is not in the room. */
   #isOut(room) {
     if (this.#typed?.room === room) this.#typed = null;
     this.#positions.forget(room);
@@ -1022,7 +1024,7 @@ export class Client {
     this.#tell("lost", room, { epoch, offset, code });
   }
 
-  // --- the life of a link
+  // --- connecting
 
   async #dial() {
     clearTimeout(this.#retry);
@@ -1030,7 +1032,7 @@ export class Client {
     this.#link = link;
     this.#expect(link);
     this.#become("connecting");
-    if (link !== this.#link) return; // whoever was told has closed it
+    if (link !== this.#link) return; // a callback has closed it
     try {
       const url = await this.#address(link);
       if (link === this.#link) this.#plug(link, url);
@@ -1047,9 +1049,9 @@ export class Client {
     link.socket = socket;
     socket.onmessage = ({ data }) => link === this.#link && this.#receive(link, data);
     socket.onclose = ({ code, reason }) => this.#closed(link, code, reason);
-    // Node's own says nothing more of a handshake that failed; elsewhere its close follows.
+    // Node's own WebSocket reports no close of a failed handshake; others do.
     socket.onerror = () => link.welcome === null && this.#giveUp(link);
-    // Only `ws`, for Node, tells what the hub answered instead.
+    // Only the package `ws` for Node reports the status of a failed handshake.
     socket.on?.("unexpected-response", (_, { statusCode: status, headers }) => {
       const asked = headers?.["retry-after"];
       const wait = /^\d{1,9}$/.test(asked) ? askedWait(Number(asked)) : null;
@@ -1058,14 +1060,14 @@ export class Client {
     });
   }
 
-  /** Give up a link that has stayed silent for too long on its way to being open. */
+  /** Abandon a link that gets no message for too long before it is open. */
   #expect(link) {
     link.heard = false;
     const look = () => (link.heard ? this.#expect(link) : this.#giveUp(link));
     this.#inTime(link, "deadline", look);
   }
 
-  /** Look after the time for a sign of life, and not before all that has come is read. */
+  /** Call `look` after `HANDSHAKE` seconds, when all messages that have come are read. */
   #inTime(link, name, look) {
     patiently(HANDSHAKE, (timer) => (link.timers[name] = timer), look);
   }
@@ -1076,7 +1078,7 @@ export class Client {
     this.userId = welcome.user_id;
     this.connId = welcome.conn_id;
     this.#checkUser(link);
-    if (link !== this.#link) return; // the application was told, and has closed it
+    if (link !== this.#link) return; // a callback has closed it
     const rooms = this.#stillIn();
     if (this.#session !== null) await this.#resumeAll(link, rooms);
     if (link === this.#link) this.#open(link);
@@ -1108,8 +1110,8 @@ export class Client {
   }
 
   /**
-   * The rooms to be in on a new connection. One that is being left is only if something that
-   * was asked before is still to be done there.
+   * The rooms to be in on a new connection. A room that was left is one only if an earlier
+   * request in flight needs it.
    */
   #stillIn() {
     const asked = [...this.#pending.values()].map(({ message: { topic, data } }) => ({
@@ -1136,14 +1138,14 @@ export class Client {
     const quiet = Math.max(QUIET, heartbeat || HEARTBEAT);
     link.timers.watch = setInterval(() => this.#watch(link), quiet * 1000);
     if (link.generation === this.#generation) this.#planRefresh(link);
-    else this.#showToken(link); // another one has been given meanwhile
+    else this.#showToken(link); // another one was set meanwhile
     if (this.#isReady) this.#sendAgain(link);
     this.#become("open", link.draining === null ? {} : { draining: link.draining });
   }
 
   #sendAgain(link) {
     const requests = [...this.#pending.values()];
-    this.#pending.clear(); // those with a new id keep their turn all the same
+    this.#pending.clear(); // requests with a new id keep their order
     for (const request of requests) {
       if (request.sent && isOfConnection(request.message)) this.#rename(request);
       this.#pending.set(request.id, request);
@@ -1164,18 +1166,18 @@ export class Client {
   #giveUp(link) {
     if (link !== this.#link) return;
     this.#closed(link, 1006, "");
-    link.socket?.close(); // which may take minutes: nobody waits for it
+    link.socket?.close(); // may take minutes, and is not awaited
   }
 
   #closed(link, code, reason, { status, wait = null, cause = null } = {}) {
     if (link !== this.#link) return;
     this.#release();
     const isWelcomed = link.welcome !== null;
-    const gaveUp = isRefusal(cause); // the token's callback: it knows
+    const gaveUp = isRefusal(cause); // the token's callback has said so
     const error = gaveUp ? cause : errorOf({ code, reason, status, cause, isWelcomed });
     if (gaveUp && cause === this.#unwanted?.error) ({ code, reason } = this.#unwanted);
     this.#lastError = error;
-    // A browser does not tell why a handshake failed: it may have been the token.
+    // A browser does not say why a handshake failed: it may have been the token.
     if (!isWelcomed || isRefusal(error)) this.#token = null;
     const staysAway = isRefusal(error)
       ? !this.#hasAnotherToken(link, { code, reason, error, gaveUp })
@@ -1185,14 +1187,14 @@ export class Client {
       return;
     }
     this.#asked = link.draining !== null || wait !== null;
-    // A hub that drains spreads its clients over time; one that is full does not.
+    // A hub that drains has spread the waits of its clients; one that is full has not.
     const delay = link.draining ?? (wait ?? 0) + backoff(this.#attempt++);
     const at = Date.now() + delay * 1000;
     this.#retry = later(delay, () => this.#letRun(this.#dial()));
     this.#become("waiting", { delay, at, asked: this.#asked, code, reason });
   }
 
-  /** Whether there may be a token that was not refused; a callback is asked once more. */
+  /** Whether to try another token; a callback is called once more. */
   #hasAnotherToken(link, { code, reason, error, gaveUp }) {
     if (link.generation !== this.#generation) return true;
     if (gaveUp || error.code === "forbidden") return false;
@@ -1203,7 +1205,7 @@ export class Client {
     return true;
   }
 
-  /** Let go of the link; what the client itself has asked there, nobody waits for any more. */
+  /** Drop the link, and with it the client's own requests on it. */
   #release() {
     clearTimeout(this.#retry);
     this.#typed = null; // a cut ends it
@@ -1229,17 +1231,17 @@ export class Client {
   async #address(link) {
     const url = new URL(this.#url);
     const token = await this.#tokenFor(link);
-    // No header can be set from a browser.
+    // A browser can't set headers.
     if (token) url.searchParams.set("token", token);
     return url.href;
   }
 
-  /** The token to show: what is given while another one is asked for has the last word. */
+  /** The token for the handshake; a source that is set while a callback runs replaces it. */
   async #tokenFor(link) {
     do {
       link.generation = this.#generation;
       const isAsked = typeof this.#tokens === "function";
-      // Also a text is waited for: of two that are given at once it is the last that counts.
+      // A text is awaited, too: of two that are set at once the last one counts.
       link.shown = await (isAsked ? this.#freshToken(link) : this.#tokens);
     } while (link.generation !== this.#generation);
     if (this.#unwanted?.token === link.shown) throw this.#unwanted.error;
@@ -1249,12 +1251,12 @@ export class Client {
   async #freshToken(link) {
     if (this.#token !== null && !(this.#token.left < TOKEN_MARGIN)) return this.#token.text;
     const fresh = new Token(await this.#tokens());
-    if (link !== this.#link) throw closedError(); // it took too long: another try has begun
+    if (link !== this.#link) throw closedError(); // it took too long: another attempt has begun
     if (link.generation === this.#generation) this.#token = fresh;
     return fresh.text;
   }
 
-  /** Show what the application has just given in the connection that is there. */
+  /** Send a token that the application has just set on the open connection. */
   #showToken(link) {
     clearTimeout(link.timers.refresh);
     if (this.#tokens !== null) this.#letRun(this.#refresh(link));
@@ -1288,12 +1290,12 @@ export class Client {
       link.generation = generation;
     } catch (error) {
       if (isOver()) return;
-      this.#report(error); // and try again, until the hub says 4401
+      this.#report(error); // and try again, until the hub closes with 4401
     }
     this.#planRefresh(link);
   }
 
-  /** What the callback gives, unless it takes too long. */
+  /** The result of the callback; rejects after `seconds`. */
   #inPatience(link, seconds, work) {
     return new Promise((resolve, reject) => {
       const late = () => reject(new EyewallError("unavailable", "no token came in time"));
@@ -1304,14 +1306,14 @@ export class Client {
     });
   }
 
-  // --- signs of life: a page sees nothing of the hub's pings
+  // --- heartbeat: a page does not see the hub's pings
 
   #watch(link) {
     if (!link.heard) this.#probe(link);
     link.heard = false;
   }
 
-  /** Ask for any answer at all; a refusal is one, too. */
+  /** Send a request; any answer shows that the hub is there, also a refusal. */
   #probe(link) {
     if (link.timers.probe) return;
     this.#inTime(link, "probe", () => this.#giveUp(link));
@@ -1324,7 +1326,7 @@ export class Client {
     globalThis.document?.[how]("visibilitychange", this.#nudge);
   }
 
-  /** The network came or went, or somebody looks at the page again. */
+  /** The network came or went, or the page has become visible. */
   #nudge = ({ type }) => {
     if (type === "visibilitychange" && document.hidden) return;
     if (this.#state === "open") this.#probe(this.#link);
@@ -1335,8 +1337,8 @@ export class Client {
 
   // --- resuming
 
-  /** Ask for what was missed. */
-  #resume(link, rooms, { session, attempt = 1, patience = PATIENCE } = {}) {
+  /** Request missed messages. */
+  #resume(link, rooms, { session, attempt = 1, patience = RESUME_TIMEOUT } = {}) {
     const data = { session, rooms: this.#positions.ask(rooms) };
     for (const room of rooms) {
       link.resuming.add(room);
@@ -1356,10 +1358,10 @@ export class Client {
     return this.#ask(link, "system:resume", data, { answered, patience });
   }
 
-  /** Take the session and the rooms up again; gives the link up if it is of no use. */
+  /** Resume the session and the rooms; abandons the link if the hub can't do it now. */
   async #resumeAll(link, rooms) {
     try {
-      // However long the replay takes: the link has its own deadline for silence.
+      // The replay may take any time: the link has a deadline of its own for silence.
       await this.#resume(link, rooms, { session: this.#session, patience: Infinity });
     } catch (error) {
       if (link !== this.#link) return;
@@ -1368,7 +1370,7 @@ export class Client {
     }
   }
 
-  /** Where the hub can't resume: join the plain way, and say that something may be missing. */
+  /** The hub knows no resume: join the rooms, and report that messages may be lost. */
   async #rejoin(link, rooms) {
     link.resuming.clear();
     const joins = rooms.map((room) => {
@@ -1382,7 +1384,7 @@ export class Client {
 
   #resumed(link, room, { recovered, epoch, offset, code }) {
     if (!this.#positions.has(room)) {
-      // Left meanwhile: the hub has taken us in all the same.
+      // Left meanwhile: the hub has joined the client all the same.
       const isIn = code === undefined && this.#left.has(room);
       if (isIn) this.#ask(link, "system:leave", { room }).catch(() => {});
       return;
@@ -1390,7 +1392,7 @@ export class Client {
     const now = { epoch, offset };
     const aside = this.#aside.take(room);
     if (recovered) {
-      // All that was for us came before this answer: what is missing yet, was not for us.
+      // All messages for this client came before this answer.
       if (this.#positions.join(room, now) === "gap") this.#fill(link, room, aside, now);
       return;
     }
@@ -1400,12 +1402,12 @@ export class Client {
     this.#tellLost(room, { ...now, code });
   }
 
-  /** Messages are missing before the newest of a room: have them sent again. */
+  /** Request the messages that are missing in a room. */
   async #catchUp(link, room, attempt = 1) {
     if (link.resuming.has(room) || this.#left.has(room)) return;
     const [replay] = this.#positions.replays(room);
     if (replay !== undefined) {
-      replay.behind = true; // what is missing is being sent, or asked for when that is over
+      replay.behind = true; // the replay brings them, or they are requested after it
       return;
     }
     try {
@@ -1425,7 +1427,7 @@ export class Client {
     }
   }
 
-  /** The room stays marked until then, or each further message of it would ask. */
+  /** Request later. The room stays in `resuming` until then: no further message requests. */
   #catchUpLater(link, room, seconds, attempt) {
     link.later(seconds, () => {
       link.resuming.delete(room);
@@ -1433,8 +1435,8 @@ export class Client {
     });
   }
 
-  /** A request of the client itself: it ends with the link, and waits for nothing else. */
-  #ask(link, topic, data, { answered = () => {}, patience = PATIENCE } = {}) {
+  /** Send a request of the client itself: it ends with the link, and bypasses the outbox. */
+  #ask(link, topic, data, { answered = () => {}, patience = RESUME_TIMEOUT } = {}) {
     const id = this.#nextId();
     return new Promise((resolve, reject) => {
       const late = () => {
@@ -1447,7 +1449,7 @@ export class Client {
     });
   }
 
-  // --- what comes in
+  // --- receiving
 
   #receive(link, text) {
     link.heard = true;
@@ -1455,13 +1457,13 @@ export class Client {
     link.timers.probe = 0;
     const message = parse(text);
     if (message === null) {
-      this.#report(new EyewallError("invalid_envelope", "the hub sent what is no envelope"));
+      this.#report(new EyewallError("invalid_envelope", "the hub sent a malformed envelope"));
       return;
     }
     try {
       this.#take(link, message, text.length);
     } catch (error) {
-      this.#report(error); // of a hub that does not keep to the protocol
+      this.#report(error); // the hub violates the protocol
     }
   }
 
@@ -1475,11 +1477,11 @@ export class Client {
   }
 
   /**
-   * Settle what it answers; false for a message that is the application's own.
+   * Take an answer; false for a message of the application.
    *
-   * By its event alone it is no answer: applications may have an `ack` and an `error` too. It
-   * names a request under way; or, without an id of its own, as only answers are, what nobody
-   * waits for any more. An error of that kind may be to a `send`, or the application's.
+   * The event does not tell: applications may have an `ack` and an `error` too. An answer names a
+   * request in flight; or, having no id, as only answers have none, a request whose caller does
+   * not wait any more. An error of that kind may be about a `send`, or the application's.
    */
   #isAnswer(link, { id, topic, event, ref, data }) {
     const named = event === "ack" ? (data?.message_id ?? ref) : ref;
@@ -1515,7 +1517,7 @@ export class Client {
       ask.reject(error);
     } else if (link.draining === null || error.code !== "overloaded") {
       this.#reject(request, error, { isAsBefore: error.code !== "not_a_member" });
-    } // else it was too late for this hub, and goes to the next under its id
+    } // else the hub drains: the request is retransmitted to the next one
   }
 
   #drains(link, seconds) {
@@ -1534,7 +1536,7 @@ export class Client {
     const { topic, data, stream, ack } = message;
     if (topic === "system:kicked") this.#isOut(data.room);
     const isPlaced = typeof stream?.room === "string" && !this.#left.has(stream.room);
-    // What is kept asks for no ack: one that does is on its way for the first time.
+    // A message that asks for an ack is no replayed one: those ask for none.
     const fate = isPlaced ? this.#positions.take(stream, ack === true) : "next";
     if (fate === "gap") this.#isEarly(link, message, size);
     else if (fate === "repeat") this.#ackAgain(link, message);
@@ -1544,10 +1546,10 @@ export class Client {
     }
   }
 
-  /** Something before it is missing: it is being sent already, or is to be asked for. */
+  /** Buffer a message behind a gap, or request the missing ones. */
   #isEarly(link, message, size) {
     const { id, stream, ack } = message;
-    // What comes again is what the room keeps, and asks for no ack.
+    // The message comes again from the history, and asks for no ack then.
     if (this.#seen.get(id) !== undefined) this.#ackAgain(link, message);
     else if (ack && id !== undefined) this.#owed.add(id, link);
     const isSent = link.resuming.has(stream.room) || this.#positions.replays(stream.room).length;
@@ -1555,7 +1557,7 @@ export class Client {
     else this.#letRun(this.#catchUp(link, stream.room));
   }
 
-  /** Have a message handled, unless its id says that it has been. */
+  /** Handle a message, unless its id was handled before. */
   #pass(link, message, isPlaced = true) {
     const { id, stream } = message;
     const isNew = isPlaced && this.#positions.isWantedAgain(stream);
@@ -1575,11 +1577,11 @@ export class Client {
     if (handling.link !== null) this.#write(handling.link, handling.answer);
   }
 
-  /** Let the handlers run; returns the ack. */
+  /** Run the handlers; returns the ack. */
   async #run(message) {
     const full = { event: "message", data: null, ...message };
     const handlers = this.#handlers.all.filter(({ pattern }) => matches(pattern, message.topic));
-    // The first steps of all run at once, so that messages are begun in their order.
+    // All handlers start in this step, so that messages are started in their order.
     const begin = async (one) => (one.isOver ? undefined : one.callback(full));
     const done = await Promise.allSettled(handlers.map(begin));
     const failed = done.filter(({ status }) => status === "rejected");
@@ -1594,7 +1596,7 @@ export class Client {
     }
   }
 
-  /** It was handled, or is just being handled: its ack goes to who asked last. */
+  /** Ack a duplicate: now, or when the message has been handled. */
   #ackAgain(link, message) {
     if (!message.ack) return;
     const handling = this.#seen.get(message.id) ?? { answer: ackTo(message, { status: "ok" }) };
