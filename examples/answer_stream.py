@@ -1,10 +1,10 @@
-"""An answer that is written while it is read, piece by piece, as a language model writes.
+"""An answer that is streamed piece by piece, as a language model writes it.
 
     python examples/answer_stream.py
 
 Open http://localhost:8080/ in two windows and ask in one: both show the answer as it comes.
-Reload in the middle, or open a third: all that was said so far is there, and it goes on
-without a gap (`since: "start"`). Any of them stops it. The page's files are in `static`.
+Reload in the middle, or open a third window: it gets the answer so far, and the rest without
+a gap (`since: "start"`). Any window can stop it. The page's files are in `static`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ window that opens late begins at the start, and one that was away goes on where 
 The task that writes belongs to the server: it ends when a window stops it, or asks anew."""
 
 server = Server(client_commands={"join"})  # a page may ask, but not publish
-tasks: list[BackgroundTask] = []  # what is being written: one answer at a time
+tasks: list[BackgroundTask] = []  # the answer that is being written: one at a time
 
 
 class Question(Struct):

@@ -1,4 +1,4 @@
-"""Chat rooms: come in, talk, see who is there and what was said before.
+"""Chat rooms: enter, talk, list the members, and read the last messages.
 
     python examples/chat_rooms.py
     python -m websockets "ws://localhost:8080/ws?name=ada"

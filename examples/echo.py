@@ -1,4 +1,4 @@
-"""The smallest server: what comes in goes back.
+"""The smallest server: it sends each message back.
 
     python examples/echo.py
     python -m websockets ws://localhost:8080/ws

@@ -1,10 +1,10 @@
-"""In a Tornado application that is there already: its pages speak to the sockets.
+"""A hub in an existing Tornado application, whose pages send to the clients.
 
     python examples/embedding.py
     python -m websockets ws://localhost:8080/ws
     curl -d text="deployed" localhost:8080/news
 
-What the third line posts is shown by the second, a client in another window.
+The third line posts a text; the second, a client in another window, shows it.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""Health and figures over HTTP, beside the sockets.
+"""Health and counters over HTTP, beside the sockets.
 
     python examples/health_and_stats.py
-    curl localhost:8080/healthz     # the process lives
+    curl localhost:8080/healthz     # the process runs
     curl localhost:8080/readyz      # it takes traffic: 503 while it drains
     curl localhost:8080/stats       # the counters of the hub, as JSON
     curl -X DELETE localhost:8080/stats

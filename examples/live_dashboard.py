@@ -1,4 +1,4 @@
-"""A live dashboard: the last value at once, the minutes before it, and what comes.
+"""A live dashboard: the last value at once, the minutes before it, and new values.
 
     python examples/live_dashboard.py
 
@@ -21,7 +21,7 @@ KEPT = 120  # values: two minutes
 FILES = {"path": Path(__file__).with_name("static"), "default_filename": "live_dashboard.html"}
 EVERY = float(os.environ.get("EVERY", "1"))  # seconds between two
 
-server = Server(client_commands={"join", "history"})  # who looks on may not publish
+server = Server(client_commands={"join", "history"})  # pages may not publish
 
 
 class Gauge:

@@ -1,4 +1,4 @@
-"""Retries with back-off, handlers for what fails, and a store for users who are away.
+"""Retries with back-off, handlers for failures, and a store for users who are offline.
 
     python examples/retries.py
     python -m websockets "ws://localhost:8080/ws?name=ada"

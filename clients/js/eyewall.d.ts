@@ -1,19 +1,19 @@
 /** Any JSON value. */
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
-/** A place in the stream of a room that keeps history. */
+/** A position in the history of a room. */
 export interface Position {
   epoch: string;
   offset: number;
 }
 
 /**
- * From where on `join` wants what a room keeps: all of it, so many of the newest messages, or
- * what came after a place (a message's `stream`, say).
+ * Where `join` starts in the history of a room: at the first message, at a number of newest
+ * messages, or after a position (a message's `stream`, say).
  */
 export type Since = "start" | number | Position;
 
-/** What travels: the fields of the wire protocol. */
+/** A message, with the fields of the wire protocol. */
 export interface Message<T = any> {
   id?: string;
   ref?: string;
@@ -28,43 +28,43 @@ export interface Message<T = any> {
 }
 
 /**
- * - `connecting`: on its way; after a cut also while what was missed comes in
- * - `open`: all is well
- * - `waiting`: the connection was lost, and will be tried again
- * - `closed`: not connected yet, or ended for good; who was not let in comes back with `setToken`
+ * - `connecting`: before the welcome; after a cut also while missed messages come
+ * - `open`: connected, and all rooms are resumed
+ * - `waiting`: the connection was lost, and the client will reconnect
+ * - `closed`: not connected yet, or ended for good; a refused client reconnects with `setToken`
  */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
-/** What there is to know about a state. */
+/** The details of a state. */
 export interface StateInfo {
-  /** `waiting`: seconds until the next try. */
+  /** `waiting`: seconds until the next attempt. */
   delay?: number;
-  /** `waiting`: when that is, in milliseconds as of `Date.now()`. */
+  /** `waiting`: the time of the next attempt, in milliseconds as of `Date.now()`. */
   at?: number;
-  /** `waiting`: whether the hub has named the delay; only `connect()` then shortens it. */
+  /** `waiting`: whether the hub has asked for the delay; only `connect()` shortens it then. */
   asked?: boolean;
-  /** `waiting`, `closed`: the close code; 1006 where there was none. See `lastError`, too. */
+  /** `waiting`, `closed`: the close code; 1006 if there was none. See also `lastError`. */
   code?: number;
-  /** `waiting`, `closed`: what the hub gave as its reason. */
+  /** `waiting`, `closed`: the hub's reason. */
   reason?: string;
-  /** `connecting`, `open`: the hub is about to close, and wants us back after so many seconds. */
+  /** `connecting`, `open`: the hub drains; seconds between its close and the reconnect. */
   draining?: number;
 }
 
-/** Why a room has to be loaded again. */
+/** A room that has to be loaded again. */
 export interface Lost {
-  /** Where its stream stands now; absent if it keeps no history. */
+  /** The position of the room now; absent if it keeps no history. */
   epoch?: string;
   offset?: number;
-  /** Why this client is not in the room any more; absent if it is. */
+  /** Why this client is not in the room any more; absent if it still is. */
   code?: string;
 }
 
 export type Handler<T = any> = (message: Message<T>) => unknown;
 
 /**
- * A token, or one with its end, as token endpoints answer. Seconds; ISO 8601 or milliseconds.
- * Seconds do not depend on this machine's clock.
+ * A token, or one with its end, as token endpoints answer: in seconds from now, or as a time
+ * (ISO 8601, or milliseconds). Seconds do not depend on this machine's clock.
  */
 export type Token =
   | string
@@ -77,18 +77,18 @@ export type Token =
       expires_at?: string | number | Date;
     };
 
-/** A token, or what is called for one. */
+/** A token, or a callback for one. */
 export type TokenSource = string | null | (() => Token | Promise<Token>);
 
 export interface Options {
   /**
-   * Who we are: a token, or what is called for one; it then renews the token before its end.
-   * It ends the client with `throw new EyewallError("unauthorized", "log in again")`.
+   * A token, or a callback for one, which is also called to renew the token before its end.
+   * The callback ends the client with `throw new EyewallError("unauthorized", "log in again")`.
    */
   token?: TokenSource;
   /** How many messages may wait for the connection. Default 256. */
   outbox?: number;
-  /** The WebSocket to use, where there is no global one (Node 20). */
+  /** The WebSocket class, where there is no global one (Node 20). */
   WebSocket?: unknown;
 }
 
@@ -103,7 +103,7 @@ export interface SendOptions {
 export interface CallOptions {
   /** Seconds until `ack_timeout`, cuts included; `Infinity` waits for ever. Default 5. */
   timeout?: number;
-  /** Takes the request back; it then rejects with the signal's reason. */
+  /** Cancels the request; it then rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
@@ -112,14 +112,14 @@ export interface RequestOptions extends SendOptions, CallOptions {
   id?: string;
 }
 
-/** The data of an ack: what the handler returned stands beside these. */
+/** The data of an ack: these fields, and those of the handler's return value. */
 export type Answer<T = {}> = { message_id: string; status: "ok" } & T;
 
 export interface Joined extends Partial<Position> {
   room: string;
   role: string;
   members: number;
-  /** With `since`: whether all that was asked for has come; what is kept comes in any case. */
+  /** With `since`: whether all messages from there came; those that are kept come in any case. */
   recovered?: boolean;
 }
 
@@ -141,64 +141,65 @@ export interface Presence {
 }
 
 /**
- * Start a client. It can be used at once: what is sent before it is connected waits.
+ * Make a client and connect it. It can be used at once: messages wait until it is connected.
  *
- * @param url of the hub's socket; relative to the page where there is one
+ * @param url the hub's address; on a page it may be relative
  */
 export function connect(url: string | URL, options?: Options): Client;
 
 export class Client {
-  /** Throws a TypeError, without what is secret in it, for a wrong address or token. */
+  /** Throws a TypeError for a malformed address or token, without its secrets. */
   constructor(url: string | URL, options?: Options);
 
-  /** Who the hub says that we are; null before it has, or for nobody. */
+  /** The user, by the hub's welcome; null before it, and for an anonymous connection. */
   userId: string | null;
-  /** This connection's id; another one after each cut. */
+  /** The connection's id; a new one after each cut. */
   connId: string | null;
   readonly state: State;
   /**
-   * Why it waits or is closed; null while it is open, and before. By its code: `unauthorized`
-   * and `forbidden` mean not let in, `unavailable` that no hub was reached or had time,
-   * `connection_closed` that the connection has ended.
+   * Why it waits or is closed; null while it is open, and before that. Its code: `unauthorized`
+   * and `forbidden` if the hub refuses the client, `unavailable` if no hub was reached or it is
+   * overloaded, `connection_closed` if the connection has ended.
    */
   readonly lastError: EyewallError | null;
 
-  /** Connect now: the first time, after the end, or instead of waiting any longer. */
+  /** Connect now: for the first time, after the end, or instead of waiting. */
   connect(): void;
-  /** Leave for good. What was not answered rejects with `connection_closed`. */
+  /** Close for good. Unanswered requests reject with `connection_closed`. */
   close(): void;
   /**
-   * Show this token from now on, or what this function gives. A client that was not let in comes
-   * back with it; where the connection is open it is shown there, too.
+   * Use this token from now on, or the tokens of this function. A client that was refused
+   * reconnects with it; an open connection sends a new token to the hub. If the next connection is
+   * another user's, messages from before that still wait are not sent.
    */
   setToken(token: TokenSource): void;
-  /** Resolves when the connection is open; rejects with `lastError` when it stays away. */
+  /** Resolves when the connection is open; rejects with `lastError` when the client is closed. */
   ready(): Promise<Client>;
 
   /**
-   * Listen to a topic, to all that begins with `prefix:` (`prefix:*`), or to all (`*`, without
-   * `system:`). A message that asks for an ack gets it when all its handlers are done: with
-   * what the first of them returned as `result`, or a nack with the error that one threw.
-   * Events may have any name, `ack` and `error` too.
+   * Listen to a topic, to all topics that begin with `prefix:` (`prefix:*`), or to all (`*`,
+   * without `system:`). A message that asks for an ack gets it when all its handlers are done:
+   * the first return value is the `result`, and an exception makes it a nack. Events may have any
+   * name, `ack` and `error` too.
    *
-   * @returns a function that ends this registration, and no other of the same function
+   * @returns a function that ends this registration only
    */
   on<T = any>(topic: string, handler: Handler<T>): () => void;
-  /** Ends the last registration of a function for a topic. */
+  /** End the last registration of a function for a topic. */
   off(topic: string, handler: Handler): void;
-  /** @returns a function that ends it, as of all three */
+  /** @returns a function that ends the registration, as for the next two */
   onState(callback: (state: State, info: StateInfo) => void): () => void;
   /** Messages of a room may be missing: load it again. */
   onLost(callback: (room: string, lost: Lost) => void): () => void;
   /**
-   * What nobody waits for: a handler that threw, a `send` that was refused, a failed token. The
-   * refusal of a `send` goes to the handlers of its topic, too, as an event `error` without id.
+   * Errors without a caller: of a handler, of a refused `send`, of a token. The refusal of a
+   * `send` goes to the handlers of its topic, too, as an event `error` without id.
    */
   onError(callback: (error: unknown) => void): () => void;
 
-  /** Send without an answer. Throws `overloaded` when the outbox is full. */
+  /** Send without an ack. Throws `overloaded` if the outbox is full. */
   send(topic: string, data?: unknown, options?: SendOptions): void;
-  /** Ask; a cut does not end it. Rejects with an `EyewallError`. */
+  /** Send a request; it is retransmitted after a cut. Rejects with an `EyewallError`. */
   request<T = Record<string, any>>(
     topic: string,
     data?: unknown,
@@ -206,12 +207,12 @@ export class Client {
   ): Promise<Answer<T>>;
 
   /**
-   * With `since` the handlers first get what the room keeps from there, in order, each message
-   * once, whether or not it was handled before; then what is live. After a cut the client goes
-   * on from where it is. `timeout` is then for an answer or the next message.
+   * With `since` the handlers first get the kept messages from there, in order, each once, even
+   * if it was handled before; then the live ones. After a cut the client continues from its
+   * position. `timeout` is then for the answer or the next message.
    */
   join(room: string, options?: CallOptions & { since?: Since | null }): Promise<Answer<Joined>>;
-  /** The room is left whether or not an answer comes, unless the hub refuses; no need to wait. */
+  /** The client has left even if no answer comes, unless it is a refusal; need not be awaited. */
   leave(room: string, options?: CallOptions): Promise<Answer<{ room: string }>>;
   publish(
     room: string,
@@ -227,10 +228,10 @@ export class Client {
     options?: CallOptions,
   ): Promise<Answer<{ users: Record<string, Presence> }>>;
   /**
-   * Tell the others that one is typing; the hub takes it back after `ttl` seconds (5).
+   * Tell the other members that the user types; it ends after `ttl` seconds (5).
    *
-   * At every key stroke, if you like: what was said less than half of its `ttl` ago is not sent
-   * again, and resolves. `false` is always sent, and so is what comes after it.
+   * May be called at every key stroke: within half of its `ttl` it is not sent again, and resolves.
+   * `false` is always sent, and so is the first call after it.
    */
   typing(room: string, typing?: boolean, options?: CallOptions & { ttl?: number }): Promise<Answer>;
   history(
@@ -239,12 +240,12 @@ export class Client {
   ): Promise<Answer<Position & { messages: Message[] }>>;
 }
 
-/** A refusal, or what could not be done. */
+/** A refusal of the hub, or a failure of the client. */
 export class EyewallError extends Error {
   constructor(code: string, text?: string, data?: Record<string, any>);
   /**
    * The protocol's code, or one of the client: `ack_timeout` (no answer came),
-   * `connection_closed` (`cause` says why), `overloaded` (too much waits), `message_too_big`.
+   * `connection_closed` (`cause` says why), `overloaded` (too many wait), `message_too_big`.
    */
   code: string;
   /** With `validation`: the messages by field. */
@@ -252,17 +253,17 @@ export class EyewallError extends Error {
   /** With `rate_limited` and `overloaded`: seconds. */
   retryAfter?: number;
   data: Record<string, any>;
-  /** What it comes from, where that is known. */
+  /** The error behind it, where it is known. */
   cause?: unknown;
 }
 
-/** Whether a hub wants a client back after it closed with this code. */
+/** Whether a client reconnects after a close with this code. */
 export function comesBack(code: number): boolean;
 /** Exponential back-off with full jitter, in seconds; attempts count from 0. */
 export function backoff(attempt: number, random?: () => number): number;
 /** Whether a subscription takes a topic. */
 export function matches(pattern: string, topic: string): boolean;
-/** An id that nobody can guess. */
+/** An id that can't be guessed. */
 export function newId(): string;
 
 /** @internal */
