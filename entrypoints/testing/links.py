@@ -23,9 +23,9 @@ class FakeLink:
     """Implements ``Link``.
 
     * ``stalled``: the peer does not read. Messages are queued, with the limits and the policy of
-      the real queue, until ``read``. The link closes when a message has waited ``write_wait``
-      seconds;
-    * ``full``: every message is dropped, whatever the limits.
+      the real queue, until ``read``, also when the link is closing. The link closes when a message
+      has waited ``write_wait`` seconds; so long again, and the queue is dropped;
+    * ``full``: every message is dropped, whatever the limits; ``read`` then reports ``drained``.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FakeLink:
         self._outbox: Outbox[EncodedMessage] = Outbox(self._queue)
         self._write_wait = write_wait
         self._most = max_message_size
-        self._giving_up: Timer | None = None
+        self._deadline: Timer | None = None
         self.codec = codec
         self.owner: Any = None
         self.last_seen = clock.now()
@@ -55,6 +55,9 @@ class FakeLink:
         self.closed: DisconnectReason | None = None
         """The reason for which the server closed it; None while it has not."""
         self.gone = False
+        """Whether the socket is lost."""
+        self._overflowed = False
+        self._was_full = False
         self.on_frame: Callable[[], None] = _nothing
         """Called when the peer has received a message or the link has ended."""
 
@@ -73,44 +76,43 @@ class FakeLink:
         """Do nothing: input is passed on at once, so none is ever unread."""
 
     def send(self, frame: EncodedMessage) -> Offer:
-        if self.closed is not None or self.gone:
+        if self._ended:
             return Offer.CLOSED
-        if self.full:
-            return Offer.DROPPED_NEWEST
-        if not self.stalled:
-            self._take([frame])
-            return Offer.QUEUED
-        offer, dropped = self._outbox.offer(frame)
-        self._tell_dropped([lost for lost in dropped if lost is not frame], offer)
+        offer, lost = self._offer(frame)
+        self._report_dropped([each for each in lost if each is not frame], offer)
         if offer is Offer.OVERFLOWED:
-            self._give_up()
-        elif self._giving_up is None and self._write_wait is not None:
-            self._giving_up = self._clock.call_later(self._write_wait, self._give_up)
+            self._overflow()
         return offer
 
-    def take_later(self, frame: EncodedMessage) -> None:
-        """Take a message of a fan-out; drops are reported later."""
-        if self.closed is not None or self.gone:
+    def take_broadcast(self, frame: EncodedMessage) -> None:
+        """Take a message of a group; its own drop is reported later, too."""
+        if self._ended:
+            if self._overflowed and not self.gone:
+                self._report_dropped([frame], Offer.OVERFLOWED)
             return
-        offer = self.send(frame)
-        if offer in (Offer.DROPPED_NEWEST, Offer.OVERFLOWED):
-            self._tell_dropped([frame], offer)
+        offer, lost = self._offer(frame)
+        self._report_dropped(lost, offer)
+        if offer is Offer.OVERFLOWED:
+            self._overflow()
 
     def close(self, reason: DisconnectReason) -> None:
-        if self.closed is None and not self.gone:
-            self.closed = reason
-            self._end_wait()
-            self._take(self._outbox.clear())
+        if self._ended:
+            return
+        self.closed = reason
+        if self.queued:
+            self._set_deadline(self._cut_off)
+        self.on_frame()
 
     # --- the peer's side
 
     def say(self, payload: bytes, *, binary: bool = False) -> None:
         """Receive one message from the peer."""
         self.last_seen = self._clock.now()
+        if self._ended:
+            return
         if self._most is not None and len(payload) > self._most:
-            self.close(DisconnectReason.MESSAGE_TOO_BIG)
-            self._soon(self._intake.lost, DisconnectReason.MESSAGE_TOO_BIG)
-        elif self.closed is None:
+            self._fail(DisconnectReason.MESSAGE_TOO_BIG)
+        else:
             self._intake.received(self, payload, binary=binary)
 
     def read(self) -> None:
@@ -120,38 +122,72 @@ class FakeLink:
         now = self._clock.now()
         waiting = self._outbox.clear()
         late = [f for f in waiting if f.expires is not None and f.expires <= now]
-        self._tell_dropped(late, Offer.EXPIRED)
-        self._take([frame for frame in waiting if frame not in late])
-        if self.closed is None and not self.gone:
+        self._report_dropped(late, Offer.EXPIRED)
+        self._deliver([frame for frame in waiting if frame not in late])
+        if (waiting or self._was_full) and not self._ended:
+            self._was_full = False
             self._soon(self._intake.drained)
 
     def vanish(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
         """Lose the socket: queued messages are dropped."""
-        if self.gone or self.closed is not None:
+        if self.gone:
             return
-        self.gone = True
-        self._end_wait()
-        self._intake.lost(self, reason, error)
-        self._tell_dropped(self._outbox.clear(), Offer.CLOSED)
-        self.on_frame()
+        if self.closed is None:
+            self._soon(self._intake.lost, reason, error)
+        self._cut_off()
 
     # --- delivery and drops
 
-    def _take(self, frames: Sequence[EncodedMessage]) -> None:
+    @property
+    def _ended(self) -> bool:
+        return self.closed is not None or self.gone
+
+    def _offer(self, frame: EncodedMessage) -> tuple[Offer, Sequence[EncodedMessage]]:
+        """Deliver or queue a message; return the outcome and the dropped messages."""
+        if self.full:
+            self._was_full = True
+            return Offer.DROPPED_NEWEST, [frame]
+        if not self.stalled:
+            self._deliver([frame])
+            return Offer.QUEUED, ()
+        if self._deadline is None:
+            self._set_deadline(self._give_up)
+        return self._outbox.offer(frame)
+
+    def _deliver(self, frames: Sequence[EncodedMessage]) -> None:
         self.frames += frames
         self.on_frame()
 
+    def _overflow(self) -> None:
+        self._overflowed = True
+        self._give_up()
+
     def _give_up(self) -> None:
         """Close as a slow consumer: the peer did not read in time, or its queue is full."""
-        self.close(DisconnectReason.SLOW_CONSUMER)
-        self._soon(self._intake.lost, DisconnectReason.SLOW_CONSUMER)
+        self._fail(DisconnectReason.SLOW_CONSUMER)
+
+    def _fail(self, reason: DisconnectReason) -> None:
+        self.close(reason)
+        self._soon(self._intake.lost, reason)
+
+    def _cut_off(self) -> None:
+        """End without the peer: what is queued is lost."""
+        self.gone = True
+        self._end_wait()
+        self._report_dropped(self._outbox.clear(), Offer.CLOSED)
+        self.on_frame()
+
+    def _set_deadline(self, late: Callable[[], None]) -> None:
+        self._end_wait()
+        if self._write_wait is not None:
+            self._deadline = self._clock.call_later(self._write_wait, late)
 
     def _end_wait(self) -> None:
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
-    def _tell_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
+    def _report_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
         for frame in frames:
             self._soon(self._intake.dropped, frame, why)
 
@@ -184,7 +220,7 @@ class FakeAudience:
     def broadcast(self, frame: EncodedMessage, skip: Collection[Any] = ()) -> int:
         meant = [link for link in self._links if link not in skip]
         for link in meant:
-            link.take_later(frame)
+            link.take_broadcast(frame)
         return len(meant)
 
 

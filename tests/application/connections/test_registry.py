@@ -167,6 +167,7 @@ async def test_what_is_queued_is_written_before_the_close(node):
     await ada.conn.send("last words")
 
     await ada.conn.close(DisconnectReason.DISCONNECTED)
+    ada.link.read()
 
     assert [m["topic"] for m in ada.heard()] == ["last words"]
     assert ada.closed is DisconnectReason.DISCONNECTED
