@@ -26,7 +26,7 @@ from eyewall.application.ports.logging import shown, told
 from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.stores import KnowsOwned, Owned, StateStore, has_methods_of
 from eyewall.application.rooms.divergence import Divergence, Divergences
-from eyewall.application.rooms.seats import Seats, owner_of
+from eyewall.application.rooms.seats import Seats, user_of
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId
 
@@ -223,7 +223,7 @@ class StateReconciler:
         users = set() if conn is None or conn.user_id is None else {conn.user_id}
         doubt.users = users ^ set(owned.users)
         seats = set() if conn is None else self._seats.of(conn)
-        there = {(room_id, owner_of(key)) for room_id, key in owned.seats}
+        there = {(room_id, user_of(key)) for room_id, key in owned.seats}
         doubt.seats = dict.fromkeys(there - seats, False)
         doubt.unsure = not seats <= there
         # Decisions about rooms leave presence as it is: where that is gone, it was lost, and

@@ -417,7 +417,7 @@ class RoomAdmin:
 
         Raises ``Unavailable``, after all have been tried, when the bus is away. A node that
         does not answer is logged. The decision stands either way: a node that has not heard
-        of it finds it when it compares what it has with the state (``repairs``).
+        of it finds it when it compares what it has with the state (``lifecycle/reconciliation``).
         """
         parts = [
             here(request(tuple(conn_ids)), b"")

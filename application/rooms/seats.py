@@ -44,11 +44,6 @@ def _key(conn_id: ConnId, user_id: UserId | None) -> MemberKey:
     return f"c:{conn_id}" if user_id is None else user_key(user_id)
 
 
-def owner_of(key: MemberKey) -> UserId | None:
-    """Whose standing a key names: the way back."""
-    return UserId(key.removeprefix("u:")) if key.startswith("u:") else None
-
-
 @dataclass(frozen=True, slots=True)
 class JoinResult:
     """A seat as the store decided. ``members`` counts the room's connections,
