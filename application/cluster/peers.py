@@ -1,13 +1,14 @@
-"""The other nodes: what is cast to them, what they are asked, who of them is alive.
+"""The other nodes of the cluster: events to them, requests to them, and their leases.
 
 Rules of this file:
 
-1. A node hears its own channel, the one for all, and those of rooms that it has.
-2. What comes from the bus is never published again.
-3. A question has a deadline; a node that does not answer in time is ``NodeTimeout``, which
-   says nothing about what it did.
-4. What is cast to many is sent and forgotten: a bus that is away costs a count, never
-   the local delivery that came before.
+1. A node subscribes to its own channel, the channel for all nodes, and the channels of rooms
+   that have members here.
+2. A packet from the bus is never published again.
+3. A request has a deadline. A node that does not answer in time raises ``NodeTimeout``: it may
+   have executed the request or not.
+4. An event to many nodes is sent without confirmation. If the bus is unavailable, the event is
+   counted as unsent; the local delivery before it stands.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from eyewall.domain.identity import NodeId, RoomId
 from eyewall.domain.report import Incident
 from eyewall.domain.telling import tell
 
-MOST_QUESTIONS = 10_000
-"""Questions of other nodes that may be in work at a time; more are refused."""
+MOST_REQUESTS = 10_000
+"""Requests of other nodes that may be in flight here; more are refused, to bound memory."""
 
 
 CALL_TIMEOUT = 5.0
-"""Seconds for a question that waits for no client."""
+"""Seconds for a request whose answer does not depend on a client."""
 
 
 _CALL, _REPLY = "call", "reply"
@@ -56,7 +57,7 @@ class NodeTimeout(Unavailable):
 
 
 class Cluster:
-    """This node's line to the others."""
+    """Sends events and requests to the other nodes, receives theirs, and renews the lease."""
 
     def __init__(
         self,
@@ -86,14 +87,14 @@ class Cluster:
         self._happened = happened
         self._lease = lease
         self._max_payload = max_payload
-        self._takers: dict[str, Callable[[Mapping[str, Any], bytes], None]] = {}
-        self._answerers: dict[str, Callable[[Mapping[str, Any], bytes], Awaitable[Any]]] = {}
+        self._event_handlers: dict[str, Callable[[Mapping[str, Any], bytes], None]] = {}
+        self._request_handlers: dict[str, Callable[[Mapping[str, Any], bytes], Awaitable[Any]]] = {}
         self._channels = BusSubscriptions(bus, self._heard, logger)
-        self._questions: dict[int, tuple[str, asyncio.Future[Any]]] = {}
-        # Not from 1: an answer to the node that had this name before is not for us.
+        self._requests: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        # A random start: a late answer to a former node of this name must not match a request.
         self._numbers = count(secrets.randbits(48))
         self._deadlines = TimerQueue(clock, stalls)
-        stalls.on_stall(self._stood_still)
+        stalls.on_stall(self._stalled)
         self._tasks = TaskSet(logger)
         self._timer: Timer | None = None
         self._renewing: asyncio.Task[Any] | None = None
@@ -103,25 +104,25 @@ class Cluster:
         """Whether the node has started and not yet stopped."""
         self._away = False
 
-    # --- what is heard
+    # --- handlers
 
     def on_event(self, kind: type[E], take: Callable[[E, bytes], None]) -> None:
-        """Have ``take(event, payload)`` called for each event of a kind; it never waits."""
-        self._takers[kind.kind] = lambda header, payload: take(kind.read(header), payload)
+        """Register ``take(event, payload)``, a plain function, for the events of a kind."""
+        self._event_handlers[kind.kind] = lambda header, payload: take(kind.read(header), payload)
 
     def on_request(self, kind: type[R], answer: Callable[[R, bytes], Awaitable[Any]]) -> None:
-        """Have ``answer(request, payload)`` awaited for each request of a kind; what it returns
-        travels as JSON."""
+        """Register ``answer(request, payload)``, a coroutine function, for the requests of a
+        kind. Its result is sent as JSON."""
 
         async def read(header: Mapping[str, Any], payload: bytes) -> Any:
             return await answer(kind.read(header), payload)
 
-        self._answerers[kind.kind] = read
+        self._request_handlers[kind.kind] = read
 
-    # --- life
+    # --- start, stop and lease
 
     async def start(self) -> None:
-        """Take the lease, and hear the node's channels."""
+        """Take the lease and subscribe to the node's channels. Raises ``Unavailable``."""
         self.running = True
         self._renewed = self._clock.now()
         await self._renew_lease()
@@ -130,7 +131,7 @@ class Cluster:
         self._arm()
 
     async def stop(self) -> None:
-        """Give back what the node owns, and hear nothing more."""
+        """Unsubscribe, fail the requests in flight, and release the node's entries in the state."""
         self.running = False
         if self._timer is not None:
             self._timer.cancel()
@@ -140,10 +141,10 @@ class Cluster:
             await briefly(self._channels.close())
         except Unavailable as error:
             self._logger.warning("bus_not_left", error=told(error))
-        for _, future in self._questions.values():
+        for _, future in self._requests.values():
             if not future.done():
                 future.set_exception(NodeTimeout("the node is shutting down"))
-        self._questions.clear()
+        self._requests.clear()
         self._deadlines.close()
         try:
             await briefly(self._state.release(self.node, self._clock.wall()))
@@ -151,34 +152,34 @@ class Cluster:
             self._logger.warning("release_failed", error=told(error))
 
     def on_lapse(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Have ``step`` awaited when the lease was renewed after it may have lapsed:
-        what the node owned may be gone from the state."""
+        """Register ``step``, awaited when the lease is renewed after it may have lapsed: the
+        state may have dropped the node's entries."""
         self._on_lapse = step
 
     def _arm(self) -> None:
-        """Renew the lease three times in its life: two renewals may fail."""
+        """Renew the lease every third of its length: two renewals in a row may fail."""
         self._timer = self._clock.call_later(self._lease / 3, self._renew_soon)
 
     def _renew_soon(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        # A state that does not answer must not collect a task for each tick.
+        # One renewal at a time: tasks must not pile up while the state does not answer.
         if self._renewing is None or self._renewing.done():
             self._renewing = self._spawn(self._renew_lease())
         self._arm()
 
-    def _stood_still(self, _: float) -> None:
-        """The others may think that the node is dead: renew before anything is decided."""
+    def _stalled(self, _: float) -> None:
+        """Renew the lease after a stall: other nodes may take this node for dead."""
         if self.running:
             self._renew_soon()
 
     async def _renew_lease(self) -> list[NodeId]:
-        """Renew; returns the nodes that are alive, none for a node that has stopped."""
+        """Renew the lease; return the nodes that are alive, none if this node has stopped."""
         if not self.running:
             return []
         asked = self._clock.now()
         alive = await self._state.renew(self.node, self._lease)
-        # By when the answer came: the question may have been on its way for long.
+        # The time of the answer counts: the call may have been in flight for long.
         lapsed = self._clock.now() - self._renewed >= self._lease
         self._renewed = asked
         if lapsed and self._on_lapse is not None:
@@ -199,25 +200,29 @@ class Cluster:
         return f"{self._prefix}:room:{room_id}"
 
     async def hear_room(self, room_id: RoomId) -> None:
-        """Subscribe to the room; returns when what is published now arrives here."""
+        """Subscribe to the room's channel; returns when messages published from now on arrive here.
+
+        Raises ``Unavailable``.
+        """
         await self._channels.acquire(self._of_room(room_id))
 
     def leave_room(self, room_id: RoomId) -> None:
-        """Give one ``hear_room`` back; the last one ends the subscription."""
+        """Release one ``hear_room``; the last release ends the subscription."""
         self._channels.release(self._of_room(room_id))
 
-    # --- telling
+    # --- events
 
     async def notify_all(self, event: Event, payload: bytes = b"") -> None:
-        """Tell all nodes. A bus that is away is counted, not raised."""
+        """Send an event to all nodes. An unavailable bus is counted, not raised."""
         await self._spread(self._all, event, payload)
 
     async def notify_room(self, room_id: str, event: Event, payload: bytes = b"") -> None:
-        """Tell the nodes that hear the room. A bus that is away is counted, not raised."""
+        """Send an event to the nodes with members in the room. An unavailable bus is counted, not
+        raised."""
         await self._spread(self._of_room(room_id), event, payload)
 
     async def notify_node(self, node: str, event: Event, payload: bytes = b"") -> None:
-        """Tell one node; raises ``Unavailable`` when the bus is away."""
+        """Send an event to one node; raises ``Unavailable`` if the bus is unavailable."""
         await self._publish(self._of_node(node), event.kind, event.header, payload)
 
     async def _spread(self, channel: str, event: Event, payload: bytes) -> None:
@@ -225,7 +230,7 @@ class Cluster:
             await self._publish(channel, event.kind, event.header, payload)
         except Unavailable as error:
             self._happened(Incident.UNSENT)
-            if not self._away:  # once per absence, not once per message
+            if not self._away:  # once per outage, not once per message
                 self._away = True
                 self._logger.warning("bus_away", error=told(error))
         else:
@@ -235,7 +240,7 @@ class Cluster:
         self, channel: str, kind: str, header: Callable[[], dict[str, Any]], payload: bytes = b""
     ) -> None:
         if self._counts is not None:
-            # A bus in memory knows that no other node listens: nothing has to be packed then.
+            # A bus in memory knows its subscribers: without other ones nothing is encoded.
             own = 1 if self._channels.hears(channel) else 0
             if self._counts.listeners(channel) <= own:
                 return
@@ -245,7 +250,7 @@ class Cluster:
             await published
         self._metrics.published(1)
 
-    # --- asking
+    # --- requests
 
     async def request(
         self,
@@ -255,51 +260,52 @@ class Cluster:
         *,
         timeout: float = CALL_TIMEOUT,
     ) -> Any:
-        """Ask another node; returns its answer, raises what it refused with.
+        """Send a request to another node; return its result, or raise the error it answers with.
 
-        Raises ``NodeTimeout`` when it does not answer within ``timeout`` seconds.
+        Raises ``NodeTimeout`` if the node does not answer within ``timeout`` seconds, and
+        ``Unavailable`` if the bus is unavailable.
         """
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._questions[number] = (node, future)
+        self._requests[number] = (node, future)
         until = self._clock.now() + timeout
-        deadline = self._deadlines.at(until, lambda: _silence(future, node))
+        deadline = self._deadlines.at(until, lambda: _time_out(future, node))
         try:
             asked = {"id": number, "op": request.kind, "args": request.header()}
             await self._publish(self._of_node(node), _CALL, lambda: asked, payload)
             return await future
         finally:
             deadline.cancel()
-            self._questions.pop(number, None)
+            self._requests.pop(number, None)
 
     async def is_alive(self, node: str) -> bool:
-        """Whether the node holds its lease."""
+        """Whether the node holds its lease. Raises ``Unavailable``."""
         return node in await self._renew_lease()
 
     async def others(self) -> list[NodeId]:
-        """The nodes that hold their lease, without this one."""
+        """Return the nodes that hold their lease, without this one. Raises ``Unavailable``."""
         return [node for node in await self._renew_lease() if node != self.node]
 
-    # --- hearing
+    # --- packets from the bus
 
     def _heard(self, data: bytes) -> None:
-        """Take in a packet. Never raises: the bus is a trust boundary."""
+        """Handle a packet. Never raises: the bus is a trust boundary."""
         try:
             packet = unpack(data, max_payload=self._max_payload)
             if packet.node == self.node or not self.running:
                 return
             self._metrics.consumed(1)
             if packet.kind == _CALL:
-                self._questioned(packet)
+                self._requested(packet)
             elif packet.kind == _REPLY:
                 self._replied(packet)
-            elif (take := self._takers.get(packet.kind)) is not None:
+            elif (take := self._event_handlers.get(packet.kind)) is not None:
                 take(packet.header, packet.payload)
             else:
                 raise BadPacket(f"unknown kind {packet.kind!r:.40}")
         except MalformedMessage as error:
             self._bad(error)
-        except BaseException as error:  # (of a bus, which must go on)
+        except BaseException as error:  # (the bus must go on)
             self._happened(Incident.BAD_PACKETS)
             self._logger.error("packet_failed", error=shown(error), exc_info=error)
 
@@ -307,11 +313,11 @@ class Cluster:
         self._happened(Incident.BAD_PACKETS)
         self._logger.warning("bad_packet", error=told(error))
 
-    def _questioned(self, packet: Packet) -> None:
+    def _requested(self, packet: Packet) -> None:
         header = packet.header
         number, op, args = header["id"], header["op"], header["args"]
-        answer = self._answerers.get(op)
-        if answer is None or not isinstance(args, dict) or len(self._tasks) >= MOST_QUESTIONS:
+        answer = self._request_handlers.get(op)
+        if answer is None or not isinstance(args, dict) or len(self._tasks) >= MOST_REQUESTS:
             raise BadPacket(f"can't answer {op!r:.40}")
         self._spawn(self._answer(packet.node, number, answer(args, packet.payload)))
 
@@ -332,7 +338,7 @@ class Cluster:
         try:
             await self._publish(self._of_node(node), _REPLY, lambda: reply)
         except (TypeError, ValueError, RecursionError) as error:
-            # What can't be encoded must not leave the other node waiting.
+            # The reply can't be encoded; the other node gets a short error, and no time-out.
             brief = {name: reply.get("error", {}).get(name) for name in ("code", "text")}
             refused = brief["code"] is not None
             reply = {"id": number, "error": brief if refused else self._failed(error)}
@@ -343,9 +349,9 @@ class Cluster:
         return {"code": "unavailable", "text": "the other node failed"}
 
     def _replied(self, packet: Packet) -> None:
-        asked, future = self._questions.get(packet.header["id"], ("", None))
+        asked, future = self._requests.get(packet.header["id"], ("", None))
         if future is None or future.done() or asked != packet.node:
-            return  # too late: nobody waits any more
+            return  # late, or not from the node that was asked
         error = packet.header.get("error")
         if error is None:
             future.set_result(packet.header.get("result"))
@@ -362,6 +368,6 @@ class Cluster:
             self._logger.warning("cluster_task_failed", error=told(error))
 
 
-def _silence(future: asyncio.Future[Any], node: str) -> None:
+def _time_out(future: asyncio.Future[Any], node: str) -> None:
     if not future.done():
         future.set_exception(NodeTimeout(f"node {node} did not answer in time"))

@@ -127,7 +127,7 @@ class AckedDelivery:
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
         arrival = BufferedMessage(encoded, list(skip), turn)
         try:
-            at = await self._publisher.place(room_id, retention, arrival, kept, list(others))
+            at = await self._publisher.append(room_id, retention, arrival, kept, list(others))
         except BaseException:
             turn.cancel()
             raise

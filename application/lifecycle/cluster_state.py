@@ -1,9 +1,9 @@
-"""Keeps a connection's presence and seats in the cluster's state in step with the connection.
+"""Keeps the cluster's state (presence and seats) in step with each connection.
 
 Rules of this file:
 
 1. The end of a connection, its change of user and the mending of a divergence hold the
-   connection's lock: each of them has several steps that wait.
+   connection's lock: each of them awaits several calls of the state.
 2. An entry that was made under a user is taken back under that user.
 """
 
@@ -56,24 +56,25 @@ class ClusterStateSync:
         self._locks = KeyedLock()
         self._tasks = TaskSet(logger)
         self._telling = TaskSet(logger)
-        """Hooks of changes. They may wait for ``settled``, so ``settled`` does not wait for
-        them: that would be a deadlock."""
+        """Hooks of changes. A hook may wait for ``settled``, so ``settled`` does not wait for
+        hooks: that would be a deadlock."""
 
     async def leave(self, conn: Connection) -> None:
-        """Take back the entries of a connection that has ended, before its hooks run."""
+        """Remove the entries of a connection that has ended, before its hooks run."""
         async with self._locks.acquire(conn.id):
             await self._rooms.after_end(conn)
             try:
                 if conn.user_id is not None:
                     await self._presences.vanish(conn.id, conn.user_id)
             except Unavailable as error:
-                # Noted as a divergence: taken back when the state is there.
+                # Noted as a divergence: removed when the state is available again.
                 self._logger.warning("presence_not_released", conn_id=conn.id, error=told(error))
 
     def change_meta(self, conn_id: str, changes: dict[str, Any]) -> ConnMeta:
-        """Change a connection's ``ConnMeta``, on this node and in the cluster.
+        """Change fields of a connection's ``ConnMeta`` and return the new one.
 
-        Raises ``ConnectionClosed`` if it is not here.
+        The cluster's state follows later (see ``settled``). Raises ``ConnectionClosed`` if the
+        connection is not on this node.
         """
         conn = self._connections.get(conn_id)
         if conn is None:
@@ -101,14 +102,14 @@ class ClusterStateSync:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
         self._telling.spawn(self._rooms.tell(conn))
         if conn.user_id is None or not conn.is_open or not conn.is_admitted:
-            return  # a connection that is not let in yet does the rest when it is
+            return  # the opening does the rest when it admits the connection
         if self._replays is not None:
-            self._replays.begin(conn.user_id)  # a user that logs in by a message has come, too
+            self._replays.begin(conn.user_id)  # a login by a message, too
         await self._operations.keep_newest(conn.user_id)
 
     async def mend(self, conn_id: ConnId, doubt: Divergence) -> None:
-        """Compare a connection's divergence with the state, and mend what differs; the
-        connection may have ended. Raises ``Unavailable``, and changes nothing more then."""
+        """Compare a connection's divergence with the state and mend it. The connection may have
+        ended. Raises ``Unavailable``; the rest is not mended then."""
         async with self._locks.acquire(conn_id):
             conn = self._connections.get(conn_id)
             if conn is not None and doubt.unsure and not await self._presences.is_known(conn):
@@ -121,11 +122,13 @@ class ClusterStateSync:
             await self._rooms.mend(conn_id, conn, doubt)
 
     async def settled(self) -> None:
-        """Return when the changes of user are in the state: ``set_meta`` does not wait for
-        them, and a caller that reads the state next must not find what was before."""
+        """Wait until all changes of user are in the state.
+
+        ``set_meta`` does not wait for them; a caller that reads the state next does.
+        """
         await self._tasks.settled()
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the changes and hooks that are in flight."""
         await self._tasks.close()
         await self._telling.close()

@@ -1,9 +1,13 @@
-"""What the web adapter tells the application: how a connection begins, what it says.
+"""The life of a connection, as the web adapter reports it: handshake, opening, drain, end.
 
-The order of a beginning is fixed (api.md, "Semantics that are easy to get wrong"): registered,
-welcomed, the ``on_connect`` hooks, let in, stored messages, then reading. A hook that raises
-refuses the connection. What is addressed to many, to a room or to a user reaches it only when it is
-let in; only then does it count against its user's limit.
+Rules of this file:
+
+1. A connection opens in a fixed order: it is registered, the client is welcomed, the
+   ``on_connect`` hooks run, the connection is admitted, stored messages are sent, reading
+   begins.
+2. A hook that raises refuses the connection.
+3. A connection gets messages to rooms, to users and to all only when it is admitted. Only then
+   does it count against its user's limit.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from eyewall.domain.report import FailureReason
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What ``system:welcome`` says of the server. Seconds and bytes."""
+    """The server's part of ``system:welcome``: heartbeat in seconds, message size in bytes."""
 
     heartbeat: float
     max_message_size: int
@@ -49,13 +53,13 @@ class Welcome:
 
 
 class Received(Protocol):
-    """Takes one whole message in; never waits and never raises."""
+    """Takes in one whole message; never waits and never raises."""
 
     def __call__(self, link: Link, payload: bytes, *, binary: bool) -> None: ...
 
 
 class ConnectionLifecycle:
-    """Implements ``Intake``."""
+    """Opens and ends connections; implements ``TransportEvents``."""
 
     def __init__(
         self,
@@ -99,7 +103,10 @@ class ConnectionLifecycle:
         return self._connections.reserve(ip)
 
     def authenticate(self, handshake: Handshake) -> MaybeAwaitable[ConnMeta]:
-        """Say who knocks; raises ``Unauthorized``. Without an authenticator: nobody."""
+        """Return the identity of a handshake; raises ``Unauthorized``, ``ShuttingDown``.
+
+        Without an authenticator the identity is anonymous.
+        """
         meta = ConnMeta() if self._authenticate is None else self._authenticate(handshake)
         if inspect.isawaitable(meta):
             return self._await_owner(meta, handshake)
@@ -114,7 +121,7 @@ class ConnectionLifecycle:
         if meta is None:
             raise Unauthorized("the authenticator returned None")
         if self._connections.draining:
-            raise ShuttingDown("the node is draining")  # since the handshake began
+            raise ShuttingDown("the node is draining")  # the drain began during the handshake
         agent = handshake.headers.get("User-Agent")
         return replace(
             meta,
@@ -122,14 +129,14 @@ class ConnectionLifecycle:
             user_agent=meta.user_agent or (agent[:256] if agent else None),
         )
 
-    # --- the beginning
+    # --- opening
 
     async def open(
         self, link: Link, meta: ConnMeta, reservation: ConnectionSlot, *, session: bool
     ) -> bool:
         """Register the link, welcome the client and run the hooks; see ``TransportEvents.open``."""
         if self._connections.draining:
-            # The handshake had begun before, and nobody would close it any more.
+            # The handshake began before the drain, which has closed its connections already.
             reservation.release()
             link.close(DisconnectReason.SERVER_SHUTDOWN)
             return False
@@ -163,12 +170,12 @@ class ConnectionLifecycle:
             await self._let_in(conn)
 
     async def _let_in(self, conn: Connection) -> None:
-        """It is one of all the others from now on; returns when it has been sent what it
-        gets before it is read."""
+        """Admit the connection; returns when the messages that precede its first read are
+        sent."""
         if not conn.is_admitted:
             self._connections.admit(conn)
         places = self._rooms.admit(conn)
-        # Nothing waits before this: what is sent to the user now comes after what is stored.
+        # No await before this: a message sent to the user now must follow the stored ones.
         stored = None
         if self._replays is not None and conn.user_id is not None:
             stored = self._replays.begin(conn.user_id).written
@@ -195,7 +202,7 @@ class ConnectionLifecycle:
         try:
             await self._presences.appear(conn)
         except AdapterFailed:
-            raise  # a bug, not an absence: the connection ends with 1011
+            raise  # a bug, not an outage: the connection ends with 1011
         except Unavailable as error:
             self._logger.warning("presence_not_set", conn_id=conn.id, error=told(error))
 
@@ -213,10 +220,10 @@ class ConnectionLifecycle:
             CONNECTING.reset(asked)
 
     def _not_let_in(self, conn: Connection, error: BaseException) -> None:
-        """End a connection that a hook has refused, or that it could not decide on.
+        """End a connection whose ``on_connect`` hook raised ``error``.
 
-        The close code tells the client whether to come back (protocol.md, "Close codes"): after
-        a moment's failure it should.
+        The close code tells the client whether to reconnect: it should after a transient
+        failure.
         """
         passes = isinstance(error, Refused | Unavailable) and error.retryable
         passes = passes and not isinstance(error, AdapterFailed)
@@ -236,10 +243,10 @@ class ConnectionLifecycle:
         else:
             self._logger.info("on_connect_refused", **about)
 
-    # --- what happens to it
+    # --- events of an open link
 
     def dropped(self, link: Link, encoded: EncodedMessage, offer: Offer) -> None:
-        """Count and report a message that the link had taken and will not write."""
+        """Count and report a message that the link had accepted and will not write."""
         conn: Connection | None = link.owner
         if conn is None:
             return
@@ -252,7 +259,7 @@ class ConnectionLifecycle:
                 self._sender.dropped(conn, encoded)
 
     def drained(self, link: Link) -> None:
-        """Send the gaps and the rest of a resume to a client that reads again."""
+        """Send the pending gaps, and go on with a resume, when the client has read its queue."""
         conn: Connection | None = link.owner
         if conn is not None and conn.is_open:
             self._sender.send_gaps(conn)

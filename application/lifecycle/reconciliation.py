@@ -1,16 +1,16 @@
-"""What this node believes and what the state says, compared again.
+"""Reconciliation: compares this node's connections with the state, and mends what differs.
 
 Rules of this file:
 
-1. After a failure what it was about is compared until that has succeeded: with a back-off
-   and jitter, a few connections at a time. Nobody has to remember to try again.
-2. Now and then everything is compared without a failure, page by page. What differs may
-   be on its way: it is looked at again later, and only then put right.
-3. The state is the truth about what others decided, the node about which connections it
-   has. A seat that somebody else has taken meanwhile stays theirs.
-4. A seat that the state no longer has was taken away, by a decision of which this node has
-   not heard, where the state still knows the connection and no call has failed since all
-   was last compared. Else the state has lost it, and it is put back.
+1. After a failed call its entries are compared until the comparison succeeds: with
+   exponential back-off and jitter, in batches. The caller does not try again.
+2. A periodic sweep compares everything, page by page. A difference may be in flight: it is
+   compared again later and mended only then.
+3. The state is the authority on the decisions of other nodes, the node on its own connections.
+   A seat that another connection has taken meanwhile stays with that connection.
+4. If the state lacks a seat, either a decision removed it or the state lost it. It was
+   removed if the state still has the connection, and no call has failed since the previous
+   sweep began; the node then removes it, too. Otherwise it was lost, and the node restores it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId
 
 FIRST = 0.25
-"""Seconds before the first try: a moment's failure is over by then."""
+"""Seconds before the first try: a transient failure is over by then."""
 
 
 MOST = 5.0
-"""Seconds between tries, at most: one call to a state that is away costs nobody anything."""
+"""Seconds between tries, at most: one call to an unavailable state costs next to nothing."""
 
 
 STEP = 100
-"""Connections that are compared before others have their turn."""
+"""Connections that are compared before the event loop runs other tasks."""
 
 
 SWEEP = 60.0
@@ -47,7 +47,7 @@ SWEEP = 60.0
 
 
 PAGE = 200
-"""Connections in a page of a sweep."""
+"""Connections in a page of a sweep: one call of the store, of some milliseconds."""
 
 
 PACE = 0.1
@@ -55,15 +55,15 @@ PACE = 0.1
 
 
 SECOND_LOOK = 10.0
-"""Seconds after which what differs is looked at again: twice the time that another node's
-decision takes to have its effect here, or is given up."""
+"""Seconds before a difference is compared again: twice the time-out of a call between nodes,
+within which another node's decision takes effect here."""
 
 
 Mend = Callable[[ConnId, Divergence], Awaitable[None]]
 
 
 class StateReconciler:
-    """Puts right what differs."""
+    """Mends divergences, and sweeps for those that were not noted."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class StateReconciler:
         self._sweeping: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._at = ""
-        """Where the sweep of a state stands that can't say what it has."""
+        """Last connection of the sweep so far, for a store that can't list its entries."""
         self._trusting = True
-        """Whether no call of the state had failed when the comparison of all began."""
+        """Whether no call of the state had failed between the last two sweeps' beginnings."""
         self._running = False
 
-    # --- life
+    # --- start and end
 
     def start(self) -> None:
-        """Compare from now on."""
+        """Begin to compare: the noted divergences now, everything every ``SWEEP`` seconds."""
         self._running = True
         self._divergences.on_note = self._begin
         self._arm()
@@ -108,7 +108,7 @@ class StateReconciler:
             self._begin()
 
     async def close(self) -> None:
-        """End what is under way: what the node leaves behind goes with its lease."""
+        """Cancel all comparisons: entries that are left expire with the node's lease."""
         self._running = False
         self._divergences.on_note = None
         if self._timer is not None:
@@ -117,7 +117,7 @@ class StateReconciler:
         await self._tasks.close()
 
     async def restore(self) -> None:
-        """Put back what the state may have lost with this node's lease."""
+        """Restore the entries that the state may have lost with this node's lease."""
         for conn in self._connections:
             self._divergences.everything(conn.id)
         await self._pass()
@@ -129,14 +129,14 @@ class StateReconciler:
             self._mending = self._tasks.spawn(self._until_certain())
 
     async def _until_certain(self) -> None:
-        """Try until nothing is in doubt."""
+        """Compare, with back-off, until there is no divergence."""
         wait = FIRST
         while len(self._divergences):
             await self._pause(wait * (0.5 + self._luck()))
             wait = FIRST if await self._pass() else min(2 * wait, MOST)
 
     async def _pass(self) -> bool:
-        """Compare what is in doubt now; False if the state is away."""
+        """Compare the divergences noted so far; False if a comparison failed."""
         went_well = True
         for number in range(len(self._divergences)):
             found = self._divergences.take()
@@ -149,7 +149,7 @@ class StateReconciler:
             except Unavailable as error:
                 self._divergences.note(*found)
                 self._logger.debug("state_not_compared", error=told(error))
-                return False  # away: each of the others would have to wait as long
+                return False  # each other call would wait for its deadline, too
             except Exception as error:
                 self._divergences.note(*found)
                 self._logger.error(
@@ -166,19 +166,19 @@ class StateReconciler:
         finally:
             timer.cancel()
 
-    # --- now and then
+    # --- the periodic sweep
 
     def _arm(self) -> None:
         self._timer = self._clock.call_later(SWEEP, self._sweep_soon)
 
     def _sweep_soon(self) -> None:
-        # A state that does not answer must not collect a task for each tick.
+        # One sweep at a time: tasks must not pile up while the state does not answer.
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = self._tasks.spawn(self._sweep())
         self._arm()
 
     async def _sweep(self) -> None:
-        """Compare everything; what differs is in doubt after a second look's time."""
+        """Compare everything; note the differences after ``SECOND_LOOK`` seconds."""
         try:
             found = await self._compare_all() if self._owned is not None else self._next_ones()
         except Unavailable as error:
@@ -196,7 +196,7 @@ class StateReconciler:
         return self._trusting and not self._divergences.shaken
 
     def _begin_all(self) -> None:
-        """From here on all is compared: what has failed before is made good by that."""
+        """Note that a sweep begins: it covers the calls that have failed before."""
         self._trusting, self._divergences.shaken = not self._divergences.shaken, False
 
     async def _compare_all(self) -> dict[ConnId, Divergence]:
@@ -217,7 +217,7 @@ class StateReconciler:
         return found | {conn_id: Divergence(whole=True) for conn_id in left}
 
     def _compare(self, owned: Owned, found: dict[ConnId, Divergence]) -> None:
-        """Note what the state has of a connection and this node has not, or the reverse."""
+        """Add to ``found`` what differs between the state and this node for a connection."""
         conn = self._connections.get(owned.conn_id)
         doubt = Divergence()
         users = set() if conn is None or conn.user_id is None else {conn.user_id}
@@ -226,14 +226,14 @@ class StateReconciler:
         there = {(room_id, user_of(key)) for room_id, key in owned.seats}
         doubt.seats = dict.fromkeys(there - seats, False)
         doubt.unsure = not seats <= there
-        # Decisions about rooms leave presence as it is: where that is gone, it was lost, and
-        # seats with it. An anonymous connection has none, and can't be kicked either.
+        # A decision about a room leaves presence alone: missing presence was lost, and the
+        # seats with it. An anonymous connection has no presence, and can't be kicked either.
         doubt.whole = doubt.unsure and not users & set(owned.users)
         if doubt.users or doubt.seats or doubt.unsure:
             found[owned.conn_id] = doubt
 
     def _next_ones(self) -> dict[ConnId, Divergence]:
-        """The next connections of this node, for a state that can't say what it has."""
+        """Return this node's next page of connections, for a store that can't list its entries."""
         ids = sorted(self._connections.ids())
         if not self._at:
             self._begin_all()

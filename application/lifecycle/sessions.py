@@ -1,18 +1,19 @@
-"""Sessions: a client that lost its connection resumes its rooms and its answers.
+"""Sessions: a client that lost its connection resumes its rooms and the answers to its requests.
 
 Rules of this file:
 
 1. The node that had the connection keeps its session; the session's name contains the node.
    A node that shuts down in order stores its sessions in the state.
 2. A session has one connection. A connection that resumes it ends the one that had it.
-3. Requests in flight go along. On the same node their answers reach the new connection;
-   another node gets the session when they have been answered.
-4. A connection waits for a session that is being handed to it. The session reaches it even if
-   the connection has ended meanwhile: a client that is cut off again loses nothing.
+3. Requests in flight move with the session. On the same node their answers reach the new
+   connection; another node gets the session when they have been answered.
+4. A connection waits for a session that is being handed to it. If the connection has ended
+   meanwhile, its own session gets what is handed over: a client that loses its connection
+   twice loses no request.
 5. A session remembers rooms and grants no right to them: they are joined under their rules.
-6. A session belongs to a user. If the user logged in by a message, the session also belongs to
-   a client that comes by the same handshake with the session's name, and that client gets the
-   user back: its requests and rooms were that user's.
+6. A session belongs to a user. If the user logged in by a message, a client with the same
+   handshake identity and the session's name may resume it too. That client gets the user
+   back, because the session's requests and rooms are that user's.
 """
 
 from __future__ import annotations
@@ -52,23 +53,23 @@ from eyewall.domain.session import (
 )
 
 MOVES = 8
-"""Successors of a session that are followed: a client may have missed some of them."""
+"""Successors of a session that are followed at most: a client may have missed some of them."""
 
 
 PATIENCE = 3.0
-"""Seconds that another node waits for requests in flight, less than the time-out of a request."""
+"""Seconds to wait for requests in flight: less than the time-out of a request between nodes."""
 
 
 LEAVING = 2.0
-"""Seconds in which a node that shuts down stores its sessions: 100,000 of them are some 50 MiB."""
+"""Seconds that a node has to store its sessions at shutdown: 100,000 of them are some 50 MiB."""
 
 
 SKEW = 0.05
-"""Seconds by which the clocks of two nodes may differ: less than a client takes to come back."""
+"""Seconds by which the clocks of two nodes may differ: less than a client takes to reconnect."""
 
 
 _MARK = "sent away: "
-"""Prefix of the keys of marks in the state, beside the sessions; no session has such a name."""
+"""Prefix of the keys of marks (see ``Sessions.forget``) in the state; no session's name has it."""
 
 
 def new_name(conn_id: ConnId) -> SessionName:
@@ -100,14 +101,14 @@ class Sessions:
         self._ttl = ttl
         self._kept = KeptSessions()
         self._deadlines = TimerQueue(clock, stalls)
-        stalls.on_stall(self._kept.postpone)  # no client could come back meanwhile
+        stalls.on_stall(self._kept.postpone)  # no client could reconnect during the stall
         self._next: Deadline | None = None
         self._arriving: dict[SessionName, set[asyncio.Event]] = {}
-        """Sessions that an earlier one is being handed to, and the events of those that wait."""
+        """Sessions that an earlier one is being handed to, each with the events of its waiters."""
         self._under_way: dict[SessionName, set[object]] = {}
-        """Sessions that take over an earlier one, and the users forgotten meanwhile."""
+        """Sessions that take over an earlier one, each with the users forgotten meanwhile."""
         self._returning: dict[ConnId, frozenset[RoomId]] = {}
-        """Connections that are joining the rooms of their session again."""
+        """Connections that rejoin the rooms of their session, each with those rooms."""
         self.change_identity: Callable[[str, dict[str, Any]], object]
         """Changes a connection's ``ConnMeta``; set when the node is built."""
         cluster.on_request(TakeSession, self._handle_take)
@@ -119,8 +120,10 @@ class Sessions:
     # --- a connection ends
 
     def ended(self, conn: Connection, reason: DisconnectReason) -> None:
-        """Keep the session of a lost connection, if its client may come back. A connection that
-        was never let in has none."""
+        """Keep the session of a connection that has ended, if its client may come back.
+
+        The session of a connection that was never admitted is not kept.
+        """
         if conn.session is None or reason not in COMES_BACK or not conn.is_admitted:
             self._returning.pop(conn.id, None)
             return
@@ -138,11 +141,11 @@ class Sessions:
         )
 
     async def forget(self, user_id: UserId) -> None:
-        """Drop the user's sessions on all nodes: the user was sent away for good.
+        """Drop the user's sessions on all nodes, stored ones included. Raises ``Unavailable``.
 
-        Sessions that former nodes have stored in the state can't be found by user. So the state
-        gets a mark that outlives them; a node that takes such a session looks at the mark.
-        Raises ``Unavailable``.
+        The user was disconnected for good. Sessions that former nodes have stored in the state
+        can't be found by user. So the state gets a mark that outlives them; a node that takes
+        such a session checks the mark.
         """
         await self.drop(user_id)
         if self._ttl:
@@ -151,7 +154,7 @@ class Sessions:
             await self._state.keep_sessions({_MARK + user_id: (mark, self._ttl)})
 
     async def drop(self, user_id: UserId) -> None:
-        """Drop the sessions that running nodes keep for a user now."""
+        """Drop the sessions that running nodes keep for a user now; stored ones stay."""
         self._forget(user_id)
         await self._cluster.notify_all(ForgetSessions(user_id))
 
@@ -180,10 +183,11 @@ class Sessions:
         self._kept.expire(self._clock.now())
         self._arm()
 
-    # --- it comes back
+    # --- a client comes back
 
     async def resume(self, name: str, conn: Connection) -> Session | None:
-        """Hand a session to ``conn``; None if it is unknown or another user's.
+        """Hand the session ``name`` to ``conn`` and return it; None if it is unknown or another
+        user's.
 
         The session's rooms are remembered until ``returned``. Raises ``Unavailable`` if the
         node that has the session does not answer.
@@ -204,11 +208,11 @@ class Sessions:
                 over.set()
 
     def returned(self, conn: Connection) -> None:
-        """The connection has joined its rooms again: those that it is in count from now on."""
+        """Note that the connection has rejoined its rooms: its session has these from now on."""
         self._returning.pop(conn.id, None)
 
     async def _follow(self, name: str, conn: Connection, own: SessionName) -> Session | None:
-        """Find the session by way of its successors, ``MOVES`` at most."""
+        """Return the session, following ``MOVES`` successors at most; None if there is none."""
         for _ in range(MOVES):
             found = await self._find(name, conn, own)
             if found is None or found.superseded_by is None:
@@ -219,7 +223,7 @@ class Sessions:
         return None
 
     async def _find(self, name: str, conn: Connection, own: SessionName) -> Session | None:
-        """Take the session from this node, another node, or the state."""
+        """Take the session from this node, another node, or the state; None if it is not found."""
         node = node_of(name)
         found: Session | None = None
         if node == self._node:
@@ -236,13 +240,14 @@ class Sessions:
         if found is None or not self._is_for(found, conn.user_id, conn.initial_meta.user_id):
             return None
         if found.user_id in self._under_way.get(own, ()):
-            return None  # sent away since
+            return None  # its user was forgotten meanwhile
         if found.superseded_by is None:
             self._go_on(conn, own, found)
         return found
 
     async def _take_left(self, name: str) -> Session | None:
-        """Take a session out of the state; None if its user was sent away after it was stored."""
+        """Take a session out of the state; None if there is none, or if its user was forgotten
+        after it was stored."""
         record = await self._state.take_session(name)
         if record is None:
             return None
@@ -255,12 +260,12 @@ class Sessions:
             return found
         sent_away, until = _times(mark)
         left = until - self._clock.wall().timestamp()
-        if left > 0:  # taking removes it, and other sessions need it too
+        if left > 0:  # taking removes the mark, and other sessions need it too
             await self._state.keep_sessions({key: (mark, left)})
         return found if kept_at > sent_away + SKEW else None
 
     async def _arrived(self, name: str) -> None:
-        """Return when no earlier session is being handed to this one.
+        """Wait until no earlier session is being handed to this one.
 
         Raises ``Unavailable`` after ``PATIENCE`` seconds.
         """
@@ -286,8 +291,10 @@ class Sessions:
         return None if answer is None else _read(answer)
 
     def _go_on(self, conn: Connection, own: SessionName, found: Session) -> None:
-        """Give the connection the session's request log, and the answers of requests in flight.
-        If it has ended meanwhile, its own session gets them."""
+        """Give the connection the session's request log, rooms and user.
+
+        If the connection has ended meanwhile, its own kept session gets them.
+        """
         if found.request_log is not None:
             if conn.request_log is not None:
                 found.request_log.merge(conn.request_log)
@@ -312,9 +319,11 @@ class Sessions:
         successor: SessionName,
         since: datetime,
     ) -> Session | None:
-        """Hand a session of this node to ``successor``, whose connection was let in at ``since``.
+        """Hand a session of this node to ``successor`` and return it; None if this node does not
+        have it, or the user has no right to it.
 
-        Ends the connection that has the session, unless it is newer than that.
+        ``since`` is when the successor's connection began. The connection that has the session
+        ends; one that is newer than ``since`` keeps it.
         """
         session = self._kept.find(name, self._clock.now())
         conn = None if session is not None else self._holder(name)
@@ -323,7 +332,7 @@ class Sessions:
         if session is None or same(name, successor) or not self._is_for(session, user_id, came_as):
             return None
         if conn is not None and conn.connected_at > since:
-            return None  # a resume that took long: the client has a newer connection
+            return None  # the resume is late: the client has a newer connection
         if session.request_log is not None:
             session.request_log.forget_bound()
         if session.superseded_by is None:
@@ -337,14 +346,14 @@ class Sessions:
         return session
 
     def _holder(self, name: str) -> Connection | None:
-        """The open connection that has the session."""
+        """Return the open connection that has the session; None if there is none."""
         conn = self._connections.get(conn_of(name))
         if conn is None or conn.session is None or not same(conn.session, name):
             return None
         return conn
 
     async def _handle_take(self, asked: TakeSession, _: bytes) -> Any:
-        """Answer another node that has the client's new connection."""
+        """Hand a session to the node that has the client's new connection; None if it can't be."""
         await self._arrived(asked.name)
         when = asked.since + timedelta(seconds=SKEW)
         successor = SessionName(asked.successor)
@@ -356,7 +365,7 @@ class Sessions:
         return _record(session)
 
     async def _answered(self, log: RequestLog) -> None:
-        """Return when no request is in flight, or after ``PATIENCE`` seconds."""
+        """Wait until no request is in flight, ``PATIENCE`` seconds at most."""
         over = asyncio.Event()
         log.when_idle = over.set
         deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
@@ -365,10 +374,10 @@ class Sessions:
         deadline.cancel()
         log.when_idle = None
 
-    # --- the node ends
+    # --- the node shuts down
 
     async def leave(self) -> None:
-        """Store the kept sessions in the state: the clients will come back to other nodes."""
+        """Store the kept sessions in the state: the clients will reconnect to other nodes."""
         now = self._clock.wall().timestamp()
         records: dict[str, tuple[str, float]] = {
             name: (_record(session, now + left - self._ttl), left)
@@ -389,8 +398,10 @@ class Sessions:
 
 
 def _record(session: Session, kept_at: float = 0.0) -> str:
-    """Return a session as JSON text. Answers are JSON, and stand in it as texts. ``kept_at`` is
-    when the connection was lost, for sessions in the state."""
+    """Return a session as JSON text; each answer stands in it as a text of JSON.
+
+    ``kept_at`` is the wall-clock time when the connection was lost, for sessions in the state.
+    """
     answers = [] if session.request_log is None else session.request_log.answers()
     fields = {
         "user": session.user_id,
@@ -410,7 +421,7 @@ def _record(session: Session, kept_at: float = 0.0) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a field of ``ConnMeta`` as JSON can hold it."""
+    """Return a field of ``ConnMeta`` as a value that JSON can hold."""
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, datetime):
@@ -435,7 +446,7 @@ def _kept_at(record: str) -> float:
 
 
 def _times(mark: str) -> tuple[float, float]:
-    """Return when a user was sent away, and the end of the mark; raises ``BadPacket``."""
+    """Return when a user was forgotten and when the mark expires; raises ``BadPacket``."""
     try:
         sent_away, until = json.loads(mark)
         return float(sent_away), float(until)
@@ -444,7 +455,7 @@ def _times(mark: str) -> tuple[float, float]:
 
 
 def _read(record: Any) -> Session:
-    """Read what ``_record`` wrote; raises ``BadPacket``: the engine is a trust boundary."""
+    """Read what ``_record`` wrote; raises ``BadPacket``: the store is a trust boundary."""
     try:
         fields = json.loads(record)
         log = RequestLog()

@@ -1,8 +1,12 @@
-"""Who may be in which room, and in what role: everything but joining and leaving.
+"""Administration of rooms: create, update and delete; invite, grant roles, kick and ban.
 
-Each use case is one decision of the domain in the state store, then its effect: on
-this node's connections at once, on the others' by a call to their nodes. What concerns
-those who are in the room is seen through also when the task that asked is cancelled.
+Rules of this file:
+
+1. Each use case is one decision of the domain in the state store, then its effect: on this
+   node's connections at once, on other nodes' connections by a request to each node.
+2. A decision that affects members runs to completion with its effect, even if the caller is
+   cancelled.
+3. A room's history is switched on or off under a claim: one node at a time.
 """
 
 from __future__ import annotations
@@ -45,27 +49,27 @@ from eyewall.domain.membership import Member, RoomInfo
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
 
 LONGEST_BAN = 100 * 365 * 86400.0
-"""Seconds: a ban that is longer is for ever; a date can't be as late as any number."""
+"""Seconds: a longer ban never ends, because its end may exceed the range of a date."""
 
 
 CLAIM = timedelta(seconds=30)
 """How long a node may take to switch a room's history on or off: five calls of the stores,
-each with its deadline. One that has died meanwhile holds up the others for so long."""
+each with its deadline. The claim of a node that has died blocks the others for so long."""
 
 
 AGAIN = 0.1
-"""Seconds before a claim that another node has is asked for again."""
+"""Seconds between two tries to get a claim that another node has."""
 
 
 Seated = list[tuple[ConnId, Seat]]
 
 
-class _Lost(Exception):
-    """Another has the claim on the room, or nobody has."""
+class _ClaimLost(Exception):
+    """The claim on the room has expired, or another node has it."""
 
 
 class Claim:
-    """The right to switch a room's history, from entering it to its end."""
+    """The exclusive right to switch a room's history: an async context manager."""
 
     def __init__(self, room_admin: RoomAdmin, room_id: RoomId) -> None:
         self._room_admin = room_admin
@@ -83,7 +87,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gone:
+class RemovedSeats:
     """The seats that a user lost, and whether the room announces it."""
 
     seats: Seated
@@ -94,7 +98,7 @@ R = TypeVar("R", bound=Request)
 
 
 class RoomAdmin:
-    """Use cases on rooms as such, and on users in them. All mean the whole cluster."""
+    """Use cases on rooms, and on users in rooms. Each takes effect in the whole cluster."""
 
     def __init__(
         self,
@@ -125,12 +129,12 @@ class RoomAdmin:
         self._room_locks = KeyedLock()
         cluster.on_request(MembersRemoved, self._take_removed)
         cluster.on_request(RoleChanged, self._take_role)
-        cluster.on_request(RetentionChanged, self._take_keeps)
+        cluster.on_request(RetentionChanged, self._take_retention)
 
     # --- rooms
 
     async def create(self, room_id: RoomId, options: RoomOptions | None) -> RoomInfo:
-        """Create the room and return it. Raises ``RoomExists`` if its options are others,
+        """Create the room and return it. Raises ``RoomExists`` if it exists with other options,
         ``Unavailable``."""
         check_name(room_id, "room_id")
         wanted = options or RoomOptions()
@@ -163,15 +167,15 @@ class RoomAdmin:
         return await self._rooms.effects.run_to_completion(act)
 
     async def _switch(self, room_id: RoomId, rule: RoomTransaction[RoomInfo]) -> RoomInfo:
-        """Decide on a room's options, and on its history with them."""
+        """Apply ``rule`` to a room's options, and switch its history accordingly."""
 
         async def act() -> RoomInfo:
             while True:
                 async with self._room_locks.acquire(room_id), Claim(self, room_id) as claim:
                     try:
                         return await self._switch_alone(claim, rule)
-                    except _Lost:
-                        continue  # the room has arisen, or the claim has run out, meanwhile
+                    except _ClaimLost:
+                        continue  # the room was created meanwhile, or the claim has expired
 
         return await self._rooms.effects.run_to_completion(act)
 
@@ -181,10 +185,10 @@ class RoomAdmin:
 
         def wanted(room: Room | None, standing: Standing) -> tuple[Room | None, RoomInfo]:
             if room is not None and not room.is_claimed_by(claim.name):
-                raise _Lost
+                raise _ClaimLost
             return rule(room, standing)
 
-        # Before it is decided: as long as nobody knows of a history, nobody adds to it.
+        # Before the decision: no node appends while the room keeps no history.
         epoch = None
         if before is not None and kept is None and self._would_keep(before, rule):
             epoch = (await self._room_history.renew(room_id)).epoch
@@ -195,13 +199,15 @@ class RoomAdmin:
 
     @staticmethod
     def _would_keep(room: Room, rule: RoomTransaction[RoomInfo]) -> bool:
-        """Whether the room keeps a history under a rule; raises what that refuses with."""
+        """Whether the room keeps a history after ``rule``; raises the errors of ``rule``."""
         _, known = rule(copy.copy(room), Standing())
         return Retention.of(known.options) is not None
 
     async def claim(self, room_id: RoomId, name: str) -> Room | None:
-        """Be the only one in the cluster that switches a room's history; returns the room as
-        it is then, None if there is none."""
+        """Wait until this node has the claim ``name`` on the room; return a copy of the room.
+
+        Returns None if there is no room. Raises ``Unavailable``.
+        """
 
         def rule(room: Room | None, _: Standing) -> tuple[Room | None, tuple[Room | None, bool]]:
             now = self._clock.wall()
@@ -220,7 +226,7 @@ class RoomAdmin:
                 timer.cancel()
 
     async def let_go(self, room_id: RoomId, name: str) -> None:
-        """Give the claim back. Where that can't be done it runs out by itself."""
+        """Release the claim; never raises ``Unavailable``, because the claim expires anyway."""
 
         def rule(room: Room | None, _: Standing) -> tuple[Room | None, None]:
             if room is not None:
@@ -233,11 +239,11 @@ class RoomAdmin:
             self._logger.warning("claim_not_released", room=room_id, error=told(error))
 
     async def _keep(self, room: RoomInfo, epoch: str | None) -> None:
-        """Have all nodes know how much the room keeps from now on."""
+        """Tell the members' nodes the room's new retention; ``epoch`` is that of a new history."""
         retention = Retention.of(room.options)
         seats = _seats(await self._state.standings(room.id))
         await self._on_nodes(
-            seats, partial(RetentionChanged, room.id, retention, epoch), self._take_keeps
+            seats, partial(RetentionChanged, room.id, retention, epoch), self._take_retention
         )
         if retention is None:
             await self._room_history.forget(room.id)
@@ -255,19 +261,19 @@ class RoomAdmin:
     async def _delete_alone(self, claim: Claim) -> None:
         room_id, room = claim.room_id, claim.room
         kept = room is not None and Retention.of(room.options) is not None
-        if kept:  # before: if that fails, nothing is deleted
+        if kept:  # first: if this fails, nothing is deleted
             await self._room_history.forget(room_id)
         seated = await self._state.remove_room(room_id)
         if seated is None:
             raise RoomNotFound(f"there is no room {room_id}")
         await self._remove(room_id, _seats(seated), LeaveReason.DELETED, "deleted")
-        # After: somebody may have published meanwhile. What a new room of the name keeps
-        # is none of that.
+        # Again: a node may have published meanwhile. A new room of the same name keeps its
+        # history.
         if kept and await self._state.room(room_id) is None:
             await self._room_history.forget(room_id)
 
     async def room(self, room_id: RoomId) -> RoomInfo | None:
-        """Return the room with its position; None if there is none. Raises ``Unavailable``."""
+        """Return the room with its position; None if it does not exist. Raises ``Unavailable``."""
         room = await self._state.room(room_id)
         return None if room is None else await self._room_history.with_position(info(room))
 
@@ -276,9 +282,9 @@ class RoomAdmin:
         return await self._state.rooms()
 
     async def members(self, room_id: RoomId) -> list[Member]:
-        """The users of a room, in the order in which they came.
+        """Return the users of a room in the order of their joins. Raises ``Unavailable``.
 
-        Anonymous connections count together, as one member without a user.
+        All anonymous connections together are one member without a user.
         """
         found: dict[MemberKey | None, list[Standing]] = defaultdict(list)
         for key, standing in (await self._state.standings(room_id)).items():
@@ -289,8 +295,8 @@ class RoomAdmin:
     # --- users in rooms
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
-        """Invite the user, and make the room if there is none. Raises ``RoomNotFound`` without
-        implicit rooms, ``Unavailable``."""
+        """Invite the user; creates an implicit room. Raises ``RoomNotFound`` if there is no room
+        and implicit rooms are off, ``Unavailable``."""
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
             room = room or self._implied(room_id)
@@ -300,7 +306,7 @@ class RoomAdmin:
         await self._state.decide(room_id, _key(room_id, user_id), rule)
 
     async def revoke_invite(self, room_id: RoomId, user_id: UserId) -> None:
-        """Take an invite back, if there is one. Raises ``Unavailable``."""
+        """Revoke an invite, if there is one. Raises ``Unavailable``."""
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
             if room is not None:
@@ -310,8 +316,8 @@ class RoomAdmin:
         await self._state.decide(room_id, user_key(user_id), rule)
 
     async def set_role(self, room_id: RoomId, user_id: UserId, role: RoomRole) -> None:
-        """Grant the user a role, now and for later joins. Raises ``RoomNotFound`` without implicit
-        rooms, ``Unavailable``."""
+        """Grant the user a role, now and for later joins. Raises ``RoomNotFound`` if there is no
+        room and implicit rooms are off, ``Unavailable``."""
         role = RoomRole(role)
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room, Seated]:
@@ -329,14 +335,14 @@ class RoomAdmin:
         await self._rooms.effects.run_to_completion(act)
 
     async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> int:
-        """Remove the user's connections; returns how many. Raises ``Unavailable``."""
+        """Remove the user's connections from the room; returns how many. Raises ``Unavailable``."""
         now = self._clock.wall()
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, _Gone]:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, RemovedSeats]:
             if room is None:
-                return None, _Gone([], announce=False)
+                return None, RemovedSeats([], announce=False)
             gone = room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
-            return room, _Gone(gone, room.options.announce)
+            return room, RemovedSeats(gone, room.options.announce)
 
         async def act() -> int:
             await self._settle(room_id, user_id)
@@ -349,25 +355,29 @@ class RoomAdmin:
         return await self._rooms.effects.run_to_completion(act)
 
     async def ban(self, room_id: RoomId, user_id: UserId, duration: Seconds | None) -> int:
-        """Ban the user for ``duration`` (None: for ever), and remove its connections; returns how
-        many. Raises ``RoomNotFound`` without implicit rooms, ``Unavailable``."""
+        """Ban the user for ``duration`` (None: for ever) and remove its connections from the
+        room; returns how many.
+
+        Raises ``ValueError`` for a bad duration, ``RoomNotFound`` if there is no room and
+        implicit rooms are off, ``Unavailable``.
+        """
         now = self._clock.wall()
         span = None
         if duration is not None:
             length = seconds(duration, "duration", positive=True)
             span = timedelta(seconds=length) if length < LONGEST_BAN else None
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, _Gone]:
+        def rule(room: Room | None, standing: Standing) -> tuple[Room, RemovedSeats]:
             room = room or self._implied(room_id)
             gone = room.ban(standing, now=now, duration=span)
-            return room, _Gone(gone, room.options.announce)
+            return room, RemovedSeats(gone, room.options.announce)
 
         key = _key(room_id, user_id)
 
         async def act() -> int:
             gone = await self._state.decide(room_id, key, rule)
             await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
-            await self._settle(room_id, user_id)  # after: now it finds the ban
+            await self._settle(room_id, user_id)  # last: it must find the ban
             self._log("banned", room_id, user_id, gone)
             return len(gone.seats)
 
@@ -384,18 +394,18 @@ class RoomAdmin:
         await self._state.decide(room_id, user_key(user_id), rule)
 
     async def _settle(self, room_id: RoomId, user_id: UserId) -> None:
-        """Have the seats that have just become the user's stand under its name."""
+        """Move seats of the user's connections that still stand under an old user."""
         for conn in self._connections.of_user(user_id):
             if room_id in self._rooms.rooms_to_settle(conn):
                 await self._rooms.settle(room_id, conn)
 
-    def _log(self, event: str, room_id: RoomId, user_id: UserId, gone: _Gone) -> None:
+    def _log(self, event: str, room_id: RoomId, user_id: UserId, gone: RemovedSeats) -> None:
         self._logger.info(event, room=room_id, user_id=user_id, connections=len(gone.seats))
 
     # --- effects
 
     async def _put_out(
-        self, room_id: RoomId, user_id: UserId, gone: _Gone, why: LeaveReason, reason: str
+        self, room_id: RoomId, user_id: UserId, gone: RemovedSeats, why: LeaveReason, reason: str
     ) -> None:
         await self._remove(room_id, gone.seats, why, reason)
         if gone.seats and gone.announce:
@@ -403,7 +413,7 @@ class RoomAdmin:
             await self._fanout.to_room(room_id, Message(f"{ROOM}{room_id}", "leave", data))
 
     async def _remove(self, room_id: RoomId, seats: Seated, why: LeaveReason, reason: str) -> None:
-        """Have every node take out those of its connections that lost their seat."""
+        """Have every node remove its connections that lost their seat."""
         told = partial(MembersRemoved, room_id, why, reason)
         await self._on_nodes(seats, told, self._take_removed)
 
@@ -413,11 +423,11 @@ class RoomAdmin:
         request: Callable[[tuple[ConnId, ...]], R],
         here: Callable[[R, bytes], Awaitable[None]],
     ) -> None:
-        """Have what was decided take effect on all nodes at the same time.
+        """Send ``request`` to all nodes of ``seats`` concurrently; ``here`` handles it on this one.
 
-        Raises ``Unavailable``, after all have been tried, when the bus is away. A node that
-        does not answer is logged. The decision stands either way: a node that has not heard
-        of it finds it when it compares what it has with the state (``lifecycle/reconciliation``).
+        Raises ``Unavailable`` if the bus is unavailable, after all nodes were tried. A node that
+        does not answer is logged. The decision stands either way: a node that misses it finds
+        it by its reconciliation (``lifecycle/reconciliation``).
         """
         parts = [
             here(request(tuple(conn_ids)), b"")
@@ -442,7 +452,7 @@ class RoomAdmin:
     async def _take_role(self, change: RoleChanged, _: bytes) -> None:
         await self._rooms.apply_role(change.room, self._here(change.conns), change.role)
 
-    async def _take_keeps(self, change: RetentionChanged, _: bytes) -> None:
+    async def _take_retention(self, change: RetentionChanged, _: bytes) -> None:
         at = None if change.epoch is None else position_of((change.epoch, 0))
         self._streams.changed(change.room, change.retention, at)
 
@@ -451,7 +461,7 @@ class RoomAdmin:
 
 
 def info(room: Room) -> RoomInfo:
-    """A room's record as the API shows it."""
+    """Return a room's record as the API shows it, without its position."""
     return RoomInfo(room.id, room.options, room.seats, room.created_at)
 
 

@@ -1,14 +1,13 @@
-"""Messages to rooms, each at its place where the room keeps a history.
+"""Publishes messages to rooms; in a room with history each message gets its position.
 
 Rules of this file:
 
-1. A message has its place from the moment when the store has it. What the store does
-   not take nobody gets.
-2. What was given a place goes on to the members, here and elsewhere, whatever happens
-   to the task that asked.
-3. Notices of the server itself (typing, joins and leaves) have no place, nor has a message
-   that is not to be kept: they go by ``fanout``, and so does every message of a room
-   without history.
+1. A message gets its offset when the history store accepts it. If the store rejects it, it is
+   delivered to nobody.
+2. A message that has its position is delivered to the members on all nodes, even if the caller
+   is cancelled.
+3. Notices of the server (typing, joins and leaves), messages that are not kept, and messages
+   to a room without history have no position: they go by ``fanout``.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId
 
 
 def _nothing() -> None:
-    """There is nothing to look at again."""
+    """Check nothing: the default of ``look``."""
 
 
 class Published(NamedTuple):
-    """How many connections of this node were meant, and where the message stands (None
+    """How many connections of this node are recipients, and the message's position (None
     without history)."""
 
     delivered: int
@@ -45,7 +44,7 @@ class Published(NamedTuple):
 
 
 class Publisher:
-    """Publishes to rooms of the cluster."""
+    """Publishes messages to rooms of the cluster."""
 
     def __init__(
         self,
@@ -76,11 +75,11 @@ class Publisher:
     def to_room(
         self, room_id: RoomId, message: Message, *, skip: Collection[str] = (), keep: bool = True
     ) -> Awaitable[int]:
-        """Send to a room, except to the connections ``skip``; returns how many connections
-        of this node were meant. Without ``keep`` it takes no place in the room's history.
+        """Send to a room, except to the connections ``skip``; returns how many connections of
+        this node are recipients. Without ``keep`` the message is not stored in the history.
 
-        Plain, so that a room without history pays for nothing but the question. Raises
-        ``Unavailable`` when the message can't be given its place.
+        Raises ``Unavailable`` if the history store does not accept the message. A plain
+        function: a room without history costs only the check, and no coroutine.
         """
         if not keep or self.is_plain(room_id):
             return self._fanout.to_room(room_id, message, skip=skip)
@@ -97,10 +96,10 @@ class Publisher:
         skip: Collection[str] = (),
         look: Callable[[], None] = _nothing,
     ) -> Published:
-        """The same; returns where the message stands too.
+        """Send to a room as ``to_room`` does; returns the message's position, too.
 
-        ``look`` is called right before the message is given to the store or to the members:
-        what it raises keeps it back.
+        ``look`` is called right before the message goes to the store or to the members: if it
+        raises, the message is not sent and the error is raised here.
         """
         retention = await self._streams.retention(room_id)
         if retention is None:
@@ -109,10 +108,10 @@ class Publisher:
             return Published(await self._fanout.to_room(room_id, message, skip=skip))
         encoded = self._sender.encode(message, recipient=room_id, fan_out=True)
         arrival = BufferedMessage(encoded, list(skip))
-        at = await self.place(room_id, retention, arrival, encoded, look=look)
+        at = await self.append(room_id, retention, arrival, encoded, look=look)
         return Published(self._streams.recipient_count(room_id, skip), at)
 
-    async def place(
+    async def append(
         self,
         room_id: RoomId,
         retention: Retention,
@@ -121,18 +120,19 @@ class Publisher:
         called: Sequence[NodeId] = (),
         look: Callable[[], None] = _nothing,
     ) -> Position:
-        """Give a message its place: ``kept`` is what the store and the other nodes get.
+        """Append a message to the room's history and deliver it; returns its position.
 
-        The nodes ``called`` hear of it in another way. Raises ``InvalidEnvelope`` for a
-        payload of a client that nobody can hold: it would be kept for all who come.
+        The store and the other nodes get ``kept``. The nodes ``called`` get the message by
+        another way. Raises ``InvalidEnvelope`` for a payload that can't be decoded, because the
+        history would send it to every later member; ``Unavailable``.
         """
         if kept.envelope is not None and kept.envelope.raw is not None:
             kept.envelope.raw.check()
         await self._sender.ready()
-        work = partial(self._place, room_id, retention, arrival, kept, called, look)
+        work = partial(self._append, room_id, retention, arrival, kept, called, look)
         return await self._effects.run_to_completion(work)
 
-    async def _place(
+    async def _append(
         self,
         room_id: RoomId,
         retention: Retention,
@@ -144,7 +144,7 @@ class Publisher:
         look()
         entry = Entry(kept.payload, kept.priority, arrival.skip)
         at = await self._history.append(room_id, entry, retention, self._clock.wall())
-        # Nothing waits in between: a later message of this node must not come first.
+        # No await in between: a later message of this node must not overtake this one.
         self._streams.arrived(room_id, at, arrival)
         position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in arrival.skip))
         sent = StreamMessage(position, kept.priority, tuple(called))
@@ -152,7 +152,7 @@ class Publisher:
         return at
 
     def arrived(self, position: RoomPosition, arrival: BufferedMessage) -> None:
-        """Take in a message that another node gave its position."""
+        """Deliver a message that another node has appended, at its ``position``."""
         arrival.skip = position.skip
         self._streams.arrived(position.room, position.at, arrival)
 
@@ -164,5 +164,5 @@ class Publisher:
         self.arrived(sent.position, BufferedMessage(encoded))
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the messages that are in flight."""
         await self._effects.close()

@@ -1,13 +1,14 @@
-"""Connections' seats in the cluster's state: taken, given back, put back.
+"""Connections' seats in the cluster's state: taken, given back, moved to another user.
 
 Rules of this file:
 
-1. The domain decides, in one atomic step of the state store. What a rule returns are
-   values: the store's own room and seats are not kept.
-2. A seat stands under the name that its connection had when it took it. Where the
-   connection has another name by now, that is noted until the seat has moved.
-3. Who calls holds the connection's turn.
-4. A decision that failed may have been made: the seat is in doubt until it is compared.
+1. The domain decides, in one atomic step of the state store. A rule returns values: the
+   store's own room and seats are not kept.
+2. A seat stands under the user that its connection had when it took the seat. If the
+   connection changes its user, the old user is noted until the seat has moved.
+3. The caller holds the connection's lock.
+4. A failed decision may have been made all the same: the seat is noted as a divergence
+   until it is compared with the state.
 """
 
 from __future__ import annotations
@@ -40,28 +41,31 @@ def user_of(key: MemberKey) -> UserId | None:
 
 
 def _key(conn_id: ConnId, user_id: UserId | None) -> MemberKey:
-    """Whose standing it is: the user's, or an anonymous connection's own."""
+    """Return the key of a standing: the user's, or an anonymous connection's own."""
     return f"c:{conn_id}" if user_id is None else user_key(user_id)
 
 
 @dataclass(frozen=True, slots=True)
 class JoinResult:
-    """A seat as the store decided. ``members`` counts the room's connections,
-    ``connections`` the user's."""
+    """A seat as the store decided it.
+
+    ``members`` counts the room's connections, ``connections`` the user's in the room.
+    """
 
     role: RoomRole
     members: int
     connections: int
     announce: bool
     history: Retention | None = None
-    """How much the room keeps of its messages."""
+    """How many messages the room keeps, and for how long; None if it keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaveResult:
-    """A seat that was given back: whose, and how many of the user's are still there.
+    """A seat that was given back: its user, and how many connections the user still has in the
+    room.
 
-    ``quietly``: the others are told only if the user is not back in time.
+    ``quietly``: the leave is announced only if the user is not back within the grace period.
     """
 
     user_id: UserId | None = None
@@ -93,13 +97,13 @@ class Seats:
         self._unnoticed = timedelta(seconds=presence_grace)
         self._names: dict[ConnId, dict[RoomId, UserId | None]] = {}
         self.moving: Mapping[ConnId, object] = self._names
-        """Connections that have seats under a name that is no longer theirs; nearly always
-        empty, which is all that who asks with every message wants to know."""
+        """Connections that have seats under an old user. It is nearly always empty, so the check
+        for every message costs one look."""
 
     def implied(self, room_id: RoomId) -> Room:
-        """The room that arises because somebody names it.
+        """Return a new implicit room.
 
-        Raises ``RoomNotFound`` where rooms have to be created.
+        Raises ``RoomNotFound`` if rooms have to be created explicitly.
         """
         if not self._implicit:
             raise RoomNotFound(f"there is no room {room_id}")
@@ -110,7 +114,10 @@ class Seats:
     async def take(
         self, room_id: RoomId, conn: Connection, options: JoinOptions | None
     ) -> JoinResult:
-        """Seat the connection; the seat that it has already is left as it is."""
+        """Seat the connection and return its seat; a seat that it has already stays as it is.
+
+        Raises ``Refused`` if the room's rules forbid it, ``RoomNotFound``, ``Unavailable``.
+        """
         now, name, roles = self._clock.wall(), conn.user_id, conn.meta.roles
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room, JoinResult]:
@@ -126,7 +133,7 @@ class Seats:
         return taken
 
     async def give_back(self, room_id: RoomId, conn: Connection, why: LeaveReason) -> LeaveResult:
-        """Take the connection's seat away; one that is not there changes nothing."""
+        """Give the connection's seat back; without one nothing changes. Raises ``Unavailable``."""
         name, member = self.name_in(room_id, conn), room_id in conn.roles
         left = await self.take_away(room_id, conn.id, name, why, member=member)
         self.forget_room(room_id, conn)
@@ -141,7 +148,8 @@ class Seats:
         *,
         member: bool,
     ) -> LeaveResult:
-        """The same for a connection that may be gone, by the name that its seat is under."""
+        """Give back the seat under the user ``name`` of a connection that may have ended. Raises
+        ``Unavailable``."""
         now = self._clock.wall()
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, LeaveResult]:
@@ -157,7 +165,8 @@ class Seats:
         return await self._decide(room_id, conn_id, name, rule, member=member)
 
     async def undo(self, room_id: RoomId, conn: Connection) -> None:
-        """Take a seat back that was taken for an owner whom the connection no longer has."""
+        """Withdraw a seat that was taken for a user that the connection no longer has. Raises
+        ``Unavailable``."""
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
             if room is not None:
@@ -186,14 +195,16 @@ class Seats:
             raise
 
     def doubt(self, room_id: RoomId, conn: Connection) -> None:
-        """Have the seat of a member compared with the state."""
+        """Note the member's seat as a divergence: it is compared with the state."""
         self._divergences.seat(conn.id, room_id, self.name_in(room_id, conn), member=True)
 
     async def stays_away(
         self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None
     ) -> LeaveResult:
-        """The time of a connection that was cut off is over: what the others are told,
-        which is nothing if the user has come back meanwhile."""
+        """End the grace period of a lost connection; return the leave to announce.
+
+        Nothing is announced if the user has come back meanwhile. Raises ``Unavailable``.
+        """
 
         def rule(room: Room | None, standing: Standing) -> tuple[Room | None, LeaveResult]:
             away = standing.stays_away(conn_id)
@@ -203,14 +214,13 @@ class Seats:
         return await self._state.decide(room_id, _key(conn_id, user_id), rule)
 
     async def holds(self, room_id: RoomId, conn: Connection) -> bool:
-        """Whether the store has a seat for the connection, as far as it can be asked."""
+        """Whether the store has a seat for the connection; False while it is unavailable."""
         return await self.role(room_id, conn) is not None
 
     async def role(self, room_id: RoomId, conn: Connection) -> RoomRole | None:
-        """The role of the connection's seat in the store.
+        """Return the role of the connection's seat in the store.
 
-        None without a seat, and while the store can't be asked: what was decided before
-        is the last thing known then.
+        None without a seat, and while the store is unavailable.
         """
 
         try:
@@ -220,7 +230,7 @@ class Seats:
         return found if isinstance(found, RoomRole) else None
 
     async def verdict(self, room_id: RoomId, conn: Connection) -> RoomRole | LeaveReason:
-        """The role of the connection's seat in the store, or why it has none there.
+        """Return the role of the connection's seat in the store, or why it has no seat there.
 
         Raises ``Unavailable``.
         """
@@ -237,41 +247,41 @@ class Seats:
         name = self.name_in(room_id, conn)
         return await self._state.decide(room_id, _key(conn.id, name), rule)
 
-    # --- names
+    # --- the user that a seat stands under
 
     def of(self, conn: Connection) -> set[tuple[RoomId, UserId | None]]:
-        """The seats that the connection should have, each with the name it stands under."""
+        """Return the seats that the connection should have, as pairs of room and user."""
         return {(room_id, self.name_in(room_id, conn)) for room_id in conn.roles}
 
     def stays(self, room_id: RoomId, conn: Connection, name: UserId | None) -> None:
-        """The seat could not be moved: it is to be taken for one of that name still."""
+        """Note that the seat could not be moved and still stands under the user ``name``."""
         if name != conn.user_id:
             self._names.setdefault(conn.id, {})[room_id] = name
 
     def renamed(self, conn: Connection, before: UserId | None) -> None:
-        """The connection is another user's now; its seats still are ``before``'s."""
+        """Note that the connection has changed its user; its seats still are ``before``'s."""
         names = self._names.setdefault(conn.id, {})
         for room_id in conn.roles:
             if names.setdefault(room_id, before) == conn.user_id:
-                del names[room_id]  # it is who it was
+                del names[room_id]  # the connection is that user's again
         if not names:
             self.forget(conn)
 
     def seats_under_old_user(self, conn: Connection) -> list[RoomId]:
-        """The rooms in which the connection sits under a name that it had before."""
+        """Return the rooms in which the connection's seat stands under an old user."""
         return list(self._names.get(conn.id, ()))
 
     def name_in(self, room_id: RoomId, conn: Connection) -> UserId | None:
-        """The user that the connection's seat in the room stands under."""
+        """Return the user that the connection's seat in the room stands under."""
         return self._names.get(conn.id, {}).get(room_id, conn.user_id)
 
     def forget_room(self, room_id: RoomId, conn: Connection) -> None:
-        """The connection has no seat in the room that would have to be moved."""
+        """Forget the old user of the connection's seat in the room: it needs no move."""
         names = self._names.get(conn.id, {})
         names.pop(room_id, None)
         if not names:
             self.forget(conn)
 
     def forget(self, conn: Connection) -> None:
-        """No seat of the connection has to be moved any more."""
+        """Forget the old users of all the connection's seats: they need no move."""
         self._names.pop(conn.id, None)

@@ -304,7 +304,7 @@ async def test_only_the_node_that_was_asked_answers(world, first, second):
     second.on_request(raw_kind("ask"), answer)
     asked = asyncio.create_task(first.request("n2", raw("ask", {})))
     await settle()
-    (number,) = first._questions
+    (number,) = first._requests
 
     forged = Packet("n3", "reply", {"id": number, "result": "forged"})
     await world.bus.publish("p:node:n1", forged.pack())
@@ -335,7 +335,7 @@ async def test_who_gives_up_asking_leaves_nothing_behind(world, first, second):
     asked.cancel()
     await settle()
 
-    assert first._questions == {}
+    assert first._requests == {}
     assert len(first._deadlines) == 0
 
 
@@ -409,7 +409,7 @@ async def test_a_bad_packet_is_dropped_and_counted_and_never_raised(world, first
 async def test_an_answer_that_can_not_be_read_is_no_answer(world, first, answer):
     asked = asyncio.create_task(first.request("n2", raw("ask", {})))
     await settle()
-    (number,) = first._questions
+    (number,) = first._requests
 
     await world.bus.publish("p:node:n1", packet("reply", {"id": number, **answer}, "n2"))
     await world.clock.advance(CALL_TIMEOUT)
@@ -422,7 +422,7 @@ async def test_an_answer_that_can_not_be_read_is_no_answer(world, first, answer)
 async def test_an_unknown_code_is_a_plain_refusal(world, first):
     asked = asyncio.create_task(first.request("n2", raw("ask", {})))
     await settle()
-    (number,) = first._questions
+    (number,) = first._requests
 
     error = {"code": "from_the_future", "text": "no"}
     await world.bus.publish("p:node:n1", packet("reply", {"id": number, "error": error}, "n2"))

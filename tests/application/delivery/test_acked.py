@@ -261,7 +261,7 @@ async def test_who_gives_up_leaves_nothing_waiting(one, two, clock):
     await settle()
 
     assert one.hub.pending_acks(here.id) == []
-    assert one.parts.cluster._questions == {}
+    assert one.parts.cluster._requests == {}
     await clock.advance(10)
     assert len(clock.timers) == timers
 

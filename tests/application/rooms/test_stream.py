@@ -684,7 +684,7 @@ async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
 
 async def test_a_message_that_is_quicker_than_the_word_of_the_history_comes_once(one, two):
     bob = await joined(two, "bob")
-    take, heard = two.parts.cluster._answerers["keeps"], asyncio.Event()
+    take, heard = two.parts.cluster._request_handlers["keeps"], asyncio.Event()
 
     async def later(header, payload):
         await heard.wait()
@@ -709,7 +709,7 @@ async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_othe
     bob = await joined(two, "bob")
     await publish(one, 1)
     await settle()
-    take = two.parts.cluster._answerers["keeps"]
+    take = two.parts.cluster._request_handlers["keeps"]
     two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=0)
     two.parts.cluster.on_request(raw_kind("keeps"), take)
@@ -723,7 +723,7 @@ async def test_who_missed_the_end_of_a_history_begins_the_next_one_with_the_othe
 
 async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_change(one, two):
     bob = await joined(two, "bob")
-    take = two.parts.cluster._answerers["keeps"]
+    take = two.parts.cluster._request_handlers["keeps"]
     two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     info = await one.hub.update_room("lab", history_size=5)
     two.parts.cluster.on_request(raw_kind("keeps"), take)
