@@ -297,14 +297,14 @@ export class Positions {
     isLive?: boolean,
   ): "next" | "first" | "changed" | "again" | "repeat" | "gap";
   join(room: string, now: Partial<Position>): "here" | "gap" | "changed";
-  want(room: string, replay: Replay): void;
+  beginReplay(room: string, replay: Replay): void;
   replays(room: string): Replay[];
-  over(room: string, replay: Replay, place?: Position): boolean;
-  isWantedAgain(stream: Position & { room: string }): boolean;
+  endReplay(room: string, replay: Replay, place?: Position): boolean;
+  isReplayed(stream: Position & { room: string }): boolean;
 }
 
 /** @internal */
-export class Aside {
+export class ReorderBuffer {
   keep(stream: Position & { room: string }, message: unknown, size: number): void;
   take(room: string): {
     messages: (Position & { message: any; size: number })[];
@@ -319,8 +319,8 @@ export class Replay {
   lost: boolean;
   behind: boolean;
   progress: number;
-  beginsWith(place: Position): boolean;
-  came(place: Position, begins?: boolean): void;
-  asks(place: Position | null): Since;
+  startsAt(place: Position): boolean;
+  received(place: Position, begins?: boolean): void;
+  sinceFor(place: Position | null): Since;
   isWhole(answer: { recovered?: unknown } & Partial<Position>): boolean;
 }

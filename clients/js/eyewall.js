@@ -51,9 +51,9 @@ const LONGEST_TIMER = 2 ** 31 - 1; // milliseconds; a longer timer fires at once
 
 const IN_FLIGHT = 256; // requests: as many as a hub remembers of a session
 const OUTBOX = 256; // messages that wait for the connection: what a user types in some minutes
-const SEEN = 1024; // ids of handled messages: more than a hub retransmits at once after a cut
-const ASIDE = 256; // messages behind a gap: what a hub may have had in its queue before a replay
-const ASIDE_SIZE = 8 * 2 ** 20; // characters of them, for the same reason
+const REMEMBERED = 1024; // ids of handled messages: more than a hub retransmits at once after a cut
+const REORDER = 256; // messages behind a gap: what a hub may have had in its queue before a replay
+const REORDER_SIZE = 8 * 2 ** 20; // characters of them, for the same reason
 const MAX_BUFFERED = 16 * 2 ** 20; // bytes in the socket's buffer: 16 of the largest messages
 const LONGEST_ERROR = 500; // characters of a handler's error that go into a nack
 
@@ -65,7 +65,7 @@ export class EyewallError extends Error {
 
   /** @param {object} data of the refusal: `code`, `error`, and its other fields */
   constructor(code, text, data = {}) {
-    super(text || complaint(code, data.fields));
+    super(text || defaultText(code, data.fields));
     this.code = code;
     this.fields = data.fields;
     this.retryAfter = data.retry_after;
@@ -74,7 +74,7 @@ export class EyewallError extends Error {
 }
 
 /** The text of an error without one: the code, and the names of the fields. */
-function complaint(code, fields) {
+function defaultText(code, fields) {
   const names = fields !== null && typeof fields === "object" ? Object.keys(fields) : [];
   return names.length ? `${code}: ${names.slice(0, 8).join(", ").slice(0, LONGEST_ERROR)}` : code;
 }
@@ -172,7 +172,7 @@ export class Outbox {
  *
  * It is bounded, over all rooms; `missing` is the lowest offset that did not fit.
  */
-export class Aside {
+export class ReorderBuffer {
   #rooms = new Map();
   #count = 0;
   #size = 0;
@@ -181,7 +181,7 @@ export class Aside {
     const kept = this.#rooms.get(room) ?? { messages: new Map(), missing: Infinity };
     this.#rooms.set(room, kept);
     if (kept.messages.has(offset)) return;
-    if (this.#count >= ASIDE || this.#size + size > ASIDE_SIZE) {
+    if (this.#count >= REORDER || this.#size + size > REORDER_SIZE) {
       kept.missing = Math.min(kept.missing, offset);
       return;
     }
@@ -225,19 +225,19 @@ export class Replay {
   }
 
   /** Whether a message at or before the client's position is the first of the replay. */
-  beginsWith({ epoch, offset }) {
+  startsAt({ epoch, offset }) {
     return this.#first === null || this.#first.epoch !== epoch || offset < this.#first.offset;
   }
 
   /** Count a message; `begins`: it is the first of the replay. */
-  came({ epoch, offset }, begins = false) {
+  received({ epoch, offset }, begins = false) {
     this.progress += 1;
     if (begins || this.#first === null) this.#first = { epoch, offset };
     this.begun ||= begins;
   }
 
   /** The `since` to send from a client at the position `place`; null: it has none. */
-  asks(place) {
+  sinceFor(place) {
     if (this.begun && place !== null) {
       this.#resent = true;
       return place;
@@ -295,8 +295,8 @@ export class Positions {
     this.#replayed.delete(room);
   }
 
-  /** Note a join with `since`; `over` must follow. */
-  want(room, replay) {
+  /** Note a join with `since`; `endReplay` must follow. */
+  beginReplay(room, replay) {
     this.#replays.set(room, [...this.replays(room), replay]);
   }
 
@@ -310,7 +310,7 @@ export class Positions {
    *
    * @returns whether it was in flight
    */
-  over(room, replay, place) {
+  endReplay(room, replay, place) {
     const all = this.replays(room);
     const rest = all.filter((other) => other !== replay);
     if (rest.length) this.#replays.set(room, rest);
@@ -320,7 +320,7 @@ export class Positions {
   }
 
   /** Whether a message was asked for by a join with `since`: then it is new, whatever its id. */
-  isWantedAgain({ room, epoch, offset }) {
+  isReplayed({ room, epoch, offset }) {
     const upto = this.#replayed.get(room);
     return this.#replays.has(room) || (upto?.epoch === epoch && offset <= upto.offset);
   }
@@ -344,10 +344,10 @@ export class Positions {
     const isKnown = place?.epoch === epoch;
     const [replay] = this.replays(room);
     const isBack = isKnown && offset <= place.offset;
-    if (isBack && (isLive || !replay?.beginsWith({ epoch, offset }))) return "repeat";
+    if (isBack && (isLive || !replay?.startsAt({ epoch, offset }))) return "repeat";
     // A message that asks for an ack may overtake the replay, which brings it again.
     if (!isKnown && isLive && replay?.begun === false) return "gap";
-    replay?.came({ epoch, offset }, isBack || !isKnown);
+    replay?.received({ epoch, offset }, isBack || !isKnown);
     if (isKnown && offset > place.offset + 1) return "gap";
     this.set(room, { epoch, offset });
     if (isBack) return "again";
@@ -381,7 +381,7 @@ function later(seconds, callback) {
  *
  * @param {(timer: any) => void} keep is given each timer, so that it can be cleared
  */
-function patiently(seconds, keep, callback) {
+function laterIfAwake(seconds, keep, callback) {
   const due = Date.now() + seconds * 1000;
   const rang = () => {
     if (Date.now() - due <= LATE * 1000) callback();
@@ -437,7 +437,7 @@ function parse(text) {
 const isSystem = (topic) => topic.startsWith("system:");
 
 /** The seconds that a hub asked for, bounded; null if it is no number. */
-function askedWait(seconds) {
+function requestedWait(seconds) {
   return Number.isFinite(seconds) && seconds >= 0 ? Math.min(seconds, MAX_REQUESTED_WAIT) : null;
 }
 
@@ -476,7 +476,7 @@ function hubAddress(address) {
 }
 
 /** The error without the secrets of an address: the constructor of WebSocket may quote it. */
-function discreet(error) {
+function redacted(error) {
   const text = textOf(error);
   const shown = text
     .replace(/\/\/[^/?#\s"']*@/g, "//***@")
@@ -628,7 +628,7 @@ export class Client {
   #tokens;
   #generation = 0; // how many times the token source was replaced
   #token = null; // the last token of the callback
-  #unwanted = null; // {token, code, reason, error} of the refusal after which it is called again
+  #refusal = null; // {token, code, reason, error} of the refusal after which it is called again
   #lastError = null;
   #state = "closed";
   #link = null;
@@ -636,17 +636,17 @@ export class Client {
   #session = null; // the session to resume
   #attempt = 0;
   #retry = 0;
-  #asked = false; // whether the hub asked for the wait
+  #isWaitRequested = false; // whether the hub asked for the wait
   #prefix = newId();
   #count = 0;
   #pending = new Map(); // id -> request, in the order in which they were made
   #outbox;
   #positions = new Positions();
-  #aside = new Aside();
+  #reorder = new ReorderBuffer();
   #typed = null; // {room, ttl, id, at} of the last typing that was sent
   #left = new Set(); // rooms that the application has left, until the hub confirms it
-  #seen = new Recent(SEEN); // id -> {answer, link}: the ack, and the link that asked for it
-  #owed = new Recent(SEEN); // id -> link: asked for an ack behind a gap, and comes again
+  #handled = new Recent(REMEMBERED); // id -> {answer, link}: the ack, and the link to send it on
+  #deferredAcks = new Recent(REMEMBERED); // id -> link that gets the ack of a message behind a gap
   #handlers = new Callbacks();
   #listeners = { state: new Callbacks(), lost: new Callbacks(), error: new Callbacks() };
 
@@ -670,9 +670,9 @@ export class Client {
   /** Connect now: for the first time, after the end, or instead of waiting. */
   connect() {
     if (this.#link !== null) return;
-    this.#unwanted = null;
+    this.#refusal = null;
     if (this.#state === "closed") this.#watchBrowser("addEventListener");
-    this.#letRun(this.#dial());
+    this.#detach(this.#dial());
   }
 
   /** Why the client waits or is closed, as an EyewallError; otherwise null. */
@@ -690,9 +690,9 @@ export class Client {
     this.#tokens = typeof token === "function" ? token : plainToken(token);
     this.#generation += 1;
     this.#token = null;
-    this.#unwanted = null;
+    this.#refusal = null;
     if (this.#state === "closed" && isRefusal(this.#lastError)) this.connect();
-    else if (this.#link?.open) this.#showToken(this.#link);
+    else if (this.#link?.open) this.#sendToken(this.#link);
   }
 
   /** Close for good, and leave all rooms; unanswered requests reject. */
@@ -701,7 +701,7 @@ export class Client {
     // After a refusal, too: then `setToken` does not reconnect any more.
     if (this.#state !== "closed") this.#lastError = closedError();
     else if (isRefusal(this.#lastError)) this.#lastError = closedError(this.#lastError);
-    this.#release();
+    this.#dropLink();
     this.#positions = new Positions();
     this.#left.clear();
     this.#session = null;
@@ -765,11 +765,11 @@ export class Client {
   }
 
   /** Report the error of a promise that is not awaited. */
-  #letRun(work) {
+  #detach(work) {
     work.catch((error) => this.#report(error));
   }
 
-  #become(state, info = {}) {
+  #setState(state, info = {}) {
     this.#state = state;
     this.#tell("state", state, info);
   }
@@ -778,7 +778,7 @@ export class Client {
 
   /** Send without an ack; while there is no connection the message waits in the outbox. */
   send(topic, data = null, options = {}) {
-    this.#go(JSON.stringify(envelope(topic, data, options)), null);
+    this.#post(JSON.stringify(envelope(topic, data, options)), null);
   }
 
   /**
@@ -811,7 +811,7 @@ export class Client {
     this.#pending.set(id, request);
     begun?.();
     try {
-      request.sent = this.#go(request.text, request);
+      request.sent = this.#post(request.text, request);
     } catch (error) {
       this.#pending.delete(id);
       failed?.(this.#isReady);
@@ -821,7 +821,7 @@ export class Client {
     signal?.addEventListener("abort", abort);
     let timer = 0;
     let seen = progress?.();
-    const wait = () => patiently(timeout, (kept) => (timer = kept), late);
+    const wait = () => laterIfAwake(timeout, (kept) => (timer = kept), late);
     const late = () => {
       if (seen === progress?.()) return this.#reject(request, noAnswer(topic));
       seen = progress();
@@ -846,7 +846,7 @@ export class Client {
   }
 
   /** Write a message, or queue it for the next connection; returns whether it was written. */
-  #go(text, key) {
+  #post(text, key) {
     if (this.#state === "closed") throw closedError(this.#lastError);
     const most = this.#link?.welcome?.max_message_size;
     if (most && text.length * 3 > most && new TextEncoder().encode(text).length > most) {
@@ -894,11 +894,11 @@ export class Client {
 
   #joinSince(room, since, options) {
     const replay = new Replay(since);
-    const asks = (place) => ({ room, since: replay.asks(place) });
+    const asks = (place) => ({ room, since: replay.sinceFor(place) });
     return this.#request("system:join", asks(null), options, {
       begun: () => {
         this.#left.delete(room);
-        this.#positions.want(room, replay);
+        this.#positions.beginReplay(room, replay);
       },
       answered: (answer) => this.#replayed(room, replay, answer),
       failed: () => this.#notReplayed(room, replay),
@@ -910,44 +910,44 @@ export class Client {
   /** Take the answer: all kept messages, and the live ones meanwhile, were sent before it. */
   #replayed(room, replay, answer) {
     const { epoch, offset } = answer;
-    const aside = this.#aside.take(room);
+    const aside = this.#reorder.take(room);
     const place = this.#positions.get(room);
     answer.recovered = replay.isWhole(answer);
-    this.#positions.over(room, replay, epoch === undefined ? undefined : { epoch, offset });
+    this.#positions.endReplay(room, replay, epoch === undefined ? undefined : { epoch, offset });
     if (epoch !== undefined && place?.epoch === epoch) {
-      this.#fill(this.#link, room, aside, { epoch, offset });
+      this.#takeBuffered(this.#link, room, aside, { epoch, offset });
     } else if (epoch !== undefined || place === null) {
       this.#positions.set(room, answer);
     }
-    if (replay.behind) this.#letRun(this.#catchUp(this.#link, room));
+    if (replay.behind) this.#detach(this.#fillGap(this.#link, room));
   }
 
   /** Await no answer any more; messages of the replay that still come are taken. */
   #notReplayed(room, replay) {
     const place = this.#positions.get(room);
     const upto = place && replay.begun ? { ...place, offset: Number.MAX_SAFE_INTEGER } : undefined;
-    if (!this.#positions.over(room, replay, upto) || place === null) return;
+    if (!this.#positions.endReplay(room, replay, upto) || place === null) return;
     if (!this.#link?.open || this.#link.resuming.has(room)) return;
-    const { messages, missing } = this.#aside.take(room);
+    const { messages, missing } = this.#reorder.take(room);
     if (replay.behind || messages.length || missing < Infinity) {
-      this.#letRun(this.#catchUp(this.#link, room));
+      this.#detach(this.#fillGap(this.#link, room));
     }
   }
 
   /** Everything up to `now` has been sent: take the buffered messages up to there. */
-  #fill(link, room, { messages, missing }, now) {
+  #takeBuffered(link, room, { messages, missing }, now) {
     const upto = Math.min(now.offset, missing - 1);
     for (const { epoch, offset, message } of messages) {
       const place = this.#positions.get(room);
       if (place?.epoch !== now.epoch || epoch !== now.epoch || offset > upto) break;
       if (offset <= place.offset) continue;
       this.#positions.set(room, { epoch, offset });
-      this.#pass(link, message);
+      this.#handleOnce(link, message);
     }
     const place = this.#positions.get(room);
     if (place?.epoch !== now.epoch || place.offset >= now.offset) return;
     this.#positions.set(room, { epoch: now.epoch, offset: Math.max(place.offset, upto) });
-    if (upto < now.offset) this.#letRun(this.#catchUp(link, room));
+    if (upto < now.offset) this.#detach(this.#fillGap(link, room));
   }
 
   /** Leave a room. The client has left even if no answer comes, unless it is a refusal. */
@@ -957,7 +957,7 @@ export class Client {
         this.#left.add(room);
         this.#typed = null;
       },
-      answered: () => this.#isOut(room),
+      answered: () => this.#forgetRoom(room),
       failed: (isAsBefore) => {
         if (isAsBefore) this.#left.delete(room);
         else this.#positions.forget(room);
@@ -1007,7 +1007,7 @@ export class Client {
   }
 
   /** Note that the client is not in the room. */
-  #isOut(room) {
+  #forgetRoom(room) {
     if (this.#typed?.room === room) this.#typed = null;
     this.#positions.forget(room);
     this.#left.delete(room);
@@ -1016,7 +1016,7 @@ export class Client {
   /** Called with the answer, before any message that follows it. */
   #joined(room, answer) {
     const found = this.#positions.join(room, answer);
-    if (found === "gap") this.#letRun(this.#catchUp(this.#link, room));
+    if (found === "gap") this.#detach(this.#fillGap(this.#link, room));
     if (found === "changed") this.#tellLost(room, answer);
   }
 
@@ -1031,30 +1031,30 @@ export class Client {
     const link = new Link();
     this.#link = link;
     this.#expect(link);
-    this.#become("connecting");
+    this.#setState("connecting");
     if (link !== this.#link) return; // a callback has closed it
     try {
       const url = await this.#address(link);
-      if (link === this.#link) this.#plug(link, url);
+      if (link === this.#link) this.#openSocket(link, url);
     } catch (error) {
       if (link !== this.#link) return;
-      const cause = discreet(error);
+      const cause = redacted(error);
       if (!isRefusal(cause)) this.#report(cause);
       this.#closed(link, 1006, "", { cause });
     }
   }
 
-  #plug(link, url) {
+  #openSocket(link, url) {
     const socket = new this.#WebSocket(url, PROTOCOL);
     link.socket = socket;
     socket.onmessage = ({ data }) => link === this.#link && this.#receive(link, data);
     socket.onclose = ({ code, reason }) => this.#closed(link, code, reason);
     // Node's own WebSocket reports no close of a failed handshake; others do.
-    socket.onerror = () => link.welcome === null && this.#giveUp(link);
+    socket.onerror = () => link.welcome === null && this.#abandon(link);
     // Only the package `ws` for Node reports the status of a failed handshake.
     socket.on?.("unexpected-response", (_, { statusCode: status, headers }) => {
       const asked = headers?.["retry-after"];
-      const wait = /^\d{1,9}$/.test(asked) ? askedWait(Number(asked)) : null;
+      const wait = /^\d{1,9}$/.test(asked) ? requestedWait(Number(asked)) : null;
       this.#closed(link, 1006, "", { status, wait });
       socket.close();
     });
@@ -1063,13 +1063,13 @@ export class Client {
   /** Abandon a link that gets no message for too long before it is open. */
   #expect(link) {
     link.heard = false;
-    const look = () => (link.heard ? this.#expect(link) : this.#giveUp(link));
+    const look = () => (link.heard ? this.#expect(link) : this.#abandon(link));
     this.#inTime(link, "deadline", look);
   }
 
   /** Call `look` after `HANDSHAKE` seconds, when all messages that have come are read. */
   #inTime(link, name, look) {
-    patiently(HANDSHAKE, (timer) => (link.timers[name] = timer), look);
+    laterIfAwake(HANDSHAKE, (timer) => (link.timers[name] = timer), look);
   }
 
   async #welcome(link, welcome) {
@@ -1079,7 +1079,7 @@ export class Client {
     this.connId = welcome.conn_id;
     this.#checkUser(link);
     if (link !== this.#link) return; // a callback has closed it
-    const rooms = this.#stillIn();
+    const rooms = this.#roomsToResume();
     if (this.#session !== null) await this.#resumeAll(link, rooms);
     if (link === this.#link) this.#open(link);
   }
@@ -1113,7 +1113,7 @@ export class Client {
    * The rooms to be in on a new connection. A room that was left is one only if an earlier
    * request in flight needs it.
    */
-  #stillIn() {
+  #roomsToResume() {
     const asked = [...this.#pending.values()].map(({ message: { topic, data } }) => ({
       room: isSystem(topic) ? data?.room : undefined,
       isLeave: topic === "system:leave",
@@ -1133,14 +1133,14 @@ export class Client {
     link.open = true;
     link.heard = true;
     this.#lastError = null;
-    this.#unwanted = null;
+    this.#refusal = null;
     link.timers.settled = later(SETTLED, () => (this.#attempt = 0));
     const quiet = Math.max(QUIET, heartbeat || HEARTBEAT);
     link.timers.watch = setInterval(() => this.#watch(link), quiet * 1000);
     if (link.generation === this.#generation) this.#planRefresh(link);
-    else this.#showToken(link); // another one was set meanwhile
+    else this.#sendToken(link); // another one was set meanwhile
     if (this.#isReady) this.#sendAgain(link);
-    this.#become("open", link.draining === null ? {} : { draining: link.draining });
+    this.#setState("open", link.draining === null ? {} : { draining: link.draining });
   }
 
   #sendAgain(link) {
@@ -1163,7 +1163,7 @@ export class Client {
     request.text = JSON.stringify({ ...request.message, id: request.id });
   }
 
-  #giveUp(link) {
+  #abandon(link) {
     if (link !== this.#link) return;
     this.#closed(link, 1006, "");
     link.socket?.close(); // may take minutes, and is not awaited
@@ -1171,11 +1171,11 @@ export class Client {
 
   #closed(link, code, reason, { status, wait = null, cause = null } = {}) {
     if (link !== this.#link) return;
-    this.#release();
+    this.#dropLink();
     const isWelcomed = link.welcome !== null;
     const gaveUp = isRefusal(cause); // the token's callback has said so
     const error = gaveUp ? cause : errorOf({ code, reason, status, cause, isWelcomed });
-    if (gaveUp && cause === this.#unwanted?.error) ({ code, reason } = this.#unwanted);
+    if (gaveUp && cause === this.#refusal?.error) ({ code, reason } = this.#refusal);
     this.#lastError = error;
     // A browser does not say why a handshake failed: it may have been the token.
     if (!isWelcomed || isRefusal(error)) this.#token = null;
@@ -1186,12 +1186,12 @@ export class Client {
       this.#end({ code, reason });
       return;
     }
-    this.#asked = link.draining !== null || wait !== null;
+    this.#isWaitRequested = link.draining !== null || wait !== null;
     // A hub that drains has spread the waits of its clients; one that is full has not.
     const delay = link.draining ?? (wait ?? 0) + backoff(this.#attempt++);
     const at = Date.now() + delay * 1000;
-    this.#retry = later(delay, () => this.#letRun(this.#dial()));
-    this.#become("waiting", { delay, at, asked: this.#asked, code, reason });
+    this.#retry = later(delay, () => this.#detach(this.#dial()));
+    this.#setState("waiting", { delay, at, asked: this.#isWaitRequested, code, reason });
   }
 
   /** Whether to try another token; a callback is called once more. */
@@ -1200,19 +1200,19 @@ export class Client {
     if (gaveUp || error.code === "forbidden") return false;
     if (code === TOKEN_EXPIRED) return typeof this.#tokens !== "string";
     if (typeof this.#tokens !== "function") return false;
-    if (this.#unwanted !== null) return false;
-    this.#unwanted = { token: link.shown, code, reason, error };
+    if (this.#refusal !== null) return false;
+    this.#refusal = { token: link.shown, code, reason, error };
     return true;
   }
 
   /** Drop the link, and with it the client's own requests on it. */
-  #release() {
+  #dropLink() {
     clearTimeout(this.#retry);
     this.#typed = null; // a cut ends it
     this.#link?.end();
     this.#link = null;
-    this.#aside = new Aside();
-    this.#owed = new Recent(SEEN);
+    this.#reorder = new ReorderBuffer();
+    this.#deferredAcks = new Recent(REMEMBERED);
   }
 
   #end(info) {
@@ -1221,7 +1221,7 @@ export class Client {
     this.#welcomed = null;
     const unsent = this.#outbox.take().filter(({ key }) => key === null).length;
     const requests = [...this.#pending.values()];
-    this.#become("closed", info);
+    this.#setState("closed", info);
     for (const request of requests) this.#reject(request, closedError(this.#lastError));
     if (unsent) this.#report(new EyewallError("connection_closed", `${unsent} not sent`));
   }
@@ -1244,7 +1244,7 @@ export class Client {
       // A text is awaited, too: of two that are set at once the last one counts.
       link.shown = await (isAsked ? this.#freshToken(link) : this.#tokens);
     } while (link.generation !== this.#generation);
-    if (this.#unwanted?.token === link.shown) throw this.#unwanted.error;
+    if (this.#refusal?.token === link.shown) throw this.#refusal.error;
     return link.shown;
   }
 
@@ -1257,9 +1257,9 @@ export class Client {
   }
 
   /** Send a token that the application has just set on the open connection. */
-  #showToken(link) {
+  #sendToken(link) {
     clearTimeout(link.timers.refresh);
-    if (this.#tokens !== null) this.#letRun(this.#refresh(link));
+    if (this.#tokens !== null) this.#detach(this.#refresh(link));
   }
 
   #planRefresh(link) {
@@ -1271,7 +1271,7 @@ export class Client {
       wait = Math.max(wait, REFRESH_PAUSE * 2 ** Math.min(link.refreshes, REFRESH_DOUBLINGS));
       link.refreshes += 1;
     }
-    link.timers.refresh = later(wait, () => this.#letRun(this.#refresh(link)));
+    link.timers.refresh = later(wait, () => this.#detach(this.#refresh(link)));
   }
 
   async #refresh(link) {
@@ -1316,7 +1316,7 @@ export class Client {
   /** Send a request; any answer shows that the hub is there, also a refusal. */
   #probe(link) {
     if (link.timers.probe) return;
-    this.#inTime(link, "probe", () => this.#giveUp(link));
+    this.#inTime(link, "probe", () => this.#abandon(link));
     this.#ask(link, "system:resume", { rooms: {} }).catch(() => {});
   }
 
@@ -1330,42 +1330,42 @@ export class Client {
   #nudge = ({ type }) => {
     if (type === "visibilitychange" && document.hidden) return;
     if (this.#state === "open") this.#probe(this.#link);
-    else if (this.#state === "waiting" && type !== "offline" && !this.#asked) {
-      this.#letRun(this.#dial());
+    else if (this.#state === "waiting" && type !== "offline" && !this.#isWaitRequested) {
+      this.#detach(this.#dial());
     }
   };
 
   // --- resuming
 
   /** Request missed messages. */
-  #resume(link, rooms, { session, attempt = 1, patience = RESUME_TIMEOUT } = {}) {
+  #resume(link, rooms, { session, attempt = 1, timeout = RESUME_TIMEOUT } = {}) {
     const data = { session, rooms: this.#positions.ask(rooms) };
     for (const room of rooms) {
       link.resuming.add(room);
-      this.#aside.take(room);
+      this.#reorder.take(room);
     }
     const answered = (answer) => {
       for (const room of rooms) {
         const found = answer.rooms?.[room] ?? { recovered: false };
         if (isPassing(found)) {
-          this.#catchUpLater(link, room, backoff(attempt), attempt);
+          this.#fillGapLater(link, room, backoff(attempt), attempt);
         } else {
           link.resuming.delete(room);
           this.#resumed(link, room, found);
         }
       }
     };
-    return this.#ask(link, "system:resume", data, { answered, patience });
+    return this.#ask(link, "system:resume", data, { answered, timeout });
   }
 
   /** Resume the session and the rooms; abandons the link if the hub can't do it now. */
   async #resumeAll(link, rooms) {
     try {
       // The replay may take any time: the link has a deadline of its own for silence.
-      await this.#resume(link, rooms, { session: this.#session, patience: Infinity });
+      await this.#resume(link, rooms, { session: this.#session, timeout: Infinity });
     } catch (error) {
       if (link !== this.#link) return;
-      if (isPassing(error)) this.#giveUp(link);
+      if (isPassing(error)) this.#abandon(link);
       else await this.#rejoin(link, rooms);
     }
   }
@@ -1375,7 +1375,7 @@ export class Client {
     link.resuming.clear();
     const joins = rooms.map((room) => {
       const answered = (answer) => this.#resumed(link, room, { ...answer, recovered: false });
-      return this.#ask(link, "system:join", { room }, { answered, patience: Infinity }).catch(
+      return this.#ask(link, "system:join", { room }, { answered, timeout: Infinity }).catch(
         ({ code }) => link === this.#link && this.#resumed(link, room, { code }),
       );
     });
@@ -1390,10 +1390,10 @@ export class Client {
       return;
     }
     const now = { epoch, offset };
-    const aside = this.#aside.take(room);
+    const aside = this.#reorder.take(room);
     if (recovered) {
       // All messages for this client came before this answer.
-      if (this.#positions.join(room, now) === "gap") this.#fill(link, room, aside, now);
+      if (this.#positions.join(room, now) === "gap") this.#takeBuffered(link, room, aside, now);
       return;
     }
     for (const replay of this.#positions.replays(room)) replay.lost = true;
@@ -1403,7 +1403,7 @@ export class Client {
   }
 
   /** Request the messages that are missing in a room. */
-  async #catchUp(link, room, attempt = 1) {
+  async #fillGap(link, room, attempt = 1) {
     if (link.resuming.has(room) || this.#left.has(room)) return;
     const [replay] = this.#positions.replays(room);
     if (replay !== undefined) {
@@ -1415,11 +1415,11 @@ export class Client {
     } catch (error) {
       if (link !== this.#link) return;
       if (isPassing(error)) {
-        const wait = askedWait(error.retryAfter) ?? backoff(attempt);
-        this.#catchUpLater(link, room, wait, attempt);
+        const wait = requestedWait(error.retryAfter) ?? backoff(attempt);
+        this.#fillGapLater(link, room, wait, attempt);
       } else {
         link.resuming.delete(room);
-        this.#aside.take(room);
+        this.#reorder.take(room);
         if (!this.#positions.has(room)) return; // left meanwhile
         this.#positions.set(room);
         this.#tellLost(room, {});
@@ -1428,22 +1428,22 @@ export class Client {
   }
 
   /** Request later. The room stays in `resuming` until then: no further message requests. */
-  #catchUpLater(link, room, seconds, attempt) {
+  #fillGapLater(link, room, seconds, attempt) {
     link.later(seconds, () => {
       link.resuming.delete(room);
-      if (this.#positions.has(room)) this.#letRun(this.#catchUp(link, room, attempt + 1));
+      if (this.#positions.has(room)) this.#detach(this.#fillGap(link, room, attempt + 1));
     });
   }
 
   /** Send a request of the client itself: it ends with the link, and bypasses the outbox. */
-  #ask(link, topic, data, { answered = () => {}, patience = RESUME_TIMEOUT } = {}) {
+  #ask(link, topic, data, { answered = () => {}, timeout = RESUME_TIMEOUT } = {}) {
     const id = this.#nextId();
     return new Promise((resolve, reject) => {
       const late = () => {
         link.asks.delete(id);
         reject(noAnswer(topic));
       };
-      const alarm = patience < Infinity ? link.later(patience, late) : 0;
+      const alarm = timeout < Infinity ? link.later(timeout, late) : 0;
       link.asks.set(id, { resolve, reject, answered, alarm });
       this.#write(link, JSON.stringify({ id, topic, data, ack: true }));
     });
@@ -1470,8 +1470,8 @@ export class Client {
   #take(link, message, size) {
     const { topic, event, data } = message;
     if ((event === "ack" || event === "error") && this.#isAnswer(link, message)) return;
-    if (topic === "system:welcome") this.#letRun(this.#welcome(link, data));
-    else if (topic === "system:draining") this.#drains(link, askedWait(data.reconnect_in));
+    if (topic === "system:welcome") this.#detach(this.#welcome(link, data));
+    else if (topic === "system:draining") this.#drains(link, requestedWait(data.reconnect_in));
     else if (topic === "system:gap") this.#gap(link, data);
     else this.#deliver(link, message, size);
   }
@@ -1523,56 +1523,56 @@ export class Client {
   #drains(link, seconds) {
     if (seconds === null) return;
     link.draining = seconds;
-    this.#become(this.#state, { draining: seconds });
+    this.#setState(this.#state, { draining: seconds });
   }
 
   #gap(link, { room, epoch, offset }) {
     if (this.#left.has(room)) return;
     if (!this.#positions.has(room)) this.#positions.set(room, { epoch, offset });
-    this.#letRun(this.#catchUp(link, room));
+    this.#detach(this.#fillGap(link, room));
   }
 
   #deliver(link, message, size) {
     const { topic, data, stream, ack } = message;
-    if (topic === "system:kicked") this.#isOut(data.room);
+    if (topic === "system:kicked") this.#forgetRoom(data.room);
     const isPlaced = typeof stream?.room === "string" && !this.#left.has(stream.room);
     // A message that asks for an ack is no replayed one: those ask for none.
     const fate = isPlaced ? this.#positions.take(stream, ack === true) : "next";
-    if (fate === "gap") this.#isEarly(link, message, size);
-    else if (fate === "repeat") this.#ackAgain(link, message);
+    if (fate === "gap") this.#bufferOrRequest(link, message, size);
+    else if (fate === "repeat") this.#ackDuplicate(link, message);
     else {
       if (fate === "changed") this.#tellLost(stream.room, stream);
-      this.#pass(link, message, isPlaced);
+      this.#handleOnce(link, message, isPlaced);
     }
   }
 
   /** Buffer a message behind a gap, or request the missing ones. */
-  #isEarly(link, message, size) {
+  #bufferOrRequest(link, message, size) {
     const { id, stream, ack } = message;
     // The message comes again from the history, and asks for no ack then.
-    if (this.#seen.get(id) !== undefined) this.#ackAgain(link, message);
-    else if (ack && id !== undefined) this.#owed.add(id, link);
+    if (this.#handled.get(id) !== undefined) this.#ackDuplicate(link, message);
+    else if (ack && id !== undefined) this.#deferredAcks.add(id, link);
     const isSent = link.resuming.has(stream.room) || this.#positions.replays(stream.room).length;
-    if (isSent) this.#aside.keep(stream, message, size);
-    else this.#letRun(this.#catchUp(link, stream.room));
+    if (isSent) this.#reorder.keep(stream, message, size);
+    else this.#detach(this.#fillGap(link, stream.room));
   }
 
   /** Handle a message, unless its id was handled before. */
-  #pass(link, message, isPlaced = true) {
+  #handleOnce(link, message, isPlaced = true) {
     const { id, stream } = message;
-    const isNew = isPlaced && this.#positions.isWantedAgain(stream);
-    if (!isNew && id !== undefined && this.#seen.get(id) !== undefined) {
-      this.#ackAgain(link, message);
+    const isNew = isPlaced && this.#positions.isReplayed(stream);
+    if (!isNew && id !== undefined && this.#handled.get(id) !== undefined) {
+      this.#ackDuplicate(link, message);
     } else {
-      this.#letRun(this.#handle(link, message));
+      this.#detach(this.#handle(link, message));
     }
   }
 
   async #handle(link, message) {
     const { id, ack } = message;
-    const owed = this.#owed.take(id) ?? null;
+    const owed = this.#deferredAcks.take(id) ?? null;
     const handling = { answer: null, link: ack ? link : owed };
-    if (id !== undefined) this.#seen.add(id, handling);
+    if (id !== undefined) this.#handled.add(id, handling);
     handling.answer = await this.#run(message);
     if (handling.link !== null) this.#write(handling.link, handling.answer);
   }
@@ -1597,9 +1597,9 @@ export class Client {
   }
 
   /** Ack a duplicate: now, or when the message has been handled. */
-  #ackAgain(link, message) {
+  #ackDuplicate(link, message) {
     if (!message.ack) return;
-    const handling = this.#seen.get(message.id) ?? { answer: ackTo(message, { status: "ok" }) };
+    const handling = this.#handled.get(message.id) ?? { answer: ackTo(message, { status: "ok" }) };
     if (handling.answer === null) handling.link = link;
     else this.#write(link, handling.answer);
   }

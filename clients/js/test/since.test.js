@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Aside, Replay } from "../eyewall.js";
+import { ReorderBuffer, Replay } from "../eyewall.js";
 import { pass, settled } from "./scripted.js";
 import { connected, cut, newClient, scene } from "./support.js";
 
@@ -431,7 +431,7 @@ test("after its answer it goes on from where it is", async () => {
 // --- the parts
 
 test("aside there is room for so many messages and characters", () => {
-  const aside = new Aside();
+  const aside = new ReorderBuffer();
   for (let offset = 300; offset > 0; offset -= 1) aside.keep({ room: "a", offset }, offset, 1);
   aside.keep({ room: "b", offset: 7 }, 7, 1);
 
@@ -449,11 +449,11 @@ test("aside there is room for so many messages and characters", () => {
 
 test("a replay that is asked for where we are nowhere begins anew", () => {
   const replay = new Replay("start");
-  replay.came(place(5), true);
-  assert.deepEqual(replay.asks(place(9)), place(9));
+  replay.received(place(5), true);
+  assert.deepEqual(replay.sinceFor(place(9)), place(9));
   assert.equal(replay.isWhole(said(9)), false);
 
-  assert.equal(replay.asks(null), "start");
+  assert.equal(replay.sinceFor(null), "start");
   assert.equal(replay.isWhole(said(9)), true);
   assert.equal(replay.isWhole(said(9, { recovered: 1 })), false);
 });
