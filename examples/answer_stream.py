@@ -36,7 +36,7 @@ class Question(Struct):
 
 
 async def model(question: str) -> AsyncIterator[str]:
-    """Stands for yours: it gives the pieces of an answer as they come."""
+    """Yield the pieces of an answer as they come; stands for a language model."""
     for word in ANSWER.format(question).split(" ")[:MOST]:
         await asyncio.sleep(PAUSE)
         yield f"{word} "

@@ -21,7 +21,7 @@ ROOMS = ("tea", "coffee")
 
 
 def by_name(handshake: Handshake) -> ConnMeta | None:
-    """Believe the name that people give: good enough for an example. None refuses."""
+    """Accept any name: good enough for an example. None refuses the client."""
     name = handshake.query.get("name")
     return ConnMeta(user_id=UserId(name)) if name else None
 

@@ -19,7 +19,7 @@ server = Server()
 
 
 class News(RequestHandler):
-    """A page of the application: what is posted here goes to everybody who is connected."""
+    """A page of the application: posts are broadcast to all clients."""
 
     async def post(self) -> None:
         text = self.get_body_argument("text")

@@ -31,7 +31,7 @@ async def ping(ctx: Context, msg: Envelope[Ping]) -> None:
 
 
 class Stats(RequestHandler):
-    """In production, let only your monitoring come here."""
+    """The counters; in production, allow this page to your monitoring only."""
 
     def get(self) -> None:
         stats = server.hub.stats()

@@ -25,7 +25,7 @@ server = Server(client_commands={"join", "history"})  # pages may not publish
 
 
 class Gauge:
-    """Stands for what you measure: it wanders about, as figures of a real service do."""
+    """A random walk; stands for what you measure."""
 
     def __init__(self) -> None:
         self.requests, self.latency = 240.0, 18.0

@@ -1,4 +1,4 @@
-/** The page of the answer stream: what it shows are the messages of one room, from the start. */
+/** The page of the answer stream: it shows the messages of one room, from the start. */
 
 import { connect } from "/eyewall.js";
 
@@ -17,14 +17,14 @@ const answers = new Map(); // id -> its element, those that are shown
 
 const client = connect("/ws");
 client.on("answer", ({ event, data }) => events[event]?.(data));
-client.onLost(begin); // the server has begun anew, or we were away for too long
+client.onLost(begin); // the server was restarted, or the connection was lost for too long
 client.onState((state) => {
   document.body.dataset.state = state;
   $("state").textContent = STATES[state];
 });
 $("form").addEventListener("submit", ask);
 $("stop").addEventListener("click", () => request("answer:stop"));
-/** All that the room keeps comes through the same handlers, and then what is new. */
+/** The kept messages come through the same handlers, and then the live ones. */
 function join() {
   return client.join(ROOM, { since: "start", timeout: Infinity });
 }
@@ -36,10 +36,10 @@ function begin() {
   return join();
 }
 
-/** What a message of the room does to the page; of an answer that is not shown, nothing. */
+/** Apply a message of the room to the page, unless its answer is not shown any more. */
 const events = {
   question({ answer, text }) {
-    answers.get(answer)?.remove(); // it is told anew: between two cuts the page may have joined twice
+    answers.get(answer)?.remove(); // it comes again: the page may have joined twice between two cuts
     answers.delete(answer);
     const element = make("article", "", "sheet");
     element.ariaBusy = "true";
@@ -76,7 +76,7 @@ async function ask(event) {
   if (await request("answer:ask", { text: $("question").value })) $("form").reset();
 }
 
-/** Ask the server; what it refuses is said beside the form. */
+/** Send a request; a refusal is shown beside the form. */
 async function request(topic, data) {
   $("note").textContent = "";
   try {

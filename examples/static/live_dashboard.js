@@ -1,4 +1,4 @@
-/** The page of the live dashboard: what it knows is a value for each offset of the room. */
+/** The page of the live dashboard: its state is one value per offset of the room. */
 
 import { connect } from "/eyewall.js";
 
@@ -18,7 +18,7 @@ const values = new Map(); // offset -> value, the newest KEPT of them
 
 const client = connect("/ws");
 client.on("metrics:value", take);
-client.onLost(begin); // the server has begun anew, or we were away for too long
+client.onLost(begin); // the server was restarted, or the connection was lost for too long
 client.onState((state) => {
   document.body.dataset.state = state;
   $("state").textContent = STATES[state];

@@ -1,4 +1,4 @@
-/** The chat: what the connection brings, what people do, and what the page knows of both. */
+/** The chat: the state of the page, changed by messages of the connection and by the user. */
 
 import { Client } from "./eyewall.js";
 import { Conversation, keyOf } from "./conversation.js";
@@ -8,11 +8,11 @@ import { closePanels } from "./panels.js";
 import { plural, showAvatar } from "./rows.js";
 import * as view from "./view.js";
 
-const PEOPLE = 200; // people of a room that the page asks for
-const PRIVATES = 50; // conversations with people that the page keeps
+const PEOPLE = 200; // members of a room that the page requests
+const PRIVATES = 50; // private conversations that the page keeps
 const TYPING_EVERY = 3000;
 const PRESENCE_EVERY = 15000;
-// As the server has it: any character that is seen, or joins others.
+// The server's rule: visible characters, and those that join others.
 const NAME = /^[^\p{Cc}\p{Cs}\u200b\u2028-\u202e\u2060\u2066-\u2069\ufeff]{1,32}$/u;
 const BAD_NAME = "A name has up to 32 letters, digits, signs or spaces.";
 
@@ -24,15 +24,15 @@ export const chat = {
   lobby: "general",
   /** @type {Client | null} */
   client: null,
-  /** The client's state, or `draining`, with what it says of it. */
+  /** The client's state, or `draining`, with its details. */
   state: { name: "closed" },
   /** @type {Map<string, Conversation>} */
   conversations: new Map(),
   /** @type {Conversation | null} */
   current: null,
-  /** Rooms with the number of connections in them, as the hub told last. */
+  /** Rooms with their numbers of connections, from the hub's last list. */
   listed: new Map(),
-  /** Of the people we talk with in private, those who are there. */
+  /** The users of private conversations who are online. */
   online: new Set(),
   openRoom,
   openPrivate,
@@ -50,7 +50,7 @@ const history = new History(receive);
 
 const all = (kind) => [...chat.conversations.values()].filter((talk) => talk.kind === kind);
 
-// --- what a reload brings back; each window has its own
+// --- state that survives a reload, per window
 
 const memory = JSON.parse(sessionStorage.getItem("eyewall") ?? "{}");
 
@@ -65,7 +65,7 @@ function remember() {
   sessionStorage.setItem("eyewall", JSON.stringify(kept));
 }
 
-// --- the door
+// --- the login
 
 $("enter").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -81,7 +81,7 @@ $("enter").addEventListener("submit", (event) => {
 
 function knock(name) {
   chat.client?.close();
-  // Where tokens are asked for, the page was opened with one: ?token=...
+  // If the server wants tokens, the page was opened with one: ?token=...
   const url = new URL(`/ws${location.search}`, location.href);
   url.searchParams.set("name", name);
   const client = new Client(url);
@@ -95,7 +95,7 @@ function knock(name) {
   client.connect();
 }
 
-/** A browser does not tell why a WebSocket was refused: look whether the server is there. */
+/** A browser does not say why a WebSocket was refused: check whether the server answers. */
 async function explainDoor(asked, state) {
   if (state.name === "closed" && state.code !== 1000) {
     $("door-note").textContent = `The door stays closed: ${view.reasonOf(state)}.`;
@@ -145,7 +145,7 @@ function onState(name, info) {
   view.showTalk(chat);
 }
 
-/** We are there, maybe once more: back into the rooms, then send what has waited. */
+/** The connection is open: join the rooms (again), then send the waiting letters. */
 async function arrive() {
   const since = lostAt;
   lostAt = null;
@@ -167,11 +167,11 @@ function depart() {
   }
 }
 
-/** Join a room, making it if it is gone; `since` is when the connection was lost. */
+/** Join a room, and create it if it is gone; `since` is when the connection was lost. */
 async function enter(room, since = null) {
   const { client } = chat;
   const turn = {};
-  room.entering = turn; // who comes back after a cut enters anew
+  room.entering = turn; // after a cut a new attempt begins
   const isOver = () => room.entering !== turn || !letters.online;
   try {
     await client.request("chat:create", { room: room.id });
@@ -188,7 +188,7 @@ async function enter(room, since = null) {
   letters.flush(room);
 }
 
-/** Messages of a room may be missing. Where we are just coming back, entering finds out. */
+/** Messages of a room may be missing. During a reconnect the join finds out. */
 function onLost(id, { code }) {
   const room = chat.conversations.get(keyOf("room", id));
   if (!room?.visited) return;
@@ -213,12 +213,12 @@ $("reconnect").addEventListener("click", () => {
   $("text").focus();
 });
 
-/** Ask for something that nobody misses if it fails. */
+/** Send a request whose failure does not matter. */
 function quietly(topic, data, options) {
   return chat.client.request(topic, data, options).catch(() => null);
 }
 
-// --- what comes in
+// --- receiving
 
 function onMessage(message) {
   const { topic, event, data, stream } = message;
@@ -233,7 +233,7 @@ function onSaid(id, message) {
   if (room) history.take(room, message);
 }
 
-/** Of what comes under a room's own topic only the hub's notices count: all else a client can publish. */
+/** Of a room's own topic only the hub's notices count: clients can publish other messages. */
 function onRoom(id, event, data) {
   const room = chat.conversations.get(keyOf("room", id));
   if (!room) return;
@@ -245,7 +245,7 @@ function onPrivate(data) {
   const mine = data.from === chat.me;
   const talk = conversation("private", mine ? data.to : data.from);
   if (!mine) chat.online.add(data.from);
-  // The answer to our own request will say more than our copy does: who has got it.
+  // The answer to the request says more than this copy: whether it was delivered.
   if (!mine || !talk.letters.some(({ id }) => id === data.id)) receive(talk, data);
 }
 
@@ -278,7 +278,7 @@ function setRooms(list) {
   view.showLists(chat);
 }
 
-// --- what is written
+// --- writing
 
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -358,13 +358,13 @@ $("leave-room").addEventListener("click", () => {
     room.notice("Not all of your messages here are confirmed. Send them or take them back first.", "gap");
     return;
   }
-  // However long it takes: until then the client would take us back into it.
+  // Without a timeout: until the answer the client would resume the room.
   quietly("system:leave", { room: room.id }, { timeout: Infinity });
   chat.conversations.delete(room.key);
   show(conversation("room", chat.lobby));
 });
 
-/** The conversation of this kind and name; a new one if there is none. */
+/** Return the conversation of this kind and name; makes one if there is none. */
 function conversation(kind, id) {
   const key = keyOf(kind, id);
   if (!chat.conversations.has(key)) {
@@ -391,7 +391,7 @@ async function watchPresence() {
   view.showTalk(chat);
 }
 
-/** Show a conversation, and put the cursor where one writes in it. */
+/** Show a conversation, and focus its text field. */
 function show(talk) {
   closePanels();
   if (chat.current !== talk) {
@@ -407,13 +407,13 @@ function show(talk) {
   view.showLists(chat);
   view.showTalk(chat);
   view.scrollDown();
-  // A phone's keyboard would cover what one has just opened.
+  // On a phone the keyboard would cover the conversation.
   $(matchMedia("(pointer: fine)").matches ? "text" : "title").focus();
 }
 
 let drawing = false;
 
-/** Many changes, one drawing: a storm of joins must not stop the page. */
+/** Draw once for many changes: a storm of joins must not block the page. */
 function onChanged(talk, grown) {
   if (grown && talk === chat.current) view.showNewest();
   if (drawing) return;

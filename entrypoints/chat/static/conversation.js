@@ -1,13 +1,13 @@
 /**
- * One conversation, with a room or with a person: what was said, what is on its way,
- * and who is there. Everything that people wrote is set as text, never as HTML.
+ * One conversation, with a room or with a user: its messages, unconfirmed letters and
+ * members. Text of users is set as text, never as HTML.
  */
 
 const KEPT = 500; // messages and notices that one conversation keeps
-const TOGETHER = 5 * 60 * 1000; // within this time a person's messages stand under one name
-const TYPING = 6000; // the hub takes a typing mark back after 5 s
+const TOGETHER = 5 * 60 * 1000; // within this time a user's messages are grouped under one name
+const TYPING = 6000; // the hub ends typing after 5 s
 
-/** Create an element: properties that are no attribute are set as such. */
+/** Create an element with these properties, or attributes if it has no such property. */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -18,7 +18,7 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A colour of their own for everybody, the same in every window. */
+/** The colour of a user, the same in every window. */
 export function tint(element, name) {
   let hash = 7;
   for (const char of name) hash = (hash * 31 + char.codePointAt(0)) % 3600;
@@ -41,11 +41,11 @@ export function clock(time) {
   return date.toLocaleTimeString([], { ...day, hour: "numeric", minute: "2-digit" });
 }
 
-/** A message of ours that the hub has not confirmed. */
+/** A message of this user that the hub has not confirmed yet. */
 export class Letter {
   /** @type {"waiting" | "sending" | "failed" | "unknown"} */
   state = "waiting";
-  /** @type {AbortController | null} what takes it back, while the client has it */
+  /** @type {AbortController | null} cancels it while it is in flight */
   sent = null;
 
   constructor(id, text) {
@@ -60,7 +60,7 @@ export class Letter {
     );
   }
 
-  /** @param {[string, () => void][]} actions what the writer can do about it */
+  /** @param {[string, () => void][]} actions the buttons beside it */
   become(state, text, actions = []) {
     this.state = state;
     this.element.className = `line mine ${state}`;
@@ -72,30 +72,30 @@ export class Letter {
 }
 
 export class Conversation {
-  /** People who are there: name -> number of their windows. Null is who has no name. */
+  /** Members: name -> number of connections. The name of anonymous members is null. */
   people = new Map();
-  /** Whether there are others besides them. */
+  /** Whether there are more members than these. */
   more = false;
-  /** Letters that were not confirmed, in the order in which they were written. */
+  /** Unconfirmed letters, in the order in which they were written. */
   letters = [];
   unread = 0;
   draft = "";
-  /** A room only: whether the hub has let us in over this connection. */
+  /** A room only: whether this connection has joined it. */
   joined = false;
-  /** A room only: the newest attempt to get into it. */
+  /** A room only: the newest attempt to join it. */
   entering = null;
-  /** A room only: whether we have been in it before. */
+  /** A room only: whether it was joined before. */
   visited = false;
-  /** A room only: up to where its messages are shown; null before the first that has a place. */
+  /** A room only: the position up to which messages are shown; null before the first one. */
   place = null;
-  /** A room only: messages that wait for older ones; null if none has to. */
+  /** A room only: messages that are held until older ones are shown; null if none are held. */
   held = null;
-  /** A room only: the notice before what was said while we were away, until that is all here. */
+  /** A room only: the notice before the messages of the time away, until all have come. */
   interlude = null;
 
-  #said = new Set(); // who said it and its id, of the newest messages
+  #said = new Set(); // author and id of the newest messages
   #typing = new Map(); // name -> timer
-  #comings = null; // the notice about who came and left, while it is the last line
+  #comings = null; // the notice about joins and leaves, while it is the last line
   #last = null; // {from, at} of the last line, if it is a message
 
   /**
@@ -113,11 +113,11 @@ export class Conversation {
     this.view = el("div", {}, this.log, this.outbox);
   }
 
-  // --- what was said
+  // --- messages
 
   /**
-   * Whether this was said already. A message that was resent after a cut may come twice from
-   * a hub that was started anew; an id counts for its author only.
+   * Whether this message is shown already. A hub that was restarted may send a retransmitted
+   * message twice. Ids are per author.
    */
   has({ id, from }) {
     return Boolean(id) && this.#said.has(`${id} ${from}`);
@@ -154,17 +154,17 @@ export class Conversation {
     this.stopped(from);
   }
 
-  /** Whether nothing was said here. */
+  /** Whether there are no messages. */
   get isEmpty() {
     return this.log.querySelector(".line") === null;
   }
 
-  /** Whether what is shown reaches up to a place. */
+  /** Whether all messages up to a position are shown. */
   reaches({ epoch, offset }) {
     return this.place?.epoch === epoch && this.place.offset >= offset;
   }
 
-  /** Move on to a place; false if what stands there is shown already. */
+  /** Move to a position; false if its message is shown already. */
   reach(place) {
     if (place?.epoch === undefined) return true; // it has none
     if (this.reaches(place)) return false;
@@ -172,7 +172,7 @@ export class Conversation {
     return true;
   }
 
-  /** Add much at once, which need not be read out. */
+  /** Add many messages at once, without a screen reader reading them out. */
   calmly(add) {
     this.log.ariaLive = "off";
     add();
@@ -194,7 +194,7 @@ export class Conversation {
     this.changed(this, true);
   }
 
-  // --- what is on its way
+  // --- letters
 
   post(letter) {
     this.letters.push(letter);
@@ -208,14 +208,14 @@ export class Conversation {
     this.changed(this);
   }
 
-  /** The hub has confirmed a letter of ours: now it stands with the others. */
+  /** Move a letter that the hub has confirmed to the messages. */
   confirm(letter, { at = new Date().toISOString(), mark = "" } = {}) {
     if (!this.letters.includes(letter)) return;
     this.take(letter);
     this.add({ id: letter.id, from: this.me, text: letter.text, at }, mark);
   }
 
-  // --- who is there
+  // --- members
 
   setPeople(members, { more = false } = {}) {
     this.people = new Map(members.map((member) => [member.user_id, member.connections]));
@@ -223,7 +223,7 @@ export class Conversation {
     this.changed(this);
   }
 
-  /** Somebody has `connections` windows here after coming or leaving. */
+  /** Note how many connections a user has here after a join or leave. */
   present(name, connections) {
     const was = this.people.get(name) ?? 0;
     if (connections) this.people.set(name, connections);
@@ -235,7 +235,7 @@ export class Conversation {
     this.changed(this);
   }
 
-  /** People who come and go in a row share one line. */
+  /** Successive joins and leaves share one line. */
   #tellComing(name, what) {
     const comings = this.#comings ?? { line: this.notice(""), who: new Map() };
     this.#comings = comings;

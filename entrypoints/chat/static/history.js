@@ -1,9 +1,9 @@
 /**
- * What a room has kept, shown to who comes in and to who comes back.
+ * The kept messages of a room, shown after a join and after a reconnect.
  *
- * Every message of a room has its place. What is shown of a room reaches up to a place with
- * nothing missing, or a notice stands where something is. A join says from where on we want it:
- * what is kept comes before the answer, and is shown with it, in the order of the places.
+ * Every message of a room has a position. The log of a room is complete up to a position, or has
+ * a notice where messages are missing. A join has the position as its `since`: the kept messages
+ * come before the answer, and are shown with it, in the order of their positions.
  */
 
 import { clock } from "./conversation.js";
@@ -15,15 +15,15 @@ export class History {
   #show;
   /** @type {import("./eyewall.js").Client | null} */
   client = null;
-  /** Whether the connection was lost, and we are not in the rooms again yet. */
+  /** Whether the connection was lost, and the rooms are not joined again yet. */
   away = false;
 
-  /** @param {(room, said, how: {isNew: boolean}) => void} show puts what was said into a room's log */
+  /** @param {(room, said, how: {isNew: boolean}) => void} show adds a message to a room's log */
   constructor(show) {
     this.#show = show;
   }
 
-  /** A message of a room has come. */
+  /** Take a message of a room: show it, or hold it. */
   take(room, message) {
     if (room.held) {
       room.held.push(message);
@@ -34,16 +34,16 @@ export class History {
     }
   }
 
-  /** Let what comes from now on wait for what was said before it. */
+  /** Hold the messages that come from now on, until older ones are shown. */
   hold(room) {
     room.held ??= [];
   }
 
   /**
-   * Get into a room, show what we have not seen of it, and say what that is.
+   * Join a room, show its messages that are not shown yet, and add a notice about them.
    *
-   * @param {string} away for how long we were away; empty if we were not
-   * @param {() => boolean} isOver whether another attempt to get into the room has begun
+   * @param {string} away how long the connection was lost; empty if it was not
+   * @param {() => boolean} isOver whether a newer attempt to join the room has begun
    */
   async enter(room, away, isOver) {
     const isFirst = !room.visited;
@@ -56,7 +56,7 @@ export class History {
     this.#release(room);
   }
 
-  /** Messages are missing while we are in a room: show what is left of them, and say so. */
+  /** Fill a gap while the client is in a room, or add a notice that messages are missing. */
   async fill(room, isOver) {
     try {
       const now = await this.#join(room, isOver);
@@ -69,7 +69,7 @@ export class History {
     }
   }
 
-  /** Join; returns what was said until then, and what is to be said of a gap before it. */
+  /** Join; returns the messages until then, and the text about a gap before them. */
   async #join(room, isOver) {
     this.hold(room);
     const from = room.place;
@@ -85,7 +85,7 @@ export class History {
     }
   }
 
-  /** Show what was said until we joined. */
+  /** Show the messages from before the join. */
   #put(room, now, how) {
     for (const message of now.before) {
       if (room.reach(message.stream) && isSaid(room, message)) this.#show(room, message.data, how);
@@ -93,14 +93,14 @@ export class History {
     room.reach(now);
   }
 
-  /** What has waited is live, as far as it is not shown yet. */
+  /** Take the held messages, as far as they are not shown yet. */
   #release(room) {
     const { held } = room;
     room.held = null;
     for (const message of held ?? []) this.take(room, message);
   }
 
-  // --- saying what it is
+  // --- notices
 
   #cameIn(room, now) {
     const keeps = now.epoch !== undefined;
@@ -123,14 +123,14 @@ export class History {
     this.#put(room, now, { isNew: true });
   }
 
-  /** The notice before what was said while we were away; its text comes when all of that is here. */
+  /** The notice before the messages of the time away; its text is set when all have come. */
   #interlude(room) {
     room.interlude ??= room.notice("You were away.");
     return room.interlude;
   }
 }
 
-/** Whether it is something that was said, and is not shown yet: anybody may publish other things. */
+/** Whether a message is a `chat:said` that is not shown yet: clients may publish others. */
 function isSaid(room, { topic, data }) {
   return topic === "chat:said" && !room.has(data);
 }

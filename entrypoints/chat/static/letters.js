@@ -1,11 +1,10 @@
 /**
- * Sending, and saying honestly what became of it.
+ * Sending messages, and showing what became of them.
  *
- * A message of ours is a letter until the hub has confirmed it. While there is no
- * connection it waits, and goes out by itself when there is one. One that was on the
- * wire when the connection broke is sent again by the client under its id, so that the
- * hub handles it once. When no answer comes at all nobody can know, and the writer
- * decides.
+ * A message of this user is a letter until the hub has confirmed it. Without a connection it
+ * waits, and is sent when there is one. A letter in flight at a cut is retransmitted by the
+ * client under its id, so that the hub handles it once. If no answer comes, its outcome is
+ * unknown, and the user decides.
  */
 
 import { Letter } from "./conversation.js";
@@ -18,7 +17,7 @@ export class Letters {
   #edit;
   /** @type {import("./eyewall.js").Client | null} */
   client = null;
-  /** Whether there is a connection that takes something on. */
+  /** Whether there is a connection that does not drain. */
   online = false;
 
   /** @param {(talk, text: string) => void} edit puts the text of a letter back into the field */
@@ -26,12 +25,12 @@ export class Letters {
     this.#edit = edit;
   }
 
-  /** Whether what is sent now would leave now. */
+  /** Whether a letter would be written at once. */
   ready(talk) {
     return this.online && (talk.kind === "private" || talk.joined);
   }
 
-  /** Write a letter; false if too many are waiting already. */
+  /** Send a letter; false if too many wait already. */
   write(talk, text) {
     if (talk.letters.length >= MOST) return false;
     const letter = new Letter(newId(), text);
@@ -40,17 +39,17 @@ export class Letters {
     return true;
   }
 
-  /** The connection is gone: what was on the wire has to wait, too. */
+  /** The connection is lost: letters in flight wait, too. */
   interrupt(talk) {
     for (const letter of talk.letters.filter(({ state }) => state === "sending")) {
       this.#wait(talk, letter, "Not confirmed when the connection broke.");
     }
   }
 
-  /** The connection is back: send what has waited, in the order in which it was written. */
+  /** The connection is back: send the waiting letters in their order. */
   flush(talk) {
     for (const letter of talk.letters.filter(({ state }) => state === "waiting")) {
-      if (letter.sent) letter.become("sending", ""); // the client has seen to it
+      if (letter.sent) letter.become("sending", ""); // the client retransmits it
       else this.#send(talk, letter);
     }
   }
@@ -105,7 +104,7 @@ export class Letters {
   }
 
   #sendAgain(talk, letter) {
-    // The hub answers a repeated id with its first answer: what it refused needs a new one.
+    // The hub answers a duplicate id with its first answer: a refused letter needs a new id.
     if (letter.state === "failed") letter.id = newId();
     this.#send(talk, letter);
     this.#edit(talk, "");

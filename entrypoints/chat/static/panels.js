@@ -1,4 +1,4 @@
-/** Where the window is too narrow for all three: rooms and people come in from the side. */
+/** In narrow windows the lists of rooms and people are panels that open from the side. */
 
 const $ = (id) => document.getElementById(id);
 
@@ -14,7 +14,7 @@ function open(button, panel) {
   panel.querySelector(".close").focus();
 }
 
-/** Close what is open, and put the focus back where it was opened from. */
+/** Close the open panel, and put the focus back to its button. */
 export function closePanels() {
   $("talk").inert = false;
   for (const [button, panel] of PANELS) {

@@ -1,4 +1,4 @@
-/** Lists of rooms and people: one row, one button. Rows stay, so that focus stays. */
+/** Lists of rooms and people: one button per row. Rows are reused, so that the focus stays. */
 
 import { el, tint } from "./conversation.js";
 
@@ -10,7 +10,7 @@ import { el, tint } from "./conversation.js";
 
 export const plural = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 
-/** Make a list show `rows`, a map from keys, moving as little as possible. */
+/** Show `rows`, a map by key, in a list; moves as few elements as possible. */
 export function showRows(list, rows) {
   const there = new Map([...list.children].map((item) => [item.dataset.key, item]));
   for (const [key, item] of there) if (!rows.has(key)) item.remove();
@@ -58,7 +58,7 @@ function fillRow(button, row) {
   else button.removeAttribute("aria-current");
 }
 
-/** What a row says to the ear: the numbers with what they count. */
+/** The text of a row for screen readers: the numbers with what they count. */
 function spoken({ label, me, count, windows, away, unread }) {
   const parts = [me ? `${label} (you)` : label];
   if (count !== undefined) parts.push(plural(count, "person", "people"));
@@ -73,7 +73,7 @@ export function showAvatar(element, name) {
   tint(element, name);
 }
 
-/** The arrow keys walk through a list. */
+/** Move the focus through a list by the arrow keys. */
 document.addEventListener("keydown", (event) => {
   const item = document.activeElement?.closest(".list > li");
   const next = { ArrowDown: item?.nextElementSibling, ArrowUp: item?.previousElementSibling }[event.key];

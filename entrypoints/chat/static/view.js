@@ -1,4 +1,4 @@
-/** What is shown of the chat. Nothing here changes what the chat knows. */
+/** Draws the chat. Nothing here changes its state. */
 
 import { keyOf, names } from "./conversation.js";
 import { plural, showRows } from "./rows.js";
@@ -17,7 +17,7 @@ const STATES = {
   closed: ["Disconnected", "You are disconnected"],
 };
 
-/** Why the hub does not want a client back, in words. */
+/** The texts for close codes after which the client does not reconnect. */
 const REASONS = {
   policy_violation: "the server refused this connection",
   message_too_big: "a message was too large",
