@@ -289,7 +289,7 @@ export class Positions {
   readonly rooms: string[];
   has(room: string): boolean;
   get(room: string): Position | null;
-  set(room: string, place?: Partial<Position>): void;
+  set(room: string, position?: Partial<Position>): void;
   forget(room: string): void;
   ask(rooms?: string[]): Record<string, Partial<Position>>;
   take(
@@ -299,7 +299,7 @@ export class Positions {
   join(room: string, now: Partial<Position>): "here" | "gap" | "changed";
   beginReplay(room: string, replay: Replay): void;
   replays(room: string): Replay[];
-  endReplay(room: string, replay: Replay, place?: Position): boolean;
+  endReplay(room: string, replay: Replay, position?: Position): boolean;
   isReplayed(stream: Position & { room: string }): boolean;
 }
 
@@ -319,8 +319,8 @@ export class Replay {
   lost: boolean;
   behind: boolean;
   progress: number;
-  startsAt(place: Position): boolean;
-  received(place: Position, begins?: boolean): void;
-  sinceFor(place: Position | null): Since;
+  startsAt(position: Position): boolean;
+  received(position: Position, begins?: boolean): void;
+  sinceFor(position: Position | null): Since;
   isWhole(answer: { recovered?: unknown } & Partial<Position>): boolean;
 }

@@ -236,11 +236,11 @@ export class Replay {
     this.begun ||= begins;
   }
 
-  /** The `since` to send from a client at the position `place`; null: it has none. */
-  sinceFor(place) {
-    if (this.begun && place !== null) {
+  /** The `since` to send from a client at `position`; null: it has none. */
+  sinceFor(position) {
+    if (this.begun && position !== null) {
       this.#resent = true;
-      return place;
+      return position;
     }
     this.begun = this.lost = this.#resent = false;
     this.#first = null;
@@ -270,28 +270,28 @@ export class Replay {
  * In a room that keeps no history the position is null.
  */
 export class Positions {
-  #places = new Map();
+  #positions = new Map();
   #replays = new Map(); // room -> its joins with `since` in flight, oldest first
   #replayed = new Map(); // room -> up to here a message is new by its position, whatever its id
 
   has(room) {
-    return this.#places.has(room);
+    return this.#positions.has(room);
   }
 
   get(room) {
-    return this.#places.get(room) ?? null;
+    return this.#positions.get(room) ?? null;
   }
 
   get rooms() {
-    return [...this.#places.keys()];
+    return [...this.#positions.keys()];
   }
 
   set(room, { epoch, offset } = {}) {
-    this.#places.set(room, epoch === undefined ? null : { epoch, offset });
+    this.#positions.set(room, epoch === undefined ? null : { epoch, offset });
   }
 
   forget(room) {
-    this.#places.delete(room);
+    this.#positions.delete(room);
     this.#replayed.delete(room);
   }
 
@@ -306,16 +306,16 @@ export class Positions {
   }
 
   /**
-   * End a replay; messages up to `place` still count as replayed.
+   * End a replay; messages up to `position` still count as replayed.
    *
    * @returns whether it was in flight
    */
-  endReplay(room, replay, place) {
+  endReplay(room, replay, position) {
     const all = this.replays(room);
     const rest = all.filter((other) => other !== replay);
     if (rest.length) this.#replays.set(room, rest);
     else this.#replays.delete(room);
-    if (place !== undefined && rest.length < all.length) this.#replayed.set(room, place);
+    if (position !== undefined && rest.length < all.length) this.#replayed.set(room, position);
     return rest.length < all.length;
   }
 
@@ -340,19 +340,19 @@ export class Positions {
    * @returns {"next" | "first" | "changed" | "again" | "repeat" | "gap"}
    */
   take({ room, epoch, offset }, isLive = false) {
-    const place = this.get(room);
-    const isKnown = place?.epoch === epoch;
+    const position = this.get(room);
+    const isKnown = position?.epoch === epoch;
     const [replay] = this.replays(room);
-    const isBack = isKnown && offset <= place.offset;
+    const isBack = isKnown && offset <= position.offset;
     if (isBack && (isLive || !replay?.startsAt({ epoch, offset }))) return "repeat";
     // A message that asks for an ack may overtake the replay, which brings it again.
     if (!isKnown && isLive && replay?.begun === false) return "gap";
     replay?.received({ epoch, offset }, isBack || !isKnown);
-    if (isKnown && offset > place.offset + 1) return "gap";
+    if (isKnown && offset > position.offset + 1) return "gap";
     this.set(room, { epoch, offset });
     if (isBack) return "again";
-    if (place === null) return "first";
-    return place.epoch === epoch ? "next" : "changed";
+    if (position === null) return "first";
+    return position.epoch === epoch ? "next" : "changed";
   }
 
   /**
@@ -361,11 +361,11 @@ export class Positions {
    * @returns {"here" | "gap" | "changed"} `gap`: messages are missing
    */
   join(room, now) {
-    const place = this.get(room);
-    if (place === null || now.epoch === undefined) this.set(room, now);
-    else if (place.epoch === now.epoch) return now.offset > place.offset ? "gap" : "here";
+    const position = this.get(room);
+    if (position === null || now.epoch === undefined) this.set(room, now);
+    else if (position.epoch === now.epoch) return now.offset > position.offset ? "gap" : "here";
     else this.set(room, now);
-    return place === null ? "here" : "changed";
+    return position === null ? "here" : "changed";
   }
 }
 
@@ -894,7 +894,7 @@ export class Client {
 
   #joinSince(room, since, options) {
     const replay = new Replay(since);
-    const asks = (place) => ({ room, since: replay.sinceFor(place) });
+    const asks = (position) => ({ room, since: replay.sinceFor(position) });
     return this.#request("system:join", asks(null), options, {
       begun: () => {
         this.#left.delete(room);
@@ -911,12 +911,12 @@ export class Client {
   #replayed(room, replay, answer) {
     const { epoch, offset } = answer;
     const aside = this.#reorder.take(room);
-    const place = this.#positions.get(room);
+    const position = this.#positions.get(room);
     answer.recovered = replay.isWhole(answer);
     this.#positions.endReplay(room, replay, epoch === undefined ? undefined : { epoch, offset });
-    if (epoch !== undefined && place?.epoch === epoch) {
+    if (epoch !== undefined && position?.epoch === epoch) {
       this.#takeBuffered(this.#link, room, aside, { epoch, offset });
-    } else if (epoch !== undefined || place === null) {
+    } else if (epoch !== undefined || position === null) {
       this.#positions.set(room, answer);
     }
     if (replay.behind) this.#detach(this.#fillGap(this.#link, room));
@@ -924,9 +924,10 @@ export class Client {
 
   /** Await no answer any more; messages of the replay that still come are taken. */
   #notReplayed(room, replay) {
-    const place = this.#positions.get(room);
-    const upto = place && replay.begun ? { ...place, offset: Number.MAX_SAFE_INTEGER } : undefined;
-    if (!this.#positions.endReplay(room, replay, upto) || place === null) return;
+    const position = this.#positions.get(room);
+    const isSure = position !== null && replay.begun;
+    const upto = isSure ? { ...position, offset: Number.MAX_SAFE_INTEGER } : undefined;
+    if (!this.#positions.endReplay(room, replay, upto) || position === null) return;
     if (!this.#link?.open || this.#link.resuming.has(room)) return;
     const { messages, missing } = this.#reorder.take(room);
     if (replay.behind || messages.length || missing < Infinity) {
@@ -938,15 +939,15 @@ export class Client {
   #takeBuffered(link, room, { messages, missing }, now) {
     const upto = Math.min(now.offset, missing - 1);
     for (const { epoch, offset, message } of messages) {
-      const place = this.#positions.get(room);
-      if (place?.epoch !== now.epoch || epoch !== now.epoch || offset > upto) break;
-      if (offset <= place.offset) continue;
+      const position = this.#positions.get(room);
+      if (position?.epoch !== now.epoch || epoch !== now.epoch || offset > upto) break;
+      if (offset <= position.offset) continue;
       this.#positions.set(room, { epoch, offset });
       this.#handleOnce(link, message);
     }
-    const place = this.#positions.get(room);
-    if (place?.epoch !== now.epoch || place.offset >= now.offset) return;
-    this.#positions.set(room, { epoch: now.epoch, offset: Math.max(place.offset, upto) });
+    const position = this.#positions.get(room);
+    if (position?.epoch !== now.epoch || position.offset >= now.offset) return;
+    this.#positions.set(room, { epoch: now.epoch, offset: Math.max(position.offset, upto) });
     if (upto < now.offset) this.#detach(this.#fillGap(link, room));
   }
 

@@ -371,8 +371,8 @@ class Client:
     ) -> dict[str, dict[str, Any]]:
         """Return the presence of these users, or of the members of a room: ``online``,
         ``connections`` and ``last_seen`` by user."""
-        asked = {"users": [users] if isinstance(users, str) else list(users)}
-        fields = asked if room is None else {"room": room}
+        wanted = {"users": [users] if isinstance(users, str) else list(users)}
+        fields = wanted if room is None else {"room": room}
         found: dict[str, dict[str, Any]] = (await self._command("presence", fields, timeout)).get(
             "users", {}
         )

@@ -54,7 +54,7 @@ class Engine:
         self._tasks = TaskSet(logger)
         self._outbox = Outbox(outbox)
         self._requests = Requests()
-        self._notices = Notifier(logger)
+        self._notifier = Notifier(logger)
         self.on_state: list[Callable[[State], Any]] = []
         self.on_lost: list[Callable[[str, str | None], Any]] = []
         self.rooms: RoomTracker[Incoming] = RoomTracker()
@@ -84,10 +84,10 @@ class Engine:
         return State.CLOSED if self._closing else State.CONNECTING
 
     def _tell_state(self, state: State) -> None:
-        self._notices.tell(self.on_state, state)
+        self._notifier.tell(self.on_state, state)
 
     def _tell_lost(self, room: str, code: str | None) -> None:
-        self._notices.tell(self.on_lost, room, code)
+        self._notifier.tell(self.on_lost, room, code)
 
     # --- beginning and end
 
@@ -108,7 +108,7 @@ class Engine:
             tell=self._tell_state,
         )
         self._start_connecting(self.supervisor)
-        self._tasks.spawn(self._notices.run(), "eyewall client notices")
+        self._tasks.spawn(self._notifier.run(), "eyewall client notices")
         self._callbacks = self._tasks.spawn(self.receiver.run(), "eyewall client callbacks")
         try:
             await asyncio.shield(self.supervisor.opened)
@@ -150,7 +150,7 @@ class Engine:
         supervisor.end(ConnectionClosed("the client was closed"))
         self.receiver.callback_queue.clear()
         self.receiver.callback_queue.close()
-        self._notices.close()
+        self._notifier.close()
         if self._callbacks is not None and self._callbacks is not asyncio.current_task():
             await asyncio.wait([self._callbacks], timeout=CLOSE_TIMEOUT)
         if link is not None:
@@ -228,15 +228,15 @@ class Engine:
         """Join a room with ``since``; see ``Client.join``."""
         with self._recovery.joining(room, since) as replay:
 
-            def asked() -> dict[str, Any]:
-                place = self.rooms.position(room) if room in self.rooms else {}
-                return {"room": room, "since": replay.since_for(place)}
+            def data() -> dict[str, Any]:
+                position = self.rooms.position(room) if room in self.rooms else {}
+                return {"room": room, "since": replay.since_for(position)}
 
             def joined(answer: dict[str, Any]) -> None:
                 self._recovery.joined(room, replay, answer)
 
             return await self.request(
-                "system:join", DeferredData(asked), timeout, joined, lambda: replay.progress
+                "system:join", DeferredData(data), timeout, joined, lambda: replay.progress
             )
 
     async def leave(self, room: str, timeout: float) -> dict[str, Any]:

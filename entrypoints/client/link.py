@@ -101,8 +101,8 @@ def ending_of_close(code: int, reason: str, reconnect_in: float | None = None) -
     text = f"closed with {code} {reason}".rstrip()
     if code in (AUTH_FAILED, TOKEN_EXPIRED):
         return Ending(Unauthorized(f"not let in: {text}"), comes_back(code), stale=True)
-    asked = reconnect_in if code == SERVICE_RESTART else None
-    return Ending(ConnectionClosed(text), comes_back(code), wait=asked, exact=asked is not None)
+    wait = reconnect_in if code == SERVICE_RESTART else None
+    return Ending(ConnectionClosed(text), comes_back(code), wait=wait, exact=wait is not None)
 
 
 def ending_of_refusal(status: int, headers: Mapping[str, str]) -> Ending:
@@ -231,19 +231,19 @@ class Link:
         """Ping, and cut the connection if no pong comes in time."""
         while True:
             await asyncio.sleep(self._heartbeat)
-            asked = asyncio.create_task(self._ping(), name="eyewall client ping")
+            ping = asyncio.create_task(self._ping(), name="eyewall client ping")
             try:
                 # A step may end late: the frames that have come are read before the next.
                 for _ in range(PONG_CHECKS):
-                    await asyncio.wait([asked], timeout=self._heartbeat / PONG_CHECKS)
-                    if asked.done():
+                    await asyncio.wait([ping], timeout=self._heartbeat / PONG_CHECKS)
+                    if ping.done():
                         break
                 else:
                     _cut(self._socket)
                     return
-                await asked
+                await ping
             finally:
-                asked.cancel()
+                ping.cancel()
 
     async def _ping(self) -> None:
         await (await self._socket.ping())

@@ -215,7 +215,7 @@ class Tokens:
         """Return a new token of the callback, or the fixed token."""
         while callable(source := self._source):
             self._set.clear()
-            given = await _asked(source)
+            given = await _call(source)
             if source is self._source:
                 self._last = parse_token(given, now=self._now(), wall=self._wall())
                 return self._last.text
@@ -223,7 +223,7 @@ class Tokens:
         return source
 
 
-async def _asked(source: Callable[[], Given | Awaitable[Given]]) -> Given:
+async def _call(source: Callable[[], Given | Awaitable[Given]]) -> Given:
     given = source()
     if not inspect.isawaitable(given):
         return given
