@@ -77,9 +77,9 @@ class Parts:
         self._build_rooms()
         locator = self._build_messages()
         self._build_operations(locator)
-        self._build_belongings()
+        self._build_cluster_state()
         self._register_commands()
-        self._build_intake()
+        self._build_receiving()
         self.stalls.on_stall(self.stall_log.stalled)  # last: reading and writing come first
 
     def _build_watch(self) -> None:
@@ -330,7 +330,7 @@ class Parts:
         )
         self.expiry = TokenExpiry(self.connections, ports.clock, self.stalls)
 
-    def _build_belongings(self) -> None:
+    def _build_cluster_state(self) -> None:
         """Clean-up behind connections, and repairs after an outage of the state."""
         ports = self._ports
         self.cluster_state = ClusterStateSync(
@@ -401,7 +401,7 @@ class Parts:
         )
         return OfflineParts(ports.offline, replays, late_acks)
 
-    def _build_intake(self) -> None:
+    def _build_receiving(self) -> None:
         config, ports = self.config, self._ports
         self.replies = Responder(self.sender, self.failures, self.stats, self.logger)
         self.receiver = Receiver(

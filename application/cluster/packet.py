@@ -33,7 +33,7 @@ class BadPacket(MalformedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """``kind`` says what it is for, ``node`` who says it."""
+    """``kind`` says what it is for, ``node`` is its sender."""
 
     node: str
     kind: str

@@ -86,7 +86,7 @@ class Request(Event, Protocol):
 class Recipients:
     """A condition for connections: the user's, a room's members, or those that fit a filter.
 
-    Without any the connections are meant as such, whoever uses them.
+    Without any of them: the connections as such, whatever their user.
     """
 
     user: UserId | None = None
@@ -322,7 +322,8 @@ class Deliver:
             raise BadPacket("a plan is a list of four")
         timeout, retries, backoff, left = plan
         if not isinstance(retries, int) or not all(
-            isinstance(each, int | float) for each in (timeout, backoff, left or 0)
+            isinstance(each, int | float)
+            for each in (timeout, backoff, 0 if left is None else left)
         ):
             raise BadPacket("a plan is made of numbers")
         return cls(
@@ -395,7 +396,8 @@ class MembersRemoved:
     kind: ClassVar[str] = "removed"
     room: RoomId
     why: LeaveReason
-    reason: str
+    reason: Any
+    """What the program gave ``kick``: a text, or whatever else JSON holds."""
     conns: tuple[ConnId, ...]
 
     def header(self) -> dict[str, Any]:
@@ -409,8 +411,8 @@ class MembersRemoved:
     @classmethod
     def read(cls, header: Header) -> MembersRemoved:
         why = member_of(LeaveReason, header, "why")
-        room, reason = RoomId(text_of(header, "room")), text_of(header, "reason")
-        return cls(room, why, reason, conns_of(header, "conns"))
+        room = RoomId(text_of(header, "room"))
+        return cls(room, why, header.get("reason"), conns_of(header, "conns"))
 
 
 @dataclass(frozen=True, slots=True)

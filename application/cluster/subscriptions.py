@@ -1,13 +1,12 @@
-"""The channels of the bus that this node hears: subscribed while somebody needs them.
+"""The channels of the bus that this node hears: subscribed as long as a part of the node needs them.
 
 Rules of this file:
 
-1. One subscription per channel, however many need it; who asked first and who asked
-   while that was under way get it at the same time.
-2. A channel is heard from when its subscription stands until the last one has given it
-   back, and never twice: what a subscription that is being closed still hears is not
-   ours any more.
-3. Every subscription that was begun is closed, also when nobody wants it by then.
+1. One subscription per channel, however many callers need it. A caller that comes while the
+   subscription is under way gets it at the same time as the first one.
+2. Packets are taken from the moment the subscription stands until its last release, and only
+   once: a packet from a subscription that is being closed is dropped.
+3. Every subscription that was begun is closed, also if its callers have released it meanwhile.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class _Channel:
 
 
 class BusSubscriptions:
-    """Subscriptions by name, counted by who needs them."""
+    """Subscriptions by name, with the number of callers that need each."""
 
     def __init__(self, bus: PubSub, heard: Callable[[bytes], None], logger: Logger) -> None:
         self._bus = bus

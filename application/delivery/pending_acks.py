@@ -173,9 +173,9 @@ class PendingAcks:
         plan: Plan,
         whom: RecipientFilter = ANY_RECIPIENT,
     ) -> list[Outcome]:
-        """Send ``frame`` to all of ``conns`` and wait for all answers concurrently.
+        """Send ``encoded`` to all of ``conns`` and wait for all answers concurrently.
 
-        The envelope of ``frame`` asks for an ack and has an id. Failures are outcomes; the
+        The envelope of ``encoded`` asks for an ack and has an id. Failures are outcomes; the
         caller reports them to the failure handlers.
         """
         targets = list(conns)
@@ -191,7 +191,7 @@ class PendingAcks:
         plan: Plan,
         whom: RecipientFilter = ANY_RECIPIENT,
     ) -> AckBatch:
-        """Send ``frame`` to those of ``conns`` that ``whom`` matches, without waiting.
+        """Send ``encoded`` to those of ``conns`` that ``whom`` matches, without waiting.
         ``finish`` has to follow."""
         batch = AckBatch(len(conns), asyncio.get_running_loop().create_future())
         if not conns:

@@ -4,11 +4,10 @@ gets that, in order.
 Rules of this file:
 
 1. A room is joined under its rules before anything of it is sent.
-2. A member that is being sent what it missed is held at the room's gate; it is let go in
-   the same step in which it has reached the gate's position. So there is no gap, and
-   nothing twice.
-3. Nothing is sent into a crowded queue. A client that does not read fast enough is told
-   where it stands by ``system:gap``, when it has read: it holds up nobody until then.
+2. A member that is sent what it missed is held by the room's sequencer. The same step that
+   reaches the sequencer's position releases it: there is no gap and no duplicate.
+3. Nothing is sent into a queue that is half full. A client that does not read fast enough gets
+   ``system:gap`` with its position once it has read; it delays no other client.
 4. A gap that can't be filled is reported: ``recovered`` is False, and never a guess. A client
    that joins is sent the messages after the gap all the same. A client that comes back is not:
    it has an older part already, and loads the room anew.
@@ -211,8 +210,8 @@ class Resumer:
         return replace(membership, role=role, epoch=epoch, offset=offset), whole
 
     async def catch_up(self, conn: Connection, places: Mapping[RoomId, Position]) -> None:
-        """Send a member what came in each room since it stood there; it is held at their
-        gates. What can't be had is told by ``system:gap``."""
+        """Send a member the messages of each room after its position there, while the rooms'
+        sequencers hold it. ``system:gap`` reports what the history does not have."""
         back = {room_id: _Room(at) for room_id, at in places.items()}
         try:
             await self._bring_back(conn, back, {conn.id})
@@ -258,7 +257,7 @@ class Resumer:
     async def _catch_up(
         self, room_id: RoomId, conn: Connection, room: _Room, was: AbstractSet[str]
     ) -> _End:
-        """Send page by page until the client is level with the gate."""
+        """Send page by page until the client has reached the sequencer's position."""
         while True:
             here = self._streams.position(room_id)
             if not self._streams.is_held(room_id, conn.link) or here is None or not conn.is_open:
@@ -297,7 +296,7 @@ class Resumer:
             if self._rooms.moving and room_id in self._rooms.rooms_to_settle(conn):
                 return _End.LOST
             if at.is_past(here):
-                break  # it will pass the gate
+                break  # the sequencer will release it
             encoded = self._streams.read_entry(room_id, entry)
             if encoded is not None and was.isdisjoint(entry.skip):
                 offer = self._sender.enqueue(conn.link, encoded.with_position(room_id, at))

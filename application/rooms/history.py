@@ -1,4 +1,4 @@
-"""What rooms keep, for who asks: pages of messages, and where a room stands."""
+"""Reads what rooms keep: pages of messages, and the position of a room."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class RoomHistory:
         return HistoryPage(messages, page.position.epoch, page.position.offset)
 
     def is_readable(self, entry: Entry) -> bool:
-        """Whether who gets a kept message can read it; one that can't be is logged."""
+        """Whether a kept message can be decoded; logs one that can't."""
         return self._message(entry) is not None
 
     def _message(self, entry: Entry) -> Envelope | None:
-        """A kept message whose payload can be decoded: one of another node, or of an older
-        release, may hold what nobody can."""
+        """Return a kept message; None, logged, if its payload can't be decoded, as that of another
+        node or of an older release may be."""
         try:
             message = self._codec.decode(entry.payload)
             if message.raw is not None:

@@ -1,4 +1,4 @@
-"""Who is there and who is typing, in the whole cluster."""
+"""The users who are online and the users who are typing, in the whole cluster."""
 
 from __future__ import annotations
 

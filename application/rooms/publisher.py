@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-1. A message gets its offset when the history store accepts it. If the store rejects it, it is
-   delivered to nobody.
+1. A message gets its offset when the history store accepts it. If the store rejects it, no
+   member gets it.
 2. A message that has its position is delivered to the members on all nodes, even if the caller
    is cancelled.
 3. Notices of the server (typing, joins and leaves), messages that are not kept, and messages

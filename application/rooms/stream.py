@@ -167,7 +167,7 @@ class Streams:
             sequencer.retention = retention
             if sequencer.position is not None and not fresh:
                 return
-            # Somebody who leaves meanwhile may close the gate: then there is another one.
+            # A member that leaves meanwhile may remove the sequencer: the next pass adds another.
             error = await (
                 self._read_to_end(sequencer) if fresh else asyncio.shield(self._read(sequencer))
             )
@@ -176,7 +176,7 @@ class Streams:
                 raise error
 
     def hold(self, room_id: RoomId, link: Link) -> None:
-        """Pass nothing to a member until ``let_go``: it is sent what it missed first."""
+        """Pass nothing to a member until ``release_member``: it is sent what it missed first."""
         sequencer = self._sequencers.get(room_id)
         if sequencer is not None:
             sequencer.held.add(link)

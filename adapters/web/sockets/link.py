@@ -373,7 +373,7 @@ class SocketLink(ABC):
         """Put ``frame`` into the queue; returns the outcome.
 
         With ``reported`` the sender gets that outcome. Without, the application is told of a
-        drop by ``Intake.dropped``.
+        drop by ``TransportEvents.dropped``.
         """
         backlog = self._backlog
         if backlog is None or self.state > CLOSING:

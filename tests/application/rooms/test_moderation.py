@@ -217,6 +217,15 @@ async def test_a_kick_from_a_node_that_has_none_of_them(one, two):
     assert kicks(laptop) == [{"room": "lab", "reason": ""}]
 
 
+@pytest.mark.parametrize("reason", [None, {"rule": 3}])
+async def test_any_json_is_a_reason_on_all_nodes(one, two, reason):
+    phone, laptop = await joined(one, "ada"), await joined(two, "ada")
+
+    assert await one.hub.kick("lab", "ada", reason) == 2
+
+    assert kicks(phone) == kicks(laptop) == [{"room": "lab", "reason": reason}]
+
+
 async def test_who_was_kicked_may_come_back(one):
     ada = await joined(one, "ada")
     await one.hub.kick_user_from_room("ada", "lab")
