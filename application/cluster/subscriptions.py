@@ -1,4 +1,4 @@
-"""The channels of the bus that this node hears: subscribed as long as a part of the node needs them.
+"""The bus channels of this node: each is subscribed as long as a caller needs it.
 
 Rules of this file:
 

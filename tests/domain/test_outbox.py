@@ -305,7 +305,7 @@ def test_a_take_makes_progress_however_large_the_first_message_is():
 
 
 def test_a_take_does_not_reach_past_a_message_that_does_not_fit():
-    """A smaller one behind it, in its lane or below, would overtake it."""
+    """A smaller one behind it, in its queue or below, would overtake it."""
     box = filled(Frame("a", 2), Frame("b", 9), Frame("c", 1), Frame("d", 1, LOW))
 
     assert names(box.take(5)) == ["a"]
@@ -334,7 +334,7 @@ steps = st.lists(st.one_of(offers, offers, takes), max_size=60)
 
 
 def run(policy, script, size=4, max_bytes=10):
-    """Play ``script``; return what was sent, what was lost, and every offered frame."""
+    """Play ``script``; return what was sent, what was lost, and every offered message."""
     box = outbox(policy, size, max_bytes)
     sent, lost, offered = [], [], []
     for step in script:
@@ -414,7 +414,7 @@ def test_taking_bit_by_bit_sends_the_same_as_taking_all(script, limit):
 # --- all queues of a node together
 
 
-def test_a_frame_is_held_from_when_it_is_taken_until_it_is_sent_or_dropped():
+def test_a_message_is_held_from_when_it_is_taken_until_it_is_sent_or_dropped():
     pool = Pool(1000)
     box = outbox(DropPolicy.DROP_OLDEST, size=3, pool=pool)
     for n in range(4):
@@ -427,7 +427,7 @@ def test_a_frame_is_held_from_when_it_is_taken_until_it_is_sent_or_dropped():
     assert pool.bytes == 0
 
 
-def test_a_frame_in_many_queues_is_held_once():
+def test_a_message_in_many_queues_is_held_once():
     pool = Pool(1000)
     boxes = [outbox(pool=pool) for _ in range(5)]
     frame = Frame("all", size=10)
@@ -437,7 +437,7 @@ def test_a_frame_in_many_queues_is_held_once():
     assert pool.bytes == 10
 
 
-def test_a_frame_that_is_not_taken_is_not_held():
+def test_a_message_that_is_not_taken_is_not_held():
     pool = Pool(1000)
     box = outbox(size=1, pool=pool)
     box.offer(Frame("a", size=10))
@@ -469,7 +469,7 @@ def test_who_has_to_give_way_lets_go_of_half_by_its_policy(policy, offer, droppe
     assert everything(box) == kept
 
 
-def test_giving_way_lets_go_of_one_frame_at_least():
+def test_giving_way_lets_go_of_one_message_at_least():
     box = filled(Frame("empty", size=0), Frame("also", size=0))
 
     assert names(box.shed()[1]) == ["also"]
@@ -478,7 +478,7 @@ def test_giving_way_lets_go_of_one_frame_at_least():
 
 
 def test_what_was_let_go_of_leaves_the_order_of_its_room_intact():
-    """A frame behind it that could not overtake it may go its own way again."""
+    """A message behind it that could not overtake it may go its own way again."""
     box = filled(Frame("low", priority=LOW, stream="r"), Frame("high", priority=HIGH, stream="r"))
     box.shed()
     box.shed()

@@ -29,7 +29,7 @@ def test_an_empty_answer_is_an_answer(log):
     assert log.register("r1") == b""
 
 
-def test_repeats_that_wait_are_counted_once(log):
+def test_retransmissions_that_wait_are_counted_once(log):
     log.register("r1")
     log.register("r1")
     log.register("r1")
@@ -38,7 +38,7 @@ def test_repeats_that_wait_are_counted_once(log):
     assert log.record("r1", b"yes") == 0
 
 
-def test_a_burst_of_repeats_earns_a_bounded_number_of_answers(log):
+def test_a_burst_of_retransmissions_earns_a_bounded_number_of_answers(log):
     for _ in range(MAX_WAITING * 3):
         log.register("r1")
 
@@ -123,7 +123,7 @@ def test_one_that_was_let_go_is_answered_and_remembered_all_the_same(log):
     assert log.register("0") == b"yes"
 
 
-def test_one_whose_repeats_wait_is_not_let_go(log):
+def test_one_whose_retransmissions_wait_is_not_evicted(log):
     log.register("0")
     log.register("0")
     for number in range(1, LIMIT + 1):
@@ -134,7 +134,7 @@ def test_one_whose_repeats_wait_is_not_let_go(log):
     assert log.register("1") is RequestState.NEW
 
 
-def test_where_repeats_wait_for_all_no_more_are_taken_in(log):
+def test_where_retransmissions_wait_for_all_no_more_are_registered(log):
     for number in range(LIMIT):
         log.register(str(number))
         log.register(str(number))

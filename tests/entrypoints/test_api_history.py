@@ -131,7 +131,7 @@ async def test_a_client_that_did_not_read_is_told_of_its_gap():
 
 
 async def test_a_cluster_that_shares_no_history_begins_epochs_of_its_own():
-    """A server's own memory is not another's: places of one are foreign to the other."""
+    """A server's own memory is not another's: positions of one are foreign to the other."""
     async with cluster() as one, cluster() as other:
         first = await one.here.hub.create_room("r", KEEPS)
         second = await other.here.hub.create_room("r", KEEPS)
@@ -172,7 +172,7 @@ async def passing(hub, way, message, skip):
     ],
 )
 async def test_what_is_not_to_be_kept_takes_no_place_on_any_node(pair, way):
-    """It reaches the members of both nodes, without a place; the room keeps what was said."""
+    """It reaches the members of both nodes, without a position; the room keeps what was said."""
     hub = pair.here.hub
     await hub.create_room("r", RoomOptions(history_size=2))
     for client in (pair.ada, pair.ben):

@@ -1,4 +1,4 @@
-"""Subscriptions: one per channel, as long as somebody needs it."""
+"""Subscriptions: one per channel, as long as a caller needs it."""
 
 import asyncio
 

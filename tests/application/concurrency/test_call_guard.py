@@ -398,7 +398,7 @@ JOIN = {"id": "j", "topic": "system:join", "data": {"room": "lab"}, "ack": True}
 
 
 async def test_a_join_does_not_wait_for_ever_for_a_bus_that_hangs(node, bus, impatient):
-    """And keeps neither the turn of its connection nor, later, the subscription."""
+    """And keeps neither the lock of its connection nor, later, the subscription."""
     ada = await node.connect("ada")
     bus.hanging = {"subscribe"}
     ada.say(JOIN)

@@ -54,7 +54,7 @@ async def test_different_keys_don_t_wait_for_each_other(visits):
     second.cancel()
 
 
-async def test_who_has_the_turn_may_take_it_again(visits):
+async def test_the_holder_of_a_lock_may_acquire_it_again(visits):
     """A hook may leave the room whose join it is told of."""
 
     async def twice():
@@ -64,7 +64,7 @@ async def test_who_has_the_turn_may_take_it_again(visits):
     assert await finished(twice()) == "both"
 
 
-async def test_it_may_also_be_taken_again_under_a_time_out(visits):
+async def test_it_may_also_be_acquired_again_under_a_time_out(visits):
     """``asyncio.wait_for`` and ``gather`` run what they are given in tasks of their own."""
 
     async def inner():
@@ -79,7 +79,7 @@ async def test_it_may_also_be_taken_again_under_a_time_out(visits):
     assert not visits.locks._locks
 
 
-async def test_tasks_within_a_turn_take_turns_too(visits):
+async def test_tasks_that_share_a_lock_exclude_each_other_too(visits):
     async def outer():
         async with visits.locks.acquire("k"):
             await asyncio.gather(visits.visit("k", "a"), visits.visit("k", "b"))
@@ -95,7 +95,7 @@ async def test_tasks_within_a_turn_take_turns_too(visits):
     await task
 
 
-async def test_a_task_that_outlives_the_turn_it_began_in_waits_like_any_other(visits):
+async def test_a_task_that_outlives_the_lock_it_began_in_waits_like_any_other(visits):
     async def outer():
         async with visits.locks.acquire("k"):
             visits.begin("k", "late")
@@ -118,7 +118,7 @@ async def test_a_task_that_outlives_the_turn_it_began_in_waits_like_any_other(vi
     assert visits.log[3:] == ["b out", "late in", "late out"]
 
 
-async def test_a_turn_ends_when_those_who_took_it_within_are_done(visits):
+async def test_a_lock_is_released_when_the_inner_ones_are(visits):
     async def outer():
         async with visits.locks.acquire("k"):
             visits.begin("k", "inner")
@@ -153,7 +153,7 @@ async def test_who_gives_up_waiting_does_not_hold_up_the_next(visits):
     await settle()
 
 
-async def test_a_turn_ends_with_an_error_too(visits):
+async def test_a_lock_is_released_after_an_error_too(visits):
     with pytest.raises(RuntimeError):
         async with visits.locks.acquire("k"):
             raise RuntimeError
@@ -162,7 +162,7 @@ async def test_a_turn_ends_with_an_error_too(visits):
         pass
 
 
-async def test_a_turn_leaves_no_trace_in_the_context(visits):
+async def test_a_lock_leaves_no_trace_in_the_context(visits):
     """A worker whose context was changed by its job has to give way to a fresh one."""
     before = copy_context()
 

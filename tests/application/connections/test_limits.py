@@ -4,7 +4,7 @@ from eyewall.application.connections.limits import ConnectionLimits, counted_as
 from eyewall.domain.errors import Overloaded
 
 
-def test_a_node_has_so_many_places_and_no_more():
+def test_a_node_has_so_many_slots_and_no_more():
     places = ConnectionLimits(2, None)
     first = places.acquire("10.0.0.1")
     places.acquire(None)
@@ -16,7 +16,7 @@ def test_a_node_has_so_many_places_and_no_more():
     assert len(places) == 2
 
 
-def test_an_address_has_so_many_places_and_no_more():
+def test_an_address_has_so_many_slots_and_no_more():
     places = ConnectionLimits(None, 2)
     first = places.acquire("10.0.0.1")
     places.acquire("10.0.0.1")
@@ -28,7 +28,7 @@ def test_an_address_has_so_many_places_and_no_more():
     places.acquire("10.0.0.1")
 
 
-def test_who_was_refused_for_its_address_has_taken_none_of_the_node_s_places():
+def test_a_client_that_was_refused_for_its_address_has_none_of_the_node_s_slots():
     places = ConnectionLimits(2, 1)
     places.acquire("10.0.0.1")
     with pytest.raises(Overloaded, match="address"):
@@ -48,7 +48,7 @@ def test_a_place_is_given_back_once():
     assert len(places) == 0
 
 
-def test_without_an_address_only_the_node_s_places_count():
+def test_without_an_address_only_the_node_s_slots_count():
     places = ConnectionLimits(None, 1)
 
     assert [places.acquire(None) for _ in range(3)]

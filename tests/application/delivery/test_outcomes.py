@@ -1,4 +1,4 @@
-"""How outcomes and frames travel between nodes."""
+"""How outcomes and messages travel between nodes."""
 
 import json
 from dataclasses import replace
@@ -146,7 +146,7 @@ def test_the_report_of_an_outcome(outcome, status):
     )
 
 
-def test_a_frame_is_taken_over_byte_for_byte():
+def test_a_message_is_taken_over_byte_for_byte():
     payload = b'{ "id":"m","topic":"t","data":{"n":1.00} }'
 
     frame = read_message(CODEC, payload, 2, recipient="lab", fan_out=True)

@@ -391,7 +391,7 @@ async def test_two_devices_get_it_in_one_replay(one, store):
     assert await kept(store) == []
 
 
-async def test_the_first_answer_of_any_device_frees_the_place(one, store):
+async def test_the_first_answer_of_any_device_frees_the_window(one, store):
     """A device that is gone without a word does not slow down the other."""
     await put(one, store, range(100))
     await one.connect("ada")

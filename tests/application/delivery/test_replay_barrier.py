@@ -51,11 +51,11 @@ async def test_who_waits_goes_on_in_order(barrier):
     await settle()
 
     assert writer.out == [0, 1, 2, 3, 4]
-    assert ADA not in barrier, "a line that nobody needs is gone"
+    assert ADA not in barrier, "an empty queue is gone"
 
 
 async def test_nobody_who_comes_later_goes_before(barrier):
-    """The line has been opened, and those who waited have not had their turn yet."""
+    """The barrier is open, and the waiting sends have not been released yet."""
     writer = Writer(barrier)
     barrier.close(ADA)
     for number in range(3):
@@ -93,7 +93,7 @@ async def test_one_who_gives_up_holds_up_nobody(barrier):
     await settle()
     tasks[1].cancel()
     barrier.open(ADA)
-    tasks[0].cancel()  # whose turn it is
+    tasks[0].cancel()  # the next one to be released
     await settle()
 
     assert writer.out == [2, 3]

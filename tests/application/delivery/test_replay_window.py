@@ -48,7 +48,7 @@ def test_a_message_takes_one_place_however_many_get_it(window):
     assert window.has_space("more")
 
 
-def test_the_first_answer_frees_the_place(window):
+def test_the_first_answer_frees_the_window(window):
     for number in range(WINDOW):
         window.sent(str(number), [PHONE, LAPTOP])
     window.settle("3")

@@ -530,7 +530,7 @@ async def test_ids_in_work_are_bounded(node, ada):
     assert in_work(ada) == 0
 
 
-async def test_where_repeats_wait_for_all_of_them_the_next_is_refused(node, ada):
+async def test_where_retransmissions_wait_for_all_of_them_the_next_is_refused(node, ada):
     gate = asyncio.Event()
 
     @node.on("t", ordering_key=lambda ctx, msg: msg.id)

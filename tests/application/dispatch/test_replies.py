@@ -202,7 +202,7 @@ async def test_who_has_gone_is_sent_nothing_and_nothing_is_counted(node, ada):
     assert (found.errors, found.out_messages, found.drops) == (0, 0, 0)
 
 
-# --- repeats in a session
+# --- retransmissions in a session
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def answers(client):
 
 
 async def test_who_comes_back_publishes_what_was_not(one):
-    """Once, and in order: the repeats act, since the first ones did not."""
+    """Once, and in order: the retransmissions act, since the first ones did not."""
     await one.hub.create_room("lab", RoomOptions(history_size=50))
     ada, gate = await in_the_lab(one), Gate(one)
     ada.say({"topic": "wait", "id": "w", "ack": True})

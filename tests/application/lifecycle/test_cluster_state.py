@@ -70,7 +70,7 @@ async def test_what_is_done_to_the_new_user_right_behind_it_holds(slow, how, bef
     one, engine = slow
     ada = await joined(one, before)
     one.hub.set_meta(ada.id, user_id="eve")
-    if held_up:  # the move has begun, and has the connection's turn
+    if held_up:  # the move has begun, and has the connection's lock
         engine.after.add("decide")
         await settle()
     if how == "kick":

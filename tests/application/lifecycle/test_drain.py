@@ -86,7 +86,7 @@ async def test_who_ends_the_drain_ends_the_step_that_runs(clock, log):
     assert not clock.timers
 
 
-# --- the farewell
+# --- the shutdown notice
 
 
 async def test_each_client_is_told_its_own_time_to_come_back(node):

@@ -325,7 +325,7 @@ async def test_a_beginning_that_breaks_off_leaves_nothing_behind(make_node, cloc
     task.cancelled() or task.exception()
 
 
-async def test_who_comes_through_the_door_while_the_node_drains_is_turned_away(make_node):
+async def test_a_connection_that_opens_while_the_node_drains_is_refused(make_node):
     """The handshake had begun before: nobody would close this connection any more."""
     node = await make_node(max_connections=1)
     link, place = node.link(), node.intake.reserve(None)

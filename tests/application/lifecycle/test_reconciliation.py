@@ -289,7 +289,7 @@ async def test_a_connection_in_many_rooms_waits_once_for_a_state_that_is_away(no
     assert await engine.inner.rooms() == []
 
 
-async def test_nothing_runs_while_nothing_is_in_doubt(node, engine):
+async def test_nothing_runs_while_there_is_no_divergence(node, engine):
     await joined(node, "ada")
     engine.calls.clear()
 
@@ -613,10 +613,10 @@ async def test_a_sweep_that_the_state_does_not_answer_collects_no_tasks(node, en
     engine.go_on()
 
 
-# --- doubts
+# --- divergences
 
 
-def test_doubts_of_one_connection_come_together():
+def test_divergences_of_one_connection_come_together():
     divergences = Divergences()
 
     divergences.seat("c1", "lab", "ada", member=False)
@@ -632,7 +632,7 @@ def test_doubts_of_one_connection_come_together():
     assert divergences.take() is None
 
 
-def test_doubts_are_bounded(monkeypatch):
+def test_divergences_are_bounded(monkeypatch):
     monkeypatch.setattr(doubts_module, "MOST", 2)
     divergences = Divergences()
 

@@ -231,8 +231,8 @@ def order(client):
 async def test_what_is_published_while_the_missed_is_read_comes_after_it(
     make_node, held_back, publisher
 ):
-    """The client is a member already and the store's answer is still out: what passes the
-    gate in that moment must not overtake what it missed, nor come twice."""
+    """The client is a member already and the store's answer is still out: what the
+    sequencer releases in that moment must not overtake what it missed, nor come twice."""
     store = Engine(MemoryHistory())
     one, two = [await make_node(client_commands=True, history=store) for _ in range(2)]
     await one.hub.create_room("lab", KEPT)
@@ -343,8 +343,8 @@ async def test_rooms_that_never_stand_still_together_are_let_go_one_by_one(make_
         assert offsets == list(range(1, (await one.hub.room(room)).offset + 1))
 
 
-async def test_what_the_store_has_and_the_members_have_not_had_passes_the_gate_once(make_node):
-    """It was given its place and is on its way: who comes back gets it with the others."""
+async def test_what_the_store_has_and_the_members_have_not_had_is_released_once(make_node):
+    """It has its position and is in flight: a client that comes back gets it with the others."""
     store = Engine(MemoryHistory())
     one = await make_node(client_commands=True, history=store)
     await one.hub.create_room("lab", KEPT)

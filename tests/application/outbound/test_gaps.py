@@ -94,8 +94,8 @@ async def test_the_oldest_that_give_way_are_the_gap(node):
     assert [gap["offset"] for gap in gaps(heard)] == [0]
 
 
-async def test_a_message_that_had_a_turn_of_its_own_is_a_gap_too(node):
-    """One that was sent with acks is handed to each link, not to the audience."""
+async def test_a_message_that_was_sent_with_acks_is_a_gap_too(node):
+    """One that was sent with acks is handed to each link, not to the broadcast group."""
     ada = await joined(node, "lab", queue=QueueConfig(size=1))
     ada.link.stalled = True
     await publish(node, "lab", 1)
@@ -172,7 +172,7 @@ async def test_the_note_is_of_the_first_that_was_dropped_whenever_it_was(node):
 
 
 async def test_what_was_dropped_in_an_old_epoch_counts_first(node):
-    """Its place is the one from which resuming says that something was lost."""
+    """Its position is the one from which resuming says that something was lost."""
     ada = await joined(node, "lab")
     notes = Gaps()
 

@@ -130,7 +130,7 @@ async def test_without_since_nothing_is_sent_and_nothing_said_of_it(one):
     assert "recovered" not in answer["data"]
 
 
-async def test_every_message_bears_its_place(one):
+async def test_every_message_bears_its_position(one):
     await publish(one, 1, 2)
     ada = await one.connect("ada")
     await started(ada, "start")

@@ -1,4 +1,4 @@
-"""Messages to rooms: which get a place, and what becomes of them then."""
+"""Messages to rooms: which get a position, and what becomes of them then."""
 
 import asyncio
 
@@ -99,7 +99,7 @@ async def test_a_room_without_history_asks_nobody(one, history, state):
 
 
 async def test_whether_a_room_keeps_a_history_must_be_known(one, state):
-    """Where it can't be asked, nobody pretends that it keeps none."""
+    """If the state is away, the room does not count as one that keeps none."""
     state.away = True
 
     with pytest.raises(Unavailable):
@@ -145,7 +145,7 @@ async def test_what_was_given_a_place_goes_out_though_the_publisher_is_cancelled
     assert places(bob) == [(1, 1)]
 
 
-async def test_data_that_can_not_be_sent_takes_no_place(one):
+async def test_data_that_can_not_be_sent_takes_no_position(one):
     with pytest.raises(Misuse):
         await one.hub.broadcast_room("lab", "t", data=object())
 
@@ -186,8 +186,8 @@ async def test_who_reads_it_later_is_not_asked_for_an_ack(one, two):
 
 
 async def test_messages_with_and_without_acks_stand_in_one_order(one, two):
-    """A question that is overtaken by the next message finds that its turn is over, and
-    repeats its message under the same id and place."""
+    """A request that arrives after the next message repeats its message under the same id
+    and position."""
     ada, bob = await joined(one, "ada"), await joined(two, "bob")
 
     tasks = [
@@ -209,7 +209,7 @@ async def test_messages_with_and_without_acks_stand_in_one_order(one, two):
 
 
 async def test_a_member_that_has_come_since_gets_it_too(one, state):
-    """The targets were located before the message had its place."""
+    """The targets were located before the message had its position."""
     ada = await joined(one, "ada")
     bob = await one.connect("bob")
     state.after.add("standings")
@@ -229,7 +229,7 @@ async def test_a_member_that_has_come_since_gets_it_too(one, state):
     assert (await task).expected == 1
 
 
-async def test_a_turn_waits_for_the_messages_before_it(one, two, bus, history):
+async def test_a_release_waits_for_the_messages_before_it(one, two, bus, history):
     bob = await joined(two, "bob")
     bus.deaf.add(LAB)
     await one.hub.broadcast_room("lab", "t", data=1)
@@ -249,7 +249,7 @@ async def test_a_turn_waits_for_the_messages_before_it(one, two, bus, history):
     assert (await task).received == 1
 
 
-async def test_a_turn_that_nobody_can_tell_is_unknown(one, two, bus, history):
+async def test_outcomes_of_a_message_that_is_not_released_are_unknown(one, two, bus, history):
     bob = await joined(two, "bob")
     bus.deaf.add(LAB)
     await one.hub.broadcast_room("lab", "t", data=1)
@@ -270,7 +270,7 @@ async def test_a_turn_that_nobody_can_tell_is_unknown(one, two, bus, history):
     assert places(bob) == [(1, 1), (2, 2), (3, 3)], "it comes all the same"
 
 
-async def test_a_turn_does_not_wait_for_a_gate_that_was_closed(one, two, bus, history):
+async def test_a_release_does_not_wait_for_a_sequencer_that_was_removed(one, two, bus, history):
     """The room's history has ended while others were missing before it."""
     bob = await joined(two, "bob")
     bus.deaf.add(LAB)
@@ -290,9 +290,9 @@ async def test_a_turn_does_not_wait_for_a_gate_that_was_closed(one, two, bus, hi
     history.go_on()
 
 
-async def test_a_turn_that_is_over_sends_it_again(one, two, bus):
-    """The question was lost, the members had it from the store: its repeat bears the same
-    id and place, and asks for the ack."""
+async def test_a_request_after_the_release_sends_it_again(one, two, bus):
+    """The request was lost, and the members had the message from the store: it is sent again
+    with the same id and position, and asks for the ack."""
     bob = await joined(two, "bob")
     node_channel = "eyewall:node:n2"
     bus.deaf.add(node_channel)

@@ -361,8 +361,8 @@ async def test_nobody_comes_in_while_the_store_is_away(one, history):
     assert len(one.parts.streams) == 0
 
 
-class _Turns:
-    """Somebody who waits for the turn of a message."""
+class _Releases:
+    """Waits for the release of a message."""
 
     def __init__(self):
         self.heard = []
@@ -376,11 +376,11 @@ class _Turns:
 
 
 @pytest.mark.parametrize("error", [LookupError, Misuse, asyncio.CancelledError, SystemExit])
-async def test_whatever_a_reading_fails_of_who_waits_for_a_turn_is_told(one, error, monkeypatch):
+async def test_whatever_error_ends_a_reading_the_awaited_releases_fail(one, error, monkeypatch):
     await one.hub.create_room("lab", KEEPS)
     await joined(one, "ada")
     at = one.parts.streams.position("lab")
-    on_release = _Turns()
+    on_release = _Releases()
 
     async def read(*_):
         raise error
@@ -479,7 +479,7 @@ async def test_two_that_come_in_at_once_share_one_question(one, history):
     assert history.calls.count("position") == 1
 
 
-async def test_one_that_gives_up_does_not_take_the_gate_from_the_other(one, history):
+async def test_a_cancelled_join_does_not_take_the_sequencer_from_the_other(one, history):
     await one.hub.create_room("lab", KEEPS)
     ada, bob = await one.connect("ada"), await one.connect("bob")
     history.before.add("position")
@@ -498,7 +498,7 @@ async def test_one_that_gives_up_does_not_take_the_gate_from_the_other(one, hist
     assert offsets(bob) == [1]
 
 
-async def test_the_gate_goes_with_the_last_member(one):
+async def test_the_sequencer_goes_with_the_last_member(one):
     await one.hub.create_room("lab", KEEPS)
     ada, bob = await joined(one, "ada"), await joined(one, "bob")
 
@@ -663,7 +663,7 @@ async def test_a_publish_to_a_room_with_members_here_asks_the_state_nothing(aske
 
 
 async def test_a_history_that_began_unheard_of_is_asked_for_once(one, two, bus):
-    """The gate that the first message made stays, and so does where it stands."""
+    """The sequencer that the first message made stays, and so does its position."""
     bob = await joined(two, "bob")
     two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=5)
@@ -739,7 +739,7 @@ async def test_who_missed_the_beginning_of_a_history_learns_of_it_with_its_next_
 
 
 async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
-    """A place that was forged made a gate, for members of a room without history."""
+    """A forged position made a sequencer, for members of a room without history."""
     ada = await joined(one, "ada")
     frame = one.parts.sender.encode(Message("room:lab", data="forged"))
     one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
@@ -754,7 +754,7 @@ async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
 
 
 async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked):
-    """The first message of it made a gate, and the state need not be asked any more."""
+    """The first message of it made a sequencer, and the state need not be asked any more."""
     node, state = asked
     await joined(node, "ada")
     await state.inner.decide("lab", None, _keeps_history)
@@ -834,7 +834,7 @@ async def test_a_room_ends_to_keep_a_history(one, two, history):
 
 
 async def test_messages_that_nobody_kept_lie_between_two_epochs(one):
-    """A position of before must not be taken for a place in what came later."""
+    """A position of before must not be taken for one in what came later."""
     await one.hub.create_room("lab", KEEPS)
     ada = await joined(one, "ada")
     await publish(one, 1)
@@ -888,7 +888,7 @@ async def test_a_change_while_a_member_comes_in_counts_for_it(make_node, bus, hi
 
 
 async def test_a_node_that_missed_the_change_learns_of_it_by_the_next_message(one, two, bus):
-    """Its members get the message with its place, and so does what they publish."""
+    """Its members get the message with its position, and so does what they publish."""
     bob = await joined(two, "bob")
     two.parts.cluster.on_request(raw_kind("keeps"), lambda header, payload: settle())
     await one.hub.update_room("lab", history_size=5)

@@ -189,7 +189,7 @@ def test_serve_tells_it_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("created_on", ["both nodes", "the other node"])
 async def test_a_foreign_epoch_is_counted_and_logged_once(created_on):
-    """A message whose place the node's own store does not know."""
+    """A message whose position the node's own store does not know."""
     bus, logger = Broker(), RecordingLogger()
     async with AsyncExitStack() as stack:
         here, there = [
