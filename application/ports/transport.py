@@ -113,9 +113,9 @@ class TransportEvents(Protocol):
         """Take one complete message. Never waits, never raises."""
 
     def dropped(self, link: Link, encoded: EncodedMessage, offer: Offer) -> None:
-        """Report that a message that ``send`` had accepted will not be written.
+        """Report that a message that ``send`` or a group had accepted will not be written.
 
-        ``CLOSED``: it was still queued when the link ended. ``EXPIRED``: its time was over.
+        ``CLOSED``: it was not written before the link ended. ``EXPIRED``: its time was over.
         Any other: it did not fit the queue.
         """
 

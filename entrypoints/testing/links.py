@@ -87,8 +87,8 @@ class FakeLink:
     def take_broadcast(self, frame: EncodedMessage) -> None:
         """Take a message of a group; its own drop is reported later, too."""
         if self._ended:
-            if self._overflowed and not self.gone:
-                self._report_dropped([frame], Offer.OVERFLOWED)
+            overflowed = self._overflowed and not self.gone
+            self._report_dropped([frame], Offer.OVERFLOWED if overflowed else Offer.CLOSED)
             return
         offer, lost = self._offer(frame)
         self._report_dropped(lost, offer)

@@ -471,7 +471,38 @@ class TestClose:
 
             assert await peer.received() == ["a", "b"]
             assert peer.code == close_frame(DisconnectReason.REPLACED)[0]
-            assert peer.told == []
+            assert peer.told == [("dropped", "d", Offer.CLOSED)]
+
+    async def test_a_group_message_behind_it_is_told_whatever_the_link_waits_for(self, make):
+        """A link leaves its groups only when its end is told."""
+        async with make() as peer:
+            peer.link.close(DisconnectReason.NORMAL)
+            broadcast(peer, "a")
+            await peer.settle()
+            broadcast(peer, "b")
+            await peer.settle()
+            assert peer.told == [("dropped", text, Offer.CLOSED) for text in "ab"]
+            assert peer.group.broadcast(raw("c"), skip=[peer.link]) == 0
+            await peer.settle()
+            assert await peer.received() == []
+            broadcast(peer, "d")
+            await peer.settle()
+
+            assert peer.told == [("dropped", text, Offer.CLOSED) for text in "abd"]
+
+    async def test_behind_an_overflow_group_messages_are_told_as_dropped(self, make):
+        async with make(DropPolicy.DROP_AND_DISCONNECT, size=1) as peer:
+            await stall(peer)
+            broadcast(peer, "a")
+            await peer.settle()
+            broadcast(peer, "b")
+            await peer.settle()
+
+            assert peer.told == [
+                ("dropped", "a", Offer.OVERFLOWED),
+                ("lost", DisconnectReason.SLOW_CONSUMER),
+                ("dropped", "b", Offer.OVERFLOWED),
+            ]
 
     async def test_a_stalled_link_writes_its_queue_first(self, make):
         async with make() as peer:
@@ -529,7 +560,18 @@ class TestEnd:
             broadcast(peer, "b")
             await peer.settle()
 
-            assert peer.told == [("lost", DisconnectReason.CONNECTION_LOST)]
+            assert peer.told == [
+                ("lost", DisconnectReason.CONNECTION_LOST),
+                ("dropped", "b", Offer.CLOSED),
+            ]
+
+    async def test_a_message_that_the_lost_connection_was_left_out_of_is_not_told(self, make):
+        async with make() as peer:
+            await stall(peer)
+            assert peer.group.broadcast(raw("a"), skip=[peer.link]) == 0
+            await peer.vanish()
+
+            assert ("dropped", "a", Offer.CLOSED) not in peer.told
 
     async def test_the_queue_of_a_lost_connection_is_told_after_it(self, make):
         async with make(size=10) as peer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,7 +26,7 @@ from eyewall import (
     Unavailable,
 )
 from tests.entrypoints.house import ADA, NEWS, House, by_name
-from tests.entrypoints.wire import UNIT, WITHIN, eventually, peer, raw_peer, running
+from tests.entrypoints.wire import UNIT, UPGRADE, WITHIN, eventually, peer, raw_peer, running
 
 SPECIFIC = {
     "on_queue_full": {"QUEUE_FULL", "BROADCAST_FULL", "PENDING_FULL"},
@@ -301,3 +303,34 @@ async def test_a_message_that_waits_too_long_for_its_reader_is_not_written():
 
         assert "old" not in topics
         assert [f.reason for _, f in stage.told] == [FailureReason.TIMEOUT] * 2
+
+
+async def test_messages_to_a_member_that_has_reset_its_connection_are_told_and_not_counted():
+    """The hub sends before it looks at the socket: no byte reaches the kernel."""
+    async with contextlib.AsyncExitStack() as stack:
+        stage = Stage(stack)
+        hub = (await stage.open()).hub
+        with socket.create_connection(("127.0.0.1", stage.server.port)) as member:
+            lines = [f"{name}: {value}" for name, value in UPGRADE.items()]
+            head = "\r\n".join(["GET /ws HTTP/1.1", "Host: localhost", *lines, "", ""])
+            member.sendall(head.encode())
+            (conn_id,) = await eventually(hub.connection_ids)
+            await hub.join("lab", conn_id)
+            await asyncio.sleep(0)  # what the join sends is written
+            before = hub.stats().out_messages
+            member.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert await hub.broadcast_room("lab", "said", data=1) == 1
+        assert await hub.broadcast_room("lab", "said", data=2) == 1
+        assert hub.stats().out_messages == before + 2
+        await eventually(lambda: len(stage.told) >= 4)
+
+        assert hub.stats().out_messages == before
+        failures = [failure for name, failure in stage.told if name == "on_connection_error"]
+        assert [(f.message.data, f.conn_id, f.recipient) for f in failures] == [
+            (1, conn_id, "lab"),
+            (2, conn_id, "lab"),
+        ]
+        assert {f.reason for f in failures} <= {
+            FailureReason.CONN_ERROR,
+            FailureReason.CONN_CLOSED,
+        }

@@ -41,6 +41,7 @@ class Backlog:
         "close_frame",
         "expired",
         "last_progress",
+        "partial_frames",
         "reading_paused",
     )
 
@@ -52,6 +53,8 @@ class Backlog:
         self._control = b""
         self._partial = NO_BYTES
         self._partial_source = b""  # the buffer that ``partial`` is a view of
+        self.partial_frames: Sequence[EncodedMessage] = ()
+        """The messages whose bytes end with ``partial``."""
         self.close_frame = b""
         """The close frame, which is written last."""
         self.reading_paused = False
@@ -103,8 +106,15 @@ class Backlog:
 
     def discard(self) -> list[EncodedMessage]:
         """Empty the queue. Returns the messages of which nothing was written."""
-        self.partial = NO_BYTES
-        return self._outbox.clear()
+        left = len(self.partial)
+        unwritten: list[EncodedMessage] = []
+        for frame in reversed(self.partial_frames):
+            left -= len(frame.for_wire(self._wire))
+            if left < 0:
+                break
+            unwritten.append(frame)
+        self.partial, self.partial_frames = NO_BYTES, ()
+        return unwritten[::-1] + self._outbox.clear()
 
     def add_control(self, frame: bytes) -> None:
         """Queue a control frame; above ``MAX_CONTROL_BYTES`` it is left out."""
@@ -129,10 +139,12 @@ class Backlog:
         """Make ``partial`` the bytes to write next. False if there are none."""
         if self.partial:
             return True
+        self.partial_frames = ()
         if self._control:
             data, self._control = self._control, b""
         elif frames := self._take_unexpired(now):
             data = b"".join([frame.for_wire(self._wire) for frame in frames])
+            self.partial_frames = frames
         else:
             data, self.close_frame = self.close_frame, b""
         self.partial = memoryview(data)

@@ -64,11 +64,12 @@ class WriteTarget(Link, Protocol):
     def on_partial_write(self, frames: Sequence[EncodedMessage], data: bytes, sent: int) -> None:
         """Queue the rest: the socket took ``sent`` bytes of ``data``."""
 
-    def on_write_error(self, error: Exception) -> None:
-        """Close the connection: the socket can't be written to."""
+    def on_write_error(self, frames: Sequence[EncodedMessage], error: Exception) -> None:
+        """Close the connection, and report ``frames``: the socket can't be written to."""
 
-    def queue_close_frame(self) -> None:
-        """Write the close frame next: all earlier messages were written or queued."""
+    def queue_close_frame(self, late: Sequence[EncodedMessage] = ()) -> None:
+        """Write the close frame next: all earlier messages were written or queued. Report
+        ``late``, the messages behind it."""
 
 
 class GroupSnapshot:
@@ -92,6 +93,8 @@ class WriteGroup(NamedTuple):
     frames: Sequence[EncodedMessage]
     last: bool = False
     """Whether the close frame follows."""
+    late: Sequence[EncodedMessage] = ()
+    """Frames behind the close frame, which are not written."""
 
 
 GroupWrites = dict[GroupSnapshot, list[NumberedFrame]]
@@ -157,13 +160,11 @@ def _merge_own(link: WriteTarget, sources: Sequence[list[NumberedFrame]]) -> Wri
     if not exceptions:  # the usual case
         return WriteGroup((link,), link.wire, [frame for _, frame in items if frame is not None])
     excluded = {number for number, frame in own if frame is None}
-    frames: list[EncodedMessage] = []
-    for number, frame in items:
-        if frame is CLOSE_MARKER:
-            return WriteGroup((link,), link.wire, frames, last=True)
-        if frame is not None and number not in excluded:
-            frames.append(frame)
-    return WriteGroup((link,), link.wire, frames)
+    frames = [frame for number, frame in items if frame is not None and number not in excluded]
+    if CLOSE_MARKER not in frames:
+        return WriteGroup((link,), link.wire, frames)
+    end = frames.index(CLOSE_MARKER)
+    return WriteGroup((link,), link.wire, frames[:end], last=True, late=frames[end + 1 :])
 
 
 class SocketGroup:
@@ -344,7 +345,7 @@ class WriteBatcher:
     def _write(self, groups: Sequence[WriteGroup]) -> Iterator[None]:
         """Write to the groups. Yields at the end of each slice."""
         left = WRITES_PER_SLICE
-        for links, wire, frames, last in groups:
+        for links, wire, frames, last, late in groups:
             for chunk, data in _joined_writes(frames, wire):
                 self.current = chunk
                 rest = links
@@ -357,7 +358,7 @@ class WriteBatcher:
                 left -= len(rest)
             if last:
                 for link in links:
-                    link.queue_close_frame()
+                    link.queue_close_frame(late)
         self.current = ()
 
 
@@ -373,7 +374,7 @@ def _write_to_each(
         except BlockingIOError:
             link.on_partial_write(frames, data, 0)
         except Exception as error:  # noqa: BLE001  (one link never stops the others)
-            link.on_write_error(error)
+            link.on_write_error(frames, error)
 
 
 def _joined_writes(

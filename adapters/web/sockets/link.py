@@ -74,8 +74,10 @@ CLOSE_SENT: Final = 3  # it is written; the peer's close frame is awaited
 FIN_SENT: Final = 4  # both have passed; the server's side of TCP is closed
 CLOSED: Final = 5
 
-DISCARD_WRITES: Final[Callable[[bytes], int]] = len
-"""Replaces ``write`` when nothing more may be written: accepts all bytes, writes none."""
+
+def refuse_write(_: bytes) -> int:
+    """Replace ``write`` of a closed link. It refers to no link, so none is in a cycle."""
+    raise BrokenPipeError("the connection is closed")
 
 
 class SocketLink(ABC):
@@ -92,6 +94,7 @@ class SocketLink(ABC):
         "_parser",
         "_pending_bytes",
         "_reading",
+        "_refusal",
         "codec",
         "due_tick",
         "io",
@@ -110,7 +113,8 @@ class SocketLink(ABC):
 
     write: Callable[[bytes], int]
     """Takes whole frames, returns the bytes taken: the socket's ``send`` while the peer reads,
-    ``_enqueue_current`` while the link is stalled, ``DISCARD_WRITES`` at the end."""
+    ``_enqueue_current`` while the link is stalled, and from CLOSE_QUEUED on; ``refuse_write``
+    in CLOSED."""
 
     def __init__(self, io: SocketLoop, codec: Codec, wire: WebSocketFormat) -> None:
         self.io = io
@@ -120,6 +124,7 @@ class SocketLink(ABC):
         self._pending_bytes = 0
         self._backlog: Backlog | None = None
         self._close_frame = b""
+        self._refusal = Offer.CLOSED  # the outcome of a message that comes too late
         self._inflates = wire.inflates
         self.codec = codec
         self.owner: Any = None
@@ -329,23 +334,25 @@ class SocketLink(ABC):
         while end < started and whole < len(frames):
             end += len(frames[whole].for_wire(self.wire))
             whole += 1
-        self._begin_backlog(memoryview(data)[sent:end])
+        self._begin_backlog(memoryview(data)[sent:end], frames[:whole])
         for frame in frames[whole:]:
             self._enqueue(frame)
 
-    def on_write_error(self, error: Exception) -> None:
+    def on_write_error(self, frames: Sequence[EncodedMessage], error: Exception) -> None:
         self._connection_lost(DisconnectReason.WRITE_ERROR, error)
+        self._report_dropped(frames, Offer.CLOSED)
 
-    def queue_close_frame(self) -> None:
+    def queue_close_frame(self, late: Sequence[EncodedMessage] = ()) -> None:
         if self.state == CLOSING:
             self.state = CLOSE_QUEUED
-            self.write = DISCARD_WRITES
+            self.write = self._enqueue_current
             if self._backlog is not None:
                 self._backlog.close_frame = self._close_frame
-                return
-            self._backlog = self._new_backlog()
-            self._backlog.close_frame = self._close_frame
-            self._drain()
+            else:
+                self._backlog = self._new_backlog()
+                self._backlog.close_frame = self._close_frame
+                self._drain()
+        self._report_dropped(late, self._refusal)
 
     def on_writable(self) -> None:
         if self._backlog is not None:
@@ -354,9 +361,11 @@ class SocketLink(ABC):
     def _new_backlog(self) -> Backlog:
         return Backlog(self.io.queue, self.io.pool, self.wire, self.io.clock.now())
 
-    def _begin_backlog(self, rest: memoryview) -> None:
+    def _begin_backlog(self, rest: memoryview, frames: Sequence[EncodedMessage] = ()) -> None:
+        """Stall the link. ``rest`` is written first: the end of the bytes of ``frames``."""
         self._backlog = self._new_backlog()
         self._backlog.partial = rest
+        self._backlog.partial_frames = frames
         if self.io.pool.full:
             self.io.shed_load_soon()
         self.write = self._enqueue_current
@@ -364,7 +373,7 @@ class SocketLink(ABC):
         self._adjust()
 
     def _enqueue_current(self, data: bytes) -> int:
-        """Replaces ``write`` while the link is stalled."""
+        """Replaces ``write`` while the link is stalled or ends: queues or reports each message."""
         for frame in self.io.writer.current:
             self._enqueue(frame)
         return len(data)
@@ -378,7 +387,7 @@ class SocketLink(ABC):
         backlog = self._backlog
         if backlog is None or self.state > CLOSING:
             if not reported:
-                self.io.loop.call_soon(self.io.intake.dropped, self, frame, Offer.OVERFLOWED)
+                self._report_dropped((frame,), self._refusal)
             return Offer.CLOSED
         offer, dropped = backlog.offer(frame)
         for lost in dropped:
@@ -399,9 +408,9 @@ class SocketLink(ABC):
 
     def _overflow(self) -> None:
         """End the connection, as the drop policy says."""
+        self._refusal = Offer.OVERFLOWED  # messages behind the dropped one are reported alike
         self._fail(DisconnectReason.SLOW_CONSUMER)
-        self.queue_close_frame()  # messages behind the dropped one are not written
-        self.write = self._enqueue_current  # but reported as dropped: they had been accepted
+        self.queue_close_frame()
 
     @property
     def held_bytes(self) -> int:
@@ -629,8 +638,8 @@ class SocketLink(ABC):
     def _close_now(self) -> None:
         if self.state != CLOSED:
             self.state = CLOSED
-            self.write = DISCARD_WRITES
-            self.pending = None
+            self.write = refuse_write  # so the next flush reports what is pending
+            self._refusal = Offer.CLOSED
             if self._backlog is not None:
                 self._report_dropped(self._backlog.discard(), Offer.CLOSED)
             self._backlog = self._parser = None

@@ -27,7 +27,7 @@ class Spot:
 def delivered(groups):
     """Return what each link gets; each link must be in one group only."""
     got = {}
-    for links, wire, frames, _ in groups:
+    for links, wire, frames, *_ in groups:
         for link in links:
             assert link not in got
             assert link.wire is wire
@@ -91,6 +91,7 @@ def test_nothing_goes_out_after_the_last():
 
     assert [frame.payload for frame in group.frames] == [b"a"]
     assert group.last
+    assert [frame.payload for frame in group.late] == [b"room", b"late"]
 
 
 def test_a_link_that_has_ended_gets_nothing_of_its_own():

@@ -53,10 +53,10 @@ class Sink:
     def on_partial_write(self, frames, data, sent):
         self.stalls.append(([frame.payload for frame in frames], data, sent))
 
-    def on_write_error(self, error):
+    def on_write_error(self, frames, error):
         self.failed.append(error)
 
-    def queue_close_frame(self):
+    def queue_close_frame(self, late=()):
         self.parted = True
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from eyewall.adapters.web.sockets.batch import MAX_JOINED_BYTES
 from eyewall.adapters.web.sockets.link import CLOSE_QUEUED, CLOSED, EARLY_FLUSH_FRAMES
 from eyewall.domain.connection import DisconnectReason as Reason
 from eyewall.domain.outbox import Offer
@@ -86,7 +87,8 @@ async def test_after_the_end_nothing_is_taken():
         await until(lambda: link.state == CLOSED)
 
         assert link.send(raw("x")) is Offer.CLOSED
-        assert link.write(b"abc") == 3
+        with pytest.raises(BrokenPipeError):
+            link.write(b"abc")
         assert link.queued == 0
         link.queue_close_frame()
         link.on_writable()
@@ -108,3 +110,78 @@ async def test_the_application_is_never_called_from_within_a_send():
                 await asyncio.sleep(0)
         await until(lambda: here.intake.ends)
         assert loop.is_running()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_failing_write_tells_of_every_message_that_the_kernel_did_not_take(tls):
+    """The peer has reset the connection, and the hub sends before it looks at the socket."""
+    async with served(tls=tls) as here:
+        _, link = await here.pair()
+        room = here.sockets.outbound.new_group()
+        room.add(link)
+        link._socket = Failing(link._socket)
+        link.write = link._writer
+        big = "x" * MAX_JOINED_BYTES
+
+        link.send(raw("a"))
+        room.broadcast(raw("b"))
+        room.broadcast(raw("left out"), skip=[link])
+        room.broadcast(raw(big))
+        link.send(raw("c"))
+        here.sockets.outbound.flush_now()
+        assert link.state == CLOSED
+        room.broadcast(raw("d"))
+        await turns()
+
+        assert here.intake.reasons() == [Reason.WRITE_ERROR]
+        told = [(frame.payload.decode(), offer) for _, frame, offer in here.intake.drops]
+        assert told == [(text, Offer.CLOSED) for text in ("a", "b", big, "c", "d")]
+
+
+async def test_messages_that_are_collected_when_the_connection_is_lost_are_told():
+    async with served() as here:
+        _, link = await here.pair()
+        room = here.sockets.outbound.new_group()
+        room.add(link)
+        link.send(raw("a"))
+        room.broadcast(raw("left out"), skip=[link])
+        room.broadcast(raw("b"))
+        link.abort()
+        await turns()
+
+        assert here.intake.reasons() == [Reason.CONNECTION_LOST]
+        assert [frame.payload for _, frame, _ in here.intake.drops] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(("taken", "lost"), [(0, "abc"), (1, "bc"), (12, "bc"), (13, "c")])
+async def test_of_a_write_from_the_queue_those_without_a_written_byte_are_told(taken, lost):
+    """Three messages of twelve bytes are joined when the socket is ready again, and it takes
+    ``taken`` bytes before it fails."""
+    async with served() as here:
+        _, link = await here.pair()
+        frames = [raw(n * 10) for n in "abc"]
+        link.on_partial_write(frames, b"".join(f.for_wire(link.wire) for f in frames), 0)
+        link._socket = Failing(link._socket, taken)
+        link.on_writable()
+        link.on_writable()
+        await turns()
+
+        assert link.state == CLOSED
+        told = [frame.payload.decode()[0] for _, frame, _ in here.intake.drops]
+        assert "".join(told) == lost
+
+
+class Failing:
+    """A socket that takes some bytes, then fails as one does whose peer has reset it."""
+
+    def __init__(self, inner, taken=0):
+        self._inner, self._taken = inner, taken
+
+    def send(self, data):
+        taken, self._taken = self._taken, 0
+        if taken:
+            return taken
+        raise ConnectionResetError
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
