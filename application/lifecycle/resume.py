@@ -297,10 +297,13 @@ class Resumer:
                 return _End.LOST
             if at.is_past(here):
                 break  # the sequencer will release it
-            encoded = self._streams.read_entry(room_id, entry)
-            if encoded is not None and was.isdisjoint(entry.skip):
-                offer = self._sender.enqueue(conn.link, encoded.with_position(room_id, at))
-                if offer not in TAKEN:
+            if was.isdisjoint(entry.skip):
+                encoded = self._streams.read_entry(room_id, entry)
+                if encoded is None:
+                    self._streams.report_unreadable(room_id, entry, conn)
+                elif (
+                    self._sender.enqueue(conn.link, encoded.with_position(room_id, at)) not in TAKEN
+                ):
                     return _End.SLOW
             room.at = at
         return _End.LEVEL

@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from eyewall.domain.errors import (
     Misuse,
     QueueFull,
     SlowConsumer,
+    ValidationError,
 )
 from eyewall.domain.history import Position
 from eyewall.domain.identity import ConnId, MessageId, RoomId, UserId
@@ -177,7 +179,7 @@ class Sender:
             if not encoded.raw:
                 self._stats.sent(1)
         elif offer is not Offer.CLOSED:
-            self._stats.dropped(FailureReason.QUEUE_FULL.value)
+            self._stats.dropped(_full(encoded).value)
             self.gaps.note(link.owner, encoded)
         return offer
 
@@ -243,12 +245,14 @@ class Sender:
     def enqueue_or_report(self, conn: Connection, encoded: EncodedMessage) -> bool:
         """Queue a message for a connection without waiting; False if it will not be written.
 
-        A full queue is reported to the failure handlers later.
+        A full queue or a closed link is reported to the failure handlers later.
         """
         offer = self.enqueue(conn.link, encoded)
         if offer in TAKEN:
             return True
-        if offer is not Offer.CLOSED:
+        if offer is Offer.CLOSED:
+            self._report_unwritten(encoded, conn, FailureReason.CONN_CLOSED, refusal(offer, conn))
+        else:
             self.report_dropped(conn, encoded)
         return False
 
@@ -262,7 +266,7 @@ class Sender:
 
     def drop(self, conn: Connection, encoded: EncodedMessage) -> None:
         """Count and report a message that a full queue did not take."""
-        self._stats.dropped(FailureReason.QUEUE_FULL.value)
+        self._stats.dropped(_full(encoded).value)
         self.gaps.note(conn, encoded)
         self.report_dropped(conn, encoded)
 
@@ -290,16 +294,31 @@ class Sender:
     def report_misrouted(self, encoded: EncodedMessage, conn_id: str) -> None:
         """Report a message of another node for a connection that is not here, is not admitted,
         or belongs to another user."""
-        self._stats.metrics.dropped(FailureReason.CONN_CLOSED.value, 1)
         error = ConnectionClosed(f"{conn_id} is none of those that it is for")
-        reason, missed = FailureReason.CONN_CLOSED, Addressee(ConnId(conn_id))
-        self._failures.tell_soon(self._failure(encoded, missed, reason, error, None))
+        missed = Addressee(ConnId(conn_id))
+        self._report_unwritten(encoded, missed, FailureReason.CONN_CLOSED, error)
+
+    def report_unreadable(self, conn: Connection, encoded: EncodedMessage) -> None:
+        """Count and report a kept message that can't be read, so that ``conn`` misses it."""
+        error = ValidationError({}, "the message in the room's history can't be read")
+        self._report_unwritten(encoded, conn, FailureReason.VALIDATION, error)
+
+    def _report_unwritten(
+        self,
+        encoded: EncodedMessage,
+        by: Connection | Addressee,
+        reason: FailureReason,
+        error: EyewallError,
+    ) -> None:
+        """Count and report a message that was not counted as sent."""
+        self._stats.metrics.dropped(reason.value, 1)
+        self._failures.tell_soon(self._failure(encoded, by, reason, error, None))
 
     def report_dropped(self, conn: Connection, encoded: EncodedMessage) -> None:
         """Report a message that a full queue has dropped to the failure handlers, later."""
-        reason = FailureReason.BROADCAST_FULL if encoded.fan_out else FailureReason.QUEUE_FULL
         error = QueueFull(f"the queue of {conn.id} is full")
-        self._failures.tell_soon(self._failure(encoded, conn, reason, error, conn.link.queued))
+        failure = self._failure(encoded, conn, _full(encoded), error, conn.link.queued)
+        self._failures.tell_soon(failure)
 
     async def report(
         self,
@@ -328,7 +347,7 @@ class Sender:
     ) -> Failure:
         missed = Addressee(by.id, by.user_id) if isinstance(by, Connection) else by
         return Failure(
-            message=encoded.message or _message_of(encoded),
+            message=_message_of(encoded),
             recipient=encoded.recipient or missed.conn_id or missed.user_id or "",
             reason=reason,
             error=error,
@@ -354,9 +373,19 @@ def refusal(offer: Offer, conn: Connection) -> EyewallError:
     return QueueFull(f"the queue of {conn.id} is full")
 
 
+def _full(encoded: EncodedMessage) -> FailureReason:
+    """Return the reason of a message that a full queue has dropped."""
+    return FailureReason.BROADCAST_FULL if encoded.fan_out else FailureReason.QUEUE_FULL
+
+
 def _message_of(encoded: EncodedMessage) -> Message:
-    """Return a message of the server itself, or a raw one, as a ``Message`` for reports."""
-    envelope = encoded.envelope
+    """Return the message for reports, with the id that it has on the wire; also for a message
+    of the server itself and for a raw one."""
+    envelope, message = encoded.envelope, encoded.message
+    if message is not None:
+        if message.id is None and envelope is not None:
+            return replace(message, id=envelope.id)
+        return message
     if envelope is not None and envelope.topic:
         # A payload from the wire is shown undecoded: decoding it may fail.
         data = envelope.raw if envelope.raw is not None else envelope.data

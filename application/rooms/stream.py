@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from eyewall.application.concurrency.tasks import TaskSet
-from eyewall.application.connections.registry import BroadcastGroups, Connections
+from eyewall.application.connections.registry import BroadcastGroups, Connection, Connections
 from eyewall.application.connections.stats import Stats
 from eyewall.application.outbound.held_members import HeldMembers
 from eyewall.application.outbound.sender import Sender
@@ -348,7 +348,7 @@ class Streams:
             self._skip_lost(sequencer, page)
         for at, entry in page.placed():
             if at.follows(sequencer.position):
-                buffered = sequencer.waiting.pop(at, None) or self._buffer(sequencer.room_id, entry)
+                buffered = sequencer.waiting.pop(at, None) or self._buffer(sequencer, entry)
                 self._release(sequencer, at, buffered)
         self._release_next(sequencer)
         sequencer.again = sequencer.again or page.position.is_past(sequencer.position)
@@ -398,9 +398,24 @@ class Streams:
             self._logger.error("entry_not_read", room=room_id, error=told(error))
             return None
 
-    def _buffer(self, room_id: RoomId, entry: Entry) -> BufferedMessage | None:
+    def _buffer(self, sequencer: RoomSequencer, entry: Entry) -> BufferedMessage | None:
+        """Return a kept message. One that can't be read is missed by the members, without a
+        gap: a client that fetched it would meet the same entry."""
+        room_id = sequencer.room_id
         encoded = self.read_entry(room_id, entry)
-        return None if encoded is None else BufferedMessage(encoded, entry.skip)
+        if encoded is not None:
+            return BufferedMessage(encoded, entry.skip)
+        skip = self._links(entry.skip) | sequencer.held
+        waiting = self._held_members.held.get(room_id, ())
+        for link in self._broadcast_groups.get(room_id) or ():
+            if link not in skip and link not in waiting:
+                self.report_unreadable(room_id, entry, link.owner)
+        return None
+
+    def report_unreadable(self, room_id: RoomId, entry: Entry, conn: Connection) -> None:
+        """Count and report a kept message that can't be read, and that ``conn`` misses."""
+        lost = EncodedMessage(entry.payload, raw=True, recipient=room_id)
+        self._sender.report_unreadable(conn, lost)
 
     # --- comparing
 

@@ -497,11 +497,14 @@ async def test_a_message_that_can_not_be_read_holds_up_none_of_the_others(one):
     await publish(one, 1)
     await one.history.append("lab", Entry(b"not a message"), Retention(50), one.clock.wall())
     await publish(one, 3)
+    failures = []
+    one.hub.on_send_failure(failures.append)
 
     _, answer, missed, _ = await back(one, {"lab": stood})
 
     assert missed == [1, 3]
     assert answer["lab"]["recovered"]
+    assert [(f.reason.value, f.user_id) for f in failures] == [("validation", "ada")]
 
 
 async def test_a_message_that_a_full_queue_does_not_take_is_told_of(one):

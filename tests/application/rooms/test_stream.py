@@ -13,6 +13,7 @@ from eyewall.application.rooms.stream import BufferedMessage
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Misuse, Unavailable
 from eyewall.domain.history import Entry, Position, Retention
+from eyewall.domain.report import FailureReason
 from eyewall.domain.room import RoomOptions
 from tests.application.engines import Bus, Engine
 from tests.application.fakes import finished, raw_kind, settle
@@ -609,15 +610,24 @@ async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is
 
 
 async def test_an_entry_that_can_not_be_read_holds_up_nobody(one, two, history):
+    """Each member that misses it is told and counted. No gap: a client that fetched it would meet
+    the same entry."""
     await one.hub.create_room("lab", KEEPS)
     bob = await joined(two, "bob")
-    await history.inner.append("lab", Entry(b"not a message"), Retention(50), two.clock.wall())
+    ann = await joined(two, "ann")
+    failures = []
+    two.hub.on_send_failure(failures.append)
+    bad = Entry(b"not a message", skip=(ann.id,))
+    await history.inner.append("lab", bad, Retention(50), two.clock.wall())
 
     await publish(one, 2)
     await settle()
 
     assert data(bob) == [2]
     assert "entry_not_read" in two.logger.of("error")
+    (failure,) = failures
+    assert (failure.reason, failure.conn_id) == (FailureReason.VALIDATION, bob.id)
+    assert (failure.recipient, failure.message.data) == ("lab", b"not a message")
 
 
 # --- what is asked, and what is remembered
