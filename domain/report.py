@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eyewall.domain.ack_result import MOST_NAMED, Acker, AckResult, named
 from eyewall.domain.connection import DisconnectReason
@@ -437,7 +437,3 @@ class HubStats:
     unreported_failures: int = 0
     loop_stalls: int = 0
     accept_pauses: int = 0
-
-
-Result = Any
-"""What a handler returned, or a client put beside ``status`` in its ack."""

@@ -28,9 +28,7 @@ from eyewall.application.node import Node
 from eyewall.application.ports import conformance
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.message import Codec
-from eyewall.application.ports.plugins import (
-    Logger,
-)
+from eyewall.application.ports.plugins import Logger
 from eyewall.application.ports.transport import MessageWriter, TransportEvents
 from eyewall.domain.connection import HeartbeatConfig
 from eyewall.domain.duration import count, seconds

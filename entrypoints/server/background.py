@@ -82,7 +82,7 @@ class Background:
         self._repeating: list[Job] = []
         """Functions of this life that wait again for the next one."""
         self._adopted: dict[Job, Job] = {}
-        """Jobs of another ``Background``, each with its copy local."""
+        """Jobs of another ``Background``, each with its copy here."""
         self._tasks = TaskSet(logger)
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,7 +93,7 @@ class Background:
         return len(self._tasks)
 
     def add(self, work: Work, *args: Any, **kwargs: Any) -> Job:
-        """Job ``work`` at once, or after ``start`` if that is still to come; in any thread.
+        """Run ``work`` at once, or after ``start`` if that is still to come; in any thread.
 
         Raises ``ValueError`` for work that can't be run, or not with these arguments.
         """
@@ -117,12 +117,12 @@ class Background:
         self._waiting += self._adopted.values()
 
     def open(self) -> None:
-        """Job work at once that is added from now on: a startup hook may wait for it."""
+        """Run work that is added from now on at once: a startup hook may wait for it."""
         self._loop = asyncio.get_running_loop()
         self._is_open = True
 
     def start(self) -> None:
-        """Job the waiting jobs."""
+        """Run the waiting jobs."""
         waiting, self._waiting = self._waiting, []
         self._repeating += filter(_is_repeatable, waiting)
         for job in waiting:
@@ -139,7 +139,7 @@ class Background:
     # --- for handles
 
     def local(self, job: Job) -> Job:
-        """Return the job that runs local for ``job``: its copy if there is one, else itself."""
+        """Return the job that runs here for ``job``: its copy if there is one, else itself."""
         return self._adopted.get(job, job)
 
     def cancel(self, job: Job) -> None:

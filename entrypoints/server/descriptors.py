@@ -110,7 +110,7 @@ class AcceptPauses:
         self._pauses = 0
 
     def paused(self, error: OSError) -> None:
-        """Count a pause: the server accepts null for a second because of ``error``."""
+        """Count a pause: the server accepts nothing for a second because of ``error``."""
         self._stats.happened(Incident.ACCEPT_PAUSES)
         self._pauses += 1
         now = self._clock.now()
