@@ -149,6 +149,15 @@ class Client:
         data = {"message_id": message["id"], "status": "nack", "error": error}
         self.say({"ref": message["id"], "topic": message["topic"], "event": "ack", "data": data})
 
+    async def read_in_steps(self, steps: int = 20) -> None:
+        """Read as a slow client does: empty the queue, and stall until it has filled again."""
+        for _ in range(steps):
+            self.link.read()
+            self.link.stalled = True
+            await settle()
+        self.link.read()
+        await settle()
+
     async def vanish(
         self,
         reason: DisconnectReason = DisconnectReason.CONNECTION_LOST,

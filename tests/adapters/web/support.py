@@ -24,6 +24,7 @@ from eyewall.application.ports.message import EncodedMessage
 from eyewall.domain.connection import DisconnectReason, HeartbeatConfig
 from eyewall.domain.identity import ConnMeta
 from eyewall.domain.outbox import Offer, QueueConfig
+from eyewall.testing.logs import RecordingLogger
 from tests.certificate import tls_contexts
 
 UNIT = float(os.environ.get("EYEWALL_TEST_TIME_UNIT", "1"))
@@ -107,25 +108,6 @@ class _Timer:
         self.cancelled = True
 
 
-class Log:
-    """Keeps what was logged."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, str, dict[str, Any]]] = []
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self.entries.append(("debug", event, fields))
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.entries.append(("info", event, fields))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.entries.append(("warning", event, fields))
-
-    def error(self, event: str, **fields: Any) -> None:
-        self.entries.append(("error", event, fields))
-
-
 class Place:
     def __init__(self) -> None:
         self.released = 0
@@ -202,7 +184,7 @@ class Served:
     """A running node."""
 
     def __init__(
-        self, sockets: WebSocketGateway, intake: FakeIntake, log: Log, clock: Clock
+        self, sockets: WebSocketGateway, intake: FakeIntake, log: RecordingLogger, clock: Clock
     ) -> None:
         self.sockets = sockets
         self.intake = intake
@@ -267,7 +249,7 @@ async def served(
     **options: Any,
 ) -> AsyncIterator[Served]:
     clock = clock or Clock()
-    log = Log()
+    log = RecordingLogger()
     sockets = WebSocketGateway(
         codecs=codecs or [PlainCodec()],
         clock=clock,

@@ -65,14 +65,20 @@ def place(client):
     return {k: v for k, v in client.heard()[-1]["stream"].items() if k != "room"}
 
 
+async def lost_at(node, *numbers, room="lab"):
+    """Return the position of a member that was told ``numbers``, and then lost its connection."""
+    ada = await member(node, room=room)
+    await publish(node, *numbers, room=room)
+    stood = place(ada)
+    await ada.vanish()
+    return stood
+
+
 # --- what was missed
 
 
 async def test_what_was_missed_comes_in_order_before_the_answer(one):
-    ada = await member(one)
-    await publish(one, 1, 2)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(one, 1, 2)
     await publish(one, 3, 4, 5)
 
     again, answer, missed, after = await back(one, {"lab": stood})
@@ -111,10 +117,7 @@ async def test_a_client_that_has_had_more_than_a_reading_under_way_finds_is_leve
 
 
 async def test_then_it_goes_on_live(one, two):
-    ada = await member(one)
-    await publish(one, 1)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(one, 1)
     await publish(two, 2)
 
     again, _, missed, _ = await back(two, {"lab": stood})
@@ -126,10 +129,7 @@ async def test_then_it_goes_on_live(one, two):
 
 
 async def test_who_missed_nothing_gets_nothing(one):
-    ada = await member(one)
-    await publish(one, 1)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(one, 1)
 
     _, answer, missed, _ = await back(one, {"lab": stood})
 
@@ -167,10 +167,7 @@ async def test_the_beginning_is_a_place_too(one):
 
 async def test_more_than_a_page_comes_whole(one):
     await one.hub.update_room("lab", history_size=1000)
-    ada = await member(one)
-    await publish(one, 0)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(one, 0)
     await publish(one, *range(1, 301))
 
     _, answer, missed, _ = await back(one, {"lab": stood})
@@ -556,10 +553,7 @@ async def test_a_room_that_was_left_after_a_return_is_not_returned_to(make_node)
 
 
 async def test_what_was_trimmed_is_not_pretended(one):
-    ada = await member(one)
-    await publish(one, 0)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(one, 0)
     await publish(one, *range(1, 52))
 
     again, answer, missed, _ = await back(one, {"lab": stood})
@@ -757,10 +751,7 @@ async def test_what_is_published_meanwhile_is_neither_lost_nor_repeated(make_nod
     store = Engine(MemoryHistory())
     node = await make_node(client_commands=True, history=store)
     await node.hub.create_room("lab", RoomOptions(history_size=1000))
-    ada = await member(node)
-    await publish(node, 0)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(node, 0)
     await publish(node, *range(1, 100))
     again = await node.connect("ada", session=True)
     store.after.add("read")  # the answers of the store come late
@@ -783,10 +774,7 @@ async def test_who_is_kicked_meanwhile_gets_no_more(make_node):
     store = Engine(MemoryHistory())
     node = await make_node(client_commands=True, history=store)
     await node.hub.create_room("lab", KEPT)
-    ada = await member(node)
-    await publish(node, 0)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(node, 0)
     await publish(node, 1)
     again = await node.connect("ada", session=True)
     store.before.add("read")
@@ -808,10 +796,7 @@ async def test_who_is_kicked_meanwhile_gets_no_more(make_node):
 
 
 async def slow_client(node, missed=40, size=8):
-    ada = await member(node)
-    await publish(node, 0)
-    stood = place(ada)
-    await ada.vanish()
+    stood = await lost_at(node, 0)
     await publish(node, *range(1, missed + 1))
     again = await node.connect("ada", session=True, queue=QueueConfig(size=size))
     again.link.stalled = True
@@ -824,12 +809,7 @@ async def slow_client(node, missed=40, size=8):
 async def test_the_replay_never_overflows_the_queue(one):
     again = await slow_client(one)
 
-    for _ in range(20):
-        again.link.read()
-        again.link.stalled = True
-        await settle()
-    again.link.read()
-    await settle()
+    await again.read_in_steps()
 
     heard = again.heard()
     assert [m["data"] for m in heard if m["topic"] == "news"] == list(range(1, 41))

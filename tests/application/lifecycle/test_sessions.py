@@ -1,6 +1,7 @@
 """Sessions: what a client finds again, here, on another node, and after a node's end."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -379,18 +380,26 @@ async def test_who_is_cut_while_it_takes_its_session_up_loses_nothing(one, two, 
     assert runs in ([], ["r1"])
 
 
-async def test_but_it_is_not_waited_for_without_end(make_node):
-    engine = Engine(MemoryState())
-    node = await make_node(session_ttl=TTL, state=engine)
+async def returning_during_a_take(node, engine):
+    """Come back while the state still looks for the session that the lost connection has asked
+    for; returns the tasks of both calls, and the second call itself."""
     ada = await node.connect("ada", session=True)
     engine.before.add("take_session")
     taking = asyncio.create_task(node.parts.sessions.resume("secret.conn@gone", ada.conn))
     await settle()
     await ada.vanish()
     again = await node.connect("ada", session=True)
-    returning = asyncio.create_task(node.parts.sessions.resume(ada.welcome["session"], again.conn))
+    resume = partial(node.parts.sessions.resume, ada.welcome["session"], again.conn)
+    returning = asyncio.create_task(resume())
     await settle()
     assert not returning.done()
+    return taking, returning, resume
+
+
+async def test_but_it_is_not_waited_for_without_end(make_node):
+    engine = Engine(MemoryState())
+    node = await make_node(session_ttl=TTL, state=engine)
+    taking, returning, resume = await returning_during_a_take(node, engine)
 
     await node.advance(PATIENCE)
 
@@ -398,7 +407,7 @@ async def test_but_it_is_not_waited_for_without_end(make_node):
         await returning
     engine.go_on()
     assert await taking is None
-    assert await node.parts.sessions.resume(ada.welcome["session"], again.conn) is not None
+    assert await resume() is not None
 
 
 async def test_who_has_gone_takes_nothing_up(one):
@@ -547,20 +556,12 @@ async def test_who_was_taken_over_keeps_no_session_of_its_own(one):
 async def test_who_waits_for_a_session_on_its_way_is_told_when_it_has_come(make_node, clock):
     """And not only when the patience is over."""
     engine = Engine(MemoryState(clock=clock.now))
-    one = await make_node(session_ttl=TTL, state=engine)
-    ada = await one.connect("ada", session=True)
-    engine.before.add("take_session")
-    taking = asyncio.ensure_future(one.parts.sessions.resume("x.c@nowhere", ada.conn))
-    await settle()
-    await ada.vanish()
-    again = await one.connect("ada", session=True)
-    following = asyncio.ensure_future(one.parts.sessions.resume(ada.welcome["session"], again.conn))
-    await settle()
-    assert not following.done()
+    node = await make_node(session_ttl=TTL, state=engine)
+    taking, returning, _ = await returning_during_a_take(node, engine)
 
     engine.go_on()
     await settle()
 
     assert taking.done()
-    assert following.done()
-    assert (await following) is not None
+    assert returning.done()
+    assert (await returning) is not None

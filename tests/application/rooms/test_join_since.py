@@ -701,12 +701,7 @@ async def slow_client(node, said=40, size=8):
 async def test_the_replay_never_overflows_the_queue(one):
     ada = await slow_client(one)
 
-    for _ in range(20):
-        ada.link.read()
-        ada.link.stalled = True
-        await settle()
-    ada.link.read()
-    await settle()
+    await ada.read_in_steps()
 
     assert order(ada) == [*range(1, 41), True]
     assert one.hub.stats().drops == 0
