@@ -67,7 +67,9 @@ class Parts:
         self.ports = ports
         self.logger = guarded(ports.logger)
         self.divergences = Divergences()
-        self._ports = guarded_ports(ports, CallGuard(self.logger), self.divergences.shake)
+        self._ports = guarded_ports(
+            ports, CallGuard(self.logger), self.divergences.note_state_failure
+        )
         self.hub = Hub(self) if hub is None else hub
         self._build_watch()
         self._build_sending()
@@ -238,7 +240,7 @@ class Parts:
             logger=self.logger,
             authorization=JoinAuthorization(ports.access_controller),
         )
-        self.rooms.on_gone(self.presences.gone)
+        self.rooms.on_leave(self.presences.on_leave)
         self.room_admin = RoomAdmin(
             node=config.node_id,
             state=ports.state,
@@ -350,7 +352,7 @@ class Parts:
         self.reconciler = StateReconciler(
             node=self.config.node_id,
             divergences=self.divergences,
-            mend=self.cluster_state.mend,
+            reconcile=self.cluster_state.reconcile,
             state=ports.state,
             connections=self.connections,
             seats=self.seats,

@@ -158,7 +158,7 @@ class Page:
     position: Position
     recovered: bool
 
-    def placed(self) -> Iterator[tuple[Position, Entry]]:
+    def with_positions(self) -> Iterator[tuple[Position, Entry]]:
         """Iterate over the entries, each with its position."""
         for offset, entry in enumerate(self.entries, self.first):
             yield Position(self.position.epoch, offset), entry

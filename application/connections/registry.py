@@ -252,7 +252,7 @@ class Connections:
         self._logger.debug("connected", conn_id=conn.id, user_id=conn.user_id)
 
     def admit(self, conn: Connection) -> None:
-        """Admit a connection: it gets messages to all and to its user from now on."""
+        """Precheck a connection: it gets messages to all and to its user from now on."""
         conn.is_admitted = True
         self.everyone.add(conn.link)
 

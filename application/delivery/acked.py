@@ -246,7 +246,7 @@ class AckedDelivery:
         if asked.position is not None:
             found, outcomes = self._found(asked.conns)
             turn = _SequencedDelivery(self._pending_acks, found, plan, whom)
-            self._publisher.arrived(asked.position, BufferedMessage(encoded, on_release=turn))
+            self._publisher.accept(asked.position, BufferedMessage(encoded, on_release=turn))
             outcomes += await turn.outcomes()
         else:
             outcomes = await self._to_local(asked.conns, encoded, plan, whom)

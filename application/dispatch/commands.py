@@ -34,7 +34,7 @@ from eyewall.application.dispatch.token_refresh import TokenRefresh
 from eyewall.application.hub.hub import Context
 from eyewall.application.lifecycle.resume import Resumed, Resumer
 from eyewall.application.outbound.broadcast import FanOut
-from eyewall.application.rooms.history import RoomHistory, encoded
+from eyewall.application.rooms.history import RoomHistory, encode_page
 from eyewall.application.rooms.membership import MAX_ROOMS, RoomMembership, TooManyRooms
 from eyewall.application.rooms.moderation import RoomAdmin
 from eyewall.application.rooms.presence import MAX_TYPING, Presences
@@ -115,7 +115,7 @@ class Commands:
         recovered: bool | None = None
         try:
             if since is None:
-                membership = await self._rooms.join(room_id, ctx.conn, admit=ctx.authorize_again)
+                membership = await self._rooms.join(room_id, ctx.conn, precheck=ctx.authorize_again)
             else:
                 membership, recovered = await self._resumer.join(
                     room_id, ctx.conn, since, ctx.authorize_again
@@ -165,8 +165,8 @@ class Commands:
         self._check_speaker(ctx, room_id)
         if self._publisher.is_plain(room_id):
             return {"room": room_id, "delivered": await self._fanout.to_room(room_id, message)}
-        look = partial(self._check_speaker, ctx, room_id)
-        done = await self._publisher.publish(room_id, message, look=look)
+        check_again = partial(self._check_speaker, ctx, room_id)
+        done = await self._publisher.publish(room_id, message, before_append=check_again)
         answer: dict[str, Any] = {"room": room_id, "delivered": done.delivered}
         if done.position is not None:
             answer |= {"epoch": done.position.epoch, "offset": done.position.offset}
@@ -202,7 +202,7 @@ class Commands:
         await self._readable(ctx, data)
         if page is None:
             return {"messages": []}
-        found = encoded(
+        found = encode_page(
             room_id,
             page,
             ctx.conn.id,

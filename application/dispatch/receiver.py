@@ -39,7 +39,7 @@ from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.logging import shown
 from eyewall.application.ports.plugins import AccessController, Logger, Validator, method
 from eyewall.application.ports.transport import Link
-from eyewall.application.rooms.membership import CHANGING, TRIES
+from eyewall.application.rooms.membership import MAX_TRIES, USER_KEEPS_CHANGING
 from eyewall.domain.envelope import REFRESH, SYSTEM, Envelope
 from eyewall.domain.errors import (
     ConnectionClosed,
@@ -511,7 +511,7 @@ class MessageAuthorization:
         topic, event = message.topic, message.event
         if topic == PUBLISH:
             topic, event = published(message)
-        for tried in range(TRIES):
+        for tried in range(MAX_TRIES):
             if tried:
                 meta = conn.meta
                 allowed = self._can_publish(meta, topic, event)
@@ -526,7 +526,7 @@ class MessageAuthorization:
                 await waits
                 if conn.meta.is_same_owner(meta):
                     return
-        raise Forbidden(CHANGING)
+        raise Forbidden(USER_KEEPS_CHANGING)
 
     def _check(self, message: Envelope) -> Awaitable[None] | None:
         if self._validate is None:

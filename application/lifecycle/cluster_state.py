@@ -85,7 +85,7 @@ class ClusterStateSync:
             self._expiry.watch(conn)
         if meta.user_id != before.user_id:
             self._rooms.user_changed(conn, before.user_id)
-            self._presences.renamed(conn, before.user_id)
+            self._presences.user_changed(conn, before.user_id)
             self._pending_acks.changed(conn)
             self._tasks.spawn(self._change_user(conn, before.user_id))
         return meta
@@ -100,26 +100,30 @@ class ClusterStateSync:
                 await self._rooms.change_user(conn)
             except Unavailable as error:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
-        self._telling.spawn(self._rooms.tell(conn))
+        self._telling.spawn(self._rooms.run_notices(conn))
         if conn.user_id is None or not conn.is_open or not conn.is_admitted:
             return  # the opening does the rest when it admits the connection
         if self._replays is not None:
             self._replays.begin(conn.user_id)  # a login by a message, too
         await self._operations.keep_newest(conn.user_id)
 
-    async def mend(self, conn_id: ConnId, doubt: Divergence) -> None:
+    async def reconcile(self, conn_id: ConnId, divergence: Divergence) -> None:
         """Compare a connection's divergence with the state and mend it. The connection may have
         ended. Raises ``Unavailable``; the rest is not mended then."""
         async with self._locks.acquire(conn_id):
             conn = self._connections.get(conn_id)
-            if conn is not None and doubt.unsure and not await self._presences.is_known(conn):
-                doubt.whole = True
-            for user_id in doubt.users:
+            if (
+                conn is not None
+                and divergence.seats_missing
+                and not await self._presences.is_known(conn)
+            ):
+                divergence.everything = True
+            for user_id in divergence.users:
                 if conn is None or conn.user_id != user_id:
                     await self._presences.vanish(conn_id, user_id)
             if conn is not None:
                 await self._presences.appear(conn)
-            await self._rooms.mend(conn_id, conn, doubt)
+            await self._rooms.reconcile(conn_id, conn, divergence)
 
     async def settled(self) -> None:
         """Wait until all changes of user are in the state.

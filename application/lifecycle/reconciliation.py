@@ -59,7 +59,7 @@ SECOND_LOOK = 10.0
 within which another node's decision takes effect here."""
 
 
-Mend = Callable[[ConnId, Divergence], Awaitable[None]]
+Reconcile = Callable[[ConnId, Divergence], Awaitable[None]]
 
 
 class StateReconciler:
@@ -70,7 +70,7 @@ class StateReconciler:
         *,
         node: NodeId,
         divergences: Divergences,
-        mend: Mend,
+        reconcile: Reconcile,
         state: StateStore,
         connections: Connections,
         seats: Seats,
@@ -80,7 +80,7 @@ class StateReconciler:
     ) -> None:
         self._node = node
         self._divergences = divergences
-        self._mend = mend
+        self._reconcile = reconcile
         self._owned = cast("KnowsOwned", state) if has_methods_of(state, KnowsOwned) else None
         self._connections = connections
         self._seats = seats
@@ -102,7 +102,7 @@ class StateReconciler:
     def start(self) -> None:
         """Begin to compare: the noted divergences now, everything every ``SWEEP`` seconds."""
         self._running = True
-        self._divergences.on_note = self._begin
+        self._divergences.on_add = self._begin
         self._arm()
         if len(self._divergences):
             self._begin()
@@ -110,7 +110,7 @@ class StateReconciler:
     async def close(self) -> None:
         """Cancel all comparisons: entries that are left expire with the node's lease."""
         self._running = False
-        self._divergences.on_note = None
+        self._divergences.on_add = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -119,7 +119,7 @@ class StateReconciler:
     async def restore(self) -> None:
         """Restore the entries that the state may have lost with this node's lease."""
         for conn in self._connections:
-            self._divergences.everything(conn.id)
+            self._divergences.note_all(conn.id)
         await self._pass()
 
     # --- after a failure
@@ -139,19 +139,19 @@ class StateReconciler:
         """Compare the divergences noted so far; False if a comparison failed."""
         went_well = True
         for number in range(len(self._divergences)):
-            found = self._divergences.take()
+            found = self._divergences.pop()
             if found is None:
                 break
             if number % STEP == STEP - 1:
                 await asyncio.sleep(0)
             try:
-                await self._mend(*found)
+                await self._reconcile(*found)
             except Unavailable as error:
-                self._divergences.note(*found)
+                self._divergences.add(*found)
                 self._logger.debug("state_not_compared", error=told(error))
                 return False  # each other call would wait for its deadline, too
             except Exception as error:
-                self._divergences.note(*found)
+                self._divergences.add(*found)
                 self._logger.error(
                     "state_not_mended", conn_id=found[0], error=shown(error), exc_info=error
                 )
@@ -186,18 +186,18 @@ class StateReconciler:
             return
         if found:
             await self._pause(SECOND_LOOK)
-            for conn_id, doubt in found.items():
-                if doubt.unsure and not self._trusts:
-                    doubt.whole = True
-                self._divergences.note(conn_id, doubt)
+            for conn_id, divergence in found.items():
+                if divergence.seats_missing and not self._trusts:
+                    divergence.everything = True
+                self._divergences.add(conn_id, divergence)
 
     @property
     def _trusts(self) -> bool:
-        return self._trusting and not self._divergences.shaken
+        return self._trusting and not self._divergences.state_failed
 
     def _begin_all(self) -> None:
         """Note that a sweep begins: it covers the calls that have failed before."""
-        self._trusting, self._divergences.shaken = not self._divergences.shaken, False
+        self._trusting, self._divergences.state_failed = not self._divergences.state_failed, False
 
     async def _compare_all(self) -> dict[ConnId, Divergence]:
         assert self._owned is not None
@@ -214,23 +214,23 @@ class StateReconciler:
                 break
             after = page[-1].conn_id
             await self._pause(PACE)
-        return found | {conn_id: Divergence(whole=True) for conn_id in left}
+        return found | {conn_id: Divergence(everything=True) for conn_id in left}
 
     def _compare(self, owned: Owned, found: dict[ConnId, Divergence]) -> None:
         """Add to ``found`` what differs between the state and this node for a connection."""
         conn = self._connections.get(owned.conn_id)
-        doubt = Divergence()
+        divergence = Divergence()
         users = set() if conn is None or conn.user_id is None else {conn.user_id}
-        doubt.users = users ^ set(owned.users)
+        divergence.users = users ^ set(owned.users)
         seats = set() if conn is None else self._seats.of(conn)
         there = {(room_id, user_of(key)) for room_id, key in owned.seats}
-        doubt.seats = dict.fromkeys(there - seats, False)
-        doubt.unsure = not seats <= there
+        divergence.seats = dict.fromkeys(there - seats, False)
+        divergence.seats_missing = not seats <= there
         # A decision about a room leaves presence alone: missing presence was lost, and the
         # seats with it. An anonymous connection has no presence, and can't be kicked either.
-        doubt.whole = doubt.unsure and not users & set(owned.users)
-        if doubt.users or doubt.seats or doubt.unsure:
-            found[owned.conn_id] = doubt
+        divergence.everything = divergence.seats_missing and not users & set(owned.users)
+        if divergence.users or divergence.seats or divergence.seats_missing:
+            found[owned.conn_id] = divergence
 
     def _next_ones(self) -> dict[ConnId, Divergence]:
         """Return this node's next page of connections, for a store that can't list its entries."""
@@ -239,4 +239,4 @@ class StateReconciler:
             self._begin_all()
         page = [conn_id for conn_id in ids if conn_id > self._at][:PAGE]
         self._at = page[-1] if len(page) == PAGE else ""
-        return {conn_id: Divergence(unsure=True) for conn_id in page}
+        return {conn_id: Divergence(seats_missing=True) for conn_id in page}

@@ -28,7 +28,7 @@ from eyewall.application.lifecycle.sessions import Sessions
 from eyewall.application.outbound.sender import TAKEN, Sender
 from eyewall.application.ports.clock import Clock
 from eyewall.application.ports.stores import HistoryStore
-from eyewall.application.rooms.membership import Admit, RoomMembership, TooManyRooms
+from eyewall.application.rooms.membership import Precheck, RoomMembership, TooManyRooms
 from eyewall.application.rooms.stream import Streams
 from eyewall.domain.errors import Forbidden, NotAMember, Refused, Unavailable, code_of
 from eyewall.domain.history import Entry, Page, Position, Since, position_before
@@ -130,9 +130,9 @@ class Resumer:
         conn: Connection,
         name: str | None,
         wanted: Mapping[RoomId, Position | None],
-        admit: Admit | None = None,
+        precheck: Precheck | None = None,
     ) -> dict[RoomId, Resumed]:
-        """Join ``wanted`` and send what came after each position; ``admit`` is that of
+        """Join ``wanted`` and send what came after each position; ``precheck`` is that of
         ``RoomMembership.join``.
 
         Raises ``Unavailable`` if the session can't be looked for, and ``TooManyRooms``.
@@ -146,7 +146,7 @@ class Resumer:
             for room_id, since in wanted.items():
                 may = self._free or room_id in was_in or room_id in conn.roles
                 hold = since is not None
-                resumed = await self._join(room_id, conn, admit, may=may, hold=hold)
+                resumed = await self._join(room_id, conn, precheck, may=may, hold=hold)
                 done[room_id] = resumed
                 if since is not None and resumed.position is not None:
                     back[room_id] = _Room(since)
@@ -160,12 +160,12 @@ class Resumer:
         return done
 
     async def _join(
-        self, room_id: RoomId, conn: Connection, admit: Admit | None, *, may: bool, hold: bool
+        self, room_id: RoomId, conn: Connection, precheck: Precheck | None, *, may: bool, hold: bool
     ) -> Resumed:
         try:
             if not may:
                 raise Forbidden(f"you may not join {room_id}")
-            membership = await self._rooms.join(room_id, conn, hold=hold, admit=admit)
+            membership = await self._rooms.join(room_id, conn, hold=hold, precheck=precheck)
         except TooManyRooms:
             raise
         except (Refused, Unavailable) as error:
@@ -182,17 +182,17 @@ class Resumer:
         return Resumed(recovered=True, position=room.at)
 
     async def join(
-        self, room_id: RoomId, conn: Connection, since: Since, admit: Admit | None = None
+        self, room_id: RoomId, conn: Connection, since: Since, precheck: Precheck | None = None
     ) -> tuple[Membership, bool]:
         """Join a room and send the kept messages from ``since`` on. Returns the membership,
         at the last message sent, and whether all messages asked for were sent.
 
-        ``admit`` and the errors are those of ``RoomMembership.join``. Also raises ``NotAMember``,
-        if the connection leaves the room before that is over.
+        ``precheck`` and the errors are those of ``RoomMembership.join``. Also raises
+        ``NotAMember``, if the connection leaves the room before the messages are sent.
         """
         try:
             membership = await self._rooms.join(
-                room_id, conn, hold=True, fresh=since != 0, admit=admit
+                room_id, conn, hold=True, fresh=since != 0, precheck=precheck
             )
             if membership.epoch is None or membership.offset is None:
                 return membership, since == 0
@@ -275,7 +275,7 @@ class Resumer:
             page = await self._history.read(room_id, room.at, PAGE, self._clock.wall())
             if not page.recovered and not room.skip_to(page):
                 return _End.LOST
-            end = await self._send_page(room_id, conn, room, was, list(page.placed()))
+            end = await self._send_page(room_id, conn, room, was, list(page.with_positions()))
             if end is not _End.LEVEL:
                 return end
 

@@ -35,7 +35,7 @@ from eyewall.domain.envelope import ROOM, Message
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, RoomId, UserId
 
-AGAIN = 5.0
+RETRY_DELAY = 5.0
 """Seconds until the state is read again that was away when a grace period ended."""
 
 
@@ -58,70 +58,72 @@ class Announcements:
         self._logger = logger
         self._grace = grace
         self._deadlines = TimerQueue(clock, stalls)
-        self._missing: dict[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]] = {}
+        self._held: dict[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]] = {}
         self._tasks = TaskSet(logger)
 
     def __len__(self) -> int:
         """How many leaves are held back."""
-        return len(self._missing)
+        return len(self._held)
 
     async def join(
         self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None, connections: int
     ) -> None:
         """Announce a join to the other members; the joining client has the ack."""
-        await self._tell(room_id, "join", conn_id, user_id, connections)
+        await self._announce(room_id, "join", conn_id, user_id, connections)
 
     async def leave(self, room_id: RoomId, conn_id: ConnId, left: LeaveResult) -> None:
         """Announce a leave, at once or when the grace period ends without the user."""
-        if left.quietly:
-            self._miss(room_id, conn_id, left.user_id, self._grace)
+        if left.after_grace:
+            self._hold_back(room_id, conn_id, left.user_id, self._grace)
         elif left.announce:
-            await self._tell(room_id, "leave", conn_id, left.user_id, left.connections)
+            await self._announce(room_id, "leave", conn_id, left.user_id, left.connections)
 
     async def close(self) -> None:
         """Announce all held-back leaves: this node can't do it later."""
-        missing, self._missing = self._missing, {}
+        held, self._held = self._held, {}
         self._deadlines.close()
         with suppress(Unavailable):  # the others see them go with the lease
-            await briefly(self._tell_all(missing))
+            await briefly(self._announce_all(held))
         await self._tasks.close()
         self._deadlines.close()
-        self._missing.clear()
+        self._held.clear()
 
-    async def _tell_all(
-        self, missing: Mapping[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]]
+    async def _announce_all(
+        self, held: Mapping[tuple[RoomId, ConnId], tuple[UserId | None, Deadline]]
     ) -> None:
-        for (room_id, conn_id), (user_id, _) in missing.items():
-            if not await self._look(room_id, conn_id, user_id):
+        for (room_id, conn_id), (user_id, _) in held.items():
+            if not await self._announce_held(room_id, conn_id, user_id):
                 return  # the state is away: each further leave would wait as long
 
-    def _miss(
+    def _hold_back(
         self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None, seconds: float
     ) -> None:
         def over() -> None:
-            del self._missing[room_id, conn_id]
-            self._tasks.spawn(self._look_again(room_id, conn_id, user_id))
+            del self._held[room_id, conn_id]
+            self._tasks.spawn(self._retry_held(room_id, conn_id, user_id))
 
         deadline = self._deadlines.at(self._clock.now() + seconds, over)
-        self._missing[room_id, conn_id] = (user_id, deadline)
+        self._held[room_id, conn_id] = (user_id, deadline)
 
-    async def _look_again(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
+    async def _retry_held(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> None:
         """Announce a held-back leave; try again later if the state is away."""
-        if not await self._look(room_id, conn_id, user_id):
-            self._miss(room_id, conn_id, user_id, AGAIN)
+        if not await self._announce_held(room_id, conn_id, user_id):
+            self._hold_back(room_id, conn_id, user_id, RETRY_DELAY)
 
-    async def _look(self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None) -> bool:
+    async def _announce_held(
+        self, room_id: RoomId, conn_id: ConnId, user_id: UserId | None
+    ) -> bool:
         """Announce a held-back leave if the user is not back; False if the state is away."""
         try:
             await self.leave(
-                room_id, conn_id, await self._seats.stays_away(room_id, conn_id, user_id)
+                room_id, conn_id, await self._seats.end_absence(room_id, conn_id, user_id)
             )
         except Unavailable as error:
             self._logger.warning("absence_not_told", room=room_id, error=told(error))
             return False
         return True
 
-    async def _tell(
+    async def _announce(
         self, room_id: RoomId, event: str, conn_id: ConnId, user_id: UserId | None, connections: int
     ) -> None:
         data = {"user_id": user_id, "connections": connections}
@@ -132,15 +134,15 @@ class Announcements:
 Notice = Callable[[], Awaitable[None]]
 
 
-class _Line:
+class _ConnectionNotices:
     """The queued notices of one connection."""
 
-    __slots__ = ("being_told", "over", "waiting")
+    __slots__ = ("being_told", "done", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Notice] = deque()
         self.being_told = False
-        self.over = asyncio.Event()
+        self.done = asyncio.Event()
 
 
 class JoinLeaveQueue:
@@ -150,52 +152,52 @@ class JoinLeaveQueue:
         self._logger = logger
         self._tasks = TaskSet(logger)
         self._ending = False
-        self._lines: dict[ConnId, _Line] = {}
+        self._by_connection: dict[ConnId, _ConnectionNotices] = {}
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._by_connection)
 
-    def note(self, conn: Connection, notice: Notice) -> None:
+    def add(self, conn: Connection, notice: Notice) -> None:
         """Queue ``notice``; a call of ``tell`` has to follow."""
-        line = self._lines.get(conn.id)
-        if line is None:
-            line = self._lines[conn.id] = _Line()
-        line.waiting.append(notice)
+        notices = self._by_connection.get(conn.id)
+        if notices is None:
+            notices = self._by_connection[conn.id] = _ConnectionNotices()
+        notices.waiting.append(notice)
 
-    async def tell(self, conn: Connection) -> None:
+    async def run(self, conn: Connection) -> None:
         """Run the connection's notices, unless another task does so already."""
-        line = self._lines.get(conn.id)
-        if line is not None and not line.being_told:
-            line.being_told = True
-            await self._drain(conn.id, line)
+        notices = self._by_connection.get(conn.id)
+        if notices is not None and not notices.being_told:
+            notices.being_told = True
+            await self._drain(conn.id, notices)
 
     async def settled(self, conn: Connection) -> None:
         """Return when the connection's notices have been run."""
-        await self.tell(conn)
-        line = self._lines.get(conn.id)
-        if line is not None:
-            await line.over.wait()
+        await self.run(conn)
+        notices = self._by_connection.get(conn.id)
+        if notices is not None:
+            await notices.done.wait()
 
     async def close(self) -> None:
         """End what is under way."""
         self._ending = True
         await self._tasks.close()
         self._ending = False
-        self._lines.clear()
+        self._by_connection.clear()
 
-    async def _drain(self, conn_id: ConnId, line: _Line) -> None:
+    async def _drain(self, conn_id: ConnId, notices: _ConnectionNotices) -> None:
         try:
-            while line.waiting:
-                await self._quietly(line.waiting.popleft())
+            while notices.waiting:
+                await self._run_logged(notices.waiting.popleft())
         except asyncio.CancelledError:
             # The task that joined is cancelled; another one runs the rest.
             if not self._ending:
-                self._tasks.spawn(self._drain(conn_id, line))
+                self._tasks.spawn(self._drain(conn_id, notices))
             raise
-        del self._lines[conn_id]
-        line.over.set()
+        del self._by_connection[conn_id]
+        notices.done.set()
 
-    async def _quietly(self, notice: Notice) -> None:
+    async def _run_logged(self, notice: Notice) -> None:
         try:
             await notice()
         except BaseException as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from eyewall.domain.identity import ConnId, RoomId, UserId
 
-MOST = 100_000
+MAX_DIVERGENCES = 100_000
 """Connections with a divergence: five times those that a node commonly has, all of which may
 have come and gone while the state was away."""
 
@@ -29,9 +29,9 @@ class Divergence:
     seats: dict[tuple[RoomId, UserId | None], bool] = field(default_factory=dict)
     """Its seats that may be wrong, by room and user. True: the connection was a member, so the
     leave is announced when the seat is given back."""
-    whole: bool = False
+    everything: bool = False
     """Whether all its entries may be missing."""
-    unsure: bool = False
+    seats_missing: bool = False
     """Whether seats may be missing: removed by others, or lost."""
 
     def merge(self, other: Divergence) -> None:
@@ -39,8 +39,8 @@ class Divergence:
         self.users |= other.users
         for seat, was_member in other.seats.items():
             self.seats[seat] = self.seats.get(seat, False) or was_member
-        self.whole = self.whole or other.whole
-        self.unsure = self.unsure or other.unsure
+        self.everything = self.everything or other.everything
+        self.seats_missing = self.seats_missing or other.seats_missing
 
 
 class Divergences:
@@ -48,44 +48,44 @@ class Divergences:
 
     def __init__(self) -> None:
         self._of: dict[ConnId, Divergence] = {}
-        self.on_note: Callable[[], None] | None = None
-        """Called after each note."""
-        self.shaken = False
+        self.on_add: Callable[[], None] | None = None
+        """Called after each divergence that is added."""
+        self.state_failed = False
         """Whether a call of the state has failed since this was last set to False: the state may
         have lost any entry."""
 
     def __len__(self) -> int:
         return len(self._of)
 
-    def shake(self) -> None:
+    def note_state_failure(self) -> None:
         """A call of the state has failed."""
-        self.shaken = True
+        self.state_failed = True
 
-    def presence(self, conn_id: ConnId, user_id: UserId) -> None:
+    def note_presence(self, conn_id: ConnId, user_id: UserId) -> None:
         """Note that the connection's presence under the user may be wrong."""
-        self.note(conn_id, Divergence(users={user_id}))
+        self.add(conn_id, Divergence(users={user_id}))
 
-    def seat(
+    def note_seat(
         self, conn_id: ConnId, room_id: RoomId, user_id: UserId | None, *, member: bool
     ) -> None:
         """Note that the connection's seat under the user may be wrong."""
-        self.note(conn_id, Divergence(seats={(room_id, user_id): member}))
+        self.add(conn_id, Divergence(seats={(room_id, user_id): member}))
 
-    def everything(self, conn_id: ConnId) -> None:
+    def note_all(self, conn_id: ConnId) -> None:
         """Note that all entries of the connection may be missing."""
-        self.note(conn_id, Divergence(whole=True))
+        self.add(conn_id, Divergence(everything=True))
 
-    def note(self, conn_id: ConnId, doubt: Divergence) -> None:
-        """Note a divergence; beyond ``MOST`` connections it is left to the sweep."""
+    def add(self, conn_id: ConnId, divergence: Divergence) -> None:
+        """Note a divergence; beyond ``MAX_DIVERGENCES`` connections it is left to the sweep."""
         known = self._of.get(conn_id)
         if known is not None:
-            known.merge(doubt)
-        elif len(self._of) < MOST:
-            self._of[conn_id] = doubt
-        if self.on_note is not None:
-            self.on_note()
+            known.merge(divergence)
+        elif len(self._of) < MAX_DIVERGENCES:
+            self._of[conn_id] = divergence
+        if self.on_add is not None:
+            self.on_add()
 
-    def take(self) -> tuple[ConnId, Divergence] | None:
-        """Take out the oldest; None if there is none."""
+    def pop(self) -> tuple[ConnId, Divergence] | None:
+        """Remove and return the oldest; None if there is none."""
         conn_id = next(iter(self._of), None)
         return None if conn_id is None else (conn_id, self._of.pop(conn_id))

@@ -64,7 +64,7 @@ class RoomHistory:
             return HistoryPage([])
         messages = [
             message.with_position(StreamPosition(room_id, at.epoch, at.offset))
-            for at, entry in page.placed()
+            for at, entry in page.with_positions()
             if (message := self._message(entry)) is not None
         ]
         return HistoryPage(messages, page.position.epoch, page.position.offset)
@@ -110,7 +110,7 @@ def _all(_: Entry) -> bool:
     return True
 
 
-def encoded(
+def encode_page(
     room_id: RoomId,
     page: Page,
     conn_id: str,
@@ -125,7 +125,7 @@ def encoded(
     Of what is more than ``max_bytes`` together, at least one message is left: the first
     ones, or the last ones for ``newest``. The others are not even looked at.
     """
-    found = list(page.placed())
+    found = list(page.with_positions())
     taken: list[bytes] = []
     size = 0
     for at, entry in reversed(found) if newest else found:

@@ -48,7 +48,7 @@ here and one in the cluster's state, and leaving them all is work for both."""
 KICKED = "system:kicked"
 
 
-Admit = Callable[[], Awaitable[None]]
+Precheck = Callable[[], Awaitable[None]]
 
 
 _ANNOUNCED = LeaveResult()
@@ -61,7 +61,7 @@ class TooManyRooms(Forbidden):
     code = Forbidden.code
 
 
-class _Another(Exception):
+class _UserChanged(Exception):
     """The connection belongs to another user by now."""
 
 
@@ -97,16 +97,16 @@ class RoomMembership:
         self._join_leave_queue = JoinLeaveQueue(logger)
         self._tasks = TaskSet(logger)
         self.effects = Effects(logger)
-        self._on_gone: list[Callable[[Connection, RoomId], None]] = []
+        self._on_leave: list[Callable[[Connection, RoomId], None]] = []
         self._positions_at_join: dict[ConnId, dict[RoomId, Position]] = {}
         """Positions of rooms at the join of connections that were not let in yet."""
         self._removing: set[tuple[ConnId, RoomId]] = set()
         """Connections that have lost a seat and wait for their lock, while the seat was about to
         be moved to another user: it must not come back under that user."""
 
-    def on_gone(self, step: Callable[[Connection, RoomId], None]) -> None:
+    def on_leave(self, step: Callable[[Connection, RoomId], None]) -> None:
         """Call ``step`` when a connection has left a room; it never waits."""
-        self._on_gone.append(step)
+        self._on_leave.append(step)
 
     # --- joining
 
@@ -118,13 +118,13 @@ class RoomMembership:
         *,
         hold: bool = False,
         fresh: bool = False,
-        admit: Admit | None = None,
+        precheck: Precheck | None = None,
     ) -> Membership:
         """Let a connection in and return its membership, also if it is a member already.
 
         With ``hold`` it gets nothing of the room's history until ``Streams.release_member``. With
         ``fresh`` the history store is read in any case: the membership's position is that of
-        the store's last message, and the join fails while the store is away. ``admit`` is
+        the store's last message, and the join fails while the store is away. ``precheck`` is
         asked, on every try, whether the owner may ask for this at all.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
@@ -132,18 +132,18 @@ class RoomMembership:
         """
         check_name(room_id, "room_id")
         asked_by = conn.user_id
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             owner = await self._authorization.check(room_id, conn)
-            if admit is not None:
-                await admit()
+            if precheck is not None:
+                await precheck()
             async with self._locks.acquire(conn.id):
                 if conn.user_id != asked_by:
-                    options, asked_by = _carried(options, asked_by), conn.user_id
+                    options, asked_by = _options_for_new_user(options, asked_by), conn.user_id
                 membership = await self._join(room_id, conn, owner, options, hold, fresh)
-            await self._join_leave_queue.tell(conn)
+            await self._join_leave_queue.run(conn)
             if membership is not None:
                 return membership
-        raise Forbidden(CHANGING)
+        raise Forbidden(USER_KEEPS_CHANGING)
 
     async def _join(
         self,
@@ -175,21 +175,21 @@ class RoomMembership:
         # Subscribed before the decision: a message published after the ack must arrive.
         await self._cluster.hear_room(room_id)
         try:
-            taken = await self._seat(room_id, conn, owner, options, fresh)
+            taken = await self._take_seat(room_id, conn, owner, options, fresh)
         except BaseException as error:
             self._cluster.leave_room(room_id)
-            self._streams.left(room_id)
-            if isinstance(error, _Another):
+            self._streams.remove_if_empty(room_id)
+            if isinstance(error, _UserChanged):
                 return None
             if isinstance(error, ConnectionClosed) or not isinstance(error, Refused):
                 # The state may have a seat that this node does not know of.
-                self._tasks.spawn(self._take_back(room_id, conn))
+                self._tasks.spawn(self._undo_join(room_id, conn))
             raise
         # No wait from here on: the next message that is released is the member's first.
-        self._enter(room_id, conn, taken)
+        self._apply_join(room_id, conn, taken)
         return self._membership(room_id, conn, taken, hold)
 
-    async def _seat(
+    async def _take_seat(
         self,
         room_id: RoomId,
         conn: Connection,
@@ -201,14 +201,14 @@ class RoomMembership:
         ``owner``'s, then."""
         as_of = self._streams.changes
         if not conn.meta.is_same_owner(owner):
-            raise _Another
+            raise _UserChanged
         taken = await self._seats.take(room_id, conn, options)
         await self._streams.open(room_id, taken.history, as_of, fresh=fresh)
         if not conn.is_open:
             raise ConnectionClosed(f"{conn.id} is closed")
         if not conn.meta.is_same_owner(owner):
             await self._seats.undo(room_id, conn)
-            raise _Another
+            raise _UserChanged
         return taken
 
     def _membership(
@@ -216,13 +216,13 @@ class RoomMembership:
     ) -> Membership:
         at = self._streams.position(room_id)
         if hold or not conn.is_admitted:
-            self._streams.hold(room_id, conn.link)
+            self._streams.hold_member(room_id, conn.link)
         if at is not None and not conn.is_admitted:
             self._positions_at_join.setdefault(conn.id, {}).setdefault(room_id, at)
         epoch, offset = (None, None) if at is None else (at.epoch, at.offset)
         return Membership(room_id, conn.id, taken.role, taken.members, epoch, offset)
 
-    def _enter(self, room_id: RoomId, conn: Connection, taken: JoinResult) -> None:
+    def _apply_join(self, room_id: RoomId, conn: Connection, taken: JoinResult) -> None:
         """Apply a join on this node."""
         self._broadcast_groups.add(room_id, conn.link)
         conn.enter(room_id, taken.role)
@@ -235,9 +235,9 @@ class RoomMembership:
             if taken.announce:
                 await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
-        self._join_leave_queue.note(conn, notice)
+        self._join_leave_queue.add(conn, notice)
 
-    async def _take_back(self, room_id: RoomId, conn: Connection) -> None:
+    async def _undo_join(self, room_id: RoomId, conn: Connection) -> None:
         async with self._locks.acquire(conn.id):
             if room_id not in conn.roles:
                 await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
@@ -247,8 +247,8 @@ class RoomMembership:
         positions of those with history: the caller sends what came since, and then calls
         ``Streams.release_member``."""
         self._release_all(conn)
-        places = self._positions_at_join.pop(conn.id, {})
-        return {room_id: at for room_id, at in places.items() if room_id in conn.roles}
+        positions = self._positions_at_join.pop(conn.id, {})
+        return {room_id: at for room_id, at in positions.items() if room_id in conn.roles}
 
     # --- leaving
 
@@ -257,7 +257,7 @@ class RoomMembership:
     ) -> bool:
         """Take a connection out; False if it was not in."""
         return await self.effects.run_to_completion(
-            partial(self._leave, room_id, conn, reason), partial(self._join_leave_queue.tell, conn)
+            partial(self._leave, room_id, conn, reason), partial(self._join_leave_queue.run, conn)
         )
 
     async def _leave(self, room_id: RoomId, conn: Connection, reason: LeaveReason) -> bool:
@@ -265,7 +265,7 @@ class RoomMembership:
             if room_id not in conn.roles or not conn.is_open:
                 return False
             left = await self._seats.give_back(room_id, conn, reason)
-            self._exit(room_id, conn, reason, left)
+            self._remove(room_id, conn, reason, left)
             return True
 
     async def leave_all(self, conn: Connection) -> int:
@@ -286,7 +286,7 @@ class RoomMembership:
         finally:
             self._removing -= moving
         for conn in conns:
-            await self._join_leave_queue.tell(conn)
+            await self._join_leave_queue.run(conn)
 
     async def apply_role(
         self, room_id: RoomId, conns: Collection[Connection], role: RoomRole
@@ -312,7 +312,7 @@ class RoomMembership:
         """Remove a member whose seat is gone by another's decision. A connection that has ended
         leaves in ``after_end``."""
         if conn.is_open:
-            self._exit(room_id, conn, why, left)
+            self._remove(room_id, conn, why, left)
             data = {"room": room_id, "reason": reason}
             notice = self._sender.encode_notice(KICKED, "kicked", data)
             self._sender.enqueue_to_each([conn], notice)
@@ -334,8 +334,8 @@ class RoomMembership:
                 left = None if away else await self._give_back(room_id, conn, why)
                 if left is None:
                     away = True
-                    self._seats.doubt(room_id, conn)
-                self._left(room_id, conn, why, left or LeaveResult())
+                    self._seats.note_divergence(room_id, conn)
+                self._apply_leave(room_id, conn, why, left or LeaveResult())
             self._seats.forget(conn)
         await self._join_leave_queue.settled(conn)
 
@@ -349,27 +349,31 @@ class RoomMembership:
             self._logger.warning("seat_not_released", room=room_id, error=told(error))
             return None
 
-    def _exit(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult) -> None:
+    def _remove(
+        self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult
+    ) -> None:
         # A connection that has ended keeps its rooms, for the hooks of the disconnect.
         conn.roles.pop(room_id, None)
-        self._left(room_id, conn, why, left)
+        self._apply_leave(room_id, conn, why, left)
 
-    def _left(self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult) -> None:
+    def _apply_leave(
+        self, room_id: RoomId, conn: Connection, why: LeaveReason, left: LeaveResult
+    ) -> None:
         """Apply a leave on this node."""
         self._seats.forget_room(room_id, conn)
         self._held_members.discard((room_id,), conn)
         self._broadcast_groups.discard(room_id, conn.link)
         self._streams.release_member(room_id, conn.link)
-        self._streams.left(room_id)
+        self._streams.remove_if_empty(room_id)
         self._cluster.leave_room(room_id)
-        for step in self._on_gone:
+        for step in self._on_leave:
             step(conn, room_id)
 
         async def notice() -> None:
             await self._hooks.tell(Event.LEAVE, room_id, conn, why)
             await self._announcements.leave(room_id, conn.id, left)
 
-        self._join_leave_queue.note(conn, notice)
+        self._join_leave_queue.add(conn, notice)
 
     # --- another user, another lease
 
@@ -379,7 +383,7 @@ class RoomMembership:
         It gets nothing of its rooms until it is decided whether the new user may be in them. An
         anonymous connection stays in its rooms if there is no access controller.
         """
-        self._seats.renamed(conn, before)
+        self._seats.user_changed(conn, before)
         rooms_to_settle = self._seats.seats_under_old_user(conn)
         self._release_all(conn)
         if conn.is_admitted and (before is not None or self._authorization.is_guarded):
@@ -405,7 +409,7 @@ class RoomMembership:
             async with self._locks.acquire(conn.id):
                 if room_id in self._seats.seats_under_old_user(conn):
                     await self._move(room_id, conn)
-            await self._join_leave_queue.tell(conn)
+            await self._join_leave_queue.run(conn)
 
     async def change_user(self, conn: Connection) -> None:
         """Move the connection's seats to its new user; ``tell`` has to follow.
@@ -415,9 +419,9 @@ class RoomMembership:
         async with self._locks.acquire(conn.id):
             await self._move_all(conn)
 
-    async def tell(self, conn: Connection) -> None:
+    async def run_notices(self, conn: Connection) -> None:
         """Run the hooks and announcements of ``change_user``."""
-        await self._join_leave_queue.tell(conn)
+        await self._join_leave_queue.run(conn)
 
     async def _move_all(self, conn: Connection) -> None:
         for room_id in self._seats.seats_under_old_user(conn):
@@ -426,7 +430,7 @@ class RoomMembership:
 
     async def _move(self, room_id: RoomId, conn: Connection) -> None:
         left: LeaveResult | None = None
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             refused = await self._refusal(room_id, conn)
             owner = conn.meta
             if left is None:
@@ -435,9 +439,9 @@ class RoomMembership:
                 if role is None:
                     return  # it is out: there is nothing to move
                 # An anonymous connection was let in for itself, and stays.
-                options = _carried(JoinOptions(role=role, force=True), left.user_id)
+                options = _options_for_new_user(JoinOptions(role=role, force=True), left.user_id)
                 # Undecided until it has a seat under the new user.
-                self._seats.stays(room_id, conn, left.user_id)
+                self._seats.keep_under(room_id, conn, left.user_id)
             if (conn.id, room_id) in self._removing:
                 return  # it is removed when this lock is released
             if not conn.meta.is_same_owner(owner):
@@ -482,9 +486,11 @@ class RoomMembership:
                 await self._announcements.leave(room_id, conn.id, left)
                 await self._announcements.join(room_id, conn.id, user_id, taken.connections)
 
-        self._join_leave_queue.note(conn, notice)
+        self._join_leave_queue.add(conn, notice)
 
-    async def mend(self, conn_id: ConnId, conn: Connection | None, doubt: Divergence) -> None:
+    async def reconcile(
+        self, conn_id: ConnId, conn: Connection | None, divergence: Divergence
+    ) -> None:
         """Compare diverging seats with the state, and mend what differs.
 
         ``conn`` is None for a connection that has ended. Raises ``Unavailable``.
@@ -492,20 +498,20 @@ class RoomMembership:
         async with self._locks.acquire(conn_id):
             if conn is not None:
                 await self._move_all(conn)
-            for (room_id, name), member in doubt.seats.items():
+            for (room_id, name), member in divergence.seats.items():
                 if conn is None or (room_id, name) not in self._seats.of(conn):
-                    await self._take_away(room_id, conn_id, name, member=member)
+                    await self._remove_orphan(room_id, conn_id, name, member=member)
             if conn is not None:
-                failed = {room_id for room_id, _ in doubt.seats}
+                failed = {room_id for room_id, _ in divergence.seats}
                 for room_id in list(conn.roles):
-                    if doubt.whole or room_id in failed:
-                        await self._put_back(room_id, conn)
-                    elif doubt.unsure:
-                        await self._follow(room_id, conn)
+                    if divergence.everything or room_id in failed:
+                        await self._restore_seat(room_id, conn)
+                    elif divergence.seats_missing:
+                        await self._apply_missed_decision(room_id, conn)
         if conn is not None:
-            await self._join_leave_queue.tell(conn)
+            await self._join_leave_queue.run(conn)
 
-    async def _take_away(
+    async def _remove_orphan(
         self, room_id: RoomId, conn_id: ConnId, name: UserId | None, *, member: bool
     ) -> None:
         """Take a seat without a connection out of the state."""
@@ -514,7 +520,7 @@ class RoomMembership:
         if member:
             await self._announcements.leave(room_id, conn_id, left)
 
-    async def _put_back(self, room_id: RoomId, conn: Connection) -> None:
+    async def _restore_seat(self, room_id: RoomId, conn: Connection) -> None:
         """Put back a seat that the state may have lost, unless the room is full by now."""
         role = conn.roles.get(room_id)
         if role is None or not conn.is_open:
@@ -527,9 +533,9 @@ class RoomMembership:
         if conn.is_open and room_id in conn.roles:
             conn.enter(room_id, taken.role)
 
-    async def _follow(self, room_id: RoomId, conn: Connection) -> None:
+    async def _apply_missed_decision(self, room_id: RoomId, conn: Connection) -> None:
         """Apply another node's decision that this node has not been told of."""
-        found = await self._seats.verdict(room_id, conn)
+        found = await self._seats.role_or_reason(room_id, conn)
         if room_id not in conn.roles:
             return
         if isinstance(found, RoomRole):
@@ -545,7 +551,7 @@ class RoomMembership:
         await self._tasks.close()
 
 
-def _carried(options: JoinOptions | None, before: UserId | None) -> JoinOptions | None:
+def _options_for_new_user(options: JoinOptions | None, before: UserId | None) -> JoinOptions | None:
     """The options of a join after a change of user: the rights that ``options`` gave to the
     user ``before`` do not go along. Those of an anonymous connection do."""
     if before is None or options is None:
@@ -553,12 +559,12 @@ def _carried(options: JoinOptions | None, before: UserId | None) -> JoinOptions 
     return JoinOptions(role=min(options.role, RoomRole.MEMBER))
 
 
-TRIES = 3
+MAX_TRIES = 3
 """Attempts of a decision while the connection's user changes. After these it is refused: a
 connection that goes on changing would keep the access controller busy for ever."""
 
 
-CHANGING = "this connection goes on becoming somebody else"
+USER_KEEPS_CHANGING = "this connection goes on becoming somebody else"
 
 
 class JoinAuthorization:
@@ -579,7 +585,7 @@ class JoinAuthorization:
         """
         if self._can_subscribe is None:
             return conn.meta
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             meta = conn.meta
             allowed = self._can_subscribe(meta, room_id)
             if inspect.isawaitable(allowed):
@@ -588,7 +594,7 @@ class JoinAuthorization:
                 if not allowed:
                     raise Forbidden(f"you may not join {room_id}")
                 return conn.meta
-        raise Forbidden(CHANGING)
+        raise Forbidden(USER_KEEPS_CHANGING)
 
     async def refusal(self, room_id: RoomId, conn: Connection) -> Forbidden | None:
         """What ``check`` would raise."""

@@ -48,16 +48,16 @@ from eyewall.domain.identity import name as check_name
 from eyewall.domain.membership import Member, RoomInfo
 from eyewall.domain.room import LeaveReason, Room, RoomOptions, RoomRole, Seat, Standing
 
-LONGEST_BAN = 100 * 365 * 86400.0
+MAX_BAN = 100 * 365 * 86400.0
 """Seconds: a longer ban never ends, because its end may exceed the range of a date."""
 
 
-CLAIM = timedelta(seconds=30)
+CLAIM_LIFETIME = timedelta(seconds=30)
 """How long a node may take to switch a room's history on or off: five calls of the stores,
 each with its deadline. The claim of a node that has died blocks the others for so long."""
 
 
-AGAIN = 0.1
+CLAIM_RETRY = 0.1
 """Seconds between two tries to get a claim that another node has."""
 
 
@@ -83,7 +83,7 @@ class Claim:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._room_admin.let_go(self.room_id, self.name)
+        await self._room_admin.release_claim(self.room_id, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +120,16 @@ class RoomAdmin:
         self._cluster = cluster
         self._connections = connections
         self._rooms = rooms
-        self._implied = seats.implied
+        self._implicit_room = seats.implicit_room
         self._streams = streams
         self._room_history = room_history
         self._fanout = fanout
         self._clock = clock
         self._logger = logger
         self._room_locks = KeyedLock()
-        cluster.on_request(MembersRemoved, self._take_removed)
-        cluster.on_request(RoleChanged, self._take_role)
-        cluster.on_request(RetentionChanged, self._take_retention)
+        cluster.on_request(MembersRemoved, self._handle_removed)
+        cluster.on_request(RoleChanged, self._handle_role)
+        cluster.on_request(RetentionChanged, self._handle_retention)
 
     # --- rooms
 
@@ -140,67 +140,68 @@ class RoomAdmin:
         wanted = options or RoomOptions()
         now = self._clock.wall()
 
-        def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
+        def transaction(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
             room = room or Room(room_id, wanted, now)
             room.create(wanted)
             return room, info(room)
 
-        return await self._switch(room_id, rule)
+        return await self._switch(room_id, transaction)
 
     async def update(self, room_id: RoomId, changes: Mapping[str, Any]) -> RoomInfo:
         """Change the named options and return the room. Raises ``RoomNotFound``, ``ValueError``,
         ``Unavailable``."""
 
-        def rule(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
+        def transaction(room: Room | None, _: Standing) -> tuple[Room, RoomInfo]:
             if room is None:
                 raise RoomNotFound(f"there is no room {room_id}")
             room.change(changes)
             return room, info(room)
 
         if not changes.keys().isdisjoint(("history_size", "history_ttl")):
-            return await self._switch(room_id, rule)
+            return await self._switch(room_id, transaction)
 
         async def act() -> RoomInfo:
-            known = await self._state.decide(room_id, None, rule)
+            known = await self._state.decide(room_id, None, transaction)
             return await self._room_history.with_position(known)
 
         return await self._rooms.effects.run_to_completion(act)
 
-    async def _switch(self, room_id: RoomId, rule: RoomTransaction[RoomInfo]) -> RoomInfo:
-        """Apply ``rule`` to a room's options, and switch its history accordingly."""
+    async def _switch(self, room_id: RoomId, transaction: RoomTransaction[RoomInfo]) -> RoomInfo:
+        """Apply ``transaction`` to a room's options, and switch its history accordingly."""
 
         async def act() -> RoomInfo:
             while True:
                 async with self._room_locks.acquire(room_id), Claim(self, room_id) as claim:
                     try:
-                        return await self._switch_alone(claim, rule)
+                        return await self._switch_alone(claim, transaction)
                     except _ClaimLost:
                         continue  # the room was created meanwhile, or the claim has expired
 
         return await self._rooms.effects.run_to_completion(act)
 
-    async def _switch_alone(self, claim: Claim, rule: RoomTransaction[RoomInfo]) -> RoomInfo:
+    async def _switch_alone(self, claim: Claim, transaction: RoomTransaction[RoomInfo]) -> RoomInfo:
         room_id, before = claim.room_id, claim.room
         kept = None if before is None else Retention.of(before.options)
 
         def wanted(room: Room | None, standing: Standing) -> tuple[Room | None, RoomInfo]:
             if room is not None and not room.is_claimed_by(claim.name):
                 raise _ClaimLost
-            return rule(room, standing)
+            return transaction(room, standing)
 
         # Before the decision: no node appends while the room keeps no history.
         epoch = None
-        if before is not None and kept is None and self._would_keep(before, rule):
+        if before is not None and kept is None and self._would_have_history(before, transaction):
             epoch = (await self._room_history.renew(room_id)).epoch
         known = await self._state.decide(room_id, None, wanted)
         if before is not None and Retention.of(known.options) != kept:
-            await self._keep(known, epoch)
+            await self._apply_retention(known, epoch)
         return await self._room_history.with_position(known)
 
     @staticmethod
-    def _would_keep(room: Room, rule: RoomTransaction[RoomInfo]) -> bool:
-        """Whether the room keeps a history after ``rule``; raises the errors of ``rule``."""
-        _, known = rule(copy.copy(room), Standing())
+    def _would_have_history(room: Room, transaction: RoomTransaction[RoomInfo]) -> bool:
+        """Whether the transaction leaves the room with a history; raises the errors of the
+        transaction."""
+        _, known = transaction(copy.copy(room), Standing())
         return Retention.of(known.options) is not None
 
     async def claim(self, room_id: RoomId, name: str) -> Room | None:
@@ -209,41 +210,43 @@ class RoomAdmin:
         Returns None if there is no room. Raises ``Unavailable``.
         """
 
-        def rule(room: Room | None, _: Standing) -> tuple[Room | None, tuple[Room | None, bool]]:
+        def transaction(
+            room: Room | None, _: Standing
+        ) -> tuple[Room | None, tuple[Room | None, bool]]:
             now = self._clock.wall()
-            mine = room is None or room.claim(name, now=now, until=now + CLAIM)
+            mine = room is None or room.claim(name, now=now, until=now + CLAIM_LIFETIME)
             return room, (copy.copy(room), mine)
 
         while True:
-            room, mine = await self._state.decide(room_id, None, rule)
+            room, mine = await self._state.decide(room_id, None, transaction)
             if mine:
                 return room
             over = asyncio.Event()
-            timer = self._clock.call_later(AGAIN, over.set)
+            timer = self._clock.call_later(CLAIM_RETRY, over.set)
             try:
                 await over.wait()
             finally:
                 timer.cancel()
 
-    async def let_go(self, room_id: RoomId, name: str) -> None:
+    async def release_claim(self, room_id: RoomId, name: str) -> None:
         """Release the claim; never raises ``Unavailable``, because the claim expires anyway."""
 
-        def rule(room: Room | None, _: Standing) -> tuple[Room | None, None]:
+        def transaction(room: Room | None, _: Standing) -> tuple[Room | None, None]:
             if room is not None:
                 room.let_go(name)
             return room, None
 
         try:
-            await self._state.decide(room_id, None, rule)
+            await self._state.decide(room_id, None, transaction)
         except Unavailable as error:
             self._logger.warning("claim_not_released", room=room_id, error=told(error))
 
-    async def _keep(self, room: RoomInfo, epoch: str | None) -> None:
+    async def _apply_retention(self, room: RoomInfo, epoch: str | None) -> None:
         """Tell the members' nodes the room's new retention; ``epoch`` is that of a new history."""
         retention = Retention.of(room.options)
         seats = _seats(await self._state.standings(room.id))
         await self._on_nodes(
-            seats, partial(RetentionChanged, room.id, retention, epoch), self._take_retention
+            seats, partial(RetentionChanged, room.id, retention, epoch), self._handle_retention
         )
         if retention is None:
             await self._room_history.forget(room.id)
@@ -298,30 +301,30 @@ class RoomAdmin:
         """Invite the user; creates an implicit room. Raises ``RoomNotFound`` if there is no room
         and implicit rooms are off, ``Unavailable``."""
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, None]:
-            room = room or self._implied(room_id)
+        def transaction(room: Room | None, standing: Standing) -> tuple[Room, None]:
+            room = room or self._implicit_room(room_id)
             room.invite(standing)
             return room, None
 
-        await self._state.decide(room_id, _key(room_id, user_id), rule)
+        await self._state.decide(room_id, _key(room_id, user_id), transaction)
 
     async def revoke_invite(self, room_id: RoomId, user_id: UserId) -> None:
         """Revoke an invite, if there is one. Raises ``Unavailable``."""
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+        def transaction(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
             if room is not None:
                 room.revoke_invite(standing)
             return room, None
 
-        await self._state.decide(room_id, user_key(user_id), rule)
+        await self._state.decide(room_id, user_key(user_id), transaction)
 
     async def set_role(self, room_id: RoomId, user_id: UserId, role: RoomRole) -> None:
         """Grant the user a role, now and for later joins. Raises ``RoomNotFound`` if there is no
         room and implicit rooms are off, ``Unavailable``."""
         role = RoomRole(role)
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, Seated]:
-            room = room or self._implied(room_id)
+        def transaction(room: Room | None, standing: Standing) -> tuple[Room, Seated]:
+            room = room or self._implicit_room(room_id)
             room.grant(standing, role)
             return room, list(standing.seats.items())
 
@@ -329,8 +332,8 @@ class RoomAdmin:
 
         async def act() -> None:
             await self._settle(room_id, user_id)
-            seats = await self._state.decide(room_id, key, rule)
-            await self._on_nodes(seats, partial(RoleChanged, room_id, role), self._take_role)
+            seats = await self._state.decide(room_id, key, transaction)
+            await self._on_nodes(seats, partial(RoleChanged, room_id, role), self._handle_role)
 
         await self._rooms.effects.run_to_completion(act)
 
@@ -338,19 +341,19 @@ class RoomAdmin:
         """Remove the user's connections from the room; returns how many. Raises ``Unavailable``."""
         now = self._clock.wall()
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, RemovedSeats]:
+        def transaction(room: Room | None, standing: Standing) -> tuple[Room | None, RemovedSeats]:
             if room is None:
                 return None, RemovedSeats([], announce=False)
-            gone = room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
-            return room, RemovedSeats(gone, room.options.announce)
+            removed = room.release(standing, list(standing.seats), LeaveReason.KICKED, now=now)
+            return room, RemovedSeats(removed, room.options.announce)
 
         async def act() -> int:
             await self._settle(room_id, user_id)
-            gone = await self._state.decide(room_id, user_key(user_id), rule)
-            await self._put_out(room_id, user_id, gone, LeaveReason.KICKED, reason)
-            if gone.seats:
-                self._log("kicked", room_id, user_id, gone)
-            return len(gone.seats)
+            removed = await self._state.decide(room_id, user_key(user_id), transaction)
+            await self._remove_user(room_id, user_id, removed, LeaveReason.KICKED, reason)
+            if removed.seats:
+                self._log("kicked", room_id, user_id, removed)
+            return len(removed.seats)
 
         return await self._rooms.effects.run_to_completion(act)
 
@@ -365,33 +368,33 @@ class RoomAdmin:
         span = None
         if duration is not None:
             length = seconds(duration, "duration", positive=True)
-            span = timedelta(seconds=length) if length < LONGEST_BAN else None
+            span = timedelta(seconds=length) if length < MAX_BAN else None
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room, RemovedSeats]:
-            room = room or self._implied(room_id)
-            gone = room.ban(standing, now=now, duration=span)
-            return room, RemovedSeats(gone, room.options.announce)
+        def transaction(room: Room | None, standing: Standing) -> tuple[Room, RemovedSeats]:
+            room = room or self._implicit_room(room_id)
+            removed = room.ban(standing, now=now, duration=span)
+            return room, RemovedSeats(removed, room.options.announce)
 
         key = _key(room_id, user_id)
 
         async def act() -> int:
-            gone = await self._state.decide(room_id, key, rule)
-            await self._put_out(room_id, user_id, gone, LeaveReason.BANNED, "banned")
+            removed = await self._state.decide(room_id, key, transaction)
+            await self._remove_user(room_id, user_id, removed, LeaveReason.BANNED, "banned")
             await self._settle(room_id, user_id)  # last: it must find the ban
-            self._log("banned", room_id, user_id, gone)
-            return len(gone.seats)
+            self._log("banned", room_id, user_id, removed)
+            return len(removed.seats)
 
         return await self._rooms.effects.run_to_completion(act)
 
     async def unban(self, room_id: RoomId, user_id: UserId) -> None:
         """End a ban, if there is one. Raises ``Unavailable``."""
 
-        def rule(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
+        def transaction(room: Room | None, standing: Standing) -> tuple[Room | None, None]:
             if room is not None:
                 room.unban(standing)
             return room, None
 
-        await self._state.decide(room_id, user_key(user_id), rule)
+        await self._state.decide(room_id, user_key(user_id), transaction)
 
     async def _settle(self, room_id: RoomId, user_id: UserId) -> None:
         """Move seats of the user's connections that still stand under an old user."""
@@ -399,23 +402,23 @@ class RoomAdmin:
             if room_id in self._rooms.rooms_to_settle(conn):
                 await self._rooms.settle(room_id, conn)
 
-    def _log(self, event: str, room_id: RoomId, user_id: UserId, gone: RemovedSeats) -> None:
-        self._logger.info(event, room=room_id, user_id=user_id, connections=len(gone.seats))
+    def _log(self, event: str, room_id: RoomId, user_id: UserId, removed: RemovedSeats) -> None:
+        self._logger.info(event, room=room_id, user_id=user_id, connections=len(removed.seats))
 
     # --- effects
 
-    async def _put_out(
-        self, room_id: RoomId, user_id: UserId, gone: RemovedSeats, why: LeaveReason, reason: str
+    async def _remove_user(
+        self, room_id: RoomId, user_id: UserId, removed: RemovedSeats, why: LeaveReason, reason: str
     ) -> None:
-        await self._remove(room_id, gone.seats, why, reason)
-        if gone.seats and gone.announce:
+        await self._remove(room_id, removed.seats, why, reason)
+        if removed.seats and removed.announce:
             data = {"user_id": user_id, "connections": 0}
             await self._fanout.to_room(room_id, Message(f"{ROOM}{room_id}", "leave", data))
 
     async def _remove(self, room_id: RoomId, seats: Seated, why: LeaveReason, reason: str) -> None:
         """Have every node remove its connections that lost their seat."""
         told = partial(MembersRemoved, room_id, why, reason)
-        await self._on_nodes(seats, told, self._take_removed)
+        await self._on_nodes(seats, told, self._handle_removed)
 
     async def _on_nodes(
         self,
@@ -445,16 +448,16 @@ class RoomAdmin:
         except NodeTimeout as error:
             self._logger.warning("node_silent", asked=request.kind, error=told(error))
 
-    async def _take_removed(self, change: MembersRemoved, _: bytes) -> None:
+    async def _handle_removed(self, change: MembersRemoved, _: bytes) -> None:
         conns = self._here(change.conns)
         await self._rooms.apply_removal(change.room, conns, change.why, change.reason)
 
-    async def _take_role(self, change: RoleChanged, _: bytes) -> None:
+    async def _handle_role(self, change: RoleChanged, _: bytes) -> None:
         await self._rooms.apply_role(change.room, self._here(change.conns), change.role)
 
-    async def _take_retention(self, change: RetentionChanged, _: bytes) -> None:
+    async def _handle_retention(self, change: RetentionChanged, _: bytes) -> None:
         at = None if change.epoch is None else position_of((change.epoch, 0))
-        self._streams.changed(change.room, change.retention, at)
+        self._streams.set_retention(change.room, change.retention, at)
 
     def _here(self, conn_ids: Collection[ConnId]) -> list[Connection]:
         return [c for conn_id in conn_ids if (c := self._connections.get(conn_id))]

@@ -64,7 +64,7 @@ class Presences:
         try:
             await self._state.appear(self._node, conn.id, user_id, self._clock.wall())
         except BaseException:
-            self._divergences.presence(conn.id, user_id)
+            self._divergences.note_presence(conn.id, user_id)
             raise
         if not conn.is_open or conn.user_id != user_id:
             # Whoever ended it may have taken it back before it was there.
@@ -82,7 +82,7 @@ class Presences:
         try:
             await self._state.vanish(conn_id, user_id, self._clock.wall(), self._grace)
         except BaseException:
-            self._divergences.presence(conn_id, user_id)
+            self._divergences.note_presence(conn_id, user_id)
             raise
 
     async def of(self, user_ids: Sequence[UserId]) -> dict[UserId, PresenceState]:
@@ -118,13 +118,13 @@ class Presences:
             await self._state.set_typing(user_id, room_id, None, now)
         await self._tell(user_id, room_id, typing)
 
-    def gone(self, conn: Connection, room_id: RoomId) -> None:
+    def on_leave(self, conn: Connection, room_id: RoomId) -> None:
         """A connection is out of a room: its user types there no longer, unless it
         has another one in the room."""
         if conn.user_id is not None:
             self._stop(conn.user_id, room_id)
 
-    def renamed(self, conn: Connection, before: UserId | None) -> None:
+    def user_changed(self, conn: Connection, before: UserId | None) -> None:
         """The connection is another user's: the one before no longer types by it."""
         if before is None:
             return

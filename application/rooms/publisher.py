@@ -32,7 +32,7 @@ from eyewall.domain.identity import ConnId, NodeId, RoomId
 
 
 def _nothing() -> None:
-    """Check nothing: the default of ``look``."""
+    """Check nothing: the default of ``before_append``."""
 
 
 class Published(NamedTuple):
@@ -70,7 +70,7 @@ class Publisher:
         self._effects = Effects(logger)
         self.is_plain = streams.is_plain
         self.retention = streams.retention
-        cluster.on_event(StreamMessage, self._take)
+        cluster.on_event(StreamMessage, self._handle_message)
 
     def to_room(
         self, room_id: RoomId, message: Message, *, skip: Collection[str] = (), keep: bool = True
@@ -94,74 +94,76 @@ class Publisher:
         message: Message,
         *,
         skip: Collection[str] = (),
-        look: Callable[[], None] = _nothing,
+        before_append: Callable[[], None] = _nothing,
     ) -> Published:
         """Send to a room as ``to_room`` does; returns the message's position, too.
 
-        ``look`` is called right before the message goes to the store or to the members: if it
-        raises, the message is not sent and the error is raised here.
+        ``before_append`` is called right before the message goes to the store or to the members:
+        if it raises, the message is not sent and the error is raised here.
         """
         retention = await self._streams.retention(room_id)
         if retention is None:
             await self._fanout.ready()
-            look()
+            before_append()
             return Published(await self._fanout.to_room(room_id, message, skip=skip))
         encoded = self._sender.encode(message, recipient=room_id, fan_out=True)
-        arrival = BufferedMessage(encoded, list(skip))
-        at = await self.append(room_id, retention, arrival, encoded, look=look)
+        buffered = BufferedMessage(encoded, list(skip))
+        at = await self.append(room_id, retention, buffered, encoded, before_append=before_append)
         return Published(self._streams.recipient_count(room_id, skip), at)
 
     async def append(
         self,
         room_id: RoomId,
         retention: Retention,
-        arrival: BufferedMessage,
+        buffered: BufferedMessage,
         kept: EncodedMessage,
-        called: Sequence[NodeId] = (),
-        look: Callable[[], None] = _nothing,
+        delivered_by: Sequence[NodeId] = (),
+        before_append: Callable[[], None] = _nothing,
     ) -> Position:
         """Append a message to the room's history and deliver it; returns its position.
 
-        The store and the other nodes get ``kept``. The nodes ``called`` get the message by
+        The store and the other nodes get ``kept``. The nodes ``delivered_by`` get the message by
         another way. Raises ``InvalidEnvelope`` for a payload that can't be decoded, because the
         history would send it to every later member; ``Unavailable``.
         """
         if kept.envelope is not None and kept.envelope.raw is not None:
             kept.envelope.raw.check()
         await self._sender.ready()
-        work = partial(self._append, room_id, retention, arrival, kept, called, look)
+        work = partial(
+            self._append, room_id, retention, buffered, kept, delivered_by, before_append
+        )
         return await self._effects.run_to_completion(work)
 
     async def _append(
         self,
         room_id: RoomId,
         retention: Retention,
-        arrival: BufferedMessage,
+        buffered: BufferedMessage,
         kept: EncodedMessage,
-        called: Sequence[NodeId],
-        look: Callable[[], None],
+        delivered_by: Sequence[NodeId],
+        before_append: Callable[[], None],
     ) -> Position:
-        look()
-        entry = Entry(kept.payload, kept.priority, arrival.skip)
+        before_append()
+        entry = Entry(kept.payload, kept.priority, buffered.skip)
         at = await self._history.append(room_id, entry, retention, self._clock.wall())
         # No await in between: a later message of this node must not overtake this one.
-        self._streams.arrived(room_id, at, arrival)
-        position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in arrival.skip))
-        sent = StreamMessage(position, kept.priority, tuple(called))
+        self._streams.accept(room_id, at, buffered)
+        position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in buffered.skip))
+        sent = StreamMessage(position, kept.priority, tuple(delivered_by))
         await self._cluster.notify_room(room_id, sent, kept.payload)
         return at
 
-    def arrived(self, position: RoomPosition, arrival: BufferedMessage) -> None:
+    def accept(self, position: RoomPosition, buffered: BufferedMessage) -> None:
         """Deliver a message that another node has appended, at its ``position``."""
-        arrival.skip = position.skip
-        self._streams.arrived(position.room, position.at, arrival)
+        buffered.skip = position.skip
+        self._streams.accept(position.room, position.at, buffered)
 
-    def _take(self, sent: StreamMessage, payload: bytes) -> None:
+    def _handle_message(self, sent: StreamMessage, payload: bytes) -> None:
         room_id = sent.position.room
         if self._node in sent.delivered_by or not self._streams.is_here(room_id):
             return
         encoded = read_message(self._codec, payload, sent.priority, recipient=room_id, fan_out=True)
-        self.arrived(sent.position, BufferedMessage(encoded))
+        self.accept(sent.position, BufferedMessage(encoded))
 
     async def close(self) -> None:
         """Cancel the messages that are in flight."""

@@ -44,7 +44,7 @@ FOREIGN_EPOCH_PERIOD = 60.0
 """Seconds between two log lines about foreign epochs; each is counted."""
 
 
-CHECK = 10.0
+CHECK_PERIOD = 10.0
 """Seconds after which a room where nothing happened is compared with the store: the last
 message before a silence may have been lost on its way, and nothing comes to tell."""
 
@@ -109,9 +109,9 @@ class Streams:
         sequencer = self._sequencers.get(room_id)
         if sequencer is not None and sequencer.retention is not None:
             return sequencer.retention
-        return None if self.is_plain(room_id) else await self._ask(room_id)
+        return None if self.is_plain(room_id) else await self._read_retention(room_id)
 
-    async def _ask(self, room_id: RoomId) -> Retention | None:
+    async def _read_retention(self, room_id: RoomId) -> Retention | None:
         room = await self._state.room(room_id)
         retention = None if room is None else Retention.of(room.options)
         sequencer = self._sequencers.get(room_id)
@@ -122,7 +122,9 @@ class Streams:
             sequencer.retention = retention
         return retention
 
-    def changed(self, room_id: RoomId, retention: Retention | None, at: Position | None) -> None:
+    def set_retention(
+        self, room_id: RoomId, retention: Retention | None, at: Position | None
+    ) -> None:
         """Apply a changed retention; ``at`` is the position of a history that begins."""
         self.changes += 1
         sequencer = self._sequencers.get(room_id)
@@ -140,7 +142,7 @@ class Streams:
         if self._broadcast_groups.get(room_id) is not None:
             sequencer = self._add(room_id, retention, at)
             if at is None:
-                self._read(sequencer)
+                self._start_read(sequencer)
 
     # --- coming and going
 
@@ -151,13 +153,13 @@ class Streams:
 
         ``as_of``: the ``changes`` when ``retention`` was asked for. With ``fresh`` the store
         is read in any case, and the members here are served up to its last message. Raises
-        ``Unavailable``. The caller adds the connection, or calls ``left``, without a wait after
-        this.
+        ``Unavailable``. The caller adds the connection, or calls ``remove_if_empty``, without a
+        wait after this.
         """
         while True:
             while as_of != self.changes:
                 as_of = self.changes
-                retention = await self._ask(room_id)
+                retention = await self._read_retention(room_id)
             sequencer = self._sequencers.get(room_id)
             if retention is None:
                 if sequencer is not None:
@@ -169,13 +171,15 @@ class Streams:
                 return
             # A member that leaves meanwhile may remove the sequencer: the next pass adds another.
             error = await (
-                self._read_to_end(sequencer) if fresh else asyncio.shield(self._read(sequencer))
+                self._read_to_end(sequencer)
+                if fresh
+                else asyncio.shield(self._start_read(sequencer))
             )
             fresh = False
             if error is not None:
                 raise error
 
-    def hold(self, room_id: RoomId, link: Link) -> None:
+    def hold_member(self, room_id: RoomId, link: Link) -> None:
         """Pass nothing to a member until ``release_member``: it is sent what it missed first."""
         sequencer = self._sequencers.get(room_id)
         if sequencer is not None:
@@ -187,7 +191,7 @@ class Streams:
         return sequencer is not None and link in sequencer.held
 
     def release_member(self, room_id: RoomId, link: Link) -> None:
-        """End ``hold``: the member gets each message that is released from now on."""
+        """End ``hold_member``: the member gets each message that is released from now on."""
         sequencer = self._sequencers.get(room_id)
         if sequencer is not None:
             sequencer.held.discard(link)
@@ -198,7 +202,7 @@ class Streams:
         if sequencer is not None and (error := await self._read_to_end(sequencer)) is not None:
             raise error
 
-    def left(self, room_id: RoomId) -> None:
+    def remove_if_empty(self, room_id: RoomId) -> None:
         """A connection has left: with the last one the sequencer is removed."""
         sequencer = self._sequencers.get(room_id)
         if sequencer is not None and self._broadcast_groups.get(room_id) is None:
@@ -209,7 +213,7 @@ class Streams:
     ) -> RoomSequencer:
         sequencer = self._sequencers[room_id] = RoomSequencer(room_id, retention, position)
         if self._timer is None:
-            self._timer = self._clock.call_later(CHECK, self._check_soon)
+            self._timer = self._clock.call_later(CHECK_PERIOD, self._check_soon)
         return sequencer
 
     def _remove(self, sequencer: RoomSequencer) -> None:
@@ -225,7 +229,7 @@ class Streams:
         audience = self._broadcast_groups.get(room_id)
         return 0 if audience is None else len(audience) - len(self._links(skip, room_id))
 
-    def arrived(self, room_id: RoomId, at: Position, buffered: BufferedMessage) -> None:
+    def accept(self, room_id: RoomId, at: Position, buffered: BufferedMessage) -> None:
         """Take a message that this node has published or that came from the bus: release it,
         buffer it, or drop it as a duplicate. Never waits."""
         sequencer = self._sequencers.get(room_id)
@@ -236,7 +240,7 @@ class Streams:
             # The room has members, and this node did not know of a history: it begins here.
             sequencer = self._add(room_id, None, at.before)
             sequencer.unconfirmed = True
-            self._read(sequencer)
+            self._start_read(sequencer)
         here = sequencer.position
         if here is not None and at.follows(here):
             self._release(sequencer, at, buffered)
@@ -245,8 +249,8 @@ class Streams:
             self._release_late(room_id, at, buffered)
         else:
             sequencer.hold(at, buffered)
-            sequencer.again = True
-            self._read(sequencer)
+            sequencer.reread = True
+            self._start_read(sequencer)
 
     def _release(
         self, sequencer: RoomSequencer, at: Position, buffered: BufferedMessage | None
@@ -289,7 +293,7 @@ class Streams:
 
     # --- reading what is missing
 
-    def _read(self, sequencer: RoomSequencer) -> asyncio.Task[Unavailable | None]:
+    def _start_read(self, sequencer: RoomSequencer) -> asyncio.Task[Unavailable | None]:
         if sequencer.reading is None:
             sequencer.reading = self._tasks.spawn(self._catch_up(sequencer))
         return sequencer.reading
@@ -302,19 +306,19 @@ class Streams:
             and (error := await asyncio.shield(sequencer.reading)) is not None
         ):
             return error
-        return await asyncio.shield(self._read(sequencer))
+        return await asyncio.shield(self._start_read(sequencer))
 
     async def _catch_up(self, sequencer: RoomSequencer) -> Unavailable | None:
         """Serve the members up to the store's last message; returns the error if that failed."""
         try:
             while self._sequencers.get(sequencer.room_id) is sequencer:
-                sequencer.again = False
+                sequencer.reread = False
                 if sequencer.position is None:
                     sequencer.position = await self._history.position(sequencer.room_id)
                     self._release_next(sequencer)
                 else:
                     await self._read_page(sequencer, sequencer.position)
-                if not sequencer.again and not sequencer.waiting:
+                if not sequencer.reread and not sequencer.waiting:
                     break
         except Unavailable as error:
             self._logger.warning("history_not_read", room=sequencer.room_id, error=told(error))
@@ -346,12 +350,12 @@ class Streams:
         sequencer.unconfirmed = False
         if not page.recovered and sequencer.position == since:
             self._skip_lost(sequencer, page)
-        for at, entry in page.placed():
+        for at, entry in page.with_positions():
             if at.follows(sequencer.position):
                 buffered = sequencer.waiting.pop(at, None) or self._buffer(sequencer, entry)
                 self._release(sequencer, at, buffered)
         self._release_next(sequencer)
-        sequencer.again = sequencer.again or page.position.is_past(sequencer.position)
+        sequencer.reread = sequencer.reread or page.position.is_past(sequencer.position)
         # A message buffered before the read is in the page, or its position was never true.
         for at, given_up in sequencer.take_stale(due, page.position):
             if at.epoch != page.position.epoch:
@@ -386,7 +390,7 @@ class Streams:
             sequencer.position = Position(page.position.epoch, page.first - 1)
         else:
             sequencer.position = Position(page.position.epoch, 0)
-            sequencer.again = True
+            sequencer.reread = True
 
     def read_entry(self, room_id: RoomId, entry: Entry) -> EncodedMessage | None:
         """Return a kept message without its position; None, and logged, if it can't be read."""
@@ -424,7 +428,7 @@ class Streams:
         if self._checking is None or self._checking.done():
             self._checking = self._tasks.spawn(self.check())
         if self._sequencers:
-            self._timer = self._clock.call_later(CHECK, self._check_soon)
+            self._timer = self._clock.call_later(CHECK_PERIOD, self._check_soon)
 
     async def check(self) -> None:
         """Compare idle rooms with the store, one after the other."""
@@ -434,7 +438,7 @@ class Streams:
             if (
                 stands
                 and self._sequencers.get(sequencer.room_id) is sequencer
-                and await self._read(sequencer)
+                and await self._start_read(sequencer)
             ):
                 return  # the store is away: each further room would wait as long
 
@@ -478,11 +482,11 @@ class RoomSequencer:
     """
 
     __slots__ = (
-        "again",
         "checked",
         "held",
         "position",
         "reading",
+        "reread",
         "retention",
         "room_id",
         "unconfirmed",
@@ -502,7 +506,7 @@ class RoomSequencer:
         """Links of members that are still being sent what they missed."""
         self.waiting: dict[Position, BufferedMessage] = {}
         self.reading: asyncio.Task[Unavailable | None] | None = None
-        self.again = False
+        self.reread = False
         """Whether the store may have more than the read in flight brings."""
         self.checked = position
         """Where it stood when it was last compared with the store."""

@@ -187,7 +187,7 @@ def test_a_position_is_recovered_if_nothing_after_it_is_missing(since, recovered
 def test_a_page_says_where_each_of_its_entries_stands():
     page = filled(7).read(Position("e", 4), 2, NOW)
 
-    assert [(at.offset, int(e.payload)) for at, e in page.placed()] == [(5, 5), (6, 6)]
+    assert [(at.offset, int(e.payload)) for at, e in page.with_positions()] == [(5, 5), (6, 6)]
 
 
 def test_of_trimmed_messages_those_that_are_left_are_given():

@@ -6,7 +6,7 @@ from marshmallow import Schema, fields
 from eyewall.adapters.validation.marshmallow import MarshmallowValidator
 from eyewall.application.dispatch.command_fields import published
 from eyewall.application.dispatch.receiver import MessageAuthorization
-from eyewall.application.rooms.membership import TRIES
+from eyewall.application.rooms.membership import MAX_TRIES
 from eyewall.domain.envelope import Envelope
 from eyewall.domain.errors import Forbidden, ValidationError
 from tests.application.fakes import settle
@@ -295,4 +295,4 @@ async def test_who_goes_on_changing_is_refused(make_node):
     [error] = await client.ask({"topic": "note"})
 
     assert error["data"]["code"] == "forbidden"
-    assert access.asked == TRIES
+    assert access.asked == MAX_TRIES

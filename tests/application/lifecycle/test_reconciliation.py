@@ -8,7 +8,7 @@ from eyewall.adapters.bus.memory import MemoryPubSub
 from eyewall.adapters.state.memory import MemoryState
 from eyewall.application.lifecycle import reconciliation
 from eyewall.application.ports.stores import KnowsOwned
-from eyewall.application.rooms import divergence as doubts_module
+from eyewall.application.rooms import divergence as divergence_module
 from eyewall.application.rooms.divergence import Divergence, Divergences
 from eyewall.domain.envelope import Message
 from eyewall.domain.errors import Unavailable
@@ -359,7 +359,7 @@ async def test_ghosts_are_found_without_a_failure(node, other, engine):
 
     def sits(conn_id):
         def rule(room, standing):
-            room = room or node.parts.seats.implied("den")
+            room = room or node.parts.seats.implicit_room("den")
             room.admit(standing, conn_id, mine, now=now)
             return room, None
 
@@ -388,7 +388,7 @@ async def test_a_role_that_never_arrived_is_learned(node, other, engine):
         return room, None
 
     await engine.inner.decide("lab", "u:ada", rule)
-    node.parts.divergences.everything(ada.id)
+    node.parts.divergences.note_all(ada.id)
 
     await node.advance(SOON)
 
@@ -619,26 +619,26 @@ async def test_a_sweep_that_the_state_does_not_answer_collects_no_tasks(node, en
 def test_divergences_of_one_connection_come_together():
     divergences = Divergences()
 
-    divergences.seat("c1", "lab", "ada", member=False)
-    divergences.presence("c2", "eve")
-    divergences.seat("c1", "lab", "ada", member=True)
-    divergences.seat("c1", "lab", "ada", member=False)
-    divergences.presence("c1", "ada")
-    divergences.everything("c1")
+    divergences.note_seat("c1", "lab", "ada", member=False)
+    divergences.note_presence("c2", "eve")
+    divergences.note_seat("c1", "lab", "ada", member=True)
+    divergences.note_seat("c1", "lab", "ada", member=False)
+    divergences.note_presence("c1", "ada")
+    divergences.note_all("c1")
 
     assert len(divergences) == 2
-    assert divergences.take() == ("c1", Divergence({"ada"}, {("lab", "ada"): True}, whole=True))
-    assert divergences.take() == ("c2", Divergence({"eve"}))
-    assert divergences.take() is None
+    assert divergences.pop() == ("c1", Divergence({"ada"}, {("lab", "ada"): True}, everything=True))
+    assert divergences.pop() == ("c2", Divergence({"eve"}))
+    assert divergences.pop() is None
 
 
 def test_divergences_are_bounded(monkeypatch):
-    monkeypatch.setattr(doubts_module, "MOST", 2)
+    monkeypatch.setattr(divergence_module, "MAX_DIVERGENCES", 2)
     divergences = Divergences()
 
     for conn_id in ("c1", "c2", "c3"):
-        divergences.everything(conn_id)
-    divergences.presence("c1", "ada")
+        divergences.note_all(conn_id)
+    divergences.note_presence("c1", "ada")
 
     assert len(divergences) == 2
-    assert divergences.take() == ("c1", Divergence({"ada"}, whole=True))
+    assert divergences.pop() == ("c1", Divergence({"ada"}, everything=True))

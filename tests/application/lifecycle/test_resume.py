@@ -9,7 +9,7 @@ import pytest
 from eyewall.adapters.history import MemoryHistory
 from eyewall.application.lifecycle import resume as module
 from eyewall.application.lifecycle.resume import MAX_SLOW, PATIENCE
-from eyewall.application.rooms.stream import CHECK
+from eyewall.application.rooms.stream import CHECK_PERIOD
 from eyewall.domain.envelope import Message
 from eyewall.domain.history import Entry, Retention
 from eyewall.domain.outbox import QueueConfig
@@ -97,9 +97,9 @@ async def test_a_client_that_has_had_more_than_a_reading_under_way_finds_is_leve
     ada = await member(one)
     await member(two, user="bob")
     bus.deaf.add("eyewall:room:lab")
-    await two.advance(CHECK)  # a room is read when it has stood still for that long
+    await two.advance(CHECK_PERIOD)  # a room is read when it has stood still for that long
     store.after.add("read")
-    await two.advance(CHECK)
+    await two.advance(CHECK_PERIOD)
     assert store.calls[-1] == "read"
     await publish(one, 1)
     stood = place(ada)

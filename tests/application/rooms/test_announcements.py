@@ -3,7 +3,7 @@
 import pytest
 
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.rooms.announcements import AGAIN
+from eyewall.application.rooms.announcements import RETRY_DELAY
 from eyewall.domain.room import JoinOptions, RoomOptions
 from tests.application.engines import Engine
 from tests.application.fakes import settle
@@ -164,7 +164,7 @@ async def test_an_absence_that_the_state_cant_be_asked_about_is_told_later(make_
 
     assert notices(bob) == []
     assert "absence_not_told" in node.logger.of("warning")
-    await node.advance(AGAIN)
+    await node.advance(RETRY_DELAY)
     assert [(n["event"], n["data"]["user_id"]) for n in bob.heard()] == [("leave", "ada")]
     assert len(node.parts.rooms._announcements) == 0
 

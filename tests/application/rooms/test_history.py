@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eyewall.application.dispatch import commands
-from eyewall.application.rooms.history import encoded
+from eyewall.application.rooms.history import encode_page
 from eyewall.domain.envelope import Message, StreamPosition
 from eyewall.domain.errors import RoomNotFound
 from eyewall.domain.history import Entry, HistoryPage, Page, Position
@@ -195,7 +195,7 @@ def test_one_message_goes_out_however_large_it_is():
     page = Page([Entry(b'{"topic":"t"}')], 1, Position("e", 1), recovered=True)
 
     for newest in (True, False):
-        assert len(encoded("lab", page, "c1", 1, newest=newest)) == 1
+        assert len(encode_page("lab", page, "c1", 1, newest=newest)) == 1
 
 
 async def test_a_publish_says_where_the_message_stands(lab):

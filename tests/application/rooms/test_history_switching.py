@@ -7,7 +7,7 @@ import pytest
 
 from eyewall.adapters.history import MemoryHistory
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.rooms.moderation import CLAIM
+from eyewall.application.rooms.moderation import CLAIM_LIFETIME
 from eyewall.domain.errors import RoomExists, RoomNotFound, Unavailable
 from eyewall.domain.room import Room, RoomOptions
 from tests.application.engines import Engine
@@ -156,12 +156,12 @@ async def test_who_dies_in_the_middle_holds_up_the_others_only_for_a_time(make_n
     await node.hub.create_room("lab")
 
     def claimed(room, standing):
-        room.claim("dead", now=clock.wall(), until=clock.wall() + CLAIM)
+        room.claim("dead", now=clock.wall(), until=clock.wall() + CLAIM_LIFETIME)
         return room, None
 
     await engine.inner.decide("lab", None, claimed)
     task = await going_on(node.hub.update_room("lab", history_size=3))
-    await node.advance(CLAIM.total_seconds() - 1)
+    await node.advance(CLAIM_LIFETIME.total_seconds() - 1)
     assert not task.done()
 
     await node.advance(2)
@@ -185,7 +185,7 @@ async def test_a_store_that_is_away_at_the_end_costs_a_log_line(make_node, clock
     state.away = False
     assert "claim_not_released" in node.logger.of("warning")
     again = await going_on(node.hub.update_room("lab", history_size=3))
-    await node.advance(CLAIM.total_seconds() + 1)
+    await node.advance(CLAIM_LIFETIME.total_seconds() + 1)
     assert again.result().options.history_size == 3
 
 
@@ -196,7 +196,7 @@ def test_a_claim_is_one_s_own():
     assert not room.claim("b", now=START, until=soon)
     room.let_go("b")
     assert room.is_claimed_by("a")
-    assert room.claim("b", now=soon, until=soon + CLAIM)
+    assert room.claim("b", now=soon, until=soon + CLAIM_LIFETIME)
     assert not room.is_claimed_by("a")
     room.let_go("b")
     assert room.switching is None

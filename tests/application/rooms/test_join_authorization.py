@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.rooms.membership import TRIES, JoinAuthorization
+from eyewall.application.rooms.membership import MAX_TRIES, JoinAuthorization
 from eyewall.domain.errors import Forbidden
 from tests.application.fakes import settle
 
@@ -79,7 +79,7 @@ async def test_who_goes_on_changing_is_refused(node):
 
     access = Restless()
     assert isinstance(await JoinAuthorization(access).refusal("lab", client.conn), Forbidden)
-    assert access.asked == TRIES
+    assert access.asked == MAX_TRIES
 
 
 @pytest.mark.parametrize("access", [Access(), AsyncAccess()], ids=["plain", "waits"])

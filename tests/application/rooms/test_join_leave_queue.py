@@ -43,29 +43,29 @@ def says(told, what, gate=None):
 async def test_what_is_noted_is_told_in_order(notices, told):
     conn = Conn("c1")
     for number in range(3):
-        notices.note(conn, says(told, number))
+        notices.add(conn, says(told, number))
     assert told == []
 
-    await notices.tell(conn)
+    await notices.run(conn)
 
     assert told == [0, 1, 2]
     assert len(notices) == 0
 
 
 async def test_telling_what_nobody_noted_is_nothing(notices):
-    await notices.tell(Conn("c1"))
+    await notices.run(Conn("c1"))
     await notices.settled(Conn("c1"))
 
 
 async def test_who_finds_it_being_told_leaves_its_own_to_that(notices, told):
     """The second returns at once: the first's hooks may be waiting for it."""
     conn, gate = Conn("c1"), asyncio.Event()
-    notices.note(conn, says(told, "join", gate))
-    first = asyncio.create_task(notices.tell(conn))
+    notices.add(conn, says(told, "join", gate))
+    first = asyncio.create_task(notices.run(conn))
     await settle()
 
-    notices.note(conn, says(told, "leave"))
-    await finished(notices.tell(conn))
+    notices.add(conn, says(told, "leave"))
+    await finished(notices.run(conn))
     assert told == ["join"]
 
     gate.set()
@@ -75,12 +75,12 @@ async def test_who_finds_it_being_told_leaves_its_own_to_that(notices, told):
 
 async def test_connections_do_not_wait_for_each_other(notices, told):
     gate = asyncio.Event()
-    notices.note(Conn("c1"), says(told, "slow", gate))
-    slow = asyncio.create_task(notices.tell(Conn("c1")))
+    notices.add(Conn("c1"), says(told, "slow", gate))
+    slow = asyncio.create_task(notices.run(Conn("c1")))
     await settle()
-    notices.note(Conn("c2"), says(told, "quick"))
+    notices.add(Conn("c2"), says(told, "quick"))
 
-    await finished(notices.tell(Conn("c2")))
+    await finished(notices.run(Conn("c2")))
 
     assert told == ["slow", "quick"]
     gate.set()
@@ -89,10 +89,10 @@ async def test_connections_do_not_wait_for_each_other(notices, told):
 
 async def test_settled_waits_for_whoever_tells(notices, told):
     conn, gate = Conn("c1"), asyncio.Event()
-    notices.note(conn, says(told, "join", gate))
-    first = asyncio.create_task(notices.tell(conn))
+    notices.add(conn, says(told, "join", gate))
+    first = asyncio.create_task(notices.run(conn))
     await settle()
-    notices.note(conn, says(told, "leave"))
+    notices.add(conn, says(told, "leave"))
     waiting = asyncio.create_task(notices.settled(conn))
     await settle()
     assert not waiting.done()
@@ -106,9 +106,9 @@ async def test_settled_waits_for_whoever_tells(notices, told):
 
 async def test_a_teller_that_is_cancelled_leaves_nothing_untold(notices, told):
     conn, gate = Conn("c1"), asyncio.Event()
-    notices.note(conn, says(told, "join", gate))
-    notices.note(conn, says(told, "leave"))
-    first = asyncio.create_task(notices.tell(conn))
+    notices.add(conn, says(told, "join", gate))
+    notices.add(conn, says(told, "leave"))
+    first = asyncio.create_task(notices.run(conn))
     await settle()
 
     first.cancel()
@@ -124,10 +124,10 @@ async def test_one_that_raises_keeps_back_nobody(notices, told, logger):
         raise RuntimeError("secret")
 
     conn = Conn("c1")
-    notices.note(conn, fails)
-    notices.note(conn, says(told, "next"))
+    notices.add(conn, fails)
+    notices.add(conn, says(told, "next"))
 
-    await notices.tell(conn)
+    await notices.run(conn)
 
     assert told == ["next"]
     assert logger.of("error") == ["notice_failed"]
@@ -135,11 +135,11 @@ async def test_one_that_raises_keeps_back_nobody(notices, told, logger):
 
 async def test_close_ends_what_is_under_way(notices, told):
     conn = Conn("c1")
-    notices.note(conn, says(told, "join", asyncio.Event()))
-    first = asyncio.create_task(notices.tell(conn))
+    notices.add(conn, says(told, "join", asyncio.Event()))
+    first = asyncio.create_task(notices.run(conn))
     await settle()
     first.cancel()
-    notices.note(conn, says(told, "leave", asyncio.Event()))
+    notices.add(conn, says(told, "leave", asyncio.Event()))
     await settle()
 
     await finished(notices.close())

@@ -9,7 +9,7 @@ import pytest
 from eyewall.adapters.history import MemoryHistory
 from eyewall.application.lifecycle import resume as module
 from eyewall.application.lifecycle.resume import PATIENCE
-from eyewall.application.rooms.stream import CHECK
+from eyewall.application.rooms.stream import CHECK_PERIOD
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
 from eyewall.domain.history import MAX_OFFSET, Entry, Retention
@@ -206,9 +206,9 @@ async def test_what_was_kept_while_the_members_were_being_served_comes_before_th
     bob, _ = await join(two, 0, user="bob")
     bus.deaf.add("eyewall:room:lab")
     await publish(one, 1)
-    await two.advance(CHECK)  # a room is read when it has stood still for that long
+    await two.advance(CHECK_PERIOD)  # a room is read when it has stood still for that long
     store.after.add("read")
-    await two.advance(CHECK)
+    await two.advance(CHECK_PERIOD)
     assert store.calls[-1] == "read", "it has found 1, and is not back yet"
     await publish(one, 2)
 

@@ -76,7 +76,7 @@ async def test_only_a_seat_that_was_there_is_announced(seats, engine):
     ada = Conn("c1", "ada")
 
     def rule(room, _):
-        room = seats.implied("lab")
+        room = seats.implicit_room("lab")
         room.create(RoomOptions(announce=True))
         return room, None
 
@@ -99,17 +99,20 @@ async def test_a_room_arises_unless_rooms_have_to_be_created(seats, engine, cloc
 
     with pytest.raises(RoomNotFound):
         await strict.take("lab", Conn("c1"), None)
-    assert (seats.implied("lab").id, seats.implied("lab").created_at) == ("lab", clock.wall())
+    assert (seats.implicit_room("lab").id, seats.implicit_room("lab").created_at) == (
+        "lab",
+        clock.wall(),
+    )
 
 
 async def test_a_seat_stands_under_its_old_name_until_it_is_given_back(seats, engine):
     conn = Conn("c1", "ada")
     await seats.take("lab", conn, None)
     conn.roles["lab"] = RoomRole.MEMBER
-    seats.renamed(conn, conn.becomes("bob"))
+    seats.user_changed(conn, conn.becomes("bob"))
 
     assert seats.seats_under_old_user(conn) == ["lab"]
-    assert seats.name_in("lab", conn) == "ada"
+    assert seats.user_in("lab", conn) == "ada"
     assert await seats.holds("lab", conn)
 
     left = await seats.give_back("lab", conn, LeaveReason.LEFT)
@@ -117,18 +120,18 @@ async def test_a_seat_stands_under_its_old_name_until_it_is_given_back(seats, en
     assert left.user_id == "ada"
     assert await standing_of(engine) == {}
     assert seats.seats_under_old_user(conn) == []
-    assert seats.name_in("lab", conn) == "bob"
+    assert seats.user_in("lab", conn) == "bob"
 
 
 async def test_of_several_names_the_one_counts_under_which_it_was_taken(seats):
     conn = Conn("c1", None)
     await seats.take("lab", conn, None)
     conn.roles["lab"] = RoomRole.MEMBER
-    seats.renamed(conn, conn.becomes("ada"))
-    seats.renamed(conn, conn.becomes("bob"))
+    seats.user_changed(conn, conn.becomes("ada"))
+    seats.user_changed(conn, conn.becomes("bob"))
 
-    assert seats.name_in("lab", conn) is None
-    seats.renamed(conn, conn.becomes(None))
+    assert seats.user_in("lab", conn) is None
+    seats.user_changed(conn, conn.becomes(None))
     assert seats.seats_under_old_user(conn) == []
 
 
@@ -138,20 +141,20 @@ async def test_a_name_that_changes_while_the_state_decides_is_noted(seats, engin
 
     async def slowly(*args):
         result = await decide(*args)
-        seats.renamed(conn, conn.becomes("bob"))
+        seats.user_changed(conn, conn.becomes("bob"))
         return result
 
     engine.inner.decide = slowly
 
     await seats.take("lab", conn, None)
 
-    assert seats.name_in("lab", conn) == "ada"
+    assert seats.user_in("lab", conn) == "ada"
 
 
 async def test_who_is_out_of_a_room_has_no_name_in_it(seats):
     conn = Conn("c1", "ada")
     conn.roles.update(lab=RoomRole.MEMBER, hall=RoomRole.MEMBER)
-    seats.renamed(conn, conn.becomes("bob"))
+    seats.user_changed(conn, conn.becomes("bob"))
 
     seats.forget_room("lab", conn)
     seats.forget_room("lab", conn)
@@ -172,7 +175,7 @@ async def test_the_role_of_a_seat_is_what_the_store_says(seats, engine):
 async def test_who_has_ended_is_forgotten(seats):
     conn = Conn("c1", "ada")
     conn.roles["lab"] = RoomRole.MEMBER
-    seats.renamed(conn, conn.becomes("bob"))
+    seats.user_changed(conn, conn.becomes("bob"))
 
     seats.forget(conn)
 

@@ -144,7 +144,7 @@ async def test_a_lost_last_message_is_found_by_comparing(one, two, bus):
     await settle()
     assert data(bob) == []
 
-    await two.advance(2 * module.CHECK)
+    await two.advance(2 * module.CHECK_PERIOD)
 
     assert data(bob) == [1]
 
@@ -156,7 +156,7 @@ async def test_comparing_brings_all_that_was_lost(one, two, bus, monkeypatch):
     bus.deaf.add(room_of(one))
     await publish(one, *range(10))
 
-    await two.advance(2 * module.CHECK)
+    await two.advance(2 * module.CHECK_PERIOD)
 
     assert data(bob) == list(range(10))
 
@@ -169,7 +169,7 @@ async def test_a_room_where_something_happened_is_not_compared(one, history):
 
     for _ in range(3):
         await publish(one, 1)
-        await one.advance(module.CHECK)
+        await one.advance(module.CHECK_PERIOD)
 
     assert "read" not in history.calls
 
@@ -181,7 +181,7 @@ async def test_rooms_are_compared_only_while_there_are_any(one, clock):
     assert len(clock.timers) == before + 1
 
     await one.hub.leave("lab", ada.id)
-    await one.advance(2 * module.CHECK)
+    await one.advance(2 * module.CHECK_PERIOD)
 
     assert len(clock.timers) == before
 
@@ -190,11 +190,11 @@ async def test_an_absent_store_is_asked_once_a_round_not_once_a_room(one, histor
     for room in ("lab", "den", "bar"):
         await one.hub.create_room(room, KEEPS)
         await joined(one, "ada", room)
-    await one.advance(module.CHECK)
+    await one.advance(module.CHECK_PERIOD)
     history.away = True
     history.calls.clear()
 
-    await one.advance(module.CHECK)
+    await one.advance(module.CHECK_PERIOD)
 
     assert history.calls == ["read"]
 
@@ -388,7 +388,7 @@ async def test_whatever_error_ends_a_reading_the_awaited_releases_fail(one, erro
 
     monkeypatch.setattr(one.parts.streams._history, "read", read)
     frame = one.parts.sender.encode(Message("t"))
-    one.parts.streams.arrived(
+    one.parts.streams.accept(
         "lab", Position(at.epoch, 2), BufferedMessage(frame, on_release=on_release)
     )
     await settle()
@@ -587,7 +587,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
     frame = two.parts.sender.encode(Message("room:lab", data="forged"))
 
     for at in (Position(here.epoch, 9), Position("forged", 1), Position(here.epoch, 1)):
-        two.parts.streams.arrived("lab", at, BufferedMessage(frame))
+        two.parts.streams.accept("lab", at, BufferedMessage(frame))
     await settle()
     await publish(one, 2)
     await settle()
@@ -599,7 +599,7 @@ async def test_a_place_that_the_store_does_not_know_moves_nobody(one, two, bus):
 async def test_a_forged_place_in_a_room_without_history_lasts_until_the_state_is_asked(one):
     ada = await joined(one, "ada")
     frame = one.parts.sender.encode(Message("room:lab", data="forged"))
-    one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
+    one.parts.streams.accept("lab", Position("forged", 1), BufferedMessage(frame))
     ada.heard()
 
     await publish(one, 1)
@@ -752,7 +752,7 @@ async def test_who_comes_in_brings_word_of_a_history_that_is_none(one):
     """A forged position made a sequencer, for members of a room without history."""
     ada = await joined(one, "ada")
     frame = one.parts.sender.encode(Message("room:lab", data="forged"))
-    one.parts.streams.arrived("lab", Position("forged", 1), BufferedMessage(frame))
+    one.parts.streams.accept("lab", Position("forged", 1), BufferedMessage(frame))
     ada.heard()
     assert len(one.parts.streams) == 1
 
@@ -769,7 +769,7 @@ async def test_who_comes_in_brings_word_of_a_history_that_began_unheard_of(asked
     await joined(node, "ada")
     await state.inner.decide("lab", None, _keeps_history)
     frame = node.parts.sender.encode(Message("room:lab", data=1))
-    node.parts.streams.arrived(
+    node.parts.streams.accept(
         "lab", Position((await node.history.position("lab")).epoch, 1), BufferedMessage(frame)
     )
     bob = await node.connect("bob")
@@ -943,7 +943,7 @@ async def test_a_node_that_stops_leaves_nothing_running(make_node, bus, history)
     await three.hub.create_room("lab", KEEPS)
     await joined(three, "ada")
     history.before.add("read")
-    three.parts.streams.arrived(
+    three.parts.streams.accept(
         "lab",
         Position(three.parts.streams.position("lab").epoch, 5),
         BufferedMessage(three.parts.sender.encode(Message("t"))),
