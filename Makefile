@@ -27,7 +27,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 # environment says that Python shall keep nothing.
 unexport PYTHONDONTWRITEBYTECODE
 
-# How many processes share the tests: two more than there are cores, because many tests wait.
+# How many processes share the tests: one more than there are cores, because many tests wait.
 WORKERS ?= auto
 
 # What takes time before the tests does so side by side; what it says stays together.

@@ -64,11 +64,11 @@ MYPY = ("tests/test_docs.py", "tests/typed/")
 
 FIRST = (
     *(prefix for group in BUSY for prefix in group),
-    "tests/performance/test_bench_smoke.py",
     "tests/entrypoints/test_chat_browser.py",
     "tests/clients/test_javascript_hub.py",
     "tests/test_examples.py",
     "tests/entrypoints/test_cli.py",
+    "tests/performance/test_bench_smoke.py",
     "tests/entrypoints/test_chat_connection.py",
     "tests/fuzz/",
     *MYPY,
@@ -109,8 +109,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores, because many tests wait for a time to pass."""
-    return len(os.sched_getaffinity(0)) + 2
+    """One more than there are cores, because many tests wait for a time to pass."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
