@@ -464,11 +464,10 @@ class Hub:
         *,
         history: bool = True,
     ) -> int:
-        """Send to a room; returns how many members are on this node: 0 for an unknown room, or
-        one with all its members on other nodes.
+        """Send to a room; returns for how many members on this node the message is meant: 0 for
+        an unknown room. A drop does not lower it, ``on_send_failure`` hears of that.
 
-        ``history=False`` keeps the message out of the room's history: it is for messages that
-        are worthless later, such as a read receipt.
+        ``history=False`` is for messages that are worthless later, such as a read receipt.
         """
         keep = flag(history, "history")
         message = Message(topic, event, data)
