@@ -92,12 +92,12 @@ class Origins:
         if not self._allows_same_origin:  # the origin may be the server's own
             return f'origin {origins[0]} is not let in: check_origin is "none"'
         host, *told = hosts or [""]
-        hint_for = f"origin {origins[0]} is not Host {host}"
+        hint = f"origin {origins[0]} is not Host {host}"
         if told:
-            hint_for += f", nor X-Forwarded-Host {told[0]}"
+            hint += f", nor X-Forwarded-Host {told[0]}"
         if self._patterns:
-            hint_for += ", nor in check_origin"
-        return f"{hint_for}: list it in check_origin, or have the proxy in front pass Host on"
+            hint += ", nor in check_origin"
+        return f"{hint}: list it in check_origin, or have the proxy in front pass Host on"
 
 
 def _parse(text: str) -> _Origin | None:

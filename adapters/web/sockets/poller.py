@@ -152,10 +152,10 @@ class LoopSource:
         self._ready.pop(fd, None)
 
     def poll(self, most: int) -> list[Event]:
-        count_before = list(self._ready.items())[:most]
-        for fd, _ in count_before:
+        events = list(self._ready.items())[:most]
+        for fd, _ in events:
             del self._ready[fd]
-        return count_before
+        return events
 
     def _mark_ready(self, fd: int, what: int) -> None:
         self._ready[fd] = self._ready.get(fd, 0) | what

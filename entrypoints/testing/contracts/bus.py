@@ -90,7 +90,7 @@ class BusContract:
     @pytest.fixture
     def connect(self) -> Connect:
         """Return a function that makes a client of the bus, not open yet. To be overridden."""
-        raise NotImplementedError
+        raise NotImplementedError("return a function that makes a client of your bus")
 
     @pytest.fixture
     async def bus(self, connect: Connect) -> AsyncIterator[PubSub]:

@@ -77,7 +77,7 @@ class OfflineContract:
     @pytest.fixture
     def connect(self) -> Callable[..., Any]:
         """Return a function that makes a client of the store, not open yet. To be overridden."""
-        raise NotImplementedError
+        raise NotImplementedError("return a function that makes a client of your store")
 
     @pytest.fixture
     async def store(self, connect: Callable[..., Any]) -> AsyncIterator[OfflineStore]:

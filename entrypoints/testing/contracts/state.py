@@ -54,12 +54,12 @@ class StateContract:
     @pytest.fixture
     def connect(self) -> Connect:
         """Return a function that makes a client of the store, not open yet. To be overridden."""
-        raise NotImplementedError
+        raise NotImplementedError("return a function that makes a client of your engine")
 
     @pytest.fixture
     def advance(self) -> Advance:
         """Return a function that lets time pass for leases. To be overridden."""
-        raise NotImplementedError
+        raise NotImplementedError("return a function that lets the leases of your engine age")
 
     @pytest.fixture
     async def state(self, connect: Connect) -> AsyncIterator[StateStore]:
