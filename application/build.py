@@ -424,7 +424,7 @@ class Parts:
             lane_queue=config.lane_queue,
         )
         self.shutdown_notice = ShutdownNotice(self.connections, self.sender, self.logger)
-        self.intake = ConnectionLifecycle(
+        self.transport_events = ConnectionLifecycle(
             node=config.node_id,
             connections=self.connections,
             received=self.receiver.received,

@@ -16,11 +16,11 @@ from eyewall.application.ports.stores import Lifecycle, has_methods_of
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import NodeId
 
-OPENING = 10.0
+OPEN_TIMEOUT = 10.0
 """Seconds that an adapter has to open: a container is given some thirty to be ready in."""
 
 
-CLOSING = 2.0
+CLOSE_TIMEOUT = 2.0
 """Seconds that an adapter has to close; one that hangs must not keep the others."""
 
 
@@ -33,7 +33,7 @@ class Node:
         self.ports = ports
         self.parts = Parts(config, ports, hub)
         self.hub = self.parts.hub
-        self.intake = self.parts.intake
+        self.transport_events = self.parts.transport_events
         self._open: list[Lifecycle] = []
 
     def adopt(self, other: Node) -> None:
@@ -104,17 +104,17 @@ class Node:
 
     async def _open_up(self, adapter: Lifecycle) -> None:
         try:
-            async with asyncio.timeout(OPENING) as limit:
+            async with asyncio.timeout(OPEN_TIMEOUT) as limit:
                 await adapter.open()
         except TimeoutError as error:
             if not limit.expired():
                 raise
             name = type(adapter).__name__
-            raise Unavailable(f"{name} did not open within {OPENING:g} s") from error
+            raise Unavailable(f"{name} did not open within {OPEN_TIMEOUT:g} s") from error
 
     async def _close(self, adapter: Lifecycle) -> None:
         try:
-            async with asyncio.timeout(CLOSING):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await adapter.close()
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():

@@ -32,8 +32,8 @@ DRAIN_INPUT_TIMEOUT: Final = 1.0
 class WebSocketGateway:
     """Accepts, reads, writes and closes the WebSocket connections of a node.
 
-    ``intake`` is set before ``start``. A gateway may be started again after ``stop``. The first
-    of ``codecs`` serves clients that name no subprotocol.
+    ``transport_events`` is set before ``start``. A gateway may be started again after ``stop``.
+    The first of ``codecs`` serves clients that name no subprotocol.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class WebSocketGateway:
         self._endpoint = HandshakeEndpoint(self._io, config, codecs, compression)
 
     @property
-    def intake(self) -> TransportEvents:
+    def transport_events(self) -> TransportEvents:
         """The application's side: it is told of every connection."""
-        return self._io.intake
+        return self._io.transport_events
 
-    @intake.setter
-    def intake(self, intake: TransportEvents) -> None:
-        self._io.intake = intake
+    @transport_events.setter
+    def transport_events(self, transport_events: TransportEvents) -> None:
+        self._io.transport_events = transport_events
 
     @property
     def outbound(self) -> WriteBatcher:

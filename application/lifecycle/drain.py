@@ -22,11 +22,11 @@ from eyewall.domain.connection import DisconnectReason
 Step = tuple[str, Callable[[], Awaitable[Any]]]
 
 
-WINDOW = 5.0
+RECONNECT_WINDOW = 5.0
 """Seconds over which the clients' reconnects are spread when there are few of them."""
 
 
-PER_SECOND = 200.0
+RECONNECTS_PER_SECOND = 200.0
 """Reconnects a second that the other nodes should see at most: a thousand clients take
 five seconds, ten thousand fifty."""
 
@@ -90,7 +90,7 @@ class ShutdownNotice:
         """
         conns = list(self._connections)
         random.shuffle(conns)
-        part = max(WINDOW, len(conns) / PER_SECOND) / max(1, len(conns))
+        part = max(RECONNECT_WINDOW, len(conns) / RECONNECTS_PER_SECOND) / max(1, len(conns))
         for number, conn in enumerate(conns):
             data = {"reconnect_in": round((number + random.random()) * part, 3)}  # noqa: S311
             notice = self._sender.encode_notice("system:draining", "draining", data)

@@ -30,31 +30,31 @@ from eyewall.application.rooms.seats import Seats, user_of
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import ConnId, NodeId
 
-FIRST = 0.25
+FIRST_RETRY_DELAY = 0.25
 """Seconds before the first try: a transient failure is over by then."""
 
 
-MOST = 5.0
+MAX_RETRY_DELAY = 5.0
 """Seconds between tries, at most: one call to an unavailable state costs next to nothing."""
 
 
-STEP = 100
+COMPARISONS_PER_SLICE = 100
 """Connections that are compared before the event loop runs other tasks."""
 
 
-SWEEP = 60.0
+SWEEP_PERIOD = 60.0
 """Seconds between two comparisons of everything: a page costs some milliseconds."""
 
 
-PAGE = 200
+PAGE_SIZE = 200
 """Connections in a page of a sweep: one call of the store, of some milliseconds."""
 
 
-PACE = 0.1
+PAGE_INTERVAL = 0.1
 """Seconds between two pages: a sweep of 20,000 connections takes ten seconds."""
 
 
-SECOND_LOOK = 10.0
+RECHECK_DELAY = 10.0
 """Seconds before a difference is compared again: twice the time-out of a call between nodes,
 within which another node's decision takes effect here."""
 
@@ -100,7 +100,7 @@ class StateReconciler:
     # --- start and end
 
     def start(self) -> None:
-        """Begin to compare: the noted divergences now, everything every ``SWEEP`` seconds."""
+        """Begin to compare: noted divergences now, all entries every ``SWEEP_PERIOD`` seconds."""
         self._running = True
         self._divergences.on_add = self._begin
         self._arm()
@@ -130,10 +130,10 @@ class StateReconciler:
 
     async def _until_certain(self) -> None:
         """Compare, with back-off, until there is no divergence."""
-        wait = FIRST
+        wait = FIRST_RETRY_DELAY
         while len(self._divergences):
             await self._pause(wait * (0.5 + self._luck()))
-            wait = FIRST if await self._pass() else min(2 * wait, MOST)
+            wait = FIRST_RETRY_DELAY if await self._pass() else min(2 * wait, MAX_RETRY_DELAY)
 
     async def _pass(self) -> bool:
         """Compare the divergences noted so far; False if a comparison failed."""
@@ -142,7 +142,7 @@ class StateReconciler:
             found = self._divergences.pop()
             if found is None:
                 break
-            if number % STEP == STEP - 1:
+            if number % COMPARISONS_PER_SLICE == COMPARISONS_PER_SLICE - 1:
                 await asyncio.sleep(0)
             try:
                 await self._reconcile(*found)
@@ -169,7 +169,7 @@ class StateReconciler:
     # --- the periodic sweep
 
     def _arm(self) -> None:
-        self._timer = self._clock.call_later(SWEEP, self._sweep_soon)
+        self._timer = self._clock.call_later(SWEEP_PERIOD, self._sweep_soon)
 
     def _sweep_soon(self) -> None:
         # One sweep at a time: tasks must not pile up while the state does not answer.
@@ -178,14 +178,14 @@ class StateReconciler:
         self._arm()
 
     async def _sweep(self) -> None:
-        """Compare everything; note the differences after ``SECOND_LOOK`` seconds."""
+        """Compare everything; note the differences after ``RECHECK_DELAY`` seconds."""
         try:
             found = await self._compare_all() if self._owned is not None else self._next_ones()
         except Unavailable as error:
             self._logger.debug("state_not_compared", error=told(error))
             return
         if found:
-            await self._pause(SECOND_LOOK)
+            await self._pause(RECHECK_DELAY)
             for conn_id, divergence in found.items():
                 if divergence.seats_missing and not self._trusts:
                     divergence.everything = True
@@ -206,14 +206,14 @@ class StateReconciler:
         after = ""
         self._begin_all()
         while True:
-            page = await self._owned.owned(self._node, after, PAGE)
+            page = await self._owned.owned(self._node, after, PAGE_SIZE)
             for owned in page:
                 left.discard(owned.conn_id)
                 self._compare(owned, found)
-            if len(page) < PAGE:
+            if len(page) < PAGE_SIZE:
                 break
             after = page[-1].conn_id
-            await self._pause(PACE)
+            await self._pause(PAGE_INTERVAL)
         return found | {conn_id: Divergence(everything=True) for conn_id in left}
 
     def _compare(self, owned: Owned, found: dict[ConnId, Divergence]) -> None:
@@ -237,6 +237,6 @@ class StateReconciler:
         ids = sorted(self._connections.ids())
         if not self._at:
             self._begin_all()
-        page = [conn_id for conn_id in ids if conn_id > self._at][:PAGE]
-        self._at = page[-1] if len(page) == PAGE else ""
+        page = [conn_id for conn_id in ids if conn_id > self._at][:PAGE_SIZE]
+        self._at = page[-1] if len(page) == PAGE_SIZE else ""
         return {conn_id: Divergence(seats_missing=True) for conn_id in page}

@@ -36,20 +36,20 @@ from eyewall.domain.identity import RoomId
 from eyewall.domain.membership import Membership
 from eyewall.domain.session import conn_of
 
-PAGE = 64
+MESSAGES_PER_READ = 64
 """Messages that one reading of the store brings: of the largest size they are 64 MiB."""
 
 
-PASSES = 3
+MAX_PASSES = 3
 """How often all rooms are brought level before each is let go by itself: where so much is
 said that they never stand still together, the answer may come between new messages."""
 
 
-PATIENCE = 2.0
+READ_TIMEOUT = 2.0
 """Seconds that a client gets to read before it is told of a gap instead."""
 
 
-MAX_SLOW = 16
+MAX_SLOW_CLIENTS = 16
 """Clients that may be waited for at a time: a quarter of the workers by default."""
 
 
@@ -229,7 +229,7 @@ class Resumer:
     ) -> None:
         """Send what was missed in all rooms, and let the connection go when it is level
         with all of them at the same moment."""
-        for _ in range(PASSES):
+        for _ in range(MAX_PASSES):
             for room_id, room in back.items():
                 await self._send_missed(room_id, conn, room, was)
             if not any(self._is_behind(room_id, room) for room_id, room in back.items()):
@@ -272,7 +272,7 @@ class Resumer:
                     return _End.LOST
             if room.at == here:
                 return _End.LEVEL
-            page = await self._history.read(room_id, room.at, PAGE, self._clock.wall())
+            page = await self._history.read(room_id, room.at, MESSAGES_PER_READ, self._clock.wall())
             if not page.recovered and not room.skip_to(page):
                 return _End.LOST
             end = await self._send_page(room_id, conn, room, was, list(page.with_positions()))
@@ -318,10 +318,10 @@ class Resumer:
             await asyncio.sleep(0)
         if not conn.link.is_half_full:
             return conn.is_open
-        if len(self._slow) >= MAX_SLOW:
+        if len(self._slow) >= MAX_SLOW_CLIENTS:
             return False
         read = self._slow[conn] = asyncio.Event()
-        deadline = self._deadlines.at(self._clock.now() + PATIENCE, read.set)
+        deadline = self._deadlines.at(self._clock.now() + READ_TIMEOUT, read.set)
         try:
             await read.wait()
         finally:

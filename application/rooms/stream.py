@@ -36,7 +36,7 @@ from eyewall.domain.history import Entry, Page, Position, Retention
 from eyewall.domain.identity import RoomId
 from eyewall.domain.report import Incident
 
-PAGE = 64
+MESSAGES_PER_READ = 64
 """Messages that one reading brings: of the largest size they are 64 MiB."""
 
 
@@ -342,7 +342,7 @@ class Streams:
         await self._sender.ready()
         due = list(sequencer.waiting)
         now = self._clock.wall()
-        page = await self._history.read(sequencer.room_id, since, PAGE, now)
+        page = await self._history.read(sequencer.room_id, since, MESSAGES_PER_READ, now)
         if self._sequencers.get(sequencer.room_id) is not sequencer or sequencer.position is None:
             return
         if sequencer.unconfirmed and page.position.epoch != since.epoch:

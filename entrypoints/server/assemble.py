@@ -51,7 +51,7 @@ _CONFIGS: dict[str, type] = {
 class Transport(Protocol):
     """What a server needs of the sockets that its node is connected by."""
 
-    intake: TransportEvents
+    transport_events: TransportEvents
     """What receives the events of the connections."""
 
     def routes(self, path: str) -> list[Any]:
@@ -109,7 +109,7 @@ def assemble(options: Options) -> tuple[Node, Transport]:
     node = build_node(
         options, gateway.outbound, clock=clock, codec=codec, logger=logger, stalls=stalls
     )
-    gateway.intake = node.intake
+    gateway.transport_events = node.transport_events
     gateway.refusals.count = node.parts.stats.refused
     return node, gateway
 

@@ -409,7 +409,7 @@ class Server:
         self._process = os.getpid()
         self._node = self._node.successor(own_node_id(self.options))
         self._node.parts.connections.draining = True
-        self._transport.intake = self._node.intake
+        self._transport.transport_events = self._node.transport_events
         if self._transport.refusals is not None:
             self._transport.refusals.count = self._node.parts.stats.refused
         self._registry.attach(Runtime(self._node, self._background, self._stop_and_drop))

@@ -254,14 +254,14 @@ class TestHub:
         *,
         session: bool,
     ) -> TestClient:
-        intake = node.intake
+        transport_events = node.transport_events
         allowed = self._origins.allow(handshake.headers.all("Origin"), handshake, hosts)
         if not (await allowed if inspect.isawaitable(allowed) else allowed):
             raise Forbidden("this origin is not allowed")
-        reservation = intake.reserve(handshake.ip)
+        reservation = transport_events.reserve(handshake.ip)
         try:
             if meta is None:
-                found = intake.authenticate(handshake)
+                found = transport_events.authenticate(handshake)
                 meta = await found if inspect.isawaitable(found) else found
             else:
                 meta = replace(meta, ip=meta.ip or handshake.ip)
@@ -271,7 +271,7 @@ class TestHub:
         link = self._link()
         client = TestClient(self, link, meta.user_id or f"client {len(self.clients) + 1}")
         self.clients.append(client)
-        opened = await intake.open(link, meta, reservation, session=session)
+        opened = await transport_events.open(link, meta, reservation, session=session)
         client.welcomed(session=session)
         if not opened:
             assert client.closed is not None
@@ -282,7 +282,7 @@ class TestHub:
         heartbeat = self._options.heartbeat or HeartbeatConfig()
         return FakeLink(
             self.world.clock,
-            self._node.intake,
+            self._node.transport_events,
             queue=self._options.queue,
             write_wait=seconds(heartbeat.write_wait, "write_wait"),
             max_message_size=self._options.max_message_size,

@@ -31,7 +31,7 @@ class FakeLink:
     def __init__(
         self,
         clock: Clock,
-        intake: TransportEvents,
+        transport_events: TransportEvents,
         *,
         codec: Codec = CODEC,
         queue: QueueConfig | None = None,
@@ -39,7 +39,7 @@ class FakeLink:
         max_message_size: int | None = None,
     ) -> None:
         self._clock = clock
-        self._intake = intake
+        self._transport_events = transport_events
         self._queue = queue or QueueConfig()
         self._outbox: Outbox[EncodedMessage] = Outbox(self._queue)
         self._write_wait = write_wait
@@ -113,7 +113,7 @@ class FakeLink:
         if self._most is not None and len(payload) > self._most:
             self._fail(DisconnectReason.MESSAGE_TOO_BIG)
         else:
-            self._intake.received(self, payload, binary=binary)
+            self._transport_events.received(self, payload, binary=binary)
 
     def read(self) -> None:
         """Let the peer read again: queued messages are delivered, except expired ones."""
@@ -126,14 +126,14 @@ class FakeLink:
         self._deliver([frame for frame in waiting if frame not in late])
         if (waiting or self._was_full) and not self._ended:
             self._was_full = False
-            self._soon(self._intake.drained)
+            self._soon(self._transport_events.drained)
 
     def vanish(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
         """Lose the socket: queued messages are dropped."""
         if self.gone:
             return
         if self.closed is None:
-            self._soon(self._intake.lost, reason, error)
+            self._soon(self._transport_events.lost, reason, error)
         self._cut_off()
 
     # --- delivery and drops
@@ -168,7 +168,7 @@ class FakeLink:
 
     def _fail(self, reason: DisconnectReason) -> None:
         self.close(reason)
-        self._soon(self._intake.lost, reason)
+        self._soon(self._transport_events.lost, reason)
 
     def _cut_off(self) -> None:
         """End without the peer: what is queued is lost."""
@@ -189,7 +189,7 @@ class FakeLink:
 
     def _report_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
         for frame in frames:
-            self._soon(self._intake.dropped, frame, why)
+            self._soon(self._transport_events.dropped, frame, why)
 
     def _soon(self, tell: Callable[..., Any], *args: Any) -> None:
         asyncio.get_running_loop().call_soon(tell, self, *args)
@@ -249,7 +249,7 @@ class FakeOutbound:
 class NoTransport:
     """Implements ``Transport`` without sockets."""
 
-    intake: TransportEvents
+    transport_events: TransportEvents
 
     def routes(self, path: str) -> list[Any]:
         return []

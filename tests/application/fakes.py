@@ -229,7 +229,7 @@ class Harness:
         )
         self.parts = self.node.parts
         self.hub = self.node.hub
-        self.intake = self.node.intake
+        self.transport_events = self.node.transport_events
         self._is_running = False
 
     async def __aenter__(self) -> Harness:
@@ -261,7 +261,7 @@ class Harness:
 
     def link(self, *, queue: QueueConfig | None = None, codec: Codec = CODEC) -> FakeLink:
         """A new link of this node, not yet opened."""
-        return FakeLink(self.clock, self.intake, codec=codec, queue=queue)
+        return FakeLink(self.clock, self.transport_events, codec=codec, queue=queue)
 
     async def connect(
         self,
@@ -283,8 +283,8 @@ class Harness:
         link = link or self.link(queue=queue)
         if meta is None:
             meta = ConnMeta(user_id=user, roles=roles, tags=tags, ip=ip, **known)  # type: ignore[arg-type]
-        reservation = self.intake.reserve(meta.ip)
-        await self.intake.open(link, meta, reservation, session=session)  # type: ignore[arg-type]
+        reservation = self.transport_events.reserve(meta.ip)
+        await self.transport_events.open(link, meta, reservation, session=session)  # type: ignore[arg-type]
         await settle()
         client = Client(self, link, link.owner)
         if session:

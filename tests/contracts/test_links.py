@@ -182,7 +182,7 @@ class SocketPeer:
         self.group.add(link)
         events: Any = Events()
         for name in ("received", "dropped", "drained", "lost"):
-            setattr(here.intake, name, getattr(events, name))
+            setattr(here.transport_events, name, getattr(events, name))
         self.told = events.told
         self.code: int | None = None
 

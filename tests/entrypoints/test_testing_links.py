@@ -14,7 +14,7 @@ from eyewall.testing.links import FakeAudience, FakeLink, FakeOutbound, NoTransp
 from eyewall.testing.rest import finished, settle
 
 
-class Intake:
+class RecordedEvents:
     """Remembers what it is told."""
 
     def __init__(self):
@@ -40,15 +40,15 @@ def clock():
 
 
 @pytest.fixture
-def intake():
-    return Intake()
+def transport_events():
+    return RecordedEvents()
 
 
 @pytest.fixture
-def make(clock, intake):
+def make(clock, transport_events):
     def make(policy=DropPolicy.DROP_NEWEST, size=2, **given):
         queue = QueueConfig(size=size, drop_policy=policy)
-        return FakeLink(clock, intake, queue=queue, **given)
+        return FakeLink(clock, transport_events, queue=queue, **given)
 
     return make
 
@@ -87,7 +87,7 @@ def test_who_reads_gets_everything_at_once(make):
         (DropPolicy.DROP_AND_DISCONNECT, ["a", "b"], [("lost", DisconnectReason.SLOW_CONSUMER)]),
     ],
 )
-async def test_who_is_stalled_gets_what_the_policy_kept(make, intake, policy, kept, told):
+async def test_who_is_stalled_gets_what_the_policy_kept(make, transport_events, policy, kept, told):
     link = make(policy)
     link.stalled = True
     offers = [link.send(frame) for frame in frames("a", "b", "c")]
@@ -100,12 +100,12 @@ async def test_who_is_stalled_gets_what_the_policy_kept(make, intake, policy, ke
     await settle()
     assert not link.is_half_full
     assert got(link) == kept
-    assert intake.told == told
+    assert transport_events.told == told
     assert (link.closed is not None) == (policy is DropPolicy.DROP_AND_DISCONNECT)
-    assert intake.drains == (link.closed is None)
+    assert transport_events.drains == (link.closed is None)
 
 
-async def test_who_takes_nothing_for_too_long_is_closed(make, clock, intake):
+async def test_who_takes_nothing_for_too_long_is_closed(make, clock, transport_events):
     link = make(write_wait=10.0)
     link.stalled = True
     for frame in frames("a"):
@@ -121,10 +121,10 @@ async def test_who_takes_nothing_for_too_long_is_closed(make, clock, intake):
     await clock.advance(10)
 
     assert link.closed is DisconnectReason.SLOW_CONSUMER
-    assert intake.told == [("lost", DisconnectReason.SLOW_CONSUMER)]
+    assert transport_events.told == [("lost", DisconnectReason.SLOW_CONSUMER)]
 
 
-async def test_what_is_too_old_when_it_is_read_is_told(make, clock, intake):
+async def test_what_is_too_old_when_it_is_read_is_told(make, clock, transport_events):
     link = make()
     link.stalled = True
     old, new = frames("old", "new")
@@ -136,10 +136,10 @@ async def test_what_is_too_old_when_it_is_read_is_told(make, clock, intake):
     await settle()
 
     assert got(link) == ["new"]
-    assert intake.told == [("dropped", b"old", Offer.EXPIRED)]
+    assert transport_events.told == [("dropped", b"old", Offer.EXPIRED)]
 
 
-async def test_what_a_vanished_peer_did_not_read_is_told_after_its_end(make, intake):
+async def test_what_a_vanished_peer_did_not_read_is_told_after_its_end(make, transport_events):
     link = make()
     link.stalled = True
     for frame in frames("a"):
@@ -149,39 +149,39 @@ async def test_what_a_vanished_peer_did_not_read_is_told_after_its_end(make, int
     await settle()
 
     assert got(link) == []
-    assert intake.told == [
+    assert transport_events.told == [
         ("lost", DisconnectReason.CONNECTION_LOST),
         ("dropped", b"a", Offer.CLOSED),
     ]
     assert link.send(frames("b")[0]) is Offer.CLOSED
 
 
-async def test_a_message_over_the_limit_closes(make, intake):
+async def test_a_message_over_the_limit_closes(make, transport_events):
     link = make(max_message_size=3)
     link.say(b"abc")
     link.say(b"abcd", binary=True)
     link.say(b"ab")
     await settle()
 
-    assert intake.told == [
+    assert transport_events.told == [
         ("received", b"abc", False),
         ("lost", DisconnectReason.MESSAGE_TOO_BIG),
     ]
     assert link.closed is DisconnectReason.MESSAGE_TOO_BIG
 
 
-async def test_an_audience_skips_and_tells_drops_afterwards(make, intake):
+async def test_an_audience_skips_and_tells_drops_afterwards(make, transport_events):
     audience, reads, full, skipped = FakeAudience(), make(), make(), make()
     full.full = True
     for link in (reads, full, skipped):
         audience.add(link)
 
     assert audience.broadcast(frames("a")[0], skip=[skipped]) == 2
-    assert intake.told == []
+    assert transport_events.told == []
     await settle()
 
     assert (got(reads), got(skipped)) == (["a"], [])
-    assert intake.told == [("dropped", b"a", Offer.DROPPED_NEWEST)]
+    assert transport_events.told == [("dropped", b"a", Offer.DROPPED_NEWEST)]
     audience.discard(reads)
     assert len(audience) == 2
 

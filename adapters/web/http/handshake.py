@@ -360,7 +360,7 @@ class HandshakeHandler(RedactingHandler):
 
     def _reserve(self, handshake: Handshake) -> ConnectionSlot:
         try:
-            return self._io.intake.reserve(handshake.ip)
+            return self._io.transport_events.reserve(handshake.ip)
         except ShuttingDown as error:
             raise draining() from error
         except Overloaded as error:
@@ -384,7 +384,7 @@ class HandshakeHandler(RedactingHandler):
 
     async def _authenticate(self, handshake: Handshake) -> ConnMeta:
         try:
-            meta = self._io.intake.authenticate(handshake)
+            meta = self._io.transport_events.authenticate(handshake)
             return await self._in_time(meta) if inspect.isawaitable(meta) else meta
         except (Refusal, _HandshakeTimeout, _AlreadyOver):
             raise
@@ -536,7 +536,7 @@ class HandshakeHandler(RedactingHandler):
     ) -> None:
         io = self._io
         try:
-            opened = await io.intake.open(link, meta, reservation, session=session)
+            opened = await io.transport_events.open(link, meta, reservation, session=session)
         except BaseException as error:
             link.close(DisconnectReason.INTERNAL_ERROR)
             if is_end(error):

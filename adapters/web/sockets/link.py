@@ -257,7 +257,7 @@ class SocketLink(ABC):
         elif events and (not parser.in_message or any(opcode <= BINARY for opcode, _ in events)):
             self._message_started = self.last_seen  # the parser holds the next message
         io.received_count += len(events)
-        received = io.intake.received
+        received = io.transport_events.received
         for opcode, payload in events:
             if opcode <= BINARY:
                 received(self, payload, binary=opcode == BINARY)
@@ -392,7 +392,7 @@ class SocketLink(ABC):
         offer, dropped = backlog.offer(frame)
         for lost in dropped:
             if not reported or lost is not frame:
-                self.io.loop.call_soon(self.io.intake.dropped, self, lost, offer)
+                self.io.loop.call_soon(self.io.transport_events.dropped, self, lost, offer)
         if offer is Offer.OVERFLOWED:
             self._overflow()
             return offer
@@ -428,7 +428,7 @@ class SocketLink(ABC):
             return
         offer, dropped = backlog.shed()
         for lost in dropped:
-            self.io.loop.call_soon(self.io.intake.dropped, self, lost, offer)
+            self.io.loop.call_soon(self.io.transport_events.dropped, self, lost, offer)
         if not dropped:
             self._connection_lost(DisconnectReason.SLOW_CONSUMER)
         elif offer is Offer.OVERFLOWED and self.state == OPEN:
@@ -470,7 +470,7 @@ class SocketLink(ABC):
     def _report_dropped(self, frames: Sequence[EncodedMessage], why: Offer) -> None:
         """Tell the application of messages that were accepted and will not be written."""
         for frame in frames:
-            self.io.loop.call_soon(self.io.intake.dropped, self, frame, why)
+            self.io.loop.call_soon(self.io.transport_events.dropped, self, frame, why)
 
     def _on_drained(self, backlog: Backlog) -> None:
         self._backlog = None
@@ -480,7 +480,7 @@ class SocketLink(ABC):
         self.write = self._writer
         self._adjust()
         # Scheduled, like the reports of drops, so that it comes behind them.
-        self.io.loop.call_soon(self.io.intake.drained, self)
+        self.io.loop.call_soon(self.io.transport_events.drained, self)
         if backlog.reading_paused:
             self._resume_reading()
 
@@ -578,7 +578,7 @@ class SocketLink(ABC):
             self._report_lost(reason, error)
 
     def _report_lost(self, reason: DisconnectReason, error: BaseException | None = None) -> None:
-        self.io.loop.call_soon(self.io.intake.lost, self, reason, error)
+        self.io.loop.call_soon(self.io.transport_events.lost, self, reason, error)
 
     def _start_closing(self, frame: bytes) -> None:
         """Write the messages sent so far, then the close frame ``frame``, then nothing."""

@@ -54,10 +54,10 @@ class LoopLink(PollTarget, HeartbeatTarget, WriteTarget, Protocol):
 class SocketLoop:
     """Owns the links of a node, and the parts that serve all of them.
 
-    ``intake`` is set before ``start``: the application is built after the sockets.
+    ``transport_events`` is set before ``start``: the application is built after the sockets.
     """
 
-    intake: TransportEvents
+    transport_events: TransportEvents
 
     def __init__(
         self,

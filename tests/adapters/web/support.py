@@ -116,7 +116,7 @@ class Place:
         self.released += 1
 
 
-class FakeIntake:
+class FakeTransportEvents:
     """Remembers what it was told. ``on_message`` says what to do with a message."""
 
     def __init__(self) -> None:
@@ -184,10 +184,14 @@ class Served:
     """A running node."""
 
     def __init__(
-        self, sockets: WebSocketGateway, intake: FakeIntake, log: RecordingLogger, clock: Clock
+        self,
+        sockets: WebSocketGateway,
+        transport_events: FakeTransportEvents,
+        log: RecordingLogger,
+        clock: Clock,
     ) -> None:
         self.sockets = sockets
-        self.intake = intake
+        self.transport_events = transport_events
         self.log = log
         self.clock = clock
         self.port = 0
@@ -210,15 +214,15 @@ class Served:
 
     async def connect(self, **options: Any) -> Client:
         """Return a client whose connection is open on both sides."""
-        before = len(self.intake.links)
+        before = len(self.transport_events.links)
         client = await Client.connect(self, **options)
-        await until(lambda: len(self.intake.links) > before)
+        await until(lambda: len(self.transport_events.links) > before)
         return client
 
     async def pair(self, **options: Any) -> tuple[Client, Any]:
         """Return a client and the server's link to it."""
         client = await self.connect(**options)
-        return client, self.intake.links[-1]
+        return client, self.transport_events.links[-1]
 
     async def end(self, server: HTTPServer) -> None:
         """End the node, the server that listens for it, and the clients."""
@@ -260,10 +264,10 @@ async def served(
         handshake_timeout=handshake_timeout,
         **options,
     )
-    intake = FakeIntake()
-    sockets.intake = intake
+    transport_events = FakeTransportEvents()
+    sockets.transport_events = transport_events
     sockets.start()
-    here = Served(sockets, intake, log, clock)
+    here = Served(sockets, transport_events, log, clock)
     context = None
     if tls:
         context, here.tls = tls_contexts()

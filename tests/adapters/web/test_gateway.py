@@ -34,7 +34,7 @@ async def test_messages_of_every_size_and_kind_come_back_whole(tls):
             assert await ws.recv() == "fragment"
             await (await ws.ping(b"zz"))
         assert ws.close_code == 1000
-        await until(lambda: here.intake.reasons() == [Reason.CLIENT_CLOSED])
+        await until(lambda: here.transport_events.reasons() == [Reason.CLIENT_CLOSED])
 
 
 async def test_other_clients_are_served_too():
@@ -47,8 +47,8 @@ async def test_other_clients_are_served_too():
         assert await ws.read_message() == "tornado"
         ws.close()
         assert await ws.read_message() is None
-        await until(lambda: len(here.intake.ends) == 2)
-        assert here.intake.reasons() == [Reason.CLIENT_CLOSED] * 2
+        await until(lambda: len(here.transport_events.ends) == 2)
+        assert here.transport_events.reasons() == [Reason.CLIENT_CLOSED] * 2
 
 
 @WAYS
@@ -58,8 +58,8 @@ async def test_a_thousand_members_get_everything_in_order(tls):
     async with served(tls=tls) as here:
         for _ in range(0, count, 50):
             await asyncio.gather(*(Client.connect(here) for _ in range(50)))
-        await until(lambda: len(here.intake.links) == count)
-        links = here.intake.links
+        await until(lambda: len(here.transport_events.links) == count)
+        links = here.transport_events.links
         room = here.sockets.outbound.new_group()
         for link in links:
             room.add(link)
@@ -93,7 +93,7 @@ async def test_a_ping_is_answered_during_a_large_fan_out():
         client = clients[0]
         rooms = [here.sockets.outbound.new_group() for _ in range(100)]
         for room in rooms:
-            for link in here.intake.links:
+            for link in here.transport_events.links:
                 room.add(link)
         client.write(masked("now", 0x89))
         for room in rooms:
@@ -112,7 +112,7 @@ async def test_stop_waits_for_the_closes_and_cuts_off_the_rest():
         polite, link = await here.pair()
         rude, stubborn = await here.pair()
         rude.pause()
-        for one in here.intake.links:
+        for one in here.transport_events.links:
             one.send(raw("bye"))
             one.close(Reason.SERVER_SHUTDOWN)
         stopping = asyncio.create_task(here.sockets.stop(0.5))
@@ -125,7 +125,7 @@ async def test_stop_waits_for_the_closes_and_cuts_off_the_rest():
 
         assert stubborn.state == CLOSED
         assert len(here.sockets) == 0
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_it_can_be_started_again():
@@ -156,14 +156,14 @@ async def test_a_connection_that_has_ended_is_not_kept(tls):
         room.broadcast(raw("x"))
         assert await client.text() == "x"
         client.write(masked("half")[:3])
-        await until(lambda: here.intake.links[0]._parser)
+        await until(lambda: here.transport_events.links[0]._parser)
         room.discard(link)
         client.abort()
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         await turns()
         del link
-        here.intake.links.clear()
-        here.intake.ends.clear()
+        here.transport_events.links.clear()
+        here.transport_events.ends.clear()
         gc.collect()
 
         assert owner() is None
@@ -190,7 +190,7 @@ async def test_what_was_sent_before_is_read_up():
             client.send(*(str(n) for n in range(2000)))
         await here.sockets.drain_input()
 
-        assert len(here.intake.messages) == 6000
+        assert len(here.transport_events.messages) == 6000
 
 
 async def test_with_nobody_there_nothing_is_read_up():

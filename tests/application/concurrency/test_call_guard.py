@@ -500,8 +500,10 @@ async def test_a_state_that_hangs_keeps_no_connection_from_coming_and_going(
 
 
 async def _open(node, link):
-    reservation = node.intake.reserve(None)
-    return await node.intake.open(link, ConnMeta(user_id="eve"), reservation, session=False)
+    reservation = node.transport_events.reserve(None)
+    return await node.transport_events.open(
+        link, ConnMeta(user_id="eve"), reservation, session=False
+    )
 
 
 async def test_a_node_whose_engines_hang_ends_all_the_same(make_node, clock, bus, monkeypatch):
@@ -557,7 +559,7 @@ class Opening:
 
 
 async def test_an_adapter_that_does_not_open_ends_the_start(monkeypatch):
-    monkeypatch.setattr(node_module, "OPENING", 0.01)
+    monkeypatch.setattr(node_module, "OPEN_TIMEOUT", 0.01)
     node = Harness(authenticator=Opening())
 
     with pytest.raises(Unavailable, match="Opening did not open within"):

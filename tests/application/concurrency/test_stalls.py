@@ -236,7 +236,7 @@ async def later(clock, seconds):
 
 
 async def emitted(node, timeout=5.0):
-    client = await node.connect(user="ada", link=Waiting(node.clock, node.intake))
+    client = await node.connect(user="ada", link=Waiting(node.clock, node.transport_events))
     asked = asyncio.create_task(
         node.hub.emit_with_ack(Target.user("ada"), Message("news"), AckOptions(timeout=timeout))
     )

@@ -97,10 +97,10 @@ async def test_set_meta_of_who_is_not_here(node):
 async def test_the_node_s_limit_counts_handshakes_too(make_node):
     node = await make_node(max_connections=2)
     await node.connect("ada")
-    node.intake.reserve(None)
+    node.transport_events.reserve(None)
 
     with pytest.raises(Overloaded):
-        node.intake.reserve(None)
+        node.transport_events.reserve(None)
 
 
 async def test_an_address_has_a_limit_of_its_own(make_node):
@@ -108,21 +108,21 @@ async def test_an_address_has_a_limit_of_its_own(make_node):
     await node.connect("ada", ip="10.0.0.1")
 
     with pytest.raises(Overloaded):
-        node.intake.reserve("10.0.0.1")
-    node.intake.reserve("10.0.0.2")
-    node.intake.reserve(None)
+        node.transport_events.reserve("10.0.0.1")
+    node.transport_events.reserve("10.0.0.2")
+    node.transport_events.reserve(None)
 
 
 async def test_a_place_is_given_back_once(make_node):
     node = await make_node(max_connections=1, max_connections_per_address=1)
-    place = node.intake.reserve("10.0.0.1")
+    place = node.transport_events.reserve("10.0.0.1")
 
     place.release()
     place.release()
 
-    node.intake.reserve("10.0.0.1")
+    node.transport_events.reserve("10.0.0.1")
     with pytest.raises(Overloaded):
-        node.intake.reserve("10.0.0.1")
+        node.transport_events.reserve("10.0.0.1")
 
 
 async def test_a_connection_that_ends_gives_its_place_back(make_node):
@@ -137,7 +137,7 @@ async def test_a_draining_node_lets_nobody_in(node):
     node.parts.connections.draining = True
 
     with pytest.raises(ShuttingDown):
-        node.intake.reserve(None)
+        node.transport_events.reserve(None)
 
 
 # --- the end
@@ -187,7 +187,7 @@ async def test_whatever_ends_it_ends_it_once(node, ends):
 async def test_a_link_that_ended_by_itself_is_not_closed_again(node, ends):
     ada = await node.connect("ada")
 
-    node.intake.lost(ada.link, DisconnectReason.CLIENT_CLOSED)
+    node.transport_events.lost(ada.link, DisconnectReason.CLIENT_CLOSED)
     await settle()
 
     assert ada.closed is None
@@ -240,7 +240,7 @@ async def test_the_disconnect_hooks_come_after_the_connect_hooks_have_run(node):
     link = node.link()
     task = asyncio.ensure_future(node.connect("ada", link=link))
     await settle()
-    node.intake.lost(link, DisconnectReason.CONNECTION_LOST)
+    node.transport_events.lost(link, DisconnectReason.CONNECTION_LOST)
     await settle()
     assert told == []
 

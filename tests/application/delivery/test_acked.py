@@ -300,7 +300,9 @@ async def test_ten_thousand_recipients_cost_one_timer_and_no_task_each(make_node
     meta = ConnMeta(user_id="ada")
     for _ in range(10_000):
         link = node.link()
-        await node.intake.open(link, meta, node.intake.reserve(None), session=False)
+        await node.transport_events.open(
+            link, meta, node.transport_events.reserve(None), session=False
+        )
         clients.append(link.owner)
     timers, tasks = len(node.clock.timers), len(asyncio.all_tasks())
 
@@ -311,7 +313,9 @@ async def test_ten_thousand_recipients_cost_one_timer_and_no_task_each(make_node
     more_timers = len(node.clock.timers) - timers
     more_tasks = len(asyncio.all_tasks()) - tasks
     for conn in clients[:9_999]:
-        node.intake.received(conn.link, b'{"topic":"news","event":"ack","ref":"m1"}', binary=False)
+        node.transport_events.received(
+            conn.link, b'{"topic":"news","event":"ack","ref":"m1"}', binary=False
+        )
     await node.advance(5.0)
     result = await waiting
 

@@ -90,8 +90,8 @@ async def test_the_first_messages_are_written_before_reading_begins(one, store):
     """A client's first request is answered after them, whatever it asks for."""
     await put(one, store, range(3))
     link = one.link()
-    opened = await one.intake.open(
-        link, ConnMeta(user_id=ADA), one.intake.reserve(None), session=False
+    opened = await one.transport_events.open(
+        link, ConnMeta(user_id=ADA), one.transport_events.reserve(None), session=False
     )
 
     assert opened

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.lifecycle.drain import WINDOW, run_steps
+from eyewall.application.lifecycle.drain import RECONNECT_WINDOW, run_steps
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.report import FailureReason
 from tests.application.fakes import finished, settle
@@ -98,7 +98,7 @@ async def test_each_client_is_told_its_own_time_to_come_back(node):
     assert {(n["topic"], n["event"]) for n in notices} == {("system:draining", "draining")}
     times = {n["data"]["reconnect_in"] for n in notices}
     assert len(times) > 10
-    assert all(0 <= t <= WINDOW for t in times)
+    assert all(0 <= t <= RECONNECT_WINDOW for t in times)
 
 
 async def test_a_notice_that_a_full_queue_drops_is_reported(node):

@@ -51,7 +51,7 @@ def told(node):
 
 
 async def told_who(node, handshake):
-    meta = node.intake.authenticate(handshake)
+    meta = node.transport_events.authenticate(handshake)
     return await meta if inspect.isawaitable(meta) else meta
 
 
@@ -243,7 +243,9 @@ async def test_a_slow_hook_delays_only_its_own_connection(node):
 
 async def test_open_returns_whether_reading_may_begin(node):
     link = node.link()
-    opened = await node.intake.open(link, ConnMeta(), node.intake.reserve(None), session=False)
+    opened = await node.transport_events.open(
+        link, ConnMeta(), node.transport_events.reserve(None), session=False
+    )
     assert opened is True
 
     @node.hub.on_connect
@@ -251,7 +253,9 @@ async def test_open_returns_whether_reading_may_begin(node):
         await conn.close()
 
     link = node.link()
-    opened = await node.intake.open(link, ConnMeta(), node.intake.reserve(None), session=False)
+    opened = await node.transport_events.open(
+        link, ConnMeta(), node.transport_events.reserve(None), session=False
+    )
     assert opened is False
 
 
@@ -266,7 +270,7 @@ async def test_a_connection_that_is_lost_before_the_hooks_began_is_none_to_them(
     task = asyncio.ensure_future(node.connect("ada", link=link))
     await settle()
 
-    node.intake.lost(link, DisconnectReason.CONNECTION_LOST)
+    node.transport_events.lost(link, DisconnectReason.CONNECTION_LOST)
     state.gate.set()
     await task
 
@@ -280,7 +284,7 @@ async def test_who_is_lost_while_presence_is_set_leaves_none_behind(make_node, c
     task = asyncio.ensure_future(node.connect("ada", link=link))
     await settle()
 
-    node.intake.lost(link, DisconnectReason.CONNECTION_LOST)
+    node.transport_events.lost(link, DisconnectReason.CONNECTION_LOST)
     await settle()
     state.gate.set()
     await task
@@ -306,9 +310,9 @@ async def test_a_beginning_that_breaks_off_leaves_nothing_behind(make_node, cloc
     state = SlowState(clock)
     node = await make_node(state=state, max_connections=1)
     link = node.link()
-    place = node.intake.reserve(None)
+    place = node.transport_events.reserve(None)
     task = asyncio.ensure_future(
-        node.intake.open(link, ConnMeta(user_id="ada"), place, session=False)
+        node.transport_events.open(link, ConnMeta(user_id="ada"), place, session=False)
     )
     await settle()
     if how == "cancelled":
@@ -321,21 +325,21 @@ async def test_a_beginning_that_breaks_off_leaves_nothing_behind(make_node, cloc
     assert task.done()
     assert link.closed is DisconnectReason.INTERNAL_ERROR
     assert node.hub.connection_ids() == []
-    node.intake.reserve(None)
+    node.transport_events.reserve(None)
     task.cancelled() or task.exception()
 
 
 async def test_a_connection_that_opens_while_the_node_drains_is_refused(make_node):
     """The handshake had begun before: nobody would close this connection any more."""
     node = await make_node(max_connections=1)
-    link, place = node.link(), node.intake.reserve(None)
+    link, place = node.link(), node.transport_events.reserve(None)
     node.parts.connections.draining = True
 
-    assert not await node.intake.open(link, ConnMeta(), place, session=True)
+    assert not await node.transport_events.open(link, ConnMeta(), place, session=True)
 
     assert link.closed is DisconnectReason.SERVER_SHUTDOWN
     node.parts.connections.draining = False
-    node.intake.reserve(None)
+    node.transport_events.reserve(None)
 
 
 async def test_over_the_user_s_limit_the_oldest_has_to_go(make_node):
@@ -600,5 +604,5 @@ async def test_on_error_hears_what_ended_a_link(node, told):
 async def test_a_link_that_nobody_owns_is_of_no_interest(node):
     link = node.link()
 
-    node.intake.lost(link, DisconnectReason.CONNECTION_LOST)
-    node.intake.received(link, b"{}", binary=False)
+    node.transport_events.lost(link, DisconnectReason.CONNECTION_LOST)
+    node.transport_events.received(link, b"{}", binary=False)

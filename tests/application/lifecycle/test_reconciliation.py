@@ -16,9 +16,9 @@ from eyewall.domain.room import JoinOptions, RoomOptions, RoomRole
 from tests.application.engines import Engine
 from tests.application.fakes import settle
 
-SOON = 2 * reconciliation.FIRST
-LATER = 2 * reconciliation.MOST
-NEXT_SWEEP = reconciliation.SWEEP + 2 * reconciliation.SECOND_LOOK
+SOON = 2 * reconciliation.FIRST_RETRY_DELAY
+LATER = 2 * reconciliation.MAX_RETRY_DELAY
+NEXT_SWEEP = reconciliation.SWEEP_PERIOD + 2 * reconciliation.RECHECK_DELAY
 
 
 @pytest.fixture
@@ -244,9 +244,11 @@ async def test_it_is_tried_again_until_the_state_is_there_and_not_all_the_time(n
     await node.advance(60)
 
     tries = len(engine.calls) - engine.calls.count("renew") - engine.calls.count("owned")
-    assert 60 / (1.5 * reconciliation.MOST) < tries < 60 / (0.5 * reconciliation.MOST) + 6, (
-        "one call a try"
-    )
+    assert (
+        60 / (1.5 * reconciliation.MAX_RETRY_DELAY)
+        < tries
+        < 60 / (0.5 * reconciliation.MAX_RETRY_DELAY) + 6
+    ), "one call a try"
     engine.away = False
     await node.advance(LATER)
     assert await engine.inner.rooms() == []
@@ -293,7 +295,7 @@ async def test_nothing_runs_while_there_is_no_divergence(node, engine):
     await joined(node, "ada")
     engine.calls.clear()
 
-    await node.advance(reconciliation.SWEEP - 1)
+    await node.advance(reconciliation.SWEEP_PERIOD - 1)
 
     assert set(engine.calls) == {"renew"}
 
@@ -446,7 +448,7 @@ async def test_a_decision_that_never_reached_this_node_takes_effect(
 async def test_who_was_kicked_unheard_and_has_come_back_since_stays(node, other, unheard):
     ada = await joined(node, "ada")
     await unheard("kick_user_from_room", "ada", "lab")
-    await node.advance(reconciliation.SWEEP - 5)
+    await node.advance(reconciliation.SWEEP_PERIOD - 5)
     await node.hub.join("lab", ada.id)
 
     await node.advance(NEXT_SWEEP)
@@ -532,7 +534,7 @@ async def test_a_state_that_can_not_say_what_it_has_is_the_truth_too(make_node, 
 async def test_a_decision_that_is_on_its_way_here_is_not_undone(node, other, engine):
     """The state knows already that somebody was kicked; this node hears of it later."""
     ada = await joined(node, "ada")
-    await node.advance(reconciliation.SWEEP - 1)
+    await node.advance(reconciliation.SWEEP_PERIOD - 1)
     engine.after.add("decide")  # done, and the effect here has to wait
     kicking = asyncio.ensure_future(node.hub.kick_user_from_room("ada", "lab"))
     await settle()
@@ -540,14 +542,14 @@ async def test_a_decision_that_is_on_its_way_here_is_not_undone(node, other, eng
     engine.go_on()
     await kicking
 
-    await node.advance(2 * reconciliation.SECOND_LOOK)
+    await node.advance(2 * reconciliation.RECHECK_DELAY)
 
     assert ada.conn.rooms == frozenset()
     assert await members(other) == {}
 
 
 async def test_a_sweep_goes_page_by_page(node, engine, monkeypatch):
-    monkeypatch.setattr(reconciliation, "PAGE", 3)
+    monkeypatch.setattr(reconciliation, "PAGE_SIZE", 3)
     for n in range(7):
         await joined(node, f"u{n}")
     await engine.inner.release(node.node.config.node_id, node.clock.wall())
@@ -555,9 +557,9 @@ async def test_a_sweep_goes_page_by_page(node, engine, monkeypatch):
         await joined(node, f"v{n}")
     engine.calls.clear()
 
-    await node.advance(reconciliation.SWEEP)
+    await node.advance(reconciliation.SWEEP_PERIOD)
     assert engine.calls.count("owned") == 1, "the next page comes later"
-    await node.advance(NEXT_SWEEP - reconciliation.SWEEP)
+    await node.advance(NEXT_SWEEP - reconciliation.SWEEP_PERIOD)
 
     assert engine.calls.count("owned") == 3
     assert len(await members(node)) == 14
@@ -588,7 +590,7 @@ class Plain:
 
 
 async def test_a_state_that_can_not_say_what_it_has_is_told_again(make_node, engine, monkeypatch):
-    monkeypatch.setattr(reconciliation, "PAGE", 2)
+    monkeypatch.setattr(reconciliation, "PAGE_SIZE", 2)
     node = await make_node(state=Plain(engine))
     assert not isinstance(Plain(engine), KnowsOwned)
     for n in range(5):
@@ -607,7 +609,7 @@ async def test_a_sweep_that_the_state_does_not_answer_collects_no_tasks(node, en
     await joined(node, "ada")
     engine.before.add("owned")
 
-    await node.advance(5 * reconciliation.SWEEP)
+    await node.advance(5 * reconciliation.SWEEP_PERIOD)
 
     assert engine.calls.count("owned") == 1
     engine.go_on()

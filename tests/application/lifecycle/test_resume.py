@@ -8,7 +8,7 @@ import pytest
 
 from eyewall.adapters.history import MemoryHistory
 from eyewall.application.lifecycle import resume as module
-from eyewall.application.lifecycle.resume import MAX_SLOW, PATIENCE
+from eyewall.application.lifecycle.resume import MAX_SLOW_CLIENTS, READ_TIMEOUT
 from eyewall.application.rooms.stream import CHECK_PERIOD
 from eyewall.domain.envelope import Message
 from eyewall.domain.history import Entry, Retention
@@ -326,7 +326,7 @@ async def test_rooms_that_never_stand_still_together_are_let_go_one_by_one(make_
         places[room] = {"epoch": info.epoch, "offset": 0}
         await publish(one, f"{room} first", room=room)
     ada = await one.connect("ada", session=True)
-    store.left = 4 * module.PASSES
+    store.left = 4 * module.MAX_PASSES
 
     answer, before, after = await resume(ada, places)
     await publish(one, "lab last")
@@ -471,7 +471,7 @@ async def test_who_is_kicked_and_let_in_again_meanwhile_gets_what_comes_from_the
 
 
 async def test_who_goes_away_meanwhile_is_read_no_more(make_node, monkeypatch):
-    monkeypatch.setattr(module, "PAGE", 1)
+    monkeypatch.setattr(module, "MESSAGES_PER_READ", 1)
     store = Engine(MemoryHistory())
     one = await make_node(client_commands=True, history=store)
     info = await one.hub.create_room("lab", KEPT)
@@ -820,7 +820,7 @@ async def test_the_replay_never_overflows_the_queue(one):
 async def test_who_does_not_read_in_time_is_told_of_a_gap_when_it_has(one):
     again = await slow_client(one)
 
-    await one.advance(PATIENCE)
+    await one.advance(READ_TIMEOUT)
     again.link.read()
     await settle()
 
@@ -838,14 +838,14 @@ async def test_who_does_not_read_in_time_is_told_of_a_gap_when_it_has(one):
 
 async def test_slow_clients_hold_up_nobody(one, monkeypatch):
     """Only so many are waited for at a time; the rest is told of a gap."""
-    monkeypatch.setattr(module, "MAX_SLOW", 1)
+    monkeypatch.setattr(module, "MAX_SLOW_CLIENTS", 1)
     first = await slow_client(one)
     second = await slow_client(one)
 
     second.link.read()
     await settle()
 
-    assert MAX_SLOW < 64
+    assert MAX_SLOW_CLIENTS < 64
     assert [m["topic"] for m in second.heard()][-1] == "system:gap"
     first.link.read()
 

@@ -8,7 +8,7 @@ import pytest
 
 from eyewall.adapters.history import MemoryHistory
 from eyewall.application.lifecycle import resume as module
-from eyewall.application.lifecycle.resume import PATIENCE
+from eyewall.application.lifecycle.resume import READ_TIMEOUT
 from eyewall.application.rooms.stream import CHECK_PERIOD
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message
@@ -331,7 +331,7 @@ def _entry(number):
 
 
 async def test_what_is_trimmed_while_it_is_sent_is_not_pretended(one, store, monkeypatch):
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "MESSAGES_PER_READ", 2)
     await one.hub.update_room("lab", history_size=4)
     await publish(one, 1, 2, 3, 4)
     await join(one, 0, user="bob")
@@ -641,7 +641,7 @@ async def test_while_the_store_is_away_a_member_stays_one(one, store):
 
 async def test_a_store_that_goes_away_while_it_is_read_fills_nothing(one, store, monkeypatch):
     """The member is in by then, and has the rest to load anew."""
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "MESSAGES_PER_READ", 2)
     await publish(one, 1, 2, 3)
     await join(one, 0, user="bob")
     ada = await one.connect("ada")
@@ -710,7 +710,7 @@ async def test_the_replay_never_overflows_the_queue(one):
 async def test_who_does_not_read_in_time_is_told_of_a_gap_when_it_has(one):
     ada = await slow_client(one)
 
-    await one.advance(PATIENCE)
+    await one.advance(READ_TIMEOUT)
     ada.link.read()
     await settle()
 

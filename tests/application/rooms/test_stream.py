@@ -150,7 +150,7 @@ async def test_a_lost_last_message_is_found_by_comparing(one, two, bus):
 
 
 async def test_comparing_brings_all_that_was_lost(one, two, bus, monkeypatch):
-    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(module, "MESSAGES_PER_READ", 3)
     await one.hub.create_room("lab", KEEPS)
     bob = await joined(two, "bob")
     bus.deaf.add(room_of(one))
@@ -200,7 +200,7 @@ async def test_an_absent_store_is_asked_once_a_round_not_once_a_room(one, histor
 
 
 async def test_more_lost_messages_than_one_reading_brings_are_filled_in(one, two, bus, monkeypatch):
-    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(module, "MESSAGES_PER_READ", 3)
     await one.hub.create_room("lab", KEEPS)
     bob = await joined(two, "bob")
     bus.deaf.add(room_of(one))

@@ -125,7 +125,7 @@ def test_the_sockets_know_whom_to_tell():
     """They are built before the node that takes in what they read."""
     built, before = assemble(options())
 
-    assert before.intake is built.intake
+    assert before.transport_events is built.transport_events
     assert before.outbound is built.ports.writer
 
 

@@ -68,13 +68,13 @@ async def test_compression_goes_with_every_codec(protocol):
     async with served(codecs=CODECS, compression=CompressionConfig()) as here:
         data = request(Sec_WebSocket_Protocol=protocol, Sec_WebSocket_Extensions=offers)
         client = await answer(here, data)
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)
 
         assert client.fields["sec-websocket-extensions"] == (
             "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
         )
         assert client.fields.get("sec-websocket-protocol") == protocol
-        (link,) = here.intake.links
+        (link,) = here.transport_events.links
         assert link.wire.name == f"{link.codec.name}+deflate"
 
 
@@ -84,10 +84,10 @@ async def test_compression_goes_with_every_codec(protocol):
 async def test_without_an_offer_that_fits_there_is_no_compression(offers):
     async with served(compression=CompressionConfig()) as here:
         client = await answer(here, request(Sec_WebSocket_Extensions=offers))
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)
 
         assert "sec-websocket-extensions" not in client.fields
-        assert here.intake.links[0].wire.name == "json"
+        assert here.transport_events.links[0].wire.name == "json"
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ async def test_the_first_subprotocol_that_is_known_in_the_clients_order(offered,
         client = await here.connect(Sec_WebSocket_Protocol=offered)
 
         assert client.fields.get("sec-websocket-protocol") == chosen
-        assert here.intake.links[0].codec.name == codec
-        assert here.intake.sessions == [chosen is not None]
+        assert here.transport_events.links[0].codec.name == codec
+        assert here.transport_events.sessions == [chosen is not None]
 
 
 def reluctant(monkeypatch, write):
@@ -133,7 +133,7 @@ async def test_an_answer_that_the_kernel_takes_in_parts_arrives_whole(monkeypatc
     reluctant(monkeypatch, take)
     async with served(tls=tls) as here:
         client = await answer(here, request())
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)
         client.send("hello")
 
         assert client.status == 101
@@ -150,8 +150,8 @@ async def test_a_client_that_is_gone_when_it_is_answered_was_never_here(monkeypa
         client.write(request())
 
         assert await client.end() == b""
-        await until(lambda: here.intake.places[0].released)
-        assert here.intake.links == here.intake.ends == []
+        await until(lambda: here.transport_events.places[0].released)
+        assert here.transport_events.links == here.transport_events.ends == []
         assert len(here.sockets) == 0
 
 
@@ -197,7 +197,7 @@ async def test_the_handshake_says_what_the_client_said():
             ),
         )
         assert client.status == 101
-        (said,) = here.intake.handshakes
+        (said,) = here.transport_events.handshakes
 
         assert said.path == "/ws"
         assert (said.query["token"], said.query.all("token")) == ("a", ["a", "b"])
@@ -211,7 +211,7 @@ async def test_the_handshake_says_what_the_client_said():
 async def test_forwarded_addresses_are_not_believed_from_just_anybody():
     async with served() as here:
         await here.connect(X_Forwarded_For="198.51.100.1")
-        assert here.intake.handshakes[0].ip == "127.0.0.1"
+        assert here.transport_events.handshakes[0].ip == "127.0.0.1"
 
 
 # --- refused
@@ -234,7 +234,7 @@ async def test_what_is_no_upgrade_is_told_what_is_spoken_here(fields):
         assert client.status == 426
         assert client.fields["sec-websocket-version"] == "13"
         assert client.fields["upgrade"] == "websocket"
-        assert here.intake.places == []
+        assert here.transport_events.places == []
 
 
 @pytest.mark.parametrize("key", [None, "", "short", "!" * 24, "dGhlIHNhbXBsZSBub25jZQ"])
@@ -243,7 +243,7 @@ async def test_an_upgrade_without_a_valid_key(key):
         client = await answer(here, request(Sec_WebSocket_Key=key))
 
         assert client.status == 400
-        assert here.intake.places == []
+        assert here.transport_events.places == []
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ async def test_the_origin_is_checked(rule, origin, status):
         client = await answer(here, request(Origin=origin))
 
         assert client.status == status
-        assert (here.intake.handshakes == []) is (status != 101)
+        assert (here.transport_events.handshakes == []) is (status != 101)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ async def test_an_authenticator_that_refuses_or_fails(error, status):
         raise error
 
     async with served() as here:
-        here.intake.on_authenticate = fail
+        here.transport_events.on_authenticate = fail
         client = await answer(here, request())
         body = await client.reader.readexactly(int(client.fields["content-length"]))
 
@@ -294,10 +294,10 @@ async def test_an_authenticator_that_refuses_or_fails(error, status):
         assert ("retry-after" in client.fields) is (status == 503)
         assert b"s3cret" not in body
         assert b"10.0.0.1" not in body
-        assert [place.released for place in here.intake.places] == [1]
+        assert [place.released for place in here.transport_events.places] == [1]
         faults = [event for level, event, _ in here.log.entries if level == "error"]
         assert faults == (["authenticator_failed"] if status == 500 else [])
-        assert here.intake.links == []
+        assert here.transport_events.links == []
 
 
 @pytest.mark.parametrize(
@@ -308,12 +308,12 @@ async def test_a_node_that_takes_nobody_says_when_to_come_back(error, retry_afte
         raise error
 
     async with served() as here:
-        here.intake.on_reserve = refuse
+        here.transport_events.on_reserve = refuse
         client = await answer(here, request())
 
         assert client.status == 503
         assert client.fields["retry-after"] == retry_after
-        assert here.intake.handshakes == []
+        assert here.transport_events.handshakes == []
 
 
 # --- too slow, gone
@@ -360,14 +360,14 @@ async def test_an_authenticator_that_takes_too_long_is_cut_off():
             raise
 
     async with served(handshake_timeout=0.2) as here:
-        here.intake.on_authenticate = hang
+        here.transport_events.on_authenticate = hang
         client = await Client.dial(here)
         client.write(request())
 
         assert await client.end() == b""
         assert stopped == [True]
-        assert [place.released for place in here.intake.places] == [1]
-        assert here.intake.links == []
+        assert [place.released for place in here.transport_events.places] == [1]
+        assert here.transport_events.links == []
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -378,16 +378,16 @@ async def test_a_client_that_leaves_while_it_is_authenticated_gives_its_place_ba
         await gate.wait()
 
     async with served(tls=tls) as here:
-        here.intake.on_authenticate = slow
+        here.transport_events.on_authenticate = slow
         client = await Client.dial(here)
         client.write(request())
-        await until(lambda: here.intake.handshakes)
+        await until(lambda: here.transport_events.handshakes)
         client.abort()
         await turns(20)
         gate.set()
-        await until(lambda: here.intake.places[0].released or here.intake.ends)
+        await until(lambda: here.transport_events.places[0].released or here.transport_events.ends)
 
-        assert here.intake.places[0].released + len(here.intake.ends) == 1
+        assert here.transport_events.places[0].released + len(here.transport_events.ends) == 1
         assert len(here.sockets) == 0
 
 
@@ -404,7 +404,7 @@ async def test_the_time_runs_from_the_connect_to_the_101():
         order.append(name)
 
     async with served(handshake_timeout=whole) as here:
-        here.intake.on_authenticate = hang
+        here.transport_events.on_authenticate = hang
         slow = await Client.dial(here)
         asyncio.get_running_loop().call_later(whole / 2, slow.write, request())
         first = asyncio.ensure_future(note(slow, "half the time for each"))
@@ -413,8 +413,8 @@ async def test_the_time_runs_from_the_connect_to_the_101():
         await first
 
         assert order == ["half the time for each", "a quarter later, and silent"]
-        assert len(here.intake.handshakes) == 1
-        assert here.intake.places[0].released == 1
+        assert len(here.transport_events.handshakes) == 1
+        assert here.transport_events.places[0].released == 1
 
 
 async def test_in_an_application_of_the_user_s_own_authentication_has_its_time_too():
@@ -422,12 +422,12 @@ async def test_in_an_application_of_the_user_s_own_authentication_has_its_time_t
         await asyncio.Event().wait()
 
     async with served(handshake_timeout=0.1 * UNIT, own_server=HTTPServer) as here:
-        here.intake.on_authenticate = hang
+        here.transport_events.on_authenticate = hang
         client = await Client.dial(here)
         client.write(request())
 
         assert await client.end() == b""
-        assert here.intake.places[0].released == 1
+        assert here.transport_events.places[0].released == 1
 
 
 async def test_a_thousand_header_fields_are_answered_with_431():
@@ -436,8 +436,8 @@ async def test_a_thousand_header_fields_are_answered_with_431():
         client = await answer(here, request()[:-2] + fields + b"\r\n")
 
         assert client.status == 431
-        assert here.intake.places == []
-        assert here.intake.handshakes == []
+        assert here.transport_events.places == []
+        assert here.transport_events.handshakes == []
 
 
 async def test_of_handshakes_that_wait_to_be_decided_there_are_only_so_many(monkeypatch):
@@ -448,15 +448,15 @@ async def test_of_handshakes_that_wait_to_be_decided_there_are_only_so_many(monk
         await gate.wait()
 
     async with served() as here:
-        here.intake.on_authenticate = slow
+        here.transport_events.on_authenticate = slow
         first = await Client.dial(here)
         first.write(request())
-        await until(lambda: here.intake.handshakes)
+        await until(lambda: here.transport_events.handshakes)
         second = await answer(here, request())
 
         assert second.status == 503
         assert int(second.fields["retry-after"]) >= 1
-        assert [place.released for place in here.intake.places] == [0, 1]
+        assert [place.released for place in here.transport_events.places] == [0, 1]
         gate.set()
         await first.answered()
         assert first.status == 101
@@ -469,7 +469,7 @@ async def test_headers_have_a_bound():
         client.write(request(X_Long="x" * MAX_HEADER_SIZE))
 
         assert b"101" not in (await client.end())[:20]
-        assert here.intake.places == []
+        assert here.transport_events.places == []
 
 
 async def test_an_application_that_fails_to_open_ends_the_connection():
@@ -477,7 +477,7 @@ async def test_an_application_that_fails_to_open_ends_the_connection():
         raise RuntimeError("secret")
 
     async with served() as here:
-        here.intake.on_open = fail
+        here.transport_events.on_open = fail
         client = await answer(here, request())
 
         assert await client.closed() == (1011, "internal_error")
@@ -494,15 +494,15 @@ async def test_reading_begins_when_the_application_has_opened():
         return True
 
     async with served() as here:
-        here.intake.on_open = opening
-        here.intake.on_message = lambda *_: order.append("message")
+        here.transport_events.on_open = opening
+        here.transport_events.on_message = lambda *_: order.append("message")
         client = await answer(here, request() + masked("early"))
         assert await client.text() == "welcome"
         await until(lambda: len(order) == 2)
 
         assert order == ["opened", "message"]
-        assert here.intake.reasons() == []
-        here.intake.links[0].close(Reason.NORMAL)
+        assert here.transport_events.reasons() == []
+        here.transport_events.links[0].close(Reason.NORMAL)
 
 
 @pytest.mark.parametrize("cut", [None, 9], ids=["whole", "cut"])
@@ -514,7 +514,7 @@ async def test_a_close_that_came_with_the_handshake_is_seen_by_who_is_refused(wa
         return False
 
     async with served(clock=Clock(by_hand=True)) as here:
-        here.intake.on_open = refuse
+        here.transport_events.on_open = refuse
         early = masked("early") + masked(b"\x03\xe8", 0x88)
         client = await answer(here, request() + early[:cut])
         if cut is not None:
@@ -522,7 +522,7 @@ async def test_a_close_that_came_with_the_handshake_is_seen_by_who_is_refused(wa
 
         assert (await client.frame())[1] == b"\x03\xf0policy_violation"
         assert await client.end() == b""
-        assert here.intake.messages == []
+        assert here.transport_events.messages == []
 
 
 @pytest.mark.parametrize("early", [masked("early"), masked("x" * 500_000)])
@@ -544,4 +544,4 @@ async def test_a_plain_request_after_a_refusal_is_served_on_the_same_connection(
         client.write(request())
         await client.answered()
         assert client.status == 101
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)

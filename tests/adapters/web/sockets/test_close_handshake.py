@@ -76,7 +76,7 @@ async def test_a_client_is_not_told_the_end_before_it_has_answered(tls, source):
         assert await client.end() == b""
         client.leave()
         await until(lambda: link.state == CLOSED)
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_the_server_is_the_first_to_close(tls, source):
@@ -93,7 +93,7 @@ async def test_what_comes_while_lingering_is_neither_handled_nor_answered(tls, s
         client.write(masked("ping", 0x89) + masked("x", 0x80) + GOODBYE + b"more")
 
         assert await client.end() == b""
-        assert here.intake.messages == []
+        assert here.transport_events.messages == []
 
 
 async def test_the_peers_end_without_a_close_frame_is_an_end_too(tls, source):
@@ -106,7 +106,7 @@ async def test_a_reset_while_lingering_is_an_end_too(tls, source):
     async with kicked(tls=tls, source=source) as (here, client, link):
         client.abort()
         await until(lambda: link.state == CLOSED)
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_a_peer_that_never_answers_is_closed_at_the_deadline(tls):
@@ -166,7 +166,7 @@ async def test_a_close_that_came_before_ours_was_written_is_not_waited_for_again
 async def test_a_close_behind_the_message_whose_handler_closes_is_not_overlooked(tls):
     """Both come in one read, whole or in part."""
     async with timeless(tls=tls) as here:
-        here.intake.on_message = lambda link, *_: link.close(Reason.DISCONNECTED)
+        here.transport_events.on_message = lambda link, *_: link.close(Reason.DISCONNECTED)
         for cut in (*range(len(GOODBYE) + 1), None):
             client = await here.connect()
             client.write(masked("bye") + masked("later") * 40 + GOODBYE[:cut])
@@ -193,8 +193,8 @@ async def test_a_close_behind_a_violation_ends_the_connection_at_once(tls, data)
         for behind in (0, 1, 1000):
             client = await here.connect()
             client.write(masked("good") + data + masked("x" * behind) + GOODBYE)
-            await until(lambda: here.intake.ends)
-            here.intake.ends.clear()
+            await until(lambda: here.transport_events.ends)
+            here.transport_events.ends.clear()
 
             assert (await client.end())[6:7] == b"\x88"
 
@@ -225,7 +225,7 @@ async def test_who_is_refused_while_the_connection_is_opened_may_answer_too(tls)
         return False
 
     async with timeless(tls=tls) as here:
-        here.intake.on_open = refuse
+        here.transport_events.on_open = refuse
         client, link = await here.pair()
         assert (await client.frame())[1] == b"\x03\xf0policy_violation"
         await chat_without_links(here)

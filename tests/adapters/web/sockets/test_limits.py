@@ -77,7 +77,7 @@ async def test_reading_waits_while_too_much_is_to_be_written(monkeypatch):
         monkeypatch.setattr("eyewall.adapters.web.sockets.batch.STOP_READING_FRAMES", -1)
         client.send("hello")
         await turns(50)
-        assert here.intake.messages == []
+        assert here.transport_events.messages == []
         monkeypatch.undo()
 
         assert await client.text() == "hello"
@@ -118,9 +118,9 @@ async def test_when_all_queues_hold_too_much_those_that_hold_the_most_give_way()
         assert small.held_bytes == 20_001
         assert large.held_bytes == 40_000
         assert here.io.pool.bytes == 60_001
-        assert {link for link, _, _ in here.intake.drops} == {large}
-        assert len(here.intake.drops) == 40
-        assert {offer for _, _, offer in here.intake.drops} == {Offer.DROPPED_NEWEST}
+        assert {link for link, _, _ in here.transport_events.drops} == {large}
+        assert len(here.transport_events.drops) == 40
+        assert {offer for _, _, offer in here.transport_events.drops} == {Offer.DROPPED_NEWEST}
         assert [event for level, event, _ in here.log.entries] == ["queues_full"]
 
 
@@ -155,7 +155,7 @@ async def test_a_broadcast_that_many_do_not_read_is_held_once():
         await turns()
 
         assert here.io.pool.bytes == 50_050
-        assert here.intake.drops == []
+        assert here.transport_events.drops == []
 
 
 async def test_under_the_disconnecting_policy_giving_way_is_the_end():
@@ -166,9 +166,9 @@ async def test_under_the_disconnecting_policy_giving_way_is_the_end():
         await turns()
 
         assert small.held_bytes == 20_001
-        assert len(here.intake.drops) == 80
-        assert here.intake.reasons() == [Reason.SLOW_CONSUMER]
-        assert here.intake.reasons(large) == [Reason.SLOW_CONSUMER]
+        assert len(here.transport_events.drops) == 80
+        assert here.transport_events.reasons() == [Reason.SLOW_CONSUMER]
+        assert here.transport_events.reasons(large) == [Reason.SLOW_CONSUMER]
         large.on_writable()
         assert await client.closed() == (4413, "slow_consumer")
 
@@ -186,8 +186,8 @@ async def test_half_written_messages_that_hold_too_much_end_with_their_connectio
         small.send(raw("." * 20_000))
         await turns()
 
-        assert here.intake.reasons() == [Reason.SLOW_CONSUMER]
-        assert here.intake.reasons(large) == [Reason.SLOW_CONSUMER]
+        assert here.transport_events.reasons() == [Reason.SLOW_CONSUMER]
+        assert here.transport_events.reasons(large) == [Reason.SLOW_CONSUMER]
         assert large not in here.io.links
         assert here.io.pool.bytes == small.held_bytes
 
@@ -203,7 +203,7 @@ async def test_the_largest_of_many_half_written_messages_ends_in_the_next_turn()
         assert here.io.pool.full
         await turns()
 
-        assert here.intake.reasons() == [Reason.SLOW_CONSUMER]
+        assert here.transport_events.reasons() == [Reason.SLOW_CONSUMER]
         assert here.io.links == set(links[:2])
 
 

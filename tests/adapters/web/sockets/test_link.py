@@ -74,7 +74,7 @@ async def test_messages_are_handed_on_as_checked_bytes(tls):
             (BINARY, b"\xff"),
             (TEXT, b"frag"),
         ]
-        assert here.intake.messages == [
+        assert here.transport_events.messages == [
             (link, "é".encode(), False),
             (link, b"\xff", True),
             (link, b"frag", False),
@@ -136,8 +136,8 @@ async def test_a_violation_closes_with_its_code_which_no_reset_takes_away(tls, d
         assert await client.end() == b""
         client.leave()
         await until(lambda: not len(here.sockets))
-        assert here.intake.reasons() == [Reason(reason)]
-        assert [payload for _, payload, _ in here.intake.messages] == [b"good"]
+        assert here.transport_events.reasons() == [Reason(reason)]
+        assert [payload for _, payload, _ in here.transport_events.messages] == [b"good"]
 
 
 async def test_a_close_frame_is_not_lost_to_what_was_not_read_yet(tls):
@@ -146,7 +146,7 @@ async def test_a_close_frame_is_not_lost_to_what_was_not_read_yet(tls):
         client = await here.connect()
         client.pause()
         client.write(b"\x81\x02hi" + MORE * 100)
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         await turns(50)
         client.resume()
 
@@ -158,14 +158,14 @@ async def test_messages_of_one_client_are_handed_on_in_slices(tls):
     async with served(tls=tls) as here:
         flood, link = await here.pair()
         other, quiet = await here.pair()
-        here.intake.on_message = lambda *_: None
+        here.transport_events.on_message = lambda *_: None
         flood.send(*(str(n) for n in range(1000)))
         other.send("hello")
-        await until(lambda: len(here.intake.messages) == 1001)
+        await until(lambda: len(here.transport_events.messages) == 1001)
 
-        whose = [one for one, _, _ in here.intake.messages]
+        whose = [one for one, _, _ in here.transport_events.messages]
         assert whose.index(quiet) < 900
-        got = [int(payload) for one, payload, _ in here.intake.messages if one is link]
+        got = [int(payload) for one, payload, _ in here.transport_events.messages if one is link]
         assert got == list(range(1000))
 
 
@@ -175,9 +175,9 @@ async def test_an_application_that_raises_ends_only_that_connection(tls):
         def fragile(link, payload, binary):
             if payload == b"boom":
                 raise RuntimeError("secret")
-            here.intake.echo(link, payload, binary)
+            here.transport_events.echo(link, payload, binary)
 
-        here.intake.on_message = fragile
+        here.transport_events.on_message = fragile
         bad, link = await here.pair()
         good = await here.connect()
         bad.send("boom")
@@ -185,7 +185,7 @@ async def test_an_application_that_raises_ends_only_that_connection(tls):
 
         assert await bad.closed() == (1011, "internal_error")
         assert await good.text() == "fine"
-        assert here.intake.reasons(link) == [Reason.INTERNAL_ERROR]
+        assert here.transport_events.reasons(link) == [Reason.INTERNAL_ERROR]
         assert here.log.entries[-1][:2] == ("error", "connection_failed")
 
 
@@ -221,7 +221,7 @@ async def test_a_stalled_client_gets_everything_in_order_once_it_reads(tls):
         assert numbers(await client.texts(sent + 50)) == list(range(sent + 50))
         await until(lambda: link._backlog is None)
         assert link.queued == 0
-        assert here.intake.drops == []
+        assert here.transport_events.drops == []
         link.send(raw("again"))
         assert await client.text() == "again"
 
@@ -230,7 +230,7 @@ async def test_drop_newest_keeps_what_came_first(tls):
     async with served(tls=tls, queue=QueueConfig(size=4)) as here:
         client, link, sent = await stalled(here)
         await turns()
-        dropped = [int(f.payload[:6]) for _, f, _ in here.intake.drops]
+        dropped = [int(f.payload[:6]) for _, f, _ in here.transport_events.drops]
         outcomes = [await numbered(link, n) for n in range(sent, sent + 10)]
         taken = outcomes.count(Offer.QUEUED)
         assert outcomes == [Offer.QUEUED] * taken + [Offer.DROPPED_NEWEST] * (10 - taken)
@@ -239,8 +239,9 @@ async def test_drop_newest_keeps_what_came_first(tls):
 
         expected = [n for n in range(sent + taken) if n not in dropped]
         assert numbers(await client.texts(len(expected))) == expected
-        assert len(here.intake.drops) == len(dropped)  # the sender was told, so nobody else
-        assert here.intake.ends == []
+        # The sender was told of its own drops: only the others are reported.
+        assert len(here.transport_events.drops) == len(dropped)
+        assert here.transport_events.ends == []
 
 
 async def test_a_queue_that_was_says_when_it_is_empty(tls):
@@ -250,13 +251,13 @@ async def test_a_queue_that_was_says_when_it_is_empty(tls):
         while await numbered(link, sent) is Offer.QUEUED:
             sent += 1
             await turns()
-        assert here.intake.drained_links == []
+        assert here.transport_events.drained_links == []
         client.resume()
 
-        await client.texts(sent - len(here.intake.drops))
+        await client.texts(sent - len(here.transport_events.drops))
         await until(lambda: link._backlog is None)
         await turns()
-        assert here.intake.drained_links == [link]
+        assert here.transport_events.drained_links == [link]
 
 
 async def test_drop_oldest_keeps_what_came_last(tls):
@@ -266,8 +267,8 @@ async def test_drop_oldest_keeps_what_came_last(tls):
         outcomes = [await numbered(link, n) for n in range(sent, sent + 20)]
         await turns()
         assert outcomes[-10:] == [Offer.DROPPED_OLDEST] * 10
-        dropped = [int(f.payload[:6]) for _, f, _ in here.intake.drops]
-        assert {offer for _, _, offer in here.intake.drops} == {Offer.DROPPED_OLDEST}
+        dropped = [int(f.payload[:6]) for _, f, _ in here.transport_events.drops]
+        assert {offer for _, _, offer in here.transport_events.drops} == {Offer.DROPPED_OLDEST}
         client.resume()
 
         expected = [n for n in range(sent + 20) if n not in dropped]
@@ -284,8 +285,8 @@ async def test_drop_and_disconnect_writes_what_was_queued_and_says_why(tls):
             outcome = await numbered(link, sent)
             sent += 1
         assert outcome is Offer.OVERFLOWED
-        assert here.intake.ends == []  # never from within a send
-        await until(lambda: here.intake.reasons(link) == [Reason.SLOW_CONSUMER])
+        assert here.transport_events.ends == []  # never from within a send
+        await until(lambda: here.transport_events.reasons(link) == [Reason.SLOW_CONSUMER])
         assert link.send(raw("late")) is Offer.CLOSED
         client.resume()
 
@@ -293,7 +294,7 @@ async def test_drop_and_disconnect_writes_what_was_queued_and_says_why(tls):
         assert await client.closed() == (4413, "slow_consumer")
         client.leave()
         await until(lambda: link.state == CLOSED)
-        assert here.intake.reasons(link) == [Reason.SLOW_CONSUMER]
+        assert here.transport_events.reasons(link) == [Reason.SLOW_CONSUMER]
 
 
 async def test_drop_and_disconnect_in_a_fan_out_reports_what_did_not_fit(tls):
@@ -305,12 +306,12 @@ async def test_drop_and_disconnect_in_a_fan_out_reports_what_did_not_fit(tls):
         frames = [raw(f"{n:06}".ljust(KIB)) for n in range(10)]
         for frame in frames:
             room.broadcast(frame)
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
 
-        dropped = [frame for _, frame, _ in here.intake.drops]
+        dropped = [frame for _, frame, _ in here.transport_events.drops]
         assert dropped == frames[-len(dropped) :]  # the one, and those that came behind it
-        assert {offer for _, _, offer in here.intake.drops} == {Offer.OVERFLOWED}
-        assert here.intake.reasons(link) == [Reason.SLOW_CONSUMER]
+        assert {offer for _, _, offer in here.transport_events.drops} == {Offer.OVERFLOWED}
+        assert here.transport_events.reasons(link) == [Reason.SLOW_CONSUMER]
 
 
 async def test_one_stalled_member_delays_no_other_and_keeps_little(tls):
@@ -319,10 +320,10 @@ async def test_one_stalled_member_delays_no_other_and_keeps_little(tls):
         _, link, _ = await stalled(here)
         others = [await here.connect() for _ in range(3)]
         room = here.sockets.outbound.new_group()
-        for member in here.intake.links:
+        for member in here.transport_events.links:
             room.add(member)
         await turns()
-        here.intake.drops.clear()
+        here.transport_events.drops.clear()
 
         async def read(client):
             return numbers(await client.texts(300))
@@ -335,7 +336,7 @@ async def test_one_stalled_member_delays_no_other_and_keeps_little(tls):
             await asyncio.sleep(0)
         for reader in readers:
             assert await reader == list(range(300))
-        here.intake.drops, drops = [], here.intake.drops
+        here.transport_events.drops, drops = [], here.transport_events.drops
         assert len(drops) > 250
         assert {one for one, _, _ in drops} == {link}
         count, drops = len(drops), None
@@ -391,7 +392,7 @@ async def test_pongs_for_a_client_that_does_not_read_have_a_bound(tls, monkeypat
     async with served(tls=tls) as here:
         client, link, _ = await stalled(here)
         client.write(masked(b"x" * 125, 0x89) * 500 + masked("end"))
-        await until(lambda: here.intake.messages)
+        await until(lambda: here.transport_events.messages)
 
         assert len(link._backlog._control) < MAX_CONTROL_BYTES + 127
 
@@ -404,12 +405,12 @@ async def test_who_does_not_read_its_replies_is_not_read_either_until_it_does(tl
         assert not link.is_reading
         client.send("unread")
         await turns(50)
-        assert here.intake.messages == []
+        assert here.transport_events.messages == []
         client.resume()
         reader = asyncio.create_task(client.end())
-        await until(lambda: here.intake.messages)
+        await until(lambda: here.transport_events.messages)
 
-        assert [payload for _, payload, _ in here.intake.messages] == [b"unread"]
+        assert [payload for _, payload, _ in here.transport_events.messages] == [b"unread"]
         assert link.is_reading
         link.abort()
         await reader
@@ -463,7 +464,7 @@ async def test_close_writes_what_was_sent_before_and_nothing_after(tls):
         assert await client.closed() == (1012, "server_shutdown")
         client.leave()
         await until(lambda: not len(here.sockets))
-        assert here.intake.ends == []  # the application asked for it
+        assert here.transport_events.ends == []  # the application asked for it
 
 
 async def test_close_of_a_stalled_connection_writes_its_queue_first(tls):
@@ -489,18 +490,18 @@ async def test_a_clients_close_is_answered_with_its_code_after_what_was_sent(tls
         assert await client.end() == b""
         client.leave()
         await until(lambda: link.state == CLOSED)
-        assert here.intake.reasons() == [Reason.CLIENT_CLOSED]
-        assert len(here.intake.messages) == 1
+        assert here.transport_events.reasons() == [Reason.CLIENT_CLOSED]
+        assert len(here.transport_events.messages) == 1
 
 
 async def test_the_end_without_a_close_frame_is_a_lost_connection(tls):
     async with served(tls=tls) as here:
         client, link = await here.pair()
         client.leave()
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         await turns()
 
-        assert here.intake.reasons(link) == [Reason.CONNECTION_LOST]
+        assert here.transport_events.reasons(link) == [Reason.CONNECTION_LOST]
         assert link.state == CLOSED
         assert len(here.sockets) == 0
 
@@ -511,22 +512,22 @@ async def test_a_reset_in_the_middle_of_a_message_is_told_once(tls):
         client.write(masked("x" * 1000)[:500])
         await until(lambda: link._parser is not None)
         client.abort()
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         link.send(raw("late"))
         link.close(Reason.NORMAL)
         await turns()
 
-        assert here.intake.reasons(link) == [Reason.CONNECTION_LOST]
+        assert here.transport_events.reasons(link) == [Reason.CONNECTION_LOST]
 
 
 async def test_a_reset_of_a_stalled_connection_is_told_once(tls):
     async with served(tls=tls) as here:
         client, link, _ = await stalled(here)
         client.abort()
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         await turns()
 
-        (reason,) = here.intake.reasons(link)
+        (reason,) = here.transport_events.reasons(link)
         assert reason in (Reason.CONNECTION_LOST, Reason.WRITE_ERROR, Reason.READ_ERROR)
         assert len(here.sockets) == 0
 
@@ -540,15 +541,15 @@ async def test_a_peer_that_does_not_close_its_side_is_cut_off_after_a_while(tls)
         if tls:  # asyncio's TLS would answer the close by itself
             cut(client.writer)
         await until(lambda: link.state == CLOSED)
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_a_peer_that_never_reads_is_cut_off_after_write_wait(tls):
     times = HeartbeatConfig(interval=5.0, pong_timeout=10.0, write_wait=0.2)
     async with served(tls=tls, heartbeat=times) as here:
         _, link, _ = await stalled(here)
-        await until(lambda: here.intake.ends)
-        assert here.intake.reasons(link) == [Reason.SLOW_CONSUMER]
+        await until(lambda: here.transport_events.ends)
+        assert here.transport_events.reasons(link) == [Reason.SLOW_CONSUMER]
         await until(lambda: link.state == CLOSED)
 
 
@@ -584,7 +585,7 @@ async def test_a_silent_peer_is_pinged_and_closed(tls):
         while opcode == PING:
             opcode, payload = await client.frame()
         assert (opcode, payload) == (CLOSE, (4408).to_bytes(2, "big") + b"heartbeat_timeout")
-        assert here.intake.reasons(link) == [Reason.HEARTBEAT_TIMEOUT]
+        assert here.transport_events.reasons(link) == [Reason.HEARTBEAT_TIMEOUT]
 
 
 SOON = HeartbeatConfig(interval=0.2 * UNIT, pong_timeout=0.4 * UNIT, write_wait=5.0)
@@ -625,7 +626,7 @@ async def test_a_message_that_never_ends_ends_the_connection(tls, data):
         client, link = await here.pair()
 
         assert await trickle(client, data) == (1008, "policy_violation")
-        assert here.intake.reasons(link) == [Reason.POLICY_VIOLATION]
+        assert here.transport_events.reasons(link) == [Reason.POLICY_VIOLATION]
         assert link._parser is None
 
 
@@ -673,7 +674,7 @@ async def test_a_peer_that_answers_pings_stays(tls):
             client.write(masked("", 0x8A))
 
         assert link.state == OPEN
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_an_idle_link_holds_nothing_of_its_own(tls):

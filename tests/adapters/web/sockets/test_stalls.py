@@ -64,18 +64,18 @@ async def test_no_stall_ends_clients_that_answer_with_the_default_times(tls, sec
         clients = [await here.connect() for _ in range(CLIENTS)]
         reading = [readers.create_task(answer_pings(client)) for client in clients]
         gone = await here.connect()
-        end = here.intake.links[-1]
+        end = here.transport_events.links[-1]
         await live(clock, 24)
         for _ in range(3):
             clock.stand_still(seconds)
             clock.advance(0)  # every timer rings before anything is read
             await turns(20)
             await live(clock, 5)
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
         await live(clock, 70)
-        assert here.intake.reasons() == [Reason.HEARTBEAT_TIMEOUT]
-        assert here.intake.reasons(end) == [Reason.HEARTBEAT_TIMEOUT]
+        assert here.transport_events.reasons() == [Reason.HEARTBEAT_TIMEOUT]
+        assert here.transport_events.reasons(end) == [Reason.HEARTBEAT_TIMEOUT]
         for task in reading:
             task.cancel()
         gone.leave()
@@ -86,13 +86,13 @@ async def test_a_message_that_had_begun_has_its_time_for_the_rest(tls):
         client, _ = await here.pair()
         whole = masked("x" * 100)
         client.write(whole[:50])
-        await until(lambda: here.intake.links[-1]._parser is not None)
+        await until(lambda: here.transport_events.links[-1]._parser is not None)
         clock.stand_still(300)
         client.write(whole[50:])
         clock.advance(0)
-        await until(lambda: here.intake.messages)
+        await until(lambda: here.transport_events.messages)
 
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_a_write_is_tried_again_before_it_is_given_up():
@@ -110,7 +110,7 @@ async def test_a_write_is_tried_again_before_it_is_given_up():
         await asyncio.sleep(0.1)
         clock.advance(11)
 
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
         assert link._backlog is None or link._backlog.last_progress > before
         link.abort()
         await reader
@@ -126,12 +126,12 @@ async def test_a_peer_that_reads_after_the_stall_is_no_slow_consumer(tls):
         clock.stand_still(60)
         clock.advance(0)
         await live(clock, 5)
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
         client.resume()
         reader = asyncio.create_task(client.end())
         await until(lambda: link._backlog is None)
 
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
         link.close(Reason.NORMAL)
         client.write(masked(b"\x03\xe8", 0x88))
         await reader
@@ -148,7 +148,7 @@ async def test_a_peer_that_never_reads_is_one_after_a_stall_too(tls):
         clock.advance(0)
         await live(clock, 12)
 
-        assert here.intake.reasons(link) == [Reason.SLOW_CONSUMER]
+        assert here.transport_events.reasons(link) == [Reason.SLOW_CONSUMER]
 
 
 async def test_pings_that_came_during_a_stall_are_no_flood(tls):
@@ -159,14 +159,14 @@ async def test_pings_that_came_during_a_stall_are_no_flood(tls):
             client.write(masked("", 0x89))
         client.send("behind them")
         clock.advance(0)
-        await until(lambda: here.intake.messages)
-        assert here.intake.ends == []
+        await until(lambda: here.transport_events.messages)
+        assert here.transport_events.ends == []
 
         await live(clock, CHANCE + 5)
         for _ in range(450):
             client.write(masked("", 0x89))
-        await until(lambda: here.intake.ends)
-        assert here.intake.reasons(link) == [Reason.POLICY_VIOLATION]
+        await until(lambda: here.transport_events.ends)
+        assert here.transport_events.reasons(link) == [Reason.POLICY_VIOLATION]
 
 
 async def test_a_close_that_was_under_way_has_its_time(tls):
@@ -192,7 +192,7 @@ async def test_a_client_that_reads_slowly_is_not_silent():
             await turns(2)
         await live(clock, 200)
 
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
         client.abort()
 
 
@@ -209,7 +209,7 @@ async def test_a_decision_that_came_during_a_stall_lets_in(tls):
             for _ in range(10):
                 await asyncio.sleep(0)
 
-        here.intake.on_authenticate = ask
+        here.transport_events.on_authenticate = ask
         client = await Client.dial(here)
         client.write(request())
         await asked.wait()

@@ -57,7 +57,7 @@ async def test_a_connection_needs_no_second_descriptor():
             loop = asyncio.get_running_loop()
             await loop.sock_connect(client, ("127.0.0.1", here.port))
             await loop.sock_sendall(client, request() + masked("hello"))
-            await until(lambda: here.intake.messages)
+            await until(lambda: here.transport_events.messages)
         finally:
             for fd in used:
                 os.close(fd)
@@ -135,7 +135,7 @@ async def test_what_comes_behind_the_request_is_read_first_wherever_it_is_cut(cu
     async with served() as here:
         client = await Client.dial(here)
         client.write(request() + data[:cut])
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)
         client.write(data[cut:])
         await client.answered()
 
@@ -151,14 +151,14 @@ async def test_what_comes_while_the_connection_is_being_opened_waits(source):
         return True
 
     async with served(source=source) as here:
-        here.intake.on_open = slow
+        here.transport_events.on_open = slow
         client = await Client.dial(here)
         client.write(request() + masked("1"))
         await client.answered()
         client.send("2")
         assert await client.text() == "welcome"
         await turns(20)
-        assert here.intake.messages == []
+        assert here.transport_events.messages == []
         gate.set()
 
         assert await client.texts(2) == ["1", "2"]
@@ -171,7 +171,7 @@ async def test_a_connection_that_is_refused_while_opening_reads_why(source):
         return False
 
     async with served(source=source) as here:
-        here.intake.on_open = refuse
+        here.transport_events.on_open = refuse
         client = await Client.dial(here)
         client.write(request() + masked("ignored") * 100)
         await client.answered()
@@ -180,8 +180,8 @@ async def test_a_connection_that_is_refused_while_opening_reads_why(source):
         assert await client.closed() == (1008, "policy_violation")
         client.leave()
         await until(lambda: not len(here.sockets))
-        assert here.intake.messages == []
-        assert here.intake.ends == []
+        assert here.transport_events.messages == []
+        assert here.transport_events.ends == []
 
 
 async def test_a_peer_that_resets_while_the_connection_is_being_opened_is_lost_once():
@@ -192,16 +192,16 @@ async def test_a_peer_that_resets_while_the_connection_is_being_opened_is_lost_o
         return True
 
     async with served() as here:
-        here.intake.on_open = slow
+        here.transport_events.on_open = slow
         client, link = await here.pair()
         client.abort()
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         gate.set()
         await turns()
 
-        assert here.intake.reasons() == [Reason.CONNECTION_LOST]
+        assert here.transport_events.reasons() == [Reason.CONNECTION_LOST]
         assert link.state == CLOSED
-        assert here.intake.messages == []
+        assert here.transport_events.messages == []
 
 
 async def test_a_peer_that_closes_its_side_only_is_done(source):
@@ -210,7 +210,7 @@ async def test_a_peer_that_closes_its_side_only_is_done(source):
         client.writer.write_eof()
 
         assert await client.end() == b""
-        assert here.intake.reasons(link) == [Reason.CONNECTION_LOST]
+        assert here.transport_events.reasons(link) == [Reason.CONNECTION_LOST]
 
 
 async def test_a_peer_that_says_goodbye_and_closes_its_side_reads_what_was_sent(source):
@@ -223,7 +223,7 @@ async def test_a_peer_that_says_goodbye_and_closes_its_side_reads_what_was_sent(
         assert await client.frame() == (CLOSE, b"\x03\xe8")
         assert await client.end() == b""
         await until(lambda: not len(here.sockets))
-        assert here.intake.reasons() == [Reason.CLIENT_CLOSED]
+        assert here.transport_events.reasons() == [Reason.CLIENT_CLOSED]
 
 
 async def test_a_write_to_a_peer_that_is_gone_is_a_write_error():
@@ -236,8 +236,8 @@ async def test_a_write_to_a_peer_that_is_gone_is_a_write_error():
             await asyncio.sleep(0.001)
         await turns()
 
-        assert here.intake.reasons() == [Reason.WRITE_ERROR]
-        (end,) = here.intake.ends
+        assert here.transport_events.reasons() == [Reason.WRITE_ERROR]
+        (end,) = here.transport_events.ends
         assert isinstance(end[2], ConnectionError)
 
 
@@ -251,7 +251,7 @@ async def test_an_event_that_was_meant_for_another_connection_does_no_harm(sourc
         client.send("hello")
 
         assert await client.text() == "hello"
-        assert here.intake.reasons(link) == []
+        assert here.transport_events.reasons(link) == []
 
 
 async def test_everything_works_with_the_loops_own_readers():
@@ -282,10 +282,10 @@ async def test_a_half_open_connection_is_noticed_by_the_next_write():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.writer.transport.abort()
         link.send(raw("anybody there?"))
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
 
-        assert len(here.intake.ends) == 1
-        assert here.intake.reasons()[0] in (Reason.WRITE_ERROR, Reason.CONNECTION_LOST)
+        assert len(here.transport_events.ends) == 1
+        assert here.transport_events.reasons()[0] in (Reason.WRITE_ERROR, Reason.CONNECTION_LOST)
 
 
 async def test_an_error_of_reading_that_is_no_lost_connection_says_so(monkeypatch):
@@ -304,4 +304,4 @@ async def test_an_error_of_reading_that_is_no_lost_connection_says_so(monkeypatc
         link.on_readable()
         await turns()
 
-        assert here.intake.reasons() == [Reason.READ_ERROR]
+        assert here.transport_events.reasons() == [Reason.READ_ERROR]

@@ -68,7 +68,7 @@ async def test_what_came_in_the_requests_own_record_is_read():
     async with served(tls=True) as here:
         client = await Client.dial(here)
         client.write(request() + masked("1") + masked("2")[:3])
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)
         client.write(masked("2")[3:])
         await client.answered()
 
@@ -112,13 +112,15 @@ async def test_records_of_every_size_are_read_whole(source):
     """Also when one has many messages, and one message takes many records."""
     sizes = [1, 125, 16_383, 16_384, 16_385, 65_536, 300_000]
     async with served(tls=True, source=source) as here, tls_peer(here) as peer:
-        here.intake.on_message = lambda *_: None
+        here.transport_events.on_message = lambda *_: None
         await peer.write(b"".join(masked("tiny") for _ in range(1000)))
         for size in sizes:
             await peer.write(masked("x" * size))
-        await until(lambda: len(here.intake.messages) == 1000 + len(sizes))
+        await until(lambda: len(here.transport_events.messages) == 1000 + len(sizes))
 
-        assert [len(payload) for _, payload, _ in here.intake.messages] == [4] * 1000 + sizes
+        assert [len(payload) for _, payload, _ in here.transport_events.messages] == [
+            4
+        ] * 1000 + sizes
 
 
 async def test_a_large_frame_is_whole_after_a_stall(source):
@@ -164,8 +166,8 @@ async def test_a_record_that_was_refused_is_not_given_to_the_policy():
 
 async def test_the_end_is_said_in_tls_before_the_socket_closes(source):
     async with served(tls=True, source=source) as here, tls_peer(here) as peer:
-        await until(lambda: here.intake.links)
-        here.intake.links[0].close(Reason.SERVER_SHUTDOWN)
+        await until(lambda: here.transport_events.links)
+        here.transport_events.links[0].close(Reason.SERVER_SHUTDOWN)
 
         assert await peer.answered() == CLOSED_BY_SERVER  # fails at an end unsaid
         await peer.say_end()
@@ -177,15 +179,15 @@ async def test_the_end_is_said_in_tls_before_the_socket_closes(source):
 @pytest.mark.parametrize("end", ["say_end", "end_unsaid", "reset"])
 async def test_a_peer_that_ends_without_a_close_frame_is_lost_quietly(end, source, caplog):
     async with served(tls=True, source=source) as here, tls_peer(here) as peer:
-        await until(lambda: here.intake.links)
+        await until(lambda: here.transport_events.links)
         with quiet(caplog):
             done = getattr(peer, end)()
             if done is not None:
                 await done
-            await until(lambda: here.intake.ends)
+            await until(lambda: here.transport_events.ends)
 
         assert len(here.sockets) == 0
-        assert here.intake.reasons() == [Reason.CONNECTION_LOST]
+        assert here.transport_events.reasons() == [Reason.CONNECTION_LOST]
         assert here.log.entries == []
 
 
@@ -197,14 +199,14 @@ async def test_a_peer_that_has_said_its_end_in_tls_still_reads_what_was_sent(sou
         assert await peer.rest() == b"\x81\x05hello" + ECHOED_GOODBYE
         peer.socket.close()
         await until(lambda: not len(here.sockets))
-        assert here.intake.reasons() == [Reason.CLIENT_CLOSED]
+        assert here.transport_events.reasons() == [Reason.CLIENT_CLOSED]
 
 
 async def test_the_peers_goodbye_in_tls_may_have_come_before_ours(source):
     """Then the session is over for OpenSSL, and what is left is to see the socket's end."""
     async with served(tls=True, source=source) as here, tls_peer(here) as peer:
-        await until(lambda: here.intake.links)
-        (link,) = here.intake.links
+        await until(lambda: here.transport_events.links)
+        (link,) = here.transport_events.links
         here.io.poller.unwatch(link._fd)  # so that our side is first
         await peer.say_end()
         link.close(Reason.SERVER_SHUTDOWN)
@@ -221,9 +223,9 @@ async def test_a_record_that_does_not_decrypt_is_an_error_of_reading(source, cap
         other = await here.connect()
         with quiet(caplog):
             await peer.spoil()
-            await until(lambda: here.intake.ends)
+            await until(lambda: here.transport_events.ends)
 
-        ((_, reason, error),) = here.intake.ends
+        ((_, reason, error),) = here.transport_events.ends
         assert reason is Reason.READ_ERROR
         assert isinstance(error, ssl.SSLError)
         other.send("hello")
@@ -238,16 +240,16 @@ async def test_a_peer_that_vanishes_while_the_connection_is_being_opened_is_lost
         return True
 
     async with served(tls=True, source=source) as here:
-        here.intake.on_open = slow
+        here.transport_events.on_open = slow
         client, link = await here.pair()
         client.abort()
         if source is not None:  # it tells no hang-up of what is not read
             gate.set()
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         gate.set()
         await until(lambda: not len(here.sockets))
 
-        assert here.intake.reasons() == [Reason.CONNECTION_LOST]
+        assert here.transport_events.reasons() == [Reason.CONNECTION_LOST]
         assert link.state == CLOSED
 
 
@@ -256,7 +258,7 @@ async def test_a_real_client_closes_cleanly():
         async with websockets.connect(here.url, ssl=here.tls) as ws:
             await ws.send("hello")
             assert await ws.recv() == "hello"
-            here.intake.links[0].close(Reason.REPLACED)
+            here.transport_events.links[0].close(Reason.REPLACED)
             with pytest.raises(websockets.ConnectionClosed):
                 await ws.recv()
         assert (ws.close_code, ws.close_reason) == (4501, "replaced")
@@ -276,7 +278,7 @@ async def test_http_on_the_tls_port_is_cut_off_quietly(caplog):
                 answer = await asyncio.wait_for(reader.read(), PATIENCE)
             assert not answer.startswith(b"HTTP")
             writer.close()
-        assert here.intake.places == []
+        assert here.transport_events.places == []
 
 
 @pytest.mark.parametrize("end", ["reset", "end_unsaid"])
@@ -344,7 +346,7 @@ async def test_a_write_that_needs_to_read_first_waits_for_that_alone():
 
         assert await client.texts(2) == ["held up", "go on"]
         assert (link._socket.needs, link._interest) == (0, READ)
-        assert here.intake.ends == []
+        assert here.transport_events.ends == []
 
 
 async def test_a_read_that_needs_to_write_first_waits_for_that_alone():
@@ -365,8 +367,8 @@ async def test_a_read_that_needs_to_write_first_waits_for_that_alone():
 
 async def test_a_goodbye_in_tls_that_did_not_fit_is_said_when_it_does():
     async with served(tls=True) as here, tls_peer(here) as peer:
-        await until(lambda: here.intake.links)
-        (link,) = here.intake.links
+        await until(lambda: here.transport_events.links)
+        (link,) = here.transport_events.links
         carrier = link._socket
         carrier._tls = Scripted(carrier._tls, unwrap=ssl.SSLWantWriteError)
         link.close(Reason.SERVER_SHUTDOWN)
@@ -399,8 +401,8 @@ def test_bytes_that_are_partly_taken_are_counted():
 
 async def test_nothing_is_written_in_the_clear_once_the_session_is_over():
     async with served(tls=True) as here, tls_peer(here):
-        await until(lambda: here.intake.links)
-        carrier = here.intake.links[0]._socket
+        await until(lambda: here.transport_events.links)
+        carrier = here.transport_events.links[0]._socket
         carrier.shutdown(socket.SHUT_RD)
         with pytest.raises(ValueError, match="unwrapped"):
             carrier.send(b"secret")
@@ -428,7 +430,7 @@ async def test_a_fan_out_reaches_all(size, source):
     async with served(tls=True, source=source) as here:
         clients = [await here.connect() for _ in range(10)]
         room = here.sockets.outbound.new_group()
-        for link in here.intake.links:
+        for link in here.transport_events.links:
             room.add(link)
         for n in range(20):
             room.broadcast(raw(f"{n:06}".ljust(size)))

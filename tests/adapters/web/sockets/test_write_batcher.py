@@ -263,7 +263,7 @@ async def test_order_holds_across_rooms_direct_messages_and_slices(monkeypatch):
     monkeypatch.setattr(batch_module, "WRITES_PER_SLICE", 7)
     async with served() as here:
         clients = [await here.connect() for _ in range(30)]
-        links = here.intake.links
+        links = here.transport_events.links
         outbound = here.sockets.outbound
         rooms = [outbound.new_group() for _ in range(4)]
         members = [set(range(30)), set(range(0, 30, 2)), set(range(0, 30, 3)), {5}]

@@ -93,7 +93,7 @@ async def test_after_the_end_nothing_is_taken():
         link.queue_close_frame()
         link.on_writable()
         await turns()
-        assert len(here.intake.ends) == 1
+        assert len(here.transport_events.ends) == 1
 
 
 async def test_the_application_is_never_called_from_within_a_send():
@@ -102,13 +102,13 @@ async def test_the_application_is_never_called_from_within_a_send():
         client.abort()
         loop = asyncio.get_running_loop()
         while link.state != CLOSED:
-            before = len(here.intake.ends)
+            before = len(here.transport_events.ends)
             link.send(raw("x"))
             here.sockets.outbound.flush_now()
-            assert len(here.intake.ends) == before
+            assert len(here.transport_events.ends) == before
             if link.state != CLOSED:
                 await asyncio.sleep(0)
-        await until(lambda: here.intake.ends)
+        await until(lambda: here.transport_events.ends)
         assert loop.is_running()
 
 
@@ -133,8 +133,8 @@ async def test_a_failing_write_tells_of_every_message_that_the_kernel_did_not_ta
         room.broadcast(raw("d"))
         await turns()
 
-        assert here.intake.reasons() == [Reason.WRITE_ERROR]
-        told = [(frame.payload.decode(), offer) for _, frame, offer in here.intake.drops]
+        assert here.transport_events.reasons() == [Reason.WRITE_ERROR]
+        told = [(frame.payload.decode(), offer) for _, frame, offer in here.transport_events.drops]
         assert told == [(text, Offer.CLOSED) for text in ("a", "b", big, "c", "d")]
 
 
@@ -149,8 +149,8 @@ async def test_messages_that_are_collected_when_the_connection_is_lost_are_told(
         link.abort()
         await turns()
 
-        assert here.intake.reasons() == [Reason.CONNECTION_LOST]
-        assert [frame.payload for _, frame, _ in here.intake.drops] == [b"a", b"b"]
+        assert here.transport_events.reasons() == [Reason.CONNECTION_LOST]
+        assert [frame.payload for _, frame, _ in here.transport_events.drops] == [b"a", b"b"]
 
 
 @pytest.mark.parametrize(("taken", "lost"), [(0, "abc"), (1, "bc"), (12, "bc"), (13, "c")])
@@ -167,7 +167,7 @@ async def test_of_a_write_from_the_queue_those_without_a_written_byte_are_told(t
         await turns()
 
         assert link.state == CLOSED
-        told = [frame.payload.decode()[0] for _, frame, _ in here.intake.drops]
+        told = [frame.payload.decode()[0] for _, frame, _ in here.transport_events.drops]
         assert "".join(told) == lost
 
 
