@@ -1,4 +1,4 @@
-"""One node, put together: every use case gets what it needs by name, here and only here."""
+"""The composition root of a node: every use case gets its dependencies here, by name."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Parts:
         self.stalls.on_stall(self.stall_log.stalled)  # last: reading and writing come first
 
     def _build_watch(self) -> None:
-        """Counters, hooks, failure handlers and the watch over stalls."""
+        """Counters, hooks, failure handlers and the detection of stalls."""
         ports, logger = self._ports, self.logger
         self.stats = Stats(ports.clock, ports.metrics, logger)
         self.stalls = ports.stalls or Stalls(ports.clock)
@@ -97,7 +97,7 @@ class Parts:
     def _build_sending(self) -> None:
         """Sending to the connections of this node, and receiving their acks."""
         config, ports, clock = self.config, self._ports, self._ports.clock
-        # As many as there may be handlers, those of connections that are gone included.
+        # Handlers of ended connections may still run beside those of the workers.
         self.threads = Threads(2 * config.workers)
         self.router = Router(self.threads)
         self.connections = Connections(
@@ -333,7 +333,7 @@ class Parts:
         self.expiry = TokenExpiry(self.connections, ports.clock, self.stalls)
 
     def _build_cluster_state(self) -> None:
-        """Clean-up behind connections, and repairs after an outage of the state."""
+        """Presence and seats of connections in the state, and their reconciliation."""
         ports = self._ports
         self.cluster_state = ClusterStateSync(
             connections=self.connections,
@@ -382,7 +382,7 @@ class Parts:
         ).register(self.router, commands_of(self.config.client_commands))
 
     def _stored(self, locator: RecipientLocator, acks: AckedDelivery) -> OfflineParts | None:
-        """What only a node with an offline store has."""
+        """Return the use cases of offline storage; None without an offline store."""
         config, ports = self.config, self._ports
         if ports.offline is None:
             return None
@@ -442,7 +442,7 @@ class Parts:
         )
 
     def _ended(self, conn: Connection, reason: DisconnectReason) -> None:
-        """In the same step in which the end of a connection is decided."""
+        """Update the use cases in the same step that ends a connection, without a wait."""
         self.sessions.ended(conn, reason)
         self.rooms.ended(conn)
         self.receiver.ended(conn)
@@ -453,7 +453,7 @@ class Parts:
 
 
 def guarded_ports(ports: Ports, guard: CallGuard, on_away: Callable[[], None]) -> Ports:
-    """The same ports, with a deadline for each call of the bus and the stores."""
+    """Return the ports with a deadline for each call of the bus and the stores."""
     return replace(
         ports,
         pubsub=guard.bus(ports.pubsub),

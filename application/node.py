@@ -17,11 +17,11 @@ from eyewall.domain.errors import Unavailable
 from eyewall.domain.identity import NodeId
 
 OPEN_TIMEOUT = 10.0
-"""Seconds that an adapter has to open: a container is given some thirty to be ready in."""
+"""Seconds that an adapter has to open: a container usually has thirty to become ready."""
 
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds that an adapter has to close; one that hangs must not keep the others."""
+"""Seconds that an adapter has to close: one that hangs must not hold up the others."""
 
 
 class Node:
@@ -37,16 +37,15 @@ class Node:
         self._open: list[Lifecycle] = []
 
     def adopt(self, other: Node) -> None:
-        """Take over what users have registered with ``other`` so far: it stays there too."""
+        """Copy the handlers, hooks and failure handlers that are registered with ``other``."""
         self.parts.router.adopt(other.parts.router)
         self.parts.hooks.adopt(other.parts.hooks)
         self.parts.failures.adopt(other.parts.failures)
 
     def successor(self, node_id: NodeId) -> Node:
-        """A node with the same adapters, registrations and hub, to begin a further life with.
+        """Return a new node with the same adapters, registrations and hub.
 
-        All else is new: nothing of it belongs to the event loop, or to the process, in
-        which this one has been.
+        It can start in another event loop or process: it shares no other state with this one.
         """
         node = Node(replace(self.config, node_id=node_id), self.ports, self.hub)
         node.adopt(self)
@@ -65,21 +64,21 @@ class Node:
         self.parts.receiver.start()
 
     async def finish_work(self) -> None:
-        """Let running handlers and pending acks end."""
+        """Wait for running handlers and pending acks."""
         await self.parts.receiver.idle()
         await self.parts.pending_acks.settled()
 
     async def cut_work(self) -> None:
-        """End the handlers that still run; their requests are answered."""
+        """Cancel the handlers that still run; their requests are answered."""
         await self.parts.receiver.stop()
 
     async def finish_hooks(self) -> None:
-        """Let the hooks hear of the ends, and of what did not arrive."""
+        """Wait for the hooks of ended connections and of failed deliveries."""
         await self.parts.connections.settled()
         await self.parts.failures.settled()
 
     async def stop(self) -> None:
-        """End what runs, leave the cluster, close the adapters."""
+        """Cancel all work, leave the cluster, close the adapters."""
         await self.parts.receiver.stop()
         self.parts.pending_acks.close()
         await self.parts.offline.close()
@@ -119,7 +118,7 @@ class Node:
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
                 raise
-            # The others have to be closed all the same.
+            # Logged, not raised: the other adapters are closed, too.
             self.parts.logger.error(
                 "close_failed", adapter=type(adapter).__name__, error=shown(error)
             )

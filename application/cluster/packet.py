@@ -1,8 +1,11 @@
-"""What nodes say to each other: a small header, and the bytes that clients will get.
+"""The packets that nodes send each other: a small header, and the bytes for the clients.
 
-Layout: one byte of version, four of header length (big endian), the header as JSON,
-the payload. The bus is a trust boundary: what is too large, does not parse or is of
-another version is refused, and the caller counts it.
+Rules of this file:
+
+1. A packet is one byte of version, four bytes of header length (big endian), the header as
+   JSON, the payload.
+2. The bus is a trust boundary. A packet that is too large, malformed or of another version is
+   rejected with ``BadPacket``; the caller counts it.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ _FIXED = 5
 
 
 class BadPacket(MalformedMessage):
-    """Something on the bus that no node of this version says."""
+    """Bytes on the bus that are no packet of this version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """``kind`` says what it is for, ``node`` is its sender."""
+    """One packet. ``kind`` names its type in ``cluster/protocol``, ``node`` is its sender."""
 
     node: str
     kind: str

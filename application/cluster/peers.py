@@ -241,7 +241,7 @@ class Cluster:
     ) -> None:
         if self._counts is not None:
             # A bus in memory knows its subscribers: without other ones nothing is encoded.
-            own = 1 if self._channels.hears(channel) else 0
+            own = 1 if self._channels.is_subscribed(channel) else 0
             if self._counts.listeners(channel) <= own:
                 return
         packet = Packet(self.node, kind, header(), payload)

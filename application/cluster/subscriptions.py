@@ -3,10 +3,10 @@
 Rules of this file:
 
 1. One subscription per channel, however many callers need it. A caller that comes while the
-   subscription is under way gets it at the same time as the first one.
-2. Packets are taken from the moment the subscription stands until its last release, and only
-   once: a packet from a subscription that is being closed is dropped.
-3. Every subscription that was begun is closed, also if its callers have released it meanwhile.
+   bus subscribes waits for the same subscription.
+2. Packets are taken from the moment the subscription is active until its last release, and
+   only once: a packet from a subscription that is being closed is dropped.
+3. Every subscription is closed, also if its callers released it before it was active.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eyewall.domain.errors import EyewallError
 
 
 class _Channel:
-    """One subscription, shared by all that need it."""
+    """One subscription, shared by all callers that need it."""
 
     __slots__ = ("ready", "users")
 
@@ -32,7 +32,7 @@ class _Channel:
         self.users = 0
 
     @property
-    def stands(self) -> bool:
+    def is_active(self) -> bool:
         done = self.ready.done() and not self.ready.cancelled()
         return done and self.ready.exception() is None
 
@@ -40,9 +40,9 @@ class _Channel:
 class BusSubscriptions:
     """Subscriptions by name, with the number of callers that need each."""
 
-    def __init__(self, bus: PubSub, heard: Callable[[bytes], None], logger: Logger) -> None:
+    def __init__(self, bus: PubSub, on_packet: Callable[[bytes], None], logger: Logger) -> None:
         self._bus = bus
-        self._take = heard
+        self._on_packet = on_packet
         self._logger = logger
         self._channels: dict[str, _Channel] = {}
         self._closing = TaskSet(logger)
@@ -50,40 +50,41 @@ class BusSubscriptions:
     def __len__(self) -> int:
         return len(self._channels)
 
-    def hears(self, name: str) -> bool:
-        """Whether what is published on the channel now arrives here."""
+    def is_subscribed(self, name: str) -> bool:
+        """Whether this node gets the packets that are published on the channel now."""
         channel = self._channels.get(name)
-        return channel is not None and channel.stands
+        return channel is not None and channel.is_active
 
     async def acquire(self, name: str) -> None:
-        """Return when the channel is heard. Raises ``Unavailable``, and needs it not."""
+        """Return when the channel is subscribed. Raises ``Unavailable``; the caller then has
+        nothing to release."""
         channel = self._channels.get(name)
         if channel is None:
             channel = self._subscribe(name)
         channel.users += 1
-        if channel.stands:
+        if channel.is_active:
             return
         try:
-            # Shielded: others may wait for the same subscription.
+            # Shielded: other callers may wait for the same subscription.
             await asyncio.shield(channel.ready)
         except BaseException:
-            self._give_back(name, channel)
+            self._release(name, channel)
             raise
 
     def release(self, name: str) -> None:
-        """Give one ``acquire`` back; the last one ends the subscription."""
+        """Undo one ``acquire``; the last one ends the subscription."""
         channel = self._channels.get(name)
         if channel is not None:
-            self._give_back(name, channel)
+            self._release(name, channel)
 
     async def close(self) -> None:
-        """Hear nothing more; returns when all subscriptions are closed."""
+        """End all subscriptions; returns when they are closed."""
         for name, channel in list(self._channels.items()):
             channel.users = 1
-            self._give_back(name, channel)
+            self._release(name, channel)
         await self._closing.settled()
 
-    def _give_back(self, name: str, channel: _Channel) -> None:
+    def _release(self, name: str, channel: _Channel) -> None:
         channel.users -= 1
         if channel.users <= 0 and self._channels.get(name) is channel:
             del self._channels[name]
@@ -92,15 +93,15 @@ class BusSubscriptions:
     def _subscribe(self, name: str) -> _Channel:
         channel = _Channel()
 
-        def heard(payload: bytes) -> None:
+        def on_packet(payload: bytes) -> None:
             if self._channels.get(name) is channel:
-                self._take(payload)
+                self._on_packet(payload)
 
-        # A bus may call back before it returns, so it is there by then.
+        # Before the call: a bus may deliver a packet before ``subscribe`` returns.
         self._channels[name] = channel
         channel.ready = asyncio.get_running_loop().create_future()
         try:
-            subscription = self._bus.subscribe(name, heard)
+            subscription = self._bus.subscribe(name, on_packet)
         except BaseException:
             del self._channels[name]
             raise
@@ -114,7 +115,7 @@ class BusSubscriptions:
         try:
             subscription = await channel.ready
         except EyewallError:
-            return  # it never stood: whoever asked for it has been told
+            return  # it never was active: its callers got the error
         try:
             closed = subscription.close()
             if inspect.isawaitable(closed):

@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-1. The end of a connection, its change of user and the mending of a divergence hold the
+1. The end of a connection, its change of user and the reconciliation of a divergence hold the
    connection's lock: each of them awaits several calls of the state.
-2. An entry that was made under a user is taken back under that user.
+2. An entry that was made under a user is removed under that user.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ClusterStateSync:
         self._replays = replays
         self._locks = KeyedLock()
         self._tasks = TaskSet(logger)
-        self._telling = TaskSet(logger)
+        self._notice_tasks = TaskSet(logger)
         """Hooks of changes. A hook may wait for ``settled``, so ``settled`` does not wait for
         hooks: that would be a deadlock."""
 
@@ -100,7 +100,7 @@ class ClusterStateSync:
                 await self._rooms.change_user(conn)
             except Unavailable as error:
                 self._logger.warning("user_not_changed", conn_id=conn.id, error=told(error))
-        self._telling.spawn(self._rooms.run_notices(conn))
+        self._notice_tasks.spawn(self._rooms.run_notices(conn))
         if conn.user_id is None or not conn.is_open or not conn.is_admitted:
             return  # the opening does the rest when it admits the connection
         if self._replays is not None:
@@ -108,8 +108,8 @@ class ClusterStateSync:
         await self._operations.keep_newest(conn.user_id)
 
     async def reconcile(self, conn_id: ConnId, divergence: Divergence) -> None:
-        """Compare a connection's divergence with the state and mend it. The connection may have
-        ended. Raises ``Unavailable``; the rest is not mended then."""
+        """Compare a connection's divergence with the state and correct it. The connection may have
+        ended. Raises ``Unavailable``; the rest is not corrected then."""
         async with self._locks.acquire(conn_id):
             conn = self._connections.get(conn_id)
             if (
@@ -135,4 +135,4 @@ class ClusterStateSync:
     async def close(self) -> None:
         """Cancel the changes and hooks that are in flight."""
         await self._tasks.close()
-        await self._telling.close()
+        await self._notice_tasks.close()

@@ -1,8 +1,10 @@
-"""Shutting down: a written order under one deadline (guarantees.md, "Shutdown").
+"""Graceful shutdown: steps in a fixed order under one deadline (guarantees.md, "Shutdown").
 
-Order is the whole point: stop accepting, tell the clients, finish what was accepted,
-say goodbye, and only then let go of the bus and the state. What did not finish in time
-is named.
+Rules of this file:
+
+1. The node stops accepting, announces the drain, finishes accepted work and closes the
+   connections, in this order. Only then does it leave the bus and the state.
+2. A step that has not finished by the deadline is cancelled and reported by its name.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ RECONNECT_WINDOW = 5.0
 
 
 RECONNECTS_PER_SECOND = 200.0
-"""Reconnects a second that the other nodes should see at most: a thousand clients take
-five seconds, ten thousand fifty."""
+"""Reconnects a second for all other nodes together, at most: a thousand clients take five
+seconds, ten thousand fifty."""
 
 
 async def run_steps(steps: Sequence[Step], *, clock: Clock, until: float) -> list[str]:
     """Run the steps in order until ``until`` on the clock's ``now``.
 
-    Returns the names of those that did not finish. A step after the deadline still
-    has its turn of the loop, so that what can be done at once is done.
+    Returns the names of the steps that did not finish or raised. A step that begins after the
+    deadline runs up to its first wait: work that needs no wait is still done.
     """
     unfinished = []
     for name, run in steps:
@@ -43,7 +45,7 @@ async def run_steps(steps: Sequence[Step], *, clock: Clock, until: float) -> lis
         try:
             await _until(task, clock, until)
         finally:
-            task.cancel()  # who ends the drain ends the step
+            task.cancel()  # the caller of the drain may be cancelled
         if not task.done() or task.cancelled():
             unfinished.append(name)
         elif task.exception() is not None:
@@ -66,7 +68,7 @@ async def _until(task: asyncio.Future[None], clock: Clock, until: float) -> None
             timer.cancel()
             bell.cancel()
     task.cancel()
-    # One that ignores that is left behind.
+    # A task that ignores its cancellation is left running.
     await asyncio.wait([task], timeout=CANCEL_GRACE)
 
 
@@ -75,7 +77,7 @@ async def _awaited(run: Callable[[], Awaitable[Any]]) -> None:
 
 
 class ShutdownNotice:
-    """Tells the clients that the node goes, and closes their connections."""
+    """Announces the shutdown to the clients, and closes their connections."""
 
     def __init__(self, connections: Connections, sender: Sender, logger: Logger) -> None:
         self._connections = connections
@@ -83,16 +85,16 @@ class ShutdownNotice:
         self._logger = logger
 
     async def announce(self) -> None:
-        """Send everybody ``system:draining`` with a time of its own to come back.
+        """Send each client ``system:draining`` with its own delay before it reconnects.
 
-        One client to each equal part of the window, somewhere in it: chance alone would
-        send some of them at the same moment.
+        The window is divided into one equal slot per client, in random order. Each delay is
+        random within its slot: fully random delays would let reconnects coincide.
         """
         conns = list(self._connections)
         random.shuffle(conns)
-        part = max(RECONNECT_WINDOW, len(conns) / RECONNECTS_PER_SECOND) / max(1, len(conns))
+        slot = max(RECONNECT_WINDOW, len(conns) / RECONNECTS_PER_SECOND) / max(1, len(conns))
         for number, conn in enumerate(conns):
-            data = {"reconnect_in": round((number + random.random()) * part, 3)}  # noqa: S311
+            data = {"reconnect_in": round((number + random.random()) * slot, 3)}  # noqa: S311
             notice = self._sender.encode_notice("system:draining", "draining", data)
             self._sender.enqueue_to_each([conn], notice)
 

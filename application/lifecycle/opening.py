@@ -53,7 +53,7 @@ class Welcome:
 
 
 class Received(Protocol):
-    """Takes in one whole message; never waits and never raises."""
+    """Receives one whole message; never waits and never raises."""
 
     def __call__(self, link: Link, payload: bytes, *, binary: bool) -> None: ...
 
@@ -165,24 +165,24 @@ class ConnectionLifecycle:
             self._connections.admit(conn)  # nothing can refuse it
         await self._appear(conn)
         if conn.is_open:
-            await self._ask_hooks(conn)
+            await self._run_connect_hooks(conn)
         if conn.is_open:
-            await self._let_in(conn)
+            await self._admit(conn)
 
-    async def _let_in(self, conn: Connection) -> None:
+    async def _admit(self, conn: Connection) -> None:
         """Admit the connection; returns when the messages that precede its first read are
         sent."""
         if not conn.is_admitted:
             self._connections.admit(conn)
-        places = self._rooms.admit(conn)
+        positions = self._rooms.admit(conn)
         # No await before this: a message sent to the user now must follow the stored ones.
         stored = None
         if self._replays is not None and conn.user_id is not None:
             stored = self._replays.begin(conn.user_id).written
         if conn.user_id is not None:
             await self._operations.keep_newest(conn.user_id)
-        if places:
-            await self._resumer.catch_up(conn, places)
+        if positions:
+            await self._resumer.catch_up(conn, positions)
         if stored is not None:
             await stored.wait()
 
@@ -206,7 +206,7 @@ class ConnectionLifecycle:
         except Unavailable as error:
             self._logger.warning("presence_not_set", conn_id=conn.id, error=told(error))
 
-    async def _ask_hooks(self, conn: Connection) -> None:
+    async def _run_connect_hooks(self, conn: Connection) -> None:
         """Run the ``on_connect`` hooks; one that raises refuses the connection."""
         conn.announced = True
         asked = CONNECTING.set(conn)
@@ -215,11 +215,11 @@ class ConnectionLifecycle:
         except BaseException as error:
             if is_end(error):
                 raise
-            self._not_let_in(conn, error)
+            self._refuse(conn, error)
         finally:
             CONNECTING.reset(asked)
 
-    def _not_let_in(self, conn: Connection, error: BaseException) -> None:
+    def _refuse(self, conn: Connection, error: BaseException) -> None:
         """End a connection whose ``on_connect`` hook raised ``error``.
 
         The close code tells the client whether to reconnect: it should after a transient

@@ -1,4 +1,4 @@
-"""Operations on connections, wherever in the cluster they are."""
+"""Operations on the connections of the whole cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from eyewall.domain.room import JoinOptions, RoomRole
 
 
 class RemoteConnections:
-    """Does at the right node what is asked for a connection or a user."""
+    """Runs an operation on the node that has the connection, here or by a request."""
 
     def __init__(
         self,
@@ -62,17 +62,16 @@ class RemoteConnections:
         self._logger = logger
         self._max_per_user = max_per_user
         self._tasks = TaskSet(logger)
-        cluster.on_request(Disconnect, self._take_disconnect)
-        cluster.on_request(JoinRoom, self._take_join)
-        cluster.on_request(LeaveRoom, self._take_leave)
-        cluster.on_request(LeaveAllRooms, self._take_leave_all)
-        cluster.on_request(LetIn, self._take_in)
+        cluster.on_request(Disconnect, self._handle_disconnect)
+        cluster.on_request(JoinRoom, self._handle_join)
+        cluster.on_request(LeaveRoom, self._handle_leave)
+        cluster.on_request(LeaveAllRooms, self._handle_leave_all)
+        cluster.on_request(LetIn, self._handle_let_in)
 
     # --- ends
 
     async def disconnect_conn(self, conn_id: str, reason: DisconnectReason) -> bool:
-        """End a connection on whichever node has it; False if there is none. Raises
-        ``Unavailable``."""
+        """End a connection of any node; False if no node has it. Raises ``Unavailable``."""
         conn = self._connections.get(conn_id)
         if conn is not None:
             return self._connections.end(conn, reason)
@@ -80,22 +79,22 @@ class RemoteConnections:
         return node is not None and bool(await self._end({node: [conn_id]}, reason, None))
 
     async def disconnect_user(self, user_id: str, reason: DisconnectReason) -> int:
-        """End all of a user's connections; returns how many. For a reason for good, the user's
-        sessions are dropped, too. Raises ``Unavailable``."""
-        for_good = reason not in COMES_BACK  # else it finds what it left when it does
-        if for_good:
+        """End all of a user's connections; returns how many. A permanent reason drops the user's
+        sessions, too. Raises ``Unavailable``."""
+        permanent = reason not in COMES_BACK
+        if permanent:
             await self._sessions.forget(UserId(user_id))
         (user,) = await self._locate.users([UserId(user_id)], only_in=False)
         ended = await self._end(user.by_node, reason, user_id)
-        if for_good:  # what was cut off meanwhile, before its end was decided here
+        if permanent:  # again: connections may have been lost before their end was decided
             await self._sessions.drop(UserId(user_id))
         return ended
 
     async def keep_newest(self, user_id: UserId) -> None:
-        """Disconnect a user's oldest connections until it has no more than it may have.
+        """Disconnect a user's oldest connections beyond the user's limit.
 
-        One that its node has not let in yet is no use to the user so far: it neither counts
-        nor has to go. It sees to the limit itself when it is let in.
+        A connection that is not admitted yet does not count. Its node checks the limit again
+        when it admits the connection. Never raises ``Unavailable``: a failure is logged.
         """
         limit = self._max_per_user
         if limit is None:
@@ -107,7 +106,9 @@ class RemoteConnections:
             by_node: dict[NodeId, list[str]] = defaultdict(list)
             for conn_id, node in known.items():
                 by_node[node].append(conn_id)
-            answers = await asyncio.gather(*(self._in_at(n, ids) for n, ids in by_node.items()))
+            answers = await asyncio.gather(
+                *(self._admitted_at(n, ids) for n, ids in by_node.items())
+            )
             let_in = set().union(*answers)
             surplus: dict[NodeId, list[str]] = defaultdict(list)
             for conn_id in [c for c in known if c in let_in][: max(0, len(let_in) - limit)]:
@@ -116,28 +117,28 @@ class RemoteConnections:
         except Unavailable as error:
             self._logger.warning("user_limit_not_kept", error=told(error))
 
-    async def _in_at(self, node: NodeId, conn_ids: Sequence[str]) -> Collection[str]:
-        """Which of a node's connections are let in; all of them where it does not say."""
+    async def _admitted_at(self, node: NodeId, conn_ids: Sequence[str]) -> Collection[str]:
+        """Return the admitted ones of a node's connections; all of them if it does not answer."""
         asked = LetIn(tuple(ConnId(conn_id) for conn_id in conn_ids))
         if node == self._node:
-            return await self._take_in(asked, b"")
+            return await self._handle_let_in(asked, b"")
         try:
             return texts(await self._cluster.request(node, asked))
         except (NodeTimeout, BadPacket) as error:
             self._logger.warning("node_silent", asked=asked.kind, error=told(error))
             return conn_ids
 
-    async def _take_in(self, asked: LetIn, _: bytes) -> list[str]:
+    async def _handle_let_in(self, asked: LetIn, _: bytes) -> list[str]:
         found = [self._connections.get(conn_id) for conn_id in asked.conns]
         return [conn.id for conn in found if conn is not None and conn.is_admitted]
 
     async def _end(
         self, by_node: Mapping[NodeId, Sequence[str]], reason: DisconnectReason, user_id: str | None
     ) -> int:
-        """End connections on all nodes at the same time, as far as they still are
-        ``user_id``'s (None: whoever's they are); returns how many were ended.
+        """End connections on all nodes concurrently; returns how many were ended.
 
-        A node that does not answer has ended none as far as is known, and is logged.
+        A connection that is no longer ``user_id``'s is left (None: any user's is ended). A node
+        that does not answer is logged and counts as none.
         """
         parts = [
             self._end_at(node, conn_ids, reason, user_id) for node, conn_ids in by_node.items()
@@ -154,14 +155,14 @@ class RemoteConnections:
         conns = tuple(ConnId(conn_id) for conn_id in conn_ids)
         asked = Disconnect(conns, reason, None if user_id is None else UserId(user_id))
         if node == self._node:
-            return await self._take_disconnect(asked, b"")
+            return await self._handle_disconnect(asked, b"")
         try:
             return int(await self._cluster.request(node, asked))
         except NodeTimeout as error:
             self._logger.warning("node_silent", asked=asked.kind, error=told(error))
             return 0
 
-    async def _take_disconnect(self, asked: Disconnect, _: bytes) -> int:
+    async def _handle_disconnect(self, asked: Disconnect, _: bytes) -> int:
         conns = [c for conn_id in asked.conns if (c := self._connections.get(conn_id))]
         return sum(
             self._connections.end(conn, asked.reason)
@@ -172,7 +173,7 @@ class RemoteConnections:
     # --- rooms
 
     async def join(self, room_id: RoomId, conn_id: str, options: JoinOptions | None) -> Membership:
-        """Let a connection of any node into a room. Raises as ``RoomMembership.join`` does."""
+        """Join a connection of any node to a room. Raises as ``RoomMembership.join`` does."""
         check_name(room_id, "room_id")
         conn = self._connections.get(conn_id)
         if conn is not None:
@@ -185,7 +186,7 @@ class RemoteConnections:
         return Membership(room_id, ConnId(conn_id), RoomRole(role), members, epoch, offset)
 
     async def leave(self, room_id: RoomId, conn_id: str) -> bool:
-        """Take a connection of any node out of a room; False if it was not in. Raises
+        """Remove a connection of any node from a room; False if it was not a member. Raises
         ``Unavailable``."""
         conn = self._connections.get(conn_id)
         if conn is not None:
@@ -196,7 +197,7 @@ class RemoteConnections:
         return bool(await self._cluster.request(node, LeaveRoom(room_id, ConnId(conn_id))))
 
     async def leave_all(self, conn_id: str) -> int:
-        """Take a connection of any node out of all rooms; returns of how many. Raises
+        """Remove a connection of any node from all its rooms; returns how many. Raises
         ``Unavailable``."""
         conn = self._connections.get(conn_id)
         if conn is not None:
@@ -206,28 +207,28 @@ class RemoteConnections:
             return 0
         return int(await self._cluster.request(node, LeaveAllRooms(ConnId(conn_id))))
 
-    async def _take_join(self, asked: JoinRoom, _: bytes) -> list[Any]:
+    async def _handle_join(self, asked: JoinRoom, _: bytes) -> list[Any]:
         conn = self._connections.get(asked.conn)
         if conn is None:
             raise ConnectionClosed(f"{asked.conn} is not connected")
         member = await self._rooms.join(asked.room, conn, asked.options)
         return [int(member.role), member.members, member.epoch, member.offset]
 
-    async def _take_leave(self, asked: LeaveRoom, _: bytes) -> bool:
+    async def _handle_leave(self, asked: LeaveRoom, _: bytes) -> bool:
         conn = self._connections.get(asked.conn)
         return conn is not None and await self._rooms.leave(asked.room, conn)
 
-    async def _take_leave_all(self, asked: LeaveAllRooms, _: bytes) -> int:
+    async def _handle_leave_all(self, asked: LeaveAllRooms, _: bytes) -> int:
         conn = self._connections.get(asked.conn)
         return 0 if conn is None else await self._rooms.leave_all(conn)
 
     # --- errors
 
     def tell_error(self, conn: Connection, error: BaseException) -> None:
-        """Tell the ``on_error`` hooks what went wrong with a connection."""
+        """Run the ``on_error`` hooks with a connection's error; returns at once."""
         if self._hooks.of(Event.ERROR):
             self._tasks.spawn(self._hooks.tell(Event.ERROR, conn, error))
 
     async def close(self) -> None:
-        """End the hooks that run."""
+        """Cancel the running hooks."""
         await self._tasks.close()

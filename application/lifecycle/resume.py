@@ -1,5 +1,5 @@
-"""A client that comes back, was told of a gap, or joins and wants what was said before: it
-gets that, in order.
+"""Sends missed messages, in order, to a client that resumes, that asks after a gap, or that
+joins a room with its history.
 
 Rules of this file:
 
@@ -9,8 +9,8 @@ Rules of this file:
 3. Nothing is sent into a queue that is half full. A client that does not read fast enough gets
    ``system:gap`` with its position once it has read; it delays no other client.
 4. A gap that can't be filled is reported: ``recovered`` is False, and never a guess. A client
-   that joins is sent the messages after the gap all the same. A client that comes back is not:
-   it has an older part already, and loads the room anew.
+   that joins still gets the messages after the gap. A client that resumes does not: it has older
+   messages already, and loads the room anew.
 """
 
 from __future__ import annotations
@@ -37,46 +37,46 @@ from eyewall.domain.membership import Membership
 from eyewall.domain.session import conn_of
 
 MESSAGES_PER_READ = 64
-"""Messages that one reading of the store brings: of the largest size they are 64 MiB."""
+"""Messages that one read of the store returns: of the largest size they are 64 MiB."""
 
 
 MAX_PASSES = 3
-"""How often all rooms are brought level before each is let go by itself: where so much is
-said that they never stand still together, the answer may come between new messages."""
+"""Passes over all rooms before each room is released on its own. Rooms that are so busy that
+they never catch up together may deliver new messages before the answer to the resume."""
 
 
 READ_TIMEOUT = 2.0
-"""Seconds that a client gets to read before it is told of a gap instead."""
+"""Seconds that a client has to read its queue; after that it gets a gap instead."""
 
 
 MAX_SLOW_CLIENTS = 16
-"""Clients that may be waited for at a time: a quarter of the workers by default."""
+"""Slow clients that are waited for at the same time: a quarter of the default workers."""
 
 
 class _End(Enum):
-    """How far sending what was missed has come."""
+    """The state of sending a room's missed messages."""
 
     LEVEL = auto()
-    """The client has all that the members here have had."""
+    """The client has every message that the members on this node have had."""
     LOST = auto()
-    """Something between is gone, or the client's position is none of this epoch."""
+    """A message in between is gone, or the client's position is of another epoch."""
     SLOW = auto()
-    """The client does not read."""
+    """The client does not read its queue."""
 
 
 @dataclass(slots=True)
 class _Room:
-    """One room on its way back: where the client stands, and how it went so far."""
+    """One room that is caught up: the client's position, and the state of sending."""
 
     at: Position
     end: _End = _End.LEVEL
     in_any_case: bool = False
-    """Whether the messages after a gap are wanted too."""
+    """Whether the messages after a gap are sent, too."""
     has_hole: bool = False
     """Whether there was such a gap."""
 
     def skip_to(self, page: Page) -> bool:
-        """Go on after the gap before ``page``; False if that is not wanted."""
+        """Skip the gap before ``page``; False if messages after a gap are not sent."""
         if self.in_any_case:
             self.has_hole = True
             at = page.position
@@ -85,14 +85,14 @@ class _Room:
         return self.in_any_case
 
     def is_ahead_of(self, here: Position) -> bool:
-        """Whether the client has had more than the members here, who stand at ``here``. An
-        epoch that was read from the store is ahead of every other."""
+        """Whether the client has had more than the members on this node, whose position is
+        ``here``. An epoch that was read from the store is ahead of every other."""
         return self.at.is_past(here) or (self.has_hole and self.at.epoch != here.epoch)
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What became of one room. ``code``: it was not joined."""
+    """The result of one room's resume. ``code``: the error that kept it from being joined."""
 
     recovered: bool
     position: Position | None = None
@@ -100,7 +100,7 @@ class Resumed:
 
 
 class Resumer:
-    """Brings connections back to where they were."""
+    """Resumes connections, and catches members up with their rooms."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Resumer:
         self._sender = sender
         self._clock = clock
         self._free = free
-        """Whether clients may join rooms by themselves."""
+        """Whether clients may join rooms by a command."""
         self._deadlines = TimerQueue(clock, stalls)
         self._slow: dict[Connection, asyncio.Event] = {}
 
@@ -135,13 +135,13 @@ class Resumer:
         """Join ``wanted`` and send what came after each position; ``precheck`` is that of
         ``RoomMembership.join``.
 
-        Raises ``Unavailable`` if the session can't be looked for, and ``TooManyRooms``.
+        Raises ``Unavailable`` if the session can't be read, and ``TooManyRooms``.
         """
         session = None if name is None else await self._sessions.resume(name, conn)
         was_in = frozenset[RoomId]() if session is None else session.rooms
-        was = {conn.id} if name is None else {conn.id, conn_of(name)}
+        own_ids = {conn.id} if name is None else {conn.id, conn_of(name)}
         done: dict[RoomId, Resumed] = {}
-        back: dict[RoomId, _Room] = {}
+        rooms: dict[RoomId, _Room] = {}
         try:
             for room_id, since in wanted.items():
                 may = self._free or room_id in was_in or room_id in conn.roles
@@ -149,13 +149,13 @@ class Resumer:
                 resumed = await self._join(room_id, conn, precheck, may=may, hold=hold)
                 done[room_id] = resumed
                 if since is not None and resumed.position is not None:
-                    back[room_id] = _Room(since)
-            await self._bring_back(conn, back, was)
+                    rooms[room_id] = _Room(since)
+            await self._catch_up_all(conn, rooms, own_ids)
         finally:
-            for room_id in back:
+            for room_id in rooms:
                 self._streams.release_member(room_id, conn.link)
             self._sessions.returned(conn)
-        for room_id, room in back.items():
+        for room_id, room in rooms.items():
             done[room_id] = self._result(room_id, conn, room)
         return done
 
@@ -175,7 +175,7 @@ class Resumer:
         return Resumed(recovered=False, position=Position(membership.epoch, membership.offset))
 
     def _result(self, room_id: RoomId, conn: Connection, room: _Room) -> Resumed:
-        if room_id not in conn.roles:  # it was put out meanwhile, and told so
+        if room_id not in conn.roles:  # removed meanwhile, and notified of it
             return Resumed(recovered=False, code=Forbidden.code)
         if room.end is _End.LOST:
             return Resumed(recovered=False, position=self._streams.position(room_id))
@@ -198,7 +198,7 @@ class Resumer:
                 return membership, since == 0
             here = Position(membership.epoch, membership.offset)
             room = _Room(position_before(since, here), in_any_case=True)
-            await self._bring_back(conn, {room_id: room}, {conn.id})
+            await self._catch_up_all(conn, {room_id: room}, {conn.id})
         finally:
             self._streams.release_member(room_id, conn.link)
         if room_id not in conn.roles:
@@ -209,33 +209,33 @@ class Resumer:
         role = conn.roles[room_id]
         return replace(membership, role=role, epoch=epoch, offset=offset), whole
 
-    async def catch_up(self, conn: Connection, places: Mapping[RoomId, Position]) -> None:
+    async def catch_up(self, conn: Connection, positions: Mapping[RoomId, Position]) -> None:
         """Send a member the messages of each room after its position there, while the rooms'
         sequencers hold it. ``system:gap`` reports what the history does not have."""
-        back = {room_id: _Room(at) for room_id, at in places.items()}
+        rooms = {room_id: _Room(at) for room_id, at in positions.items()}
         try:
-            await self._bring_back(conn, back, {conn.id})
+            await self._catch_up_all(conn, rooms, {conn.id})
         finally:
-            for room_id in back:
+            for room_id in rooms:
                 self._streams.release_member(room_id, conn.link)
-        for room_id, room in back.items():
+        for room_id, room in rooms.items():
             if room.end is _End.LOST and room_id in conn.roles and conn.is_open:
                 self._sender.enqueue_or_report(conn, self._sender.encode_gap(room_id, room.at))
 
-    # --- sending what was missed
+    # --- missed messages
 
-    async def _bring_back(
-        self, conn: Connection, back: Mapping[RoomId, _Room], was: AbstractSet[str]
+    async def _catch_up_all(
+        self, conn: Connection, rooms: Mapping[RoomId, _Room], own_ids: AbstractSet[str]
     ) -> None:
-        """Send what was missed in all rooms, and let the connection go when it is level
-        with all of them at the same moment."""
+        """Send the missed messages of all rooms. The connection is released when it has
+        caught up with all rooms at the same moment, or else room by room."""
         for _ in range(MAX_PASSES):
-            for room_id, room in back.items():
-                await self._send_missed(room_id, conn, room, was)
-            if not any(self._is_behind(room_id, room) for room_id, room in back.items()):
-                return  # nothing waits until they are let go
-        for room_id, room in back.items():
-            await self._send_missed(room_id, conn, room, was)
+            for room_id, room in rooms.items():
+                await self._send_missed(room_id, conn, room, own_ids)
+            if not any(self._is_behind(room_id, room) for room_id, room in rooms.items()):
+                return  # the caller releases the rooms without a wait
+        for room_id, room in rooms.items():
+            await self._send_missed(room_id, conn, room, own_ids)
             self._streams.release_member(room_id, conn.link)
 
     def _is_behind(self, room_id: RoomId, room: _Room) -> bool:
@@ -243,19 +243,19 @@ class Resumer:
         return room.end is _End.LEVEL and position is not None and position.is_past(room.at)
 
     async def _send_missed(
-        self, room_id: RoomId, conn: Connection, room: _Room, was: AbstractSet[str]
+        self, room_id: RoomId, conn: Connection, room: _Room, own_ids: AbstractSet[str]
     ) -> None:
         if room.end is not _End.LEVEL:
             return
         try:
-            room.end = await self._catch_up(room_id, conn, room, was)
+            room.end = await self._catch_up(room_id, conn, room, own_ids)
         except Unavailable:
             room.end = _End.LOST
         if room.end is _End.SLOW:
             self._sender.gaps.note_after(conn, room_id, room.at)
 
     async def _catch_up(
-        self, room_id: RoomId, conn: Connection, room: _Room, was: AbstractSet[str]
+        self, room_id: RoomId, conn: Connection, room: _Room, own_ids: AbstractSet[str]
     ) -> _End:
         """Send page by page until the client has reached the sequencer's position."""
         while True:
@@ -263,9 +263,9 @@ class Resumer:
             if not self._streams.is_held(room_id, conn.link) or here is None or not conn.is_open:
                 return _End.LOST
             if room_id in self._rooms.rooms_to_settle(conn):
-                return _End.LOST  # it may not be the new user's to read
+                return _End.LOST  # the new user may not be allowed to read it
             if room.is_ahead_of(here):
-                # It has had more from another node than the members here have.
+                # The client got more messages from another node than the members here have had.
                 await self._streams.refresh(room_id)
                 here = self._streams.position(room_id)
                 if here is None or room.is_ahead_of(here):
@@ -275,7 +275,7 @@ class Resumer:
             page = await self._history.read(room_id, room.at, MESSAGES_PER_READ, self._clock.wall())
             if not page.recovered and not room.skip_to(page):
                 return _End.LOST
-            end = await self._send_page(room_id, conn, room, was, list(page.with_positions()))
+            end = await self._send_page(room_id, conn, room, own_ids, list(page.with_positions()))
             if end is not _End.LEVEL:
                 return end
 
@@ -284,10 +284,10 @@ class Resumer:
         room_id: RoomId,
         conn: Connection,
         room: _Room,
-        was: AbstractSet[str],
-        placed: list[tuple[Position, Entry]],
+        own_ids: AbstractSet[str],
+        entries: list[tuple[Position, Entry]],
     ) -> _End:
-        for at, entry in placed:
+        for at, entry in entries:
             if conn.link.is_half_full and not await self._has_read(conn):
                 return _End.SLOW
             here = self._streams.position(room_id)
@@ -297,7 +297,7 @@ class Resumer:
                 return _End.LOST
             if at.is_past(here):
                 break  # the sequencer will release it
-            if was.isdisjoint(entry.skip):
+            if own_ids.isdisjoint(entry.skip):
                 encoded = self._streams.read_entry(room_id, entry)
                 if encoded is None:
                     self._streams.report_unreadable(room_id, entry, conn)
@@ -308,13 +308,14 @@ class Resumer:
             room.at = at
         return _End.LEVEL
 
-    # --- clients that do not read
+    # --- slow clients
 
     async def _has_read(self, conn: Connection) -> bool:
-        """Wait for the client to read; False if it does not, or if too many don't."""
+        """Wait until the client has read its queue; False if it does not read it in time, or if
+        too many clients are waited for already."""
         while conn.link.is_half_full and not conn.link.queued and conn.is_open:  # noqa: ASYNC110
-            # It is only collected: it goes out in one of the next turns, or shows itself to
-            # be stuck. Behind a large fan-out that may be many.
+            # The messages are only batched, not queued: a later turn of the event loop writes
+            # them, or queues them. After a large fan-out that may take many turns.
             await asyncio.sleep(0)
         if not conn.link.is_half_full:
             return conn.is_open
@@ -334,7 +335,7 @@ class Resumer:
         self._deadlines.close()
 
     def drained(self, conn: Connection) -> None:
-        """The client has read all that waited for it, or has gone."""
+        """Note that the client has read its queue, or that the connection has ended."""
         read = self._slow.get(conn)
         if read is not None:
             read.set()

@@ -1,4 +1,4 @@
-"""Reads what rooms keep: pages of messages, and the position of a room."""
+"""Reads the histories of rooms: pages of messages, and positions."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class RoomHistory:
         self._logger = logger
 
     async def read(self, room_id: RoomId, since: Position | None, limit: int) -> Page | None:
-        """The first ``limit`` messages after ``since``, or the newest ones; None for a room
-        that keeps none.
+        """Return the first ``limit`` messages after ``since``, or the newest ones if it is None.
 
-        Of those after ``since`` that are gone nothing is said but by the offsets of the
-        others; of another epoch nothing is given. Raises ``RoomNotFound``.
+        Returns None for a room without history. Only the offsets show that messages after
+        ``since`` are gone. A ``since`` of another epoch gets no messages. Raises
+        ``RoomNotFound``.
         """
         room = await self._state.room(room_id)
         if room is None:
@@ -48,16 +48,18 @@ class RoomHistory:
         if Retention.of(room.options) is None:
             return None
         page = await self._history.read(room_id, since, limit, self._clock.wall())
-        # Who reads on, and gets nothing, takes that for the end.
+        # A caller that reads on takes an empty page for the end: skip pages without a readable
+        # message.
         while since is not None and page.entries and not any(map(self.is_readable, page.entries)):
             since = Position(page.position.epoch, page.first + len(page.entries) - 1)
             page = await self._history.read(room_id, since, limit, self._clock.wall())
         return page
 
     async def page(self, room_id: RoomId, since: Position | None, limit: int) -> HistoryPage:
-        """The same as messages; none, without a position, for a room that keeps none.
+        """Return the same page as messages; an empty one without a position if the room has no
+        history.
 
-        A message that can't be read is left out and logged: it costs itself, and no other.
+        A message that can't be decoded is left out and logged; the others are returned.
         """
         page = await self.read(room_id, since, limit)
         if page is None:
@@ -86,23 +88,23 @@ class RoomHistory:
         return message
 
     def raw(self, payload: bytes) -> Raw:
-        """A kept message as a value within another message."""
+        """Return a kept message as a value within another message."""
         return Raw(payload, self._codec.format)
 
     async def with_position(self, info: RoomInfo) -> RoomInfo:
-        """Say where the room stands, if it keeps a history."""
+        """Return ``info`` with the room's position, if the room keeps a history."""
         if Retention.of(info.options) is None:
             return info
         at = await self._history.position(info.id)
         return replace(info, epoch=at.epoch, offset=at.offset)
 
     async def renew(self, room_id: RoomId) -> Position:
-        """Begin an epoch: what was kept before is nothing that members could go on from."""
+        """Begin an epoch and return its position; the messages kept before are removed."""
         await self._history.remove(room_id)
         return await self._history.position(room_id)
 
     async def forget(self, room_id: RoomId) -> None:
-        """Keep nothing of the room any more."""
+        """Remove the room's history."""
         await self._history.remove(room_id)
 
 
@@ -119,11 +121,11 @@ def encode_page(
     newest: bool,
     fits: Callable[[Entry], bool] = _all,
 ) -> list[bytes]:
-    """The page's messages as they go out, without those that were not for ``conn_id``, or
-    that ``fits`` leaves out.
+    """Return the page's messages encoded with their positions.
 
-    Of what is more than ``max_bytes`` together, at least one message is left: the first
-    ones, or the last ones for ``newest``. The others are not even looked at.
+    Leaves out the messages that skip ``conn_id`` and those that ``fits`` rejects. Returns at
+    most ``max_bytes`` together, but at least one message: the first ones, or with ``newest``
+    the last ones. ``fits`` is not called for messages beyond that.
     """
     found = list(page.with_positions())
     taken: list[bytes] = []

@@ -36,7 +36,7 @@ async def test_a_channel_is_heard_when_acquire_returns(channels, bus, heard):
     await bus.publish("lab", b"x")
     await settle()
 
-    assert channels.hears("lab")
+    assert channels.is_subscribed("lab")
     assert heard == [b"x"]
 
 
@@ -60,13 +60,13 @@ async def test_who_asks_while_it_is_under_way_waits_for_it(channels, bus):
     asked = [asyncio.create_task(channels.acquire("lab")) for _ in range(2)]
     await settle()
     assert not any(task.done() for task in asked)
-    assert not channels.hears("lab")
+    assert not channels.is_subscribed("lab")
 
     bus.slow.set()
     await asyncio.gather(*asked)
 
     assert bus.subscribed == ["lab"]
-    assert channels.hears("lab")
+    assert channels.is_subscribed("lab")
 
 
 async def test_a_bus_that_is_away_is_told_to_all_who_asked(channels, bus):
@@ -88,7 +88,7 @@ async def test_a_channel_that_failed_is_tried_anew(channels, bus):
 
     await channels.acquire("lab")
 
-    assert channels.hears("lab")
+    assert channels.is_subscribed("lab")
 
 
 async def test_who_gives_up_waiting_leaves_it_to_the_others(channels, bus):
@@ -100,7 +100,7 @@ async def test_who_gives_up_waiting_leaves_it_to_the_others(channels, bus):
     bus.slow.set()
     await two
 
-    assert channels.hears("lab")
+    assert channels.is_subscribed("lab")
     channels.release("lab")
     await settle()
     assert bus.listeners_of("lab") == 0
