@@ -137,11 +137,9 @@ class WebSocketGateway:
 
         Connections that are left after ``within`` seconds are aborted.
         """
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._io.wait_closed()
-        except TimeoutError:
-            pass
         self._endpoint.close()
         self._io.stop()
         self.refusals.close()

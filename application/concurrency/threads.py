@@ -165,7 +165,7 @@ def call_from_thread(
     Returns its result; raises its error, and ``Misuse`` on the loop's own thread, where it
     would be a deadlock.
     """
-    if _runs_here(loop):
+    if runs_here(loop):
         raise Misuse("from_thread is for plain handlers: await it instead")
 
     call = current_call()
@@ -177,7 +177,8 @@ def call_from_thread(
     return asyncio.run_coroutine_threadsafe(run(), loop).result()
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether ``loop`` runs in the calling thread."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

@@ -50,10 +50,19 @@ class Registration:
             raise ValueError("an ordering_key is asked before anything waits: it can't be async")
 
 
-def named(pattern: str) -> None:
-    """Raise ``ValueError`` for a decorator that was used without its topic."""
+def decorator(
+    handle: Callable[..., None], pattern: str, *middleware: Middleware, **options: Any
+) -> Callable[[F], F]:
+    """Return a decorator that registers a handler by ``handle``, with these arguments, and returns
+    it unchanged. Raises ``ValueError`` for a decorator that was used without its topic."""
     if not isinstance(pattern, str):
         raise ValueError('on() needs a topic: @server.on("chat:say")')
+
+    def register(handler: F) -> F:
+        handle(pattern, handler, *middleware, **options)
+        return handler
+
+    return register
 
 
 def checked(middleware: tuple[Middleware, ...]) -> tuple[Middleware, ...]:
@@ -89,13 +98,9 @@ class Routes:
         ``version``: for messages of this version only; ``ordering_key`` returns the key of the
         message's lane. Raises ``ValueError`` or ``TypeError`` for a bad argument.
         """
-        named(pattern)
-
-        def register(handler: F) -> F:
-            self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
-            return handler
-
-        return register
+        return decorator(
+            self.handle, pattern, *middleware, version=version, ordering_key=ordering_key
+        )
 
     def handle(
         self,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from eyewall.application.concurrency.tasks import TaskSet
+from eyewall.application.concurrency.threads import runs_here
 from eyewall.application.ports.plugins import Logger
 
 Work = Coroutine[Any, Any, Any] | Callable[..., Any]
@@ -101,7 +102,7 @@ class Background:
         job, loop = Job(work, args, kwargs), self._loop
         if not self._is_open or loop is None:
             self._waiting.append(job)
-        elif _is_here(loop):
+        elif runs_here(loop):
             self._start_job(job)
         else:
             loop.call_soon_threadsafe(self._start_job, job)
@@ -146,7 +147,7 @@ class Background:
         """Cancel a job, in this life and later ones. Idempotent; in any thread."""
         job.is_cancelled = True
         loop = self._loop
-        if loop is None or loop.is_closed() or _is_here(loop):
+        if loop is None or loop.is_closed() or runs_here(loop):
             job.end()
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closing, with all its tasks
@@ -226,13 +227,6 @@ def check_work(work: Work, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise ValueError(f"{work!r:.80} can't be called like that: {error}") from None
-
-
-def _is_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 async def call(work: Any, *args: Any, **kwargs: Any) -> None:

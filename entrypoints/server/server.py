@@ -28,7 +28,7 @@ from eyewall.adapters.web.http.origin import OriginRule
 from eyewall.adapters.web.protocol.deflate import CompressionConfig
 from eyewall.application.concurrency.tasks import CANCEL_GRACE, is_cancelled, is_end
 from eyewall.application.dispatch.middleware import trace
-from eyewall.application.dispatch.router import Routes, named
+from eyewall.application.dispatch.router import Routes, decorator
 from eyewall.application.hub.hub import Hub, Middleware, OrderingKey
 from eyewall.application.lifecycle.drain import Step, run_steps
 from eyewall.application.node import Node
@@ -222,13 +222,9 @@ class Server:
         same ``ordering_key`` run one after another (default: per connection). Raises
         ``ValueError`` for a wrong pattern.
         """
-        named(pattern)
-
-        def register(handler: F) -> F:
-            self.handle(pattern, handler, *middleware, version=version, ordering_key=ordering_key)
-            return handler
-
-        return register
+        return decorator(
+            self.handle, pattern, *middleware, version=version, ordering_key=ordering_key
+        )
 
     def handle(
         self,
