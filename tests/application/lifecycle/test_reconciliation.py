@@ -246,6 +246,10 @@ async def test_it_is_tried_again_until_the_state_is_there_and_not_all_the_time(n
     tries = len(engine.calls) - engine.calls.count("renew") - engine.calls.count("owned")
     longest = reconciliation.MAX_RETRY_DELAY
     assert 60 / (1.5 * longest) < tries < 60 / (0.5 * longest) + 6, "one call a try"
+    engine.away = False
+    await node.advance(LATER)
+    assert await engine.inner.rooms() == []
+    assert len(node.parts.divergences) == 0
 
 
 async def test_one_that_can_not_be_mended_holds_up_no_other(node, other, engine):
