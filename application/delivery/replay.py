@@ -6,7 +6,7 @@ Rules of this file:
    node. A claim of a dead node is taken over.
 2. A replay sends the messages in order to every connection of the user, each once. A
    connection that is opened meanwhile gets all remaining messages, from the first.
-3. At most ``WINDOW`` messages are in flight, each counted once for all connections. The first
+3. At most ``MAX_IN_FLIGHT`` messages are in flight, each counted once for all connections. The first
    answer of any connection settles a message and removes it from the store. A message without
    an answer from any connection leaves the window and stays stored.
 4. Newer messages to the user wait at the barrier until the stored ones are written, and pass
@@ -55,7 +55,7 @@ PAUSE = 5.0
 """Seconds before a replay that failed, because the store was unavailable, is retried."""
 
 
-WINDOW = 32
+MAX_IN_FLIGHT = 32
 """Most messages in flight (guarantees.md, "Delivery"). They fit a connection's queue beside
 other messages, and a client that acks one by one causes no round trip for each."""
 
@@ -180,7 +180,7 @@ class OfflineReplay:
                 return await self._hand_over(NodeId(holder), replay)
             replay.is_claimed = True
             endpoints = await self._endpoints(user_id)
-            page = await self._store.waiting(user_id, after, WINDOW, self._clock.wall())
+            page = await self._store.waiting(user_id, after, MAX_IN_FLIGHT, self._clock.wall())
             if not page or not endpoints:
                 return True
             for position, message in page:
@@ -409,7 +409,7 @@ class ReplayWindow:
 
     def has_space(self, message_id: str) -> bool:
         """Whether the message is in flight already, or the window has space for it."""
-        return message_id in self._in_flight or len(self._in_flight) < WINDOW
+        return message_id in self._in_flight or len(self._in_flight) < MAX_IN_FLIGHT
 
     # --- events
 

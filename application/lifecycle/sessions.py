@@ -56,7 +56,7 @@ MOVES = 8
 """Successors of a session that are followed at most: a client may have missed some of them."""
 
 
-PATIENCE = 3.0
+IN_FLIGHT_TIMEOUT = 3.0
 """Seconds to wait for requests in flight: less than the time-out of a request between nodes."""
 
 
@@ -267,14 +267,14 @@ class Sessions:
     async def _arrived(self, name: str) -> None:
         """Wait until no earlier session is being handed to this one.
 
-        Raises ``Unavailable`` after ``PATIENCE`` seconds.
+        Raises ``Unavailable`` after ``IN_FLIGHT_TIMEOUT`` seconds.
         """
         waiting = self._arriving.get(SessionName(name))
         if waiting is None:
             return
         over = asyncio.Event()
         waiting.add(over)
-        deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
+        deadline = self._deadlines.at(self._clock.now() + IN_FLIGHT_TIMEOUT, over.set)
         await over.wait()
         deadline.cancel()
         waiting.discard(over)
@@ -365,10 +365,10 @@ class Sessions:
         return _record(session)
 
     async def _answered(self, log: RequestLog) -> None:
-        """Wait until no request is in flight, ``PATIENCE`` seconds at most."""
+        """Wait until no request is in flight, ``IN_FLIGHT_TIMEOUT`` seconds at most."""
         over = asyncio.Event()
         log.when_idle = over.set
-        deadline = self._deadlines.at(self._clock.now() + PATIENCE, over.set)
+        deadline = self._deadlines.at(self._clock.now() + IN_FLIGHT_TIMEOUT, over.set)
         if log.in_flight:
             await over.wait()
         deadline.cancel()

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from eyewall.adapters.offline.memory import MemoryOffline
-from eyewall.application.delivery.replay import WINDOW
+from eyewall.application.delivery.replay import MAX_IN_FLIGHT
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.envelope import Message, Priority
 from eyewall.domain.errors import Forbidden
@@ -158,13 +158,13 @@ async def test_no_more_than_the_window_is_unanswered(one, store):
     await put(one, store, range(100))
     ada = await one.connect("ada")
     first = ada.heard()
-    assert numbers(first) == list(range(WINDOW))
+    assert numbers(first) == list(range(MAX_IN_FLIGHT))
 
     for message in first[:10]:
         ada.ack(message)
     await settle()
 
-    assert numbers(ada.heard()) == list(range(WINDOW, WINDOW + 10))
+    assert numbers(ada.heard()) == list(range(MAX_IN_FLIGHT, MAX_IN_FLIGHT + 10))
 
 
 async def test_all_comes_in_order(one, store):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eyewall.application.delivery.replay import WINDOW, ReplayWindow
+from eyewall.application.delivery.replay import MAX_IN_FLIGHT, ReplayWindow
 from eyewall.domain.identity import ConnId, UserId
 from tests.application.fakes import finished, settle
 
@@ -36,7 +36,7 @@ def test_what_was_answered_is_sent_to_nobody_more(window):
 
 
 def test_a_message_takes_one_place_however_many_get_it(window):
-    for number in range(WINDOW):
+    for number in range(MAX_IN_FLIGHT):
         assert window.has_space(str(number))
         window.sent(str(number), [PHONE, LAPTOP])
 
@@ -49,7 +49,7 @@ def test_a_message_takes_one_place_however_many_get_it(window):
 
 
 def test_the_first_answer_frees_the_window(window):
-    for number in range(WINDOW):
+    for number in range(MAX_IN_FLIGHT):
         window.sent(str(number), [PHONE, LAPTOP])
     window.settle("3")
 

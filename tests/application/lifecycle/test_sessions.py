@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from eyewall.adapters.state.memory import MemoryState
-from eyewall.application.lifecycle.sessions import PATIENCE
+from eyewall.application.lifecycle.sessions import IN_FLIGHT_TIMEOUT
 from eyewall.domain.connection import DisconnectReason
 from eyewall.domain.errors import Unavailable
 from eyewall.domain.session import MAX_NAME
@@ -129,7 +129,7 @@ async def test_but_not_for_ever(one, two):
 
     coming = asyncio.ensure_future(two.parts.sessions.resume(ada.welcome["session"], again.conn))
     await settle()
-    await two.advance(PATIENCE)
+    await two.advance(IN_FLIGHT_TIMEOUT)
 
     assert (await coming) is not None
 
@@ -401,7 +401,7 @@ async def test_but_it_is_not_waited_for_without_end(make_node):
     node = await make_node(session_ttl=TTL, state=engine)
     taking, returning, resume = await returning_during_a_take(node, engine)
 
-    await node.advance(PATIENCE)
+    await node.advance(IN_FLIGHT_TIMEOUT)
 
     with pytest.raises(Unavailable):
         await returning
