@@ -6,9 +6,9 @@ Rules of this file:
    node. A claim of a dead node is taken over.
 2. A replay sends the messages in order to every connection of the user, each once. A
    connection that is opened meanwhile gets all remaining messages, from the first.
-3. At most ``MAX_IN_FLIGHT`` messages are in flight, each counted once for all connections. The first
-   answer of any connection settles a message and removes it from the store. A message without
-   an answer from any connection leaves the window and stays stored.
+3. At most ``MAX_IN_FLIGHT`` messages are in flight, each counted once for all connections. The
+   first answer of any connection settles a message and removes it from the store. A message
+   without an answer from any connection leaves the window and stays stored.
 4. Newer messages to the user wait at the barrier until the stored ones are written, and pass
    it in FIFO order.
 """

@@ -1,11 +1,12 @@
-"""Reconciliation: compares this node's connections with the state, and mends what differs.
+"""Reconciliation: compares this node's connections with the state, and corrects
+differences.
 
 Rules of this file:
 
 1. After a failed call its entries are compared until the comparison succeeds: with
    exponential back-off and jitter, in batches. The caller does not try again.
 2. A periodic sweep compares everything, page by page. A difference may be in flight: it is
-   compared again later and mended only then.
+   compared again later and corrected only then.
 3. The state is the authority on the decisions of other nodes, the node on its own connections.
    A seat that another connection has taken meanwhile stays with that connection.
 4. If the state lacks a seat, either a decision removed it or the state lost it. It was
@@ -63,7 +64,7 @@ Reconcile = Callable[[ConnId, Divergence], Awaitable[None]]
 
 
 class StateReconciler:
-    """Mends divergences, and sweeps for those that were not noted."""
+    """Corrects divergences, and sweeps for those that were not noted."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class StateReconciler:
         self._logger = logger
         self._luck = luck
         self._tasks = TaskSet(logger)
-        self._mending: asyncio.Task[None] | None = None
+        self._reconciling: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._at = ""
@@ -125,10 +126,10 @@ class StateReconciler:
     # --- after a failure
 
     def _begin(self) -> None:
-        if self._running and (self._mending is None or self._mending.done()):
-            self._mending = self._tasks.spawn(self._until_certain())
+        if self._running and (self._reconciling is None or self._reconciling.done()):
+            self._reconciling = self._tasks.spawn(self._reconcile_until_done())
 
-    async def _until_certain(self) -> None:
+    async def _reconcile_until_done(self) -> None:
         """Compare, with back-off, until there is no divergence."""
         wait = FIRST_RETRY_DELAY
         while len(self._divergences):
@@ -180,7 +181,7 @@ class StateReconciler:
     async def _sweep(self) -> None:
         """Compare everything; note the differences after ``RECHECK_DELAY`` seconds."""
         try:
-            found = await self._compare_all() if self._owned is not None else self._next_ones()
+            found = await self._compare_all() if self._owned is not None else self._next_page()
         except Unavailable as error:
             self._logger.debug("state_not_compared", error=told(error))
             return
@@ -232,7 +233,7 @@ class StateReconciler:
         if divergence.users or divergence.seats or divergence.seats_missing:
             found[owned.conn_id] = divergence
 
-    def _next_ones(self) -> dict[ConnId, Divergence]:
+    def _next_page(self) -> dict[ConnId, Divergence]:
         """Return this node's next page of connections, for a store that can't list its entries."""
         ids = sorted(self._connections.ids())
         if not self._at:

@@ -56,7 +56,7 @@ MAX_SLOW_CLIENTS = 16
 class _End(Enum):
     """The state of sending a room's missed messages."""
 
-    LEVEL = auto()
+    CAUGHT_UP = auto()
     """The client has every message that the members on this node have had."""
     LOST = auto()
     """A message in between is gone, or the client's position is of another epoch."""
@@ -69,7 +69,7 @@ class _Room:
     """One room that is caught up: the client's position, and the state of sending."""
 
     at: Position
-    end: _End = _End.LEVEL
+    end: _End = _End.CAUGHT_UP
     in_any_case: bool = False
     """Whether the messages after a gap are sent, too."""
     has_hole: bool = False
@@ -240,12 +240,12 @@ class Resumer:
 
     def _is_behind(self, room_id: RoomId, room: _Room) -> bool:
         position = self._streams.position(room_id)
-        return room.end is _End.LEVEL and position is not None and position.is_past(room.at)
+        return room.end is _End.CAUGHT_UP and position is not None and position.is_past(room.at)
 
     async def _send_missed(
         self, room_id: RoomId, conn: Connection, room: _Room, own_ids: AbstractSet[str]
     ) -> None:
-        if room.end is not _End.LEVEL:
+        if room.end is not _End.CAUGHT_UP:
             return
         try:
             room.end = await self._catch_up(room_id, conn, room, own_ids)
@@ -271,12 +271,12 @@ class Resumer:
                 if here is None or room.is_ahead_of(here):
                     return _End.LOST
             if room.at == here:
-                return _End.LEVEL
+                return _End.CAUGHT_UP
             page = await self._history.read(room_id, room.at, MESSAGES_PER_READ, self._clock.wall())
             if not page.recovered and not room.skip_to(page):
                 return _End.LOST
             end = await self._send_page(room_id, conn, room, own_ids, list(page.with_positions()))
-            if end is not _End.LEVEL:
+            if end is not _End.CAUGHT_UP:
                 return end
 
     async def _send_page(
@@ -306,7 +306,7 @@ class Resumer:
                 ):
                     return _End.SLOW
             room.at = at
-        return _End.LEVEL
+        return _End.CAUGHT_UP
 
     # --- slow clients
 
@@ -331,7 +331,7 @@ class Resumer:
         return conn.is_open and not conn.link.is_half_full
 
     def close(self) -> None:
-        """End the timer."""
+        """Cancel the timers."""
         self._deadlines.close()
 
     def drained(self, conn: Connection) -> None:

@@ -158,7 +158,7 @@ class JoinLeaveQueue:
         return len(self._by_connection)
 
     def add(self, conn: Connection, notice: Notice) -> None:
-        """Queue ``notice``; a call of ``tell`` has to follow."""
+        """Queue ``notice``; a call of ``run`` has to follow."""
         notices = self._by_connection.get(conn.id)
         if notices is None:
             notices = self._by_connection[conn.id] = _ConnectionNotices()

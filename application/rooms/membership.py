@@ -99,7 +99,7 @@ class RoomMembership:
         self.effects = Effects(logger)
         self._on_leave: list[Callable[[Connection, RoomId], None]] = []
         self._positions_at_join: dict[ConnId, dict[RoomId, Position]] = {}
-        """Positions of rooms at the join of connections that were not let in yet."""
+        """Positions of rooms at the join of connections that were not admitted yet."""
         self._removing: set[tuple[ConnId, RoomId]] = set()
         """Connections that have lost a seat and wait for their lock, while the seat was about to
         be moved to another user: it must not come back under that user."""
@@ -243,7 +243,7 @@ class RoomMembership:
                 await self._give_back(room_id, conn, LeaveReason.DISCONNECTED)
 
     def admit(self, conn: Connection) -> Mapping[RoomId, Position]:
-        """Release the rooms that a connection has joined before it was let in. Returns the
+        """Release the rooms that a connection has joined before it was admitted. Returns the
         positions of those with history: the caller sends what came since, and then calls
         ``Streams.release_member``."""
         self._release_all(conn)
@@ -412,7 +412,7 @@ class RoomMembership:
             await self._join_leave_queue.run(conn)
 
     async def change_user(self, conn: Connection) -> None:
-        """Move the connection's seats to its new user; ``tell`` has to follow.
+        """Move the connection's seats to its new user; ``run_notices`` has to follow.
 
         It is removed from rooms that the new user may not join.
         """
@@ -438,7 +438,7 @@ class RoomMembership:
                 role = conn.roles.get(room_id)
                 if role is None:
                     return  # it is out: there is nothing to move
-                # An anonymous connection was let in for itself, and stays.
+                # An anonymous connection joined by itself, not by a user's right: it keeps its seat.
                 options = _options_for_new_user(JoinOptions(role=role, force=True), left.user_id)
                 # Undecided until it has a seat under the new user.
                 self._seats.keep_under(room_id, conn, left.user_id)
@@ -491,7 +491,7 @@ class RoomMembership:
     async def reconcile(
         self, conn_id: ConnId, conn: Connection | None, divergence: Divergence
     ) -> None:
-        """Compare diverging seats with the state, and mend what differs.
+        """Compare diverging seats with the state, and correct the differences.
 
         ``conn`` is None for a connection that has ended. Raises ``Unavailable``.
         """
@@ -534,7 +534,7 @@ class RoomMembership:
             conn.enter(room_id, taken.role)
 
     async def _apply_missed_decision(self, room_id: RoomId, conn: Connection) -> None:
-        """Apply another node's decision that this node has not been told of."""
+        """Apply another node's decision whose request has not arrived here."""
         found = await self._seats.role_or_reason(room_id, conn)
         if room_id not in conn.roles:
             return
@@ -561,7 +561,7 @@ def _options_for_new_user(options: JoinOptions | None, before: UserId | None) ->
 
 MAX_TRIES = 3
 """Attempts of a decision while the connection's user changes. After these it is refused: a
-connection that goes on changing would keep the access controller busy for ever."""
+connection whose user keeps changing would keep the access controller busy for ever."""
 
 
 USER_KEEPS_CHANGING = "this connection goes on becoming somebody else"

@@ -46,7 +46,7 @@ FOREIGN_EPOCH_PERIOD = 60.0
 
 CHECK_PERIOD = 10.0
 """Seconds after which a room where nothing happened is compared with the store: the last
-message before a silence may have been lost on its way, and nothing comes to tell."""
+message before a silence may have been lost on the bus, and no later message shows the gap."""
 
 
 class Streams:
@@ -82,7 +82,7 @@ class Streams:
         self._timer: Timer | None = None
         self._checking: asyncio.Task[None] | None = None
         self.changes = 0
-        """Counts the changes of rooms' retention that this node was told of. A caller that has
+        """Counts the changes of rooms' retention that this node has applied. A caller that has
         read the state before such a change reads it again."""
 
     def __len__(self) -> int:
@@ -325,7 +325,7 @@ class Streams:
             self._fail_waiting(sequencer, error)
             return error
         except BaseException:
-            # Callers that wait for a message are told of any end, the node's too.
+            # Callers that wait for a message get the error of any failure, the node's end included.
             self._fail_waiting(sequencer, Unavailable("the history was not read"))
             raise
         finally:
