@@ -1,8 +1,8 @@
-"""Joins and leaves: announced to the room's members, and told to the hooks in FIFO order.
+"""Joins and leaves: announced to the room's members, and reported to the hooks in FIFO order.
 
 The leave of a lost connection is announced after its grace period, unless the user is back by
 then. The state keeps the absence, so that the user may come back to any node; the node that
-had the connection looks when the grace period ends (api.md, "Server").
+had the connection reads the state when the grace period ends (api.md, "Server").
 
 Rules of this file:
 
@@ -137,11 +137,11 @@ Notice = Callable[[], Awaitable[None]]
 class _ConnectionNotices:
     """The queued notices of one connection."""
 
-    __slots__ = ("being_told", "done", "waiting")
+    __slots__ = ("running", "done", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Notice] = deque()
-        self.being_told = False
+        self.running = False
         self.done = asyncio.Event()
 
 
@@ -167,8 +167,8 @@ class JoinLeaveQueue:
     async def run(self, conn: Connection) -> None:
         """Run the connection's notices, unless another task does so already."""
         notices = self._by_connection.get(conn.id)
-        if notices is not None and not notices.being_told:
-            notices.being_told = True
+        if notices is not None and not notices.running:
+            notices.running = True
             await self._drain(conn.id, notices)
 
     async def settled(self, conn: Connection) -> None:
@@ -179,7 +179,7 @@ class JoinLeaveQueue:
             await notices.done.wait()
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the notices that are in flight."""
         self._ending = True
         await self._tasks.close()
         self._ending = False

@@ -120,12 +120,12 @@ class RoomMembership:
         fresh: bool = False,
         precheck: Precheck | None = None,
     ) -> Membership:
-        """Let a connection in and return its membership, also if it is a member already.
+        """Join a connection to a room and return its membership, also if it is a member already.
 
         With ``hold`` it gets nothing of the room's history until ``Streams.release_member``. With
         ``fresh`` the history store is read in any case: the membership's position is that of
         the store's last message, and the join fails while the store is away. ``precheck`` is
-        asked, on every try, whether the owner may ask for this at all.
+        awaited on every try; it raises if the connection's user may not make this request.
 
         Raises ``Forbidden`` (access controller), ``JoinForbidden``, ``RoomFull``,
         ``RoomNotFound``, ``ConnectionClosed`` or ``Unavailable``.
@@ -255,7 +255,7 @@ class RoomMembership:
     async def leave(
         self, room_id: RoomId, conn: Connection, reason: LeaveReason = LeaveReason.LEFT
     ) -> bool:
-        """Take a connection out; False if it was not in."""
+        """Remove a connection from a room; False if it was not a member."""
         return await self.effects.run_to_completion(
             partial(self._leave, room_id, conn, reason), partial(self._join_leave_queue.run, conn)
         )
@@ -438,7 +438,7 @@ class RoomMembership:
                 role = conn.roles.get(room_id)
                 if role is None:
                     return  # it is out: there is nothing to move
-                # An anonymous connection joined by itself, not by a user's right: it keeps its seat.
+                # The rights of an anonymous connection pass to its user; a user's rights don't.
                 options = _options_for_new_user(JoinOptions(role=role, force=True), left.user_id)
                 # Undecided until it has a seat under the new user.
                 self._seats.keep_under(room_id, conn, left.user_id)
@@ -552,8 +552,8 @@ class RoomMembership:
 
 
 def _options_for_new_user(options: JoinOptions | None, before: UserId | None) -> JoinOptions | None:
-    """The options of a join after a change of user: the rights that ``options`` gave to the
-    user ``before`` do not go along. Those of an anonymous connection do."""
+    """Return the options of a join after a change of user. They lack the rights that ``options``
+    gave to the user ``before``; the rights of an anonymous connection are kept."""
     if before is None or options is None:
         return options
     return JoinOptions(role=min(options.role, RoomRole.MEMBER))
