@@ -137,7 +137,7 @@ Notice = Callable[[], Awaitable[None]]
 class _ConnectionNotices:
     """The queued notices of one connection."""
 
-    __slots__ = ("running", "done", "waiting")
+    __slots__ = ("done", "running", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Notice] = deque()
