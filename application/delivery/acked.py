@@ -123,13 +123,13 @@ class AckedDelivery:
         # A reader of the history is not asked for an ack.
         kept = self._sender.encode(replace(message, id=encoded.envelope.id), recipient=room_id)
         found, gone = self._found(everyone.by_node.get(self._node, ()))
-        turn = _SequencedDelivery(self._pending_acks, found, plan, everyone.whom)
+        delivery = _SequencedDelivery(self._pending_acks, found, plan, everyone.whom)
         others = {node: ids for node, ids in everyone.by_node.items() if node != self._node}
-        arrival = BufferedMessage(encoded, list(skip), turn)
+        buffered = BufferedMessage(encoded, list(skip), delivery)
         try:
-            at = await self._publisher.append(room_id, retention, arrival, kept, list(others))
+            at = await self._publisher.append(room_id, retention, buffered, kept, list(others))
         except BaseException:
-            turn.cancel()
+            delivery.cancel()
             raise
         position = RoomPosition(room_id, at, tuple(ConnId(conn_id) for conn_id in skip))
         # For a later page of a node, or a request that the next message has overtaken, this
@@ -139,7 +139,7 @@ class AckedDelivery:
             for node, conn_ids in others.items()
             for some in _pages(conn_ids)
         ]
-        answers = await asyncio.gather(turn.outcomes(), *parts)
+        answers = await asyncio.gather(delivery.outcomes(), *parts)
         outcomes: list[tuple[str, Outcome]] = []
         for part in (gone, *answers):
             outcomes += [(room_id, _with_user(outcome, everyone)) for outcome in part]
@@ -245,9 +245,9 @@ class AckedDelivery:
         whom = RecipientFilter.of(asked.recipients)
         if asked.position is not None:
             found, outcomes = self._found(asked.conns)
-            turn = _SequencedDelivery(self._pending_acks, found, plan, whom)
-            self._publisher.accept(asked.position, BufferedMessage(encoded, on_release=turn))
-            outcomes += await turn.outcomes()
+            delivery = _SequencedDelivery(self._pending_acks, found, plan, whom)
+            self._publisher.accept(asked.position, BufferedMessage(encoded, on_release=delivery))
+            outcomes += await delivery.outcomes()
         else:
             outcomes = await self._to_local(asked.conns, encoded, plan, whom)
         return outcomes_out(outcomes, result=asked.result)

@@ -226,8 +226,8 @@ class Streams:
 
     def recipient_count(self, room_id: RoomId, skip: Collection[str] = ()) -> int:
         """How many connections of this node get a message that is not for ``skip``."""
-        audience = self._broadcast_groups.get(room_id)
-        return 0 if audience is None else len(audience) - len(self._links(skip, room_id))
+        group = self._broadcast_groups.get(room_id)
+        return 0 if group is None else len(group) - len(self._links(skip, room_id))
 
     def accept(self, room_id: RoomId, at: Position, buffered: BufferedMessage) -> None:
         """Take a message that this node has published or that came from the bus: release it,
@@ -265,14 +265,14 @@ class Streams:
         self._publish(sequencer.room_id, encoded, skip)
 
     def _publish(self, room_id: RoomId, encoded: EncodedMessage, skip: Collection[Link]) -> None:
-        audience = self._broadcast_groups.get(room_id)
-        if audience is None:
+        group = self._broadcast_groups.get(room_id)
+        if group is None:
             return
         waiting = self._held_members.held.get(room_id)
         if waiting is None:
-            self._sender.broadcast(audience, encoded, skip)
+            self._sender.broadcast(group, encoded, skip)
         else:
-            self._sender.broadcast(audience, encoded, waiting.union(skip))
+            self._sender.broadcast(group, encoded, waiting.union(skip))
             self._held_members.keep(room_id, encoded, skip)
 
     def _release_next(self, sequencer: RoomSequencer) -> None:
